@@ -1,0 +1,126 @@
+/* The path index: one immutable, position-independent buffer that answers for a layer or for a
+ * merged chain of layers. docs/format/index.md describes the bytes; this header is the C view of
+ * them. Little-endian; sections start at multiples of 8.
+ *
+ *     header | records | slots | contents | heap
+ *
+ * Records are in breadth-first order: the root first, then level by level, ordered within a level by
+ * (parent's record number, name bytewise). So a parent stands before its children, and the children of
+ * a directory are one range. Slots are an open-addressing table (linear probing) over a keyed hash
+ * (SipHash-1-3) of the path, the key derived by the writer from the identity of what is indexed, so that equal
+ * input gives equal bytes and no archive can be made to collide in it.
+ *
+ * An ls_index borrows its buffer: keep it alive and unchanged. Reading is safe from many threads.
+ * ls_index_open checks the header and the section bounds; every accessor checks the offsets that it
+ * follows and fails with LS_CORRUPT, so that damaged bytes give an error and never a wild read. */
+#ifndef LS_INDEX_H
+#define LS_INDEX_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "buffer.h"
+#include "status.h"
+
+#define LS_INDEX_MAGIC "LSINDEX\n"
+#define LS_INDEX_VERSION 1u
+#define LS_NONE UINT32_MAX
+
+enum ls_index_kind { LS_INDEX_LAYER = 1, LS_INDEX_CHAIN = 2 };
+
+enum ls_record_flags {
+	LS_RECORD_WHITEOUT = 1,     /* layer only: hides the path in the layers below; nothing else is set */
+	LS_RECORD_OPAQUE = 2,       /* layer only: a directory that hides what the layers below have in it */
+	LS_RECORD_IMPLIED = 4,      /* a directory that the layer needs but does not describe: mode 0755, owner 0, time 0 */
+	LS_RECORD_LOWER_LINK = 8,   /* layer only: a hard link to a path of a lower layer; data is the target's path */
+};
+
+struct ls_record {
+	uint32_t path;              /* heap offset; no leading '/'; the root's is empty */
+	uint16_t path_length;
+	uint16_t name_start;        /* where the last component begins in the path */
+	uint32_t parent;            /* record number; the root's is 0 */
+	uint32_t mode;              /* as st_mode; 0 for a whiteout and a lower link */
+	uint32_t uid, gid;
+	uint64_t size;              /* regular: bytes; symlink: target bytes; device: major << 32 | minor; lower link: target bytes */
+	int64_t mtime_seconds;
+	uint32_t mtime_nanoseconds;
+	uint32_t data;              /* regular: content number, LS_NONE when empty; symlink, lower link: heap offset of the
+	                               target; directory: record number of the first child (LS_NONE without) */
+	uint32_t count;             /* directory: number of children; others: links to the inode in this index */
+	uint32_t inode;             /* record number of the inode's first link in this index: its own unless hard-linked */
+	uint32_t xattrs;            /* heap offset of an xattr block, 0 for none */
+	uint16_t flags;
+	uint16_t layer;             /* chain: the layer, from 0 at the bottom, that the record comes from */
+};
+
+struct ls_content {
+	uint8_t digest[32];         /* BLAKE3-256 of the logical content */
+	uint64_t size;              /* bytes, never 0 */
+};
+
+struct ls_slot {
+	uint32_t tag;               /* high 32 bits of the path hash */
+	uint32_t record;            /* record number, LS_NONE when free */
+};
+
+/* An xattr block: u16 count, then for each, sorted by name: u16 name length, u32 value length, name, value. */
+
+struct ls_index_header {
+	uint8_t magic[8];
+	uint32_t version;
+	uint32_t kind;
+	uint32_t record_count;
+	uint32_t content_count;
+	uint32_t slot_count;        /* a power of two, at least 1.5 x record_count */
+	uint32_t layer_count;       /* layer: 1 */
+	uint64_t heap_bytes;        /* the first heap byte is 0, so that offset 0 means nothing */
+	uint8_t hash_key[16];
+	uint8_t reserved[24];
+	uint8_t body_digest[32];    /* BLAKE3-256 of every byte after the header */
+	uint8_t header_digest[8];   /* the first 8 bytes of the BLAKE3-256 of the header's bytes before it */
+};
+
+_Static_assert(sizeof(struct ls_record) == 64, "format");
+_Static_assert(sizeof(struct ls_content) == 40, "format");
+_Static_assert(sizeof(struct ls_slot) == 8, "format");
+_Static_assert(sizeof(struct ls_index_header) == 128, "format");
+
+struct ls_index {
+	const struct ls_index_header *header;
+	const struct ls_record *records;
+	const struct ls_slot *slots;
+	const struct ls_content *contents;
+	const uint8_t *heap;
+};
+
+int ls_index_open(struct ls_index *index, const void *bytes, size_t length, struct ls_error *err);
+
+/* Compare body_digest and walk everything once: order, parents, ranges, links, xattr blocks, slots. */
+int ls_index_verify(const struct ls_index *index, struct ls_error *err);
+
+/* The record of a path of that spelling (no leading '/', no "." or ".."; "" is the root), or LS_NONE. */
+int ls_index_lookup(const struct ls_index *index, const char *path, size_t length, uint32_t *record,
+                    struct ls_error *err);
+/* The same for `n` paths, path i at bytes + offsets[i] up to offsets[i + 1]; prefetches across the batch. */
+int ls_index_lookup_many(const struct ls_index *index, const char *bytes, const uint64_t *offsets, size_t n,
+                         uint32_t *records, struct ls_error *err);
+
+/* Pointer into the heap, checked. */
+int ls_index_string(const struct ls_index *index, uint32_t offset, uint64_t length, const char **string,
+                    struct ls_error *err);
+
+/* Walk an xattr block: start with cursor = {0}; LS_OK with name NULL after the last. */
+struct ls_xattr_cursor {
+	uint32_t position;
+	uint32_t left;
+	int started;
+	const char *name;
+	size_t name_length;
+	const uint8_t *value;
+	size_t value_length;
+};
+int ls_index_xattr_next(const struct ls_index *index, uint32_t block, struct ls_xattr_cursor *cursor,
+                        struct ls_error *err);
+
+#endif

@@ -1,0 +1,1 @@
+"""layerstore: a storage engine for container image layers."""
