@@ -76,7 +76,7 @@ struct ls_index_header {
 	uint32_t layer_count;       /* layer: 1 */
 	uint64_t heap_bytes;        /* the first heap byte is 0, so that offset 0 means nothing */
 	uint8_t hash_key[16];
-	uint8_t reserved[24];
+	uint8_t reserved[32];
 	uint8_t body_digest[32];    /* BLAKE3-256 of every byte after the header */
 	uint8_t header_digest[8];   /* the first 8 bytes of the BLAKE3-256 of the header's bytes before it */
 };
