@@ -17,10 +17,10 @@ UNITS = {
     "status": BASE,
     "hashing": BASE + BLAKE3,
     "tar": BASE + ["tar"],
-    "index": BASE + BLAKE3 + INDEX + ["tar", "layer", "merge"],
+    "index": BASE + BLAKE3 + INDEX + ["index_writer", "merge"],
     "erofs": BASE + BLAKE3 + INDEX + ["xxhash32", "erofs"],
     "mount": BASE + ["mount"],
-    "ingest": BASE + BLAKE3 + INDEX + ["tar", "layer", "digests", "contents", "ingest"],
+    "ingest": BASE + BLAKE3 + INDEX + ["index_writer", "tar", "layer", "digests", "contents", "ingest"],
 }
 
 compile_args = ["-std=gnu11", "-O3", "-fvisibility=hidden", "-Wall", "-Wextra"]

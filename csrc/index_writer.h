@@ -1,0 +1,29 @@
+/* Writes an index from a tree of nodes in any order: what the layer builder and the merge share. It orders the
+ * records, joins the paths, counts children and links, fills the heap and the slots, and seals the header. */
+#ifndef LS_INDEX_WRITER_H
+#define LS_INDEX_WRITER_H
+
+#include "buffer.h"
+#include "index.h"
+
+/* Strings are borrowed until ls_index_write returns. */
+struct ls_index_node {
+	struct ls_record record;    /* given: mode, uid, gid, size, mtime, flags, layer, and a regular file's data (its
+	                               content number or LS_NONE); every other field is computed */
+	uint32_t parent;            /* node number; node 0 is the root; LS_NONE: this node is not written (nor may a written one be its child) */
+	uint32_t inode;             /* any one node number of the same inode, equal for all its links; its own when it has one link */
+	uint16_t name_length;
+	const char *name;           /* last component */
+	const char *target;         /* symlink and lower link: record.size bytes; else NULL */
+	const uint8_t *xattrs;      /* an encoded xattr block, NULL for none; equal blocks are stored once */
+	size_t xattrs_length;
+};
+
+/* Names must differ within a directory and form paths of at most 4,096 bytes (LS_LIMIT). The result is appended
+ * to `out`, which starts empty, and depends on nothing but the arguments (not on the order of nodes). Near-linear: children that come sorted
+ * are not sorted again. */
+int ls_index_write(enum ls_index_kind kind, uint32_t layer_count, const uint8_t hash_key[16],
+                   const struct ls_index_node *nodes, uint32_t node_count, const struct ls_content *contents,
+                   uint32_t content_count, struct ls_buffer *out, struct ls_error *err);
+
+#endif
