@@ -18,6 +18,7 @@ struct ls_ingest {
 	size_t raw_frame;           /* offset of the length of the open RAW frame in `recipe`, 0 when none is open */
 	struct ls_buffer table;     /* of struct ls_content */
 	uint64_t entries;
+	uint64_t files_bytes;
 
 	/* Contents that lie whole in the span, or in `carry`, and wait to be put together. */
 	const uint8_t *in[BATCH];
@@ -195,6 +196,7 @@ static int take_entry(struct ls_ingest *in, const struct ls_tar_entry *entry, st
 	int status = LS_OK;
 
 	in->entries++;
+	in->files_bytes += entry->size;
 	in->target = TARGET_NONE;
 	if (entry->type == LS_TAR_REGULAR && entry->size) {
 		status = begin_content(in, entry, err);
@@ -325,4 +327,9 @@ int ls_ingest_index(struct ls_ingest *in, const uint8_t hash_key[16], struct ls_
 uint64_t ls_ingest_entries(const struct ls_ingest *in)
 {
 	return in->entries;
+}
+
+uint64_t ls_ingest_files_bytes(const struct ls_ingest *in)
+{
+	return in->files_bytes;
 }

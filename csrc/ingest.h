@@ -39,5 +39,7 @@ void ls_ingest_take_recipe(struct ls_ingest *ingest, struct ls_buffer *out);
 int ls_ingest_index(struct ls_ingest *ingest, const uint8_t hash_key[16], struct ls_buffer *out, struct ls_error *err);
 
 uint64_t ls_ingest_entries(const struct ls_ingest *ingest);
+/* The sum of the logical sizes of the regular files so far. */
+uint64_t ls_ingest_files_bytes(const struct ls_ingest *ingest);
 
 #endif

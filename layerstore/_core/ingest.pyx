@@ -79,6 +79,7 @@ cdef extern from "ingest.h" nogil:
     void ls_ingest_take_recipe(ls_ingest *ingest, ls_buffer *out)
     int ls_ingest_index(ls_ingest *ingest, const uint8_t *hash_key, ls_buffer *out, ls_error *err)
     uint64_t ls_ingest_entries(const ls_ingest *ingest)
+    uint64_t ls_ingest_files_bytes(const ls_ingest *ingest)
 
 RECORD_BYTES = 48
 LOCATION_BYTES = 8
@@ -262,3 +263,8 @@ cdef class LayerIngest:
     def entries(self):
         """Entries of the tar so far."""
         return ls_ingest_entries(self.ingest)
+
+    @property
+    def files_bytes(self):
+        """The sum of the logical sizes of the regular files so far, bytes."""
+        return ls_ingest_files_bytes(self.ingest)
