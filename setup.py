@@ -12,15 +12,16 @@ from setuptools import Extension, setup
 BASE = ["status", "buffer"]
 BLAKE3 = ["cpu", "blake3", "blake3_portable", "blake3_avx2", "blake3_avx512"]
 INDEX = ["siphash", "index"]
+TAR = ["tar", "tar_header", "tar_pax", "tar_sparse"]
 
 UNITS = {
     "status": BASE,
     "hashing": BASE + BLAKE3,
-    "tar": BASE + ["tar"],
+    "tar": BASE + TAR,
     "index": BASE + BLAKE3 + INDEX + ["index_writer", "merge"],
     "erofs": BASE + BLAKE3 + INDEX + ["xxhash32", "erofs"],
     "mount": BASE + ["mount"],
-    "ingest": BASE + BLAKE3 + INDEX + ["index_writer", "tar", "layer", "digests", "contents", "ingest"],
+    "ingest": BASE + BLAKE3 + INDEX + TAR + ["index_writer", "layer", "digests", "contents", "ingest"],
 }
 
 compile_args = ["-std=gnu11", "-O3", "-fvisibility=hidden", "-Wall", "-Wextra"]
