@@ -134,7 +134,7 @@ static int verify_flags(const struct ls_index *index, uint32_t number, struct ls
 		return fail_record(err, number, "has flags that its index cannot have");
 	if (r->flags & (LS_RECORD_IMPLIED | LS_RECORD_OPAQUE) && !S_ISDIR(r->mode))
 		return fail_record(err, number, "has a directory's flags but is none");
-	if (!r->mode != !!(r->flags & (LS_RECORD_WHITEOUT | LS_RECORD_LOWER_LINK)))
+	if (r->flags & (LS_RECORD_WHITEOUT | LS_RECORD_LOWER_LINK) ? r->mode : !ls_mode_has_type(r->mode))
 		return fail_record(err, number, "has no type, or one that its flags exclude");
 	if (r->layer >= index->header->layer_count)
 		return fail_record(err, number, "is of a layer that is not there");
