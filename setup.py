@@ -18,6 +18,7 @@ UNITS = {
     "hashing": BASE + BLAKE3,
     "tar": BASE + ["tar"],
     "index": BASE + BLAKE3 + INDEX + ["index_writer", "merge"],
+    "layer": BASE + BLAKE3 + INDEX + ["index_writer", "tar", "layer"],
     "erofs": BASE + BLAKE3 + INDEX + ["xxhash32", "erofs"],
     "mount": BASE + ["mount"],
     "ingest": BASE + BLAKE3 + INDEX + ["index_writer", "tar", "layer", "digests", "contents", "ingest"],
