@@ -1,9 +1,9 @@
 """The layer builder over a whole tar in memory: for tests, and the simplest use of csrc/tar.h with csrc/layer.h."""
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 
 from layerstore._core.status cimport LS_NO_MEMORY, LS_OK, check, ls_error
 
@@ -220,11 +220,7 @@ def build_layer(const uint8_t[::1] tar_bytes, bytes hash_key):
     cdef const ls_content *contents
     if len(hash_key) != 16:
         raise ValueError(f"a hash key has 16 bytes, not {len(hash_key)}")
-    state.tar = NULL
-    state.builder = NULL
-    state.extents = NULL
-    state.size = state.content_count = 0
-    state.contents.bytes = state.index.bytes = NULL
+    memset(&state, 0, sizeof(state))
     try:
         check(ls_b3_kernel_find(NULL, &state.kernel, &err), &err)
         check(ls_tar_new(&state.tar, &ls_tar_default_limits, &err), &err)
