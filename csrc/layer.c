@@ -721,8 +721,8 @@ static int add_hard_link(struct ls_layer_builder *builder, struct ls_error *err)
 	struct walk *walk = &builder->path;
 	struct ls_index_node source = {0}, *node;
 	char target[LS_LAYER_PATH_BYTES];
-	uint32_t target_number, number;
-	size_t length;
+	uint32_t target_number = LS_NONE, number = 0;
+	size_t length = 0;
 	int status = resolve_hard_link(builder, target, &length, &target_number, err);
 
 	if (!status)
