@@ -11,7 +11,7 @@ from setuptools import Extension, setup
 
 BASE = ["status", "buffer"]
 BLAKE3 = ["cpu", "blake3", "blake3_portable", "blake3_avx2", "blake3_avx512"]
-INDEX = ["siphash", "index"]
+INDEX = ["siphash", "index", "index_verify"]
 
 UNITS = {
     "status": BASE,

@@ -58,6 +58,13 @@ struct ls_record {
 	uint16_t layer;             /* chain: the layer, from 0 at the bottom, that the record comes from */
 };
 
+/* A mode of one of the seven types; the others are nothing that a file system can hold. */
+static inline int ls_mode_has_type(uint32_t mode)
+{
+	return S_ISREG(mode) || S_ISDIR(mode) || S_ISLNK(mode) || S_ISCHR(mode) || S_ISBLK(mode) || S_ISFIFO(mode) ||
+	       S_ISSOCK(mode);
+}
+
 struct ls_content {
 	uint8_t digest[32];         /* BLAKE3-256 of the logical content */
 	uint64_t size;              /* bytes, never 0 */

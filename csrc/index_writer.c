@@ -21,6 +21,7 @@ struct writer {
 	const struct ls_index_node *nodes;
 	uint32_t node_count;
 	uint32_t record_count;      /* nodes that are written */
+	enum ls_index_kind kind;
 	uint32_t content_count;
 	uint32_t layer_count;
 	const uint8_t *hash_key;
@@ -217,21 +218,33 @@ static int put_xattrs(struct writer *w, const uint8_t *block, size_t length, uin
 	return LS_OK;
 }
 
+static int check_flags(const struct writer *w, const struct ls_index_node *node, struct ls_error *err)
+{
+	const struct ls_record *r = &node->record;
+	unsigned allowed = S_ISDIR(r->mode) ? LS_RECORD_IMPLIED : 0;
+
+	if (w->kind == LS_INDEX_LAYER)
+		allowed |= S_ISDIR(r->mode) ? LS_RECORD_OPAQUE : LS_RECORD_WHITEOUT | LS_RECORD_LOWER_LINK;
+	if (r->flags & ~allowed)
+		return fail_node(err, LS_INVALID, node, "has flags that its type or the index cannot have");
+	if (r->flags & (LS_RECORD_WHITEOUT | LS_RECORD_LOWER_LINK) ? r->mode : !ls_mode_has_type(r->mode))
+		return fail_node(err, LS_INVALID, node, "has no type, or one that its flags exclude");
+	return LS_OK;
+}
+
 static int check_node(const struct writer *w, const struct ls_index_node *node, struct ls_error *err)
 {
 	const struct ls_record *r = &node->record;
 
-	if (r->layer >= w->layer_count)
-		return fail_node(err, LS_INVALID, node, "is of a layer that is not there");
 	if (r->mtime_nanoseconds >= 1000000000)
 		return fail_node(err, LS_INVALID, node, "has a time of 1,000,000,000 nanoseconds or more");
 	if (!S_ISREG(r->mode))
-		return LS_OK;
+		return check_flags(w, node, err);
 	if (!r->size != (r->data == LS_NONE))
 		return fail_node(err, LS_INVALID, node, "is empty with a content, or not empty without one");
 	if (r->size && (r->data >= w->content_count || w->contents[r->data].size != r->size))
 		return fail_node(err, LS_INVALID, node, "has a content that is not there or of another size");
-	return LS_OK;
+	return check_flags(w, node, err);
 }
 
 /* The data of a record that is neither a regular file nor a directory. */
@@ -394,11 +407,11 @@ static void put_slots(struct writer *w)
 	}
 }
 
-static int seal(struct writer *w, enum ls_index_kind kind, struct ls_error *err)
+static int seal(struct writer *w, struct ls_error *err)
 {
 	struct ls_index_header header = {
 	        .version = LS_INDEX_VERSION,
-	        .kind = kind,
+	        .kind = w->kind,
 	        .record_count = w->record_count,
 	        .content_count = w->content_count,
 	        .slot_count = ls_index_slot_count(w->record_count),
@@ -439,7 +452,7 @@ static int lay_out(struct writer *w, struct ls_error *err)
 	return append_heap(w, NULL, 1, &offset, err);
 }
 
-static int check_arguments(const struct writer *w, enum ls_index_kind kind, struct ls_error *err)
+static int check_arguments(const struct writer *w, struct ls_error *err)
 {
 	if (w->out->length)
 		return ls_fail(err, LS_INVALID, "writing an index: to a buffer that is not empty");
@@ -449,8 +462,9 @@ static int check_arguments(const struct writer *w, enum ls_index_kind kind, stru
 		return ls_fail(err, LS_LIMIT, "writing an index: too many contents");
 	if (w->layer_count > LS_INDEX_MAX_LAYERS)
 		return ls_fail(err, LS_LIMIT, "writing an index: %u layers, the limit is %u", w->layer_count, LS_INDEX_MAX_LAYERS);
-	if (!w->layer_count || (kind == LS_INDEX_LAYER && w->layer_count != 1))
-		return ls_fail(err, LS_INVALID, "writing an index of kind %d: %u layers", kind, w->layer_count);
+	if ((w->kind != LS_INDEX_LAYER && w->kind != LS_INDEX_CHAIN) || !w->layer_count ||
+	    (w->kind == LS_INDEX_LAYER && w->layer_count != 1))
+		return ls_fail(err, LS_INVALID, "writing an index of kind %d: %u layers", w->kind, w->layer_count);
 	for (uint32_t i = 0; i < w->content_count; i++)
 		if (!w->contents[i].size)
 			return ls_fail(err, LS_INVALID, "writing an index: content %u is empty; an empty file has none", i);
@@ -469,9 +483,9 @@ static int allocate(struct writer *w, struct ls_error *err)
 	return LS_OK;
 }
 
-static int write_index(struct writer *w, enum ls_index_kind kind, struct ls_error *err)
+static int write_index(struct writer *w, struct ls_error *err)
 {
-	int status = check_arguments(w, kind, err);
+	int status = check_arguments(w, err);
 
 	if (!status)
 		status = allocate(w, err);
@@ -485,7 +499,7 @@ static int write_index(struct writer *w, enum ls_index_kind kind, struct ls_erro
 		return status;
 	spread_link_counts(w);
 	put_slots(w);
-	return seal(w, kind, err);
+	return seal(w, err);
 }
 
 int ls_index_write(enum ls_index_kind kind, uint32_t layer_count, const uint8_t hash_key[16],
@@ -493,6 +507,7 @@ int ls_index_write(enum ls_index_kind kind, uint32_t layer_count, const uint8_t 
                    uint32_t content_count, struct ls_buffer *out, struct ls_error *err)
 {
 	struct writer w = {
+	        .kind = kind,
 	        .nodes = nodes,
 	        .node_count = node_count,
 	        .content_count = content_count,
@@ -501,7 +516,7 @@ int ls_index_write(enum ls_index_kind kind, uint32_t layer_count, const uint8_t 
 	        .contents = contents,
 	        .out = out,
 	};
-	int status = write_index(&w, kind, err);
+	int status = write_index(&w, err);
 
 	free(w.first);
 	free(w.children);
