@@ -12,13 +12,14 @@ from setuptools import Extension, setup
 BASE = ["status", "buffer"]
 BLAKE3 = ["cpu", "blake3", "blake3_portable", "blake3_avx2", "blake3_avx512"]
 INDEX = ["siphash", "index", "index_verify"]
+EROFS = ["xxhash32", *(f"erofs{part}" for part in ("", "_dir", "_intern", "_layout", "_pack", "_super", "_xattr"))]
 
 UNITS = {
     "status": BASE,
     "hashing": BASE + BLAKE3,
     "tar": BASE + ["tar"],
     "index": BASE + BLAKE3 + INDEX + ["index_writer", "merge"],
-    "erofs": BASE + BLAKE3 + INDEX + ["xxhash32", "erofs"],
+    "erofs": BASE + BLAKE3 + INDEX + EROFS,
     "mount": BASE + ["mount"],
     "ingest": BASE + BLAKE3 + INDEX + ["index_writer", "tar", "layer", "digests", "contents", "ingest"],
 }

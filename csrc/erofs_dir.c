@@ -35,6 +35,16 @@ static void write_block(struct erofs_dir_writer *writer, uint8_t *block)
 	writer->used = 0;
 }
 
+/* Field by field: clearing the 7 KiB of entries would cost more than writing a small directory. */
+void erofs_dir_writer_init(struct erofs_dir_writer *writer, uint32_t block_bytes, uint8_t *blocks, uint8_t *last)
+{
+	writer->block_bytes = block_bytes;
+	writer->blocks = blocks;
+	writer->last = last;
+	writer->used = 0;
+	writer->count = 0;
+}
+
 void erofs_dir_writer_add(struct erofs_dir_writer *writer, const struct erofs_dir_entry *entry)
 {
 	uint32_t bytes = entry_bytes(entry->name_length);

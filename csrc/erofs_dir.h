@@ -33,6 +33,7 @@ struct erofs_dir_writer {
 	struct erofs_dir_entry entries[EROFS_DIR_ENTRIES_MAX];
 };
 
+void erofs_dir_writer_init(struct erofs_dir_writer *writer, uint32_t block_bytes, uint8_t *blocks, uint8_t *last);
 void erofs_dir_writer_add(struct erofs_dir_writer *writer, const struct erofs_dir_entry *entry);
 void erofs_dir_writer_finish(struct erofs_dir_writer *writer);
 

@@ -107,11 +107,9 @@ static void write_root(const struct pack_layout *layout, uint8_t *image)
 	    .size = layout->root_bytes,
 	    .ino = (uint32_t)nid,
 	};
-	struct erofs_dir_writer writer = {
-	    .block_bytes = LS_PACK_BLOCK_BYTES,
-	    .last = image + layout->root + sizeof(inode),
-	};
+	struct erofs_dir_writer writer;
 
+	erofs_dir_writer_init(&writer, LS_PACK_BLOCK_BYTES, NULL, image + layout->root + sizeof(inode));
 	memcpy(image + layout->root, &inode, sizeof(inode));
 	erofs_dir_writer_add(&writer, &(struct erofs_dir_entry){".", nid, 1, EROFS_TYPE_DIRECTORY});
 	erofs_dir_writer_add(&writer, &(struct erofs_dir_entry){"..", nid, 2, EROFS_TYPE_DIRECTORY});
@@ -138,9 +136,10 @@ static void write_directory_entries(const struct pack_layout *layout, uint8_t *i
 {
 	/* Names live until their block is written, and a block has fewer entries than this. */
 	char names[EROFS_DIR_ENTRIES_MAX][PACK_DECIMAL_BYTES];
-	struct erofs_dir_writer writer = {.block_bytes = LS_PACK_BLOCK_BYTES, .blocks = image + layout->blocks};
+	struct erofs_dir_writer writer;
 	struct erofs_dir_entry entry = {".", layout->directory / EROFS_NID_BYTES, 1, EROFS_TYPE_DIRECTORY};
 
+	erofs_dir_writer_init(&writer, LS_PACK_BLOCK_BYTES, image + layout->blocks, NULL);
 	erofs_dir_writer_add(&writer, &entry);
 	entry = (struct erofs_dir_entry){"..", layout->root / EROFS_NID_BYTES, 2, EROFS_TYPE_DIRECTORY};
 	erofs_dir_writer_add(&writer, &entry);
