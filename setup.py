@@ -19,7 +19,7 @@ UNITS = {
     "tar": BASE + ["tar"],
     "index": BASE + BLAKE3 + INDEX + ["index_writer", "merge"],
     "erofs": BASE + BLAKE3 + INDEX + ["xxhash32", "erofs"],
-    "mount": BASE + ["mount"],
+    "mount": BASE + ["fscontext", "mountpoint", "mount", "overlay", "spawn"],
     "ingest": BASE + BLAKE3 + INDEX + ["index_writer", "tar", "layer", "digests", "contents", "ingest"],
 }
 
