@@ -1,22 +1,16 @@
 """The library's face: `Store`, `Image` and `Container`."""
 
 import contextlib
-import io
-import json
 import os
-import shlex
-import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
 from typing import Any, BinaryIO, overload
 
 from layerstore._core.index import Index
 from layerstore.containers import changes
-from layerstore.containers.bundle import Volume, runtime_spec
+from layerstore.containers.bundle import Volume
 from layerstore.containers.containers import ContainerRow, Containers
 from layerstore.containers.runtime import find_runtime
 from layerstore.errors import Conflict, InvalidInput, NotFound
@@ -29,10 +23,10 @@ from layerstore.store.contents import ContentStore
 from layerstore.store.db import Database
 from layerstore.store.layout import Layout
 from layerstore.types import (
-    Change,
     ChainId,
-    Digest,
+    Change,
     DiffId,
+    Digest,
     HistoryEntry,
     ImageId,
     Progress,
@@ -103,7 +97,7 @@ class Store:
         The image has no command. Its creation time is SOURCE_DATE_EPOCH where that is set. Raises as `load`.
         """
         seconds = int(os.environ.get("SOURCE_DATE_EPOCH", time.time()))
-        created = datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+        created = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         image_id = loading.import_rootfs(
             self.layout, self._database, self._contents, source, normalise_name(name), created, progress
         )

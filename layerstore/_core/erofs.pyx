@@ -92,7 +92,7 @@ def write_tree(Index index not None, locations not None):
 def write_pack(uint32_t pack, uint64_t pack_bytes, slots not None):
     """The image that shows the contents of a pack as /p<pack>/0, /p<pack>/1, …, as an `Image`.
 
-    pack: its number. pack_bytes: its size, a multiple of PACK_BLOCK_BYTES. slots: one (u64 offset, u64 size), little-endian,
+    pack: its number. pack_bytes: its size, a multiple of PACK_BLOCK_BYTES. slots: one (u64 offset, u64 size, 32-byte digest), little-endian,
     for each content; offsets are multiples of PACK_BLOCK_BYTES. The pack is the image's one extra device.
     Raises InvalidInput for a slot that is empty, unaligned or outside the pack, LimitExceeded for a pack of 2 TiB or a slot of
     4 GiB. Releases the GIL. Source: Linux, fs/erofs/erofs_fs.h.
@@ -100,7 +100,7 @@ def write_pack(uint32_t pack, uint64_t pack_bytes, slots not None):
     cdef ls_error err
     cdef int status
     cdef const unsigned char[::1] view = memoryview(slots).cast("B")
-    cdef size_t count = _count(view, 16, "slots")
+    cdef size_t count = _count(view, 48, "slots")
     cdef const ls_pack_slot *c_slots = <const ls_pack_slot *> &view[0] if count else NULL
     cdef Image image = _empty_image()
 

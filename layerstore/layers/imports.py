@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from layerstore._core.erofs import write_pack
 from layerstore._core.ingest import LOCATION_OBJECT, RECORD_BYTES, Contents, LayerIngest

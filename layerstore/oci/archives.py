@@ -204,6 +204,33 @@ class DirectoryMembers:
             return _read_limited(file, limit_bytes, name)
 
 
+class Range:
+    """A range of a seekable file, read in order. Closing it leaves the file open."""
+
+    def __init__(self, file: BinaryIO, offset: int, size: int) -> None:
+        self._file = file
+        self._offset = offset
+        self._left = size
+
+    def read(self, size: int, /) -> bytes:
+        want = min(size, self._left)
+        if not want:
+            return b""
+        self._file.seek(self._offset)
+        data = self._file.read(want)
+        if not data:
+            raise CorruptError("the archive is cut off; save the image again")
+        self._offset += len(data)
+        self._left -= len(data)
+        return data
+
+    def __enter__(self) -> "Range":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
 class TarMembers:
     """An uncompressed archive in a seekable file."""
 
@@ -251,30 +278,3 @@ def _read_limited(file: Readable, limit_bytes: int, name: str) -> bytes:
     if len(data) > limit_bytes:
         raise LimitExceeded(f"{name} has more than {limit_bytes} bytes, the limit for such a file")
     return data
-
-
-class Range:
-    """A range of a seekable file, read in order. Closing it leaves the file open."""
-
-    def __init__(self, file: BinaryIO, offset: int, size: int) -> None:
-        self._file = file
-        self._offset = offset
-        self._left = size
-
-    def read(self, size: int, /) -> bytes:
-        want = min(size, self._left)
-        if not want:
-            return b""
-        self._file.seek(self._offset)
-        data = self._file.read(want)
-        if not data:
-            raise CorruptError("the archive is cut off; save the image again")
-        self._offset += len(data)
-        self._left -= len(data)
-        return data
-
-    def __enter__(self) -> "Range":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass

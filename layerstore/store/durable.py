@@ -4,7 +4,6 @@ import os
 import secrets
 from pathlib import Path
 
-
 from layerstore._core.mount import syncfs
 
 
