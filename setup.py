@@ -19,7 +19,7 @@ UNITS = {
     "tar": BASE + ["tar"],
     "index": BASE + BLAKE3 + INDEX + ["index_writer", "merge"],
     "erofs": BASE + BLAKE3 + INDEX + ["xxhash32", "erofs"],
-    "mount": BASE + ["fscontext", "mountpoint", "mount", "overlay", "spawn"],
+    "mount": BASE + ["fscontext", "mountpoint", "mount", "overlay", "inside", "spawn"],
     "ingest": BASE + BLAKE3 + INDEX + ["index_writer", "tar", "layer", "digests", "contents", "ingest"],
 }
 
