@@ -66,11 +66,15 @@ void ls_mount_features(struct ls_mount_features *features);
 /* syncfs(2) of the file system that holds the descriptor. */
 int ls_syncfs(int fd, struct ls_error *err);
 
+/* Open an existing path as a process would whose root directory is `root_fd`: neither "..", nor a symbolic link of the
+ * image leads out of it. `flags` as for open(2), without O_CREAT; O_CLOEXEC is added. */
+int ls_open_inside(int root_fd, const char *path, int flags, int *fd, struct ls_error *err);
+
 /* Start argv[0] (a path) with the given environment and descriptors 0-2, without copying this process (vfork
  * semantics). All other descriptors are taken to be close-on-exec. `private_mounts`: in a mount namespace of its own,
- * none of whose changes is seen outside, with `hide` (NULL-terminated list of paths, may be NULL) unmounted there where
- * they are mount points. `controlling_terminal`: setsid and make descriptor 0 the controlling terminal. Signal
- * dispositions and mask are reset to the defaults. *pid is the child, to be waited for by the caller. An error of exec
+ * none of whose changes is seen outside. There an empty tmpfs covers each directory in `hide` (NULL-terminated list of
+ * paths, may be NULL) that exists: what the program writes there goes away with it. `controlling_terminal`: setsid and
+ * make descriptor 0 the controlling terminal. Signal dispositions and mask are reset to the defaults. *pid is the child, to be waited for by the caller. An error of exec
  * or of the preparation is reported here, with nothing left to wait for. */
 struct ls_spawn {
 	const char *const *argv;

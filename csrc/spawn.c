@@ -76,7 +76,7 @@ static int enter_namespace(struct launch *launch)
 	if (mount(NULL, "/", NULL, MS_REC | MS_SLAVE, NULL))
 		return fail_step(launch, STEP_PROPAGATION, NULL);
 	for (; hide && *hide; hide++)
-		if (umount2(*hide, MNT_DETACH | UMOUNT_NOFOLLOW) && errno != EINVAL && errno != ENOENT)
+		if (mount("none", *hide, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=0755") && errno != ENOENT)
 			return fail_step(launch, STEP_HIDE, *hide);
 	return 0;
 }
@@ -141,7 +141,7 @@ static int explain(const struct launch *launch, struct ls_error *err)
 		[STEP_SESSION] = "start a session for",
 		[STEP_NAMESPACE] = "make a mount namespace for",
 		[STEP_PROPAGATION] = "make the mount namespace private for",
-		[STEP_HIDE] = "unmount a path in the mount namespace of",
+		[STEP_HIDE] = "hide a directory from",
 		[STEP_DESCRIPTORS] = "pass descriptors 0 to 2 to",
 		[STEP_TERMINAL] = "make descriptor 0 the controlling terminal of",
 		[STEP_DIRECTORY] = "change the directory for",

@@ -1,18 +1,21 @@
 """The library's face: `Store`, `Image` and `Container`."""
 
 import contextlib
+import json
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, BinaryIO, overload
+from types import TracebackType
+from typing import Any, BinaryIO, Literal, overload
 
 from layerstore._core.index import Index
 from layerstore.containers import changes
-from layerstore.containers.bundle import Volume
+from layerstore.containers.bundle import Volume, runtime_spec
 from layerstore.containers.containers import ContainerRow, Containers
-from layerstore.containers.runtime import find_runtime
+from layerstore.containers.runtime import may_use_cgroups
 from layerstore.errors import Conflict, InvalidInput, NotFound
 from layerstore.layers import loading
 from layerstore.layers.chains import Chains
@@ -78,8 +81,9 @@ class Store:
     ) -> list["Image"]:
         """Take in every image of a docker archive or OCI layout: a file, a directory, or a binary stream.
 
-        Files may be compressed with gzip or zstd. Layers that are stored are not read again, files that are stored not
-        written again. Everything is verified before anything is visible; a failed load leaves nothing and can be run again.
+        Files may be compressed with gzip or zstd. Layers that are stored are not read again, files that are stored
+        not written again. Everything is verified before anything is visible; a failed load leaves nothing and can be
+        run again.
 
         Raises:
             InvalidInput: it is not such an archive, or an entry in it is not acceptable (named in the message).
@@ -109,7 +113,7 @@ class Store:
         return [self._image(image_id) for (image_id,) in self._database.read().execute(query)]
 
     def image(self, name: str) -> "Image":
-        """The image of that name (`NAME[:TAG]`) or id (64 digits or an unambiguous beginning, with or without `sha256:`).
+        """The image of that name (`NAME[:TAG]`) or id (whole or an unambiguous beginning, with or without `sha256:`).
 
         Raises `NotFound`, `InvalidInput` when ambiguous.
         """
@@ -417,7 +421,7 @@ class Container:
         workdir: str | None = None,
         user: str | None = None,
         tty: bool = False,
-        network: str = "host",
+        network: Literal["host", "none"] = "host",
         volumes: Sequence[Volume] = (),
         hostname: str | None = None,
         stdin: int | BinaryIO | None = None,
@@ -444,18 +448,112 @@ class Container:
         if not was_mounted:
             self.mount()
         try:
-            spec = self._spec(args, entrypoint, env, workdir, user, tty, network, volumes, hostname)
-            runtime = find_runtime(None)
-            with self._bundle(spec) as bundle:
-                return runtime.run(
-                    bundle,
-                    self.id,
-                    state_root=self._store.layout.runtime,
-                    stdin=_descriptor(stdin, 0),
-                    stdout=_descriptor(stdout, 1),
-                    stderr=_descriptor(stderr, 2),
-                    tty=tty,
-                )
+            bundle = self._bundle(args, entrypoint, env, workdir, user, tty, network, volumes, hostname)
+            fds = [_descriptor(file, own) for own, file in enumerate((stdin, stdout, stderr))]
+            runtime = self._store._containers.runtime()
+            return runtime.run(bundle, self.id, stdin=fds[0], stdout=fds[1], stderr=fds[2], tty=tty)
         finally:
             if not was_mounted:
                 self.umount()
+
+    def start(
+        self,
+        args: Sequence[str] | None = None,
+        *,
+        entrypoint: Sequence[str] | None = None,
+        env: Sequence[str] | Mapping[str, str] = (),
+        workdir: str | None = None,
+        user: str | None = None,
+        network: Literal["host", "none"] = "host",
+        volumes: Sequence[Volume] = (),
+        hostname: str | None = None,
+        stdout: int | BinaryIO | None = None,
+        stderr: int | BinaryIO | None = None,
+    ) -> int:
+        """Start a program in the container and leave it running; returns the id of its first process.
+
+        Arguments as for `run`; standard input is empty, output goes nowhere unless a file is given. The container stays
+        mounted; `kill` ends the program, `remove` the container. Raises as `run`.
+        """
+        self.mount()
+        bundle = self._bundle(args, entrypoint, env, workdir, user, False, network, volumes, hostname)
+        with open(os.devnull, "r+b", buffering=0) as nothing:
+            out, err = (nothing.fileno() if f is None else _descriptor(f, 1) for f in (stdout, stderr))
+            runtime = self._store._containers.runtime()
+            if (self._store.layout.runtime / self.id).is_dir() and not self._store._containers.is_running(self.id):
+                runtime.delete(self.id)
+            return runtime.start_detached(bundle, self.id, stdin=nothing.fileno(), stdout=out, stderr=err)
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        """Send a signal to its first process. Raises `NotFound` when nothing runs in it."""
+        self._store._containers.runtime().kill(self.id, number)
+
+    def inspect(self) -> dict[str, Any]:
+        """What is known of the container."""
+        state = self.state
+        return {
+            "Id": self.id,
+            "Name": self.name,
+            "Image": self.row.image_id,
+            "ImageName": self.row.image_name,
+            "Created": datetime.fromtimestamp(self.row.created_seconds, UTC).isoformat(),
+            "Command": json.loads(self.row.command) if self.row.command else None,
+            "State": state,
+            "Root": str(self.root) if state != "created" else None,
+            "Upper": str(self._store._containers.upper(self.id)),
+        }
+
+    def _bundle(
+        self,
+        args: Sequence[str] | None,
+        entrypoint: Sequence[str] | None,
+        env: Sequence[str] | Mapping[str, str],
+        workdir: str | None,
+        user: str | None,
+        tty: bool,
+        network: Literal["host", "none"],
+        volumes: Sequence[Volume],
+        hostname: str | None,
+    ) -> Path:
+        spec = runtime_spec(
+            self.image.config.document,
+            self.root,
+            args=args,
+            entrypoint=entrypoint,
+            env=[f"{key}={value}" for key, value in env.items()] if isinstance(env, Mapping) else env,
+            workdir=workdir,
+            user=user,
+            tty=tty,
+            network=network,
+            volumes=volumes,
+            hostname=hostname or self.id[:12] if network == "none" else hostname,
+            cgroups=may_use_cgroups(),
+        )
+        return self._store._containers.write_bundle(self.id, spec)
+
+
+class _Mounted(contextlib.AbstractContextManager[Path]):
+    """What `Container.mount` gives: a path already; inside a with block, one that is unmounted at its end."""
+
+    def __init__(self, container: Container) -> None:
+        self._container = container
+
+    def __fspath__(self) -> str:
+        return str(self._container.root)
+
+    def __str__(self) -> str:
+        return str(self._container.root)
+
+    def __enter__(self) -> Path:
+        return self._container.root
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._container.umount()
+
+
+def _descriptor(file: int | BinaryIO | None, own: int) -> int:
+    if file is None:
+        return own
+    return file if isinstance(file, int) else file.fileno()

@@ -71,7 +71,7 @@ def normalise_name(text: str) -> str:
     match = _NAME.fullmatch(text)
     if match is None or len(text) > 255 + 129:
         raise InvalidInput(
-            f"{text!r} is not a valid image name; it is NAME[:TAG] with lower-case letters, digits, '.', '_', '-' and '/'"
+            f"{text!r} is not a valid image name; it is NAME[:TAG] of lower-case letters, digits and . _ - /"
         )
     host, path = match["host"], match["path"]
     if host and not ("." in host or ":" in host or host == "localhost"):
@@ -95,8 +95,8 @@ class Change:
 class HistoryEntry:
     """One line of an image's history, newest first.
 
-    `image_id` is None where the step has no image of its own in the store (docker prints `<missing>`); `size_bytes` is the
-    sum of the sizes of the layer's regular files, 0 for a step without a layer.
+    `image_id` is None where the step has no image of its own in the store (docker prints `<missing>`); `size_bytes` is
+    the sum of the sizes of the layer's regular files, 0 for a step without a layer.
     """
 
     image_id: ImageId | None

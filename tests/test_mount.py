@@ -524,9 +524,10 @@ os._exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
         subprocess.run(["mount", "-t", "tmpfs", "hidden", place / "hidden"], check=True)
         (place / "hidden" / "file").touch()
         try:
-            script = f"ls {place}/hidden; mount -t tmpfs none {place}/inside && grep -c {place} /proc/self/mountinfo"
-            hide = [place / "hidden", place / "inside", place / "absent"]
-            assert output(["/bin/sh", "-c", script], private_mounts=True, hide=hide) == "1\n"
+            script = f"ls {place}/hidden; touch {place}/hidden/trace; mount -t tmpfs none {place}/inside && echo done"
+            hide = [place / "hidden", place / "absent"]
+            assert output(["/bin/sh", "-c", script], private_mounts=True, hide=hide) == "done\n"
+            assert names_in(place / "hidden") == ["file"]
             assert not mount.is_mounted(place / "inside")
             assert mount.is_mounted(place / "hidden")
             assert "file" in output(["/bin/ls", str(place / "hidden")], private_mounts=True)
@@ -550,7 +551,10 @@ os._exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
             )
             terminal = os.ttyname(theirs)
             assert wait(pid) == 0
-            _, session, *rest = os.read(ours, 4096).decode().split()
+            text = ""
+            while not text.endswith("opened\r\n"):
+                text += os.read(ours, 4096).decode()
+            _, session, *rest = text.split()
             assert [session, *rest] == [str(pid), terminal, str(pid), "opened"]
         finally:
             os.close(ours)

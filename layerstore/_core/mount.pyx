@@ -56,6 +56,7 @@ cdef extern from "mount.h" nogil:
     int ls_is_mounted(const char *path, int *mounted, ls_error *err)
     void ls_mount_features_probe "ls_mount_features"(ls_mount_features *features)
     int ls_syncfs(int fd, ls_error *err)
+    int ls_open_inside(int root_fd, const char *path, int flags, int *fd, ls_error *err)
     int ls_spawn_start "ls_spawn"(const ls_spawn_request *spawn, int *pid, ls_error *err)
 
 
@@ -244,14 +245,29 @@ def syncfs(int fd) -> None:
     check(status, &err)
 
 
+def open_inside(int root_fd, path, int flags) -> int:
+    """Open an existing path as if the directory `root_fd` were the root: no link and no ".." leads out of it.
+
+    `flags` as for `os.open`; the descriptor returned is the caller's to close.
+    """
+    cdef ls_error err
+    cdef int status, fd = -1
+    cdef bytes encoded = c_string(path)
+    cdef const char *c_path = encoded
+    with nogil:
+        status = ls_open_inside(root_fd, c_path, flags, &fd, &err)
+    check(status, &err)
+    return fd
+
+
 def spawn(argv: Sequence, env: Mapping | None = None, cwd=None, fds=(0, 1, 2), bint private_mounts=False,
           hide=(), bint controlling_terminal=False) -> int:
     """Start the program at the path argv[0] and return its process id, to be waited for by the caller.
 
     This process is not copied (vfork semantics). `env` None is this process's environment; `fds` become descriptors
     0 to 2, every other one must be close-on-exec, as Python's are. `private_mounts` gives it a mount namespace of its own,
-    where the mounts on the paths in `hide` are gone. `controlling_terminal` makes it lead a session on the terminal
-    that is its descriptor 0. Raises `OSError` with the path when the program cannot be executed; no process is left then.
+    where an empty tmpfs covers each directory in `hide` that exists. `controlling_terminal` makes it lead a session on
+    the terminal that is its descriptor 0. Raises `OSError` with the path when the program cannot be executed; no process is left then.
     """
     cdef ls_error err
     cdef int status, pid = -1

@@ -1,4 +1,5 @@
-"""Show the steps that an image was made in, newest first. A step whose result is no image of its own here is <missing>."""
+"""Show the steps that an image was made in, newest first. A step that left no image of its own is
+<missing>."""
 
 import argparse
 

@@ -5,11 +5,10 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 from layerstore.types import Progress
-
 
 
 def add_format(parser: argparse.ArgumentParser) -> None:
@@ -46,8 +45,8 @@ def age(created: str) -> str:
     except ValueError:
         return created
     if then.tzinfo is None:
-        then = then.replace(tzinfo=timezone.utc)
-    seconds = max(0, int((datetime.now(timezone.utc) - then).total_seconds()))
+        then = then.replace(tzinfo=UTC)
+    seconds = max(0, int((datetime.now(UTC) - then).total_seconds()))
     for unit, length in (("year", 31_536_000), ("month", 2_592_000), ("week", 604_800), ("day", 86_400)):
         if seconds >= 2 * length:
             return f"{seconds // length} {unit}s ago"

@@ -3,7 +3,7 @@
 import argparse
 import json
 import shlex
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 
 from layerstore.api import Store
 from layerstore.cli import output
@@ -25,7 +25,7 @@ def run(store: Store, args: argparse.Namespace) -> int:
             "CONTAINER ID": container.id,
             "IMAGE": container.row.image_name,
             "COMMAND": json.loads(container.row.command) if container.row.command else None,
-            "CREATED": datetime.fromtimestamp(container.row.created_seconds, timezone.utc).isoformat(),
+            "CREATED": datetime.fromtimestamp(container.row.created_seconds, UTC).isoformat(),
             "STATUS": state,
             "NAME": container.name,
         }

@@ -8,7 +8,9 @@ from layerstore.api import Store
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", metavar="IMAGE", nargs="+")
-    parser.add_argument("-f", "--force", action="store_true", help="remove an image by id although it has several names")
+    parser.add_argument(
+        "-f", "--force", action="store_true", help="remove an image by id although it has several names"
+    )
 
 
 def run(store: Store, args: argparse.Namespace) -> int:

@@ -5,7 +5,6 @@ import stat
 from pathlib import Path
 
 from layerstore._core.index import Index
-
 from layerstore.types import Change
 
 _OPAQUE = "trusted.overlay.opaque"
@@ -47,7 +46,11 @@ class _Walk:
         redirect = _attribute(upper, _REDIRECT)
         if redirect is not None:
             # An absolute redirect counts from the root, another one replaces the last component (overlayfs.rst).
-            origin = redirect.lstrip(b"/") if redirect.startswith(b"/") else _join((origin or b"").rpartition(b"/")[0], redirect)
+            origin = (
+                redirect.lstrip(b"/")
+                if redirect.startswith(b"/")
+                else _join((origin or b"").rpartition(b"/")[0], redirect)
+            )
         elif _attribute(upper, _OPAQUE) == b"y":
             origin = None
         if origin != shown:

@@ -9,9 +9,10 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from layerstore._core.mount import container_make_many
-from layerstore.containers import runtime
+from layerstore.containers.runtime import Runtime, find_runtime
 from layerstore.errors import Conflict, InvalidInput, NotFound
 from layerstore.layers.chains import Chain, Chains
 from layerstore.mount.shared import Mounts
@@ -134,27 +135,41 @@ class Containers:
     def _chain_if_used(self, chain: ChainId) -> Chain | None:
         return self._chains.described(chain) if self._chain_in_use(chain) else None
 
-    def set_command(self, container: str, argv: Sequence[str]) -> None:
-        """Note what runs in a container, for listings."""
-        with self._database.transaction(durable=False) as db:
-            db.execute("UPDATE containers SET command = ? WHERE id = ?", (json.dumps(list(argv)), container))
-
     def is_running(self, container: str) -> bool:
         """Does a process of it run, by the OCI runtime's word?"""
         if not (self._layout.runtime / container).is_dir():
             return False
-        return runtime.find_runtime(None).state(self._layout.runtime, container) == "running"
+        try:
+            return bool(self.runtime().state(container)["status"] == "running")
+        except NotFound:
+            return False
+
+    def runtime(self) -> Runtime:
+        """The OCI runtime of this machine. Raises `Unsupported` when there is none."""
+        return find_runtime(None, self._layout.runtime)
+
+    def write_bundle(self, container: str, spec: dict[str, Any]) -> Path:
+        """Make the container's directory an OCI bundle; returns it."""
+        bundle = self._layout.containers / container
+        (bundle / "config.json").write_text(json.dumps(spec))
+        with self._database.transaction(durable=False) as db:
+            db.execute(
+                "UPDATE containers SET command = ? WHERE id = ?", (json.dumps(spec["process"]["args"]), container)
+            )
+        return bundle
 
     def remove(self, rows: Sequence[ContainerRow], *, force: bool = False) -> None:
         """Remove containers and all that they wrote.
 
         Raises `Conflict` where one runs or its mount is in use and `force` is not given; nothing is removed then.
         """
-        running = [row for row in rows if self.is_running(row.id)]
-        if running and not force:
-            raise Conflict(f"container {running[0].id[:12]} is running; stop it first, or remove it by force")
-        for row in running:
-            runtime.find_runtime(None).delete(self._layout.runtime, row.id, force=True)
+        known = [row for row in rows if (self._layout.runtime / row.id).is_dir()]
+        if not force:
+            for row in known:
+                if self.is_running(row.id):
+                    raise Conflict(f"container {row.id[:12]} is running; end it first, or remove it by force")
+        for row in known:
+            self.runtime().delete(row.id, force=True)
         self.unmount(rows, lazy=force)
         # Rows first: what is left of a directory whose row is gone is garbage, not half a container.
         with self._database.transaction(durable=False) as db:

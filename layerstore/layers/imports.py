@@ -1,7 +1,7 @@
 """One import: any number of layers and images that become visible together, or not at all.
 
-Everything new goes to a staging directory and one new pack. `commit` makes it durable with one syncfs and then names it in one
-transaction. What a killed import leaves is unreachable, and the next import clears it away.
+Everything new goes to a staging directory and one new pack. `commit` makes it durable with one syncfs and then names it
+in one transaction. What a killed import leaves is unreachable, and the next import clears it away.
 """
 
 import contextlib
@@ -189,7 +189,8 @@ class Import:
                 self._store.append(db, records)
             if slots:
                 db.execute(
-                    "INSERT INTO packs VALUES (?, ?, ?)", (self._pack_number, len(slots) // RECORD_BYTES, contents_bytes)
+                    "INSERT INTO packs VALUES (?, ?, ?)",
+                    (self._pack_number, len(slots) // RECORD_BYTES, contents_bytes),
                 )
             for layer in layers:
                 db.execute(

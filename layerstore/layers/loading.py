@@ -231,6 +231,8 @@ def _rootfs_config(diff_id: DiffId, created: str) -> bytes:
         "os": "linux",
         "config": {"Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]},
         "rootfs": {"type": "layers", "diff_ids": [diff_id]},
-        "history": [{"created": created, "created_by": "layerstore import", "comment": "Imported from a root file system"}],
+        "history": [
+            {"created": created, "created_by": "layerstore import", "comment": "Imported from a root file system"}
+        ],
     }
     return json.dumps(document, separators=(",", ":")).encode()

@@ -42,9 +42,7 @@ def pieces_of(source: Readable, size: int = PIECE_BYTES) -> Iterator[Piece]:
 class Counted:
     """Passes pieces on, counting them, hashing them with SHA-256 if asked, calling `progress` with the count."""
 
-    def __init__(
-        self, pieces: Iterable[Piece], *, digest: bool, progress: Callable[[int], None] | None = None
-    ) -> None:
+    def __init__(self, pieces: Iterable[Piece], *, digest: bool, progress: Callable[[int], None] | None = None) -> None:
         self._pieces = pieces
         self._hash = hashlib.sha256() if digest else None
         self._progress = progress
@@ -117,7 +115,7 @@ def _unzstd(pieces: Iterable[Piece]) -> Iterator[Piece]:
 
 
 def compression_of(head: Piece) -> str:
-    """"gzip", "zstd" or "" by the first bytes of a blob."""
+    """ "gzip", "zstd" or "" by the first bytes of a blob."""
     if bytes(head[:2]) == GZIP_MAGIC:
         return "gzip"
     return "zstd" if bytes(head[:4]) == ZSTD_MAGIC else ""

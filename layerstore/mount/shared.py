@@ -1,7 +1,7 @@
 """The mounts of a store: one EROFS mount for each chain and pack in use, one overlay for each mounted container.
 
-Which are mounted is asked of the kernel, never remembered. Chain and pack mounts are attached below run/ while a container
-of theirs is mounted, so that all share one page cache, and taken away with the last.
+Which are mounted is asked of the kernel, never remembered. Chain and pack mounts are attached below run/ while a
+container of theirs is mounted, so that all share one page cache, and taken away with the last.
 """
 
 import contextlib
@@ -92,7 +92,7 @@ class Mounts:
             os.close(fd)
 
     def release(self, in_use: Callable[[ChainId], Chain | None]) -> None:
-        """Take away the chain and pack mounts that nothing uses. `in_use` gives the chain while a container is mounted."""
+        """Take away the chain and pack mounts that nothing uses. `in_use` gives a chain that a mounted container has."""
         with locked(self._layout.mount_lock, exclusive=True):
             packs: set[int] = set()
             for target in self._layout.chain_mounts.iterdir():

@@ -236,14 +236,11 @@ class TarMembers:
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
-        self._members: dict[str, tarfile.TarInfo] = {}
         try:
-            archive = tarfile.open(fileobj=file, mode="r:")
-            for member in archive:
-                self._members[clean_member(member.name)] = member
+            with tarfile.open(fileobj=file, mode="r:") as archive:
+                self._members = {clean_member(member.name): member for member in archive}
         except tarfile.TarError as error:
             raise CorruptError(f"the archive cannot be read as a tar: {error}") from error
-        self._archive = archive
 
     def has(self, name: str) -> bool:
         return name in self._members

@@ -150,7 +150,7 @@ def check_blob(data: bytes, descriptor: Descriptor, what: str) -> bytes:
 
 
 def is_index(document: dict[str, Any], media_type: str) -> bool:
-    """Is it an index of manifests rather than a manifest? Raises `InvalidInput` when it claims to be both or neither."""
+    """Is it an index of manifests, not a manifest? Raises `InvalidInput` when it claims to be both or neither."""
     declared = document.get("mediaType", media_type)
     if "manifests" in document and ("layers" in document or "config" in document):
         raise InvalidInput("a manifest is both an index and an image manifest, so neither can be trusted")

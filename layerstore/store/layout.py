@@ -90,7 +90,9 @@ class Layout:
         try:
             text = self.format.read_text()
         except FileNotFoundError:
-            raise NotFound(f"there is no store at {self.root}; `layerstore init` or `layerstore load` makes one") from None
+            raise NotFound(
+                f"there is no store at {self.root}; `layerstore init` or `layerstore load` makes one"
+            ) from None
         if text != FORMAT:
             raise InvalidInput(f"{self.format} says {text.strip()!r}; this version reads {FORMAT.strip()!r} only")
         status = self.root.stat()
