@@ -1,9 +1,8 @@
 /* 16 jobs a vector, one a 32-bit lane, and two such groups interleaved.
  *
- * A round of one group has chains of 12 dependent instructions, four wide, which leaves the two vector ports
- * half idle; the second group fills them, and the state of both is exactly the 32 registers there are. So the
- * message words must stay in memory, where an add takes them at no cost, and the rounds are written in the
- * order they are to run in, straight-line: gcc schedules neither across nor within them. */
+ * A round of one group is four chains of dependent instructions; the second group fills the gaps they leave. The
+ * state of both is exactly the 32 registers there are, and the message words stay in memory, where an add takes
+ * them at no cost. The rounds are straight-line, in the order they are to run in: gcc does not reorder them. */
 #include "blake3_impl.h"
 #include "cpu.h"
 
@@ -43,14 +42,26 @@ INLINE void transpose_quarters(vector r[4])
 	r[3] = _mm512_unpackhi_epi64(ab_high, cd_high);
 }
 
-/* Word i of the block at `at` of every row to m[i]: rows 4 apart exchange quarters, then words within them. */
+INLINE __m256i load_half(const uint8_t *p)
+{
+	return _mm256_loadu_si256((const __m256i *)p);
+}
+
+INLINE vector load_halves(const uint8_t *low, const uint8_t *high)
+{
+	return _mm512_inserti64x4(_mm512_castsi256_si512(load_half(low)), load_half(high), 1);
+}
+
+/* Word i of the block at `at` of every row to m[i]. Rows 4 apart exchange halves, then quarters, then words
+ * within them. Halves are exchanged by the load: a shuffle would want the one port that the other stages need,
+ * an insert from memory takes either. */
 INLINE void load_message(vector m[16], const uint8_t *const row[16], size_t at)
 {
 	for (int i = 0; i < 4; i++) {
-		vector a = _mm512_loadu_si512(row[i] + at), b = _mm512_loadu_si512(row[4 + i] + at);
-		vector c = _mm512_loadu_si512(row[8 + i] + at), d = _mm512_loadu_si512(row[12 + i] + at);
-		vector ab_low = _mm512_shuffle_i32x4(a, b, 0x44), ab_high = _mm512_shuffle_i32x4(a, b, 0xee);
-		vector cd_low = _mm512_shuffle_i32x4(c, d, 0x44), cd_high = _mm512_shuffle_i32x4(c, d, 0xee);
+		vector ab_low = load_halves(row[i] + at, row[4 + i] + at);
+		vector cd_low = load_halves(row[8 + i] + at, row[12 + i] + at);
+		vector ab_high = load_halves(row[i] + at + 32, row[4 + i] + at + 32);
+		vector cd_high = load_halves(row[8 + i] + at + 32, row[12 + i] + at + 32);
 
 		m[i] = _mm512_shuffle_i32x4(ab_low, cd_low, 0x88);
 		m[4 + i] = _mm512_shuffle_i32x4(ab_low, cd_low, 0xdd);
@@ -77,10 +88,6 @@ static __attribute__((noinline)) LS_TARGET_AVX512 void copy_blocks(const uint8_t
 	}
 }
 
-/* gcc 12 loads a message word into a register, and spills one of the state for it, where it sees an
- * intrinsic; an asm operand that can only be memory leaves it no choice: 8% on the whole. */
-#define ADD_MESSAGE(a, word) __asm__("vpaddd %1, %0, %0" : "+v"(a) : "m"(word))
-
 /* Do STEP on the four columns (turn 0) or diagonals (turn 1) of one group or both, side by side. */
 #define STEP_GROUP(STEP, g, ...) STEP(g, 0, __VA_ARGS__) STEP(g, 1, __VA_ARGS__) STEP(g, 2, __VA_ARGS__) STEP(g, 3, __VA_ARGS__)
 #define STEP_ALL(STEP, ...)                         \
@@ -94,7 +101,9 @@ static __attribute__((noinline)) LS_TARGET_AVX512 void copy_blocks(const uint8_t
 #define C(g, q, turn) v[g][8 + ((q) + 2 * (turn)) % 4]
 #define D(g, q, turn) v[g][12 + ((q) + 3 * (turn)) % 4]
 
-#define A_ADD_M(g, q, round, turn, half) ADD_MESSAGE(A(g, q), m[g][ls_b3_schedule[round][8 * (turn) + 2 * (q) + (half)]]);
+#define M(g, q, round, turn, half) m[g][ls_b3_schedule[round][8 * (turn) + 2 * (q) + (half)]]
+
+#define A_ADD_M(g, q, round, turn, half) A(g, q) = _mm512_add_epi32(A(g, q), M(g, q, round, turn, half));
 #define A_ADD_B(g, q, turn) A(g, q) = _mm512_add_epi32(A(g, q), B(g, q, turn));
 #define D_XOR_A(g, q, turn) D(g, q, turn) = _mm512_xor_si512(D(g, q, turn), A(g, q));
 #define D_ROTATE(g, q, turn, bits) D(g, q, turn) = _mm512_ror_epi32(D(g, q, turn), bits);
@@ -224,7 +233,6 @@ INLINE void run(const struct ls_b3_lanes *lanes, int groups, enum ls_b3_node nod
 			block[g] = describe(left[g], lanes->root + 16 * g, !offset, node);
 			left[g] = _mm512_sub_epi32(left[g], block[g].length);
 		}
-		__asm__ volatile("" : "+m"(m)); /* the message is in memory from here on */
 		for (int g = 0; g < groups; g++)
 			start_state(v[g], h[g], &block[g], lanes, 16 * g);
 		rounds(v, m, groups, lanes->in, offset + ahead);
