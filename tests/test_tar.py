@@ -23,7 +23,7 @@ REAL_IMAGE = Path("/work/fix/debian.tar")
 FORMS = [tb.sparse_old, tb.sparse_00, tb.sparse_01, tb.sparse_10]
 
 
-def read(data: bytes, chunks: Iterable[bytes] | None = None, **limits: int) -> list[tuple[Entry, bytes]]:
+def read(data: bytes, chunks: Iterable[bytes] | None = None, **limits: Any) -> list[tuple[Entry, bytes]]:
     """The entries with their stored content, having checked what holds for every archive."""
     entries: list[tuple[Entry, bytes]] = []
     whole = b""
@@ -44,7 +44,7 @@ def read(data: bytes, chunks: Iterable[bytes] | None = None, **limits: int) -> l
     return entries
 
 
-def one(*parts: bytes, **limits: int) -> Entry:
+def one(*parts: bytes, **limits: Any) -> Entry:
     [(entry, _)] = read(tb.archive(*parts), **limits)
     return entry
 
@@ -836,7 +836,7 @@ def test_path_limits() -> None:
     with pytest.raises(LimitExceeded, match=r'the path "nnnn.*has 19 bytes, more than the limit path_bytes \(18\)'):
         one(tb.header(b"n" * 9 + b"/" + b"n" * 9), path_bytes=18)
     for path in (b"n" * 10, b"n" * 10 + b"/a", b"a/" + b"n" * 10, b"a/" + b"n" * 10 + b"/", b"//" + b"n" * 10 + b"/b"):
-        with pytest.raises(LimitExceeded, match=r"component of 10 bytes, more than the limit name_bytes \(9\)"):
+        with pytest.raises(LimitExceeded, match=r'component "n{10}" of 10 bytes, more than the limit name_bytes \(9\)'):
             one(tb.header(path), name_bytes=9)
         assert one(tb.header(path), name_bytes=10).path == path
 
@@ -849,7 +849,7 @@ def test_path_limits_by_default() -> None:
         assert one(make(longest + b"/"), tb.header()).path == longest + b"/"
         with pytest.raises(LimitExceeded, match=r"4097 bytes, more than the limit path_bytes \(4096\)"):
             one(make(longest + b"/a"), tb.header())
-        with pytest.raises(LimitExceeded, match=r'"nnnnn[n]+\.\.\." has a component of 256 bytes'):
+        with pytest.raises(LimitExceeded, match=r'component "n+\.\.\." of 256 bytes'):
             one(make(component + b"n"), tb.header())
 
 
