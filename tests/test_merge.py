@@ -1,5 +1,8 @@
 """The merge of layers, against a model that applies them one by one, and against what overlayfs shows of them."""
 
+# Names that are no UTF-8 make paths that pathlib does not take as they are.
+# ruff: noqa: PTH
+
 import hashlib
 import itertools
 import os
@@ -282,8 +285,7 @@ def write_inode(where: bytes, inode: Inode, first_link: bytes | None) -> None:
         os.mknod(where, stat.S_IFCHR, os.makedev(0, 0))
         return
     if inode.is_directory:
-        if not os.path.isdir(where):
-            os.mkdir(where)
+        os.makedirs(where, exist_ok=True)
         if inode.flags & ix.OPAQUE:
             os.setxattr(where, b"trusted.overlay.opaque", b"y")
     elif inode.target is not None:
@@ -373,7 +375,6 @@ def show(scratch: bytes, layers: list[Layer]) -> tuple[dict, list[list[bytes]]]:
     """What overlayfs shows of the layers."""
     tops = [os.path.join(scratch, b"layer%d" % number) for number in range(len(layers))]
     for top, layer in zip(tops, layers, strict=True):
-        os.mkdir(top)
         write_layer(top, layer)
     where = os.path.join(scratch, b"merged")
     os.mkdir(where)
