@@ -1,4 +1,4 @@
-"""The path index: what is written is read back and is what docs/format/index.md says; damage gives errors, no crashes."""
+"""The path index: what is written is read back and is what docs/format/index.md says; damage gives errors."""
 
 import mmap
 import random

@@ -1,8 +1,5 @@
 """The merge of layers, against a model that applies them one by one, and against what overlayfs shows of them."""
 
-# Names that are no UTF-8 make paths that pathlib does not take as they are.
-# ruff: noqa: PTH
-
 import hashlib
 import itertools
 import os
@@ -11,6 +8,7 @@ import shutil
 import stat
 import subprocess
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -22,7 +20,7 @@ from layerstore.errors import CorruptError, InvalidInput
 
 KEY = bytes(range(16))
 NAMES = [b"a", b"b", b"ab", b"a-", b"\xff\xfe", b"z z", b"longer-than-8-bytes-1", b"longer-than-8-bytes-2"]
-Path = tuple[bytes, ...]
+Parts = tuple[bytes, ...]
 
 
 @dataclass(eq=False)
@@ -44,8 +42,8 @@ class Inode:
         return stat.S_ISDIR(self.mode)
 
 
-Layer = dict[Path, Inode]
-View = dict[Path, tuple[Inode, int]]
+Layer = dict[Parts, Inode]
+View = dict[Parts, tuple[Inode, int]]
 
 
 def digest_of(data: bytes) -> bytes:
@@ -87,11 +85,11 @@ def layer_index(layer: Layer, shuffle: random.Random | None = None) -> Index:
     return Index(write_index(ix.LAYER, 1, KEY, nodes, contents))
 
 
-def below(path: Path, ancestor: Path) -> bool:
+def below(path: Parts, ancestor: Parts) -> bool:
     return len(path) > len(ancestor) and path[: len(ancestor)] == ancestor
 
 
-def remove(view: View, path: Path, itself: bool) -> None:
+def remove(view: View, path: Parts, itself: bool) -> None:
     for other in [p for p in view if below(p, path) or (itself and p == path)]:
         del view[other]
 
@@ -277,7 +275,7 @@ def test_merging_a_chain_further_gives_the_same_bytes(layers: list[Layer], data:
 # What the kernel shows
 
 
-def write_inode(where: bytes, inode: Inode, first_link: bytes | None) -> None:
+def write_inode(where: Path, inode: Inode, first_link: Path | None) -> None:
     if first_link is not None:
         os.link(first_link, where, follow_symlinks=False)
         return
@@ -285,47 +283,44 @@ def write_inode(where: bytes, inode: Inode, first_link: bytes | None) -> None:
         os.mknod(where, stat.S_IFCHR, os.makedev(0, 0))
         return
     if inode.is_directory:
-        os.makedirs(where, exist_ok=True)
+        where.mkdir()
         if inode.flags & ix.OPAQUE:
-            os.setxattr(where, b"trusted.overlay.opaque", b"y")
+            os.setxattr(where, "trusted.overlay.opaque", b"y")
     elif inode.target is not None:
-        os.symlink(inode.target, where)
+        where.symlink_to(os.fsdecode(inode.target))
     elif inode.data is not None:
-        with open(where, "wb") as file:
-            file.write(inode.data)
+        where.write_bytes(inode.data)
     else:
         os.mknod(where, inode.mode, os.makedev(*inode.rdev) if inode.rdev else 0)
     for name, value in inode.xattrs.items():
         os.setxattr(where, name, value, follow_symlinks=False)
     os.chown(where, inode.uid, inode.gid, follow_symlinks=False)
     if inode.target is None:
-        os.chmod(where, stat.S_IMODE(inode.mode))
+        where.chmod(stat.S_IMODE(inode.mode))
 
 
-def write_layer(top: bytes, layer: Layer) -> None:
-    links: dict[int, bytes] = {}
-    paths = sorted(layer, key=len)
-    for path in paths:
-        where = os.path.join(top, *path)
-        write_inode(where, layer[path], links.get(id(layer[path])))
-        links.setdefault(id(layer[path]), where)
-    for path in reversed(paths):
-        time = layer[path].mtime_ns
-        os.utime(os.path.join(top, *path), ns=(time, time), follow_symlinks=False)
+def write_layer(top: Path, layer: Layer) -> None:
+    where = {parts: top.joinpath(*map(os.fsdecode, parts)) for parts in sorted(layer, key=len)}
+    links: dict[int, Path] = {}
+    for parts, path in where.items():
+        write_inode(path, layer[parts], links.get(id(layer[parts])))
+        links.setdefault(id(layer[parts]), path)
+    for parts, path in reversed(where.items()):
+        time = layer[parts].mtime_ns
+        os.utime(path, ns=(time, time), follow_symlinks=False)
 
 
-def describe_file(where: bytes) -> tuple | None:
+def describe_file(where: Path) -> tuple | None:
     try:
-        s = os.lstat(where)
+        s = where.lstat()
     except FileNotFoundError:
         return None  # overlayfs lists whiteouts of directories that are not merged, and then does not find them
     data = target = rdev = None
     if stat.S_ISREG(s.st_mode):
-        with open(where, "rb") as file:
-            content = file.read()
+        content = where.read_bytes()
         data = (digest_of(content), len(content)) if content else None
     elif stat.S_ISLNK(s.st_mode):
-        target = os.readlink(where)
+        target = os.fsencode(where.readlink())
     elif stat.S_ISCHR(s.st_mode) or stat.S_ISBLK(s.st_mode):
         rdev = (os.major(s.st_rdev), os.minor(s.st_rdev))
     xattrs = {
@@ -335,20 +330,20 @@ def describe_file(where: bytes) -> tuple | None:
     return s.st_ino, (s.st_mode, s.st_uid, s.st_gid, s.st_mtime_ns, data, target, rdev, xattrs)
 
 
-def describe_mount(top: bytes) -> tuple[dict, list[list[bytes]]]:
+def describe_mount(top: Path) -> tuple[dict, list[list[bytes]]]:
     described = {}
     links: dict[object, list[bytes]] = {}
-    queue = [b""]
-    for path in queue:
-        where = os.path.join(top, path) if path else top
+    queue = [top]
+    for where in queue:
         found = describe_file(where)
         if found is None:
             continue
+        path = b"" if where == top else os.fsencode(where.relative_to(top))
         inode, described[path] = found
         is_directory = stat.S_ISDIR(described[path][0])
         links.setdefault(path if is_directory else inode, []).append(path)
         if is_directory:
-            queue += [os.path.join(path, name) if path else name for name in os.listdir(where)]
+            queue += where.iterdir()
     return described, sorted(sorted(group) for group in links.values())
 
 
@@ -358,12 +353,12 @@ def without_layers(description: tuple[dict, list]) -> tuple[dict, list]:
 
 
 @pytest.fixture
-def scratch(tmp_path):
+def scratch(tmp_path: Path):
     """A directory on a tmpfs of its own."""
     if os.geteuid() != 0:
         pytest.skip("needs root: makes whiteouts and mounts an overlay")
-    where = os.fsencode(tmp_path / "scratch")
-    os.mkdir(where)
+    where = tmp_path / "scratch"
+    where.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "layerstore-test", where], check=True)
     try:
         yield where
@@ -371,14 +366,14 @@ def scratch(tmp_path):
         subprocess.run(["umount", where], check=True)
 
 
-def show(scratch: bytes, layers: list[Layer]) -> tuple[dict, list[list[bytes]]]:
+def show(scratch: Path, layers: list[Layer]) -> tuple[dict, list[list[bytes]]]:
     """What overlayfs shows of the layers."""
-    tops = [os.path.join(scratch, b"layer%d" % number) for number in range(len(layers))]
+    tops = [scratch / f"layer{number}" for number in range(len(layers))]
     for top, layer in zip(tops, layers, strict=True):
         write_layer(top, layer)
-    where = os.path.join(scratch, b"merged")
-    os.mkdir(where)
-    options = b"ro,lowerdir=" + b":".join(reversed(tops))
+    where = scratch / "merged"
+    where.mkdir()
+    options = f"ro,lowerdir={':'.join(map(str, reversed(tops)))}"
     subprocess.run(["mount", "-t", "overlay", "layerstore-test", "-o", options, where], check=True)
     try:
         return describe_mount(where)
@@ -391,7 +386,7 @@ def show(scratch: bytes, layers: list[Layer]) -> tuple[dict, list[list[bytes]]]:
 @pytest.mark.root
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(layers=stacks(min_size=2, on_kernel=True))
-def test_merge_shows_what_overlayfs_shows(scratch: bytes, layers: list[Layer]) -> None:
+def test_merge_shows_what_overlayfs_shows(scratch: Path, layers: list[Layer]) -> None:
     merged = Index(merge([layer_index(layer) for layer in layers], KEY))
     assert without_layers(describe_index(merged)) == show(scratch, layers)
 
