@@ -12,16 +12,18 @@ from setuptools import Extension, setup
 BASE = ["status", "buffer"]
 BLAKE3 = ["cpu", "blake3", "blake3_portable", "blake3_avx2", "blake3_avx512"]
 INDEX = ["siphash", "index", "index_verify"]
+TAR = ["tar", "tar_header", "tar_pax", "tar_sparse"]
+LAYER = ["index_writer", "layer", "layer_path"]
 
 UNITS = {
     "status": BASE,
     "hashing": BASE + BLAKE3,
-    "tar": BASE + ["tar"],
+    "tar": BASE + TAR,
     "index": BASE + BLAKE3 + INDEX + ["index_writer", "merge"],
-    "layer": BASE + BLAKE3 + INDEX + ["index_writer", "tar", "layer"],
+    "layer": BASE + BLAKE3 + INDEX + TAR + LAYER,
     "erofs": BASE + BLAKE3 + INDEX + ["xxhash32", "erofs"],
     "mount": BASE + ["mount"],
-    "ingest": BASE + BLAKE3 + INDEX + ["index_writer", "tar", "layer", "digests", "contents", "ingest"],
+    "ingest": BASE + BLAKE3 + INDEX + TAR + LAYER + ["digests", "contents", "ingest"],
 }
 
 compile_args = ["-std=gnu11", "-O3", "-fvisibility=hidden", "-Wall", "-Wextra"]
