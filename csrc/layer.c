@@ -203,7 +203,7 @@ static int make_parents(struct ls_layer_builder *builder, struct walk *walk, str
 			continue;
 		if (length >= 4 && !memcmp(name, ".wh.", 4))
 			return ls_layer_refuse(builder, LS_INVALID,
-			                       "is in a directory whose name begins with \".wh.\", kept for whiteouts", err);
+			                       "is in a directory named \".wh.\"..., which is kept for whiteouts", err);
 		if (builder->implied >= LS_LAYER_IMPLIED_BASE + LS_LAYER_IMPLIED_PER_ENTRY * builder->entries)
 			return ls_layer_refuse(builder, LS_LIMIT,
 			                       "implies more directories than a layer of this many entries may", err);
@@ -269,7 +269,7 @@ static int describe_xattrs(struct ls_layer_builder *builder, struct ls_index_nod
 	for (size_t i = 0; i < entry->xattr_count; i++)
 		if (!entry->xattrs[i].name.length || entry->xattrs[i].name.length > LS_LAYER_NAME_BYTES)
 			return ls_layer_refuse(builder, LS_LIMIT,
-			                       "has an extended attribute whose name has no or more than 255 bytes", err);
+			                       "has an extended attribute whose name is empty or over 255 bytes", err);
 	length = xattrs_length(entry);
 	if (length > LS_LAYER_XATTR_BLOCK_BYTES)
 		return ls_layer_refuse(builder, LS_LIMIT, "has more than 64 KiB of extended attributes", err);
@@ -317,7 +317,8 @@ static int describe_device(const struct ls_layer_builder *builder, struct ls_rec
 }
 
 /* Give the claimed node what its entry says; a directory stays opaque. */
-static int describe(struct ls_layer_builder *builder, struct ls_index_node *node, uint32_t content, struct ls_error *err)
+static int describe(struct ls_layer_builder *builder, struct ls_index_node *node, uint32_t content,
+                    struct ls_error *err)
 {
 	static const uint32_t types[] = {
 		[LS_TAR_REGULAR] = S_IFREG, [LS_TAR_CHAR] = S_IFCHR,      [LS_TAR_BLOCK] = S_IFBLK,
@@ -388,6 +389,14 @@ static enum meaning interpret(struct walk *walk)
 	return MEANS_WHITEOUT;
 }
 
+/* Claim the path of the entry, whose parents are there. */
+static int claim_path(struct ls_layer_builder *builder, int directory, uint32_t *number, struct ls_error *err)
+{
+	const struct walk *walk = &builder->path;
+
+	return claim(builder, walk->node[walk->depth], walk_name(walk), walk_name_length(walk), directory, number, err);
+}
+
 static int add_whiteout(struct ls_layer_builder *builder, struct ls_error *err)
 {
 	struct walk *walk = &builder->path;
@@ -456,7 +465,9 @@ static int resolve_hard_link(struct ls_layer_builder *builder, char *target, siz
 		return status;
 	ls_layer_join(walk, target, length);
 	parent = walk->node[walk->depth];
-	*number = parent == LS_NONE ? LS_NONE : ls_layer_find_child(builder, parent, walk_name(walk), walk_name_length(walk));
+	*number = LS_NONE;
+	if (parent != LS_NONE)
+		*number = ls_layer_find_child(builder, parent, walk_name(walk), walk_name_length(walk));
 	if (*number != LS_NONE && is_mere_whiteout(&builder->nodes[*number]))
 		*number = LS_NONE;
 	if (*number != LS_NONE && is_directory(&builder->nodes[*number]))
@@ -467,7 +478,6 @@ static int resolve_hard_link(struct ls_layer_builder *builder, char *target, siz
 /* A link's own header may hold anything in its mode, owner and times: the inode has those of its first entry. */
 static int add_hard_link(struct ls_layer_builder *builder, struct ls_error *err)
 {
-	struct walk *walk = &builder->path;
 	struct ls_index_node source = {0}, *node;
 	char target[LS_LAYER_PATH_BYTES];
 	uint32_t target_number = LS_NONE, number = 0;
@@ -475,7 +485,7 @@ static int add_hard_link(struct ls_layer_builder *builder, struct ls_error *err)
 	int status = resolve_hard_link(builder, target, &length, &target_number, err);
 
 	if (!status)
-		status = claim(builder, walk->node[walk->depth], walk_name(walk), walk_name_length(walk), 0, &number, err);
+		status = claim_path(builder, 0, &number, err);
 	if (status)
 		return status;
 	if (target_number != LS_NONE) {
@@ -513,8 +523,7 @@ static int add_entry(struct ls_layer_builder *builder, uint32_t content, struct 
 	if (builder->entry->type == LS_TAR_HARDLINK)
 		return add_hard_link(builder, err);
 	if (walk->length)
-		status = claim(builder, walk->node[walk->depth], walk_name(walk), walk_name_length(walk), directory, &number,
-		               err);
+		status = claim_path(builder, directory, &number, err);
 	return status ? status : describe(builder, &builder->nodes[number], content, err);
 }
 
@@ -625,6 +634,6 @@ int ls_layer_builder_finish(struct ls_layer_builder *builder, const uint8_t hash
                             struct ls_error *err)
 {
 	settle(builder);
-	return ls_index_write(LS_INDEX_LAYER, 1, hash_key, builder->nodes, builder->node_count, contents, content_count, out,
-	                      err);
+	return ls_index_write(LS_INDEX_LAYER, 1, hash_key, builder->nodes, builder->node_count, contents, content_count,
+	                      out, err);
 }
