@@ -12,7 +12,8 @@ from setuptools import Extension, setup
 BASE = ["status", "buffer"]
 BLAKE3 = ["cpu", "blake3", "blake3_portable", "blake3_avx2", "blake3_avx512"]
 INDEX = ["siphash", "index", "index_verify"]
-EROFS = ["xxhash32", *(f"erofs{part}" for part in ("", "_dir", "_intern", "_layout", "_pack", "_super", "_xattr"))]
+EROFS_PARTS = ["dir", "intern", "layout", "pack", "super", "tree", "xattr", "xattr_entry"]
+EROFS = ["xxhash32", "erofs", *(f"erofs_{part}" for part in EROFS_PARTS)]
 
 UNITS = {
     "status": BASE,
