@@ -1,0 +1,417 @@
+"""The peers: dockerd, containerd and podman, each with a store of its own in a directory that we give.
+
+A peer is a context manager that starts its daemon and ends it, by its process id. All of them can
+
+    load(archive) -> seconds       import a docker-archive with the peer's own command
+    remove(name)                   forget the image and its content, so that the next load is a fresh one
+    run(name, command) -> seconds  run a container to its end and remove it, with the peer's own command
+
+and some have an interface for programs: containerd's snapshotter by gRPC, the REST APIs of docker and podman.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import http.client
+import json
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Self
+
+START_TIMEOUT_SECONDS = 60.0
+
+
+class PeerError(RuntimeError):
+    """A peer's command failed, or its daemon did not start; the message carries what it printed."""
+
+
+def timed(command: list[str], ok: tuple[int, ...] = (0,)) -> float:
+    """Seconds that the command took. Its output is kept for the message of a failure only."""
+    begin = time.perf_counter()
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    seconds = time.perf_counter() - begin
+    if done.returncode not in ok:
+        raise PeerError(
+            f"{' '.join(command)} ended with {done.returncode}: {done.stdout.decode(errors='replace')[-2000:]}"
+        )
+    return seconds
+
+
+def output(command: list[str]) -> str:
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    if done.returncode:
+        raise PeerError(f"{' '.join(command)} ended with {done.returncode}: {done.stderr[-2000:]}")
+    return done.stdout.strip()
+
+
+class Daemon:
+    """One background process, with its output in a file, ended by SIGTERM (SIGKILL when it does not listen)."""
+
+    def __init__(self, command: list[str], log: Path, ready: Callable[[], bool]) -> None:
+        self._name = Path(command[0]).name
+        with log.open("wb") as out:
+            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
+        deadline = time.monotonic() + START_TIMEOUT_SECONDS
+        while not ready():
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                self.stop()
+                raise PeerError(f"{self._name} did not start; the end of {log}:\n{log.read_text()[-2000:]}")
+            time.sleep(0.05)
+
+    def stop(self) -> None:
+        self.process.terminate()
+        try:
+            self.process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+class UnixHttp:
+    """Requests with JSON bodies to an HTTP server on a unix socket, over one connection."""
+
+    class _Connection(http.client.HTTPConnection):
+        def __init__(self, path: Path) -> None:
+            super().__init__("localhost")
+            self._path = path
+
+        def connect(self) -> None:
+            self.sock = socket.socket(socket.AF_UNIX)
+            self.sock.connect(str(self._path))
+
+    def __init__(self, path: Path) -> None:
+        self._connection = self._Connection(path)
+
+    def request(self, method: str, target: str, body: Any = None) -> Any:
+        content = None if body is None else json.dumps(body)
+        self._connection.request(method, target, content, {"Content-Type": "application/json"} if content else {})
+        answer = self._connection.getresponse()
+        text = answer.read()
+        if answer.status >= 300:
+            raise PeerError(f"{method} {target}: {answer.status} {text.decode(errors='replace')[:500]}")
+        return json.loads(text) if text.strip() else None
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+def _accepts(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        return path.exists() and probe.connect_ex(str(path)) == 0
+
+
+class Peer:
+    """What the peers have in common. `store` is on the measured file system; `run_directory` has a short path."""
+
+    name = ""
+    binaries: tuple[str, ...] = ()
+    loads = frozenset({"none", "gzip", "zstd"})  # the compressions that it can load
+
+    def __init__(self, store: Path, run_directory: Path) -> None:
+        self.store = store / self.name
+        self.run_directory = run_directory / self.name
+        self._cleanup = contextlib.ExitStack()
+
+    @classmethod
+    def missing(cls) -> str | None:
+        """The first of its programs that is not installed."""
+        return next((name for name in cls.binaries if shutil.which(name) is None), None)
+
+    def __enter__(self) -> Self:
+        for directory in (self.store, self.run_directory):
+            directory.mkdir(parents=True)
+        with contextlib.ExitStack() as stack:
+            self._start(stack)
+            self._cleanup = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._cleanup.close()
+
+    def _start(self, stack: contextlib.ExitStack) -> None:
+        raise NotImplementedError
+
+    def _daemon(self, stack: contextlib.ExitStack, command: list[str], socket_path: Path) -> None:
+        log = self.run_directory / (Path(command[0]).name + ".log")
+        stack.callback(Daemon(command, log, lambda: _accepts(socket_path)).stop)
+
+    def load(self, archive: Path) -> float:
+        raise NotImplementedError
+
+    def remove(self, image: str) -> None:
+        raise NotImplementedError
+
+    def run(self, image: str, command: list[str]) -> float:
+        raise NotImplementedError
+
+    @contextlib.contextmanager
+    def running(self, image: str, count: int, command: list[str]) -> Iterator[list[str]]:
+        """`count` running containers, started in the background; their ids. Killed and removed at the end."""
+        raise NotImplementedError
+
+
+class Containerd(Peer):
+    """containerd with its overlayfs snapshotter, used by ctr and, for prepare + mount, by gRPC."""
+
+    name = "containerd"
+    binaries = ("containerd", "ctr", "runc")
+    namespace = "default"
+
+    def _start(self, stack: contextlib.ExitStack) -> None:
+        self.socket = self.run_directory / "c.sock"
+        config = self.run_directory / "config.toml"
+        config.write_text(
+            f'version = 2\nroot = "{self.store}"\nstate = "{self.run_directory}/state"\n'
+            'disabled_plugins = ["io.containerd.grpc.v1.cri"]\n'
+            f'[grpc]\naddress = "{self.socket}"\n[ttrpc]\naddress = "{self.socket}.ttrpc"\n'
+        )
+        self._daemon(stack, ["containerd", "--config", str(config), "--log-level", "error"], self.socket)
+
+    def _ctr(self, *arguments: str) -> list[str]:
+        return ["ctr", "--address", str(self.socket), "--namespace", self.namespace, *arguments]
+
+    def load(self, archive: Path) -> float:
+        return timed(self._ctr("images", "import", str(archive)))
+
+    def remove(self, image: str) -> None:
+        timed(self._ctr("images", "rm", "--sync", f"docker.io/library/{image}"))
+
+    def run(self, image: str, command: list[str]) -> float:
+        name = f"run-{time.monotonic_ns()}"
+        return timed(self._ctr("run", "--rm", f"docker.io/library/{image}", name, *command))
+
+    @contextlib.contextmanager
+    def running(self, image: str, count: int, command: list[str]) -> Iterator[list[str]]:
+        names = [f"sleep-{i}" for i in range(count)]
+        try:
+            for name in names:
+                timed(self._ctr("run", "--detach", f"docker.io/library/{image}", name, *command))
+            yield names
+        finally:
+            for name in names:
+                timed(self._ctr("tasks", "delete", "--force", name), ok=(0, 1))
+                timed(self._ctr("containers", "delete", name), ok=(0, 1))
+
+    def snapshotter(self) -> Snapshotter:
+        return Snapshotter(self.socket, self.namespace)
+
+
+class Docker(Peer):
+    """dockerd with overlay2, without networks. It uses a containerd of its own, in its own store."""
+
+    name = "docker"
+    binaries = ("dockerd", "docker", "containerd", "runc")
+    loads = frozenset({"none", "gzip"})  # 20.10 says "unexpected EOF" or worse to zstd
+
+    def _start(self, stack: contextlib.ExitStack) -> None:
+        containerd = stack.enter_context(Containerd(self.store, self.run_directory))
+        self.socket = self.run_directory / "d.sock"
+        roots = [f"--data-root={self.store}/data", f"--exec-root={self.run_directory}/exec"]
+        files = [f"--pidfile={self.run_directory}/d.pid", f"--config-file={self.run_directory}/daemon.json"]
+        (self.run_directory / "daemon.json").write_text("{}")
+        networks = ["--iptables=false", "--ip6tables=false", "--bridge=none"]
+        sockets = [f"--host=unix://{self.socket}", f"--containerd={containerd.socket}"]
+        options = [*roots, *files, *networks, *sockets, "--storage-driver=overlay2", "--log-level=error"]
+        self._daemon(stack, ["dockerd", *options], self.socket)
+        self.version = output(self._docker("version", "--format", "{{.Server.Version}}"))
+        if int(self.version.partition(".")[0]) >= 23:
+            self.loads = Peer.loads
+
+    def _docker(self, *arguments: str) -> list[str]:
+        return [_debian_docker(), "--host", f"unix://{self.socket}", *arguments]
+
+    def load(self, archive: Path) -> float:
+        return timed(self._docker("load", "--quiet", "--input", str(archive)))
+
+    def remove(self, image: str) -> None:
+        timed(self._docker("rmi", "--force", image))
+
+    def run(self, image: str, command: list[str]) -> float:
+        return timed(self._docker("run", "--rm", "--network", "none", image, *command))
+
+    def api(self) -> UnixHttp:
+        return UnixHttp(self.socket)
+
+    @contextlib.contextmanager
+    def running(self, image: str, count: int, command: list[str]) -> Iterator[list[str]]:
+        ids = []
+        try:
+            for _ in range(count):
+                ids.append(output(self._docker("run", "--detach", "--network", "none", image, *command)))
+            yield ids
+        finally:
+            if ids:
+                timed(self._docker("rm", "--force", *ids))
+
+    def root_of(self, container: str) -> Path:
+        """Where the root of a running container is mounted."""
+        return Path(output(self._docker("inspect", "--format", "{{.GraphDriver.Data.MergedDir}}", container)))
+
+
+def _debian_docker() -> str:
+    """Debian's client belongs to its daemon; another one may come first in the search path."""
+    return "/usr/bin/docker" if Path("/usr/bin/docker").exists() else "docker"
+
+
+class Podman(Peer):
+    """podman with overlay and crun, by its command and by its REST API."""
+
+    name = "podman"
+    binaries = ("podman", "crun")
+    limits = ("--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024")
+    run_options = ("--network", "none", "--cgroups", "disabled", *limits)
+
+    def _start(self, stack: contextlib.ExitStack) -> None:
+        self.socket = self.run_directory / "p.sock"
+        self._daemon(stack, self._podman("system", "service", "--time=0", f"unix://{self.socket}"), self.socket)
+
+    def _podman(self, *arguments: str) -> list[str]:
+        places = [f"--root={self.store}", f"--runroot={self.run_directory}/run", f"--tmpdir={self.run_directory}/tmp"]
+        kind = ["--storage-driver=overlay", "--cgroup-manager=cgroupfs", "--events-backend=none", "--runtime=crun"]
+        return ["podman", *places, *kind, *arguments]
+
+    def load(self, archive: Path) -> float:
+        return timed(self._podman("load", "--quiet", "--input", str(archive)))
+
+    def remove(self, image: str) -> None:
+        timed(self._podman("rmi", "--force", image))
+
+    def run(self, image: str, command: list[str]) -> float:
+        return timed(self._podman("run", "--rm", *self.run_options, image, *command))
+
+    @contextlib.contextmanager
+    def running(self, image: str, count: int, command: list[str]) -> Iterator[list[str]]:
+        ids = []
+        try:
+            for _ in range(count):
+                ids.append(output(self._podman("run", "--detach", *self.run_options, image, *command)))
+            yield ids
+        finally:
+            if ids:
+                timed(self._podman("rm", "--force", "--time=0", *ids))
+
+    def api(self) -> UnixHttp:
+        return UnixHttp(self.socket)
+
+
+def podman_create_and_mount(api: UnixHttp, image: str) -> tuple[str, Path]:
+    """Create a container and mount its root through the libpod API; its id and where it is."""
+    made = api.request("POST", "/v4.0.0/libpod/containers/create", {"image": image, "command": ["/bin/true"]})
+    root = api.request("POST", f"/v4.0.0/libpod/containers/{made['Id']}/mount")
+    return made["Id"], Path(root)
+
+
+def podman_delete(api: UnixHttp, container: str) -> None:
+    api.request("POST", f"/v4.0.0/libpod/containers/{container}/unmount")
+    api.request("DELETE", f"/v4.0.0/libpod/containers/{container}?force=true")
+
+
+PEERS: tuple[type[Peer], ...] = (Docker, Podman, Containerd)
+
+
+# -- containerd's snapshots service (api/services/snapshots/v1/snapshots.proto) -------------------------------------
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def encode_strings(**fields: str) -> bytes:
+    """A protobuf message whose fields are strings; field `f3` is number 3 (encoding: wire type 2, length-delimited)."""
+    parts = []
+    for name, text in fields.items():
+        raw = text.encode()
+        parts.append(_varint(int(name[1:]) << 3 | 2) + _varint(len(raw)) + raw)
+    return b"".join(parts)
+
+
+def decode_fields(message: bytes) -> Iterator[tuple[int, bytes]]:
+    """(number, content) of each length-delimited field; the messages here have no others."""
+    at = 0
+    while at < len(message):
+        key, at = _read_varint(message, at)
+        if key & 7 != 2:
+            raise PeerError(f"a protobuf field of wire type {key & 7} where containerd sends only strings and messages")
+        size, at = _read_varint(message, at)
+        yield key >> 3, message[at : at + size]
+        at += size
+
+
+def _read_varint(message: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = message[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+        shift += 7
+
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_MOUNT_FLAGS = {"ro": 1, "rw": 0, "bind": 4096, "rbind": 4096 | 16384}
+
+
+def mount(kind: str, source: str, target: Path, options: list[str]) -> None:
+    """mount(2) with the options in containerd's notation."""
+    flags = sum(_MOUNT_FLAGS.get(option, 0) for option in options)
+    data = ",".join(option for option in options if option not in _MOUNT_FLAGS)
+    if _libc.mount(source.encode(), os.fsencode(target), kind.encode(), flags, data.encode()):
+        code = ctypes.get_errno()
+        raise OSError(code, f"mounting {kind} with {data}: {os.strerror(code)}", str(target))
+
+
+def unmount(target: Path) -> None:
+    if _libc.umount2(os.fsencode(target), 0):
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), str(target))
+
+
+class Snapshotter:
+    """containerd's snapshotter, spoken to as its clients do: gRPC on its socket, then mount(2) of what it answers."""
+
+    def __init__(self, socket_path: Path, namespace: str, snapshotter: str = "overlayfs") -> None:
+        import grpc
+
+        self._channel = grpc.insecure_channel(f"unix://{socket_path}")
+        self._snapshotter = snapshotter
+        self._metadata = (("containerd-namespace", namespace),)
+        self._prepare = self._method("Prepare")
+        self._remove = self._method("Remove")
+
+    def _method(self, name: str) -> Any:
+        return self._channel.unary_unary(f"/containerd.services.snapshots.v1.Snapshots/{name}", _bytes, _bytes)
+
+    def prepare_and_mount(self, key: str, parent: str, target: Path) -> None:
+        """A new writable snapshot of the chain `parent`, mounted on a new directory."""
+        request = encode_strings(f1=self._snapshotter, f2=key, f3=parent)
+        answer = self._prepare(request, metadata=self._metadata)
+        target.mkdir()
+        for number, content in decode_fields(answer):
+            if number == 1:
+                fields = list(decode_fields(content))
+                kind, source = (next(raw.decode() for n, raw in fields if n == want) for want in (1, 2))
+                mount(kind, source, target, [raw.decode() for n, raw in fields if n == 4])
+
+    def unmount_and_remove(self, key: str, target: Path) -> None:
+        unmount(target)
+        target.rmdir()
+        self._remove(encode_strings(f1=self._snapshotter, f2=key), metadata=self._metadata)
+
+    def close(self) -> None:
+        self._channel.close()
+
+
+def _bytes(message: bytes) -> bytes:
+    return message
