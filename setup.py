@@ -13,8 +13,9 @@ BASE = ["status", "buffer"]
 BLAKE3 = ["cpu", "blake3", "blake3_portable", "blake3_avx2", "blake3_avx512"]
 TAR = ["tar", "tar_header", "tar_pax", "tar_sparse"]
 INDEX = ["siphash", "index", "index_verify"]
-LAYER = ["index_writer", "layer"]
-EROFS = ["xxhash32", *(f"erofs{part}" for part in ("", "_dir", "_intern", "_layout", "_pack", "_super", "_xattr"))]
+LAYER = ["index_writer", "layer", "layer_path"]
+EROFS_PARTS = ["dir", "intern", "layout", "pack", "super", "tree", "xattr", "xattr_entry"]
+EROFS = ["xxhash32", "erofs", *(f"erofs_{part}" for part in EROFS_PARTS)]
 CONTENTS = ["digests", "contents"]
 
 UNITS = {
