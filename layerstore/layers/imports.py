@@ -101,8 +101,10 @@ class Import:
 
     def has_layer(self, diff_id: DiffId) -> bool:
         """Is the layer in the store, or staged here?"""
-        if diff_id in self._pending.layers:
-            return True
+        return diff_id in self._pending.layers or self.is_stored(diff_id)
+
+    def is_stored(self, diff_id: DiffId) -> bool:
+        """Was the layer in the store before this import?"""
         row = self._database.read().execute("SELECT 1 FROM layers WHERE diff_id = ?", (diff_id,)).fetchone()
         return row is not None
 
