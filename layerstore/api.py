@@ -101,8 +101,11 @@ class Store:
 
         The image has no command. Its creation time is SOURCE_DATE_EPOCH where that is set. Raises as `load`.
         """
-        seconds = int(os.environ.get("SOURCE_DATE_EPOCH", time.time()))
-        created = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        seconds = os.environ.get("SOURCE_DATE_EPOCH") or time.time()
+        try:
+            created = datetime.fromtimestamp(int(seconds), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        except (ValueError, OverflowError) as error:
+            raise InvalidInput(f"SOURCE_DATE_EPOCH is {seconds!r}, not a number of seconds: {error}") from error
         image_id = loading.import_rootfs(
             self.layout, self._database, self._contents, source, normalise_name(name), created, progress
         )
