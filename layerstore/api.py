@@ -149,10 +149,11 @@ class Store:
             )
 
     def remove_image(self, name: str, *, force: bool = False) -> list[str]:
-        """Remove a name, and the image and the layers that only it has when that was its last name.
+        """Remove a name, and the image when that was its last name.
 
         By id the image goes with its names: with more than one only by `force`. Returns what was done, a line each, as
-        `docker rmi` says it. Contents that nothing uses any more are given back by `collect_garbage`.
+        `docker rmi` says it. Layers and contents that nothing uses any more are given back by `collect_garbage`; until
+        then loading them again costs nothing.
         Raises `Conflict` while a container uses the image, `NotFound`.
         """
         image = self.image(name)
@@ -177,7 +178,6 @@ class Store:
         done = [f"Untagged: {each}" for each in gone]
         if len(gone) == len(names):
             execute("DELETE FROM images WHERE image_id = ?", (image.id,))
-            execute("DELETE FROM layers WHERE diff_id NOT IN (SELECT diff_id FROM image_layers)")
             done.append(f"Deleted: {image.id}")
         return done
 

@@ -39,6 +39,8 @@ def collect(layout: Layout, database: Database, contents: ContentStore, chains: 
     """Collect garbage; waits for imports that are under way. Raises `OSError`, `CorruptError`."""
     with locked(layout.garbage_lock, exclusive=True):
         before = _used_bytes(layout)
+        with database.transaction() as db:
+            db.execute("DELETE FROM layers WHERE diff_id NOT IN (SELECT diff_id FROM image_layers)")
         live = _live_digests(database, chains)
         records = contents.log_records()
         kept = b"".join(record for record in _records(records) if record[:32] in live)
