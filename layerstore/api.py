@@ -207,7 +207,7 @@ class Store:
     ) -> "Container | list[Container]":
         """Make a container, or `count` of them as a list: all or none. They are not mounted yet.
 
-        Raises `NotFound`, `Conflict` when `name` is taken, `InvalidInput`, `OSError`.
+        Raises `NotFound`, `Conflict` when `name` is taken, `InvalidInput` when it is no name, `OSError`.
         """
         if count is not None and (count < 1 or name is not None):
             raise InvalidInput("count is at least 1, and a name goes with one container only")
