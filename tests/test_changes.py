@@ -250,7 +250,7 @@ def said(container: Container) -> list[tuple[str, str]]:
 class TestEach:
     """What each kind of change is told as."""
 
-    @pytest.fixture(scope="class")
+    @pytest.fixture
     def image(self, store: Store) -> str:
         entries = [
             Entry("dir", "d", mode=0o755),
