@@ -47,6 +47,9 @@ def base() -> list[Entry]:
 def busybox() -> bytes:
     data = BUSYBOX.read_bytes() if BUSYBOX.exists() else b""
     program = [Entry("dir", "bin", mode=0o755), Entry("file", "bin/busybox", data=data, mode=0o755)]
+    # What a runtime and the host's network otherwise make themselves.
+    program += [Entry("dir", name, mode=0o755) for name in ("dev", "proc", "sys")]
+    program += [Entry("file", f"etc/{name}") for name in ("hosts", "resolv.conf")]
     return write_tar([*program, *(Entry("symlink", f"bin/{name}", link="busybox") for name in APPLETS)])
 
 
