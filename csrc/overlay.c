@@ -179,11 +179,14 @@ static int configure_overlay(struct ls_fscontext *context, int containers_fd, co
  * mount again has accepted that. */
 static int clear_volatile_mark(int containers_fd, const char *work, struct ls_error *err)
 {
-	char path[NAME_MAX + sizeof("/work/work/incompat/volatile")];
+	char path[NAME_MAX + sizeof("/work/work/incompat/volatile/dirty")];
 	char shown[LS_SHOWN_SIZE];
+	int length = snprintf(path, sizeof(path), "%s/work/incompat/volatile/dirty", work);
 
-	snprintf(path, sizeof(path), "%s/work/incompat/volatile", work);
-	if (!unlinkat(containers_fd, path, AT_REMOVEDIR) || errno == ENOENT)
+	if (unlinkat(containers_fd, path, 0) && errno == ENOENT)
+		return LS_OK;
+	path[length - (int)strlen("/dirty")] = '\0';
+	if (!unlinkat(containers_fd, path, AT_REMOVEDIR))
 		return LS_OK;
 	return ls_fail_errno(err, "cannot clear the volatile mark \"%s\"",
 			     ls_printable(shown, sizeof(shown), path, strlen(path)));

@@ -207,7 +207,8 @@ class Store:
         """Make a container, or `count` of them as a list: all or none. They are not mounted yet.
 
         What is written in a `volatile` one is never synced to disk: fsync returns at once, and unmounting does not
-        flush the store's file system. It is for containers that need not outlive the machine; after a power loss remove them.
+        flush the store's file system. It is for containers that need not outlive the machine; remove them after a
+        power loss.
 
         Raises `NotFound`, `Conflict` when `name` is taken, `InvalidInput`, `OSError`.
         """

@@ -10,7 +10,6 @@ from typing import Any
 
 from layerstore.types import Progress
 
-
 Columns = Mapping[str, Callable[[Any], str]]
 
 

@@ -74,7 +74,7 @@ def _gunzip(pieces: Iterable[Piece]) -> Iterator[Piece]:
                 decoder = isal_zlib.decompressobj(zlib.MAX_WBITS | 16)
             try:
                 data = decoder.decompress(pending, PIECE_BYTES)
-            except isal_zlib.error as error:
+            except isal_zlib.IsalError as error:
                 raise CorruptError(f"the gzip stream is damaged ({error}); fetch or save it again") from error
             if data:
                 yield data
