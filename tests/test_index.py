@@ -540,3 +540,18 @@ def test_verify_wants_names_in_order() -> None:
         struct.pack_into("<I", data, heap + struct.unpack_from("<I", data, record)[0] - 6, number)
     with pytest.raises(CorruptError, match="record 4 does not follow the one before it by name"):
         Index(reseal(bytes(data))).verify()
+
+
+def test_a_tag_alone_is_no_match() -> None:
+    """The tag of a path that is not there, put by a forger on the slot of a shorter one that it begins with."""
+    data = bytearray(small())
+    path = b"a" + b"/x" * 2000
+    hash_of_path = siphash(KEY, path)
+    slots = struct.unpack_from("<I", data, 24)[0]
+    heap = len(data) - struct.unpack_from("<Q", data, 32)[0]
+    head = struct.unpack_from("<I", data, 128 + 64)[0] - 6
+    assert data[heap + head + 6 : heap + head + 7] == b"a"
+    struct.pack_into("<II", data, 128 + 64 * 6 + 8 * (hash_of_path % slots), hash_of_path >> 32, head)
+    index = Index(reseal(bytes(data)))
+    assert index.lookup(path) is None
+    assert list(index.lookup_many([path])) == [-1]
