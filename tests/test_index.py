@@ -555,3 +555,13 @@ def test_a_tag_alone_is_no_match() -> None:
     index = Index(reseal(bytes(data)))
     assert index.lookup(path) is None
     assert list(index.lookup_many([path])) == [-1]
+
+
+def test_a_path_of_a_record_that_is_not_there() -> None:
+    data = bytearray(small())
+    heap = len(data) - struct.unpack_from("<Q", data, 32)[0]
+    struct.pack_into("<I", data, heap + struct.unpack_from("<I", data, 128 + 64 * 3)[0] - 6, 6)
+    index = Index(reseal(bytes(data)))
+    for look in (lambda: index.lookup(b"a/x"), lambda: index.lookup_many([b"a/x"]), index.verify):
+        with pytest.raises(CorruptError, match="record 6 of 6"):
+            look()
