@@ -381,17 +381,27 @@ def test_changes_go_to_the_upper_directory(kernel: None, tmp_path: Path) -> None
 
 @pytest.mark.root
 @pytest.mark.kernel
-def test_an_inode_keeps_its_number_when_it_is_copied_up(kernel: None, tmp_path: Path) -> None:
-    """overlayfs can do it only where it may follow file handles into the lower layer: it needs a UUID of its own."""
-    with show(every_type(), tmp_path) as shown:
-        before = os.stat("copy", dir_fd=shown.merged).st_ino
-        os.chmod("copy", 0o640, dir_fd=shown.merged)
+@pytest.mark.parametrize("is_same_image", [True, False])
+def test_inode_numbers_after_copy_up(kernel: None, tmp_path: Path, is_same_image: bool) -> None:
+    """overlayfs notes the UUID and the position of what it copied up, and must not look there in another image."""
+    before = tree_of((b"changed", REGULAR | 0o644, {"data": b"old"}), (b"further", REGULAR | 0o644, {"data": b"old"}))
+    after = tree_of((b"another", REGULAR | 0o644, {"data": b"old"}), (b"changed", REGULAR | 0o644, {"data": b"old"}))
+    with show(before, tmp_path) as shown:
+        number = os.stat("changed", dir_fd=shown.merged).st_ino
+        fd = os.open("changed", os.O_WRONLY, dir_fd=shown.merged)
+        os.write(fd, b"new")
+        os.close(fd)
+    (tmp_path / "after.erofs").write_bytes((before if is_same_image else after).image())
     with ExitStack() as stack:
-        lower = stack.enter_context(kernel_fs.erofs(tmp_path / "tree.erofs"))
+        lower = stack.enter_context(kernel_fs.erofs(tmp_path / "after.erofs"))
         packs = stack.enter_context(kernel_fs.erofs(tmp_path / "pack.erofs", tmp_path / "pack"))
         again = stack.enter_context(kernel_fs.overlay(lower, [packs], tmp_path / "upper", tmp_path / "work"))
-        assert os.stat("copy", dir_fd=again).st_mode & 0o777 == 0o640
-        assert os.stat("copy", dir_fd=again).st_ino == before
+        assert read_at(again, "changed") == b"new"
+        if is_same_image:
+            assert os.stat("changed", dir_fd=again).st_ino == number
+        else:
+            assert os.stat("another", dir_fd=again).st_ino == number
+            assert os.stat("changed", dir_fd=again).st_ino != number
 
 
 @pytest.mark.root
