@@ -13,8 +13,8 @@
 #define PACK_DEVICE 1 /* number of the first extra device */
 #define PACK_SLOT_STRIDE 64u
 
-/* Mounted without its device, the kernel takes the image itself for a device that begins at this block: 1 TiB on, so that
- * contents read as EIO and not as bytes of the image. */
+/* Mounted without its device, the kernel takes the image itself for a device that begins at this block: 1 TiB on,
+ * so that contents read as EIO and not as bytes of the image. */
 #define PACK_NOWHERE_BLOCK 0x7ffffff0u
 
 _Static_assert(1 << PACK_BLOCK_BITS == LS_PACK_BLOCK_BYTES, "one block size");

@@ -108,7 +108,8 @@ static int spell_slot(const struct ls_location *location, char *out)
 }
 
 /* The redirect of a content, its value spelled into `value`. */
-static struct erofs_xattr redirect_xattr(const struct erofs_xattrs *xattrs, uint32_t content, char value[REDIRECT_BYTES])
+static struct erofs_xattr redirect_xattr(const struct erofs_xattrs *xattrs, uint32_t content,
+                                         char value[REDIRECT_BYTES])
 {
 	const struct ls_location *location = &xattrs->locations[content];
 	int length;
