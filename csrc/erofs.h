@@ -21,7 +21,8 @@ struct ls_location {
  * nanosecond mtime, link count, xattrs. A regular file with content number c carries `trusted.overlay.metacopy`
  * (empty) and `trusted.overlay.redirect` = "/p<pack>/<slot>" or "/<2 hex>/<62 hex of the digest>" for locations[c]
  * (one for each content); its data chunk points past the end of the image, so that reading it without the overlay
- * gives EIO, not zeros. The image's own `trusted.overlay.*` xattrs are escaped as overlayfs reads them back
+ * gives EIO where the kernel fails such reads (Linux >= 7.0, late 6.18). The image's own
+ * `trusted.overlay.*` xattrs are escaped as overlayfs reads them back
  * ("trusted.overlay.overlay.*"). A literal 0:0 character device, which overlayfs takes for a whiteout, is left out
  * (see erofs.c). The result goes to `out` (append, `out->length` is 0 at start). Thread-safe; time is linear in
  * records and bytes.
@@ -39,7 +40,8 @@ struct ls_pack_slot {
 
 /* The index of pack `pack`: directory "/p<pack>" with a regular file named by its decimal number for each slot,
  * block size LS_PACK_BLOCK_BYTES, one extra device of `pack_bytes` (a multiple of it). Mounted without that
- * device, contents read as EIO. LS_INVALID for a slot that is empty, unaligned or outside the pack; LS_LIMIT for a
+ * device, contents are past the end in the same way. LS_INVALID for a slot that is
+ * empty, unaligned or outside the pack; LS_LIMIT for a
  * pack of 2 TiB or a slot of 4 GiB. */
 int ls_erofs_write_pack(uint32_t pack, uint64_t pack_bytes, const struct ls_pack_slot *slots, uint32_t slot_count,
                         struct ls_buffer *out, struct ls_error *err);
