@@ -7,8 +7,9 @@
 
 #define XATTR_NAME_BYTES 255u /* XATTR_NAME_MAX of Linux: prefix included */
 
-/* "trusted." and this is overlayfs's own. It goes once more in front of an image's own attributes of that kind, and overlayfs
- * takes it off again when it shows them (Documentation/filesystems/overlayfs.rst, "Nesting overlayfs mounts"). */
+/* "trusted." and this is overlayfs's own. It goes once more in front of an image's own attributes of that kind,
+ * and overlayfs takes it off again when it shows them (Documentation/filesystems/overlayfs.rst, "Nesting overlayfs
+ * mounts"). */
 #define OVERLAY "overlay."
 
 struct prefix {
@@ -17,7 +18,8 @@ struct prefix {
 	uint8_t is_whole_name;
 };
 
-/* Linux has no handler for any other: it neither lists nor gets an entry of prefix 0, and "trusted." alone names none. */
+/* Linux has no handler for any other: it neither lists nor gets an entry of prefix 0, and "trusted." alone names
+ * none. */
 static const struct prefix prefixes[] = {
     {"user.", EROFS_XATTR_USER, 0},
     {"trusted.", EROFS_XATTR_TRUSTED, 0},

@@ -14,8 +14,8 @@ struct erofs_xattr {
 	uint8_t is_escaped;
 };
 
-/* From what the index has for an inode; strings stay the index's. LS_UNSUPPORTED where EROFS has no place for it, LS_LIMIT where
- * a name or value is too long; both name the record's path and the attribute. */
+/* From what the index has for an inode; strings stay the index's. LS_UNSUPPORTED where EROFS has no place for it,
+ * LS_LIMIT where a name or value is too long; both name the record's path and the attribute. */
 int erofs_xattr_parse(const struct ls_index *index, uint32_t record, const struct ls_xattr_cursor *cursor,
                       struct erofs_xattr *xattr, struct ls_error *err);
 
