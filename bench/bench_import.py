@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from bench.context import Context, remove_store
@@ -31,18 +32,13 @@ def import_times(context: Context, compression: str) -> Iterator[Row]:
     name = context.fixtures.recipe("debian").name
     warm(archive)
 
-    def load_and_remove(peer: Peer) -> float:
-        os.sync()
-        took = peer.load(archive)
-        peer.remove(name)
-        return took
-
-    works = {
-        peer.name: lambda peer=peer: load_and_remove(peer) for peer in context.peers() if compression in peer.loads
-    }
+    works: dict[str, Callable[[], float]] = {}
+    for peer in context.peers():
+        if compression in peer.loads:
+            works[peer.name] = partial(load_and_remove, peer, archive, name)
     if not context.peers_only:
-        works["ours"] = lambda: context.load_by_command(archive)
-        works["ours from Python"] = lambda: load_from_python(context, archive)
+        works["ours"] = partial(context.load_by_command, archive)
+        works["ours from Python"] = partial(load_from_python, context, archive)
     figures = interleaved(works, context.rounds())
     from_python = figures.pop("ours from Python", None)
     ours, peers = split_ours(figures)
@@ -51,10 +47,17 @@ def import_times(context: Context, compression: str) -> Iterator[Row]:
     yield known(f"{work}, from Python", "s", from_python, peers)
 
 
+def load_and_remove(peer: Peer, archive: Path, name: str) -> float:
+    os.sync()
+    took = peer.load(archive)
+    peer.remove(name)
+    return took
+
+
 def load_from_python(context: Context, archive: Path) -> float:
     with context.store() as store:
         os.sync()
-        return seconds(lambda: store.load(archive))
+        return seconds(store.load, archive)
 
 
 def peak_memory(context: Context) -> Iterator[Row]:
@@ -95,9 +98,8 @@ def disk_use(context: Context) -> Iterator[Row]:
 
 
 def peer_growth(context: Context, peer: Peer, images: tuple[str, ...]) -> dict[str, int]:
-    loads = [(image, lambda image=image: peer.load(context.fixtures.archive(image, "gzip"))) for image in images]
     try:
-        return growth_by(context.directory, loads)
+        return growth_by(context, images, peer.load)
     finally:
         for image in images:
             peer.remove(context.fixtures.recipe(image).name)
@@ -108,18 +110,17 @@ def our_growth(context: Context, images: tuple[str, ...]) -> dict[str, int]:
     before = used_bytes(context.directory)
     with context.store() as store:
         fixed = used_bytes(context.directory) - before
-        loads = [(image, lambda image=image: store.load(context.fixtures.archive(image, "gzip"))) for image in images]
-        growth = growth_by(context.directory, loads)
+        growth = growth_by(context, images, store.load)
     growth[images[0]] += fixed
     return growth
 
 
-def growth_by(directory: Path, loads: list) -> dict[str, int]:
+def growth_by(context: Context, images: tuple[str, ...], load: Callable[[Path], object]) -> dict[str, int]:
     growth = {}
-    used = used_bytes(directory)
-    for image, load in loads:
-        load()
-        now = used_bytes(directory)
+    used = used_bytes(context.directory)
+    for image in images:
+        load(context.fixtures.archive(image, "gzip"))
+        now = used_bytes(context.directory)
         growth[image], used = now - used, now
     return growth
 

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import shutil
 import statistics
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
 
 from bench.context import Context
 from bench.loopfs import unmount_below
 from bench.measure import extract, helper, helper_output, memory_in_use, seconds
 from bench.peers import Containerd, Podman, podman_create_and_mount, podman_delete
 from bench.rows import Row, at_most, faster, within
+
+if TYPE_CHECKING:
+    from layerstore import Container, Image, Store
+
+    Making = Callable[[Store, Image, int], tuple[list[Container], float]]
 
 MILLISECOND = 1e3
 KIB = 1024
@@ -29,16 +37,13 @@ class Mounted:
 
 def run(context: Context) -> list[Row]:
     rounds = context.rounds(3)
-    bare = repeated(rounds, lambda: bare_overlays(context))
+    bare = repeated(rounds, partial(bare_overlays, context))
     batch, single = ours(context, rounds)
-    peers = {
-        name: repeated(1, lambda work=work: work(context))
-        for name, kind, work in (
-            ("containerd gRPC", Containerd, containerd_snapshots),
-            ("podman API", Podman, podman_api),
-        )
-        if context.peer(kind) is not None
-    }
+    peers = {}
+    if context.peer(Containerd):
+        peers["containerd gRPC"] = containerd_snapshots(context)
+    if context.peer(Podman):
+        peers["podman API"] = podman_api(context)
     return list(rows(context.count(), bare, batch, single, peers))
 
 
@@ -46,15 +51,16 @@ def rows(
     count: int, bare: Mounted, batch: Mounted | None, single: Mounted | None, peers: dict[str, Mounted]
 ) -> Iterator[Row]:
     floor = {"mkdir + bare overlay": bare.milliseconds}
+    alone = single.milliseconds if single else None
     work = f"create + mount a container, {count:,} left mounted"
-    yield within(f"{work}, in one batch", "ms", batch and batch.milliseconds, floor, 1.5)
-    yield within(f"{work}, one at a time", "ms", single and single.milliseconds, floor, 2.5)
+    yield within(f"{work}, in one batch", "ms", batch.milliseconds if batch else None, floor, 1.5)
+    yield within(f"{work}, one at a time", "ms", alone, floor, 2.5)
     for name, times in (("containerd gRPC", 5.0), ("podman API", 25.0)):
         if name in peers:
             figures = {name: peers[name].milliseconds}
-            yield faster("the same against", "ms", single and single.milliseconds, figures, times)
+            yield faster(f"create + mount a container, one at a time, against {name}", "ms", alone, figures, times)
     memory = {"mkdir + bare overlay": bare.kib, **{name: mounted.kib for name, mounted in peers.items()}}
-    yield at_most("memory of a mounted container", "KiB", batch and batch.kib, memory, MEMORY_LIMIT_KIB)
+    yield at_most("memory of a mounted container", "KiB", batch.kib if batch else None, memory, MEMORY_LIMIT_KIB)
 
 
 def repeated(rounds: int, work: Callable[[], Mounted]) -> Mounted:
@@ -80,44 +86,44 @@ def bare_overlays(context: Context) -> Mounted:
 
 
 def ours(context: Context, rounds: int) -> tuple[Mounted | None, Mounted | None]:
-    """In a batch: the mean of a thousand made by two calls. One at a time: the median of a thousand pairs of calls."""
+    """(a thousand by two calls, a thousand one at a time)."""
     if context.peers_only:
         return None, None
     with context.store("debian") as store:
         image, count = store.image(context.fixtures.recipe("debian").name), context.count()
-        made: list = []
-
-        def batch() -> list[float]:
-            def create_and_mount() -> None:
-                made.extend(store.create(image, count=count))
-                store.mount(made)
-
-            return [seconds(create_and_mount) / count]
-
-        def one_at_a_time() -> list[float]:
-            def create_and_mount() -> None:
-                made.append(store.create(image))
-                made[-1].mount()
-
-            return [seconds(create_and_mount) for _ in range(count)]
-
-        def measured(work: Callable[[], list[float]]) -> Mounted:
-            made.clear()
-            before = memory_in_use()
-            times = work()
-            after = memory_in_use()
-            store.remove(made)
-            return Mounted(statistics.median(times) * MILLISECOND, (after - before) / count / KIB)
-
-        store.remove([_mounted_once(store, image)])
-        return repeated(rounds, lambda: measured(batch)), repeated(rounds, lambda: measured(one_at_a_time))
+        # The first mount of an image mounts what all its containers share; that is not one container's cost.
+        with store.create(image).mount():
+            batch = repeated(rounds, partial(our_containers, store, image, count, in_batch))
+            single = repeated(rounds, partial(our_containers, store, image, count, one_at_a_time))
+    return batch, single
 
 
-def _mounted_once(store, image):
-    """The first mount of an image also mounts what its containers share; that is not a container's cost."""
-    container = store.create(image)
-    container.mount()
-    return container
+def our_containers(store: Store, image: Image, count: int, make: Making) -> Mounted:
+    before = memory_in_use()
+    made, milliseconds = make(store, image, count)
+    after = memory_in_use()
+    store.remove(made)
+    return Mounted(milliseconds, (after - before) / count / KIB)
+
+
+def in_batch(store: Store, image: Image, count: int) -> tuple[list[Container], float]:
+    """The mean milliseconds of a container, as there is no median of one call."""
+    begin = time.perf_counter()
+    made = store.create(image, count=count)
+    store.mount(made)
+    return made, (time.perf_counter() - begin) / count * MILLISECOND
+
+
+def one_at_a_time(store: Store, image: Image, count: int) -> tuple[list[Container], float]:
+    """The median milliseconds of a container."""
+    made, times = [], []
+    for _ in range(count):
+        begin = time.perf_counter()
+        container = store.create(image)
+        container.mount()
+        times.append(time.perf_counter() - begin)
+        made.append(container)
+    return made, statistics.median(times) * MILLISECOND
 
 
 def containerd_snapshots(context: Context) -> Mounted:
@@ -132,10 +138,7 @@ def containerd_snapshots(context: Context) -> Mounted:
         snapshotter.prepare_and_mount("warm", layer.diff_id, base / "warm")
         snapshotter.unmount_and_remove("warm", base / "warm")
         before = memory_in_use()
-        work = [
-            seconds(lambda i=i: snapshotter.prepare_and_mount(f"s{i}", layer.diff_id, base / f"s{i}"))
-            for i in range(count)
-        ]
+        work = [seconds(snapshotter.prepare_and_mount, f"s{i}", layer.diff_id, base / f"s{i}") for i in range(count)]
         after = memory_in_use()
         for i in range(count):
             snapshotter.unmount_and_remove(f"s{i}", base / f"s{i}")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bench.bench_import import unique_bytes
 from bench.context import Context
-from bench.loopfs import unmount_below
+from bench.loopfs import direct_io, unmount_below
 from bench.measure import drop_caches, extract, helper, helper_output, interleaved, page_cache_bytes, split_ours
 from bench.rows import Row, at_most, faster
 
@@ -80,11 +80,12 @@ def page_cache(context: Context) -> Iterator[Row]:
     names = [context.fixtures.recipe(image).name for image in ("debian", "debian-retarred")]
 
     def added(first: Path, second: Path) -> float:
-        drop_caches()
-        helper_output(program, "read", first, paths)
-        before = page_cache_bytes()
-        helper_output(program, "read", second, paths)
-        return (page_cache_bytes() - before) / MB
+        with direct_io(context.directory):
+            drop_caches()
+            helper_output(program, "read", first, paths)
+            before = page_cache_bytes()
+            helper_output(program, "read", second, paths)
+            return (page_cache_bytes() - before) / MB
 
     peers = {}
     docker = context.docker()

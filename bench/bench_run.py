@@ -8,12 +8,17 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bench.context import Context
 from bench.measure import extract, interleaved, memory_in_use, seconds, split_ours
 from bench.peers import timed
 from bench.rows import Row, at_most, faster, within
+
+if TYPE_CHECKING:
+    from layerstore import Image, Store
 
 MILLISECOND = 1e3
 KIB = 1024
@@ -33,11 +38,11 @@ def by_command(context: Context) -> Iterator[Row]:
         works: dict[str, Callable[[], float]] = {}
         for peer in context.peers():
             stack.enter_context(context.loaded(peer, "debian"))
-            works[f"{peer.name} run"] = lambda peer=peer: peer.run(name, TRUE)
+            works[f"{peer.name} run"] = partial(peer.run, name, TRUE)
         if not context.peers_only:
             store = stack.enter_context(context.store("debian"))
             command = context.command(store.layout.root, "run", "--rm", "--network", "none", name, *TRUE)
-            works["ours"] = lambda: timed(command)
+            works["ours"] = partial(timed, command)
         for work in works.values():
             work()
         figures = interleaved(works, context.rounds(15))
@@ -49,11 +54,11 @@ def from_python(context: Context) -> Iterator[Row]:
     """Create, mount, run and remove a container, against crun alone on a bundle that is ready."""
     with contextlib.ExitStack() as stack:
         bundle = stack.enter_context(bare_bundle(context, TRUE))
-        works: dict[str, Callable[[], float]] = {"bare crun": lambda: seconds(lambda: spawn_crun(bundle, "bare"))}
+        works: dict[str, Callable[[], float]] = {"bare crun": partial(seconds, spawn_crun, bundle, "bare")}
         if not context.peers_only:
             store = stack.enter_context(context.store("debian"))
             image = store.image(context.fixtures.recipe("debian").name)
-            works["ours"] = lambda: seconds(lambda: run_and_remove(store, image))
+            works["ours"] = partial(seconds, run_and_remove, store, image)
         for work in works.values():
             work()
         figures = interleaved(works, context.rounds(50))
@@ -61,7 +66,7 @@ def from_python(context: Context) -> Iterator[Row]:
     yield within("create, run /bin/true, remove, from Python", "ms", ours, peers, 1.3)
 
 
-def run_and_remove(store, image) -> None:
+def run_and_remove(store: Store, image: Image) -> None:
     container = store.create(image)
     if container.run(TRUE, network="none"):
         raise RuntimeError("/bin/true failed in our container")
@@ -115,7 +120,7 @@ def beyond(kib: dict[str, float]) -> dict[str, float]:
     return {name: value if name == "bare crun" else value - kib["bare crun"] for name, value in kib.items()}
 
 
-def memory_of_each(count: int, started: contextlib.AbstractContextManager) -> float:
+def memory_of_each(count: int, started: contextlib.AbstractContextManager[object]) -> float:
     before = memory_in_use()
     with started:
         return (memory_in_use() - before) / count / KIB
@@ -135,7 +140,7 @@ def bare_sleepers(context: Context, count: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def our_sleepers(store, name: str, count: int) -> Iterator[None]:
+def our_sleepers(store: Store, name: str, count: int) -> Iterator[None]:
     containers = store.create(name, count=count)
     try:
         for container in containers:

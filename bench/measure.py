@@ -13,9 +13,9 @@ from pathlib import Path
 CSRC = Path(__file__).parent / "csrc"
 
 
-def seconds(work: Callable[[], object]) -> float:
+def seconds(work: Callable[..., object], *arguments: object) -> float:
     begin = time.perf_counter()
-    work()
+    work(*arguments)
     return time.perf_counter() - begin
 
 

@@ -388,7 +388,7 @@ class Snapshotter:
     """containerd's snapshotter, spoken to as its clients do: gRPC on its socket, then mount(2) of what it answers."""
 
     def __init__(self, socket_path: Path, namespace: str, snapshotter: str = "overlayfs") -> None:
-        import grpc
+        import grpc  # type: ignore[import-untyped]
 
         self._channel = grpc.insecure_channel(f"unix://{socket_path}")
         self._snapshotter = snapshotter
