@@ -20,7 +20,8 @@ LAYERS = 12
 
 
 def run(context: Context) -> list[Row]:
-    return [*cold(context), *page_cache(context)]
+    with direct_io(context.directory):
+        return [*cold(context), *page_cache(context)]
 
 
 def cold(context: Context) -> Iterator[Row]:
@@ -80,12 +81,11 @@ def page_cache(context: Context) -> Iterator[Row]:
     names = [context.fixtures.recipe(image).name for image in ("debian", "debian-retarred")]
 
     def added(first: Path, second: Path) -> float:
-        with direct_io(context.directory):
-            drop_caches()
-            helper_output(program, "read", first, paths)
-            before = page_cache_bytes()
-            helper_output(program, "read", second, paths)
-            return (page_cache_bytes() - before) / MB
+        drop_caches()
+        helper_output(program, "read", first, paths)
+        before = page_cache_bytes()
+        helper_output(program, "read", second, paths)
+        return (page_cache_bytes() - before) / MB
 
     peers = {}
     docker = context.docker()

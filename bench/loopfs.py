@@ -46,8 +46,10 @@ def loop_file_system(kind: str = "ext4", size_bytes: int = 24 << 30, where: Path
 
 @contextlib.contextmanager
 def direct_io(target: Path) -> Iterator[None]:
-    """Let the loop device under `target` read past the page cache: else what is read is in it a second time, as pages
-    of the sparse file."""
+    """Let the loop device under `target` read past the page cache, as a disk does.
+
+    Else what is read is in it a second time, as pages of the sparse file, and comes with that file's readahead.
+    """
     device = subprocess.run(["findmnt", "-n", "-o", "SOURCE", target], check=True, stdout=subprocess.PIPE, text=True)
     switch = ["losetup", device.stdout.strip()]
     subprocess.run([*switch, "--direct-io=on"], check=True)
