@@ -301,12 +301,8 @@ def split_by_package(tar: Path, outs: list[Path], mtime_shift: int = 0) -> None:
         for number, layer in enumerate(layers):
             mine = [path for path in order if owner.get(path) == number]
             directories = sorted({parent for path in mine for parent in _parents(path)} & members.keys())
-            links = [path for path in mine if members[path].islnk()]
-            done = set(directories)
-            for path in [*directories, *(path for path in mine if not members[path].islnk()), *links]:
-                if path in done and path not in directories:
-                    continue
-                done.add(path)
+            links = dict.fromkeys(path for path in mine if members[path].islnk())
+            for path in dict.fromkeys([*directories, *(path for path in mine if path not in links), *links]):
                 member = members[path]
                 member = member.replace(mtime=int(member.mtime) + mtime_shift, deep=False)
                 layer.addfile(member, source.extractfile(members[path]) if member.isreg() else None)
