@@ -11,16 +11,21 @@ from setuptools import Extension, setup
 
 BASE = ["status", "buffer"]
 BLAKE3 = ["cpu", "blake3", "blake3_portable", "blake3_avx2", "blake3_avx512"]
-INDEX = ["siphash", "index"]
+TAR = ["tar", "tar_header", "tar_pax", "tar_sparse"]
+INDEX = ["siphash", "index", "index_verify"]
+LAYER = ["index_writer", "layer"]
+EROFS = ["xxhash32", *(f"erofs{part}" for part in ("", "_dir", "_intern", "_layout", "_pack", "_super", "_xattr"))]
+CONTENTS = ["digests", "contents"]
 
 UNITS = {
     "status": BASE,
     "hashing": BASE + BLAKE3,
-    "tar": BASE + ["tar"],
+    "tar": BASE + TAR,
     "index": BASE + BLAKE3 + INDEX + ["index_writer", "merge"],
-    "erofs": BASE + BLAKE3 + INDEX + ["xxhash32", "erofs"],
-    "mount": BASE + ["mount"],
-    "ingest": BASE + BLAKE3 + INDEX + ["index_writer", "tar", "layer", "digests", "contents", "ingest"],
+    "layer": BASE + BLAKE3 + INDEX + TAR + LAYER,
+    "erofs": BASE + BLAKE3 + INDEX + EROFS,
+    "mount": BASE + ["fscontext", "mountpoint", "mount", "overlay", "inside", "spawn"],
+    "ingest": BASE + BLAKE3 + INDEX + TAR + LAYER + CONTENTS + ["ingest"],
 }
 
 compile_args = ["-std=gnu11", "-O3", "-fvisibility=hidden", "-Wall", "-Wextra"]

@@ -6,16 +6,9 @@
 #define LS_EROFS_H
 
 #include "buffer.h"
+#include "contents.h"
+#include "digests.h"
 #include "index.h"
-
-#define LS_PACK_BLOCK_BYTES 512
-#define LS_LOCATION_OBJECT UINT32_MAX
-
-/* Where a content is: slot `slot` of pack `pack`, or (pack == LS_LOCATION_OBJECT) an object of its own. */
-struct ls_location {
-	uint32_t pack;
-	uint32_t slot;
-};
 
 /* The tree of a chain index (block size 4,096, zero extra devices). Every record: type, mode, owner, size,
  * nanosecond mtime, link count, xattrs. A regular file with content number c carries `trusted.overlay.metacopy` (empty) and
@@ -26,11 +19,6 @@ struct ls_location {
  * must not act as a whiteout (see erofs.c). The result goes to `out` (append, `out->length` is 0 at start). */
 int ls_erofs_write_tree(const struct ls_index *chain, const struct ls_location *locations, struct ls_buffer *out,
                         struct ls_error *err);
-
-struct ls_pack_slot {
-	uint64_t offset; /* bytes into the pack, a multiple of LS_PACK_BLOCK_BYTES */
-	uint64_t size;   /* bytes, > 0 */
-};
 
 /* The index of pack `pack`: directory "/p<pack>" with a regular file named by its decimal number for each
  * slot, block size LS_PACK_BLOCK_BYTES, one extra device of `pack_bytes` (a multiple of it). */

@@ -18,12 +18,16 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/stat.h> /* S_ISDIR and its like, for `mode` */
 
-#include "buffer.h"
 #include "status.h"
 
 #define LS_INDEX_MAGIC "LSINDEX\n"
 #define LS_INDEX_VERSION 1u
+#define LS_INDEX_MAX_LAYERS 65536u              /* a record's layer has 16 bits */
+#define LS_INDEX_MAX_RECORDS (1u << 30)
+#define LS_INDEX_MAX_HEAP_BYTES UINT32_MAX      /* heap offsets have 32 bits */
+#define LS_INDEX_MAX_PATH_BYTES 4096u
 #define LS_NONE UINT32_MAX
 
 enum ls_index_kind { LS_INDEX_LAYER = 1, LS_INDEX_CHAIN = 2 };
@@ -54,6 +58,13 @@ struct ls_record {
 	uint16_t layer;             /* chain: the layer, from 0 at the bottom, that the record comes from */
 };
 
+/* A mode of one of the seven types; the others are nothing that a file system can hold. */
+static inline int ls_mode_has_type(uint32_t mode)
+{
+	return S_ISREG(mode) || S_ISDIR(mode) || S_ISLNK(mode) || S_ISCHR(mode) || S_ISBLK(mode) || S_ISFIFO(mode) ||
+	       S_ISSOCK(mode);
+}
+
 struct ls_content {
 	uint8_t digest[32];         /* BLAKE3-256 of the logical content */
 	uint64_t size;              /* bytes, never 0 */
@@ -72,7 +83,7 @@ struct ls_index_header {
 	uint32_t kind;
 	uint32_t record_count;
 	uint32_t content_count;
-	uint32_t slot_count;        /* a power of two, at least 1.5 x record_count */
+	uint32_t slot_count;        /* the least power of two from 2 that is at least 1.5 x record_count */
 	uint32_t layer_count;       /* layer: 1 */
 	uint64_t heap_bytes;        /* the first heap byte is 0, so that offset 0 means nothing */
 	uint8_t hash_key[16];
@@ -106,6 +117,19 @@ int ls_index_lookup(const struct ls_index *index, const char *path, size_t lengt
 int ls_index_lookup_many(const struct ls_index *index, const char *bytes, const uint64_t *offsets, size_t n,
                          uint32_t *records, struct ls_error *err);
 
+/* A record by its number. */
+int ls_index_record(const struct ls_index *index, uint32_t number, const struct ls_record **record,
+                    struct ls_error *err);
+
+/* The last component of a record's path. */
+int ls_index_name(const struct ls_index *index, const struct ls_record *record, const char **name, size_t *length,
+                  struct ls_error *err);
+
+/* The records of a directory's children; none for whatever is not a directory. They stand after `number`, so
+ * that going down always ends. */
+int ls_index_children(const struct ls_index *index, uint32_t number, uint32_t *first, uint32_t *count,
+                      struct ls_error *err);
+
 /* Pointer into the heap, checked. */
 int ls_index_string(const struct ls_index *index, uint32_t offset, uint64_t length, const char **string,
                     struct ls_error *err);
@@ -122,5 +146,14 @@ struct ls_xattr_cursor {
 };
 int ls_index_xattr_next(const struct ls_index *index, uint32_t block, struct ls_xattr_cursor *cursor,
                         struct ls_error *err);
+
+/* The bytes of an xattr block, to be copied as they are; NULL and 0 for offset 0. */
+int ls_index_xattr_block(const struct ls_index *index, uint32_t block, const uint8_t **bytes, size_t *length,
+                         struct ls_error *err);
+
+/* For whoever writes an index. */
+uint32_t ls_index_slot_count(uint32_t record_count);
+void ls_index_layout(struct ls_index *index, const void *bytes); /* point at the sections that the header describes */
+int ls_index_digest(const void *bytes, size_t length, uint8_t digest[32], struct ls_error *err);
 
 #endif

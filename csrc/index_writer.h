@@ -10,8 +10,11 @@
 struct ls_index_node {
 	struct ls_record record;    /* given: mode, uid, gid, size, mtime, flags, layer, and a regular file's data (its
 	                               content number or LS_NONE); every other field is computed */
-	uint32_t parent;            /* node number; node 0 is the root; LS_NONE: this node is not written (nor may a written one be its child) */
-	uint32_t inode;             /* any one node number of the same inode, equal for all its links; its own when it has one link */
+	uint32_t parent;            /* node number; node 0 is the root, its own parent; LS_NONE: this node is not
+	                               written (nor may a written one be its child) */
+	uint32_t inode;             /* the node number of one link of the inode, equal for all its links and so its
+	                               own for that one; what belongs to the inode (record but for layer, target,
+	                               xattrs) is taken from that node, even if it is not written */
 	uint16_t name_length;
 	const char *name;           /* last component */
 	const char *target;         /* symlink and lower link: record.size bytes; else NULL */
@@ -19,9 +22,11 @@ struct ls_index_node {
 	size_t xattrs_length;
 };
 
-/* Names must differ within a directory and form paths of at most 4,096 bytes (LS_LIMIT). The result is appended
- * to `out`, which starts empty, and depends on nothing but the arguments (not on the order of nodes). Near-linear: children that come sorted
- * are not sorted again. */
+/* Write the index of the tree. Names must differ within a directory, be neither empty nor "." nor "..", contain neither
+ * '/' nor NUL (LS_INVALID), and form paths of at most LS_INDEX_MAX_PATH_BYTES (LS_LIMIT, as for the other limits of
+ * index.h). The result is appended to `out`, which starts empty, and depends on nothing but the arguments (not on
+ * the order of nodes, as far as equal inodes are given equal descriptions). Near-linear: children that come sorted are
+ * not sorted again. After an error `out` holds no index. */
 int ls_index_write(enum ls_index_kind kind, uint32_t layer_count, const uint8_t hash_key[16],
                    const struct ls_index_node *nodes, uint32_t node_count, const struct ls_content *contents,
                    uint32_t content_count, struct ls_buffer *out, struct ls_error *err);

@@ -15,7 +15,8 @@
  * one extra device. nosuid and nodev are NOT set: overlays on top of it decide. */
 int ls_mount_erofs(const char *image, const char *device, const char *target, struct ls_error *err);
 
-/* The lower layers that many overlays share. O_PATH descriptors, owned by the caller. */
+/* The lower layers that many overlays share. Directory descriptors, owned by the caller (O_PATH will do; where the
+ * kernel takes no descriptors, the same directories are given as /proc/self/fd/N). */
 struct ls_overlay_lowers {
 	const int *lower;       /* top first; given as lowerdir+ */
 	size_t lower_count;
@@ -36,8 +37,8 @@ struct ls_directory_attributes {
 int ls_container_make_many(int containers_fd, const char *const *names, size_t n,
                            const struct ls_directory_attributes *upper, struct ls_error *err);
 
-/* Mount an overlay (metacopy=on, redirect_dir=on, xino left to the kernel) on names[i]/root with upper and work beside it, for each of `n` names, in
- * one call. Stops at the first error; *done says how many were mounted (they stay). EBUSY-safe: a name whose root is a
+/* Mount an overlay (metacopy=on, redirect_dir=on, xino left to the kernel; the name as its source) on names[i]/root
+ * with upper and work beside it, for each of `n` names, in one call. Stops at the first error; *done says how many were mounted (they stay). EBUSY-safe: a name whose root is a
  * mount point already is passed over and counted as done. */
 int ls_overlay_mount_many(int containers_fd, const char *const *names, size_t n,
                           const struct ls_overlay_lowers *lowers, size_t *done, struct ls_error *err);
@@ -65,10 +66,16 @@ void ls_mount_features(struct ls_mount_features *features);
 /* syncfs(2) of the file system that holds the descriptor. */
 int ls_syncfs(int fd, struct ls_error *err);
 
-/* Start argv[0] (a path) with the given environment and descriptors 0-2, without copying this process (vfork semantics).
- * private_mounts: in a mount namespace of its own, made private, with `hide` (NULL-terminated list of paths, may be NULL)
- * unmounted there when they are mount points. `controlling_terminal`: setsid and make descriptor 0 the controlling terminal. Signal dispositions and
- * mask are reset to the defaults. *pid is the child, to be waited for by the caller. An error of exec or of the preparation is reported here. */
+/* Open an existing path as a process would whose root directory is `root_fd`: neither "..", nor a symbolic link of the
+ * image leads out of it. `flags` as for open(2), without O_CREAT; O_CLOEXEC is added. */
+int ls_open_inside(int root_fd, const char *path, int flags, int *fd, struct ls_error *err);
+
+/* Start argv[0] (a path) with the given environment and descriptors 0-2, without copying this process (vfork
+ * semantics). All other descriptors are taken to be close-on-exec. `private_mounts`: in a mount namespace of its own,
+ * none of whose changes is seen outside. There an empty tmpfs covers each directory in `hide` (NULL-terminated list of
+ * paths, may be NULL) that exists: what the program writes there goes away with it. `controlling_terminal`: setsid and
+ * make descriptor 0 the controlling terminal. Signal dispositions and mask are reset to the defaults. *pid is the child, to be waited for by the caller. An error of exec
+ * or of the preparation is reported here, with nothing left to wait for. */
 struct ls_spawn {
 	const char *const *argv;
 	const char *const *envp;

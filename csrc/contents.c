@@ -1,0 +1,385 @@
+#include "contents.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#define VECTORS 1024
+#define STREAM_NAME "stream"
+#define ZERO_BYTES (1 << 16)
+
+static const uint8_t zeros[ZERO_BYTES];
+
+struct ls_contents {
+	int staging;
+	int pack;
+	const struct ls_digests *known;
+	const struct ls_b3_kernel *kernel;
+	size_t pack_threshold;
+
+	struct ls_buffer records;   /* of struct ls_digest_record: what is new */
+	struct ls_digests pending;  /* table over `records` */
+	struct ls_buffer slots;     /* of struct ls_pack_slot */
+	uint64_t pack_bytes;        /* written or in `vectors` */
+	uint64_t pack_written;
+	struct iovec vectors[VECTORS];
+	int vector_count;
+
+	int stream;                 /* descriptor, -1 when none is open */
+	uint64_t stream_bytes;
+	struct ls_b3_hasher hasher;
+
+	struct ls_contents_counts counts;
+};
+
+int ls_contents_new(struct ls_contents **contents, int staging, int pack, const struct ls_digests *digests,
+                    size_t pack_threshold, const struct ls_b3_kernel *kernel, struct ls_error *err)
+{
+	struct ls_contents *c = calloc(1, sizeof(*c));
+
+	if (!c)
+		return ls_fail(err, LS_NO_MEMORY, "out of memory starting an import");
+	c->staging = staging;
+	c->pack = pack;
+	c->known = digests;
+	c->kernel = kernel;
+	c->pack_threshold = pack_threshold;
+	c->stream = -1;
+	if (ls_digests_init(&c->pending, err)) {
+		free(c);
+		return err->status;
+	}
+	*contents = c;
+	return LS_OK;
+}
+
+static void drop_stream(struct ls_contents *c)
+{
+	if (c->stream < 0)
+		return;
+	close(c->stream);
+	c->stream = -1;
+	unlinkat(c->staging, STREAM_NAME, 0);
+}
+
+void ls_contents_free(struct ls_contents *c)
+{
+	if (!c)
+		return;
+	drop_stream(c);
+	ls_buffer_free(&c->records);
+	ls_buffer_free(&c->slots);
+	ls_digests_free(&c->pending);
+	free(c);
+}
+
+size_t ls_contents_pack_threshold(const struct ls_contents *c)
+{
+	return c->pack_threshold;
+}
+
+static int is_known(struct ls_contents *c, const uint8_t *digest, uint64_t size)
+{
+	if (ls_digests_find(c->known, digest) == UINT32_MAX && ls_digests_find(&c->pending, digest) == UINT32_MAX)
+		return 0;
+	c->counts.known_count++;
+	c->counts.known_bytes += size;
+	return 1;
+}
+
+static int add_record(struct ls_contents *c, const uint8_t *digest, uint64_t size, struct ls_location location,
+                      struct ls_error *err)
+{
+	struct ls_digest_record record = {.size = size, .location = location};
+	int status;
+
+	memcpy(record.digest, digest, sizeof(record.digest));
+	status = ls_buffer_append(&c->records, &record, sizeof(record), err);
+	if (status)
+		return status;
+	c->counts.new_count++;
+	c->counts.new_bytes += size;
+	return ls_digests_extend(&c->pending, (const struct ls_digest_record *)(const void *)c->records.bytes,
+	                         (uint32_t)(c->records.length / sizeof(record)), err);
+}
+
+/* Drop the first `done` bytes from the vectors; returns how many vectors are left, moved to the front. */
+static int advance(struct iovec *vectors, int count, size_t done)
+{
+	int first = 0;
+
+	while (first < count && done >= vectors[first].iov_len)
+		done -= vectors[first++].iov_len;
+	if (first < count) {
+		vectors[first].iov_base = (uint8_t *)vectors[first].iov_base + done;
+		vectors[first].iov_len -= done;
+	}
+	memmove(vectors, vectors + first, (size_t)(count - first) * sizeof(*vectors));
+	return count - first;
+}
+
+static int flush_pack(struct ls_contents *c, struct ls_error *err)
+{
+	while (c->vector_count) {
+		ssize_t done = pwritev(c->pack, c->vectors, c->vector_count, (off_t)c->pack_written);
+
+		if (done < 0 && errno == EINTR)
+			continue;
+		if (done < 0)
+			return ls_fail_errno(err, "cannot write to the pack at byte %llu; free space and import again",
+			                     (unsigned long long)c->pack_written);
+		c->pack_written += (uint64_t)done;
+		c->vector_count = advance(c->vectors, c->vector_count, (size_t)done);
+	}
+	return LS_OK;
+}
+
+static void add_vector(struct ls_contents *c, const void *bytes, size_t length)
+{
+	c->vectors[c->vector_count++] = (struct iovec){(void *)(uintptr_t)bytes, length};
+	c->pack_bytes += length;
+}
+
+static int put_packed(struct ls_contents *c, const uint8_t *bytes, size_t length, const uint8_t *digest,
+                      struct ls_error *err)
+{
+	struct ls_pack_slot slot = {.offset = c->pack_bytes, .size = length};
+	struct ls_location location = {0, (uint32_t)(c->slots.length / sizeof(slot))};
+	size_t padding = -length % LS_PACK_BLOCK_BYTES;
+	int status = LS_OK;
+
+	memcpy(slot.digest, digest, sizeof(slot.digest));
+	if (c->vector_count > VECTORS - 2)
+		status = flush_pack(c, err);
+	if (!status)
+		status = ls_buffer_append(&c->slots, &slot, sizeof(slot), err);
+	if (!status)
+		status = add_record(c, digest, length, location, err);
+	if (status)
+		return status;
+	add_vector(c, bytes, length);
+	if (padding)
+		add_vector(c, zeros, padding);
+	return LS_OK;
+}
+
+static void object_name(char name[65], const uint8_t *digest)
+{
+	static const char hex[] = "0123456789abcdef";
+
+	for (int i = 0; i < 32; i++) {
+		name[2 * i] = hex[digest[i] >> 4];
+		name[2 * i + 1] = hex[digest[i] & 15];
+	}
+	name[64] = '\0';
+}
+
+static int write_all(int fd, const uint8_t *bytes, size_t length, struct ls_error *err)
+{
+	while (length) {
+		ssize_t done = write(fd, bytes, length);
+
+		if (done < 0 && errno == EINTR)
+			continue;
+		if (done < 0)
+			return ls_fail_errno(err, "cannot write an object of the store; free space and import again");
+		bytes += done;
+		length -= (size_t)done;
+	}
+	return LS_OK;
+}
+
+static int create_object(struct ls_contents *c, const char *name, int *fd, struct ls_error *err)
+{
+	*fd = openat(c->staging, name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0400);
+	if (*fd < 0)
+		return ls_fail_errno(err, "cannot create object %s in the import's staging directory", name);
+	return LS_OK;
+}
+
+static int close_object(int fd, int status, struct ls_error *err)
+{
+	if (close(fd) && !status)
+		return ls_fail_errno(err, "cannot finish writing an object of the store");
+	return status;
+}
+
+static const struct ls_location object_location = {LS_LOCATION_OBJECT, 0};
+
+static int put_object(struct ls_contents *c, const uint8_t *bytes, size_t length, const uint8_t *digest,
+                      struct ls_error *err)
+{
+	char name[65];
+	int fd, status;
+
+	object_name(name, digest);
+	status = create_object(c, name, &fd, err);
+	if (status)
+		return status;
+	status = close_object(fd, write_all(fd, bytes, length, err), err);
+	return status ? status : add_record(c, digest, length, object_location, err);
+}
+
+int ls_contents_put_many(struct ls_contents *c, const uint8_t *const *in, const size_t *length, size_t n,
+                         uint8_t *out, struct ls_error *err)
+{
+	int status = ls_b3_hash_many(c->kernel, in, length, n, out, err);
+
+	for (size_t i = 0; i < n && !status; i++) {
+		const uint8_t *digest = out + 32 * i;
+
+		if (is_known(c, digest, length[i]))
+			continue;
+		if (length[i] <= c->pack_threshold)
+			status = put_packed(c, in[i], length[i], digest, err);
+		else
+			status = put_object(c, in[i], length[i], digest, err);
+	}
+	/* The vectors point into the caller's memory. */
+	return status ? status : flush_pack(c, err);
+}
+
+int ls_contents_stream_begin(struct ls_contents *c, struct ls_error *err)
+{
+	c->stream_bytes = 0;
+	ls_b3_hasher_init(&c->hasher, c->kernel);
+	return create_object(c, STREAM_NAME, &c->stream, err);
+}
+
+int ls_contents_stream_data(struct ls_contents *c, const uint8_t *bytes, size_t length, struct ls_error *err)
+{
+	int status = ls_b3_hasher_update(&c->hasher, bytes, length, err);
+
+	c->stream_bytes += length;
+	return status ? status : write_all(c->stream, bytes, length, err);
+}
+
+int ls_contents_stream_hole(struct ls_contents *c, uint64_t length, struct ls_error *err)
+{
+	c->stream_bytes += length;
+	if (lseek(c->stream, (off_t)length, SEEK_CUR) < 0)
+		return ls_fail_errno(err, "cannot leave a hole of %llu bytes in an object",
+		                     (unsigned long long)length);
+	while (length) {
+		size_t piece = length < ZERO_BYTES ? (size_t)length : ZERO_BYTES;
+		int status = ls_b3_hasher_update(&c->hasher, zeros, piece, err);
+
+		if (status)
+			return status;
+		length -= piece;
+	}
+	return LS_OK;
+}
+
+/* Read the whole stream back (it is small) and put it as any other content. */
+static int stream_to_pack(struct ls_contents *c, uint8_t digest[32], struct ls_error *err)
+{
+	size_t length = (size_t)c->stream_bytes;
+	uint8_t *bytes = malloc(length);
+	const uint8_t *in = bytes;
+	char name[] = "/proc/self/fd/-2147483648";
+	int status, fd;
+
+	if (!bytes)
+		return ls_fail(err, LS_NO_MEMORY, "out of memory for a content of %zu bytes", length);
+	snprintf(name, sizeof(name), "/proc/self/fd/%d", c->stream);
+	fd = open(name, O_RDONLY | O_CLOEXEC);
+	if (fd < 0 || pread(fd, bytes, length, 0) != (ssize_t)length)
+		status = ls_fail_errno(err, "cannot read back a content of %zu bytes", length);
+	else
+		status = ls_contents_put_many(c, &in, &length, 1, digest, err);
+	if (fd >= 0)
+		close(fd);
+	free(bytes);
+	return status;
+}
+
+int ls_contents_stream_end(struct ls_contents *c, uint8_t digest[32], struct ls_error *err)
+{
+	char name[65];
+	int fd = c->stream, status = LS_OK;
+
+	if (ftruncate(fd, (off_t)c->stream_bytes))
+		return ls_fail_errno(err, "cannot set an object's size to %llu bytes",
+		                     (unsigned long long)c->stream_bytes);
+	if (c->stream_bytes <= c->pack_threshold) {
+		status = stream_to_pack(c, digest, err);
+		drop_stream(c);
+		return status;
+	}
+	ls_b3_hasher_final(&c->hasher, digest);
+	if (is_known(c, digest, c->stream_bytes)) {
+		drop_stream(c);
+		return LS_OK;
+	}
+	c->stream = -1;
+	status = close_object(fd, LS_OK, err);
+	if (status)
+		return status;
+	object_name(name, digest);
+	if (renameat(c->staging, STREAM_NAME, c->staging, name))
+		return ls_fail_errno(err, "cannot name object %s", name);
+	return add_record(c, digest, c->stream_bytes, object_location, err);
+}
+
+static int seal(struct ls_contents *c, struct ls_pack_footer *footer, struct ls_error *err)
+{
+	const uint8_t *in = c->slots.bytes;
+	uint8_t digest[32];
+	int status;
+
+	*footer = (struct ls_pack_footer){
+	    .version = LS_PACK_VERSION,
+	    .slot_count = (uint32_t)(c->slots.length / sizeof(struct ls_pack_slot)),
+	    .contents_bytes = c->pack_bytes,
+	};
+	memcpy(footer->magic, LS_PACK_MAGIC, sizeof(footer->magic));
+	status = ls_b3_hash_many(c->kernel, &in, &c->slots.length, 1, footer->slots_digest, err);
+	if (!status) {
+		size_t length = offsetof(struct ls_pack_footer, footer_digest);
+
+		in = (const uint8_t *)footer;
+		status = ls_b3_hash_many(c->kernel, &in, &length, 1, digest, err);
+	}
+	if (!status)
+		memcpy(footer->footer_digest, digest, sizeof(footer->footer_digest));
+	return status;
+}
+
+int ls_contents_finish(struct ls_contents *c, struct ls_error *err)
+{
+	struct ls_pack_footer footer;
+	uint64_t contents_bytes = c->pack_bytes;
+	int status = seal(c, &footer, err);
+
+	if (status)
+		return status;
+	add_vector(c, c->slots.bytes, c->slots.length);
+	add_vector(c, &footer, sizeof(footer));
+	status = flush_pack(c, err);
+	c->pack_bytes = contents_bytes;
+	return status;
+}
+
+struct ls_contents_counts ls_contents_counts(const struct ls_contents *c)
+{
+	return c->counts;
+}
+
+const struct ls_digest_record *ls_contents_records(const struct ls_contents *c, uint32_t *count)
+{
+	*count = (uint32_t)(c->records.length / sizeof(struct ls_digest_record));
+	return (const struct ls_digest_record *)(const void *)c->records.bytes;
+}
+
+const struct ls_pack_slot *ls_contents_slots(const struct ls_contents *c, uint32_t *count, uint64_t *bytes)
+{
+	*count = (uint32_t)(c->slots.length / sizeof(struct ls_pack_slot));
+	*bytes = c->pack_bytes;
+	return (const struct ls_pack_slot *)(const void *)c->slots.bytes;
+}

@@ -1,0 +1,45 @@
+/* The import of one layer: tar bytes in, contents stored, and out come the layer's index and its recipe.
+ *
+ * The recipe is what is needed, beside the contents, to write the very same tar again (docs/format/recipe.md):
+ * a sequence of frames, each a kind byte and its body, in the tar's order, little-endian.
+ *   LS_RECIPE_RAW      u32 length, then so many bytes of the tar
+ *   LS_RECIPE_CONTENT  the whole of the next content, in number
+ *   LS_RECIPE_SPARSE   u32 count, then (u64 offset, u64 length) for each: these ranges of the next content
+ * Not safe for use by two threads at once. After an error only ls_ingest_free is allowed. */
+#ifndef LS_INGEST_H
+#define LS_INGEST_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "buffer.h"
+#include "contents.h"
+#include "status.h"
+#include "tar.h"
+
+enum ls_recipe_kind { LS_RECIPE_RAW = 0, LS_RECIPE_CONTENT = 1, LS_RECIPE_SPARSE = 2 };
+
+struct ls_ingest;
+
+/* `contents` is borrowed and may serve several layers one after another. */
+int ls_ingest_new(struct ls_ingest **ingest, struct ls_contents *contents, const struct ls_tar_limits *limits,
+                  struct ls_error *err);
+void ls_ingest_free(struct ls_ingest *ingest);
+
+/* Take in the next bytes of the tar, of any length; a few MiB at a time is fastest. */
+int ls_ingest_feed(struct ls_ingest *ingest, const uint8_t *bytes, size_t length, struct ls_error *err);
+
+/* Say that the tar has ended. */
+int ls_ingest_finish(struct ls_ingest *ingest, struct ls_error *err);
+
+/* Move the recipe's bytes since the last call to `out`, replacing what it holds. */
+void ls_ingest_take_recipe(struct ls_ingest *ingest, struct ls_buffer *out);
+
+/* The layer's index, after finish. */
+int ls_ingest_index(struct ls_ingest *ingest, const uint8_t hash_key[16], struct ls_buffer *out, struct ls_error *err);
+
+uint64_t ls_ingest_entries(const struct ls_ingest *ingest);
+/* The sum of the logical sizes of the regular files so far. */
+uint64_t ls_ingest_files_bytes(const struct ls_ingest *ingest);
+
+#endif

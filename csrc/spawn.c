@@ -1,0 +1,194 @@
+#define _GNU_SOURCE
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/mount.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "mount.h"
+
+#define STACK_SIZE (64 * 1024)
+#define KERNEL_SIGNALS 64 /* _NSIG of the kernel, on x86-64 and arm64 */
+#define SHOWN_SIZE 320
+
+/* The kernel's own signal set: the C library's calls leave out the two signals it uses itself, and those must not
+ * reach a child that still shares this process's memory. */
+typedef uint64_t kernel_sigset;
+
+enum step {
+	STEP_NONE,
+	STEP_SESSION,
+	STEP_NAMESPACE,
+	STEP_PROPAGATION,
+	STEP_HIDE,
+	STEP_DESCRIPTORS,
+	STEP_TERMINAL,
+	STEP_DIRECTORY,
+	STEP_EXEC,
+};
+
+/* What parent and child share. The parent sleeps (CLONE_VFORK) until the child has executed its program or ended. */
+struct launch {
+	const struct ls_spawn *spawn;
+	const char *path; /* of the step that failed, where it has one */
+	int sys_errno;
+	enum step failed;
+};
+
+static void set_signal_mask(const kernel_sigset *set, kernel_sigset *old)
+{
+	syscall(SYS_rt_sigprocmask, SIG_SETMASK, set, old, sizeof(*set));
+}
+
+static int fail_step(struct launch *launch, enum step step, const char *path)
+{
+	launch->failed = step;
+	launch->path = path;
+	launch->sys_errno = errno;
+	return -1;
+}
+
+/* Handlers first of all: they are this process's functions. Those the C library keeps for itself refuse, and exec
+ * resets them. */
+static void reset_signals(void)
+{
+	const struct sigaction plain = {.sa_handler = SIG_DFL};
+
+	for (int number = 1; number <= KERNEL_SIGNALS; number++)
+		sigaction(number, &plain, NULL);
+}
+
+/* A slave, not private: what is unmounted outside goes away here too and is not kept busy by this copy, while nothing
+ * done here is seen outside. */
+static int enter_namespace(struct launch *launch)
+{
+	const char *const *hide = launch->spawn->hide;
+
+	if (unshare(CLONE_NEWNS))
+		return fail_step(launch, STEP_NAMESPACE, NULL);
+	if (mount(NULL, "/", NULL, MS_REC | MS_SLAVE, NULL))
+		return fail_step(launch, STEP_PROPAGATION, NULL);
+	for (; hide && *hide; hide++)
+		if (mount("none", *hide, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=0755") && errno != ENOENT)
+			return fail_step(launch, STEP_HIDE, *hide);
+	return 0;
+}
+
+/* Sources below 3 that another target would overwrite are first copied out of the way. */
+static int place_descriptors(struct launch *launch)
+{
+	int source[3];
+
+	for (int target = 0; target < 3; target++) {
+		source[target] = launch->spawn->fds[target];
+		if (source[target] < 3 && source[target] != target)
+			source[target] = fcntl(source[target], F_DUPFD_CLOEXEC, 3);
+		if (source[target] < 0)
+			return fail_step(launch, STEP_DESCRIPTORS, NULL);
+	}
+	for (int target = 0; target < 3; target++) {
+		int result = source[target] == target ? fcntl(target, F_SETFD, 0) : dup2(source[target], target);
+
+		if (result < 0)
+			return fail_step(launch, STEP_DESCRIPTORS, NULL);
+	}
+	return 0;
+}
+
+static int prepare(struct launch *launch)
+{
+	const struct ls_spawn *spawn = launch->spawn;
+
+	if (spawn->controlling_terminal && setsid() < 0)
+		return fail_step(launch, STEP_SESSION, NULL);
+	if (spawn->private_mounts && enter_namespace(launch))
+		return -1;
+	if (place_descriptors(launch))
+		return -1;
+	if (spawn->controlling_terminal && ioctl(0, TIOCSCTTY, 0))
+		return fail_step(launch, STEP_TERMINAL, NULL);
+	if (spawn->cwd && chdir(spawn->cwd))
+		return fail_step(launch, STEP_DIRECTORY, spawn->cwd);
+	return 0;
+}
+
+static int run_child(void *argument)
+{
+	static const kernel_sigset none;
+	struct launch *launch = argument;
+	const struct ls_spawn *spawn = launch->spawn;
+
+	reset_signals();
+	if (!prepare(launch)) {
+		set_signal_mask(&none, NULL);
+		execve(spawn->argv[0], (char *const *)spawn->argv, (char *const *)spawn->envp);
+		fail_step(launch, STEP_EXEC, spawn->argv[0]);
+	}
+	_exit(127);
+}
+
+static int explain(const struct launch *launch, struct ls_error *err)
+{
+	static const char *const steps[] = {
+		[STEP_NONE] = "start",
+		[STEP_SESSION] = "start a session for",
+		[STEP_NAMESPACE] = "make a mount namespace for",
+		[STEP_PROPAGATION] = "make the mount namespace private for",
+		[STEP_HIDE] = "hide a directory from",
+		[STEP_DESCRIPTORS] = "pass descriptors 0 to 2 to",
+		[STEP_TERMINAL] = "make descriptor 0 the controlling terminal of",
+		[STEP_DIRECTORY] = "change the directory for",
+		[STEP_EXEC] = "execute",
+	};
+	const char *program = launch->spawn->argv[0];
+	const char *path = launch->path && launch->path != program ? launch->path : "";
+	char shown[SHOWN_SIZE], shown_path[SHOWN_SIZE];
+
+	ls_printable(shown, sizeof(shown), program, strlen(program));
+	ls_printable(shown_path, sizeof(shown_path), path, strlen(path));
+	if (launch->failed == STEP_NAMESPACE && launch->sys_errno == EPERM)
+		return ls_fail(err, LS_UNSUPPORTED,
+			       "cannot make a mount namespace for \"%s\": it needs CAP_SYS_ADMIN: run as root", shown);
+	errno = launch->sys_errno;
+	return ls_fail_errno(err, "cannot %s \"%s\"%s%s", steps[launch->failed], shown, *path ? ": " : "", shown_path);
+}
+
+static void reap(int pid)
+{
+	while (waitpid(pid, NULL, 0) < 0 && errno == EINTR)
+		;
+}
+
+int ls_spawn(const struct ls_spawn *spawn, int *pid, struct ls_error *err)
+{
+	const kernel_sigset all = ~(kernel_sigset)0;
+	struct launch launch = {.spawn = spawn};
+	kernel_sigset before;
+	int child, saved;
+	char *stack = mmap(NULL, STACK_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
+
+	if (stack == MAP_FAILED)
+		return ls_fail(err, LS_NO_MEMORY, "out of memory for the stack of a new process");
+	set_signal_mask(&all, &before);
+	child = clone(run_child, stack + STACK_SIZE, CLONE_VM | CLONE_VFORK | SIGCHLD, &launch);
+	saved = errno;
+	set_signal_mask(&before, NULL);
+	munmap(stack, STACK_SIZE);
+	if (child < 0) {
+		errno = saved;
+		return ls_fail_errno(err, "cannot start a new process");
+	}
+	if (launch.failed) {
+		reap(child);
+		return explain(&launch, err);
+	}
+	*pid = child;
+	return LS_OK;
+}

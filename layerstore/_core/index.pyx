@@ -1,0 +1,428 @@
+"""The path index: the paths of a layer, or of a whole chain of layers, in one immutable buffer (csrc/index.h)."""
+
+import struct
+from array import array
+from typing import NamedTuple
+
+from cpython.array cimport array as c_array
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy, memset
+
+from layerstore._core.status cimport check, ls_error
+
+
+cdef extern from "<sys/stat.h>" nogil:
+    bint S_ISREG(uint32_t mode)
+    bint S_ISDIR(uint32_t mode)
+    bint S_ISLNK(uint32_t mode)
+    bint S_ISCHR(uint32_t mode)
+    bint S_ISBLK(uint32_t mode)
+
+
+cdef extern from "buffer.h" nogil:
+    struct ls_buffer:
+        uint8_t *bytes
+        size_t length
+
+    void ls_buffer_free(ls_buffer *buffer)
+
+
+cdef extern from "siphash.h" nogil:
+    uint64_t ls_siphash13(const uint8_t *key, const void *bytes, size_t length)
+    uint64_t ls_siphash(unsigned c, unsigned d, const uint8_t *key, const void *bytes, size_t length)
+
+
+cdef extern from "index_writer.h" nogil:
+    struct ls_index_node:
+        ls_record record
+        uint32_t parent
+        uint32_t inode
+        uint16_t name_length
+        const char *name
+        const char *target
+        const uint8_t *xattrs
+        size_t xattrs_length
+
+    int ls_index_write(ls_index_kind kind, uint32_t layer_count, const uint8_t *hash_key, const ls_index_node *nodes,
+                       uint32_t node_count, const ls_content *contents, uint32_t content_count, ls_buffer *out,
+                       ls_error *err)
+
+
+cdef extern from "merge.h" nogil:
+    int ls_merge(const ls_index *const *layers, size_t layer_count, const uint8_t *hash_key, ls_buffer *out,
+                 ls_error *err)
+
+
+LAYER = LS_INDEX_LAYER
+CHAIN = LS_INDEX_CHAIN
+WHITEOUT = LS_RECORD_WHITEOUT
+OPAQUE = LS_RECORD_OPAQUE
+IMPLIED = LS_RECORD_IMPLIED
+LOWER_LINK = LS_RECORD_LOWER_LINK
+
+
+class Record(NamedTuple):
+    """One path of an index.
+
+    path, name: bytes without a leading '/'; the root's are empty.
+    parent, inode: record numbers; inode is that of the first link of the same inode.
+    mode: as st_mode; 0 for a whiteout and a lower link. size: bytes. mtime_ns: nanoseconds since the epoch.
+    target: of a symlink or lower link. first_child, count: the range of a directory's children (0 without);
+    for all others, first_child is 0 and count the number of links. flags: WHITEOUT, OPAQUE, IMPLIED, LOWER_LINK.
+    layer: from 0 at the bottom. content: number into the contents of the index, None for an empty file and
+    whatever is not a regular file. rdev: (major, minor) of a device.
+    """
+
+    path: bytes
+    name: bytes
+    parent: int
+    mode: int
+    uid: int
+    gid: int
+    size: int
+    mtime_ns: int
+    target: bytes | None
+    first_child: int
+    count: int
+    inode: int
+    xattrs: dict[bytes, bytes]
+    flags: int
+    layer: int
+    content: int | None
+    rdev: tuple[int, int] | None
+
+
+class Node(NamedTuple):
+    """What `write_index` makes a record of; see csrc/index_writer.h. parent and inode are node numbers (inode None: its
+    own); the root is node 0. size is taken from content or target where there is one."""
+
+    parent: int | None
+    name: bytes
+    mode: int
+    uid: int = 0
+    gid: int = 0
+    mtime_ns: int = 0
+    content: int | None = None
+    target: bytes | None = None
+    rdev: tuple[int, int] | None = None
+    xattrs: dict[bytes, bytes] = {}
+    flags: int = 0
+    layer: int = 0
+    inode: int | None = None
+
+
+cdef class Index:
+    """An index over any buffer that holds one (bytes, an mmap), which is kept alive and must not change.
+
+    Raises CorruptError where the bytes are no index, and Unsupported for a version that this layerstore does not read.
+    Opening looks at the header only; `verify` looks at everything. Safe for use by many threads at once.
+    """
+
+    def __cinit__(self, buffer not None):
+        cdef ls_error err
+        cdef const uint8_t[::1] view = memoryview(buffer).cast("B")
+
+        # csrc/index.h wants its sections aligned, which a slice of something else may not be.
+        if view.shape[0] and <size_t> &view[0] % 8:
+            view = bytes(buffer)
+        self._view = view
+        check(ls_index_open(&self.index, &view[0] if view.shape[0] else NULL, view.shape[0], &err), &err)
+
+    @property
+    def kind(self):
+        """LAYER or CHAIN."""
+        return self.index.header.kind
+
+    @property
+    def layer_count(self):
+        """The number of layers that the index answers for; 1 for a layer."""
+        return self.index.header.layer_count
+
+    @property
+    def content_count(self):
+        """The number of contents."""
+        return self.index.header.content_count
+
+    @property
+    def hash_key(self):
+        """The 16 bytes that key the hash of the paths."""
+        return PyBytes_FromStringAndSize(<const char *> self.index.header.hash_key, 16)
+
+    @property
+    def nbytes(self):
+        """The size of the index in bytes."""
+        return self._view.shape[0]
+
+    def __len__(self):
+        return self.index.header.record_count
+
+    def verify(self):
+        """Compare the digest of all bytes and look at every record once. Raises CorruptError."""
+        cdef ls_error err
+        cdef int status
+
+        with nogil:
+            status = ls_index_verify(&self.index, &err)
+        check(status, &err)
+
+    def lookup(self, bytes path not None):
+        """The record number of a path (no leading '/', no "." or ".."; b"" is the root), or None."""
+        cdef ls_error err
+        cdef uint32_t number
+
+        check(ls_index_lookup(&self.index, PyBytes_AS_STRING(path), PyBytes_GET_SIZE(path), &number, &err), &err)
+        return None if number == LS_NONE else number
+
+    def lookup_many(self, paths not None):
+        """The record numbers of many paths, as an array('q') in their order; -1 where there is none."""
+        cdef ls_error err
+        cdef int status
+        cdef list items = list(paths)
+        cdef Py_ssize_t i, n = len(items)
+        cdef bytes joined = b"".join(items)
+        cdef c_array offsets = array("Q", bytes(8 * (n + 1)))
+        cdef c_array numbers = array("I", bytes(4 * n))
+        cdef c_array result = array("q", bytes(8 * n))
+        cdef const char *text = joined
+        cdef uint32_t number
+
+        for i in range(n):
+            offsets.data.as_ulonglongs[i + 1] = offsets.data.as_ulonglongs[i] + PyBytes_GET_SIZE(<bytes?> items[i])
+        with nogil:
+            status = ls_index_lookup_many(&self.index, text, <const uint64_t *> offsets.data.as_ulonglongs, n,
+                                          <uint32_t *> numbers.data.as_uints, &err)
+            for i in range(n):
+                number = numbers.data.as_uints[i]
+                result.data.as_longlongs[i] = -1 if number == LS_NONE else <int64_t> number
+        check(status, &err)
+        return result
+
+    def record(self, number):
+        """The record of that number. Raises IndexError where there is none, CorruptError where it is damaged."""
+        cdef const ls_record *r = self._record(number)
+        cdef bytes path = self._string(r.path, r.path_length)
+        cdef uint32_t first = 0, count = 0
+        cdef ls_error err
+
+        if S_ISDIR(r.mode):
+            check(ls_index_children(&self.index, number, &first, &count, &err), &err)
+        else:
+            count = r.count
+        if S_ISREG(r.mode) and r.data != LS_NONE:
+            self._check_content(r.data)
+        return Record(
+            path=path,
+            name=path[r.name_start:],
+            parent=r.parent,
+            mode=r.mode,
+            uid=r.uid,
+            gid=r.gid,
+            size=r.size,
+            mtime_ns=int(r.mtime_seconds) * 1_000_000_000 + r.mtime_nanoseconds,
+            target=self._string(r.data, r.size) if S_ISLNK(r.mode) or r.flags & LS_RECORD_LOWER_LINK else None,
+            first_child=first,
+            count=count,
+            inode=r.inode,
+            xattrs=self._xattrs(r.xattrs),
+            flags=r.flags,
+            layer=r.layer,
+            content=r.data if S_ISREG(r.mode) and r.data != LS_NONE else None,
+            rdev=(r.size >> 32, r.size & 0xFFFFFFFF) if S_ISCHR(r.mode) or S_ISBLK(r.mode) else None,
+        )
+
+    def __getitem__(self, number):
+        return self.record(number)
+
+    def __iter__(self):
+        """Every record, parents before their children."""
+        for number in range(len(self)):
+            yield self.record(number)
+
+    def children(self, number):
+        """The record numbers of a directory's children, sorted by name; empty for whatever is no directory."""
+        cdef ls_error err
+        cdef uint32_t first, count
+
+        self._record(number)
+        check(ls_index_children(&self.index, number, &first, &count, &err), &err)
+        return range(first, first + count)
+
+    def content(self, number):
+        """(BLAKE3 digest, size in bytes) of the content of that number. Raises IndexError where there is none."""
+        cdef const ls_content *content
+
+        if not 0 <= number < self.content_count:
+            raise IndexError(f"content {number} of an index that has {self.content_count}")
+        content = &self.index.contents[<uint32_t> number]
+        return PyBytes_FromStringAndSize(<const char *> content.digest, 32), content.size
+
+    def contents_bytes(self):
+        """All contents as a read-only memoryview of 40 bytes each: 32 of digest, 8 of size, little-endian."""
+        start = <const uint8_t *> self.index.contents - &self._view[0]
+        return memoryview(self._view).toreadonly()[start : start + 40 * self.content_count]
+
+    cdef const ls_record *_record(self, number) except NULL:
+        if not 0 <= number < len(self):
+            raise IndexError(f"record {number} of an index that has {len(self)}")
+        return &self.index.records[<uint32_t> number]
+
+    cdef int _check_content(self, uint32_t number) except -1:
+        if number >= self.index.header.content_count:
+            from layerstore._core.status import CorruptError
+
+            raise CorruptError(f"reading an index: content {number} of {self.content_count}; rebuild it")
+        return 0
+
+    cdef bytes _string(self, uint32_t offset, uint64_t length):
+        cdef ls_error err
+        cdef const char *string = NULL
+
+        check(ls_index_string(&self.index, offset, length, &string, &err), &err)
+        return PyBytes_FromStringAndSize(string, length)
+
+    cdef dict _xattrs(self, uint32_t block):
+        cdef ls_error err
+        cdef ls_xattr_cursor cursor
+        cdef dict xattrs = {}
+
+        memset(&cursor, 0, sizeof(cursor))
+        while True:
+            check(ls_index_xattr_next(&self.index, block, &cursor, &err), &err)
+            if cursor.name == NULL:
+                return xattrs
+            name = PyBytes_FromStringAndSize(cursor.name, cursor.name_length)
+            xattrs[name] = PyBytes_FromStringAndSize(<const char *> cursor.value, cursor.value_length)
+
+
+cdef bytes _take(ls_buffer *out):
+    """The buffer's bytes; the buffer is freed."""
+    try:
+        return PyBytes_FromStringAndSize(<const char *> out.bytes, out.length)
+    finally:
+        ls_buffer_free(out)
+
+
+cdef const uint8_t *_key(bytes hash_key) except NULL:
+    if PyBytes_GET_SIZE(hash_key) != 16:
+        raise ValueError(f"a hash key has 16 bytes, not {len(hash_key)}")
+    return <const uint8_t *> PyBytes_AS_STRING(hash_key)
+
+
+def merge(layers, bytes hash_key not None):
+    """The index of the chain of these layers, the bottom one first (which may itself be a chain's index), as bytes.
+
+    hash_key: 16 bytes, derived from the identity of the chain. See csrc/merge.h for the rules.
+    Raises InvalidInput, naming it, for a hard link to what the layers below do not show; CorruptError for a damaged layer.
+    """
+    cdef ls_error err
+    cdef ls_buffer out
+    cdef int status
+    cdef list owners = list(layers)
+    cdef size_t n = len(owners)
+    cdef const uint8_t *key = _key(hash_key)
+    cdef const ls_index **indexes = <const ls_index **> calloc(n + 1, sizeof(ls_index *))
+
+    if indexes == NULL:
+        raise MemoryError()
+    memset(&out, 0, sizeof(out))
+    try:
+        for i in range(n):
+            indexes[i] = &(<Index?> owners[i]).index
+        with nogil:
+            status = ls_merge(indexes, n, key, &out, &err)
+        if status:
+            ls_buffer_free(&out)
+        check(status, &err)
+        return _take(&out)
+    finally:
+        free(indexes)
+
+
+def encode_xattrs(xattrs):
+    """The xattr block of a mapping of names to values, as the heap of an index holds it; b"" for none."""
+    parts = [struct.pack("<H", len(xattrs))] if xattrs else []
+    for name, value in sorted(xattrs.items()):
+        parts.append(struct.pack("<HI", len(name), len(value)) + name + value)
+    return b"".join(parts)
+
+
+def write_index(kind, layer_count, bytes hash_key not None, nodes, contents=()):
+    """An index as bytes, of nodes (see Node; the root first, else in any order) and contents ((digest, size), …).
+
+    Raises InvalidInput or LimitExceeded, naming the node. For tests and tools: layers are built in C (csrc/layer.h).
+    """
+    cdef ls_error err
+    cdef ls_buffer out
+    cdef int status
+    cdef const uint8_t *key = _key(hash_key)
+    cdef uint32_t node_count = len(nodes), content_count = len(contents)
+    cdef list alive = []
+    cdef ls_index_kind c_kind = kind
+    cdef uint32_t c_layer_count = layer_count
+    cdef ls_content *c_contents = <ls_content *> calloc(content_count + 1, sizeof(ls_content))
+    cdef ls_index_node *c_nodes = <ls_index_node *> calloc(node_count + 1, sizeof(ls_index_node))
+
+    memset(&out, 0, sizeof(out))
+    try:
+        if c_contents == NULL or c_nodes == NULL:
+            raise MemoryError()
+        for i, (digest, size) in enumerate(contents):
+            if len(digest) != 32:
+                raise ValueError(f"a digest has 32 bytes, not {len(digest)}")
+            memcpy(c_contents[i].digest, PyBytes_AS_STRING(digest), 32)
+            c_contents[i].size = size
+        for i, node in enumerate(nodes):
+            _fill_node(&c_nodes[i], i, node, contents, alive)
+        with nogil:
+            status = ls_index_write(c_kind, c_layer_count, key, c_nodes, node_count, c_contents, content_count, &out, &err)
+        if status:
+            ls_buffer_free(&out)
+        check(status, &err)
+        return _take(&out)
+    finally:
+        free(c_contents)
+        free(c_nodes)
+
+
+cdef int _fill_node(ls_index_node *out, uint32_t number, node, contents, list alive) except -1:
+    cdef bytes name = node.name
+    cdef bytes xattrs = encode_xattrs(node.xattrs)
+
+    alive += [name, xattrs, node.target]
+    out.parent = LS_NONE if node.parent is None else node.parent
+    out.inode = number if node.inode is None else node.inode
+    out.name = name
+    if len(name) > 0xFFFF:
+        raise ValueError(f"a name of {len(name)} bytes")
+    out.name_length = len(name)
+    out.record.mode = node.mode
+    out.record.uid = node.uid
+    out.record.gid = node.gid
+    out.record.mtime_seconds = node.mtime_ns // 1_000_000_000
+    out.record.mtime_nanoseconds = node.mtime_ns % 1_000_000_000
+    out.record.flags = node.flags
+    out.record.layer = node.layer
+    out.record.data = LS_NONE if node.content is None else node.content
+    if node.content is not None and node.content < len(contents):
+        out.record.size = contents[node.content][1]
+    if node.target is not None:
+        out.target = node.target
+        out.record.size = len(node.target)
+    if node.rdev is not None:
+        out.record.size = node.rdev[0] << 32 | node.rdev[1]
+    if xattrs:
+        out.xattrs = <const uint8_t *> PyBytes_AS_STRING(xattrs)
+        out.xattrs_length = len(xattrs)
+    return 0
+
+
+def siphash(key, data, compression_rounds=1, finalization_rounds=3):
+    """SipHash of bytes under a key of 16 bytes, as an int of 64 bits; by default the 1-3 that the indexes use."""
+    cdef bytes k = key, d = data
+    cdef const uint8_t *c_key = _key(k)
+
+    if (compression_rounds, finalization_rounds) == (1, 3):
+        return ls_siphash13(c_key, PyBytes_AS_STRING(d), len(d))
+    return ls_siphash(compression_rounds, finalization_rounds, c_key, PyBytes_AS_STRING(d), len(d))

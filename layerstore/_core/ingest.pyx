@@ -1,0 +1,270 @@
+"""The import of a layer: digest table, new contents, tar to index and recipe (csrc/digests.h, contents.h, ingest.h)."""
+
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport malloc
+from libc.string cimport memcpy
+
+from layerstore._core.status cimport check, ls_error
+
+from layerstore._core.status import InvalidInput
+
+cdef extern from "buffer.h" nogil:
+    struct ls_buffer:
+        uint8_t *bytes
+        size_t length
+        size_t capacity
+    void ls_buffer_free(ls_buffer *buffer)
+
+cdef extern from "blake3.h" nogil:
+    struct ls_b3_kernel:
+        pass
+    int ls_b3_kernel_find(const char *name, const ls_b3_kernel **kernel, ls_error *err)
+
+cdef extern from "digests.h" nogil:
+    struct ls_location:
+        uint32_t pack
+        uint32_t slot
+    struct ls_digest_record:
+        pass
+    struct ls_digests:
+        uint32_t count
+        uint32_t slot_count
+        uint64_t *slots
+        uint64_t key[2]
+    uint32_t LS_LOCATION_OBJECT
+    uint32_t LS_LOCATION_NONE
+    int ls_digests_init(ls_digests *digests, ls_error *err)
+    void ls_digests_free(ls_digests *digests)
+    int ls_digests_extend(ls_digests *digests, const ls_digest_record *records, uint32_t count, ls_error *err)
+    void ls_digests_locate_many(const ls_digests *digests, const uint8_t *bytes, size_t stride, size_t n,
+                                ls_location *locations)
+
+cdef extern from "contents.h" nogil:
+    struct ls_pack_slot:
+        pass
+    struct ls_contents:
+        pass
+    struct ls_contents_counts:
+        uint64_t new_count
+        uint64_t new_bytes
+        uint64_t known_count
+        uint64_t known_bytes
+    int ls_contents_new(ls_contents **contents, int staging, int pack, const ls_digests *digests,
+                        size_t pack_threshold, const ls_b3_kernel *kernel, ls_error *err)
+    void ls_contents_free(ls_contents *contents)
+    int ls_contents_finish(ls_contents *contents, ls_error *err)
+    ls_contents_counts ls_contents_counts_ "ls_contents_counts" (const ls_contents *contents)
+    const ls_digest_record *ls_contents_records(const ls_contents *contents, uint32_t *count)
+    const ls_pack_slot *ls_contents_slots(const ls_contents *contents, uint32_t *count, uint64_t *bytes)
+
+cdef extern from "tar.h" nogil:
+    struct ls_tar_limits:
+        size_t path_bytes
+        size_t name_bytes
+        size_t extended_bytes
+        size_t sparse_extents
+        uint64_t file_bytes
+        uint64_t entries
+    const ls_tar_limits ls_tar_default_limits
+
+cdef extern from "ingest.h" nogil:
+    struct ls_ingest:
+        pass
+    int ls_ingest_new(ls_ingest **ingest, ls_contents *contents, const ls_tar_limits *limits, ls_error *err)
+    void ls_ingest_free(ls_ingest *ingest)
+    int ls_ingest_feed(ls_ingest *ingest, const uint8_t *bytes, size_t length, ls_error *err)
+    int ls_ingest_finish(ls_ingest *ingest, ls_error *err)
+    void ls_ingest_take_recipe(ls_ingest *ingest, ls_buffer *out)
+    int ls_ingest_index(ls_ingest *ingest, const uint8_t *hash_key, ls_buffer *out, ls_error *err)
+    uint64_t ls_ingest_entries(const ls_ingest *ingest)
+    uint64_t ls_ingest_files_bytes(const ls_ingest *ingest)
+
+RECORD_BYTES = 48
+LOCATION_BYTES = 8
+PACK_SLOT_BYTES = 48
+LOCATION_OBJECT = LS_LOCATION_OBJECT
+LOCATION_NONE = LS_LOCATION_NONE
+
+
+cdef class Digests:
+    """Where contents are: a table over `count` records (48 bytes each) of the digest log in `buffer`.
+
+    `buffer` (any bytes-like object, such as a memory map) is kept alive and must not change. `base`, a table over the
+    first records of the same log, saves work. Immutable once made: safe to read from many threads.
+    Raises `InvalidInput` when the buffer is too short, `MemoryError`.
+    """
+
+    cdef ls_digests digests
+    cdef Py_buffer view
+    cdef bint viewed
+
+    def __cinit__(self, buffer, Py_ssize_t count, Digests base=None):
+        cdef ls_error err
+        cdef int status
+        check(ls_digests_init(&self.digests, &err), &err)
+        PyObject_GetBuffer(buffer, &self.view, PyBUF_SIMPLE)
+        self.viewed = True
+        if count < 0 or self.view.len // 48 < count:
+            raise InvalidInput(f"the digest log holds {self.view.len // 48} records, but {count} were committed")
+        if base is not None and base.digests.slot_count and base.digests.count <= count:
+            self.digests.slots = <uint64_t *>malloc(base.digests.slot_count * sizeof(uint64_t))
+            if self.digests.slots == NULL:
+                raise MemoryError("out of memory copying the digest table")
+            memcpy(self.digests.slots, base.digests.slots, base.digests.slot_count * sizeof(uint64_t))
+            self.digests.slot_count = base.digests.slot_count
+            self.digests.count = base.digests.count
+            self.digests.key = base.digests.key
+        with nogil:
+            status = ls_digests_extend(&self.digests, <const ls_digest_record *>self.view.buf, <uint32_t>count, &err)
+        check(status, &err)
+
+    def __dealloc__(self):
+        ls_digests_free(&self.digests)
+        if self.viewed:
+            PyBuffer_Release(&self.view)
+
+    def __len__(self):
+        return self.digests.count
+
+    def locate_many(self, const uint8_t[::1] digests not None, Py_ssize_t stride):
+        """Locations of the digests that begin at every `stride`-th byte of `digests`.
+
+        Returns bytes: for each, two little-endian u32, pack and slot. Pack is LOCATION_OBJECT for an object,
+        LOCATION_NONE where the content is not stored.
+        """
+        if stride < 32:
+            raise InvalidInput(f"digests are 32 bytes each, so a stride of {stride} cannot be")
+        cdef Py_ssize_t n = digests.shape[0] // stride
+        out = PyBytes_FromStringAndSize(NULL, n * sizeof(ls_location))
+        cdef ls_location *locations = <ls_location *>PyBytes_AS_STRING(out)
+        if n:
+            with nogil:
+                ls_digests_locate_many(&self.digests, &digests[0], stride, n, locations)
+        return out
+
+
+cdef class Contents:
+    """The new contents of one import, written to the directory `staging_fd` and the empty file `pack_fd`.
+
+    Contents of at most `pack_threshold_bytes` go to the pack, larger ones to files named by their digest.
+    The descriptors stay the caller's. Not for use by two threads at once.
+    """
+
+    cdef ls_contents *contents
+    cdef Digests digests
+
+    def __cinit__(self, int staging_fd, int pack_fd, Digests digests not None, size_t pack_threshold_bytes):
+        cdef ls_error err
+        cdef const ls_b3_kernel *kernel
+        self.digests = digests
+        check(ls_b3_kernel_find(NULL, &kernel, &err), &err)
+        check(ls_contents_new(&self.contents, staging_fd, pack_fd, &digests.digests, pack_threshold_bytes, kernel,
+                              &err), &err)
+
+    def __dealloc__(self):
+        ls_contents_free(self.contents)
+
+    def finish(self):
+        """Write the pack's slots and footer. Raises `OSError`."""
+        cdef ls_error err
+        cdef int status
+        with nogil:
+            status = ls_contents_finish(self.contents, &err)
+        check(status, &err)
+
+    @property
+    def counts(self):
+        """`(new count, new bytes, known count, known bytes)` so far."""
+        cdef ls_contents_counts counts = ls_contents_counts_(self.contents)
+        return counts.new_count, counts.new_bytes, counts.known_count, counts.known_bytes
+
+    def records(self):
+        """Digest log records (48 bytes each) of what was new; a pack's number in them is still 0."""
+        cdef uint32_t count
+        cdef const ls_digest_record *records = ls_contents_records(self.contents, &count)
+        return PyBytes_FromStringAndSize(<const char *>records, <Py_ssize_t>count * 48)
+
+    def slots(self):
+        """`(slots, bytes)`: the pack's slots (48 bytes each) and the bytes of contents in it."""
+        cdef uint32_t count
+        cdef uint64_t size
+        cdef const ls_pack_slot *slots = ls_contents_slots(self.contents, &count, &size)
+        return PyBytes_FromStringAndSize(<const char *>slots, <Py_ssize_t>count * 48), size
+
+
+cdef class LayerIngest:
+    """The import of one layer's tar into `contents`. Not for use by two threads at once.
+
+    After an exception from any method the import is void. `max_entries` and `max_file_bytes` replace the limits of
+    csrc/tar.h.
+    """
+
+    cdef ls_ingest *ingest
+    cdef ls_buffer recipe
+    cdef Contents contents
+
+    def __cinit__(self, Contents contents not None, max_entries=None, max_file_bytes=None):
+        cdef ls_error err
+        cdef ls_tar_limits limits = ls_tar_default_limits
+        if max_entries is not None:
+            limits.entries = max_entries
+        if max_file_bytes is not None:
+            limits.file_bytes = max_file_bytes
+        self.contents = contents
+        check(ls_ingest_new(&self.ingest, contents.contents, &limits, &err), &err)
+
+    def __dealloc__(self):
+        ls_ingest_free(self.ingest)
+        ls_buffer_free(&self.recipe)
+
+    def feed(self, const uint8_t[::1] span not None):
+        """Take in the next bytes of the tar; returns the recipe bytes that they gave.
+
+        Raises `CorruptError`, `InvalidInput` or `LimitExceeded` (naming the entry), `OSError`.
+        """
+        cdef ls_error err
+        cdef int status
+        cdef size_t length = span.shape[0]
+        if not length:
+            return b""
+        with nogil:
+            status = ls_ingest_feed(self.ingest, &span[0], length, &err)
+        check(status, &err)
+        ls_ingest_take_recipe(self.ingest, &self.recipe)
+        return PyBytes_FromStringAndSize(<const char *>self.recipe.bytes, self.recipe.length)
+
+    def finish(self):
+        """Say that the tar has ended. Raises `CorruptError` when it stops inside an entry."""
+        cdef ls_error err
+        check(ls_ingest_finish(self.ingest, &err), &err)
+
+    def index(self, bytes hash_key not None):
+        """The layer's index as bytes, its path hash keyed by `hash_key` (16 bytes). After `finish`."""
+        cdef ls_error err
+        cdef int status
+        cdef ls_buffer out
+        cdef const uint8_t *key
+        if len(hash_key) != 16:
+            raise InvalidInput(f"a path hash key is 16 bytes, not {len(hash_key)}")
+        key = <const uint8_t *>PyBytes_AS_STRING(hash_key)
+        out.bytes = NULL
+        out.length = out.capacity = 0
+        with nogil:
+            status = ls_ingest_index(self.ingest, key, &out, &err)
+        try:
+            check(status, &err)
+            return PyBytes_FromStringAndSize(<const char *>out.bytes, out.length)
+        finally:
+            ls_buffer_free(&out)
+
+    @property
+    def entries(self):
+        """Entries of the tar so far."""
+        return ls_ingest_entries(self.ingest)
+
+    @property
+    def files_bytes(self):
+        """The sum of the logical sizes of the regular files so far, bytes."""
+        return ls_ingest_files_bytes(self.ingest)

@@ -1,0 +1,3 @@
+from typing_extensions import Buffer
+
+def build_layer(tar_bytes: Buffer, hash_key: bytes) -> tuple[bytes, list[tuple[bytes, int]]]: ...

@@ -1,0 +1,292 @@
+"""The mount system calls, and starting a program in a mount namespace of its own. `csrc/mount.h` is the manual.
+
+Paths are `str`, `bytes` or `os.PathLike`; descriptors belong to the caller. A call raises `Unsupported` where the
+kernel or the privilege is missing, `InvalidInput` for a name that no directory can have, and `OSError` for the rest.
+"""
+
+from libc.stdint cimport int64_t, uint8_t, uint32_t
+from libc.stdlib cimport calloc, free, malloc
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from layerstore._core.status cimport check, ls_error
+
+from layerstore._core.status import InvalidInput
+
+
+cdef extern from "mount.h" nogil:
+    struct ls_overlay_lowers:
+        const int *lower
+        size_t lower_count
+        const int *data
+        size_t data_count
+
+    struct ls_directory_attributes:
+        uint32_t mode
+        uint32_t uid
+        uint32_t gid
+        int64_t mtime_seconds
+        uint32_t mtime_nanoseconds
+
+    struct ls_mount_features:
+        int may_mount
+        int new_mount_api
+        int overlay
+        int erofs
+
+    struct ls_spawn_request "ls_spawn":
+        const char *const *argv
+        const char *const *envp
+        const char *cwd
+        int fds[3]
+        int private_mounts
+        const char *const *hide
+        int controlling_terminal
+
+    int ls_mount_erofs(const char *image, const char *device, const char *target, ls_error *err)
+    int ls_container_make_many(int containers_fd, const char *const *names, size_t n,
+                               const ls_directory_attributes *upper, ls_error *err)
+    int ls_overlay_mount_many(int containers_fd, const char *const *names, size_t n,
+                              const ls_overlay_lowers *lowers, size_t *done, ls_error *err)
+    int ls_umount_many(int containers_fd, const char *const *names, size_t n, int lazy, ls_error *err)
+    int ls_mounted_many(int containers_fd, const char *const *names, size_t n, uint8_t *mounted, ls_error *err)
+    int ls_umount(const char *path, int lazy, ls_error *err)
+    int ls_is_mounted(const char *path, int *mounted, ls_error *err)
+    void ls_mount_features_probe "ls_mount_features"(ls_mount_features *features)
+    int ls_syncfs(int fd, ls_error *err)
+    int ls_open_inside(int root_fd, const char *path, int flags, int *fd, ls_error *err)
+    int ls_spawn_start "ls_spawn"(const ls_spawn_request *spawn, int *pid, ls_error *err)
+
+
+class Features(NamedTuple):
+    """What this process and kernel can do; see `features`."""
+
+    may_mount: bool
+    new_mount_api: bool
+    overlay: bool
+    erofs: bool
+
+
+cdef bytes c_string(object path):
+    """The bytes of a path or argument, without the NUL byte that would cut it short in C."""
+    cdef bytes encoded = os.fsencode(path)
+    if b"\0" in encoded:
+        raise InvalidInput(f"{path!r} holds a NUL byte, which no path or argument of a program may")
+    return encoded
+
+
+cdef class Strings:
+    """A NULL-terminated C array of strings, alive as long as this object."""
+
+    cdef list kept
+    cdef const char **array
+    cdef size_t count
+
+    def __cinit__(self, strings):
+        cdef size_t i
+        cdef bytes kept
+        self.kept = [c_string(string) for string in strings]
+        self.count = len(self.kept)
+        self.array = <const char **>calloc(self.count + 1, sizeof(char *))
+        if self.array == NULL:
+            raise MemoryError(f"out of memory for {self.count} strings")
+        for i in range(self.count):
+            kept = self.kept[i]
+            self.array[i] = kept
+
+    def __dealloc__(self):
+        free(self.array)
+
+
+cdef class Descriptors:
+    """A C array of file descriptors, alive as long as this object."""
+
+    cdef int *array
+    cdef size_t count
+
+    def __cinit__(self, descriptors):
+        cdef size_t i
+        self.count = len(descriptors)
+        self.array = <int *>malloc((self.count + 1) * sizeof(int))
+        if self.array == NULL:
+            raise MemoryError(f"out of memory for {self.count} descriptors")
+        for i in range(self.count):
+            self.array[i] = descriptors[i]
+
+    def __dealloc__(self):
+        free(self.array)
+
+
+def mount_erofs(image, device, target) -> None:
+    """Mount the EROFS image file read-only on the directory `target`, with `device` (or None) as its extra device.
+
+    Raises `CorruptError` when the file is no EROFS image, and `Unsupported` when it is on a file system from which
+    EROFS cannot be mounted (it must be ext4, XFS or btrfs, and Linux 6.12 or newer).
+    """
+    cdef ls_error err
+    cdef int status
+    cdef bytes image_path = c_string(image)
+    cdef bytes device_path = b"" if device is None else c_string(device)
+    cdef bytes target_path = c_string(target)
+    cdef const char *c_image = image_path
+    cdef const char *c_device = device_path
+    cdef const char *c_target = target_path
+    if device is None:
+        c_device = NULL
+    with nogil:
+        status = ls_mount_erofs(c_image, c_device, c_target, &err)
+    check(status, &err)
+
+
+def container_make_many(int containers_fd, names, uint32_t mode, uint32_t uid, uint32_t gid, mtime_ns) -> None:
+    """Make `name`/{upper,work,root} below the directory `containers_fd` for each name; all or nothing.
+
+    Each `upper` gets the permission bits, owner and modification time (nanoseconds since 1970) given: an overlay
+    shows its upper's own attributes at its root.
+    """
+    cdef ls_error err
+    cdef int status
+    cdef Strings strings = Strings(names)
+    cdef ls_directory_attributes upper
+    seconds, nanoseconds = divmod(mtime_ns, 1_000_000_000)
+    upper.mode, upper.uid, upper.gid = mode, uid, gid
+    upper.mtime_seconds, upper.mtime_nanoseconds = seconds, nanoseconds
+    with nogil:
+        status = ls_container_make_many(containers_fd, strings.array, strings.count, &upper, &err)
+    check(status, &err)
+
+
+def overlay_mount_many(int containers_fd, names, lower, data) -> int:
+    """Mount an overlay on `name`/root for each name and return how many names that is.
+
+    `lower` (top first) and `data` (data-only layers) are directory descriptors. A name that is mounted already is
+    passed over. Stops at the first error; what was mounted until then stays, as `mounted_many` tells.
+    """
+    cdef ls_error err
+    cdef int status
+    cdef size_t done = 0
+    cdef Strings strings = Strings(names)
+    cdef Descriptors lower_fds = Descriptors(lower)
+    cdef Descriptors data_fds = Descriptors(data)
+    cdef ls_overlay_lowers lowers
+    lowers.lower, lowers.lower_count = lower_fds.array, lower_fds.count
+    lowers.data, lowers.data_count = data_fds.array, data_fds.count
+    with nogil:
+        status = ls_overlay_mount_many(containers_fd, strings.array, strings.count, &lowers, &done, &err)
+    check(status, &err)
+    return done
+
+
+def umount_many(int containers_fd, names, bint lazy=False) -> None:
+    """Unmount `name`/root for each name; one that is not mounted is fine.
+
+    A busy one is an `OSError` (EBUSY) unless `lazy`, which detaches it; the others are unmounted all the same.
+    """
+    cdef ls_error err
+    cdef int status
+    cdef Strings strings = Strings(names)
+    with nogil:
+        status = ls_umount_many(containers_fd, strings.array, strings.count, lazy, &err)
+    check(status, &err)
+
+
+def mounted_many(int containers_fd, names) -> list:
+    """For each name whether `name`/root is a mount point; False also where it does not exist."""
+    cdef ls_error err
+    cdef int status
+    cdef Strings strings = Strings(names)
+    cdef bytearray mounted = bytearray(strings.count)
+    cdef uint8_t *c_mounted = mounted
+    with nogil:
+        status = ls_mounted_many(containers_fd, strings.array, strings.count, c_mounted, &err)
+    check(status, &err)
+    return [bool(one) for one in mounted]
+
+
+def umount(path, bint lazy=False) -> None:
+    """Unmount what is mounted on `path`; nothing there is fine. Busy is an `OSError` (EBUSY) unless `lazy`."""
+    cdef ls_error err
+    cdef int status
+    cdef bytes encoded = c_string(path)
+    cdef const char *c_path = encoded
+    with nogil:
+        status = ls_umount(c_path, lazy, &err)
+    check(status, &err)
+
+
+def is_mounted(path) -> bool:
+    """Whether `path` is a mount point; False also where it does not exist."""
+    cdef ls_error err
+    cdef int status, mounted = 0
+    cdef bytes encoded = c_string(path)
+    cdef const char *c_path = encoded
+    with nogil:
+        status = ls_is_mounted(c_path, &mounted, &err)
+    check(status, &err)
+    return bool(mounted)
+
+
+def features() -> Features:
+    """What this process and kernel can do, probed for real: no version numbers are compared."""
+    cdef ls_mount_features found
+    with nogil:
+        ls_mount_features_probe(&found)
+    return Features(bool(found.may_mount), bool(found.new_mount_api), bool(found.overlay), bool(found.erofs))
+
+
+def syncfs(int fd) -> None:
+    """Make all of the file system that holds the descriptor durable (syncfs(2))."""
+    cdef ls_error err
+    cdef int status
+    with nogil:
+        status = ls_syncfs(fd, &err)
+    check(status, &err)
+
+
+def open_inside(int root_fd, path, int flags) -> int:
+    """Open an existing path as if the directory `root_fd` were the root: no link and no ".." leads out of it.
+
+    `flags` as for `os.open`; the descriptor returned is the caller's to close.
+    """
+    cdef ls_error err
+    cdef int status, fd = -1
+    cdef bytes encoded = c_string(path)
+    cdef const char *c_path = encoded
+    with nogil:
+        status = ls_open_inside(root_fd, c_path, flags, &fd, &err)
+    check(status, &err)
+    return fd
+
+
+def spawn(argv: Sequence, env: Mapping | None = None, cwd=None, fds=(0, 1, 2), bint private_mounts=False,
+          hide=(), bint controlling_terminal=False) -> int:
+    """Start the program at the path argv[0] and return its process id, to be waited for by the caller.
+
+    This process is not copied (vfork semantics). `env` None is this process's environment; `fds` become descriptors
+    0 to 2, every other one must be close-on-exec, as Python's are. `private_mounts` gives it a mount namespace of its own,
+    where an empty tmpfs covers each directory in `hide` that exists. `controlling_terminal` makes it lead a session on
+    the terminal that is its descriptor 0. Raises `OSError` with the path when the program cannot be executed; no process is left then.
+    """
+    cdef ls_error err
+    cdef int status, pid = -1
+    cdef ls_spawn_request request
+    cdef Strings arguments = Strings(argv)
+    cdef Strings environment
+    cdef Strings hidden = Strings(hide)
+    cdef bytes directory = b"" if cwd is None else c_string(cwd)
+    if not arguments.count:
+        raise InvalidInput("a program to start needs at least its own path as an argument")
+    pairs = os.environb if env is None else env
+    environment = Strings([os.fsencode(name) + b"=" + os.fsencode(value) for name, value in pairs.items()])
+    request.argv, request.envp, request.hide = arguments.array, environment.array, hidden.array
+    request.cwd = NULL
+    if cwd is not None:
+        request.cwd = directory
+    request.fds[0], request.fds[1], request.fds[2] = fds
+    request.private_mounts, request.controlling_terminal = private_mounts, controlling_terminal
+    with nogil:
+        status = ls_spawn_start(&request, &pid, &err)
+    check(status, &err)
+    return pid

@@ -1,0 +1,216 @@
+"""The bounded tar walk (csrc/tar.h), an event at a time: for reading single archives, and for the tests."""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+
+from layerstore._core.status cimport check, ls_error
+
+
+cdef extern from "tar.h" nogil:
+    struct ls_tar_limits:
+        size_t path_bytes
+        size_t name_bytes
+        size_t extended_bytes
+        size_t sparse_extents
+        uint64_t file_bytes
+        uint64_t entries
+
+    const ls_tar_limits ls_tar_default_limits
+
+    struct ls_tar_bytes:
+        const uint8_t *bytes
+        size_t length
+
+    struct ls_tar_xattr:
+        ls_tar_bytes name
+        ls_tar_bytes value
+
+    struct ls_tar_extent:
+        uint64_t offset
+        uint64_t length
+
+    struct ls_tar_entry:
+        int type
+        uint32_t mode, uid, gid
+        int64_t mtime_seconds
+        uint32_t mtime_nanoseconds
+        uint32_t device_major, device_minor
+        uint64_t size, stored_size
+        ls_tar_bytes path, link
+        const ls_tar_xattr *xattrs
+        size_t xattr_count
+        const ls_tar_extent *extents
+        size_t extent_count
+        int is_sparse
+        uint64_t position
+
+    enum ls_tar_event_kind:
+        LS_TAR_NEED_MORE
+        LS_TAR_RAW
+        LS_TAR_ENTRY
+        LS_TAR_DATA
+
+    struct ls_tar_event:
+        ls_tar_event_kind kind
+        ls_tar_bytes bytes
+        const ls_tar_entry *entry
+
+    struct ls_tar:
+        pass
+
+    int ls_tar_new(ls_tar **tar, const ls_tar_limits *limits, ls_error *err)
+    void ls_tar_free(ls_tar *tar)
+    void ls_tar_feed(ls_tar *tar, const void *bytes, size_t length)
+    int ls_tar_next(ls_tar *tar, ls_tar_event *event, ls_error *err)
+    int ls_tar_finish(ls_tar *tar, ls_error *err)
+
+
+# In the order of enum ls_tar_type.
+TYPES = ("regular", "hardlink", "symlink", "char", "block", "directory", "fifo")
+
+
+class Raw(NamedTuple):
+    """The next bytes of the archive that are not content: headers, padding, the end."""
+
+    data: bytes
+
+
+class Data(NamedTuple):
+    """The next stored bytes of the last entry's content, never empty."""
+
+    data: bytes
+
+
+class Entry(NamedTuple):
+    """An entry of the archive; its headers came before as `Raw`, `stored_size` bytes of `Data` follow.
+
+    `type` is one of `TYPES`, `mode` the bits 07777. The path is as the archive has it: neither cleaned nor checked
+    for "..", but without NUL and not empty. `size` is the logical size in bytes (0 unless regular), `extents` the
+    (offset, length) pairs of a sparse file's stored content, `None` for a file that is not sparse.
+    `position` is the offset in bytes of the entry's first header in the archive.
+    """
+
+    type: str
+    path: bytes
+    link: bytes
+    mode: int
+    uid: int
+    gid: int
+    mtime_seconds: int
+    mtime_nanoseconds: int
+    device_major: int
+    device_minor: int
+    size: int
+    stored_size: int
+    xattrs: dict[bytes, bytes]
+    extents: list[tuple[int, int]] | None
+    position: int
+
+
+cdef bytes _bytes(ls_tar_bytes text):
+    return (<const char *>text.bytes)[:text.length] if text.length else b""
+
+
+cdef object _entry(const ls_tar_entry *entry):
+    xattrs = {_bytes(entry.xattrs[i].name): _bytes(entry.xattrs[i].value) for i in range(entry.xattr_count)}
+    extents = None
+    if entry.is_sparse:
+        extents = [(entry.extents[i].offset, entry.extents[i].length) for i in range(entry.extent_count)]
+    return Entry(
+        TYPES[entry.type], _bytes(entry.path), _bytes(entry.link), entry.mode, entry.uid, entry.gid,
+        entry.mtime_seconds, entry.mtime_nanoseconds, entry.device_major, entry.device_minor,
+        entry.size, entry.stored_size, xattrs, extents, entry.position,
+    )
+
+
+cdef class Walk:
+    """Iterator over the events of an archive; made by `walk`."""
+
+    cdef ls_tar *tar
+    cdef object chunks
+    cdef Py_buffer span
+    cdef bint has_span
+    cdef bint over
+
+    def __cinit__(self, chunks, limits):
+        cdef ls_error err
+        cdef ls_tar_limits c_limits = limits
+
+        check(ls_tar_new(&self.tar, &c_limits, &err), &err)
+        self.chunks = iter(chunks)
+
+    def __dealloc__(self):
+        self._release()
+        ls_tar_free(self.tar)
+
+    cdef void _release(self):
+        if self.has_span:
+            PyBuffer_Release(&self.span)
+            self.has_span = False
+
+    cdef bint _feed(self) except -1:
+        """Hand over the next chunk; False after the last one."""
+        for chunk in self.chunks:
+            self._release()
+            PyObject_GetBuffer(chunk, &self.span, PyBUF_SIMPLE)
+            self.has_span = True
+            ls_tar_feed(self.tar, self.span.buf, <size_t>self.span.len)
+            return True
+        return False
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        cdef ls_tar_event event
+        cdef ls_error err
+
+        if self.over:
+            raise StopIteration
+        # Until the walk has ended well, any exit but a returned event ends it: after an error the C walk is not usable.
+        self.over = True
+        while True:
+            check(ls_tar_next(self.tar, &event, &err), &err)
+            if event.kind != LS_TAR_NEED_MORE:
+                break
+            if not self._feed():
+                check(ls_tar_finish(self.tar, &err), &err)
+                raise StopIteration
+        self.over = False
+        if event.kind == LS_TAR_ENTRY:
+            return _entry(event.entry)
+        return (Raw if event.kind == LS_TAR_RAW else Data)(_bytes(event.bytes))
+
+
+def walk(chunks: Iterable, *, path_bytes=None, name_bytes=None, extended_bytes=None, sparse_extents=None,
+         file_bytes=None, entries=None):
+    """Walk a tar archive that arrives in chunks of any size; return an iterator of `Raw`, `Entry` and `Data`.
+
+    chunks: objects with a contiguous buffer (bytes, memoryview, mmap ...), which must not change while they are walked.
+    The limits are those of struct ls_tar_limits in csrc/tar.h, with the defaults given there (4,096 bytes of a path,
+    255 of a name, 1 MiB of extended headers, 65,536 extents, 1 TiB of a file, 16 Mi entries).
+
+    The `data` of all `Raw` and `Data` in their order is the archive. The GIL is held: an event costs less
+    than a microsecond, and imports do not go through here.
+
+    Raises `CorruptError` for bytes that are no tar archive or a damaged or truncated one, `InvalidInput` for an entry
+    that is not acceptable, `LimitExceeded` with the name of the limit. Formats: see csrc/tar.h.
+    """
+    cdef ls_tar_limits limits = ls_tar_default_limits
+
+    if path_bytes is not None:
+        limits.path_bytes = path_bytes
+    if name_bytes is not None:
+        limits.name_bytes = name_bytes
+    if extended_bytes is not None:
+        limits.extended_bytes = extended_bytes
+    if sparse_extents is not None:
+        limits.sparse_extents = sparse_extents
+    if file_bytes is not None:
+        limits.file_bytes = file_bytes
+    if entries is not None:
+        limits.entries = entries
+    return Walk(chunks, limits)

@@ -1,0 +1,559 @@
+"""The library's face: `Store`, `Image` and `Container`."""
+
+import contextlib
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Literal, overload
+
+from layerstore._core.index import Index
+from layerstore.containers import changes
+from layerstore.containers.bundle import Volume, runtime_spec
+from layerstore.containers.containers import ContainerRow, Containers
+from layerstore.containers.runtime import may_use_cgroups
+from layerstore.errors import Conflict, InvalidInput, NotFound
+from layerstore.layers import loading
+from layerstore.layers.chains import Chains
+from layerstore.layers.recipe import tar_pieces
+from layerstore.mount.shared import Mounts
+from layerstore.oci.images import CONFIG_LIMIT_BYTES, ImageConfig, parse_config
+from layerstore.store.contents import ContentStore
+from layerstore.store.db import Database
+from layerstore.store.layout import Layout
+from layerstore.types import (
+    ChainId,
+    Change,
+    DiffId,
+    Digest,
+    HistoryEntry,
+    ImageId,
+    Progress,
+    chain_id,
+    normalise_name,
+)
+
+ProgressCallback = Callable[[Progress], None]
+
+
+class Store:
+    """A store of images and containers in one directory. Safe for many threads; many processes may have it open.
+
+    Args:
+        root: the directory.
+        create: make the store if there is none.
+
+    Raises:
+        NotFound: there is no store and `create` is false.
+        InvalidInput: the directory holds something else, or is open to other users.
+        CorruptError: the database is damaged.
+    """
+
+    def __init__(self, root: str | os.PathLike[str], *, create: bool = False) -> None:
+        self.layout = Layout(Path(root).absolute())
+        if create and not self.layout.exists():
+            self.layout.create()
+        self.layout.check()
+        self._database = Database(self.layout.database)
+        self._contents = ContentStore(self.layout, self._database)
+        self._chains = Chains(self.layout, self._contents)
+        self._mounts = Mounts(self.layout)
+        self._containers = Containers(self.layout, self._database, self._chains, self._mounts)
+
+    def __enter__(self) -> "Store":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the database. Mounted containers stay mounted."""
+        self._database.close()
+
+    # Images
+
+    def load(
+        self, source: str | os.PathLike[str] | BinaryIO, *, progress: ProgressCallback | None = None
+    ) -> list["Image"]:
+        """Take in every image of a docker archive or OCI layout: a file, a directory, or a binary stream.
+
+        Files may be compressed with gzip or zstd. Layers that are stored are not read again, files that are stored
+        not written again. Everything is verified before anything is visible; a failed load leaves nothing and can be
+        run again.
+
+        Raises:
+            InvalidInput: it is not such an archive, or an entry in it is not acceptable (named in the message).
+            DigestMismatch, CorruptError: bytes are not what was promised for them.
+            LimitExceeded, OSError.
+        """
+        ids = loading.load(self.layout, self._database, self._contents, source, progress)
+        return [self._image(image_id) for image_id in ids]
+
+    def import_rootfs(
+        self, source: str | os.PathLike[str] | BinaryIO, name: str, *, progress: ProgressCallback | None = None
+    ) -> "Image":
+        """Make an image of one layer from the tar of a root file system, compressed with gzip or zstd or not.
+
+        The image has no command. Its creation time is SOURCE_DATE_EPOCH where that is set. Raises as `load`.
+        """
+        seconds = int(os.environ.get("SOURCE_DATE_EPOCH", time.time()))
+        created = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        image_id = loading.import_rootfs(
+            self.layout, self._database, self._contents, source, normalise_name(name), created, progress
+        )
+        return self._image(image_id)
+
+    def images(self) -> list["Image"]:
+        """Every image, newest in the store first."""
+        query = "SELECT image_id FROM images ORDER BY stored_seconds DESC, image_id"
+        return [self._image(image_id) for (image_id,) in self._database.read().execute(query)]
+
+    def image(self, name: str) -> "Image":
+        """The image of that name (`NAME[:TAG]`) or id (whole or an unambiguous beginning, with or without `sha256:`).
+
+        Raises `NotFound`, `InvalidInput` when ambiguous.
+        """
+        db = self._database.read()
+        digits = name.removeprefix("sha256:")
+        is_id = bool(digits) and all(c in "0123456789abcdef" for c in digits)
+        if not name.startswith("sha256:"):
+            with contextlib.suppress(InvalidInput):
+                row = db.execute("SELECT image_id FROM names WHERE name = ?", (normalise_name(name),)).fetchone()
+                if row is not None:
+                    return self._image(row[0])
+        if is_id:
+            low, high = f"sha256:{digits}", f"sha256:{digits}g"
+            rows = db.execute("SELECT image_id FROM images WHERE image_id >= ? AND image_id < ? LIMIT 2", (low, high))
+            found = rows.fetchall()
+            if len(found) > 1:
+                raise InvalidInput(f"more than one image's id begins with {digits!r}; give more digits")
+            if found:
+                return self._image(found[0][0])
+        raise NotFound(f"there is no image {name!r}; `layerstore images` lists them, `layerstore load` brings them in")
+
+    def tag(self, image: "Image | str", name: str) -> None:
+        """Give the image one more name; a name that another image has moves here."""
+        image_id = self._resolve(image).id
+        with self._database.transaction() as db:
+            db.execute(
+                "INSERT INTO names VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET image_id = excluded.image_id",
+                (normalise_name(name), image_id),
+            )
+
+    def remove_image(self, name: str, *, force: bool = False) -> list[str]:
+        """Remove a name, and the image and the layers that only it has when that was its last name.
+
+        By id the image goes with its names: with more than one only by `force`. Returns what was done, a line each, as
+        `docker rmi` says it. Contents that nothing uses any more are given back by `collect_garbage`.
+        Raises `Conflict` while a container uses the image, `NotFound`.
+        """
+        image = self.image(name)
+        with self._database.transaction() as db:
+            return self._remove_image(db.execute, image, name, force)
+
+    def _remove_image(self, execute: Callable[..., Any], image: "Image", name: str, force: bool) -> list[str]:
+        names = [n for (n,) in execute("SELECT name FROM names WHERE image_id = ? ORDER BY name", (image.id,))]
+        by_name = None
+        if not name.startswith("sha256:"):
+            with contextlib.suppress(InvalidInput):
+                by_name = normalise_name(name) if normalise_name(name) in names else None
+        if by_name is None and len(names) > 1 and not force:
+            raise Conflict(f"image {name} has {len(names)} names ({', '.join(names)}); remove them, or force it")
+        gone = names if by_name is None else [by_name]
+        if len(gone) == len(names):
+            user = execute("SELECT id FROM containers WHERE image_id = ?", (image.id,)).fetchone()
+            if user is not None:
+                raise Conflict(f"container {user[0][:12]} uses image {name}; `layerstore rm {user[0][:12]}` first")
+        for each in gone:
+            execute("DELETE FROM names WHERE name = ?", (each,))
+        done = [f"Untagged: {each}" for each in gone]
+        if len(gone) == len(names):
+            execute("DELETE FROM images WHERE image_id = ?", (image.id,))
+            execute("DELETE FROM layers WHERE diff_id NOT IN (SELECT diff_id FROM image_layers)")
+            done.append(f"Deleted: {image.id}")
+        return done
+
+    def _image(self, image_id: str) -> "Image":
+        return Image(self, ImageId(image_id))
+
+    def _resolve(self, image: "Image | str") -> "Image":
+        return image if isinstance(image, Image) else self.image(image)
+
+    # Containers
+
+    @overload
+    def create(self, image: "Image | str", *, name: str | None = None) -> "Container": ...
+
+    @overload
+    def create(self, image: "Image | str", *, count: int) -> "list[Container]": ...
+
+    def create(
+        self, image: "Image | str", *, count: int | None = None, name: str | None = None
+    ) -> "Container | list[Container]":
+        """Make a container, or `count` of them as a list: all or none. They are not mounted yet.
+
+        Raises `NotFound`, `Conflict` when `name` is taken, `InvalidInput`, `OSError`.
+        """
+        if count is not None and (count < 1 or name is not None):
+            raise InvalidInput("count is at least 1, and a name goes with one container only")
+        found = self._resolve(image)
+        shown = image if isinstance(image, str) else next(iter(found.names), found.short_id)
+        rows = self._containers.create(found.id, shown, found.diff_ids, count or 1, name)
+        made = [Container(self, row) for row in rows]
+        return made[0] if count is None else made
+
+    def containers(self) -> "list[Container]":
+        """Every container, newest first."""
+        return [Container(self, row) for row in self._containers.all()]
+
+    def container(self, name: str) -> "Container":
+        """The container of that name, id or unambiguous beginning of an id. Raises `NotFound`, `InvalidInput`."""
+        return Container(self, self._containers.find(name))
+
+    def mount(self, containers: "Sequence[Container]") -> None:
+        """Mount many at once; each view is then at its `root`. Those already mounted stay.
+
+        Raises `Unsupported` where this user or kernel cannot mount, `OSError`.
+        """
+        rows = [container.row for container in containers]
+        stacks: dict[ChainId, Sequence[DiffId]] = {}
+        for row in rows:
+            if row.chain_id not in stacks:
+                stacks[row.chain_id] = self._image(row.image_id).diff_ids
+        self._containers.mount(rows, stacks)
+
+    def umount(self, containers: "Sequence[Container]", *, force: bool = False) -> None:
+        """Unmount many at once; `force` detaches those in use. Raises `Conflict` where one is in use."""
+        self._containers.unmount([container.row for container in containers], lazy=force)
+
+    def remove(self, containers: "Sequence[Container]", *, force: bool = False) -> None:
+        """Remove containers and what they wrote. Raises `Conflict` where one runs or is in use, without `force`."""
+        self._containers.remove([container.row for container in containers], force=force)
+
+    def states(self, containers: "Sequence[Container]") -> list[str]:
+        """Of each: "created", "mounted" or "running"."""
+        rows = [container.row for container in containers]
+        mounted = self._containers.mounted(rows)
+        return [
+            ("running" if self._containers.is_running(row.id) else "mounted") if is_mounted else "created"
+            for row, is_mounted in zip(rows, mounted, strict=True)
+        ]
+
+
+class Image:
+    """An image in a store. What it says is read when asked for."""
+
+    def __init__(self, store: Store, image_id: ImageId) -> None:
+        self._store = store
+        self.id = image_id
+        self._config: ImageConfig | None = None
+
+    def __repr__(self) -> str:
+        return f"<Image {self.short_id} {' '.join(self.names)}>"
+
+    @property
+    def short_id(self) -> str:
+        return self.id.removeprefix("sha256:")[:12]
+
+    @property
+    def names(self) -> list[str]:
+        """`NAME:TAG`, sorted."""
+        query = "SELECT name FROM names WHERE image_id = ? ORDER BY name"
+        return [name for (name,) in self._store._database.read().execute(query, (self.id,))]
+
+    @property
+    def config(self) -> ImageConfig:
+        """The image's config. Raises `CorruptError`, `NotFound` when the image is gone."""
+        if self._config is None:
+            try:
+                with open(self._store.layout.blob(Digest(self.id)), "rb") as file:
+                    self._config = parse_config(file.read(CONFIG_LIMIT_BYTES + 1), self.id)
+            except FileNotFoundError:
+                raise NotFound(f"the config of image {self.short_id} is gone; load the image again") from None
+        return self._config
+
+    @property
+    def diff_ids(self) -> tuple[DiffId, ...]:
+        """The layers, bottom first."""
+        query = "SELECT diff_id FROM image_layers WHERE image_id = ? ORDER BY position"
+        return tuple(DiffId(d) for (d,) in self._store._database.read().execute(query, (self.id,)))
+
+    @property
+    def created(self) -> str:
+        """When it was made, as its config says (RFC 3339), "" when it does not."""
+        query = "SELECT created FROM images WHERE image_id = ?"
+        row = self._store._database.read().execute(query, (self.id,)).fetchone()
+        return str(row[0]) if row else ""
+
+    @property
+    def size_bytes(self) -> int:
+        """The sum of its layers' file sizes, as docker shows it."""
+        return sum(self._layer_bytes().values())
+
+    def _layer_bytes(self) -> dict[int, int]:
+        query = (
+            "SELECT position, files_bytes FROM image_layers JOIN layers USING (diff_id) "
+            "WHERE image_id = ? ORDER BY position"
+        )
+        return dict(self._store._database.read().execute(query, (self.id,)).fetchall())
+
+    def history(self) -> list[HistoryEntry]:
+        """Its steps, newest first, as `docker image history` lists them."""
+        steps = self.config.document.get("history") or [{} for _ in self.config.diff_ids]
+        sizes = self._layer_bytes()
+        ids = self._images_of_prefixes()
+        found: list[HistoryEntry] = []
+        layer = 0
+        for number, step in enumerate(steps):
+            empty = bool(step.get("empty_layer"))
+            found.append(
+                HistoryEntry(
+                    image_id=self.id if number == len(steps) - 1 else (None if empty else ids.get(layer + 1)),
+                    created=str(step.get("created") or ""),
+                    created_by=str(step.get("created_by") or ""),
+                    comment=str(step.get("comment") or ""),
+                    size_bytes=0 if empty else sizes.get(layer, 0),
+                    empty_layer=empty,
+                )
+            )
+            layer += not empty
+        return found[::-1]
+
+    def _images_of_prefixes(self) -> dict[int, ImageId]:
+        """Images of the store that end where a step of this one does, by their number of layers."""
+        diff_ids = self.diff_ids
+        chains = {chain_id(diff_ids[: n + 1]): n + 1 for n in range(len(diff_ids) - 1)}
+        query = "SELECT image_id, chain_id FROM images WHERE chain_id IN ({})"
+        marks = ",".join("?" * len(chains))
+        rows = self._store._database.read().execute(query.format(marks), tuple(chains))
+        return {chains[ChainId(chain)]: ImageId(image) for image, chain in rows}
+
+    def index(self) -> Index:
+        """The merged index of its layers."""
+        return self._store._chains.index(self.diff_ids)
+
+    def layer_tar(self, diff_id: DiffId) -> Iterator[bytes]:
+        """The tar of one of its layers, bit for bit as it came in, in pieces. Raises `CorruptError`, `OSError`."""
+        store = self._store
+        recipe = store.layout.layer_recipe(diff_id)
+        return tar_pieces(recipe, store._chains.layer_index(diff_id), store._contents.open)
+
+    def inspect(self) -> dict[str, Any]:
+        """What is known of the image, in docker's words."""
+        document = self.config.document
+        return {
+            "Id": self.id,
+            "RepoTags": self.names,
+            "Created": self.created,
+            "Architecture": document.get("architecture", ""),
+            "Os": document.get("os", ""),
+            "Author": document.get("author", ""),
+            "Config": self.config.runtime,
+            "Size": self.size_bytes,
+            "RootFS": {"Type": "layers", "Layers": list(self.diff_ids)},
+            "ChainId": chain_id(self.diff_ids),
+        }
+
+
+class Container:
+    """A writable layer on an image. As a context manager it is mounted inside the block and unmounted after it."""
+
+    def __init__(self, store: Store, row: ContainerRow) -> None:
+        self._store = store
+        self.row = row
+
+    def __repr__(self) -> str:
+        return f"<Container {self.id[:12]} of {self.row.image_name}>"
+
+    @property
+    def id(self) -> str:
+        """64 hexadecimal digits."""
+        return self.row.id
+
+    @property
+    def name(self) -> str | None:
+        return self.row.name
+
+    @property
+    def image(self) -> Image:
+        return Image(self._store, self.row.image_id)
+
+    @property
+    def root(self) -> Path:
+        """Where its view is while it is mounted."""
+        return self._store._containers.root(self.id)
+
+    @property
+    def state(self) -> str:
+        """ "created", "mounted" or "running"."""
+        return self._store.states([self])[0]
+
+    def mount(self) -> "_Mounted":
+        """Mount it; the result is the path of its view, and as a context manager unmounts it at the end.
+
+        Raises `Unsupported` where this user or kernel cannot mount, `OSError`.
+        """
+        self._store.mount([self])
+        return _Mounted(self)
+
+    def umount(self, *, force: bool = False) -> None:
+        """Unmount it; nothing happens when it is not mounted. Raises `Conflict` while it is in use, without `force`."""
+        self._store.umount([self], force=force)
+
+    def remove(self, *, force: bool = False) -> None:
+        """Remove it and what it wrote. Raises `Conflict` while it runs or is in use, without `force`."""
+        self._store.remove([self], force=force)
+
+    def diff(self) -> list[Change]:
+        """What it changed, sorted by path."""
+        return changes.changes(self._store._containers.upper(self.id), self.image.index())
+
+    def run(
+        self,
+        args: Sequence[str] | None = None,
+        *,
+        entrypoint: Sequence[str] | None = None,
+        env: Sequence[str] | Mapping[str, str] = (),
+        workdir: str | None = None,
+        user: str | None = None,
+        tty: bool = False,
+        network: Literal["host", "none"] = "host",
+        volumes: Sequence[Volume] = (),
+        hostname: str | None = None,
+        stdin: int | BinaryIO | None = None,
+        stdout: int | BinaryIO | None = None,
+        stderr: int | BinaryIO | None = None,
+    ) -> int:
+        """Run a program in the container and wait for it; the container is mounted for it if it is not.
+
+        Args:
+            args: the arguments, in place of the image's command.
+            entrypoint: in place of the image's entrypoint and command.
+            env: `K=V` strings or a mapping, added to the image's environment.
+            network: "host" or "none".
+            stdin, stdout, stderr: descriptors or files with one; None is the caller's own.
+
+        Returns:
+            The exit status, 128 + N when signal N ended it.
+
+        Raises:
+            InvalidInput: the image says no command, or names a user that it does not have.
+            Unsupported: no OCI runtime, or no right to mount.
+        """
+        was_mounted = self.state != "created"
+        if not was_mounted:
+            self.mount()
+        try:
+            bundle = self._bundle(args, entrypoint, env, workdir, user, tty, network, volumes, hostname)
+            fds = [_descriptor(file, own) for own, file in enumerate((stdin, stdout, stderr))]
+            runtime = self._store._containers.runtime()
+            return runtime.run(bundle, self.id, stdin=fds[0], stdout=fds[1], stderr=fds[2], tty=tty)
+        finally:
+            if not was_mounted:
+                self.umount()
+
+    def start(
+        self,
+        args: Sequence[str] | None = None,
+        *,
+        entrypoint: Sequence[str] | None = None,
+        env: Sequence[str] | Mapping[str, str] = (),
+        workdir: str | None = None,
+        user: str | None = None,
+        network: Literal["host", "none"] = "host",
+        volumes: Sequence[Volume] = (),
+        hostname: str | None = None,
+        stdout: int | BinaryIO | None = None,
+        stderr: int | BinaryIO | None = None,
+    ) -> int:
+        """Start a program in the container and leave it running; returns the id of its first process.
+
+        Arguments as for `run`; standard input is empty, output goes nowhere unless a file is given. The container stays
+        mounted; `kill` ends the program, `remove` the container. Raises as `run`.
+        """
+        self.mount()
+        bundle = self._bundle(args, entrypoint, env, workdir, user, False, network, volumes, hostname)
+        with open(os.devnull, "r+b", buffering=0) as nothing:
+            out, err = (nothing.fileno() if f is None else _descriptor(f, 1) for f in (stdout, stderr))
+            runtime = self._store._containers.runtime()
+            if (self._store.layout.runtime / self.id).is_dir() and not self._store._containers.is_running(self.id):
+                runtime.delete(self.id)
+            return runtime.start_detached(bundle, self.id, stdin=nothing.fileno(), stdout=out, stderr=err)
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        """Send a signal to its first process. Raises `NotFound` when nothing runs in it."""
+        self._store._containers.runtime().kill(self.id, number)
+
+    def inspect(self) -> dict[str, Any]:
+        """What is known of the container."""
+        state = self.state
+        return {
+            "Id": self.id,
+            "Name": self.name,
+            "Image": self.row.image_id,
+            "ImageName": self.row.image_name,
+            "Created": datetime.fromtimestamp(self.row.created_seconds, UTC).isoformat(),
+            "Command": json.loads(self.row.command) if self.row.command else None,
+            "State": state,
+            "Root": str(self.root) if state != "created" else None,
+            "Upper": str(self._store._containers.upper(self.id)),
+        }
+
+    def _bundle(
+        self,
+        args: Sequence[str] | None,
+        entrypoint: Sequence[str] | None,
+        env: Sequence[str] | Mapping[str, str],
+        workdir: str | None,
+        user: str | None,
+        tty: bool,
+        network: Literal["host", "none"],
+        volumes: Sequence[Volume],
+        hostname: str | None,
+    ) -> Path:
+        spec = runtime_spec(
+            self.image.config.document,
+            self.root,
+            args=args,
+            entrypoint=entrypoint,
+            env=[f"{key}={value}" for key, value in env.items()] if isinstance(env, Mapping) else env,
+            workdir=workdir,
+            user=user,
+            tty=tty,
+            network=network,
+            volumes=volumes,
+            hostname=hostname or self.id[:12] if network == "none" else hostname,
+            cgroups=may_use_cgroups(),
+        )
+        return self._store._containers.write_bundle(self.id, spec)
+
+
+class _Mounted(contextlib.AbstractContextManager[Path]):
+    """What `Container.mount` gives: a path already; inside a with block, one that is unmounted at its end."""
+
+    def __init__(self, container: Container) -> None:
+        self._container = container
+
+    def __fspath__(self) -> str:
+        return str(self._container.root)
+
+    def __str__(self) -> str:
+        return str(self._container.root)
+
+    def __enter__(self) -> Path:
+        return self._container.root
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._container.umount()
+
+
+def _descriptor(file: int | BinaryIO | None, own: int) -> int:
+    if file is None:
+        return own
+    return file if isinstance(file, int) else file.fileno()

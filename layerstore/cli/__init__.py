@@ -1,0 +1,81 @@
+"""The command line. Each command is a module of its own, imported only when it is the one that was asked for.
+
+A command module has `arguments(parser)`, which adds its arguments, and `run(store, args) -> int`, which gives the exit
+status. `CREATES_STORE = True` says that the command makes a store where there is none.
+"""
+
+import sys
+from collections.abc import Sequence
+
+COMMANDS = {
+    "init": "make an empty store",
+    "load": "take in images from a docker archive or OCI layout",
+    "import": "make an image from the tar of a root file system",
+    "images": "list images",
+    "history": "show the steps that an image was made in",
+    "inspect": "show what is known of an image or container, as JSON",
+    "tag": "give an image one more name",
+    "rmi": "remove names and images",
+    "create": "make containers from an image",
+    "mount": "mount containers and print where",
+    "umount": "unmount containers",
+    "run": "run a program in a new container",
+    "ps": "list containers",
+    "rm": "remove containers",
+    "diff": "show what a container changed",
+    "gc": "give back the space of contents that nothing uses",
+}
+_MODULES = {"import": "import_"}
+
+_USAGE = """\
+usage: layerstore [--root DIR] COMMAND ...
+
+Container image layers: stored once, joined into one view, started by the thousand. No daemon.
+
+commands:
+{commands}
+
+options:
+  --root DIR   the store (default: $LAYERSTORE_ROOT, or /var/lib/layerstore for root,
+               or ~/.local/share/layerstore)
+  --version    print the version
+  -h, --help   this text; `layerstore COMMAND --help` tells more of one command
+"""
+
+
+def _usage() -> str:
+    return _USAGE.format(commands="\n".join(f"  {name:<10} {text}" for name, text in COMMANDS.items()))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status (2 for a wrong command line, 1 for a failure)."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    root = None
+    while arguments and arguments[0].startswith("-"):
+        option = arguments.pop(0)
+        if option in ("-h", "--help"):
+            print(_usage(), end="")
+            return 0
+        if option == "--version":
+            from importlib.metadata import version
+
+            print(f"layerstore {version('layerstore')}")
+            return 0
+        if option == "--root" and arguments:
+            root = arguments.pop(0)
+        elif option.startswith("--root="):
+            root = option.removeprefix("--root=")
+        else:
+            return _wrong(f"unknown option or missing value: {option}")
+    if not arguments:
+        return _wrong("no command given")
+    if arguments[0] not in COMMANDS:
+        return _wrong(f"there is no command {arguments[0]!r}")
+    from layerstore.cli import command
+
+    return command.run(arguments[0], _MODULES.get(arguments[0], arguments[0]), root, arguments[1:])
+
+
+def _wrong(message: str) -> int:
+    print(f"layerstore: {message}; `layerstore --help` lists commands and options", file=sys.stderr)
+    return 2

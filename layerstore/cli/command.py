@@ -1,0 +1,46 @@
+"""What all commands share: arguments, the store, errors as messages."""
+
+import argparse
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from layerstore.api import Store
+from layerstore.errors import LayerstoreError
+
+
+def default_root() -> Path:
+    """$LAYERSTORE_ROOT, or the usual place of this user."""
+    given = os.environ.get("LAYERSTORE_ROOT")
+    if given:
+        return Path(given)
+    if os.geteuid() == 0:
+        return Path("/var/lib/layerstore")
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share") / "layerstore"
+
+
+def run(name: str, module_name: str, root: str | None, arguments: Sequence[str]) -> int:
+    """Run the command of that name; returns the exit status."""
+    module = importlib.import_module(f"layerstore.cli.{module_name}")
+    parser = argparse.ArgumentParser(prog=f"layerstore {name}", description=f"{module.__doc__}".strip())
+    module.arguments(parser)
+    args = parser.parse_args(arguments)
+    failure = getattr(module, "FAILURE_STATUS", 1)
+    try:
+        with Store(root or default_root(), create=getattr(module, "CREATES_STORE", False)) as store:
+            status: int = module.run(store, args)
+            sys.stdout.flush()
+            return status
+    except BrokenPipeError:
+        # The reader of our output has gone; there is nobody to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except KeyboardInterrupt:
+        print(f"layerstore {name}: interrupted; nothing half-done was kept", file=sys.stderr)
+        return 128 + signal.SIGINT
+    except (LayerstoreError, OSError, MemoryError) as error:
+        print(f"layerstore {name}: {error}", file=sys.stderr)
+        return int(failure)

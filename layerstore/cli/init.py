@@ -1,0 +1,16 @@
+"""Make an empty store, or do nothing where there is one."""
+
+import argparse
+
+from layerstore.api import Store
+
+CREATES_STORE = True
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    pass
+
+
+def run(store: Store, args: argparse.Namespace) -> int:
+    print(store.layout.root)
+    return 0

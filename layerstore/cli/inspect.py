@@ -1,0 +1,28 @@
+"""Show what is known of images or containers, as a JSON list. A name is looked for among containers first."""
+
+import argparse
+import json
+from typing import Any
+
+from layerstore.api import Store
+from layerstore.errors import NotFound
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("names", metavar="IMAGE|CONTAINER", nargs="+")
+
+
+def run(store: Store, args: argparse.Namespace) -> int:
+    print(json.dumps([_inspect(store, name) for name in args.names], indent=2))
+    return 0
+
+
+def _inspect(store: Store, name: str) -> dict[str, Any]:
+    try:
+        return store.container(name).inspect()
+    except NotFound:
+        pass
+    try:
+        return store.image(name).inspect()
+    except NotFound:
+        raise NotFound(f"there is no image or container {name!r}; `layerstore images` and `ps` list them") from None

@@ -1,0 +1,82 @@
+"""How listings, sizes, times and progress look."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+from layerstore.types import Progress
+
+
+def add_format(parser: argparse.ArgumentParser) -> None:
+    """The option that every listing takes."""
+    parser.add_argument("--format", choices=("table", "json"), default="table", help="a table, or one JSON list")
+
+
+def listing(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, Callable[[Any], str]], form: str) -> None:
+    """Print rows as a table of `columns` (heading: what to show of the value of that key), or all of them as JSON."""
+    if form == "json":
+        print(json.dumps(list(rows), indent=2))
+        return
+    lines = [list(columns)]
+    lines += [[show(row[heading]) for heading, show in columns.items()] for row in rows]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
+    for line in lines:
+        print("   ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def size(value: int) -> str:
+    """A number of bytes with three digits and a decimal unit, as docker prints it."""
+    number = float(value)
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if number < 1000 or unit == "TB":
+            return f"{number:.3g}{unit}" if number < 1000 else f"{number:.0f}{unit}"
+        number /= 1000
+    raise AssertionError
+
+
+def age(created: str) -> str:
+    """How long ago an RFC 3339 time was, as docker says it; "" for none."""
+    try:
+        then = datetime.fromisoformat(created)
+    except ValueError:
+        return created
+    if then.tzinfo is None:
+        then = then.replace(tzinfo=UTC)
+    seconds = max(0, int((datetime.now(UTC) - then).total_seconds()))
+    for unit, length in (("year", 31_536_000), ("month", 2_592_000), ("week", 604_800), ("day", 86_400)):
+        if seconds >= 2 * length:
+            return f"{seconds // length} {unit}s ago"
+    for unit, length in (("hour", 3600), ("minute", 60), ("second", 1)):
+        if seconds >= length:
+            count = seconds // length
+            return f"{count} {unit}{'s' if count != 1 else ''} ago"
+    return "just now"
+
+
+@contextmanager
+def progress_bar() -> Iterator[Callable[[Progress], None] | None]:
+    """A progress callback that draws a bar for each thing in work, when standard error is a terminal; else None."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from tqdm import tqdm
+
+    bar: Any = None
+
+    def show(progress: Progress) -> None:
+        nonlocal bar
+        if bar is None or bar.desc.rstrip(": ") != progress.what[:19]:
+            if bar is not None:
+                bar.close()
+            bar = tqdm(desc=progress.what[:19], total=progress.total_bytes, unit="B", unit_scale=True, file=sys.stderr)
+        bar.update(progress.done_bytes - bar.n)
+
+    try:
+        yield show
+    finally:
+        if bar is not None:
+            bar.close()

@@ -1,0 +1,20 @@
+"""Remove names, and with an image's last name the image and the layers that only it has. `layerstore gc` then gives the
+space back."""
+
+import argparse
+
+from layerstore.api import Store
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("images", metavar="IMAGE", nargs="+")
+    parser.add_argument(
+        "-f", "--force", action="store_true", help="remove an image by id although it has several names"
+    )
+
+
+def run(store: Store, args: argparse.Namespace) -> int:
+    for name in args.images:
+        for line in store.remove_image(name, force=args.force):
+            print(line)
+    return 0

@@ -1,0 +1,73 @@
+"""Run a program in a new container of an image, or its own command. The exit status is the program's; 125 when
+layerstore failed, 126 or 127 when the program could not be started. Needs root and an OCI runtime (crun or runc)."""
+
+import argparse
+import os
+from pathlib import Path
+
+from layerstore.api import Store, Volume
+from layerstore.errors import InvalidInput
+
+FAILURE_STATUS = 125
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--rm", action="store_true", help="remove the container when the program has ended")
+    parser.add_argument("-d", "--detach", action="store_true", help="leave it running and print the container's id")
+    parser.add_argument("-i", "--interactive", action="store_true", help="hand standard input through")
+    parser.add_argument("-t", "--tty", action="store_true", help="give it a terminal")
+    parser.add_argument("-e", "--env", action="append", default=[], metavar="K[=V]", help="set an environment variable")
+    parser.add_argument(
+        "-v", "--volume", action="append", default=[], metavar="DIR:PATH[:ro]", help="bind a directory or file"
+    )
+    parser.add_argument("-w", "--workdir", metavar="DIR", help="the working directory")
+    parser.add_argument("-u", "--user", metavar="NAME|UID[:GROUP]", help="the user")
+    parser.add_argument("--entrypoint", metavar="PROGRAM", help="in place of the image's entrypoint and command")
+    parser.add_argument("--network", choices=("host", "none"), default="host", help="the host's network, or none")
+    parser.add_argument("--name", help="a name for the container")
+    parser.add_argument("image", metavar="IMAGE")
+    parser.add_argument("args", metavar="ARG", nargs=argparse.REMAINDER, help="in place of the image's command")
+
+
+def run(store: Store, args: argparse.Namespace) -> int:
+    if args.detach and (args.rm or args.tty or args.interactive):
+        raise InvalidInput("--detach does not go with --rm, -i or -t")
+    volumes = [_volume(text) for text in args.volume]
+    env = [
+        text if "=" in text else f"{text}={os.environ[text]}" for text in args.env if "=" in text or text in os.environ
+    ]
+    command = args.args or None
+    entrypoint = None if args.entrypoint is None else [args.entrypoint]
+    container = store.create(args.image, name=args.name)
+    try:
+        options = {
+            "entrypoint": entrypoint,
+            "env": env,
+            "workdir": args.workdir,
+            "user": args.user,
+            "network": args.network,
+            "volumes": volumes,
+        }
+        if args.detach:
+            container.start(command, **options)
+            print(container.id)
+            return 0
+        with open(os.devnull, "rb") as nothing:
+            stdin = None if args.interactive or args.tty else nothing
+            status = container.run(command, tty=args.tty, stdin=stdin, **options)
+    except BaseException:
+        container.remove(force=True)
+        raise
+    if args.rm:
+        container.remove()
+    return status
+
+
+def _volume(text: str) -> Volume:
+    source, _, rest = text.partition(":")
+    target, _, mode = rest.partition(":")
+    if not source or not target.startswith("/") or mode not in ("", "ro", "rw"):
+        raise InvalidInput(f"{text!r} is not DIR:PATH or DIR:PATH:ro with an absolute PATH")
+    if not Path(source).exists():
+        raise InvalidInput(f"there is no {source} to bind into the container; make it first")
+    return Volume(str(Path(source).absolute()), target, mode == "ro")

@@ -1,0 +1,18 @@
+"""Which containers a command is about: those named, or all."""
+
+import argparse
+
+from layerstore.api import Container, Store
+from layerstore.errors import InvalidInput
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("containers", metavar="CONTAINER", nargs="*", help="name, id, or the beginning of an id")
+    parser.add_argument("-a", "--all", action="store_true", help="all containers")
+
+
+def selected(store: Store, args: argparse.Namespace) -> list[Container]:
+    """Raises `InvalidInput` when neither or both were given, `NotFound`."""
+    if args.all == bool(args.containers):
+        raise InvalidInput("name the containers, or give --all")
+    return store.containers() if args.all else [store.container(name) for name in args.containers]

@@ -1,0 +1,178 @@
+"""Containers: a writable layer each on an image, their rows, directories, mounts and processes."""
+
+import json
+import os
+import secrets
+import shutil
+import stat
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from layerstore._core.mount import container_make_many
+from layerstore.containers.runtime import Runtime, find_runtime
+from layerstore.errors import Conflict, InvalidInput, NotFound
+from layerstore.layers.chains import Chain, Chains
+from layerstore.mount.shared import Mounts
+from layerstore.store.db import Database
+from layerstore.store.layout import Layout
+from layerstore.types import ChainId, DiffId, ImageId
+
+_COLUMNS = "id, name, image_id, image_name, chain_id, created_seconds, command"
+_BATCH = 500
+
+
+@dataclass(frozen=True)
+class ContainerRow:
+    """What the database knows of a container. `command` is what was last run in it, None if nothing was."""
+
+    id: str
+    name: str | None
+    image_id: ImageId
+    image_name: str
+    chain_id: ChainId
+    created_seconds: float
+    command: str | None
+
+
+class Containers:
+    """Creates, mounts, lists and removes containers. Safe for many threads and processes."""
+
+    def __init__(self, layout: Layout, database: Database, chains: Chains, mounts: Mounts) -> None:
+        self._layout = layout
+        self._database = database
+        self._chains = chains
+        self._mounts = mounts
+
+    def create(
+        self, image_id: ImageId, image_name: str, diff_ids: Sequence[DiffId], count: int, name: str | None
+    ) -> list[ContainerRow]:
+        """Make `count` containers; all of them or none. Raises `Conflict` when `name` is taken, `OSError`."""
+        chain = self._chains.mountable(diff_ids)
+        root = self._chains.index(diff_ids).record(0)
+        now = time.time()
+        rows = [
+            ContainerRow(secrets.token_hex(32), name, image_id, image_name, chain.chain_id, now, None)
+            for _ in range(count)
+        ]
+        ids = [row.id for row in rows]
+        # Directories first: a row never names a container that is not there.
+        fd = os.open(self._layout.containers, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            owner = (root.uid, root.gid) if os.geteuid() == 0 else (os.geteuid(), os.getegid())
+            container_make_many(fd, ids, stat.S_IMODE(root.mode), *owner, root.mtime_ns)
+        finally:
+            os.close(fd)
+        try:
+            with self._database.transaction(durable=False) as db:
+                if name is not None and db.execute("SELECT 1 FROM containers WHERE name = ?", (name,)).fetchone():
+                    raise Conflict(f"there is a container named {name!r} already; `layerstore rm {name}` first")
+                db.executemany(
+                    f"INSERT INTO containers ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)",
+                    [(r.id, r.name, r.image_id, r.image_name, r.chain_id, r.created_seconds, None) for r in rows],
+                )
+        except BaseException:
+            for container in ids:
+                shutil.rmtree(self._layout.containers / container, ignore_errors=True)
+            raise
+        return rows
+
+    def all(self) -> list[ContainerRow]:
+        """Every container, newest first."""
+        query = f"SELECT {_COLUMNS} FROM containers ORDER BY created_seconds DESC, id"
+        return [ContainerRow(*row) for row in self._database.read().execute(query)]
+
+    def find(self, text: str) -> ContainerRow:
+        """The container of that name, id or unambiguous beginning of an id. Raises `NotFound`, `InvalidInput`."""
+        query = f"SELECT {_COLUMNS} FROM containers WHERE name = ? OR id = ?"
+        rows = self._database.read().execute(query, (text, text)).fetchall()
+        if not rows and text and all(c in "0123456789abcdef" for c in text):
+            query = f"SELECT {_COLUMNS} FROM containers WHERE id >= ? AND id < ? LIMIT 2"
+            rows = self._database.read().execute(query, (text, text + "g")).fetchall()
+        if not rows:
+            raise NotFound(f"there is no container {text!r}; `layerstore ps` lists them")
+        if len(rows) > 1:
+            raise InvalidInput(f"more than one container's id begins with {text!r}; give more digits")
+        return ContainerRow(*rows[0])
+
+    def root(self, container: str) -> Path:
+        """Where a container's view is when it is mounted."""
+        return self._layout.containers / container / "root"
+
+    def upper(self, container: str) -> Path:
+        return self._layout.containers / container / "upper"
+
+    def mount(self, rows: Iterable[ContainerRow], diff_ids: dict[ChainId, Sequence[DiffId]]) -> None:
+        """Mount them, a batch for each chain. Raises `Unsupported`, `OSError`; those mounted before stay."""
+        by_chain: dict[ChainId, list[str]] = {}
+        for row in rows:
+            by_chain.setdefault(row.chain_id, []).append(row.id)
+        for chain, ids in by_chain.items():
+            self._mounts.mount(self._chains.mountable(diff_ids[chain]), ids)
+
+    def unmount(self, rows: Sequence[ContainerRow], *, lazy: bool = False) -> None:
+        """Unmount them, and the chain and pack mounts that nobody uses then. Raises `OSError` where one is busy."""
+        try:
+            self._mounts.unmount([row.id for row in rows], lazy=lazy)
+        except OSError as error:
+            raise Conflict(f"{error}; end what uses the container, or force it") from error
+        if not any(self._chain_in_use(chain) for chain in {row.chain_id for row in rows}):
+            self._mounts.release(self._chain_if_used)
+
+    def mounted(self, rows: Sequence[ContainerRow]) -> list[bool]:
+        return self._mounts.mounted([row.id for row in rows])
+
+    def _chain_in_use(self, chain: ChainId) -> bool:
+        query = "SELECT id FROM containers WHERE chain_id = ?"
+        cursor = self._database.read().execute(query, (chain,))
+        while batch := cursor.fetchmany(_BATCH):
+            if any(self._mounts.mounted([container for (container,) in batch])):
+                return True
+        return False
+
+    def _chain_if_used(self, chain: ChainId) -> Chain | None:
+        return self._chains.described(chain) if self._chain_in_use(chain) else None
+
+    def is_running(self, container: str) -> bool:
+        """Does a process of it run, by the OCI runtime's word?"""
+        if not (self._layout.runtime / container).is_dir():
+            return False
+        try:
+            return bool(self.runtime().state(container)["status"] == "running")
+        except NotFound:
+            return False
+
+    def runtime(self) -> Runtime:
+        """The OCI runtime of this machine. Raises `Unsupported` when there is none."""
+        return find_runtime(None, self._layout.runtime)
+
+    def write_bundle(self, container: str, spec: dict[str, Any]) -> Path:
+        """Make the container's directory an OCI bundle; returns it."""
+        bundle = self._layout.containers / container
+        (bundle / "config.json").write_text(json.dumps(spec))
+        with self._database.transaction(durable=False) as db:
+            db.execute(
+                "UPDATE containers SET command = ? WHERE id = ?", (json.dumps(spec["process"]["args"]), container)
+            )
+        return bundle
+
+    def remove(self, rows: Sequence[ContainerRow], *, force: bool = False) -> None:
+        """Remove containers and all that they wrote.
+
+        Raises `Conflict` where one runs or its mount is in use and `force` is not given; nothing is removed then.
+        """
+        known = [row for row in rows if (self._layout.runtime / row.id).is_dir()]
+        if not force:
+            for row in known:
+                if self.is_running(row.id):
+                    raise Conflict(f"container {row.id[:12]} is running; end it first, or remove it by force")
+        for row in known:
+            self.runtime().delete(row.id, force=True)
+        self.unmount(rows, lazy=force)
+        # Rows first: what is left of a directory whose row is gone is garbage, not half a container.
+        with self._database.transaction(durable=False) as db:
+            db.executemany("DELETE FROM containers WHERE id = ?", [(row.id,) for row in rows])
+        for row in rows:
+            shutil.rmtree(self._layout.containers / row.id)

@@ -1,0 +1,214 @@
+"""An OCI runtime (crun or runc) as a program: run a bundle in the foreground or detached, signal, ask, delete.
+
+The runtime is started without copying this process (`layerstore._core.mount.spawn`). crun refuses a host that mounts
+cgroup v2 beside v1 at /sys/fs/cgroup/unified; it then runs in a mount namespace of its own where that is hidden.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from layerstore._core import mount
+from layerstore.errors import InvalidInput, LayerstoreError, NotFound, Unsupported
+
+_KNOWN = ("crun", "runc")
+_SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_CGROUPS = "/sys/fs/cgroup"
+_HYBRID = "/sys/fs/cgroup/unified"
+_FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+_OF_THE_TERMINAL = (signal.SIGINT, signal.SIGQUIT)
+
+
+def find_runtime(name: str | None, state_root: str | os.PathLike[str]) -> "Runtime":
+    """The runtime of that name or path, or the first of crun and runc that is installed.
+
+    `state_root` is the directory where the runtime keeps its state (`--root`); it is made when it is missing.
+    Raises `Unsupported` with the Debian packages to install when there is none.
+    """
+    for candidate in _KNOWN if name is None else (name,):
+        found = shutil.which(candidate, path=os.environ.get("PATH", "") + ":" + _SEARCH_PATH)
+        if found:
+            return Runtime(found, os.path.abspath(state_root))  # noqa: PTH100, what is a link stays one
+    wanted = "no OCI runtime is" if name is None else f'the OCI runtime "{name}" is not'
+    raise Unsupported(f"{wanted} installed: install crun or runc (Debian: apt-get install crun, or runc)")
+
+
+def may_use_cgroups() -> bool:
+    """Whether this process may make control groups: without them a runtime restricts neither devices nor anything."""
+    kind = "" if Path(_CGROUPS, "cgroup.controllers").exists() else "devices"
+    return os.access(Path(_CGROUPS, kind), os.W_OK)
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """One runtime program and the directory of its state. Safe for use by several threads."""
+
+    path: str
+    state_root: str
+
+    @property
+    def name(self) -> str:
+        return Path(self.path).name
+
+    def run(
+        self,
+        bundle_dir: str | os.PathLike[str],
+        container_id: str,
+        *,
+        stdin: int = 0,
+        stdout: int = 1,
+        stderr: int = 2,
+        tty: bool = False,
+    ) -> int:
+        """Run a container to its end and return its exit status (128 + N when signal N ended it).
+
+        `stdin`, `stdout` and `stderr` are descriptors; with `tty` stdin must be a terminal, which the runtime connects
+        to the container's own. Called in the main thread, signals that reach this process meanwhile go to the
+        container. Nothing of the container is left.
+        """
+        if tty and not os.isatty(stdin):
+            raise InvalidInput("the input device is not a TTY: run without a terminal, or from one")
+        with _Forwarding() as forwarding:
+            pid = self._spawn(["run", "--bundle", os.fspath(bundle_dir), container_id], (stdin, stdout, stderr))
+            status = forwarding.wait(pid)
+        if status < 0:  # the runtime itself was killed, and so could not clean up
+            with contextlib.suppress(NotFound):
+                self.delete(container_id, force=True)
+            return 128 - status
+        return status
+
+    def start_detached(
+        self,
+        bundle_dir: str | os.PathLike[str],
+        container_id: str,
+        *,
+        stdin: int,
+        stdout: int,
+        stderr: int,
+    ) -> int:
+        """Start a container without waiting for it and return the process id of its first process.
+
+        It has the three descriptors, and no terminal: the bundle's `process.terminal` must be false. `delete` it after
+        its end.
+        """
+        pid_file = Path(bundle_dir, "pid")
+        log = Path(bundle_dir, "runtime.log")
+        arguments = ["run", "--detach", "--pid-file", str(pid_file), "--bundle", os.fspath(bundle_dir), container_id]
+        try:
+            pid = self._spawn(arguments, (stdin, stdout, stderr), log)
+            if _wait(pid):
+                text = log.read_text(errors="replace").strip() if log.exists() else "it did not say why"
+                raise LayerstoreError(f'{self.name} cannot start the container "{container_id}": {text}')
+            return int(pid_file.read_text())
+        finally:
+            pid_file.unlink(missing_ok=True)
+            log.unlink(missing_ok=True)
+
+    def kill(self, container_id: str, number: int) -> None:
+        """Send a signal to the container's first process. `NotFound` when there is no such container."""
+        self._command(["kill", container_id, str(int(number))], container_id)
+
+    def delete(self, container_id: str, force: bool = False) -> None:
+        """Remove what the runtime keeps of a container that has ended; with `force` end it first."""
+        self._command(["delete", *(["--force"] if force else []), container_id], container_id)
+
+    def state(self, container_id: str) -> dict[str, Any]:
+        """The container's state as the OCI runtime specification describes it: `status`, `pid`, `bundle` and others."""
+        state = json.loads(self._command(["state", container_id], container_id))
+        assert isinstance(state, dict)
+        return state
+
+    def _spawn(self, arguments: Sequence[str], fds: tuple[int, int, int], log: Path | None = None) -> int:
+        hide = [_HYBRID] if self.name == "crun" and mount.is_mounted(_HYBRID) else []
+        options = ["--root", self.state_root]
+        if log is not None:
+            options += ["--log", str(log)]
+        if self.name == "crun" and not may_use_cgroups():
+            options.append("--cgroup-manager=disabled")
+        # Not this process's environment: NOTIFY_SOCKET and LISTEN_FDS would change what the runtime does.
+        environment = {"PATH": _SEARCH_PATH}
+        argv = [self.path, *options, *arguments]
+        return mount.spawn(argv, environment, None, fds, private_mounts=bool(hide), hide=hide)
+
+    def _command(self, arguments: Sequence[str], container_id: str) -> bytes:
+        """Run a short command of the runtime and return what it writes."""
+        if not Path(self.state_root, container_id).exists():
+            raise NotFound(f'{self.name} knows no container "{container_id}": it has ended, or was never started')
+        output, errors = os.memfd_create("output"), os.memfd_create("errors")
+        try:
+            with open(os.devnull) as nothing:
+                status = _wait(self._spawn(arguments, (nothing.fileno(), output, errors)))
+            if status:
+                text = os.pread(errors, 4096, 0).decode(errors="replace").strip()
+                raise LayerstoreError(f'"{self.name} {arguments[0]}" of the container "{container_id}" failed: {text}')
+            return os.pread(output, os.fstat(output).st_size, 0)
+        finally:
+            os.close(output)
+            os.close(errors)
+
+
+def _wait(pid: int) -> int:
+    """The exit status, or -N when signal N ended it."""
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+class _Forwarding:
+    """While it is entered, signals of this process go to the child that `wait` waits for.
+
+    Only the main thread can have handlers: elsewhere this does nothing.
+    """
+
+    def __init__(self) -> None:
+        self._pid: int | None = None
+        self._early: list[int] = []
+        self._previous: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> "_Forwarding":
+        if threading.current_thread() is threading.main_thread():
+            for number in _FORWARDED:
+                # Those of the terminal's keys reach the whole foreground group, the runtime included.
+                handler = _pass_over if number in _OF_THE_TERMINAL and _in_foreground() else self._forward
+                self._previous[number] = signal.signal(number, handler)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def wait(self, pid: int) -> int:
+        self._pid = pid
+        for number in self._early:
+            os.kill(pid, number)
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)  # unreaped, so the number stays the child's
+        self._pid = None
+        return _wait(pid)
+
+    def _forward(self, number: int, _frame: FrameType | None) -> None:
+        if self._pid is None:
+            self._early.append(number)
+        else:
+            os.kill(self._pid, number)
+
+
+def _pass_over(_number: int, _frame: FrameType | None) -> None:
+    pass
+
+
+def _in_foreground() -> bool:
+    """Whether this process is in the foreground group of its controlling terminal."""
+    try:
+        terminal = os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY)
+    except OSError:
+        return False
+    try:
+        return os.tcgetpgrp(terminal) == os.getpgrp()
+    finally:
+        os.close(terminal)

@@ -1,0 +1,107 @@
+"""The `User` of an image's config, looked up in the image's own /etc/passwd and /etc/group, as docker does."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from layerstore.containers.rootfs import Rootfs
+from layerstore.errors import InvalidInput
+
+MAX_FILE_SIZE_BYTES = 16 << 20
+MAX_ID = (1 << 31) - 1  # what docker accepts
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Who a container's process runs as, and the home directory that /etc/passwd gives for it."""
+
+    uid: int
+    gid: int
+    additional_gids: tuple[int, ...]
+    home: str
+
+
+@dataclass(frozen=True)
+class _PasswdEntry:
+    name: str
+    uid: int
+    gid: int
+    home: str
+
+
+@dataclass(frozen=True)
+class _GroupEntry:
+    name: str
+    gid: int
+    members: tuple[str, ...]
+
+
+def look_up(rootfs: Rootfs, user: str) -> Identity:
+    """Who `user` is in the image: "", "name", "uid", "name:group", "uid:gid" and mixtures of them.
+
+    A name has precedence over a number. A number need not be in /etc/passwd or /etc/group, a name must: else
+    `InvalidInput`. Without a group the user's own one holds, and every group of which the user is a member.
+    """
+    user_part, _, group_part = user.partition(":")
+    entry = _find_user(rootfs, user_part or "0")
+    if group_part:
+        gid = _find_group(rootfs, group_part)
+        return Identity(entry.uid, gid, (gid,), entry.home)
+    gids = [entry.gid] + [group.gid for group in _groups(rootfs) if entry.name and entry.name in group.members]
+    return Identity(entry.uid, entry.gid, tuple(dict.fromkeys(gids)), entry.home)
+
+
+def _find_user(rootfs: Rootfs, wanted: str) -> _PasswdEntry:
+    uid = _id(wanted, "user")
+    entries = list(_passwd(rootfs))
+    for entry in entries:
+        if entry.name == wanted:
+            return entry
+    if uid is None:
+        raise InvalidInput(f'user "{wanted}" is not in /etc/passwd of the image: name one that is, or a user ID')
+    for entry in entries:
+        if entry.uid == uid:
+            return entry
+    return _PasswdEntry("", uid, 0, "/")
+
+
+def _find_group(rootfs: Rootfs, wanted: str) -> int:
+    gid = _id(wanted, "group")
+    for group in _groups(rootfs):
+        if group.name == wanted:
+            return group.gid
+    if gid is None:
+        raise InvalidInput(f'group "{wanted}" is not in /etc/group of the image: name one that is, or a group ID')
+    return gid
+
+
+def _id(text: str, kind: str) -> int | None:
+    """The number that `text` is, or None for a name."""
+    if not (text.isascii() and text.isdigit()):
+        return None
+    if int(text) > MAX_ID:
+        raise InvalidInput(f"{kind} ID {text} is greater than {MAX_ID}")
+    return int(text)
+
+
+def _passwd(rootfs: Rootfs) -> Iterator[_PasswdEntry]:
+    for name, _password, uid, gid, _comment, home, *_shell in _records(rootfs, "/etc/passwd", 6):
+        if uid.isascii() and uid.isdigit() and gid.isascii() and gid.isdigit():
+            yield _PasswdEntry(name, int(uid), int(gid), home or "/")
+
+
+def _groups(rootfs: Rootfs) -> Iterator[_GroupEntry]:
+    for name, _password, gid, *members in _records(rootfs, "/etc/group", 3):
+        if gid.isascii() and gid.isdigit():
+            yield _GroupEntry(name, int(gid), tuple(members[0].split(",")) if members else ())
+
+
+def _records(rootfs: Rootfs, path: str, min_fields: int) -> Iterator[list[str]]:
+    """The records of a file of colon-separated fields; an image without that file has none."""
+    try:
+        text = rootfs.read_text(path, MAX_FILE_SIZE_BYTES)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    for line in text.splitlines():
+        fields = line.strip().split(":")
+        if len(fields) >= min_fields and not line.startswith("#"):
+            yield fields

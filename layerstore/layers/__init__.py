@@ -1,0 +1,1 @@
+"""Layers and chains: import, recipe, merged index and tree image."""

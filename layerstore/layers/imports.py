@@ -1,0 +1,324 @@
+"""One import: any number of layers and images that become visible together, or not at all.
+
+Everything new goes to a staging directory and one new pack. `commit` makes it durable with one syncfs and then names it
+in one transaction. What a killed import leaves is unreachable, and the next import clears it away.
+"""
+
+import contextlib
+import hashlib
+import os
+import queue
+import secrets
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from layerstore._core.erofs import write_pack
+from layerstore._core.ingest import LOCATION_OBJECT, RECORD_BYTES, Contents, LayerIngest
+from layerstore.errors import DigestMismatch, InvalidInput
+from layerstore.layers.streams import Counted, Piece, compression_of, decompressed, recipe_compressor
+from layerstore.oci.images import ImageConfig
+from layerstore.store import durable
+from layerstore.store.contents import ContentStore
+from layerstore.store.db import Database
+from layerstore.store.layout import PACK_THRESHOLD_BYTES, Layout
+from layerstore.store.locks import locked, try_lock
+from layerstore.types import DiffId, Digest, chain_id, digest_hex, hash_key
+
+QUEUED_PIECES = 8
+_RECORD_PACK_AT = 40
+
+
+@dataclass(frozen=True)
+class ImportedLayer:
+    """A layer in the staging area: its identity, its blob's, and what it holds."""
+
+    diff_id: DiffId
+    digest: Digest
+    blob_bytes: int
+    media_type: str
+    entries: int
+    tar_bytes: int
+    files_bytes: int
+
+    def check(self, diff_id: DiffId | None, digest: Digest | None, size_bytes: int | None) -> None:
+        """Raise `DigestMismatch` unless the layer is what was promised, as far as anything was."""
+        if size_bytes is not None and self.blob_bytes != size_bytes:
+            raise DigestMismatch(f"a layer's blob has {self.blob_bytes} bytes, but {size_bytes} were promised")
+        if digest is not None and self.digest != digest:
+            raise DigestMismatch(f"a layer's blob has digest {self.digest}, but {digest} was promised")
+        if diff_id is not None and self.diff_id != diff_id:
+            raise DigestMismatch(f"a layer has diff_id {self.diff_id}, but {diff_id} was promised")
+
+
+@dataclass
+class _Pending:
+    layers: dict[DiffId, ImportedLayer] = field(default_factory=dict)
+    images: list[tuple[ImageConfig, list[str], dict[Digest, bytes]]] = field(default_factory=list)
+
+
+class Import:
+    """Use as a context manager; leaving it without `commit` throws away what was staged."""
+
+    def __init__(self, layout: Layout, database: Database, contents: ContentStore) -> None:
+        self._layout = layout
+        self._database = database
+        self._store = contents
+        self._pending = _Pending()
+        self._staging = layout.staging / secrets.token_hex(8)
+        self._contents: Contents | None = None
+        self._pack_committed = False
+
+    def __enter__(self) -> "Import":
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(locked(self._layout.import_lock, exclusive=False))
+            with locked(self._layout.staging_lock, exclusive=True):
+                _clear_abandoned(self._layout, self._database)
+                self._staging.mkdir(mode=0o700)
+                stack.callback(shutil.rmtree, self._staging, ignore_errors=True)
+                lock_fd = os.open(self._staging / "lock", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                stack.callback(os.close, lock_fd)
+                try_lock(lock_fd)
+                self._pack_number, pack_fd = _reserve_pack(self._layout)
+                stack.callback(os.close, pack_fd)
+                stack.callback(self._drop_unused_pack)
+            staging_fd = os.open(self._staging, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            stack.callback(os.close, staging_fd)
+            self._contents = Contents(staging_fd, pack_fd, self._store.digests(), PACK_THRESHOLD_BYTES)
+            self._cleanup = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._cleanup.close()
+
+    def _drop_unused_pack(self) -> None:
+        if not self._pack_committed:
+            self._layout.pack(self._pack_number).unlink(missing_ok=True)
+            self._layout.pack_image(self._pack_number).unlink(missing_ok=True)
+
+    def has_layer(self, diff_id: DiffId) -> bool:
+        """Is the layer in the store, or staged here?"""
+        if diff_id in self._pending.layers:
+            return True
+        row = self._database.read().execute("SELECT 1 FROM layers WHERE diff_id = ?", (diff_id,)).fetchone()
+        return row is not None
+
+    def add_layer(
+        self,
+        pieces: Iterable[Piece],
+        *,
+        diff_id: DiffId | None = None,
+        digest: Digest | None = None,
+        size_bytes: int | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> ImportedLayer:
+        """Stage a layer from its blob, compressed or not.
+
+        `diff_id`, `digest` and `size_bytes` are checked where given. `progress` is called with the blob's bytes so far.
+        Raises `DigestMismatch`, `CorruptError`, `InvalidInput`, `LimitExceeded`, `OSError`; the import is void then.
+        """
+        source = iter(pieces)
+        head = next(source, b"")
+        compression = compression_of(head)
+        blob = Counted(_chain(head, source), digest=bool(compression), progress=progress)
+        layer = self._ingest(blob, compression)
+        layer.check(diff_id, digest, size_bytes)
+        self._pending.layers[layer.diff_id] = layer
+        return layer
+
+    def _ingest(self, blob: Counted, compression: str) -> ImportedLayer:
+        if self._contents is None:
+            raise InvalidInput("an import is used as a context manager")
+        ingest = LayerIngest(self._contents)
+        recipe = self._staging / f"{secrets.token_hex(8)}.recipe"
+        compressor = recipe_compressor()
+        # The reading thread decompresses and hashes what is least work there; this one hashes the rest and stores.
+        tar = Counted(decompressed(blob, compression), digest=not compression)
+        tar_hash = hashlib.sha256()
+        with open(recipe, "wb") as out, _read_ahead(tar) as spans:
+            for span in spans:
+                if compression:
+                    tar_hash.update(span)
+                out.write(compressor.compress(ingest.feed(span)))
+            ingest.finish()
+            out.write(compressor.flush())
+        diff_id = DiffId(f"sha256:{tar_hash.hexdigest()}" if compression else tar.digest())
+        index = ingest.index(hash_key(diff_id))
+        hex_id = digest_hex(diff_id)
+        (self._staging / f"{hex_id}.index").write_bytes(index)
+        recipe.rename(self._staging / f"{hex_id}.recipe")
+        return ImportedLayer(
+            diff_id=diff_id,
+            digest=Digest(blob.digest() if compression else diff_id),
+            blob_bytes=blob.bytes,
+            media_type=f"application/vnd.oci.image.layer.v1.tar{'+' + compression if compression else ''}",
+            entries=ingest.entries,
+            tar_bytes=tar.bytes,
+            files_bytes=ingest.files_bytes,
+        )
+
+    def add_image(self, config: ImageConfig, names: Iterable[str], blobs: dict[Digest, bytes]) -> None:
+        """Stage an image over layers that are staged or stored. `blobs` (its config, its manifest) are kept."""
+        self._pending.images.append((config, list(names), blobs))
+
+    def commit(self) -> None:
+        """Make everything staged durable and visible, in this order: contents, indexes, digest log, transaction.
+
+        Raises `OSError`; nothing is visible then, and the import can be run again.
+        """
+        if self._contents is None:
+            raise InvalidInput("an import is used as a context manager")
+        used = {diff_id for config, _, _ in self._pending.images for diff_id in config.diff_ids}
+        layers = [layer for diff_id, layer in self._pending.layers.items() if diff_id in used]
+        records = self._publish_contents()
+        for layer in layers:
+            for path in (self._layout.layer_index(layer.diff_id), self._layout.layer_recipe(layer.diff_id)):
+                (self._staging / path.name).rename(path)
+        for _, _, blobs in self._pending.images:
+            for digest, data in blobs.items():
+                path = self._layout.blob(digest)
+                (self._staging / path.name).write_bytes(data)
+                (self._staging / path.name).rename(path)
+        durable.sync_file_system(self._layout.root)
+        slots, contents_bytes = self._contents.slots()
+        with self._database.transaction() as db:
+            if records:
+                self._store.append(db, records)
+            if slots:
+                db.execute(
+                    "INSERT INTO packs VALUES (?, ?, ?)",
+                    (self._pack_number, len(slots) // RECORD_BYTES, contents_bytes),
+                )
+            for layer in layers:
+                db.execute(
+                    "INSERT OR IGNORE INTO layers VALUES (?, ?, ?, ?)",
+                    (layer.diff_id, layer.entries, layer.tar_bytes, layer.files_bytes),
+                )
+                db.execute(
+                    "INSERT OR IGNORE INTO layer_blobs VALUES (?, ?, ?, ?)",
+                    (layer.digest, layer.diff_id, layer.media_type, layer.blob_bytes),
+                )
+            for config, names, _ in self._pending.images:
+                _insert_image(db.execute, config, names)
+        self._pack_committed = bool(slots)
+
+    def _publish_contents(self) -> bytes:
+        """Finish the pack, write its index, move the objects to their places; returns the digest log's new records."""
+        contents = self._contents
+        assert contents is not None
+        contents.finish()
+        records = bytearray(contents.records())
+        number = self._pack_number.to_bytes(4, "little")
+        is_object = LOCATION_OBJECT.to_bytes(4, "little")
+        for at in range(0, len(records), RECORD_BYTES):
+            where = at + _RECORD_PACK_AT
+            if records[where : where + 4] == is_object:
+                name = records[at : at + 32].hex()
+                (self._staging / name).rename(self._layout.object(name))
+            else:
+                records[where : where + 4] = number
+        slots, contents_bytes = contents.slots()
+        if slots:
+            self._layout.pack_image(self._pack_number).write_bytes(write_pack(self._pack_number, contents_bytes, slots))
+        return bytes(records)
+
+
+def _insert_image(execute: Callable[..., object], config: ImageConfig, names: list[str]) -> None:
+    execute(
+        "INSERT OR IGNORE INTO images VALUES (?, ?, ?, ?)",
+        (config.image_id, chain_id(config.diff_ids), config.created, time.time()),
+    )
+    for position, diff_id in enumerate(config.diff_ids):
+        execute("INSERT OR IGNORE INTO image_layers VALUES (?, ?, ?)", (config.image_id, position, diff_id))
+    for name in names:
+        execute(
+            "INSERT INTO names VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET image_id = excluded.image_id",
+            (name, config.image_id),
+        )
+
+
+def _chain(head: Piece, rest: Iterable[Piece]) -> Iterator[Piece]:
+    if head:
+        yield head
+    yield from rest
+
+
+@contextlib.contextmanager
+def _read_ahead(pieces: Iterable[Piece]) -> Iterator[Iterator[Piece]]:
+    """Read `pieces` in a thread of its own, a few ahead. Its exceptions are raised here; leaving stops it."""
+    ready: queue.Queue[Piece | BaseException | None] = queue.Queue(QUEUED_PIECES)
+    stopped = threading.Event()
+
+    def read() -> None:
+        end: BaseException | None = None
+        try:
+            for piece in pieces:
+                ready.put(piece)
+                if stopped.is_set():
+                    return
+        except BaseException as error:
+            end = error
+        ready.put(end)
+
+    def received() -> Iterator[Piece]:
+        while (piece := ready.get()) is not None:
+            if isinstance(piece, BaseException):
+                raise piece
+            yield piece
+
+    thread = threading.Thread(target=read, name="layerstore-read-ahead", daemon=True)
+    thread.start()
+    try:
+        yield received()
+    finally:
+        stopped.set()
+        while thread.is_alive():
+            with contextlib.suppress(queue.Empty):
+                ready.get(timeout=0.01)
+        thread.join()
+
+
+def _reserve_pack(layout: Layout) -> tuple[int, int]:
+    """Make the next pack's file, locked so that others see it is in use; returns its number and descriptor."""
+    number = max((int(path.stem) for path in layout.packs.glob("*.pack") if path.stem.isdecimal()), default=-1) + 1
+    while True:
+        try:
+            fd = os.open(layout.pack(number), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o400)
+        except FileExistsError:
+            number += 1
+            continue
+        try_lock(fd)
+        return number, fd
+
+
+def _clear_abandoned(layout: Layout, database: Database) -> None:
+    """Remove the staging directories and packs of imports that were killed. Under the staging lock."""
+    for directory in layout.staging.iterdir():
+        _if_abandoned(directory / "lock", lambda directory=directory: shutil.rmtree(directory, ignore_errors=True))
+    committed = {number for (number,) in database.read().execute("SELECT number FROM packs")}
+    for path in layout.packs.glob("*.pack"):
+        if int(path.stem) not in committed:
+            _if_abandoned(path, lambda path=path: _drop_pack(layout, database, int(path.stem)))
+
+
+def _if_abandoned(lock: Path, remove: Callable[[], None]) -> None:
+    try:
+        fd = os.open(lock, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        remove()
+        return
+    try:
+        if try_lock(fd):
+            remove()
+    finally:
+        os.close(fd)
+
+
+def _drop_pack(layout: Layout, database: Database, number: int) -> None:
+    # Its import may have committed between the listing and the lock.
+    if database.read().execute("SELECT 1 FROM packs WHERE number = ?", (number,)).fetchone() is None:
+        layout.pack_image(number).unlink(missing_ok=True)
+        layout.pack(number).unlink(missing_ok=True)

@@ -1,0 +1,238 @@
+"""Loads archives into the store: which layers are missing, in what order their bytes come, what becomes of them."""
+
+import contextlib
+import io
+import json
+import os
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from layerstore.errors import CorruptError, InvalidInput, LimitExceeded, NotFound
+from layerstore.layers.imports import Import, ImportedLayer
+from layerstore.layers.streams import INPUT_BYTES, PIECE_BYTES, Reader, compression_of, decompressed, pieces_of
+from layerstore.oci import archives
+from layerstore.oci.archives import ArchivedImage, DirectoryMembers, LayerSource, TarMembers, clean_member
+from layerstore.oci.images import CONFIG_LIMIT_BYTES, parse_config
+from layerstore.store.contents import ContentStore
+from layerstore.store.db import Database
+from layerstore.store.layout import Layout
+from layerstore.types import DiffId, ImageId, Progress, sha256_digest
+
+ProgressCallback = Callable[[Progress], None]
+_SMALL_FILES_LIMIT_BYTES = 64 << 20
+
+
+class _Loader:
+    """One load: an import, and who is told of its progress."""
+
+    def __init__(self, importing: Import, progress: ProgressCallback | None) -> None:
+        self.importing = importing
+        self._progress = progress
+        self.images: list[ImageId] = []
+
+    def tell(self, what: str, total: int | None) -> Callable[[int], None] | None:
+        progress = self._progress
+        if progress is None:
+            return None
+        return lambda done: progress(Progress("import", what, done, total))
+
+    def add_image(self, image: ArchivedImage) -> None:
+        self.importing.add_image(image.config, image.names, image.blobs)
+        self.images.append(image.config.image_id)
+
+    def add_layer(self, source: archives.Readable, layer: LayerSource, total: int | None) -> None:
+        self.importing.add_layer(
+            pieces_of(source, PIECE_BYTES),
+            diff_id=layer.diff_id,
+            digest=layer.digest,
+            size_bytes=layer.size_bytes,
+            progress=self.tell(layer.diff_id, total),
+        )
+
+    def load_members(self, members: DirectoryMembers | TarMembers, label: str) -> None:
+        """An archive whose files can be opened in any order: only the layers that are missing are read."""
+        for image in archives.list_images(members, label):
+            for layer in image.layers:
+                if self.importing.has_layer(layer.diff_id):
+                    self.tell_known(layer)
+                    continue
+                with members.open(layer.member) as blob:
+                    self.add_layer(blob, layer, layer.size_bytes)
+            self.add_image(image)
+
+    def tell_known(self, layer: LayerSource) -> None:
+        tell = self.tell(layer.diff_id, layer.size_bytes or 0)
+        if tell is not None:
+            tell(layer.size_bytes or 0)
+
+    def load_stream(self, source: archives.Readable, label: str) -> None:
+        """A tar that comes once, its manifest perhaps last: what looks like a layer is staged as it passes."""
+        seen = _StreamedMembers()
+        try:
+            with tarfile.open(fileobj=source, mode="r|", bufsize=PIECE_BYTES) as archive:  # type: ignore[call-overload]
+                for member in archive:
+                    self._take_member(archive, member, seen)
+        except tarfile.TarError as error:
+            raise CorruptError(f"the stream cannot be read as a tar archive: {error}") from error
+        for image in archives.list_images(seen, label):
+            for layer in image.layers:
+                seen.check(layer, self.importing)
+            self.add_image(image)
+
+    def _take_member(self, archive: tarfile.TarFile, member: tarfile.TarInfo, seen: "_StreamedMembers") -> None:
+        name = clean_member(member.name)
+        if member.issym() or member.islnk():
+            seen.links[name] = member
+            return
+        if not member.isreg():
+            return
+        file = archive.extractfile(member)
+        assert file is not None
+        head = file.read(512)
+        if _is_layer(head):
+            tell = self.tell(name, member.size)
+            pieces = pieces_of(file, INPUT_BYTES if compression_of(head) else PIECE_BYTES)
+            seen.layers[name] = self.importing.add_layer(_prefixed(head, pieces), progress=tell)
+        else:
+            seen.keep(name, head + file.read(CONFIG_LIMIT_BYTES + 1 - len(head)))
+
+
+class _StreamedMembers:
+    """What a stream has shown: small files whole, layers as they were staged."""
+
+    def __init__(self) -> None:
+        self.layers: dict[str, ImportedLayer] = {}
+        self.links: dict[str, tarfile.TarInfo] = {}
+        self._files: dict[str, bytes] = {}
+        self._bytes = 0
+
+    def keep(self, name: str, data: bytes) -> None:
+        self._bytes += len(data)
+        if len(data) > CONFIG_LIMIT_BYTES or self._bytes > _SMALL_FILES_LIMIT_BYTES:
+            raise LimitExceeded(f"{name} is neither a layer nor small enough to be a manifest or config")
+        self._files[name] = data
+
+    def has(self, name: str) -> bool:
+        return name in self._files
+
+    def read(self, name: str, limit_bytes: int) -> bytes:
+        try:
+            data = self._files[archives.resolve_links(name, self.links)]
+        except KeyError:
+            raise NotFound(f"the archive has no file {name}; save the image again") from None
+        if len(data) > limit_bytes:
+            raise LimitExceeded(f"{name} has more than {limit_bytes} bytes")
+        return data
+
+    def check(self, wanted: LayerSource, importing: Import) -> None:
+        """Does the layer that passed keep what the image promises for it? Raises `DigestMismatch`, `NotFound`."""
+        layer = self.layers.get(archives.resolve_links(wanted.member, self.links))
+        if layer is not None:
+            layer.check(wanted.diff_id, wanted.digest, wanted.size_bytes)
+        elif not importing.has_layer(wanted.diff_id):
+            raise NotFound(f"the archive has no layer {wanted.member}; save the image again")
+
+
+def _is_layer(head: bytes) -> bool:
+    """A compressed blob, a tar header, or the zeros of an empty tar."""
+    return bool(compression_of(head)) or head[257:262] == b"ustar" or (len(head) == 512 and not head.strip(b"\0"))
+
+
+def _prefixed(head: bytes, rest: Iterator[bytes | memoryview]) -> Iterator[bytes | memoryview]:
+    yield head
+    yield from rest
+
+
+@contextlib.contextmanager
+def _opened(source: str | os.PathLike[str] | BinaryIO) -> Iterator[tuple[BinaryIO, str]]:
+    """The source as a binary file, and a label for it."""
+    if isinstance(source, (str, os.PathLike)):
+        with open(source, "rb", buffering=0) as file:
+            yield file, _label(Path(source))  # type: ignore[misc]
+    else:
+        yield source, "stream"
+
+
+def _label(path: Path) -> str:
+    """The name of a file or directory as the repository of images that have none."""
+    stem = path.resolve().name
+    for ending in (".gz", ".zst", ".tar", ".tgz"):
+        stem = stem.removesuffix(ending)
+    label = "".join(c if c.isalnum() and c.isascii() else "-" for c in stem.lower()).strip("-")
+    return label or "image"
+
+
+def load(
+    layout: Layout,
+    database: Database,
+    contents: ContentStore,
+    source: str | os.PathLike[str] | BinaryIO,
+    progress: ProgressCallback | None,
+) -> list[ImageId]:
+    """Load every image of an archive; see `layerstore.Store.load`."""
+    with Import(layout, database, contents) as importing:
+        loader = _Loader(importing, progress)
+        if isinstance(source, (str, os.PathLike)) and Path(source).is_dir():
+            loader.load_members(DirectoryMembers(Path(source)), _label(Path(source)))
+        else:
+            with _opened(source) as (file, label):
+                _load_file(loader, file, label)
+        importing.commit()
+        return loader.images
+
+
+def _load_file(loader: _Loader, file: BinaryIO, label: str) -> None:
+    head = file.read(512)
+    compression = compression_of(head)
+    if not compression and _is_seekable(file):
+        file.seek(0)
+        loader.load_members(TarMembers(file), label)
+        return
+    if not compression and not _is_layer(head):
+        raise InvalidInput("this is not a tar archive, compressed or not; give what `docker save` or an OCI tool wrote")
+    pieces = decompressed(_prefixed(head, pieces_of(file, INPUT_BYTES)), compression)
+    loader.load_stream(Reader(pieces), label)
+
+
+def _is_seekable(file: BinaryIO) -> bool:
+    try:
+        return file.seekable()
+    except (AttributeError, io.UnsupportedOperation):
+        return False
+
+
+def import_rootfs(
+    layout: Layout,
+    database: Database,
+    contents: ContentStore,
+    source: str | os.PathLike[str] | BinaryIO,
+    name: str,
+    created: str,
+    progress: ProgressCallback | None,
+) -> ImageId:
+    """Make an image of one layer; see `layerstore.Store.import_rootfs`."""
+    with Import(layout, database, contents) as importing, _opened(source) as (file, label):
+        total = os.fstat(file.fileno()).st_size if isinstance(source, (str, os.PathLike)) else None
+        tell = _Loader(importing, progress).tell(label, total)
+        layer = importing.add_layer(pieces_of(file, PIECE_BYTES), progress=tell)
+        data = _rootfs_config(layer.diff_id, created)
+        config = parse_config(data)
+        importing.add_image(config, [name], {sha256_digest(data): data})
+        importing.commit()
+        return config.image_id
+
+
+def _rootfs_config(diff_id: DiffId, created: str) -> bytes:
+    document = {
+        "created": created,
+        "architecture": archives.go_architecture(),
+        "os": "linux",
+        "config": {"Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]},
+        "rootfs": {"type": "layers", "diff_ids": [diff_id]},
+        "history": [
+            {"created": created, "created_by": "layerstore import", "comment": "Imported from a root file system"}
+        ],
+    }
+    return json.dumps(document, separators=(",", ":")).encode()

@@ -1,0 +1,158 @@
+"""Blobs as iterators of pieces: bounded decompression of gzip and zstd, counting and hashing of what passes.
+
+A piece is a bytes-like object of 1 byte to a few MiB that is not changed afterwards.
+"""
+
+import hashlib
+import sys
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol
+
+from isal import isal_zlib
+
+from layerstore.errors import CorruptError, LimitExceeded
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+Piece = bytes | memoryview
+PIECE_BYTES = 1 << 20
+INPUT_BYTES = 1 << 18
+"""Compressed bytes taken at a time: small, as what a decoder has not consumed is copied."""
+MAX_WINDOW_LOG = 27
+GZIP_MAGIC = b"\x1f\x8b"
+ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+
+
+class Readable(Protocol):
+    """What a blob is read from."""
+
+    def read(self, size: int, /) -> bytes: ...
+
+
+def pieces_of(source: Readable, size: int = PIECE_BYTES) -> Iterator[Piece]:
+    """The bytes of `source` to its end."""
+    while piece := source.read(size):
+        yield piece
+
+
+class Counted:
+    """Passes pieces on, counting them, hashing them with SHA-256 if asked, calling `progress` with the count."""
+
+    def __init__(self, pieces: Iterable[Piece], *, digest: bool, progress: Callable[[int], None] | None = None) -> None:
+        self._pieces = pieces
+        self._hash = hashlib.sha256() if digest else None
+        self._progress = progress
+        self.bytes = 0
+
+    def __iter__(self) -> Iterator[Piece]:
+        for piece in self._pieces:
+            self.bytes += len(piece)
+            if self._hash is not None:
+                self._hash.update(piece)
+            if self._progress is not None:
+                self._progress(self.bytes)
+            yield piece
+
+    def digest(self) -> str:
+        """`sha256:…` of what has passed; "" when it was not hashed."""
+        return "" if self._hash is None else "sha256:" + self._hash.hexdigest()
+
+
+def _gunzip(pieces: Iterable[Piece]) -> Iterator[Piece]:
+    """The bytes of one or more gzip members (RFC 1952)."""
+    decoder = None
+    for piece in pieces:
+        pending: Piece = piece
+        while pending:
+            if decoder is None:
+                if not bytes(pending[:2]).startswith(GZIP_MAGIC[: len(pending)]):
+                    raise CorruptError("the gzip stream has other bytes after its end; fetch or save it again")
+                decoder = isal_zlib.decompressobj(zlib.MAX_WBITS | 16)
+            try:
+                data = decoder.decompress(pending, PIECE_BYTES)
+            except isal_zlib.error as error:
+                raise CorruptError(f"the gzip stream is damaged ({error}); fetch or save it again") from error
+            if data:
+                yield data
+            pending = decoder.unused_data if decoder.eof else decoder.unconsumed_tail
+            if decoder.eof:
+                decoder = None
+    if decoder is not None:
+        # A whole piece of output may still be inside although the input is used up.
+        while not decoder.eof and (data := decoder.decompress(b"", PIECE_BYTES)):
+            yield data
+        if not decoder.eof:
+            raise CorruptError("the gzip stream is cut off; fetch or save it again")
+
+
+def _unzstd(pieces: Iterable[Piece]) -> Iterator[Piece]:
+    """The bytes of one or more zstd frames (RFC 8878), of windows of at most 128 MiB."""
+    decoder = None
+    for piece in pieces:
+        pending: Piece = piece
+        while pending or (decoder is not None and not decoder.needs_input):
+            if decoder is None:
+                decoder = zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: MAX_WINDOW_LOG})
+            try:
+                data = decoder.decompress(pending, PIECE_BYTES)
+            except zstd.ZstdError as error:
+                if "memory" in str(error):
+                    raise LimitExceeded(
+                        f"the zstd stream needs a window of more than {1 << MAX_WINDOW_LOG} bytes; compress it again"
+                    ) from error
+                raise CorruptError(f"the zstd stream is damaged ({error}); fetch or save it again") from error
+            if data:
+                yield data
+            pending = decoder.unused_data if decoder.eof else b""
+            if decoder.eof:
+                decoder = None
+    if decoder is not None:
+        raise CorruptError("the zstd stream is cut off; fetch or save it again")
+
+
+def compression_of(head: Piece) -> str:
+    """ "gzip", "zstd" or "" by the first bytes of a blob."""
+    if bytes(head[:2]) == GZIP_MAGIC:
+        return "gzip"
+    return "zstd" if bytes(head[:4]) == ZSTD_MAGIC else ""
+
+
+def decompressed(pieces: Iterable[Piece], compression: str) -> Iterable[Piece]:
+    """`pieces` decompressed; `compression` as `compression_of` says.
+
+    Raises `CorruptError` and `LimitExceeded` while it is read.
+    """
+    if compression == "gzip":
+        return _gunzip(pieces)
+    return _unzstd(pieces) if compression == "zstd" else pieces
+
+
+def recipe_compressor() -> zstd.ZstdCompressor:
+    """The compressor of recipes (docs/format/recipe.md)."""
+    return zstd.ZstdCompressor(level=1)
+
+
+class Reader:
+    """A binary reader over pieces, for those that want `read(size)` (tarfile)."""
+
+    def __init__(self, pieces: Iterable[Piece]) -> None:
+        self._pieces = iter(pieces)
+        self._rest: memoryview = memoryview(b"")
+
+    def read(self, size: int = -1) -> bytes:
+        parts: list[bytes] = []
+        while size != 0:
+            if not self._rest:
+                piece = next(self._pieces, None)
+                if piece is None:
+                    break
+                self._rest = memoryview(piece)
+            part = self._rest if size < 0 else self._rest[:size]
+            parts.append(bytes(part))
+            self._rest = self._rest[len(part) :]
+            size -= len(part) if size > 0 else 0
+        return b"".join(parts)

@@ -1,0 +1,1 @@
+"""Kernel mounts: the shared EROFS images and the containers' overlays."""

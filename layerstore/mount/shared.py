@@ -1,0 +1,125 @@
+"""The mounts of a store: one EROFS mount for each chain and pack in use, one overlay for each mounted container.
+
+Which are mounted is asked of the kernel, never remembered. Chain and pack mounts are attached below run/ while a
+container of theirs is mounted, so that all share one page cache, and taken away with the last.
+"""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from layerstore._core import mount
+from layerstore.errors import Unsupported
+from layerstore.layers.chains import Chain
+from layerstore.store.layout import Layout
+from layerstore.store.locks import locked
+from layerstore.types import ChainId, digest_hex
+
+MAX_LOWER_LAYERS = 500
+"""Overlayfs's own limit, data-only layers counted."""
+
+
+class Mounts:
+    """Mounts and unmounts containers. Safe for many threads and processes."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+
+    def _target(self, chain: ChainId) -> Path:
+        return self._layout.chain_mounts / digest_hex(chain)
+
+    def _pack_target(self, number: int) -> Path:
+        return self._layout.pack_mounts / str(number)
+
+    def mount(self, chain: Chain, containers: Sequence[str]) -> None:
+        """Mount these containers (ids) of one chain; those that are mounted already stay.
+
+        Raises `Unsupported` where this user or kernel cannot, `OSError`. What was mounted before an error stays.
+        """
+        if len(chain.packs) + 2 > MAX_LOWER_LAYERS:
+            raise Unsupported(f"the image needs {len(chain.packs)} packs; overlayfs allows {MAX_LOWER_LAYERS} layers")
+        with self._shared(chain), contextlib.ExitStack() as stack:
+            lower = [_open_path(stack, self._target(chain.chain_id))]
+            data = [_open_path(stack, self._pack_target(number)) for number in chain.packs]
+            if chain.objects:
+                data.append(_open_path(stack, self._layout.objects))
+            mount.overlay_mount_many(_open_path(stack, self._layout.containers), containers, lower, data)
+
+    @contextlib.contextmanager
+    def _shared(self, chain: Chain) -> Iterator[None]:
+        """Have the chain's and its packs' EROFS mounts, and hold the lock that keeps them."""
+        while True:
+            with locked(self._layout.mount_lock, exclusive=False):
+                if self._all_attached(chain):
+                    yield
+                    return
+            with locked(self._layout.mount_lock, exclusive=True):
+                self._attach(chain)
+
+    def _all_attached(self, chain: Chain) -> bool:
+        # The chain is attached last and detached first.
+        return _is_mounted(self._target(chain.chain_id))
+
+    def _attach(self, chain: Chain) -> None:
+        for number in chain.packs:
+            target = self._pack_target(number)
+            if not _is_mounted(target):
+                target.mkdir(mode=0o700, exist_ok=True)
+                mount.mount_erofs(self._layout.pack_image(number), self._layout.pack(number), target)
+        target = self._target(chain.chain_id)
+        if not _is_mounted(target):
+            target.mkdir(mode=0o700, exist_ok=True)
+            mount.mount_erofs(chain.image, None, target)
+
+    def unmount(self, containers: Sequence[str], *, lazy: bool = False) -> None:
+        """Unmount these containers; those that are not mounted are passed over.
+
+        `lazy` detaches a mount that is in use. Raises `OSError` (EBUSY) otherwise, after trying all.
+        """
+        fd = os.open(self._layout.containers, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            mount.umount_many(fd, containers, lazy)
+        finally:
+            os.close(fd)
+
+    def mounted(self, containers: Sequence[str]) -> list[bool]:
+        """Which of these containers are mounted, by the kernel's word."""
+        fd = os.open(self._layout.containers, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            return mount.mounted_many(fd, containers)
+        finally:
+            os.close(fd)
+
+    def release(self, in_use: Callable[[ChainId], Chain | None]) -> None:
+        """Take away the chain and pack mounts that nothing uses. `in_use` gives a chain that a mounted container has."""
+        with locked(self._layout.mount_lock, exclusive=True):
+            packs: set[int] = set()
+            for target in self._layout.chain_mounts.iterdir():
+                chain = in_use(ChainId(f"sha256:{target.name}"))
+                if chain is None:
+                    _detach(target)
+                else:
+                    packs.update(chain.packs)
+            for target in self._layout.pack_mounts.iterdir():
+                if int(target.name) not in packs:
+                    _detach(target)
+
+
+def _is_mounted(path: Path) -> bool:
+    try:
+        return mount.is_mounted(path)
+    except FileNotFoundError:
+        return False
+
+
+def _detach(target: Path) -> None:
+    # The directory stays: removing it would pull the mount away from other mount namespaces that have it.
+    if mount.is_mounted(target):
+        mount.umount(target, lazy=True)
+
+
+def _open_path(stack: contextlib.ExitStack, path: Path) -> int:
+    fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    stack.callback(os.close, fd)
+    return fd

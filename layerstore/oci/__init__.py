@@ -1,0 +1,1 @@
+"""Images as others write them: manifests, configs, docker archives and OCI layouts."""

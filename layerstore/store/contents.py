@@ -1,0 +1,124 @@
+"""The contents of the store: where each is, and reading it (docs/format/pack.md, docs/format/digests.md)."""
+
+import io
+import mmap
+import os
+import sqlite3
+import struct
+import threading
+from pathlib import Path
+
+from layerstore._core.hashing import blake3
+from layerstore._core.ingest import LOCATION_NONE, LOCATION_OBJECT, RECORD_BYTES, Digests
+from layerstore.errors import CorruptError, NotFound
+from layerstore.store.db import Database
+from layerstore.store.layout import Layout
+
+_LOG_HEADER = b"LSDIGEST" + struct.pack("<IIQQ", 1, RECORD_BYTES, 0, 0)
+_LOCATION = struct.Struct("<II")
+_SLOT = struct.Struct("<QQ32s")
+_FOOTER = struct.Struct("<8sIIQ32s8s")
+
+
+class Pack:
+    """One pack, open for reading. Raises `CorruptError` where its slots are damaged. Safe for many threads."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with open(path, "rb") as file:
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        footer_at = len(self._map) - _FOOTER.size
+        if footer_at < 0:
+            raise CorruptError(f"{path} is too short for a pack; restore it from a copy of the store")
+        footer = self._map[footer_at:]
+        magic, version, self.slot_count, self._slots_at, slots_digest, footer_digest = _FOOTER.unpack(footer)
+        if magic != b"LSPACK\n\0" or version != 1 or blake3(footer[:-8])[:8] != footer_digest:
+            raise CorruptError(f"{path} does not end in a pack's footer; restore it from a copy of the store")
+        if self._slots_at + self.slot_count * _SLOT.size != footer_at:
+            raise CorruptError(f"{path} says that it has {self.slot_count} slots, which do not fit")
+        if blake3(self._map[self._slots_at : footer_at]) != slots_digest:
+            raise CorruptError(f"the slots of {path} are damaged; restore it from a copy of the store")
+
+    def slot(self, number: int) -> tuple[int, int, bytes]:
+        """`(offset, size, digest)` of a slot, bytes."""
+        if number >= self.slot_count:
+            raise CorruptError(f"{self.path} has {self.slot_count} slots; slot {number} was asked for")
+        offset, size, digest = _SLOT.unpack_from(self._map, self._slots_at + number * _SLOT.size)
+        if offset + size > self._slots_at:
+            raise CorruptError(f"slot {number} of {self.path} lies outside the pack's contents")
+        return offset, size, digest
+
+    def content(self, number: int) -> memoryview:
+        """The bytes of a slot, without a copy; valid while the view lives."""
+        offset, size, _ = self.slot(number)
+        return memoryview(self._map)[offset : offset + size]
+
+
+class ContentStore:
+    """Finds and reads contents by digest. Safe for many threads."""
+
+    def __init__(self, layout: Layout, database: Database) -> None:
+        self._layout = layout
+        self._database = database
+        self._lock = threading.Lock()
+        self._digests: Digests | None = None
+        self._packs: dict[int, Pack] = {}
+
+    def digests(self) -> Digests:
+        """The table over everything committed so far."""
+        (count,) = self._database.read().execute("SELECT value FROM counters WHERE name = 'digests'").fetchone()
+        with self._lock:
+            if self._digests is None or len(self._digests) < count:
+                self._digests = Digests(self._map_log(count), count, self._digests)
+            return self._digests
+
+    def _map_log(self, count: int) -> memoryview:
+        if count == 0:
+            return memoryview(b"")
+        with open(self._layout.digests, "rb") as file:
+            if file.read(len(_LOG_HEADER)) != _LOG_HEADER:
+                raise CorruptError(f"{self._layout.digests} is not a digest log; restore it from a copy of the store")
+            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))[len(_LOG_HEADER) :]
+
+    def append(self, db: sqlite3.Connection, records: bytes) -> None:
+        """Add log records inside the transaction `db`; they count once it commits. Durable on return."""
+        (count,) = db.execute("SELECT value FROM counters WHERE name = 'digests'").fetchone()
+        fd = os.open(self._layout.digests, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.pwrite(fd, _LOG_HEADER, 0)
+            position = len(_LOG_HEADER) + count * RECORD_BYTES
+            view = memoryview(records)
+            while view:
+                done = os.pwrite(fd, view, position)
+                view, position = view[done:], position + done
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        count += len(records) // RECORD_BYTES
+        db.execute("UPDATE counters SET value = ? WHERE name = 'digests'", (count,))
+
+    def locate_many(self, digests: bytes | memoryview, stride: int) -> bytes:
+        """Locations as `Digests.locate_many`. Raises `CorruptError` when one is not stored."""
+        locations = self.digests().locate_many(digests, stride)
+        for i, (pack, _) in enumerate(_LOCATION.iter_unpack(locations)):
+            if pack == LOCATION_NONE:
+                digest = bytes(digests[i * stride : i * stride + 32]).hex()
+                raise CorruptError(f"content {digest} is missing from the store; load the image again")
+        return locations
+
+    def open(self, digest: bytes) -> io.BufferedReader | io.BytesIO:
+        """A binary file over one content, positioned at its start. Raises `NotFound`, `CorruptError`, `OSError`."""
+        pack, slot = _LOCATION.unpack(self.digests().locate_many(digest, 32))
+        if pack == LOCATION_NONE:
+            raise NotFound(f"content {digest.hex()} is not in the store")
+        if pack == LOCATION_OBJECT:
+            return open(self._layout.object(digest.hex()), "rb")
+        return io.BytesIO(self.pack(pack).content(slot))
+
+    def pack(self, number: int) -> Pack:
+        """An open pack."""
+        with self._lock:
+            pack = self._packs.get(number)
+            if pack is None:
+                pack = self._packs[number] = Pack(self._layout.pack(number))
+            return pack

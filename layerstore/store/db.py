@@ -1,0 +1,101 @@
+"""The database: names, images, layers, packs and containers. Its transactions are the commit points of the store.
+
+What is promised: a transaction is durable when it returns, except those asked for with `durable=False` (containers:
+nothing written to one is durable before its own fsync either), which survive a crash of the process but may be
+lost, whole and in order, when the machine loses power.
+"""
+
+import contextlib
+import sqlite3
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+from layerstore.errors import CorruptError
+
+SCHEMA_VERSION = 1
+
+_SCHEMA = """
+CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+INSERT INTO counters VALUES ('digests', 0);
+CREATE TABLE packs (number INTEGER PRIMARY KEY, slots INTEGER NOT NULL, contents_bytes INTEGER NOT NULL);
+CREATE TABLE layers (
+    diff_id TEXT PRIMARY KEY, entries INTEGER NOT NULL, tar_bytes INTEGER NOT NULL, files_bytes INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE layer_blobs (
+    digest TEXT PRIMARY KEY, diff_id TEXT NOT NULL REFERENCES layers ON DELETE CASCADE,
+    media_type TEXT NOT NULL, size_bytes INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX layer_blobs_of ON layer_blobs (diff_id);
+CREATE TABLE images (
+    image_id TEXT PRIMARY KEY, chain_id TEXT NOT NULL, created TEXT NOT NULL, stored_seconds REAL NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE image_layers (
+    image_id TEXT NOT NULL REFERENCES images ON DELETE CASCADE, position INTEGER NOT NULL,
+    diff_id TEXT NOT NULL REFERENCES layers, PRIMARY KEY (image_id, position)
+) WITHOUT ROWID;
+CREATE INDEX image_layers_by_layer ON image_layers (diff_id);
+CREATE TABLE names (name TEXT PRIMARY KEY, image_id TEXT NOT NULL REFERENCES images) WITHOUT ROWID;
+CREATE INDEX names_of ON names (image_id);
+CREATE TABLE containers (
+    id TEXT PRIMARY KEY, name TEXT UNIQUE, image_id TEXT NOT NULL REFERENCES images, image_name TEXT NOT NULL,
+    chain_id TEXT NOT NULL, created_seconds REAL NOT NULL, command TEXT
+) WITHOUT ROWID;
+CREATE INDEX containers_of_chain ON containers (chain_id);
+CREATE INDEX containers_of_image ON containers (image_id);
+"""
+
+
+class Database:
+    """One SQLite file, a connection for each thread. Raises `CorruptError` when SQLite finds the file damaged."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._local = threading.local()
+        self._connections: list[sqlite3.Connection] = []
+        with self.transaction() as db:
+            (version,) = db.execute("PRAGMA user_version").fetchone()
+            if version == 0:
+                for statement in _SCHEMA.split(";\n"):
+                    db.execute(statement)
+                db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+            elif version != SCHEMA_VERSION:
+                raise CorruptError(
+                    f"{path} has schema version {version}; this layerstore reads version {SCHEMA_VERSION} only"
+                )
+
+    def read(self) -> sqlite3.Connection:
+        """This thread's connection, outside a transaction, for single SELECTs."""
+        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        if connection is None:
+            try:
+                connection = sqlite3.connect(self._path, timeout=60, isolation_level=None, check_same_thread=False)
+                connection.execute("PRAGMA journal_mode = WAL")
+                connection.execute("PRAGMA foreign_keys = ON")
+            except sqlite3.DatabaseError as error:
+                raise CorruptError(f"cannot open {self._path}: {error}") from error
+            self._local.connection = connection
+            self._local.durable = None
+            self._connections.append(connection)
+        return connection
+
+    @contextlib.contextmanager
+    def transaction(self, *, durable: bool = True) -> Iterator[sqlite3.Connection]:
+        """Begin immediately, commit at the end, roll back on an exception. Not nested."""
+        connection = self.read()
+        if self._local.durable is not durable:
+            connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+            self._local.durable = durable
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield connection
+            connection.execute("COMMIT")
+        except BaseException:
+            connection.execute("ROLLBACK")
+            raise
+
+    def close(self) -> None:
+        """Close the connections of all threads."""
+        while self._connections:
+            self._connections.pop().close()
+        self._local = threading.local()
