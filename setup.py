@@ -24,6 +24,7 @@ UNITS = {
     "index": BASE + BLAKE3 + INDEX + ["index_writer", "merge"],
     "layer": BASE + BLAKE3 + INDEX + TAR + LAYER,
     "erofs": BASE + BLAKE3 + INDEX + EROFS,
+    "files": BASE + ["files"],
     "mount": BASE + ["fscontext", "mountpoint", "mount", "overlay", "inside", "spawn"],
     "ingest": BASE + BLAKE3 + INDEX + TAR + LAYER + CONTENTS + ["ingest"],
 }

@@ -1,9 +1,8 @@
 /* 16 jobs a vector, one a 32-bit lane, and two such groups interleaved.
  *
- * A round of one group has chains of 12 dependent instructions, four wide, which leaves the two vector ports
- * half idle; the second group fills them, and the state of both is exactly the 32 registers there are. So the
- * message words must stay in memory, where an add takes them at no cost, and the rounds are written in the
- * order they are to run in, straight-line: gcc schedules neither across nor within them. */
+ * A round of one group is four chains of dependent instructions; the second group fills the gaps they leave. The
+ * state of both is exactly the 32 registers there are, and the message words stay in memory, where an add takes
+ * them at no cost. The rounds are straight-line, in the order they are to run in: gcc does not reorder them. */
 #include "blake3_impl.h"
 #include "cpu.h"
 
@@ -31,60 +30,63 @@ INLINE vector splat(uint32_t word)
 	return _mm512_set1_epi32((int)word);
 }
 
-/* Transpose 16 rows of 16 words: within 128-bit quarters first, then the quarters. */
-INLINE void transpose(vector r[16])
+/* In each 128-bit quarter, transpose 4 rows of 4 words. */
+INLINE void transpose_quarters(vector r[4])
 {
-	vector t[16];
+	vector ab_low = _mm512_unpacklo_epi32(r[0], r[1]), ab_high = _mm512_unpackhi_epi32(r[0], r[1]);
+	vector cd_low = _mm512_unpacklo_epi32(r[2], r[3]), cd_high = _mm512_unpackhi_epi32(r[2], r[3]);
 
-	for (int i = 0; i < 16; i += 4) {
-		vector ab_low = _mm512_unpacklo_epi32(r[i], r[i + 1]), ab_high = _mm512_unpackhi_epi32(r[i], r[i + 1]);
-		vector cd_low = _mm512_unpacklo_epi32(r[i + 2], r[i + 3]);
-		vector cd_high = _mm512_unpackhi_epi32(r[i + 2], r[i + 3]);
+	r[0] = _mm512_unpacklo_epi64(ab_low, cd_low);
+	r[1] = _mm512_unpackhi_epi64(ab_low, cd_low);
+	r[2] = _mm512_unpacklo_epi64(ab_high, cd_high);
+	r[3] = _mm512_unpackhi_epi64(ab_high, cd_high);
+}
 
-		t[i] = _mm512_unpacklo_epi64(ab_low, cd_low);
-		t[i + 1] = _mm512_unpackhi_epi64(ab_low, cd_low);
-		t[i + 2] = _mm512_unpacklo_epi64(ab_high, cd_high);
-		t[i + 3] = _mm512_unpackhi_epi64(ab_high, cd_high);
-	}
+INLINE __m256i load_half(const uint8_t *p)
+{
+	return _mm256_loadu_si256((const __m256i *)p);
+}
+
+INLINE vector load_halves(const uint8_t *low, const uint8_t *high)
+{
+	return _mm512_inserti64x4(_mm512_castsi256_si512(load_half(low)), load_half(high), 1);
+}
+
+/* Word i of the block at `at` of every row to m[i]. Rows 4 apart exchange halves, then quarters, then words
+ * within them. Halves are exchanged by the load: a shuffle would want the one port that the other stages need,
+ * an insert from memory takes either. */
+INLINE void load_message(vector m[16], const uint8_t *const row[16], size_t at)
+{
 	for (int i = 0; i < 4; i++) {
-		vector even_low = _mm512_shuffle_i32x4(t[i], t[4 + i], 0x88);
-		vector even_high = _mm512_shuffle_i32x4(t[8 + i], t[12 + i], 0x88);
-		vector odd_low = _mm512_shuffle_i32x4(t[i], t[4 + i], 0xdd);
-		vector odd_high = _mm512_shuffle_i32x4(t[8 + i], t[12 + i], 0xdd);
+		vector ab_low = load_halves(row[i] + at, row[4 + i] + at);
+		vector cd_low = load_halves(row[8 + i] + at, row[12 + i] + at);
+		vector ab_high = load_halves(row[i] + at + 32, row[4 + i] + at + 32);
+		vector cd_high = load_halves(row[8 + i] + at + 32, row[12 + i] + at + 32);
 
-		r[i] = _mm512_shuffle_i32x4(even_low, even_high, 0x88);
-		r[4 + i] = _mm512_shuffle_i32x4(odd_low, odd_high, 0x88);
-		r[8 + i] = _mm512_shuffle_i32x4(even_low, even_high, 0xdd);
-		r[12 + i] = _mm512_shuffle_i32x4(odd_low, odd_high, 0xdd);
+		m[i] = _mm512_shuffle_i32x4(ab_low, cd_low, 0x88);
+		m[4 + i] = _mm512_shuffle_i32x4(ab_low, cd_low, 0xdd);
+		m[8 + i] = _mm512_shuffle_i32x4(ab_high, cd_high, 0x88);
+		m[12 + i] = _mm512_shuffle_i32x4(ab_high, cd_high, 0xdd);
+	}
+	for (int i = 0; i < 16; i += 4)
+		transpose_quarters(m + i);
+}
+
+/* For lanes of different lengths: point row at a copy of each lane's block at `offset`, padded with zeros. The
+ * bytes past the end of a job are not read. */
+static __attribute__((noinline)) LS_TARGET_AVX512 void copy_blocks(const uint8_t *row[16], vector copy[16],
+								   const uint8_t *const in[16],
+								   const uint32_t length[16], uint32_t offset)
+{
+	for (int l = 0; l < 16; l++) {
+		uint32_t left = length[l] > offset ? length[l] - offset : 0;
+
+		copy[l] = _mm512_setzero_si512();
+		if (left)
+			copy[l] = _mm512_maskz_loadu_epi8(left < 64 ? ~0ull >> (64 - left) : ~0ull, in[l] + offset);
+		row[l] = (const uint8_t *)&copy[l];
 	}
 }
-
-/* The bytes of a job at `offset` as a block padded with zeros; the bytes past its end are not read. */
-INLINE vector load_short(const uint8_t *in, uint32_t length, uint32_t offset)
-{
-	uint32_t left = length > offset ? length - offset : 0;
-
-	if (!left)
-		return _mm512_setzero_si512();
-	return _mm512_maskz_loadu_epi8(left < 64 ? ~0ull >> (64 - left) : ~0ull, in + offset);
-}
-
-/* Word i of every lane's block to m[i]. */
-INLINE void load_message(vector m[16], const uint8_t *const in[16], const uint32_t length[16], uint32_t offset,
-			 int all_whole)
-{
-	if (all_whole)
-		for (int l = 0; l < 16; l++)
-			m[l] = _mm512_loadu_si512(in[l] + offset);
-	else
-		for (int l = 0; l < 16; l++)
-			m[l] = load_short(in[l], length[l], offset);
-	transpose(m);
-}
-
-/* gcc 12 loads a message word into a register, and spills one of the state for it, where it sees an
- * intrinsic; an asm operand that can only be memory leaves it no choice: 8% on the whole. */
-#define ADD_MESSAGE(a, word) __asm__("vpaddd %1, %0, %0" : "+v"(a) : "m"(word))
 
 /* Do STEP on the four columns (turn 0) or diagonals (turn 1) of one group or both, side by side. */
 #define STEP_GROUP(STEP, g, ...) STEP(g, 0, __VA_ARGS__) STEP(g, 1, __VA_ARGS__) STEP(g, 2, __VA_ARGS__) STEP(g, 3, __VA_ARGS__)
@@ -99,7 +101,9 @@ INLINE void load_message(vector m[16], const uint8_t *const in[16], const uint32
 #define C(g, q, turn) v[g][8 + ((q) + 2 * (turn)) % 4]
 #define D(g, q, turn) v[g][12 + ((q) + 3 * (turn)) % 4]
 
-#define A_ADD_M(g, q, round, turn, half) ADD_MESSAGE(A(g, q), m[g][ls_b3_schedule[round][8 * (turn) + 2 * (q) + (half)]]);
+#define M(g, q, round, turn, half) m[g][ls_b3_schedule[round][8 * (turn) + 2 * (q) + (half)]]
+
+#define A_ADD_M(g, q, round, turn, half) A(g, q) = _mm512_add_epi32(A(g, q), M(g, q, round, turn, half));
 #define A_ADD_B(g, q, turn) A(g, q) = _mm512_add_epi32(A(g, q), B(g, q, turn));
 #define D_XOR_A(g, q, turn) D(g, q, turn) = _mm512_xor_si512(D(g, q, turn), A(g, q));
 #define D_ROTATE(g, q, turn, bits) D(g, q, turn) = _mm512_ror_epi32(D(g, q, turn), bits);
@@ -123,14 +127,29 @@ INLINE void load_message(vector m[16], const uint8_t *const in[16], const uint32
 	HALF_G(round, 1, 0, 16, 12)                 \
 	HALF_G(round, 1, 1, 8, 7)
 
-INLINE void rounds(vector v[2][16], vector m[2][16], int groups)
+/* Touch the cache lines `ahead` bytes after four lanes' chunks. Spread over the rounds it is free; in one place
+ * its instructions keep the vector ports waiting: 6% on the whole. */
+#define PREFETCH(first)                                                                            \
+	if (groups == 2)                                                                           \
+		for (int l = first; l < (first) + 4; l++)                                          \
+			_mm_prefetch((const char *)((uintptr_t)in[l] + ahead), _MM_HINT_T0);
+
+INLINE void rounds(vector v[2][16], vector m[2][16], int groups, const uint8_t *const in[LS_B3_LANES], size_t ahead)
 {
 	ROUND(0)
+	PREFETCH(0)
+	PREFETCH(4)
 	ROUND(1)
+	PREFETCH(8)
 	ROUND(2)
+	PREFETCH(12)
 	ROUND(3)
+	PREFETCH(16)
 	ROUND(4)
+	PREFETCH(20)
 	ROUND(5)
+	PREFETCH(24)
+	PREFETCH(28)
 	ROUND(6)
 }
 
@@ -162,24 +181,24 @@ INLINE void start_state(vector v[16], const vector h[8], const struct block *blo
 	v[15] = block->flags;
 }
 
-INLINE void store_values(const vector h[8], uint8_t *const out[16], unsigned count)
+/* The inverse of load_message, for the 32 bytes of a value. */
+INLINE void store_values(vector h[8], uint8_t *const out[16], unsigned count)
 {
-	vector r[16];
+	transpose_quarters(h);
+	transpose_quarters(h + 4);
+	for (unsigned i = 0; i < 8; i++) {
+		vector r = h[i];
+		uint8_t *const *row = out + i % 4;
+		size_t at = 16 * (i / 4);
 
-	for (int i = 0; i < 8; i++) {
-		r[i] = h[i];
-		r[8 + i] = _mm512_setzero_si512();
+#define STORE_QUARTER(q) \
+	if (4 * q + i % 4 < count) \
+		_mm_storeu_si128((__m128i *)(row[4 * q] + at), _mm512_extracti32x4_epi32(r, q));
+		STORE_QUARTER(0)
+		STORE_QUARTER(1)
+		STORE_QUARTER(2)
+		STORE_QUARTER(3)
 	}
-	transpose(r);
-	for (int l = 0; l < 16; l++)
-		if ((unsigned)l < count)
-			_mm256_storeu_si256((__m256i *)out[l], _mm512_castsi512_si256(r[l]));
-}
-
-INLINE void prefetch_following(const struct ls_b3_lanes *lanes, uint32_t offset)
-{
-	for (int l = 0; l < LS_B3_LANES; l++)
-		_mm_prefetch((const char *)((uintptr_t)lanes->in[l] + PREFETCH_AHEAD_BYTES + offset), _MM_HINT_T0);
 }
 
 /* Run `groups` groups of 16 lanes. */
@@ -187,6 +206,7 @@ INLINE void run(const struct ls_b3_lanes *lanes, int groups, enum ls_b3_node nod
 {
 	vector h[2][8], left[2];
 	uint32_t shortest = ~0u, longest = 0;
+	size_t ahead;
 
 	for (int g = 0; g < groups; g++) {
 		for (int i = 0; i < 8; i++)
@@ -197,21 +217,25 @@ INLINE void run(const struct ls_b3_lanes *lanes, int groups, enum ls_b3_node nod
 		shortest = low < shortest ? low : shortest;
 		longest = high > longest ? high : longest;
 	}
+	ahead = shortest == 1024 ? PREFETCH_AHEAD_BYTES : 0;
 	for (uint32_t offset = 0; offset == 0 || offset < longest; offset += 64) {
-		vector m[2][16], v[2][16];
+		vector m[2][16], v[2][16], copy[16];
+		const uint8_t *row[16];
 		struct block block[2];
 
 		for (int g = 0; g < groups; g++) {
-			load_message(m[g], lanes->in + 16 * g, lanes->length + 16 * g, offset, offset + 64 <= shortest);
+			if (offset + 64 <= shortest) {
+				load_message(m[g], lanes->in + 16 * g, offset);
+			} else {
+				copy_blocks(row, copy, lanes->in + 16 * g, lanes->length + 16 * g, offset);
+				load_message(m[g], row, 0);
+			}
 			block[g] = describe(left[g], lanes->root + 16 * g, !offset, node);
 			left[g] = _mm512_sub_epi32(left[g], block[g].length);
 		}
-		if (groups == 2 && shortest == 1024)
-			prefetch_following(lanes, offset);
-		__asm__ volatile("" : "+m"(m)); /* the message is in memory from here on */
 		for (int g = 0; g < groups; g++)
 			start_state(v[g], h[g], &block[g], lanes, 16 * g);
-		rounds(v, m, groups);
+		rounds(v, m, groups, lanes->in, offset + ahead);
 		for (int g = 0; g < groups; g++)
 			for (int i = 0; i < 8; i++)
 				h[g][i] = _mm512_mask_xor_epi32(h[g][i], block[g].active, v[g][i], v[g][8 + i]);

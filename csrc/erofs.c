@@ -13,108 +13,6 @@
 #include "erofs_super.h"
 #include "erofs_tree.h"
 
-void erofs_tree_cursor_init(const struct erofs_tree *tree, struct erofs_tree_cursor *cursor, uint32_t directory)
-{
-	*cursor = (struct erofs_tree_cursor){.directory = directory, .next = tree->index->records[directory].data};
-}
-
-static int compare_names(const char *left, size_t left_length, const char *right, size_t right_length)
-{
-	int order = memcmp(left, right, left_length < right_length ? left_length : right_length);
-
-	return order ? order : (left_length > right_length) - (left_length < right_length);
-}
-
-static uint8_t file_type(uint32_t mode)
-{
-	switch (mode & S_IFMT) {
-	case S_IFREG:
-		return EROFS_TYPE_REGULAR;
-	case S_IFDIR:
-		return EROFS_TYPE_DIRECTORY;
-	case S_IFCHR:
-		return EROFS_TYPE_CHAR;
-	case S_IFBLK:
-		return EROFS_TYPE_BLOCK;
-	case S_IFIFO:
-		return EROFS_TYPE_FIFO;
-	}
-	return EROFS_TYPE_SYMLINK;
-}
-
-static uint64_t inode_number(const struct erofs_tree *tree, uint32_t record)
-{
-	return tree->places[tree->index->records[record].inode].position / EROFS_NID_BYTES;
-}
-
-/* The child that the cursor is at; NULL name when there is none. */
-static int peek_child(const struct erofs_tree *tree, struct erofs_tree_cursor *cursor, struct erofs_dir_entry *entry,
-                      struct ls_error *err)
-{
-	const struct ls_record *records = tree->index->records;
-	const struct ls_record *directory = &records[cursor->directory];
-	const struct ls_record *child;
-	uint32_t length;
-	int status;
-
-	entry->name = NULL;
-	if (!directory->count)
-		return LS_OK;
-	while (cursor->next < directory->data + directory->count && erofs_is_hidden(&records[cursor->next]))
-		cursor->next++;
-	if (cursor->next == directory->data + directory->count)
-		return LS_OK;
-	child = &records[cursor->next];
-	length = (uint32_t)child->path_length - child->name_start;
-	if (child->name_start >= child->path_length)
-		return erofs_refuse(tree->index, cursor->next, LS_CORRUPT, err, "its name is empty");
-	if (length > EROFS_NAME_BYTES)
-		return erofs_refuse(tree->index, cursor->next, LS_LIMIT, err, "its name has %u bytes, more than the %u of EROFS",
-		                    length, EROFS_NAME_BYTES);
-	status = ls_index_string(tree->index, child->path, child->path_length, &entry->name, err);
-	if (status)
-		return status;
-	entry->name += child->name_start;
-	entry->name_length = (uint16_t)length;
-	entry->nid = inode_number(tree, cursor->next);
-	entry->type = file_type(child->mode);
-	return LS_OK;
-}
-
-/* Whether "." or ".." comes next, before the child. */
-static int dot_is_next(const struct erofs_tree_cursor *cursor, const struct erofs_dir_entry *child)
-{
-	return cursor->dots < 2 &&
-	       (!child->name || compare_names("..", cursor->dots + 1, child->name, child->name_length) < 0);
-}
-
-int erofs_tree_next(const struct erofs_tree *tree, struct erofs_tree_cursor *cursor, struct erofs_dir_entry *entry,
-                    struct ls_error *err)
-{
-	uint32_t parent = tree->index->records[cursor->directory].parent;
-	int status = peek_child(tree, cursor, entry, err);
-
-	if (status)
-		return status;
-	if (dot_is_next(cursor, entry)) {
-		cursor->dots++;
-		*entry = (struct erofs_dir_entry){
-		    .name = "..",
-		    .name_length = (uint16_t)cursor->dots,
-		    .nid = inode_number(tree, cursor->dots == 1 ? cursor->directory : parent),
-		    .type = EROFS_TYPE_DIRECTORY,
-		};
-	} else if (entry->name) {
-		cursor->next++;
-	}
-	if (entry->name && cursor->previous &&
-	    compare_names(cursor->previous, cursor->previous_length, entry->name, entry->name_length) >= 0)
-		return erofs_refuse(tree->index, cursor->directory, LS_CORRUPT, err, "its entries are not in order");
-	cursor->previous = entry->name;
-	cursor->previous_length = entry->name_length;
-	return LS_OK;
-}
-
 /* As the kernel's new_encode_dev does it. */
 static uint32_t encode_device(uint64_t device)
 {
@@ -238,7 +136,7 @@ static int seal(const struct erofs_tree *tree, struct ls_buffer *image, struct l
 	    .compat = EROFS_COMPAT_MTIME | EROFS_COMPAT_XATTR_FILTER,
 	    .incompat = EROFS_INCOMPAT_CHUNKS,
 	    .block_bits = LS_EROFS_BLOCK_BITS,
-	    .root_nid = (uint16_t)inode_number(tree, 0),
+	    .root_nid = (uint16_t)erofs_inode_number(tree, 0),
 	    .inodes = tree->inode_count,
 	    .xattr_block = (uint32_t)(tree->shared_position / LS_EROFS_BLOCK_BYTES),
 	};

@@ -57,7 +57,7 @@ struct erofs_super {
 struct erofs_device {
 	uint8_t tag[64];
 	uint32_t blocks;
-	uint32_t mapped_block;
+	uint32_t mapped_block; /* where the device begins among the blocks of all devices */
 	uint8_t reserved[56];
 };
 

@@ -1,45 +1,9 @@
-#include <stdarg.h>
-#include <stdio.h>
 #include <string.h>
 
 #include "erofs_tree.h"
 
 #define DEVICE_MAJOR_MAX 0xfffu
 #define DEVICE_MINOR_MAX 0xfffffu
-
-int erofs_refuse(const struct ls_index *index, uint32_t record, int status, struct ls_error *err, const char *format,
-                 ...)
-{
-	const struct ls_record *at = &index->records[record];
-	const char *path = "";
-	char printable[400], reason[500];
-	va_list arguments;
-
-	if (ls_index_string(index, at->path, at->path_length, &path, NULL))
-		path = "";
-	ls_printable(printable, sizeof(printable), path, *path ? at->path_length : 0);
-	va_start(arguments, format);
-	vsnprintf(reason, sizeof(reason), format, arguments);
-	va_end(arguments);
-	return ls_fail(err, status, "writing the EROFS image of a chain: '/%s': %s", printable, reason);
-}
-
-int erofs_is_hidden(const struct ls_record *record)
-{
-	return S_ISCHR(record->mode) && !record->size;
-}
-
-int erofs_is_inode(const struct erofs_tree *tree, uint32_t record)
-{
-	const struct ls_record *at = &tree->index->records[record];
-
-	return at->inode == record && !erofs_is_hidden(at);
-}
-
-uint32_t erofs_content(const struct ls_record *record)
-{
-	return S_ISREG(record->mode) ? record->data : LS_NONE;
-}
 
 static int check_file(const struct ls_index *index, uint32_t i, struct ls_error *err)
 {
@@ -93,7 +57,8 @@ static int check_links(const struct ls_index *index, uint32_t i, struct ls_error
 	if (record->inode > i)
 		return erofs_refuse(index, i, LS_CORRUPT, err, "its inode's first link stands behind it");
 	first = &index->records[record->inode];
-	if (first->inode != record->inode || (first->mode & S_IFMT) != (record->mode & S_IFMT))
+	if (first->inode != record->inode || (first->mode & S_IFMT) != (record->mode & S_IFMT) ||
+	    erofs_is_hidden(first) != erofs_is_hidden(record))
 		return erofs_refuse(index, i, LS_CORRUPT, err, "its inode's first link is none");
 	if (!S_ISDIR(record->mode) && !record->count)
 		return erofs_refuse(index, i, LS_CORRUPT, err, "its inode has no links");

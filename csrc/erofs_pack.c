@@ -14,6 +14,10 @@
 #define PACK_SLOT_STRIDE 64u
 #define PACK_DECIMAL_BYTES 11
 
+/* Mounted without its device, the kernel takes the image itself for a device that begins at this block: 1 TiB on, so that
+ * contents read as EIO and not as bytes of the image. */
+#define PACK_NOWHERE_BLOCK 0x7ffffff0u
+
 _Static_assert(1 << PACK_BLOCK_BITS == LS_PACK_BLOCK_BYTES, "one block size");
 _Static_assert(PACK_SLOT_STRIDE >= sizeof(struct erofs_inode_compact) + sizeof(struct erofs_chunk), "a slot's inode");
 _Static_assert(PACK_SLOT_STRIDE % EROFS_NID_BYTES == 0, "inode numbers");
@@ -178,7 +182,10 @@ static void write_slots(const struct pack_layout *layout, const struct ls_pack_s
 
 static void write_device_table(uint64_t pack_bytes, uint8_t *image)
 {
-	struct erofs_device device = {.blocks = (uint32_t)(pack_bytes / LS_PACK_BLOCK_BYTES)};
+	struct erofs_device device = {
+	    .blocks = (uint32_t)(pack_bytes / LS_PACK_BLOCK_BYTES),
+	    .mapped_block = PACK_NOWHERE_BLOCK,
+	};
 
 	memcpy(image + EROFS_SUPER_OFFSET + sizeof(struct erofs_super), &device, sizeof(device));
 }

@@ -54,6 +54,9 @@ int erofs_is_inode(const struct erofs_tree *tree, uint32_t record);
 /* The number of a regular file's content, LS_NONE for anything else. */
 uint32_t erofs_content(const struct ls_record *record);
 
+/* The number of the inode of a record, once it is placed. */
+uint64_t erofs_inode_number(const struct erofs_tree *tree, uint32_t record);
+
 /* Walk the entries of a directory as the image has them: sorted bytewise, "." and ".." among them, hidden ones left
  * out. LS_OK with a NULL name after the last; LS_CORRUPT where names are out of order. */
 struct erofs_tree_cursor {

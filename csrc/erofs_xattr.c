@@ -6,34 +6,26 @@
 
 #include "erofs_intern.h"
 #include "erofs_tree.h"
-#include "xxhash32.h"
+#include "erofs_xattr_entry.h"
 
-#define XATTR_NAME_BYTES 255u /* XATTR_NAME_MAX of Linux: prefix included */
-#define METACOPY "overlay.metacopy"
-#define REDIRECT "overlay.redirect"
-#define REDIRECT_BYTES 80 /* "/" "ab" "/" and 62 digits, or "/p" and two decimals, and the zero byte */
+#define REDIRECT_BYTES 80 /* "/ab/" and 62 digits, or "/p", "/" and two decimals, and the zero byte */
 
 /* Shared numbers are counted in a byte; metacopy and redirect may need two, so a set has the rest. */
 #define SET_SHARED_MAX 253u
-/* And they may need this much room of an inode when they are not shared. */
-#define CONTENT_BODY_BYTES (2 * sizeof(struct erofs_xattr_entry) + sizeof(METACOPY) + sizeof(REDIRECT) + REDIRECT_BYTES + 8)
+/* And where they are not shared, they need less than this of an inode's room. */
+#define CONTENT_BODY_BYTES 256u
 #define SET_BODY_BYTES (EROFS_XATTR_BODY_BYTES - CONTENT_BODY_BYTES)
 
 #define SHARED_NUMBER_BYTES 4u
 #define NOT_SHARED UINT32_MAX
 
-/* What `trusted.overlay.` becomes in front of an image's own attributes; overlayfs takes it off again ("Nesting
- * overlayfs mounts" in Documentation/filesystems/overlayfs.rst). */
-#define OVERLAY "overlay."
+static const char METACOPY_NAME[] = "overlay.metacopy";
+static const char REDIRECT_NAME[] = "overlay.redirect";
 
+/* An attribute that some inode has. */
 struct entry {
-	const uint8_t *name; /* of the index, without the prefix */
-	const uint8_t *value;
-	uint16_t value_length;
-	uint8_t name_length;
-	uint8_t prefix;
-	uint8_t is_escaped; /* OVERLAY goes before the name */
-	uint8_t filter_bit;
+	struct erofs_xattr xattr;
+	uint32_t filter_bit;
 	uint32_t uses;   /* inodes that have it */
 	uint32_t shared; /* number in the shared area, or NOT_SHARED */
 };
@@ -54,7 +46,7 @@ struct set {
 	uint32_t filter;
 };
 
-/* A redirect belongs to a content; its value is spelled out when it is written. */
+/* Belongs to a content; its value is spelled out when it is needed. */
 struct redirect {
 	uint32_t uses;
 	uint32_t shared;
@@ -73,50 +65,28 @@ struct erofs_xattrs {
 	uint32_t member_count;
 	uint32_t member_capacity;
 	struct redirect *redirects;
-	uint32_t metacopy_uses;
-	uint32_t metacopy_shared;
+	struct entry metacopy;
 	uint32_t content_filter; /* the bits that metacopy and redirect clear */
 	uint64_t shared_bytes;
 	uint32_t shared_base;
 };
 
-static uint32_t entry_bytes(size_t name_length, size_t value_length)
+static struct erofs_xattr overlay_xattr(const char *name, const char *value, int value_length)
 {
-	return (uint32_t)erofs_round_up(sizeof(struct erofs_xattr_entry) + name_length + value_length, 4);
+	return (struct erofs_xattr){
+	    .name = (const uint8_t *)name,
+	    .name_length = (uint8_t)strlen(name),
+	    .value = (const uint8_t *)value,
+	    .value_length = (uint16_t)value_length,
+	    .prefix = EROFS_XATTR_TRUSTED,
+	};
 }
 
-static uint8_t filter_bit(uint8_t prefix, const void *name, size_t length)
-{
-	return ls_xxhash32(name, length, EROFS_XATTR_FILTER_SEED + prefix) % 32;
-}
-
-static uint8_t written_name_length(const struct entry *entry)
-{
-	return (uint8_t)(entry->name_length + (entry->is_escaped ? strlen(OVERLAY) : 0));
-}
-
-static void spell_name(const struct entry *entry, char name[XATTR_NAME_BYTES])
-{
-	size_t before = entry->is_escaped ? strlen(OVERLAY) : 0;
-
-	memcpy(name, OVERLAY, before);
-	memcpy(name + before, entry->name, entry->name_length);
-}
-
-static uint32_t stored_bytes(const struct entry *entry)
-{
-	return entry_bytes(written_name_length(entry), entry->value_length);
-}
-
-static int spell_redirect(const struct erofs_xattrs *xattrs, uint32_t content, char out[REDIRECT_BYTES])
+static int spell_object(const uint8_t digest[32], char *out)
 {
 	static const char hex[] = "0123456789abcdef";
-	const struct ls_location *location = &xattrs->locations[content];
-	const uint8_t *digest = xattrs->index->contents[content].digest;
 	int length = 0;
 
-	if (location->pack != LS_LOCATION_OBJECT)
-		return snprintf(out, REDIRECT_BYTES, "/p%u/%u", location->pack, location->slot);
 	for (int i = 0; i < 32; i++) {
 		if (i < 2)
 			out[length++] = '/';
@@ -126,10 +96,24 @@ static int spell_redirect(const struct erofs_xattrs *xattrs, uint32_t content, c
 	return length;
 }
 
+/* The redirect of a content, its value spelled into `value`. */
+static struct erofs_xattr redirect_xattr(const struct erofs_xattrs *xattrs, uint32_t content, char value[REDIRECT_BYTES])
+{
+	const struct ls_location *location = &xattrs->locations[content];
+	int length;
+
+	if (location->pack == LS_LOCATION_OBJECT)
+		length = spell_object(xattrs->index->contents[content].digest, value);
+	else
+		length = snprintf(value, REDIRECT_BYTES, "/p%u/%u", location->pack, location->slot);
+	return overlay_xattr(REDIRECT_NAME, value, length);
+}
+
 int erofs_xattrs_new(struct erofs_xattrs **result, const struct ls_index *index, const struct ls_location *locations,
                      struct ls_error *err)
 {
 	struct erofs_xattrs *xattrs = calloc(1, sizeof(*xattrs));
+	struct erofs_xattr redirect = overlay_xattr(REDIRECT_NAME, "", 0);
 	uint32_t contents = index->header->content_count;
 
 	*result = xattrs;
@@ -141,8 +125,8 @@ int erofs_xattrs_new(struct erofs_xattrs **result, const struct ls_index *index,
 	xattrs->locations = locations;
 	xattrs->set_numbers.key = index->header->hash_key;
 	xattrs->entry_numbers.key = index->header->hash_key;
-	xattrs->content_filter = UINT32_C(1) << filter_bit(EROFS_XATTR_TRUSTED, METACOPY, strlen(METACOPY)) |
-	                         UINT32_C(1) << filter_bit(EROFS_XATTR_TRUSTED, REDIRECT, strlen(REDIRECT));
+	xattrs->metacopy.xattr = overlay_xattr(METACOPY_NAME, "", 0);
+	xattrs->content_filter = erofs_xattr_filter_bit(&xattrs->metacopy.xattr) | erofs_xattr_filter_bit(&redirect);
 	return LS_OK;
 }
 
@@ -177,71 +161,6 @@ static int reserve(void **array, uint32_t *capacity, uint32_t count, size_t item
 	return LS_OK;
 }
 
-struct prefix {
-	const char *text;
-	uint8_t number;
-	uint8_t is_whole_name;
-};
-
-/* The name index 0 of erofs_fs.h is not here: Linux has no handler for it, neither lists nor gets it. */
-static const struct prefix prefixes[] = {
-    {"user.", EROFS_XATTR_USER, 0},
-    {"trusted.", EROFS_XATTR_TRUSTED, 0},
-    {"security.", EROFS_XATTR_SECURITY, 0},
-    {"system.posix_acl_access", EROFS_XATTR_ACL_ACCESS, 1},
-    {"system.posix_acl_default", EROFS_XATTR_ACL_DEFAULT, 1},
-};
-
-static const struct prefix *find_prefix(const char *name, size_t length)
-{
-	for (size_t i = 0; i < sizeof(prefixes) / sizeof(prefixes[0]); i++) {
-		size_t bytes = strlen(prefixes[i].text);
-
-		if (length < bytes || memcmp(name, prefixes[i].text, bytes))
-			continue;
-		if (prefixes[i].is_whole_name ? length == bytes : length > bytes)
-			return &prefixes[i];
-	}
-	return NULL;
-}
-
-static int parse_entry(const struct erofs_xattrs *xattrs, uint32_t record, const struct ls_xattr_cursor *cursor,
-                       struct entry *entry, struct ls_error *err)
-{
-	const struct prefix *prefix = find_prefix(cursor->name, cursor->name_length);
-	size_t prefix_length, name_length;
-	char printable[160];
-
-	ls_printable(printable, sizeof(printable), cursor->name, cursor->name_length);
-	if (!prefix || memchr(cursor->name, '\0', cursor->name_length))
-		return erofs_refuse(xattrs->index, record, LS_UNSUPPORTED, err,
-		                    "EROFS has no place for its extended attribute '%s' (only for user.*, trusted.*, "
-		                    "security.* and POSIX ACLs): rebuild the layer without it",
-		                    printable);
-	prefix_length = strlen(prefix->text);
-	*entry = (struct entry){
-	    .name = (const uint8_t *)cursor->name + prefix_length,
-	    .value = cursor->value,
-	    .prefix = prefix->number,
-	    .shared = NOT_SHARED,
-	};
-	name_length = cursor->name_length - prefix_length;
-	entry->is_escaped = prefix->number == EROFS_XATTR_TRUSTED && name_length >= strlen(OVERLAY) &&
-	                    !memcmp(entry->name, OVERLAY, strlen(OVERLAY));
-	if (cursor->name_length + (entry->is_escaped ? strlen(OVERLAY) : 0) > XATTR_NAME_BYTES)
-		return erofs_refuse(xattrs->index, record, LS_LIMIT, err,
-		                    "the name of its extended attribute '%s' has %zu bytes, more than the %u that Linux allows%s",
-		                    printable, cursor->name_length, XATTR_NAME_BYTES,
-		                    entry->is_escaped ? " (less 8 under trusted.overlay)" : "");
-	if (cursor->value_length > EROFS_XATTR_VALUE_BYTES)
-		return erofs_refuse(xattrs->index, record, LS_LIMIT, err,
-		                    "the value of its extended attribute '%s' has %zu bytes, more than the %u that EROFS holds",
-		                    printable, cursor->value_length, EROFS_XATTR_VALUE_BYTES);
-	entry->name_length = (uint8_t)name_length;
-	entry->value_length = (uint16_t)cursor->value_length;
-	return LS_OK;
-}
-
 /* An entry is the bytes that the index has for it, lengths included: equal bytes, equal entry. */
 static struct erofs_string encoded_entry(const struct ls_xattr_cursor *cursor)
 {
@@ -255,7 +174,6 @@ static int add_member(struct erofs_xattrs *xattrs, struct set *set, const struct
                       struct ls_error *err)
 {
 	uint32_t known = xattrs->entry_numbers.count;
-	char name[XATTR_NAME_BYTES];
 	struct entry *entry;
 	uint32_t number;
 	int status;
@@ -270,15 +188,15 @@ static int add_member(struct erofs_xattrs *xattrs, struct set *set, const struct
 		return status;
 	entry = &xattrs->entries[number];
 	if (number == known) {
-		status = parse_entry(xattrs, set->record, cursor, entry, err);
+		*entry = (struct entry){.shared = NOT_SHARED};
+		status = erofs_xattr_parse(xattrs->index, set->record, cursor, &entry->xattr, err);
 		if (status)
 			return status;
-		spell_name(entry, name);
-		entry->filter_bit = filter_bit(entry->prefix, name, written_name_length(entry));
+		entry->filter_bit = erofs_xattr_filter_bit(&entry->xattr);
 	}
-	set->filter &= ~(UINT32_C(1) << entry->filter_bit);
+	set->filter &= ~entry->filter_bit;
 	set->count++;
-	xattrs->members[xattrs->member_count++] = (struct member){.entry = number, .bytes = stored_bytes(entry)};
+	xattrs->members[xattrs->member_count++] = (struct member){.entry = number, .bytes = erofs_xattr_bytes(&entry->xattr)};
 	return LS_OK;
 }
 
@@ -307,7 +225,7 @@ int erofs_xattrs_collect(struct erofs_xattrs *xattrs, uint32_t record, uint32_t 
 
 	*result = LS_NONE;
 	if (S_ISREG(inode->mode) && inode->data != LS_NONE) {
-		xattrs->metacopy_uses++;
+		xattrs->metacopy.uses++;
 		xattrs->redirects[inode->data].uses++;
 	}
 	if (!inode->xattrs)
@@ -392,22 +310,22 @@ static uint32_t next_shared_number(struct erofs_xattrs *xattrs, uint32_t bytes)
 	return (uint32_t)number;
 }
 
-static void place_redirects(struct erofs_xattrs *xattrs)
+static void place_metacopy_and_redirects(struct erofs_xattrs *xattrs)
 {
-	uint32_t metacopy = entry_bytes(strlen(METACOPY), 0);
+	uint32_t bytes = erofs_xattr_bytes(&xattrs->metacopy.xattr);
+	struct erofs_xattr xattr;
 	char value[REDIRECT_BYTES];
 
-	xattrs->metacopy_shared = NOT_SHARED;
-	if (is_worth_sharing(xattrs->metacopy_uses, metacopy))
-		xattrs->metacopy_shared = next_shared_number(xattrs, metacopy);
+	xattrs->metacopy.shared =
+	    is_worth_sharing(xattrs->metacopy.uses, bytes) ? next_shared_number(xattrs, bytes) : NOT_SHARED;
 	for (uint32_t i = 0; i < xattrs->index->header->content_count; i++) {
 		struct redirect *redirect = &xattrs->redirects[i];
-		uint32_t bytes;
 
 		redirect->shared = NOT_SHARED;
 		if (redirect->uses < 2)
 			continue;
-		bytes = entry_bytes(strlen(REDIRECT), (size_t)spell_redirect(xattrs, i, value));
+		xattr = redirect_xattr(xattrs, i, value);
+		bytes = erofs_xattr_bytes(&xattr);
 		if (is_worth_sharing(redirect->uses, bytes))
 			redirect->shared = next_shared_number(xattrs, bytes);
 	}
@@ -424,7 +342,7 @@ int erofs_xattrs_share(struct erofs_xattrs *xattrs, struct ls_error *err)
 		if (status)
 			return status;
 	}
-	place_redirects(xattrs);
+	place_metacopy_and_redirects(xattrs);
 	for (uint32_t i = 0; i < xattrs->member_count; i++) {
 		struct entry *entry = &xattrs->entries[xattrs->members[i].entry];
 
@@ -446,99 +364,96 @@ void erofs_xattrs_place_shared(struct erofs_xattrs *xattrs, uint32_t offset)
 	xattrs->shared_base = offset / 4;
 }
 
+static uint32_t bytes_in_inode(const struct erofs_xattr *xattr, uint32_t shared)
+{
+	return shared == NOT_SHARED ? erofs_xattr_bytes(xattr) : SHARED_NUMBER_BYTES;
+}
+
 uint32_t erofs_xattrs_size(const struct erofs_xattrs *xattrs, uint32_t set, uint32_t content)
 {
 	uint32_t body = set == LS_NONE ? 0 : xattrs->sets[set].body_bytes;
 	char value[REDIRECT_BYTES];
 
 	if (content != LS_NONE) {
-		body += xattrs->metacopy_shared == NOT_SHARED ? entry_bytes(strlen(METACOPY), 0) : SHARED_NUMBER_BYTES;
-		body += xattrs->redirects[content].shared == NOT_SHARED
-		            ? entry_bytes(strlen(REDIRECT), (size_t)spell_redirect(xattrs, content, value))
-		            : SHARED_NUMBER_BYTES;
+		struct erofs_xattr redirect = redirect_xattr(xattrs, content, value);
+
+		body += bytes_in_inode(&xattrs->metacopy.xattr, xattrs->metacopy.shared);
+		body += bytes_in_inode(&redirect, xattrs->redirects[content].shared);
 	}
 	return body ? body + (uint32_t)sizeof(struct erofs_xattr_header) : 0;
 }
 
-static uint8_t *put_entry(uint8_t *out, uint8_t prefix, const void *name, uint8_t name_length, const void *value,
-                          uint16_t value_length)
-{
-	struct erofs_xattr_entry head = {name_length, prefix, value_length};
+/* An inode's xattrs while they are written: all shared numbers come before the first own entry. */
+struct body {
+	struct erofs_xattr_header header;
+	uint8_t *at;
+};
 
-	memcpy(out, &head, sizeof(head));
-	memcpy(out + sizeof(head), name, name_length);
-	memcpy(out + sizeof(head) + name_length, value, value_length);
-	return out + entry_bytes(name_length, value_length);
-}
-
-static uint8_t *put_own_entry(const struct entry *entry, uint8_t *out)
-{
-	char name[XATTR_NAME_BYTES];
-
-	spell_name(entry, name);
-	return put_entry(out, entry->prefix, name, written_name_length(entry), entry->value, entry->value_length);
-}
-
-static uint8_t *put_metacopy(uint8_t *out)
-{
-	return put_entry(out, EROFS_XATTR_TRUSTED, METACOPY, strlen(METACOPY), "", 0);
-}
-
-static uint8_t *put_redirect(const struct erofs_xattrs *xattrs, uint32_t content, uint8_t *out)
-{
-	char value[REDIRECT_BYTES];
-	int length = spell_redirect(xattrs, content, value);
-
-	return put_entry(out, EROFS_XATTR_TRUSTED, REDIRECT, strlen(REDIRECT), value, (uint16_t)length);
-}
-
-static uint8_t *put_shared_number(const struct erofs_xattrs *xattrs, uint32_t shared, struct erofs_xattr_header *header,
-                                  uint8_t *out)
+static void put_number(const struct erofs_xattrs *xattrs, struct body *body, uint32_t shared)
 {
 	uint32_t number = xattrs->shared_base + shared;
 
-	header->shared_count++;
-	memcpy(out, &number, sizeof(number));
-	return out + sizeof(number);
+	if (shared == NOT_SHARED)
+		return;
+	memcpy(body->at, &number, sizeof(number));
+	body->at += sizeof(number);
+	body->header.shared_count++;
+}
+
+static void put_own(struct body *body, const struct erofs_xattr *xattr, uint32_t shared)
+{
+	if (shared == NOT_SHARED)
+		body->at = erofs_xattr_put(xattr, body->at);
+}
+
+/* An entry that is shared elsewhere may be an inode's own in a set that has too many. */
+static uint32_t number_in_set(const struct erofs_xattrs *xattrs, const struct member *member)
+{
+	return member->is_shared ? xattrs->entries[member->entry].shared : NOT_SHARED;
 }
 
 void erofs_xattrs_write(const struct erofs_xattrs *xattrs, uint32_t set_number, uint32_t content, uint8_t *out)
 {
 	static const struct set empty = {.filter = UINT32_MAX};
 	const struct set *set = set_number == LS_NONE ? &empty : &xattrs->sets[set_number];
-	const struct member *members = xattrs->members + set->first;
-	struct erofs_xattr_header header = {.filter = set->filter};
-	uint8_t *at = out + sizeof(header);
-	int metacopy_is_shared = xattrs->metacopy_shared != NOT_SHARED;
-	int redirect_is_shared = content != LS_NONE && xattrs->redirects[content].shared != NOT_SHARED;
+	const struct member *members = set->count ? xattrs->members + set->first : NULL;
+	struct body body = {.header.filter = set->filter, .at = out + sizeof(struct erofs_xattr_header)};
+	struct erofs_xattr redirect;
+	char value[REDIRECT_BYTES];
 
-	if (content != LS_NONE)
-		header.filter &= ~xattrs->content_filter;
-	if (content != LS_NONE && metacopy_is_shared)
-		at = put_shared_number(xattrs, xattrs->metacopy_shared, &header, at);
-	if (redirect_is_shared)
-		at = put_shared_number(xattrs, xattrs->redirects[content].shared, &header, at);
+	if (content != LS_NONE) {
+		put_number(xattrs, &body, xattrs->metacopy.shared);
+		put_number(xattrs, &body, xattrs->redirects[content].shared);
+	}
 	for (uint32_t i = 0; i < set->count; i++)
-		if (members[i].is_shared)
-			at = put_shared_number(xattrs, xattrs->entries[members[i].entry].shared, &header, at);
-	if (content != LS_NONE && !metacopy_is_shared)
-		at = put_metacopy(at);
-	if (content != LS_NONE && !redirect_is_shared)
-		at = put_redirect(xattrs, content, at);
+		put_number(xattrs, &body, number_in_set(xattrs, &members[i]));
+	if (content != LS_NONE) {
+		redirect = redirect_xattr(xattrs, content, value);
+		put_own(&body, &xattrs->metacopy.xattr, xattrs->metacopy.shared);
+		put_own(&body, &redirect, xattrs->redirects[content].shared);
+		body.header.filter &= ~xattrs->content_filter;
+	}
 	for (uint32_t i = 0; i < set->count; i++)
-		if (!members[i].is_shared)
-			at = put_own_entry(&xattrs->entries[members[i].entry], at);
-	memcpy(out, &header, sizeof(header));
+		put_own(&body, &xattrs->entries[members[i].entry].xattr, number_in_set(xattrs, &members[i]));
+	memcpy(out, &body.header, sizeof(body.header));
+}
+
+static void put_shared(const struct erofs_xattr *xattr, uint32_t shared, uint8_t *out)
+{
+	if (shared != NOT_SHARED)
+		erofs_xattr_put(xattr, out + (uint64_t)shared * 4);
 }
 
 void erofs_xattrs_write_shared(const struct erofs_xattrs *xattrs, uint8_t *out)
 {
-	if (xattrs->metacopy_shared != NOT_SHARED)
-		put_metacopy(out + (uint64_t)xattrs->metacopy_shared * 4);
-	for (uint32_t i = 0; i < xattrs->index->header->content_count; i++)
-		if (xattrs->redirects[i].shared != NOT_SHARED)
-			put_redirect(xattrs, i, out + (uint64_t)xattrs->redirects[i].shared * 4);
+	char value[REDIRECT_BYTES];
+
+	put_shared(&xattrs->metacopy.xattr, xattrs->metacopy.shared, out);
+	for (uint32_t i = 0; i < xattrs->index->header->content_count; i++) {
+		struct erofs_xattr redirect = redirect_xattr(xattrs, i, value);
+
+		put_shared(&redirect, xattrs->redirects[i].shared, out);
+	}
 	for (uint32_t i = 0; i < xattrs->entry_numbers.count; i++)
-		if (xattrs->entries[i].shared != NOT_SHARED)
-			put_own_entry(&xattrs->entries[i], out + (uint64_t)xattrs->entries[i].shared * 4);
+		put_shared(&xattrs->entries[i].xattr, xattrs->entries[i].shared, out);
 }

@@ -120,43 +120,49 @@ static int check_name(const struct ls_index_node *node, struct ls_error *err)
 	return LS_OK;
 }
 
-static int append_heap(struct writer *w, const void *bytes, size_t length, uint32_t *offset, struct ls_error *err)
+/* Make room for `length` more bytes of heap, which will begin at `offset`. */
+static int reserve_heap(struct writer *w, size_t length, uint32_t *offset, struct ls_error *err)
 {
 	size_t used = w->out->length - w->heap_at;
 
 	if (length > LS_INDEX_MAX_HEAP_BYTES - used)
 		return ls_fail(err, LS_LIMIT, "writing an index: more than %u bytes of paths and xattrs", LS_INDEX_MAX_HEAP_BYTES);
 	*offset = (uint32_t)used;
-	return ls_buffer_append(w->out, bytes, length, err);
+	return ls_buffer_reserve(w->out, length, err);
+}
+
+static int append_heap(struct writer *w, const void *bytes, size_t length, uint32_t *offset, struct ls_error *err)
+{
+	int status = reserve_heap(w, length, offset, err);
+
+	return status ? status : ls_buffer_append(w->out, bytes, length, err);
 }
 
 static int put_path(struct writer *w, uint32_t number, uint32_t parent, const struct ls_index_node *node,
                     struct ls_error *err)
 {
-	struct ls_record *record = record_at(w, number);
-	struct ls_record *above = record_at(w, parent);
-	size_t start = above->path_length ? above->path_length + 1u : 0;
-	uint32_t parent_path = above->path;
+	size_t above = record_at(w, parent)->path_length;
+	size_t start = above ? above + 1 : 0;
+	struct ls_record *record;
 	uint32_t offset = 0;
-	uint8_t *path;
 	int status;
 
 	if (start + node->name_length > LS_INDEX_MAX_PATH_BYTES)
 		return fail_node(err, LS_LIMIT, node, "would have a path of more than 4,096 bytes");
+	status = reserve_heap(w, start + node->name_length, &offset, err);
+	if (status)
+		return status;
+	record = record_at(w, number);
+	record->path = offset;
 	record->path_length = (uint16_t)(start + node->name_length);
 	record->name_start = (uint16_t)start;
 	record->parent = parent;
-	status = append_heap(w, NULL, start + node->name_length, &offset, err);
-	if (status)
-		return status;
-	record_at(w, number)->path = offset;
-	path = w->out->bytes + w->heap_at + offset;
+	/* Room is there, so the parent's path does not move while it is appended, and nothing can fail. */
 	if (start) {
-		memcpy(path, w->out->bytes + w->heap_at + parent_path, start - 1);
-		path[start - 1] = '/';
+		ls_buffer_append(w->out, w->out->bytes + w->heap_at + record_at(w, parent)->path, above, NULL);
+		ls_buffer_append(w->out, "/", 1, NULL);
 	}
-	memcpy(path + start, node->name, node->name_length);
-	return LS_OK;
+	return ls_buffer_append(w->out, node->name, node->name_length, err);
 }
 
 static int grow_xattr_set(struct xattr_set *set, struct ls_error *err)

@@ -9,15 +9,15 @@
  *   children; anything else over a directory drops them. An entry below a non-directory is refused.
  * - Missing parents are made, LS_RECORD_IMPLIED. The root is implied until an entry ("./") describes it, and may be
  *   nothing but a directory.
- * - ".wh.NAME" is a whiteout of NAME for the layers below, whatever its type; ".wh..wh..opq" makes its directory opaque;
- *   other names that begin with ".wh..wh." are AUFS's own and dropped with what is below them; a whiteout of "", "." or
- *   ".." is refused, and so is an entry below any other directory named ".wh.NAME". A whiteout and an entry of the
- *   same path in one layer, in either order: the entry stays, and a directory is then opaque.
- * - A hard link to a path of the same layer shares its inode (and the content number), a symlink's too; to anything else
- *   it becomes a LS_RECORD_LOWER_LINK for the merge to resolve (a link to such a one has the same target). The target's name
- *   is cleaned and its parents are followed, as a path. The inode keeps the mode, owner, times and xattrs of its first
- *   entry, those of the link's own header are ignored; replacing one link leaves the others alone. Refused: a
- *   link to a directory of the same layer, to itself, or to something below itself.
+ * - ".wh.NAME" is a whiteout of NAME for the layers below, whatever its type; ".wh..wh..opq" makes its directory
+ *   opaque; other names that begin with ".wh..wh." are AUFS's own and dropped with what is below them; a whiteout of
+ *   "", "." or ".." is refused, and so is an entry below any other directory named ".wh.NAME". A whiteout and an entry
+ *   of the same path in one layer, in either order: the entry stays, and a directory is then opaque.
+ * - A hard link to a path of the same layer shares its inode (and the content number), a symlink's too; to anything
+ *   else it becomes a LS_RECORD_LOWER_LINK for the merge to resolve (a link to such a one has the same target). The
+ *   target's name is cleaned and its parents are followed, as a path's. The inode keeps the mode, owner, times and
+ *   xattrs of its first entry, those of the link's own header are ignored; replacing one link leaves the others alone.
+ *   Refused: a link to a directory of the same layer, to itself, or to something below itself.
  * - A symlink's mode is 0777, whatever its header says, as Linux has it.
  *
  * Time is linear in the bytes of the paths and the targets followed; memory in those of the entries.
@@ -52,8 +52,9 @@ void ls_layer_builder_free(struct ls_layer_builder *builder);
 int ls_layer_builder_add(struct ls_layer_builder *builder, const struct ls_tar_entry *entry, uint32_t content,
                          struct ls_error *err);
 
-/* Write the index to `out`, which starts empty. LS_INVALID where a record's content is not in `contents` or of another size. `contents` are kept in this order and number, whether or not a record still uses
- * each: the layer's recipe counts on it. The result does not depend on anything but the entries and the arguments. */
+/* Write the index to `out`, which starts empty. `contents` are kept in this order and number, whether or not a record
+ * still uses each: the layer's recipe counts on it. LS_INVALID where an entry's content is not there or of another
+ * size. The result does not depend on anything but the entries and the arguments. */
 int ls_layer_builder_finish(struct ls_layer_builder *builder, const uint8_t hash_key[16],
                             const struct ls_content *contents, uint32_t content_count, struct ls_buffer *out,
                             struct ls_error *err);

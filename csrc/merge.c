@@ -509,6 +509,20 @@ static void number_layers(struct merge *m)
 	}
 }
 
+/* No string comes out that is not in a layer: reserving once for all saves growing, and costs address space only. */
+static int reserve(const struct merge *m, struct ls_buffer *out, struct ls_error *err)
+{
+	size_t heap = 1;
+
+	for (size_t i = 0; i < m->layer_count; i++)
+		heap += m->layers[i]->header->heap_bytes;
+	return ls_buffer_reserve(out,
+	                         sizeof(struct ls_index_header) + m->node_count * sizeof(struct ls_record) +
+	                                 ls_index_slot_count(m->node_count) * sizeof(struct ls_slot) +
+	                                 m->content_count * sizeof(struct ls_content) + heap,
+	                         err);
+}
+
 static int merge(struct merge *m, struct ls_buffer *out, struct ls_error *err)
 {
 	size_t records, contents;
@@ -521,6 +535,8 @@ static int merge(struct merge *m, struct ls_buffer *out, struct ls_error *err)
 		return status;
 	number_layers(m);
 	status = merge_tree(m, err);
+	if (!status)
+		status = reserve(m, out, err);
 	if (status)
 		return status;
 	status = ls_index_write(LS_INDEX_CHAIN, chain_layers, m->hash_key, m->nodes, m->node_count, m->contents,

@@ -4,9 +4,9 @@
 #include <fcntl.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -172,15 +172,15 @@ int ls_spawn(const struct ls_spawn *spawn, int *pid, struct ls_error *err)
 	struct launch launch = {.spawn = spawn};
 	kernel_sigset before;
 	int child, saved;
-	char *stack = mmap(NULL, STACK_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
+	char *stack = malloc(STACK_SIZE);
 
-	if (stack == MAP_FAILED)
+	if (!stack)
 		return ls_fail(err, LS_NO_MEMORY, "out of memory for the stack of a new process");
 	set_signal_mask(&all, &before);
 	child = clone(run_child, stack + STACK_SIZE, CLONE_VM | CLONE_VFORK | SIGCHLD, &launch);
 	saved = errno;
 	set_signal_mask(&before, NULL);
-	munmap(stack, STACK_SIZE);
+	free(stack);
 	if (child < 0) {
 		errno = saved;
 		return ls_fail_errno(err, "cannot start a new process");

@@ -7,12 +7,12 @@
 #include <string.h>
 
 const struct ls_tar_limits ls_tar_default_limits = {
-	.path_bytes = 4096,
-	.name_bytes = 255,
-	.extended_bytes = 1 << 20,
-	.sparse_extents = 1 << 16,
-	.file_bytes = UINT64_C(1) << 40,
-	.entries = UINT64_C(1) << 24,
+    .path_bytes = 4096,
+    .name_bytes = 255,
+    .extended_bytes = 1 << 20,
+    .sparse_extents = 1 << 16,
+    .file_bytes = UINT64_C(1) << 40,
+    .entries = UINT64_C(1) << 24,
 };
 
 int tar_fail(const struct ls_tar *tar, struct ls_error *err, int status, const char *format, ...)
@@ -190,9 +190,11 @@ int ls_tar_finish(struct ls_tar *tar, struct ls_error *err)
 	static const char advice[] = "it was cut short: fetch or write it again";
 
 	if (tar->stage == TAR_DATA)
-		return tar_fail(tar, err, LS_CORRUPT, "the archive ends %" PRIu64 " bytes before the end of this content; %s",
-				tar->left, advice);
-	if (tar->gathered && tar->stage == TAR_HEADER) { /* it begins here, and the last entry has nothing to do with it */
+		return tar_fail(tar, err, LS_CORRUPT,
+				"the archive ends %" PRIu64 " bytes before the end of this content; %s", tar->left,
+				advice);
+	/* The header that is cut short is the next one, and the last entry has nothing to do with it. */
+	if (tar->gathered && tar->stage == TAR_HEADER) {
 		tar->header_position = tar->position - tar->gathered;
 		tar->entry.path.bytes = NULL;
 	}
@@ -200,7 +202,7 @@ int ls_tar_finish(struct ls_tar *tar, struct ls_error *err)
 		return tar_fail(tar, err, LS_CORRUPT, "the archive ends at byte %" PRIu64 ", inside a header; %s",
 				tar->position, advice);
 	if (tar->pending)
-		return tar_fail(tar, err, LS_CORRUPT, "the archive ends before the entry that this header belongs to; %s",
-				advice);
+		return tar_fail(tar, err, LS_CORRUPT,
+				"the archive ends before the entry that this header belongs to; %s", advice);
 	return LS_OK;
 }

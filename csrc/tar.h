@@ -3,9 +3,13 @@
  * Formats: POSIX ustar and pax (IEEE 1003.1-2017, pax "Extended Description"; global headers
  * included), GNU (long names 'L', long links 'K', base-256 numbers, old sparse 'S') and GNU sparse
  * in its pax forms 0.0, 0.1 and 1.0 (GNU tar manual, "Sparse Formats"), and v7. Names are bytes.
- * pax records used: path, linkpath, size, uid, gid, mtime (to the nanosecond), SCHILY.xattr.*,
- * GNU.sparse.*; others are passed over. Nothing in an archive is trusted: arithmetic is checked,
- * every limit has a name, header checksums are verified.
+ * pax records used: path, linkpath, size, uid, gid, mtime (to the nanosecond, the rest cut off),
+ * SCHILY.xattr.*, GNU.sparse.* (these two not in a global header: LS_INVALID); others are passed over.
+ * Where archives contradict themselves or the standards, the walk reads them as Go's archive/tar does, and
+ * so docker and containerd: a GNU long name wins over pax, and types other than regular files have no
+ * content whatever their size says. Volume labels ('V') are passed over; other types are refused
+ * (LS_INVALID). Nothing in an archive is trusted: arithmetic is checked, every limit has a name, header
+ * checksums are verified.
  *
  * The walk copies headers only. Content is handed on as pointers into the caller's span.
  *
@@ -30,8 +34,8 @@
 struct ls_tar_limits {
 	size_t path_bytes;        /* a path or link target: 4,096 */
 	size_t name_bytes;        /* one component of a path: 255 */
-	size_t extended_bytes;    /* all pax or GNU long-name data before one entry: 1 MiB */
-	size_t sparse_extents;    /* extents of one sparse file: 65,536 */
+	size_t extended_bytes;    /* pax and GNU long-name data before one entry; all global headers: 1 MiB each */
+	size_t sparse_extents;    /* extents of one sparse file, empty ones counted: 65,536 */
 	uint64_t file_bytes;      /* logical size of one file: 1 TiB */
 	uint64_t entries;         /* entries of one archive: 16 Mi */
 };
@@ -101,9 +105,10 @@ void ls_tar_free(struct ls_tar *tar);
 void ls_tar_feed(struct ls_tar *tar, const void *bytes, size_t length);
 int ls_tar_next(struct ls_tar *tar, struct ls_tar_event *event, struct ls_error *err);
 
-/* Say that no span will follow. LS_CORRUPT when the archive stops inside a header or content. An archive
- * without its two zero blocks is accepted when it stops between entries, and an empty one too;
- * after the end marker, zeros are RAW; anything else there is RAW too (tar implementations pass over it). */
+/* Say that no span will follow; call it after NEED_MORE. LS_CORRUPT when the archive stops inside a header
+ * or content, or between an extended header and its entry. An archive without its two zero blocks is
+ * accepted when it stops between entries (or in the padding of the last), and an empty one too. The first
+ * zero block is the end marker; what is after it is RAW, zeros or not (tar implementations pass over it). */
 int ls_tar_finish(struct ls_tar *tar, struct ls_error *err);
 
 #endif

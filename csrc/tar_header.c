@@ -126,17 +126,19 @@ static int verify_checksum(const struct ls_tar *tar, const uint8_t *block, struc
 		high += i - CHECKSUM >= ID_BYTES && block[i] >= 0x80;
 	if ((int64_t)sum - 256 * (int64_t)high == (int64_t)expected)
 		return LS_OK;
-	return tar_fail(tar, err, LS_CORRUPT, "the checksum is %" PRIu32 " and the header says %" PRIu64
-			"; this is not a tar archive, or it is damaged: fetch or write it again", sum, expected);
+	return tar_fail(tar, err, LS_CORRUPT,
+			"the checksum is %" PRIu32 " and the header says %" PRIu64
+			"; this is not a tar archive, or it is damaged: fetch or write it again",
+			sum, expected);
 }
 
-/* POSIX has an unknown type treated as a regular file. That is refused: the letters that exist ('D', 'M', 'N', 'X', 'A' ...)
+/* POSIX has an unknown type treated as a regular file. That is refused: the letters in use ('A', 'D', 'M', 'N', 'X')
  * carry other data than a file's content, and an image with made-up files is worse than none. */
 static int read_type(struct ls_tar *tar, uint8_t type, struct ls_error *err)
 {
 	static const enum ls_tar_type types['7' - '0' + 1] = {
-		LS_TAR_REGULAR, LS_TAR_HARDLINK, LS_TAR_SYMLINK, LS_TAR_CHAR,
-		LS_TAR_BLOCK, LS_TAR_DIRECTORY, LS_TAR_FIFO, LS_TAR_REGULAR,
+	    LS_TAR_REGULAR, LS_TAR_HARDLINK,  LS_TAR_SYMLINK, LS_TAR_CHAR,
+	    LS_TAR_BLOCK,   LS_TAR_DIRECTORY, LS_TAR_FIFO,    LS_TAR_REGULAR,
 	};
 	char letter[8];
 
@@ -151,30 +153,31 @@ static int read_type(struct ls_tar *tar, uint8_t type, struct ls_error *err)
 	return LS_OK;
 }
 
+/* Neither empty nor too long nor with a NUL in it; of a path, each component within its limit, too. */
 static int check_text(const struct ls_tar *tar, struct ls_tar_bytes text, const char *what, int is_path,
 		      struct ls_error *err)
 {
-	char shown[256];
+	size_t path_bytes = tar->limits.path_bytes, name_bytes = tar->limits.name_bytes;
 	const uint8_t *at = text.bytes, *end = text.bytes + text.length;
+	char shown[256];
 
 	if (!text.length)
 		return tar_fail(tar, err, LS_INVALID, "the %s is empty", what);
-	if (text.length > tar->limits.path_bytes)
-		return tar_fail(tar, err, LS_LIMIT, "the %s \"%s\" has %zu bytes, more than the limit path_bytes (%zu)", what,
-				ls_printable(shown, sizeof(shown), text.bytes, text.length), text.length,
-				tar->limits.path_bytes);
+	if (text.length > path_bytes)
+		return tar_fail(tar, err, LS_LIMIT, "the %s \"%s\" has %zu bytes, more than the limit path_bytes (%zu)",
+				what, ls_printable(shown, sizeof(shown), at, text.length), text.length, path_bytes);
 	if (memchr(at, 0, text.length))
 		return tar_fail(tar, err, LS_INVALID, "the %s \"%s\" contains a NUL byte", what,
-				ls_printable(shown, sizeof(shown), text.bytes, text.length));
-	while (is_path && (size_t)(end - at) > tar->limits.name_bytes) {
+				ls_printable(shown, sizeof(shown), at, text.length));
+	while (is_path && (size_t)(end - at) > name_bytes) {
 		const uint8_t *slash = memchr(at, '/', (size_t)(end - at));
 		size_t length = (size_t)((slash ? slash : end) - at);
 
-		if (length > tar->limits.name_bytes)
-			return tar_fail(tar, err, LS_LIMIT,
-					"the %s \"%s\" has a component of %zu bytes, more than the limit name_bytes (%zu)", what,
-					ls_printable(shown, sizeof(shown), text.bytes, text.length), length,
-					tar->limits.name_bytes);
+		if (length > name_bytes)
+			return tar_fail(
+			    tar, err, LS_LIMIT,
+			    "the %s has the component \"%s\" of %zu bytes, more than the limit name_bytes (%zu)", what,
+			    ls_printable(shown, sizeof(shown), at, length), length, name_bytes);
 		at += length + !!slash;
 	}
 	return LS_OK;
@@ -264,7 +267,8 @@ static int read_device(struct ls_tar *tar, const uint8_t *block, struct ls_error
 	if (status)
 		return status;
 	if (major > UINT32_MAX || minor > UINT32_MAX)
-		return tar_fail(tar, err, LS_INVALID, "the device number %" PRIu64 ":%" PRIu64 " is too large", major, minor);
+		return tar_fail(tar, err, LS_INVALID, "the device number %" PRIu64 ":%" PRIu64 " is too large", major,
+				minor);
 	tar->entry.device_major = (uint32_t)major;
 	tar->entry.device_minor = (uint32_t)minor;
 	return LS_OK;
@@ -345,7 +349,8 @@ static int read_entry(struct ls_tar *tar, const uint8_t *block, struct ls_error 
 		return tar_fail(tar, err, LS_LIMIT, "the archive has more entries than the limit entries (%" PRIu64 ")",
 				tar->limits.entries);
 	if (type == 'S' && !is_gnu(block))
-		return tar_fail(tar, err, LS_INVALID, "a sparse entry ('S') of another tar than GNU's is not supported");
+		return tar_fail(tar, err, LS_INVALID,
+				"a sparse entry ('S') of another tar than GNU's is not supported");
 	status = read_link(tar, block, err);
 	if (!status)
 		status = read_attributes(tar, block, err);
@@ -387,7 +392,8 @@ static int read_end(struct ls_tar *tar, struct ls_error *err)
 {
 	if (tar->pending)
 		return tar_fail(tar, err, LS_CORRUPT,
-				"the archive ends before the entry that the extended header at byte %" PRIu64 " belongs to",
+				"the archive ends before the entry that the extended header at byte %" PRIu64
+				" belongs to",
 				tar->entry.position);
 	tar->stage = TAR_END;
 	return LS_OK;

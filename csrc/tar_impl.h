@@ -75,8 +75,8 @@ struct tar_sparse {
 
 struct ls_tar {
 	struct ls_tar_limits limits;
-	const uint8_t *at, *end;  /* what is left of the span */
-	uint64_t position;        /* of `at` in the archive */
+	const uint8_t *at, *end; /* what is left of the span */
+	uint64_t position;       /* of `at` in the archive */
 	enum tar_stage stage;
 	uint64_t left, padding;   /* see enum tar_stage */
 	uint8_t block[TAR_BLOCK]; /* a block that straddles spans is gathered here */
@@ -92,8 +92,8 @@ struct ls_tar {
 
 	struct ls_tar_entry entry;
 	uint64_t entries;
-	uint64_t member_size;     /* what the headers say follows them: content, and before it the map of sparse 1.0 */
-	uint8_t name[256];        /* the header's prefix, '/', name */
+	uint64_t member_size; /* what the headers say follows them: content, and before it the map of sparse 1.0 */
+	uint8_t name[256];    /* the header's prefix, '/', name */
 	uint8_t link[100];
 	struct ls_tar_xattr *xattrs;
 	size_t xattr_capacity;

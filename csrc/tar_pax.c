@@ -8,19 +8,19 @@
 #define SPARSE_PREFIX "GNU.sparse."
 
 static const char *const key_names[TAR_KEYS] = {
-	[TAR_KEY_PATH] = "path",
-	[TAR_KEY_LINKPATH] = "linkpath",
-	[TAR_KEY_SIZE] = "size",
-	[TAR_KEY_UID] = "uid",
-	[TAR_KEY_GID] = "gid",
-	[TAR_KEY_MTIME] = "mtime",
-	[TAR_KEY_SPARSE_NAME] = SPARSE_PREFIX "name",
-	[TAR_KEY_SPARSE_MAJOR] = SPARSE_PREFIX "major",
-	[TAR_KEY_SPARSE_MINOR] = SPARSE_PREFIX "minor",
-	[TAR_KEY_SPARSE_SIZE] = SPARSE_PREFIX "size",
-	[TAR_KEY_SPARSE_REALSIZE] = SPARSE_PREFIX "realsize",
-	[TAR_KEY_SPARSE_NUMBLOCKS] = SPARSE_PREFIX "numblocks",
-	[TAR_KEY_SPARSE_MAP] = SPARSE_PREFIX "map",
+    [TAR_KEY_PATH] = "path",
+    [TAR_KEY_LINKPATH] = "linkpath",
+    [TAR_KEY_SIZE] = "size",
+    [TAR_KEY_UID] = "uid",
+    [TAR_KEY_GID] = "gid",
+    [TAR_KEY_MTIME] = "mtime",
+    [TAR_KEY_SPARSE_NAME] = SPARSE_PREFIX "name",
+    [TAR_KEY_SPARSE_MAJOR] = SPARSE_PREFIX "major",
+    [TAR_KEY_SPARSE_MINOR] = SPARSE_PREFIX "minor",
+    [TAR_KEY_SPARSE_SIZE] = SPARSE_PREFIX "size",
+    [TAR_KEY_SPARSE_REALSIZE] = SPARSE_PREFIX "realsize",
+    [TAR_KEY_SPARSE_NUMBLOCKS] = SPARSE_PREFIX "numblocks",
+    [TAR_KEY_SPARSE_MAP] = SPARSE_PREFIX "map",
 };
 
 static int equal(struct ls_tar_bytes text, const char *name)
@@ -101,8 +101,8 @@ static int add_xattr(struct ls_tar *tar, struct ls_tar_bytes name, struct ls_tar
 		return status;
 	tar->xattr_ranges = items;
 	tar->xattr_ranges[tar->xattr_count++] = (struct tar_xattr_range){
-		{(size_t)(name.bytes - base), name.length},
-		{(size_t)(value.bytes - base), value.length},
+	    {(size_t)(name.bytes - base), name.length},
+	    {(size_t)(value.bytes - base), value.length},
 	};
 	return LS_OK;
 }
@@ -162,9 +162,10 @@ static int read_records(struct ls_tar *tar, const uint8_t *body, size_t length, 
 			char shown[64];
 
 			ls_printable(shown, sizeof(shown), body + at, length - at);
-			return tar_fail(tar, err, LS_CORRUPT,
-					"the pax record \"%s\", %zu bytes into the extended header, is not LENGTH KEY=VALUE", shown,
-					at);
+			return tar_fail(
+			    tar, err, LS_CORRUPT,
+			    "the pax record \"%s\", %zu bytes into the extended header, is not LENGTH KEY=VALUE", shown,
+			    at);
 		}
 		status = apply_record(tar, key, value, err);
 		if (status)

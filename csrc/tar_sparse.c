@@ -23,7 +23,8 @@ static int add_extent(struct ls_tar *tar, uint64_t offset, uint64_t length, stru
 	int status;
 
 	if (sparse->seen++ >= tar->limits.sparse_extents)
-		return tar_fail(tar, err, LS_LIMIT, "the sparse map has more extents than the limit sparse_extents (%zu)",
+		return tar_fail(tar, err, LS_LIMIT,
+				"the sparse map has more extents than the limit sparse_extents (%zu)",
 				tar->limits.sparse_extents);
 	if (offset < sparse->end || __builtin_add_overflow(offset, length, &end))
 		return tar_fail(tar, err, LS_CORRUPT,
@@ -48,7 +49,8 @@ static int add_extent(struct ls_tar *tar, uint64_t offset, uint64_t length, stru
 static int finish_map(struct ls_tar *tar, uint64_t stored, struct ls_error *err)
 {
 	if (tar->sparse.end > tar->entry.size)
-		return tar_fail(tar, err, LS_CORRUPT, "the sparse map ends at %" PRIu64 ", behind the file's %" PRIu64 " bytes",
+		return tar_fail(tar, err, LS_CORRUPT,
+				"the sparse map ends at %" PRIu64 ", behind the file's %" PRIu64 " bytes",
 				tar->sparse.end, tar->entry.size);
 	if (tar->sparse.stored != stored)
 		return tar_fail(tar, err, LS_CORRUPT,
@@ -63,8 +65,8 @@ static int set_size(struct ls_tar *tar, uint64_t size, struct ls_error *err)
 {
 	if (size > tar->limits.file_bytes)
 		return tar_fail(tar, err, LS_LIMIT,
-				"the sparse file has %" PRIu64 " bytes, more than the limit file_bytes (%" PRIu64 ")", size,
-				tar->limits.file_bytes);
+				"the sparse file has %" PRIu64 " bytes, more than the limit file_bytes (%" PRIu64 ")",
+				size, tar->limits.file_bytes);
 	tar->entry.size = size;
 	return LS_OK;
 }
@@ -80,8 +82,8 @@ static int read_old_entries(struct ls_tar *tar, const uint8_t *entries, int coun
 			return LS_OK;
 		status = tar_field_unsigned(tar, entries, OLD_NUMBER_BYTES, "sparse offset", &offset, err);
 		if (!status)
-			status = tar_field_unsigned(tar, entries + OLD_NUMBER_BYTES, OLD_NUMBER_BYTES, "sparse numbytes",
-						    &length, err);
+			status = tar_field_unsigned(tar, entries + OLD_NUMBER_BYTES, OLD_NUMBER_BYTES,
+						    "sparse numbytes", &length, err);
 		if (!status)
 			status = add_extent(tar, offset, length, err);
 		if (status)
@@ -123,14 +125,15 @@ static int record_number(struct ls_tar *tar, const char *name, const uint8_t *te
 
 	if (tar_parse_decimal(text, length, number) == TAR_NUMBER_OK)
 		return LS_OK;
-	return tar_fail(tar, err, LS_CORRUPT, "the pax record %s has \"%s\" where a decimal number of 64 bits belongs", name,
-			ls_printable(shown, sizeof(shown), text, length));
+	return tar_fail(tar, err, LS_CORRUPT, "the pax record %s has \"%s\" where a decimal number of 64 bits belongs",
+			name, ls_printable(shown, sizeof(shown), text, length));
 }
 
 int tar_sparse_offset(struct ls_tar *tar, const uint8_t *text, size_t length, struct ls_error *err)
 {
 	if (tar->sparse.has_offset)
-		return tar_fail(tar, err, LS_CORRUPT, "two pax records GNU.sparse.offset without GNU.sparse.numbytes between them");
+		return tar_fail(tar, err, LS_CORRUPT,
+				"two pax records GNU.sparse.offset without GNU.sparse.numbytes between them");
 	tar->sparse.has_offset = 1;
 	return record_number(tar, "GNU.sparse.offset", text, length, &tar->sparse.offset, err);
 }
@@ -141,7 +144,8 @@ int tar_sparse_numbytes(struct ls_tar *tar, const uint8_t *text, size_t length, 
 	int status;
 
 	if (!tar->sparse.has_offset)
-		return tar_fail(tar, err, LS_CORRUPT, "a pax record GNU.sparse.numbytes without GNU.sparse.offset before it");
+		return tar_fail(tar, err, LS_CORRUPT,
+				"a pax record GNU.sparse.numbytes without GNU.sparse.offset before it");
 	tar->sparse.has_offset = 0;
 	status = record_number(tar, "GNU.sparse.numbytes", text, length, &number, err);
 	return status ? status : add_extent(tar, tar->sparse.offset, number, err);
@@ -155,7 +159,8 @@ static int read_map_record(struct ls_tar *tar, struct ls_tar_bytes map, struct l
 	int numbers = 0;
 
 	if (tar->sparse.seen)
-		return tar_fail(tar, err, LS_CORRUPT, "the pax records GNU.sparse.map and GNU.sparse.offset exclude each other");
+		return tar_fail(tar, err, LS_CORRUPT,
+				"the pax records GNU.sparse.map and GNU.sparse.offset exclude each other");
 	for (;;) {
 		const uint8_t *comma = memchr(at, ',', (size_t)(end - at));
 		int status = record_number(tar, "GNU.sparse.map", at, (size_t)((comma ? comma : end) - at),
@@ -170,7 +175,8 @@ static int read_map_record(struct ls_tar *tar, struct ls_tar_bytes map, struct l
 		at = comma + 1;
 	}
 	if (numbers & 1)
-		return tar_fail(tar, err, LS_CORRUPT, "the pax record GNU.sparse.map has an offset without a length at its end");
+		return tar_fail(tar, err, LS_CORRUPT,
+				"the pax record GNU.sparse.map has an offset without a length at its end");
 	return LS_OK;
 }
 
@@ -187,10 +193,12 @@ static int begin_records(struct ls_tar *tar, struct ls_error *err)
 	if (status)
 		return status;
 	if (tar->sparse.has_offset)
-		return tar_fail(tar, err, LS_CORRUPT, "the last pax record GNU.sparse.offset has no GNU.sparse.numbytes");
+		return tar_fail(tar, err, LS_CORRUPT,
+				"the last pax record GNU.sparse.offset has no GNU.sparse.numbytes");
 	if (found && blocks != tar->sparse.seen)
-		return tar_fail(tar, err, LS_CORRUPT, "GNU.sparse.numblocks is %" PRIu64 ", and the sparse map has %zu extents",
-				blocks, tar->sparse.seen);
+		return tar_fail(tar, err, LS_CORRUPT,
+				"GNU.sparse.numblocks is %" PRIu64 ", and the sparse map has %zu extents", blocks,
+				tar->sparse.seen);
 	return finish_map(tar, tar->member_size, err);
 }
 
@@ -214,7 +222,8 @@ static int logical_size(struct ls_tar *tar, uint64_t *size, struct ls_error *err
 	if (!status && !found)
 		status = tar_value_unsigned(tar, TAR_KEY_SPARSE_SIZE, &found, size, err);
 	if (!status && !found)
-		return tar_fail(tar, err, LS_CORRUPT, "a sparse file needs the pax record GNU.sparse.size or GNU.sparse.realsize");
+		return tar_fail(tar, err, LS_CORRUPT,
+				"a sparse file needs the pax record GNU.sparse.size or GNU.sparse.realsize");
 	return status;
 }
 
@@ -246,8 +255,9 @@ static int map_number(struct ls_tar *tar, struct ls_error *err)
 	if (sparse->numbers_read++ == 0) {
 		if (number > tar->limits.sparse_extents || number > UINT64_MAX / 2)
 			return tar_fail(tar, err, LS_LIMIT,
-					"the sparse map has %" PRIu64 " extents, more than the limit sparse_extents (%zu)", number,
-					tar->limits.sparse_extents);
+					"the sparse map has %" PRIu64
+					" extents, more than the limit sparse_extents (%zu)",
+					number, tar->limits.sparse_extents);
 		sparse->numbers_left = 2 * number;
 		return LS_OK;
 	}
@@ -311,8 +321,8 @@ int tar_sparse_form(const struct ls_tar *tar, uint8_t type, enum tar_sparse_form
 	if (has_major && major == 1 && minor == 0)
 		*form = TAR_SPARSE_1;
 	else if (has_major && (major || minor > 1))
-		return tar_fail(tar, err, LS_INVALID, "version %" PRIu64 ".%" PRIu64 " of GNU's sparse format is not known",
-				major, minor);
+		return tar_fail(tar, err, LS_INVALID,
+				"version %" PRIu64 ".%" PRIu64 " of GNU's sparse format is not known", major, minor);
 	else if (has_major || tar->sparse.seen || tar->sparse.has_offset ||
 		 tar_value(tar, TAR_KEY_SPARSE_MAP, &unused) || tar_value(tar, TAR_KEY_SPARSE_SIZE, &unused))
 		*form = TAR_SPARSE_0;

@@ -17,8 +17,9 @@ from layerstore.containers.bundle import Volume, runtime_spec
 from layerstore.containers.containers import ContainerRow, Containers
 from layerstore.containers.runtime import may_use_cgroups
 from layerstore.errors import Conflict, InvalidInput, NotFound
-from layerstore.layers import loading
+from layerstore.layers import garbage, loading
 from layerstore.layers.chains import Chains
+from layerstore.layers.garbage import Collected
 from layerstore.layers.recipe import tar_pieces
 from layerstore.mount.shared import Mounts
 from layerstore.oci.images import CONFIG_LIMIT_BYTES, ImageConfig, parse_config
@@ -176,6 +177,13 @@ class Store:
             execute("DELETE FROM layers WHERE diff_id NOT IN (SELECT diff_id FROM image_layers)")
             done.append(f"Deleted: {image.id}")
         return done
+
+    def collect_garbage(self) -> Collected:
+        """Give back the space of what nothing uses any more; waits for loads that are under way.
+
+        Raises `OSError`, `CorruptError`; it can be run again then.
+        """
+        return garbage.collect(self.layout, self._database, self._contents, self._chains)
 
     def _image(self, image_id: str) -> "Image":
         return Image(self, ImageId(image_id))

@@ -4,8 +4,8 @@
     archive(pax({b"path": b"x" * 200}), member(b"cut", b"data"))
     archive(header(b"f", size=b"garbage"))
 
-Every function that makes a part returns whole blocks, so that parts can be joined in any order. A numeric field takes an
-int (octal when it fits, base-256 otherwise) or the bytes to put there. Nothing is checked: wrong is what this is for.
+Every function that makes a part returns whole blocks, so that parts can be joined in any order. A numeric field takes
+an int (octal when it fits, base-256 otherwise) or the bytes to put there. Nothing is checked: wrong is welcome.
 """
 
 from collections.abc import Iterable, Mapping

@@ -7,10 +7,23 @@ from pathlib import Path
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from layer_model import (
+    IMPLIED,
+    KINDS,
+    LOWER_LINK,
+    OPAQUE,
+    WHITEOUT,
+    Entry,
+    Model,
+    Record,
+    Refused,
+    read_index,
+    write_tar,
+)
+from layerstore._core.index import Index
+
 from layerstore._core.layer import build_layer
 from layerstore.errors import CorruptError, InvalidInput, LimitExceeded
-
-from layer_model import IMPLIED, LOWER_LINK, OPAQUE, WHITEOUT, Entry, Model, Record, Refused, read_index, write_tar
 
 blake3 = pytest.importorskip("blake3").blake3
 
@@ -19,6 +32,7 @@ KEY = bytes(range(16))
 
 def build(*entries: Entry) -> dict[str, Record]:
     index, _ = build_layer(write_tar(list(entries)), KEY)
+    Index(index).verify()
     return read_index(index)
 
 
@@ -122,7 +136,8 @@ def test_a_path_that_grows_over_the_limit_by_following() -> None:
 @pytest.mark.parametrize(
     ("target", "lands"),
     [("usr/lib", "usr/lib/x"), ("/usr/lib", "usr/lib/x"), ("../../usr/./lib//", "usr/lib/x"),
-     ("usr/bin/../lib", "usr/lib/x"), ("missing/../usr", "usr/x"), ("missing/dir", "missing/dir/x"), ("/", "x"), ("..", "x")],
+     ("usr/bin/../lib", "usr/lib/x"), ("missing/../usr", "usr/x"), ("missing/dir", "missing/dir/x"), ("/", "x"),
+     ("..", "x")],
 )  # fmt: skip
 def test_a_symlinked_parent_is_followed_inside_the_root(target: str, lands: str) -> None:
     records = build(d("usr/lib"), s("lib", target), f("lib/x", b"1"))
@@ -453,7 +468,6 @@ def test_implied_directories_through_one_symlink_are_limited() -> None:
 PARENTS = ["a", "a", "b", "b", "c", ".", "..", "", ".wh.a"]
 NAMES = [*PARENTS, ".wh.b", ".wh..wh..opq", ".wh..wh.plnk", ".wh.", ".wh..."]
 LINKS = ["a", "b", "c", "..", "."]
-KINDS = ["file", "file", "file", "dir", "dir", "symlink", "symlink", "hardlink", "hardlink", "fifo", "char"]
 
 
 @st.composite
@@ -497,7 +511,7 @@ def check_against_model(entries: list[Entry]) -> None:
     return None
 
 
-@settings(max_examples=int(os.environ.get("LAYER_EXAMPLES", "600")), deadline=None)
+@settings(max_examples=int(os.environ.get("LAYER_EXAMPLES", "300")), deadline=None)
 @given(st.lists(random_entries(), max_size=14))
 @example([f(".wh.b"), f("c/a", b"1"), h("b", "c/a"), f("c")])
 def test_random_layers_are_what_the_model_says(entries: list[Entry]) -> None:

@@ -406,6 +406,27 @@ def children() -> list[str]:
     return Path(f"/proc/self/task/{threading.get_native_id()}/children").read_text().split()
 
 
+class TestOpenInside:
+    def test_links_stay_inside(self, tmp_path: Path) -> None:
+        root = tmp_path / "root"
+        (root / "etc").mkdir(parents=True)
+        (tmp_path / "secret").write_text("outside")
+        (root / "secret").write_text("inside")
+        (root / "etc" / "up").symlink_to("../../../secret")
+        (root / "etc" / "absolute").symlink_to("/secret")
+        (root / "etc" / "out").symlink_to(tmp_path / "secret")
+        root_fd = os.open(root, os.O_PATH)
+        try:
+            for path in ("secret", "/secret", "../secret", "/etc/up", "/etc/absolute"):
+                with open(mount.open_inside(root_fd, path, os.O_RDONLY)) as file:
+                    assert file.read() == "inside"
+                    assert not os.get_inheritable(file.fileno())
+            with pytest.raises(FileNotFoundError, match="/etc/out"):
+                mount.open_inside(root_fd, "/etc/out", os.O_RDONLY)
+        finally:
+            os.close(root_fd)
+
+
 class TestSpawn:
     @pytest.mark.parametrize("status", [0, 1, 42, 255])
     def test_exit_status(self, status: int) -> None:
@@ -469,7 +490,7 @@ os._exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
         old_handler = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
         old_mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         try:
-            status = output(["/bin/cat", "/proc/self/status"])
+            status = output(["/bin/cat", "/proc/self/status"], env={})  # no LD_PRELOAD that takes signals
             assert signal.pthread_sigmask(signal.SIG_BLOCK, set()) == old_mask | {signal.SIGTERM}
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, old_mask)
@@ -519,20 +540,25 @@ os._exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
     @pytest.mark.root
     @needs_root
     def test_private_mounts(self, place: Path) -> None:
-        (place / "inside").mkdir()
-        (place / "hidden").mkdir()
-        subprocess.run(["mount", "-t", "tmpfs", "hidden", place / "hidden"], check=True)
-        (place / "hidden" / "file").touch()
+        """Even below a shared mount nothing that the program mounts is seen outside, and what is hidden stays whole."""
+        shared, hidden = place / "shared", place / "shared" / "hidden"
+        shared.mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "shared", shared], check=True)
         try:
-            script = f"ls {place}/hidden; touch {place}/hidden/trace; mount -t tmpfs none {place}/inside && echo done"
-            hide = [place / "hidden", place / "absent"]
+            subprocess.run(["mount", "--make-shared", shared], check=True)
+            (shared / "inside").mkdir()
+            hidden.mkdir()
+            (hidden / "file").touch()
+            script = f"ls {hidden}; touch {hidden}/trace; mount -t tmpfs none {shared}/inside && echo done"
+            hide = [hidden, place / "absent"]
             assert output(["/bin/sh", "-c", script], private_mounts=True, hide=hide) == "done\n"
-            assert names_in(place / "hidden") == ["file"]
-            assert not mount.is_mounted(place / "inside")
-            assert mount.is_mounted(place / "hidden")
-            assert "file" in output(["/bin/ls", str(place / "hidden")], private_mounts=True)
+            assert names_in(hidden) == ["file"]
+            assert not mount.is_mounted(shared / "inside")
+            assert output(["/bin/ls", str(hidden)], private_mounts=True) == "file\n"
+            with pytest.raises(NotADirectoryError, match=r"hide.*file"):
+                mount.spawn(["/bin/true"], private_mounts=True, hide=[hidden / "file"])
         finally:
-            mount.umount(place / "hidden")
+            mount.umount(shared, lazy=True)
 
     @pytest.mark.root
     @needs_root

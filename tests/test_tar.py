@@ -23,7 +23,7 @@ REAL_IMAGE = Path("/work/fix/debian.tar")
 FORMS = [tb.sparse_old, tb.sparse_00, tb.sparse_01, tb.sparse_10]
 
 
-def read(data: bytes, chunks: Iterable[bytes] | None = None, **limits: int) -> list[tuple[Entry, bytes]]:
+def read(data: bytes, chunks: Iterable[bytes] | None = None, **limits: Any) -> list[tuple[Entry, bytes]]:
     """The entries with their stored content, having checked what holds for every archive."""
     entries: list[tuple[Entry, bytes]] = []
     whole = b""
@@ -44,7 +44,7 @@ def read(data: bytes, chunks: Iterable[bytes] | None = None, **limits: int) -> l
     return entries
 
 
-def one(*parts: bytes, **limits: int) -> Entry:
+def one(*parts: bytes, **limits: Any) -> Entry:
     [(entry, _)] = read(tb.archive(*parts), **limits)
     return entry
 
@@ -643,6 +643,7 @@ def test_pax_numbers_that_are_none(key: bytes, value: bytes, error: type[Excepti
         b"8 a=bc\n",
         b"99999999999999999999999 a=b\n",
         b"0 a=b\n",
+        b"00 a=b\n",
         b"-7 a=b\n",
         b" 7 a=b\n",
         b"6 abc\n",
@@ -660,6 +661,19 @@ def test_malformed_pax_records(body: bytes) -> None:
     for type in (b"x", b"g"):
         with pytest.raises(CorruptError, match="byte 0: the pax record"):
             one(tb.pax(body, type=type), tb.header())
+
+
+@pytest.mark.parametrize("body", [b"6 a=bcd\n", b"8 a=bc\n", b"5 a=b\n"])
+def test_pax_record_must_end_where_it_says(body: bytes) -> None:
+    # The body before it leaves a newline in the buffer behind where this one ends.
+    before = [tb.pax(b"8 a=bcd\n"), tb.header()]
+    with pytest.raises(CorruptError, match=r"byte 1536: the pax record .* 0 bytes into the extended header"):
+        read(tb.archive(*before, tb.pax(body), tb.header()))
+
+
+def test_pax_record_of_length_0_behind_another() -> None:
+    with pytest.raises(CorruptError, match="6 bytes into the extended header"):
+        one(tb.pax(b"6 a=b\n0 a=b\n"), tb.header())
 
 
 def test_xattr_without_a_name_is_refused() -> None:
@@ -745,6 +759,11 @@ def test_sparse_limits(form: Callable[..., bytes]) -> None:
         one(form(b"s", EXTENTS, 9000, CONTENT), sparse_extents=2)
     with pytest.raises(LimitExceeded, match=r"file_bytes \(8999\)"):
         one(form(b"s", EXTENTS, 9000, CONTENT), file_bytes=8999)
+
+
+def test_sparse_1_0_map_is_refused_by_its_first_number() -> None:
+    with pytest.raises(LimitExceeded, match=r"65537 extents, more than the limit sparse_extents \(65536\)"):
+        one(tb.sparse_10(b"s", [], 9000, CONTENT, map_bytes=b"65537\n"))
 
 
 @pytest.mark.parametrize(
@@ -836,7 +855,7 @@ def test_path_limits() -> None:
     with pytest.raises(LimitExceeded, match=r'the path "nnnn.*has 19 bytes, more than the limit path_bytes \(18\)'):
         one(tb.header(b"n" * 9 + b"/" + b"n" * 9), path_bytes=18)
     for path in (b"n" * 10, b"n" * 10 + b"/a", b"a/" + b"n" * 10, b"a/" + b"n" * 10 + b"/", b"//" + b"n" * 10 + b"/b"):
-        with pytest.raises(LimitExceeded, match=r"component of 10 bytes, more than the limit name_bytes \(9\)"):
+        with pytest.raises(LimitExceeded, match=r'component "n{10}" of 10 bytes, more than the limit name_bytes \(9\)'):
             one(tb.header(path), name_bytes=9)
         assert one(tb.header(path), name_bytes=10).path == path
 
@@ -849,7 +868,7 @@ def test_path_limits_by_default() -> None:
         assert one(make(longest + b"/"), tb.header()).path == longest + b"/"
         with pytest.raises(LimitExceeded, match=r"4097 bytes, more than the limit path_bytes \(4096\)"):
             one(make(longest + b"/a"), tb.header())
-        with pytest.raises(LimitExceeded, match=r'"nnnnn[n]+\.\.\." has a component of 256 bytes'):
+        with pytest.raises(LimitExceeded, match=r'component "n+\.\.\." of 256 bytes'):
             one(make(component + b"n"), tb.header())
 
 

@@ -5,6 +5,7 @@ from array import array
 from typing import NamedTuple
 
 from cpython.array cimport array as c_array
+from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
@@ -296,12 +297,16 @@ cdef class Index:
             xattrs[name] = PyBytes_FromStringAndSize(<const char *> cursor.value, cursor.value_length)
 
 
-cdef bytes _take(ls_buffer *out):
-    """The buffer's bytes; the buffer is freed."""
-    try:
-        return PyBytes_FromStringAndSize(<const char *> out.bytes, out.length)
-    finally:
-        ls_buffer_free(out)
+cdef class _Written:
+    """Owns what the C core wrote: up to megabytes, which are not copied once more into a bytes object."""
+
+    cdef ls_buffer buffer
+
+    def __getbuffer__(self, Py_buffer *view, int flags):
+        PyBuffer_FillInfo(view, self, self.buffer.bytes, self.buffer.length, True, flags)
+
+    def __dealloc__(self):
+        ls_buffer_free(&self.buffer)
 
 
 cdef const uint8_t *_key(bytes hash_key) except NULL:
@@ -311,14 +316,15 @@ cdef const uint8_t *_key(bytes hash_key) except NULL:
 
 
 def merge(layers, bytes hash_key not None):
-    """The index of the chain of these layers, the bottom one first (which may itself be a chain's index), as bytes.
+    """The index of the chain of these layers, the bottom one first (which may itself be a chain's index), as a
+    read-only memoryview of its bytes.
 
     hash_key: 16 bytes, derived from the identity of the chain. See csrc/merge.h for the rules.
     Raises InvalidInput, naming it, for a hard link to what the layers below do not show; CorruptError for a damaged layer.
     """
     cdef ls_error err
-    cdef ls_buffer out
     cdef int status
+    cdef _Written out = _Written()
     cdef list owners = list(layers)
     cdef size_t n = len(owners)
     cdef const uint8_t *key = _key(hash_key)
@@ -326,16 +332,13 @@ def merge(layers, bytes hash_key not None):
 
     if indexes == NULL:
         raise MemoryError()
-    memset(&out, 0, sizeof(out))
     try:
         for i in range(n):
             indexes[i] = &(<Index?> owners[i]).index
         with nogil:
-            status = ls_merge(indexes, n, key, &out, &err)
-        if status:
-            ls_buffer_free(&out)
+            status = ls_merge(indexes, n, key, &out.buffer, &err)
         check(status, &err)
-        return _take(&out)
+        return memoryview(out)
     finally:
         free(indexes)
 
@@ -349,13 +352,14 @@ def encode_xattrs(xattrs):
 
 
 def write_index(kind, layer_count, bytes hash_key not None, nodes, contents=()):
-    """An index as bytes, of nodes (see Node; the root first, else in any order) and contents ((digest, size), …).
+    """An index of nodes (see Node; the root first, else in any order) and contents ((digest, size), …), as a
+    read-only memoryview of its bytes.
 
     Raises InvalidInput or LimitExceeded, naming the node. For tests and tools: layers are built in C (csrc/layer.h).
     """
     cdef ls_error err
-    cdef ls_buffer out
     cdef int status
+    cdef _Written out = _Written()
     cdef const uint8_t *key = _key(hash_key)
     cdef uint32_t node_count = len(nodes), content_count = len(contents)
     cdef list alive = []
@@ -364,7 +368,6 @@ def write_index(kind, layer_count, bytes hash_key not None, nodes, contents=()):
     cdef ls_content *c_contents = <ls_content *> calloc(content_count + 1, sizeof(ls_content))
     cdef ls_index_node *c_nodes = <ls_index_node *> calloc(node_count + 1, sizeof(ls_index_node))
 
-    memset(&out, 0, sizeof(out))
     try:
         if c_contents == NULL or c_nodes == NULL:
             raise MemoryError()
@@ -376,11 +379,10 @@ def write_index(kind, layer_count, bytes hash_key not None, nodes, contents=()):
         for i, node in enumerate(nodes):
             _fill_node(&c_nodes[i], i, node, contents, alive)
         with nogil:
-            status = ls_index_write(c_kind, c_layer_count, key, c_nodes, node_count, c_contents, content_count, &out, &err)
-        if status:
-            ls_buffer_free(&out)
+            status = ls_index_write(c_kind, c_layer_count, key, c_nodes, node_count, c_contents, content_count,
+                                    &out.buffer, &err)
         check(status, &err)
-        return _take(&out)
+        return memoryview(out)
     finally:
         free(c_contents)
         free(c_nodes)

@@ -18,6 +18,7 @@ from layerstore.layers.chains import Chain, Chains
 from layerstore.mount.shared import Mounts
 from layerstore.store.db import Database
 from layerstore.store.layout import Layout
+from layerstore.store.locks import locked
 from layerstore.types import ChainId, DiffId, ImageId
 
 _COLUMNS = "id, name, image_id, image_name, chain_id, created_seconds, command"
@@ -50,6 +51,12 @@ class Containers:
         self, image_id: ImageId, image_name: str, diff_ids: Sequence[DiffId], count: int, name: str | None
     ) -> list[ContainerRow]:
         """Make `count` containers; all of them or none. Raises `Conflict` when `name` is taken, `OSError`."""
+        with locked(self._layout.garbage_lock, exclusive=False):
+            return self._create(image_id, image_name, diff_ids, count, name)
+
+    def _create(
+        self, image_id: ImageId, image_name: str, diff_ids: Sequence[DiffId], count: int, name: str | None
+    ) -> list[ContainerRow]:
         chain = self._chains.mountable(diff_ids)
         root = self._chains.index(diff_ids).record(0)
         now = time.time()

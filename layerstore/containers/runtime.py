@@ -173,9 +173,10 @@ class _Forwarding:
 
     def __enter__(self) -> "_Forwarding":
         if threading.current_thread() is threading.main_thread():
+            # Those of the terminal's keys reach the whole foreground group, the runtime included.
+            reaching = _OF_THE_TERMINAL if _in_foreground() else ()
             for number in _FORWARDED:
-                # Those of the terminal's keys reach the whole foreground group, the runtime included.
-                handler = _pass_over if number in _OF_THE_TERMINAL and _in_foreground() else self._forward
+                handler = _pass_over if number in reaching else self._forward
                 self._previous[number] = signal.signal(number, handler)
         return self
 

@@ -74,7 +74,7 @@ class Import:
 
     def __enter__(self) -> "Import":
         with contextlib.ExitStack() as stack:
-            stack.enter_context(locked(self._layout.import_lock, exclusive=False))
+            stack.enter_context(locked(self._layout.garbage_lock, exclusive=False))
             with locked(self._layout.staging_lock, exclusive=True):
                 _clear_abandoned(self._layout, self._database)
                 self._staging.mkdir(mode=0o700)
@@ -201,8 +201,8 @@ class Import:
                     "INSERT OR IGNORE INTO layer_blobs VALUES (?, ?, ?, ?)",
                     (layer.digest, layer.diff_id, layer.media_type, layer.blob_bytes),
                 )
-            for config, names, _ in self._pending.images:
-                _insert_image(db.execute, config, names)
+            for config, names, blobs in self._pending.images:
+                _insert_image(db.execute, config, names, blobs)
         self._pack_committed = bool(slots)
 
     def _publish_contents(self) -> bytes:
@@ -226,13 +226,17 @@ class Import:
         return bytes(records)
 
 
-def _insert_image(execute: Callable[..., object], config: ImageConfig, names: list[str]) -> None:
+def _insert_image(
+    execute: Callable[..., object], config: ImageConfig, names: Iterable[str], blobs: Iterable[Digest]
+) -> None:
     execute(
         "INSERT OR IGNORE INTO images VALUES (?, ?, ?, ?)",
         (config.image_id, chain_id(config.diff_ids), config.created, time.time()),
     )
     for position, diff_id in enumerate(config.diff_ids):
         execute("INSERT OR IGNORE INTO image_layers VALUES (?, ?, ?)", (config.image_id, position, diff_id))
+    for digest in blobs:
+        execute("INSERT OR IGNORE INTO image_blobs VALUES (?, ?)", (config.image_id, digest))
     for name in names:
         execute(
             "INSERT INTO names VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET image_id = excluded.image_id",

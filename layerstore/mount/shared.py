@@ -92,7 +92,7 @@ class Mounts:
             os.close(fd)
 
     def release(self, in_use: Callable[[ChainId], Chain | None]) -> None:
-        """Take away the chain and pack mounts that nothing uses. `in_use` gives a chain that a mounted container has."""
+        """Take away the chain and pack mounts that nothing uses. `in_use` gives a chain in use."""
         with locked(self._layout.mount_lock, exclusive=True):
             packs: set[int] = set()
             for target in self._layout.chain_mounts.iterdir():

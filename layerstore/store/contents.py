@@ -11,6 +11,7 @@ from pathlib import Path
 from layerstore._core.hashing import blake3
 from layerstore._core.ingest import LOCATION_NONE, LOCATION_OBJECT, RECORD_BYTES, Digests
 from layerstore.errors import CorruptError, NotFound
+from layerstore.store import durable
 from layerstore.store.db import Database
 from layerstore.store.layout import Layout
 
@@ -62,40 +63,61 @@ class ContentStore:
         self._database = database
         self._lock = threading.Lock()
         self._digests: Digests | None = None
+        self._generation = 0
         self._packs: dict[int, Pack] = {}
 
     def digests(self) -> Digests:
         """The table over everything committed so far."""
-        (count,) = self._database.read().execute("SELECT value FROM counters WHERE name = 'digests'").fetchone()
+        generation, count = _log_state(self._database.read())
         with self._lock:
-            if self._digests is None or len(self._digests) < count:
-                self._digests = Digests(self._map_log(count), count, self._digests)
+            if self._digests is None or self._generation != generation or len(self._digests) < count:
+                base = self._digests if self._generation == generation else None
+                self._digests = Digests(self._map_log(generation, count), count, base)
+                self._generation = generation
             return self._digests
 
-    def _map_log(self, count: int) -> memoryview:
+    def _map_log(self, generation: int, count: int) -> memoryview:
         if count == 0:
             return memoryview(b"")
-        with open(self._layout.digests, "rb") as file:
+        path = self._layout.digests(generation)
+        with open(path, "rb") as file:
             if file.read(len(_LOG_HEADER)) != _LOG_HEADER:
-                raise CorruptError(f"{self._layout.digests} is not a digest log; restore it from a copy of the store")
+                raise CorruptError(f"{path} is not a digest log; restore it from a copy of the store")
             return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))[len(_LOG_HEADER) :]
+
+    def log_records(self) -> bytes:
+        """All committed records of the digest log."""
+        generation, count = _log_state(self._database.read())
+        return bytes(self._map_log(generation, count)[: count * RECORD_BYTES])
 
     def append(self, db: sqlite3.Connection, records: bytes) -> None:
         """Add log records inside the transaction `db`; they count once it commits. Durable on return."""
-        (count,) = db.execute("SELECT value FROM counters WHERE name = 'digests'").fetchone()
-        fd = os.open(self._layout.digests, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        generation, count = _log_state(db)
+        fd = os.open(self._layout.digests(generation), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            os.pwrite(fd, _LOG_HEADER, 0)
-            position = len(_LOG_HEADER) + count * RECORD_BYTES
-            view = memoryview(records)
-            while view:
-                done = os.pwrite(fd, view, position)
-                view, position = view[done:], position + done
+            _write_at(fd, _LOG_HEADER, 0)
+            _write_at(fd, records, len(_LOG_HEADER) + count * RECORD_BYTES)
             os.fsync(fd)
         finally:
             os.close(fd)
+        if count == 0:
+            durable.sync_directory(self._layout.root)
         count += len(records) // RECORD_BYTES
         db.execute("UPDATE counters SET value = ? WHERE name = 'digests'", (count,))
+
+    def replace_log(self, db: sqlite3.Connection, records: bytes) -> None:
+        """Have only `records` in the log once the transaction `db` commits."""
+        generation, _ = _log_state(db)
+        durable.write_file(self._layout.digests(generation + 1), _LOG_HEADER + records)
+        db.execute("UPDATE counters SET value = value + 1 WHERE name = 'digests_generation'")
+        db.execute("UPDATE counters SET value = ? WHERE name = 'digests'", (len(records) // RECORD_BYTES,))
+
+    def remove_old_logs(self) -> None:
+        """Remove the logs that `replace_log` has replaced."""
+        generation, _ = _log_state(self._database.read())
+        for path in self._layout.root.glob("digests.*"):
+            if path != self._layout.digests(generation):
+                path.unlink()
 
     def locate_many(self, digests: bytes | memoryview, stride: int) -> bytes:
         """Locations as `Digests.locate_many`. Raises `CorruptError` when one is not stored."""
@@ -122,3 +144,17 @@ class ContentStore:
             if pack is None:
                 pack = self._packs[number] = Pack(self._layout.pack(number))
             return pack
+
+
+def _log_state(db: sqlite3.Connection) -> tuple[int, int]:
+    """The generation and the number of committed records of the digest log, of one moment."""
+    query = "SELECT value FROM counters WHERE name IN ('digests', 'digests_generation') ORDER BY name"
+    (count,), (generation,) = db.execute(query).fetchall()
+    return generation, count
+
+
+def _write_at(fd: int, data: bytes, position: int) -> None:
+    view = memoryview(data)
+    while view:
+        done = os.pwrite(fd, view, position)
+        view, position = view[done:], position + done

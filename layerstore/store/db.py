@@ -17,7 +17,7 @@ SCHEMA_VERSION = 1
 
 _SCHEMA = """
 CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
-INSERT INTO counters VALUES ('digests', 0);
+INSERT INTO counters VALUES ('digests', 0), ('digests_generation', 0);
 CREATE TABLE packs (number INTEGER PRIMARY KEY, slots INTEGER NOT NULL, contents_bytes INTEGER NOT NULL);
 CREATE TABLE layers (
     diff_id TEXT PRIMARY KEY, entries INTEGER NOT NULL, tar_bytes INTEGER NOT NULL, files_bytes INTEGER NOT NULL
@@ -35,6 +35,9 @@ CREATE TABLE image_layers (
     diff_id TEXT NOT NULL REFERENCES layers, PRIMARY KEY (image_id, position)
 ) WITHOUT ROWID;
 CREATE INDEX image_layers_by_layer ON image_layers (diff_id);
+CREATE TABLE image_blobs (
+    image_id TEXT NOT NULL REFERENCES images ON DELETE CASCADE, digest TEXT NOT NULL, PRIMARY KEY (image_id, digest)
+) WITHOUT ROWID;
 CREATE TABLE names (name TEXT PRIMARY KEY, image_id TEXT NOT NULL REFERENCES images) WITHOUT ROWID;
 CREATE INDEX names_of ON names (image_id);
 CREATE TABLE containers (

@@ -20,7 +20,6 @@ class Layout:
         self.root = root
         self.format = root / "format"
         self.database = root / "layerstore.db"
-        self.digests = root / "digests"
         self.packs = root / "packs"
         self.objects = root / "objects"
         self.layers = root / "layers"
@@ -32,9 +31,12 @@ class Layout:
         self.runtime = self.run / "runtime"
         self.chain_mounts = self.run / "chains"
         self.pack_mounts = self.run / "packs"
-        self.import_lock = self.run / "import.lock"
+        self.garbage_lock = self.run / "garbage.lock"
         self.staging_lock = self.run / "staging.lock"
         self.mount_lock = self.run / "mount.lock"
+
+    def digests(self, generation: int) -> Path:
+        return self.root / f"digests.{generation}"
 
     def pack(self, number: int) -> Path:
         return self.packs / f"{number}.pack"
@@ -103,4 +105,4 @@ class Layout:
 
     def _own_names(self) -> set[str]:
         own = (self.packs, self.objects, self.layers, self.chains, self.containers, self.blobs.parent, self.run)
-        return {path.name for path in (*own, self.staging, self.database, self.digests)}
+        return {path.name for path in (*own, self.staging, self.database)}

@@ -1,0 +1,23 @@
+#define _GNU_SOURCE
+#include "files.h"
+
+#include <errno.h>
+#include <fcntl.h>
+
+int ls_punch_holes(int fd, const struct ls_range *ranges, size_t n, struct ls_error *err)
+{
+	for (size_t i = 0; i < n; i++) {
+		while (fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)ranges[i].offset,
+		                 (off_t)ranges[i].length)) {
+			if (errno == EINTR)
+				continue;
+			if (errno == EOPNOTSUPP)
+				return ls_fail(err, LS_UNSUPPORTED, "the store's file system cannot punch holes; use ext4, XFS "
+				                                    "or btrfs");
+			return ls_fail_errno(err, "cannot give back %llu bytes at byte %llu of a pack",
+			                     (unsigned long long)ranges[i].length,
+			                     (unsigned long long)ranges[i].offset);
+		}
+	}
+	return LS_OK;
+}

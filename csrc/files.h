@@ -1,0 +1,19 @@
+/* File operations that Python does not have. Thread-safe. */
+#ifndef LS_FILES_H
+#define LS_FILES_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "status.h"
+
+struct ls_range {
+	uint64_t offset;
+	uint64_t length;
+};
+
+/* Give the blocks of these ranges of the file back to the file system, keeping the file's size; the ranges
+ * read as zeros then (fallocate(2), FALLOC_FL_PUNCH_HOLE). LS_UNSUPPORTED where the file system cannot. */
+int ls_punch_holes(int fd, const struct ls_range *ranges, size_t n, struct ls_error *err);
+
+#endif

@@ -1,0 +1,3 @@
+from typing_extensions import Buffer
+
+def punch_holes(fd: int, ranges: Buffer) -> None: ...

@@ -1,0 +1,119 @@
+"""Gives back what no committed row reaches: contents, packs, indexes, chains, blobs, container directories.
+
+Runs under the exclusive garbage lock, so that no import and no creation of a container is half-way. One transaction
+takes the dead contents out of the digest log first; only then are they removed, so that a crash leaves nothing but more
+garbage, which the next run finds by itself.
+"""
+
+import os
+import shutil
+import struct
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from layerstore._core.files import punch_holes
+from layerstore._core.ingest import LOCATION_OBJECT, RECORD_BYTES
+from layerstore.layers.chains import Chains
+from layerstore.store.contents import ContentStore, Pack
+from layerstore.store.db import Database
+from layerstore.store.layout import Layout
+from layerstore.store.locks import locked
+from layerstore.types import DiffId, digest_hex
+
+_CONTENT_BYTES = 40
+_RANGE = struct.Struct("<QQ")
+_WHERE = struct.Struct("<32sQII")
+_BLOCK_BYTES = 4096
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What a collection gave back: contents dropped, and the disk space of files removed and holes punched, bytes."""
+
+    contents: int
+    freed_bytes: int
+
+
+def collect(layout: Layout, database: Database, contents: ContentStore, chains: Chains) -> Collected:
+    """Collect garbage; waits for imports that are under way. Raises `OSError`, `CorruptError`."""
+    with locked(layout.garbage_lock, exclusive=True):
+        before = _used_bytes(layout)
+        live = _live_digests(database, chains)
+        records = contents.log_records()
+        kept = b"".join(record for record in _records(records) if record[:32] in live)
+        dropped = (len(records) - len(kept)) // RECORD_BYTES
+        kept_packs = {pack for _, _, pack, _ in _WHERE.iter_unpack(kept) if pack != LOCATION_OBJECT}
+        with database.transaction() as db:
+            if dropped:
+                contents.replace_log(db, kept)
+            packs = [number for (number,) in db.execute("SELECT number FROM packs")]
+            db.executemany("DELETE FROM packs WHERE number = ?", [(n,) for n in packs if n not in kept_packs])
+        contents.remove_old_logs()
+        _remove_files(layout, database, kept, kept_packs)
+        for number in sorted(kept_packs):
+            _punch_dead_slots(layout.pack(number), kept, number)
+        return Collected(dropped, max(0, before - _used_bytes(layout)))
+
+
+def _records(log: bytes) -> Iterable[bytes]:
+    return (log[at : at + RECORD_BYTES] for at in range(0, len(log), RECORD_BYTES))
+
+
+def _live_digests(database: Database, chains: Chains) -> set[bytes]:
+    live: set[bytes] = set()
+    for (diff_id,) in database.read().execute("SELECT diff_id FROM layers").fetchall():
+        table = bytes(chains.layer_index(DiffId(diff_id)).contents_bytes())
+        live.update(table[at : at + 32] for at in range(0, len(table), _CONTENT_BYTES))
+    return live
+
+
+def _remove_files(layout: Layout, database: Database, kept: bytes, kept_packs: set[int]) -> None:
+    db = database.read()
+    objects = {digest.hex() for digest, _, pack, _ in _WHERE.iter_unpack(kept) if pack == LOCATION_OBJECT}
+    layers = {digest_hex(diff_id) for (diff_id,) in db.execute("SELECT diff_id FROM layers")}
+    chains = {digest_hex(chain) for (chain,) in db.execute("SELECT chain_id FROM images")}
+    blobs = {digest_hex(digest) for (digest,) in db.execute("SELECT digest FROM image_blobs")}
+    containers = {container for (container,) in db.execute("SELECT id FROM containers")}
+    for directory in layout.objects.iterdir():
+        _sweep(directory, lambda name, prefix=directory.name: prefix + name in objects)
+    _sweep(layout.packs, lambda name: name.split(".")[0] in map(str, kept_packs))
+    _sweep(layout.layers, lambda name: name.split(".")[0] in layers)
+    _sweep(layout.chains, lambda name: name.split(".")[0] in chains)
+    _sweep(layout.blobs, blobs.__contains__)
+    for directory in layout.containers.iterdir():
+        if directory.name not in containers:
+            shutil.rmtree(directory)
+
+
+def _sweep(directory: Path, keep: Callable[[str], bool]) -> None:
+    for path in directory.iterdir():
+        if not keep(path.name):
+            path.unlink()
+
+
+def _punch_dead_slots(path: Path, kept: bytes, number: int) -> None:
+    alive = {slot for _, _, pack, slot in _WHERE.iter_unpack(kept) if pack == number}
+    pack = Pack(path)
+    if len(alive) == pack.slot_count:
+        return
+    ranges: list[list[int]] = []
+    for slot in range(pack.slot_count):
+        offset, size, _ = pack.slot(slot)
+        if slot in alive:
+            continue
+        if ranges and ranges[-1][1] == slot - 1:
+            ranges[-1][1:] = [slot, offset + size]
+        else:
+            ranges.append([offset, slot, offset + size])
+    holes = ((start, end - start) for start, _, end in ranges if end - start >= _BLOCK_BYTES)
+    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        punch_holes(fd, b"".join(_RANGE.pack(*hole) for hole in holes))
+    finally:
+        os.close(fd)
+
+
+def _used_bytes(layout: Layout) -> int:
+    files = (path for top in (layout.objects, layout.packs, layout.layers, layout.chains) for path in top.rglob("*"))
+    return sum(path.lstat().st_blocks * 512 for path in files)
