@@ -68,15 +68,17 @@ packages-%:
 	@ci/install-packages $*
 
 $(VENV)/installed: pyproject.toml ci/setup | packages-demo
-	@ci/setup $(VENV) $(PYTHON)
 	@mkdir -p $(STAMPS)
-	@touch $@ $(STAMPS)/core
+	@touch $(STAMPS)/core.begun
+	@ci/setup $(VENV) $(PYTHON)
+	@mv $(STAMPS)/core.begun $(STAMPS)/core
+	@touch $@
 
-# `ci/setup` has built the core already, unless a source changed since.
+# `ci/setup` has built the core already, unless a source changed since it began.
 $(STAMPS)/core: $(CORE) $(VENV)/installed
 	@if [ -z "$$(find $@ 2>/dev/null)" ] || [ -n "$$(find $(CORE) -newer $@)" ]; then \
-		echo 'building the core'; $(BIN)/python setup.py -q build_ext --inplace; fi
-	@touch $@
+		echo 'building the core'; touch $@.begun && $(BIN)/python setup.py -q build_ext --inplace && mv $@.begun $@; \
+		else touch $@; fi
 
 $(STAMPS)/werror: $(CORE) $(VENV)/installed
 	LAYERSTORE_WERROR=1 $(BIN)/python setup.py -q build_ext --build-lib build/werror --build-temp build/werror-objects

@@ -229,7 +229,7 @@ class Demo:
 
 @contextlib.contextmanager
 def scratch_directory(given: Path | None) -> Iterator[Path]:
-    """The store's directory: the given one, or a temporary one where EROFS images can be mounted from if there is such."""
+    """The store's directory: the given one, or a temporary one, where EROFS images can be mounted from if possible."""
     if given is not None:
         yield given.absolute()
         return
