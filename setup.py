@@ -9,24 +9,27 @@ from pathlib import Path
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 
+
+def parts(prefix: str) -> list[str]:
+    """The unit of that name and those that it is split into."""
+    return sorted(path.stem for path in Path("csrc").glob(f"{prefix}*.c"))
+
+
 BASE = ["status", "buffer"]
-BLAKE3 = ["cpu", "blake3", "blake3_portable", "blake3_avx2", "blake3_avx512"]
-TAR = ["tar", "tar_header", "tar_pax", "tar_sparse"]
-INDEX = ["siphash", "index", "index_verify"]
-LAYER = ["index_writer", "layer"]
-EROFS = ["xxhash32", *(f"erofs{part}" for part in ("", "_dir", "_intern", "_layout", "_pack", "_super", "_xattr"))]
-CONTENTS = ["digests", "contents"]
+BLAKE3 = ["cpu", *parts("blake3")]
+INDEX = ["siphash", *parts("index")]
+LAYER = [*parts("tar"), *parts("layer")]
 
 UNITS = {
     "status": BASE,
-    "hashing": BASE + BLAKE3,
-    "tar": BASE + TAR,
-    "index": BASE + BLAKE3 + INDEX + ["index_writer", "merge"],
-    "layer": BASE + BLAKE3 + INDEX + TAR + LAYER,
-    "erofs": BASE + BLAKE3 + INDEX + EROFS,
-    "files": BASE + ["files"],
-    "mount": BASE + ["fscontext", "mountpoint", "mount", "overlay", "inside", "spawn"],
-    "ingest": BASE + BLAKE3 + INDEX + TAR + LAYER + CONTENTS + ["ingest"],
+    "hashing": [*BASE, *BLAKE3],
+    "tar": [*BASE, *parts("tar")],
+    "index": [*BASE, *BLAKE3, *INDEX, "merge"],
+    "layer": [*BASE, *BLAKE3, *INDEX, *LAYER],
+    "erofs": [*BASE, *BLAKE3, *INDEX, "xxhash32", *parts("erofs")],
+    "files": [*BASE, "files"],
+    "mount": [*BASE, "fscontext", "mountpoint", "mount", "overlay", "inside", "spawn"],
+    "ingest": [*BASE, *BLAKE3, *INDEX, *LAYER, "digests", "contents", "ingest"],
 }
 
 compile_args = ["-std=gnu11", "-O3", "-fvisibility=hidden", "-Wall", "-Wextra"]

@@ -74,8 +74,8 @@ class Tree:
             if len(data) > INLINE_MAX:
                 locations += struct.pack("<II", OBJECT, 0)
                 continue
-            locations += struct.pack("<II", 7, len(slots) // 16)
-            slots += struct.pack("<QQ", len(pack), len(data))
+            locations += struct.pack("<II", 7, len(slots) // 48)
+            slots += struct.pack("<QQ32x", len(pack), len(data))
             pack += data + bytes(-len(data) % PACK_BLOCK_BYTES)
         return pack, slots, locations
 
@@ -616,7 +616,7 @@ def numbered_slots(count: int) -> tuple[bytes, bytes]:
     pack, slots = bytearray(), bytearray()
     for i in range(count):
         data = b"%d|" % i * source.randrange(1, 40)
-        slots += struct.pack("<QQ", len(pack), len(data))
+        slots += struct.pack("<QQ32x", len(pack), len(data))
         pack += data + bytes(-len(data) % PACK_BLOCK_BYTES)
     return bytes(pack), bytes(slots)
 
@@ -633,7 +633,7 @@ def test_a_pack_shows_its_slots(kernel: None, tmp_path: Path, count: int) -> Non
         assert names_at(mount, ".") == ["p4294967294"]
         assert names_at(mount, "p4294967294") == sorted(map(str, range(count)))
         for i in range(count):
-            offset, size = struct.unpack_from("<QQ", slots, 16 * i)
+            offset, size = struct.unpack_from("<QQ", slots, 48 * i)
             assert read_at(mount, f"p4294967294/{i}") == pack[offset : offset + size]
         with pytest.raises(FileNotFoundError):
             os.stat(f"p4294967294/{count}", dir_fd=mount)
@@ -664,7 +664,7 @@ def test_slots_far_into_a_pack(kernel: None, tmp_path: Path) -> None:
         file.truncate(far + 512)
         os.pwrite(file.fileno(), b"far", far)
         os.pwrite(file.fileno(), b"end", 512 + 2**32 - 1 - 3)
-    image = write_pack(0, far + 512, b"".join(struct.pack("<QQ", *slot) for slot in slots))
+    image = write_pack(0, far + 512, b"".join(struct.pack("<QQ32x", *slot) for slot in slots))
     (tmp_path / "pack.erofs").write_bytes(image)
     with kernel_fs.erofs(tmp_path / "pack.erofs", tmp_path / "pack") as mount:
         assert read_at(mount, "p0/0") == b"far"
@@ -689,7 +689,7 @@ def test_slots_far_into_a_pack(kernel: None, tmp_path: Path) -> None:
 )
 def test_slots_that_cannot_be_are_refused(pack_bytes: int, slot: tuple[int, int], error: type[Exception]) -> None:
     with pytest.raises(error):
-        write_pack(0, pack_bytes, struct.pack("<QQ", *slot))
+        write_pack(0, pack_bytes, struct.pack("<QQ32x", *slot))
 
 
 def test_slots_must_be_whole() -> None:
