@@ -77,17 +77,16 @@ $(VENV)/installed: pyproject.toml ci/setup | packages-demo
 # `ci/setup` has built the core already, unless a source changed since it began.
 $(STAMPS)/core: $(CORE) $(VENV)/installed
 	@if [ -z "$$(find $@ 2>/dev/null)" ] || [ -n "$$(find $(CORE) -newer $@)" ]; then \
-		echo 'building the core'; touch $@.begun && $(BIN)/python setup.py -q build_ext --inplace && mv $@.begun $@; \
+		echo 'building the core'; touch $@.begun && $(BIN)/python setup.py -q build_clib build_ext --inplace && mv $@.begun $@; \
 		else touch $@; fi
 
 $(STAMPS)/werror: $(CORE) $(VENV)/installed
-	LAYERSTORE_WERROR=1 $(BIN)/python setup.py -q build_ext --build-lib build/werror --build-temp build/werror-objects
+	LAYERSTORE_WERROR=1 $(BIN)/python setup.py -q build --build-base build/werror
 	@touch $@
 
 # Beside the tree and not in it, so that no other target meets an instrumented core.
 $(STAMPS)/sanitize: $(CORE) $(MODULES) $(VENV)/installed
-	LAYERSTORE_SANITIZE=1 $(BIN)/python setup.py -q build_py --build-lib build/sanitize \
-		build_ext --build-lib build/sanitize --build-temp build/sanitize-objects
+	LAYERSTORE_SANITIZE=1 $(BIN)/python setup.py -q build --build-base build/sanitized --build-lib build/sanitized/lib
 	@touch $@
 
 build/aarch64/%.o: csrc/%.c $(wildcard csrc/*.h) | packages-test

@@ -151,6 +151,11 @@ class Demo:
 
     def containers(self, store: Store) -> None:
         image = store.image("app-a")
+        disk = disk_bytes(self.root)
+        with self.step("Join its layers into one view, once for the image"), store.create(image).mount() as view:
+            say(f"  {(view / 'etc/os-release').read_text().splitlines()[0]}")
+            say(f"  bytes on disk: {size(disk_bytes(self.root) - disk)}, one container included")
+        store.remove(store.containers())
         kernel, disk = memory_bytes(KERNEL_MEMORY), disk_bytes(self.root)
         with self.step(f"Start {self.count:,} containers of it, all mounted at once"):
             made = self.timed("create", lambda: store.create(image, count=self.count))
@@ -158,7 +163,7 @@ class Demo:
             mounted = store.states(made).count("mounted")
             say(f"  the kernel says that {mounted:,} are mounted")
             say(f"  disk     {size((disk_bytes(self.root) - disk) / self.count)} a container")
-            say(f"  memory   {size((memory_bytes(KERNEL_MEMORY) - kernel) / self.count)} a container, the kernel's")
+            say(f"  memory   {size((memory_bytes(KERNEL_MEMORY) - kernel) / self.count)} a container, all of it the kernel's")
         with self.step(f"Run the app in {self.running} of them at the same time, without a network"):
             self.run_apps(made[: self.running])
         with self.step("Change files in one of them"):

@@ -11,16 +11,16 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from layerstore import Store
 
 ROOT = Path(__file__).parent.parent
 # At the end: under `make sanitize` another layerstore comes first.
 sys.path.append(str(ROOT))
-
-from layerstore import Store  # noqa: E402
-from layerstore._core import mount  # noqa: E402
-
 REQUIRE_ALL = os.environ.get("LAYERSTORE_REQUIRE_ALL") == "1"
 MAY_SKIP = re.compile(
     r"this CPU|this architecture|this Python|no hybrid control groups"  # what another machine runs
@@ -38,6 +38,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("root") and os.geteuid() != 0:
         pytest.skip("needs root")
     if item.get_closest_marker("kernel"):
+        from layerstore._core import mount
+
         features = mount.features()
         if not (features.may_mount and features.overlay and features.erofs):
             pytest.skip("needs CAP_SYS_ADMIN, overlayfs and EROFS")
@@ -123,8 +125,10 @@ def no_leftovers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
+def store(tmp_path: Path) -> Iterator["Store"]:
     """An empty store; what is mounted of it goes with the test. It must be on ext4, XFS or btrfs to be mounted from."""
+    from layerstore import Store
+
     with Store(tmp_path / "store", create=True) as made:
         yield made
         made.remove(made.containers(), force=True)

@@ -156,6 +156,16 @@ def test_the_architecture_says_what_every_file_is_for() -> None:
     assert silent == [], "docs/architecture.md, 'Where is what', does not name them"
 
 
+def test_figures_of_the_readme_are_those_that_were_measured() -> None:
+    """`make bench` writes docs/benchmarks.md; the README shows lines of it."""
+    (figures,) = re.findall(
+        r"<!-- figures: begin -->\n(.*?)<!-- figures: end -->", (ROOT / "README.md").read_text(), re.DOTALL
+    )
+    shown = [line for line in figures.splitlines() if line.startswith("|")]
+    measured = ROOT / "docs/benchmarks.md"
+    assert not shown or set(shown) <= set(measured.read_text().splitlines())
+
+
 # The example of the README
 
 
