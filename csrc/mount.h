@@ -1,8 +1,8 @@
-/* The mount system calls: EROFS images, overlays by the thousand, and starting a program in a mount
- * namespace of its own. Everything is passed to the kernel by file descriptor through fsopen(2), fsconfig(2),
- * fsmount(2) and move_mount(2): their strings are cut at 256 bytes, and mount(2)'s option page at 4 KiB.
- * When the kernel refuses, the message carries what it wrote to the filesystem context's log, and the errors that people
- * meet are said in words (no privilege: LS_UNSUPPORTED "mounting needs CAP_SYS_ADMIN ..."). Thread-safe; no global state. */
+/* The mount system calls: EROFS images, overlays by the thousand, and starting a program in a mount namespace of its
+ * own. Everything is passed to the kernel by file descriptor through fsopen(2), fsconfig(2), fsmount(2) and
+ * move_mount(2): their strings are cut at 256 bytes, and mount(2)'s option page at 4 KiB. When the kernel refuses,
+ * the message carries what it wrote to the filesystem context's log, and the errors that people meet are said in
+ * words (no privilege: LS_UNSUPPORTED "mounting needs CAP_SYS_ADMIN ..."). Thread-safe; no global state. */
 #ifndef LS_MOUNT_H
 #define LS_MOUNT_H
 
@@ -38,8 +38,9 @@ int ls_container_make_many(int containers_fd, const char *const *names, size_t n
                            const struct ls_directory_attributes *upper, struct ls_error *err);
 
 /* Mount an overlay (metacopy=on, redirect_dir=on, xino left to the kernel; the name as its source) on names[i]/root
- * with upper and work beside it, for each of `n` names, in one call. Stops at the first error; *done says how many were mounted (they stay). EBUSY-safe: a name whose root is a
- * mount point already is passed over and counted as done. */
+ * with upper and work beside it, for each of `n` names, in one call. Stops at the first error; *done says how many
+ * were mounted (they stay). EBUSY-safe: a name whose root is a mount point already is passed over and counted as
+ * done. */
 int ls_overlay_mount_many(int containers_fd, const char *const *names, size_t n,
                           const struct ls_overlay_lowers *lowers, size_t *done, struct ls_error *err);
 
@@ -71,11 +72,12 @@ int ls_syncfs(int fd, struct ls_error *err);
 int ls_open_inside(int root_fd, const char *path, int flags, int *fd, struct ls_error *err);
 
 /* Start argv[0] (a path) with the given environment and descriptors 0-2, without copying this process (vfork
- * semantics). All other descriptors are taken to be close-on-exec. `private_mounts`: in a mount namespace of its own,
- * none of whose changes is seen outside. There an empty tmpfs covers each directory in `hide` (NULL-terminated list of
- * paths, may be NULL) that exists: what the program writes there goes away with it. `controlling_terminal`: setsid and
- * make descriptor 0 the controlling terminal. Signal dispositions and mask are reset to the defaults. *pid is the child, to be waited for by the caller. An error of exec
- * or of the preparation is reported here, with nothing left to wait for. */
+ * semantics). All other descriptors are taken to be close-on-exec. `private_mounts`: in a mount namespace of its
+ * own, none of whose changes is seen outside. There an empty tmpfs covers each directory in `hide` (NULL-terminated
+ * list of paths, may be NULL) that exists: what the program writes there goes away with it. `controlling_terminal`:
+ * setsid and make descriptor 0 the controlling terminal. Signal dispositions and mask are reset to the defaults.
+ * *pid is the child, to be waited for by the caller. An error of exec or of the preparation is reported here, with
+ * nothing left to wait for. */
 struct ls_spawn {
 	const char *const *argv;
 	const char *const *envp;

@@ -38,9 +38,10 @@ def names_in(directory: Path) -> list[str]:
 
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Path]:
-    """A directory of the test's own. No mount may be left below it, and none of the system's may be gone."""
-    before = mount_points()
+    """A directory of the test's own. No mount may be left below it, none of the system's gone, no descriptor open."""
+    before, fds = mount_points(), names_in(Path("/proc/self/fd"))
     yield tmp_path
+    assert names_in(Path("/proc/self/fd")) == fds
     after = mount_points()
     left = [point for point in after if point.startswith(f"{tmp_path}/")]
     for point in reversed(left):
@@ -341,7 +342,11 @@ class TestOverlays:
                 mount.umount_many(containers.fd, ["one", "two", "three"])
             assert caught.value.errno == errno.EBUSY
             assert mount.mounted_many(containers.fd, ["one", "two", "three"]) == [True, False, False]
-            mount.umount_many(containers.fd, ["one"], lazy=True)
+            containers.mount("two")
+            with (containers.path / "two" / "root" / "hello").open():
+                with pytest.raises(OSError, match='"one"'):
+                    mount.umount_many(containers.fd, ["one", "two"])
+                mount.umount_many(containers.fd, ["one", "two"], lazy=True)
         assert mount.mounted_many(containers.fd, ["one"]) == [False]
 
     def test_layer_that_is_no_directory(self, containers: Containers, image: Path) -> None:
