@@ -163,9 +163,8 @@ class Demo:
             mounted = store.states(made).count("mounted")
             say(f"  the kernel says that {mounted:,} are mounted")
             say(f"  disk     {size((disk_bytes(self.root) - disk) / self.count)} a container")
-            say(
-                f"  memory   {size((memory_bytes(KERNEL_MEMORY) - kernel) / self.count)} a container, all of it the kernel's"
-            )
+            memory = memory_bytes(KERNEL_MEMORY) - kernel
+            say(f"  memory   {size(memory / self.count)} a container, all of it the kernel's")
         with self.step(f"Run the app in {self.running} of them at the same time, without a network"):
             self.run_apps(made[: self.running])
         with self.step("Change files in one of them"):

@@ -56,8 +56,8 @@ def on_disk(root: Path) -> dict[str, Seen]:
             for n in os.listxattr(full, follow_symlinks=False)
         }
         seen[path] = Seen(
-            stat.S_IFMT(status.st_mode), stat.S_IMODE(status.st_mode), (status.st_uid, status.st_gid), status.st_mtime_ns,
-            xattrs, frozenset(groups[status.st_ino]), content,
+            stat.S_IFMT(status.st_mode), stat.S_IMODE(status.st_mode), (status.st_uid, status.st_gid),
+            status.st_mtime_ns, xattrs, frozenset(groups[status.st_ino]), content,
         )  # fmt: skip
     return seen
 
