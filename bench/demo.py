@@ -83,7 +83,10 @@ class Demo:
     def __init__(self, options: argparse.Namespace, root: Path) -> None:
         self.count = options.count
         self.running = options.running
-        self.fixtures = Fixtures(options.cache, log=lambda text: say(f"  {text}"))
+        try:
+            self.fixtures = Fixtures(options.cache, log=lambda text: say(f"  {text}"))
+        except OSError as error:
+            raise CannotGoOn(f"the images cannot be kept: {error}; give a directory with --cache") from error
         self.root = root
         self.steps: list[tuple[str, float]] = []
         self.left_out: list[str] = []
