@@ -8,14 +8,17 @@ from layerstore.api import Store
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("image", metavar="IMAGE")
     parser.add_argument("--count", type=int, metavar="N", help="how many (default: 1)")
+    parser.add_argument(
+        "--volatile", action="store_true", help="never sync what is written in them: fast, lost with power"
+    )
     parser.add_argument("--name", help="a name for the container")
 
 
 def run(store: Store, args: argparse.Namespace) -> int:
     if args.count is None:
-        made = [store.create(args.image, name=args.name)]
+        made = [store.create(args.image, name=args.name, volatile=args.volatile)]
     else:
-        made = store.create(args.image, count=args.count)
+        made = store.create(args.image, count=args.count, volatile=args.volatile)
     for container in made:
         print(container.id)
     return 0

@@ -1,5 +1,6 @@
 """Containers: a writable layer each on an image, their rows, directories, mounts and processes."""
 
+import dataclasses
 import json
 import os
 import secrets
@@ -21,7 +22,7 @@ from layerstore.store.layout import Layout
 from layerstore.store.locks import locked
 from layerstore.types import ChainId, DiffId, ImageId
 
-_COLUMNS = "id, name, image_id, image_name, chain_id, created_seconds, command"
+_COLUMNS = "id, name, image_id, image_name, chain_id, created_seconds, volatile, command"
 _BATCH = 500
 
 
@@ -35,6 +36,7 @@ class ContainerRow:
     image_name: str
     chain_id: ChainId
     created_seconds: float
+    volatile: bool
     command: str | None
 
 
@@ -48,20 +50,32 @@ class Containers:
         self._mounts = mounts
 
     def create(
-        self, image_id: ImageId, image_name: str, diff_ids: Sequence[DiffId], count: int, name: str | None
+        self,
+        image_id: ImageId,
+        image_name: str,
+        diff_ids: Sequence[DiffId],
+        count: int,
+        name: str | None,
+        volatile: bool,
     ) -> list[ContainerRow]:
         """Make `count` containers; all of them or none. Raises `Conflict` when `name` is taken, `OSError`."""
         with locked(self._layout.garbage_lock, exclusive=False):
-            return self._create(image_id, image_name, diff_ids, count, name)
+            return self._create(image_id, image_name, diff_ids, count, name, volatile)
 
     def _create(
-        self, image_id: ImageId, image_name: str, diff_ids: Sequence[DiffId], count: int, name: str | None
+        self,
+        image_id: ImageId,
+        image_name: str,
+        diff_ids: Sequence[DiffId],
+        count: int,
+        name: str | None,
+        volatile: bool,
     ) -> list[ContainerRow]:
         chain = self._chains.mountable(diff_ids)
         root = self._chains.index(diff_ids).record(0)
         now = time.time()
         rows = [
-            ContainerRow(secrets.token_hex(32), name, image_id, image_name, chain.chain_id, now, None)
+            ContainerRow(secrets.token_hex(32), name, image_id, image_name, chain.chain_id, now, volatile, None)
             for _ in range(count)
         ]
         ids = [row.id for row in rows]
@@ -77,8 +91,8 @@ class Containers:
                 if name is not None and db.execute("SELECT 1 FROM containers WHERE name = ?", (name,)).fetchone():
                     raise Conflict(f"there is a container named {name!r} already; `layerstore rm {name}` first")
                 db.executemany(
-                    f"INSERT INTO containers ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)",
-                    [(r.id, r.name, r.image_id, r.image_name, r.chain_id, r.created_seconds, None) for r in rows],
+                    f"INSERT INTO containers ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                    [dataclasses.astuple(row) for row in rows],
                 )
         except BaseException:
             for container in ids:
@@ -113,11 +127,11 @@ class Containers:
 
     def mount(self, rows: Iterable[ContainerRow], diff_ids: dict[ChainId, Sequence[DiffId]]) -> None:
         """Mount them, a batch for each chain. Raises `Unsupported`, `OSError`; those mounted before stay."""
-        by_chain: dict[ChainId, list[str]] = {}
+        batches: dict[tuple[ChainId, bool], list[str]] = {}
         for row in rows:
-            by_chain.setdefault(row.chain_id, []).append(row.id)
-        for chain, ids in by_chain.items():
-            self._mounts.mount(self._chains.mountable(diff_ids[chain]), ids)
+            batches.setdefault((row.chain_id, bool(row.volatile)), []).append(row.id)
+        for (chain, volatile), ids in batches.items():
+            self._mounts.mount(self._chains.mountable(diff_ids[chain]), ids, volatile=volatile)
 
     def unmount(self, rows: Sequence[ContainerRow], *, lazy: bool = False) -> None:
         """Unmount them, and the chain and pack mounts that nobody uses then. Raises `OSError` where one is busy."""

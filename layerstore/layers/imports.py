@@ -5,6 +5,7 @@ in one transaction. What a killed import leaves is unreachable, and the next imp
 """
 
 import contextlib
+import functools
 import hashlib
 import os
 import queue
@@ -301,14 +302,14 @@ def _reserve_pack(layout: Layout) -> tuple[int, int]:
 def _clear_abandoned(layout: Layout, database: Database) -> None:
     """Remove the staging directories and packs of imports that were killed. Under the staging lock."""
     for directory in layout.staging.iterdir():
-        _if_abandoned(directory / "lock", lambda directory=directory: shutil.rmtree(directory, ignore_errors=True))
+        _if_abandoned(directory / "lock", functools.partial(shutil.rmtree, directory, ignore_errors=True))
     committed = {number for (number,) in database.read().execute("SELECT number FROM packs")}
     for path in layout.packs.glob("*.pack"):
         if int(path.stem) not in committed:
-            _if_abandoned(path, lambda path=path: _drop_pack(layout, database, int(path.stem)))
+            _if_abandoned(path, functools.partial(_drop_pack, layout, database, int(path.stem)))
 
 
-def _if_abandoned(lock: Path, remove: Callable[[], None]) -> None:
+def _if_abandoned(lock: Path, remove: Callable[[], object]) -> None:
     try:
         fd = os.open(lock, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
