@@ -238,7 +238,7 @@ def compare_record(index: Index, number: int, record: Record, path: bytes) -> No
     if stat.S_ISREG(record.mode) or stat.S_ISLNK(record.mode):
         assert found.st_size == record.size, path
     if record.target is not None:
-        assert os.readlink(path) == record.target, path  # noqa: PTH115 (bytes)
+        assert os.readlink(path) == record.target, path
 
 
 def escaped(name: bytes) -> bytes:

@@ -20,8 +20,8 @@ from layer_model import (
     read_index,
     write_tar,
 )
-from layerstore._core.index import Index
 
+from layerstore._core.index import Index
 from layerstore._core.layer import build_layer
 from layerstore.errors import CorruptError, InvalidInput, LimitExceeded
 

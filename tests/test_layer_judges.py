@@ -18,7 +18,6 @@ from layerstore._core.layer import build_layer
 blake3 = pytest.importorskip("blake3").blake3
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="owners and devices need root")]
-DEBIAN = Path("/work/fix/debian.tar")
 
 
 class Seen(NamedTuple):
@@ -151,12 +150,11 @@ def test_a_tree_is_what_gnu_tar_extracts(tmp_path: Path, form: str) -> None:
     compare(ours, extract(tar, tmp_path / "out"))
 
 
-@pytest.mark.skipif(not DEBIAN.exists(), reason=f"{DEBIAN} is not there: make it with mmdebstrap bookworm")
-def test_debian_is_what_gnu_tar_extracts(tmp_path: Path) -> None:
-    ours = in_index(DEBIAN.read_bytes())
+def test_debian_is_what_gnu_tar_extracts(tmp_path: Path, debian_tar: Path) -> None:
+    ours = in_index(debian_tar.read_bytes())
     assert len(ours) > 5000
     try:
-        compare(ours, extract(DEBIAN, tmp_path / "out"))
+        compare(ours, extract(debian_tar, tmp_path / "out"))
     finally:
         shutil.rmtree(tmp_path / "out")
 
