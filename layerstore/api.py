@@ -103,8 +103,11 @@ class Store:
 
         The image has no command. Its creation time is SOURCE_DATE_EPOCH where that is set. Raises as `load`.
         """
-        seconds = int(os.environ.get("SOURCE_DATE_EPOCH", time.time()))
-        created = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        seconds = os.environ.get("SOURCE_DATE_EPOCH") or time.time()
+        try:
+            created = datetime.fromtimestamp(int(seconds), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        except (ValueError, OverflowError) as error:
+            raise InvalidInput(f"SOURCE_DATE_EPOCH is {seconds!r}, not a number of seconds: {error}") from error
         image_id = loading.import_rootfs(
             self.layout, self._database, self._contents, source, normalise_name(name), created, progress
         )
@@ -148,10 +151,11 @@ class Store:
             )
 
     def remove_image(self, name: str, *, force: bool = False) -> list[str]:
-        """Remove a name, and the image and the layers that only it has when that was its last name.
+        """Remove a name, and the image when that was its last name.
 
         By id the image goes with its names: with more than one only by `force`. Returns what was done, a line each, as
-        `docker rmi` says it. Contents that nothing uses any more are given back by `collect_garbage`.
+        `docker rmi` says it. Layers and contents that nothing uses any more are given back by `collect_garbage`; until
+        then loading them again costs nothing.
         Raises `Conflict` while a container uses the image, `NotFound`.
         """
         image = self.image(name)
@@ -176,7 +180,6 @@ class Store:
         done = [f"Untagged: {each}" for each in gone]
         if len(gone) == len(names):
             execute("DELETE FROM images WHERE image_id = ?", (image.id,))
-            execute("DELETE FROM layers WHERE diff_id NOT IN (SELECT diff_id FROM image_layers)")
             done.append(f"Deleted: {image.id}")
         return done
 
@@ -210,7 +213,7 @@ class Store:
         flush the store's file system. It is for containers that need not outlive the machine; remove them after a
         power loss.
 
-        Raises `NotFound`, `Conflict` when `name` is taken, `InvalidInput`, `OSError`.
+        Raises `NotFound`, `Conflict` when `name` is taken, `InvalidInput` when it is no name, `OSError`.
         """
         if count is not None and (count < 1 or name is not None):
             raise InvalidInput("count is at least 1, and a name goes with one container only")

@@ -1,5 +1,4 @@
-"""Remove names, and with an image's last name the image and the layers that only it has. `layerstore gc` then gives the
-space back."""
+"""Remove names, and with an image's last name the image. `layerstore gc` then gives the space back."""
 
 import argparse
 

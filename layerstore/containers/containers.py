@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -23,6 +24,7 @@ from layerstore.store.locks import locked
 from layerstore.types import ChainId, DiffId, ImageId
 
 _COLUMNS = "id, name, image_id, image_name, chain_id, created_seconds, volatile, command"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}", re.ASCII)
 _BATCH = 500
 
 
@@ -59,6 +61,8 @@ class Containers:
         volatile: bool,
     ) -> list[ContainerRow]:
         """Make `count` containers; all of them or none. Raises `Conflict` when `name` is taken, `OSError`."""
+        if name is not None and not _NAME.fullmatch(name):
+            raise InvalidInput(f"{name!r} is not a name for a container: it is letters, digits and . _ -")
         with locked(self._layout.garbage_lock, exclusive=False):
             return self._create(image_id, image_name, diff_ids, count, name, volatile)
 
@@ -88,6 +92,8 @@ class Containers:
             os.close(fd)
         try:
             with self._database.transaction(durable=False) as db:
+                if db.execute("SELECT 1 FROM images WHERE image_id = ?", (image_id,)).fetchone() is None:
+                    raise NotFound(f"image {image_name} was removed meanwhile; load it again")
                 if name is not None and db.execute("SELECT 1 FROM containers WHERE name = ?", (name,)).fetchone():
                     raise Conflict(f"there is a container named {name!r} already; `layerstore rm {name}` first")
                 db.executemany(

@@ -10,6 +10,7 @@ from pathlib import Path
 from layerstore._core.erofs import write_tree
 from layerstore._core.index import Index, merge
 from layerstore._core.ingest import LOCATION_OBJECT
+from layerstore._core.layer import build_layer
 from layerstore.errors import CorruptError
 from layerstore.store import durable
 from layerstore.store.contents import ContentStore
@@ -18,6 +19,7 @@ from layerstore.store.locks import locked
 from layerstore.types import ChainId, DiffId, chain_id, digest_hex, hash_key
 
 _CONTENT_BYTES = 40
+_EMPTY_TAR = bytes(1024)
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,9 @@ class Chains:
             layer = self.layer_index(diff_id)
             layer.verify()
             layers.append(layer)
+        if not layers:
+            empty, _ = build_layer(_EMPTY_TAR, key)
+            layers.append(Index(empty))
         return merge(layers, key)
 
     def mountable(self, diff_ids: Sequence[DiffId]) -> Chain:

@@ -39,6 +39,10 @@ def collect(layout: Layout, database: Database, contents: ContentStore, chains: 
     """Collect garbage; waits for imports that are under way. Raises `OSError`, `CorruptError`."""
     with locked(layout.garbage_lock, exclusive=True):
         before = _used_bytes(layout)
+        with database.transaction() as db:
+            db.execute("DELETE FROM layers WHERE diff_id NOT IN (SELECT diff_id FROM image_layers)")
+        # Derived files say where contents are, so they go before the contents that they name.
+        _sweep_chains(layout, database)
         live = _live_digests(database, chains)
         records = contents.log_records()
         kept = b"".join(record for record in _records(records) if record[:32] in live)
@@ -72,7 +76,6 @@ def _remove_files(layout: Layout, database: Database, kept: bytes, kept_packs: s
     db = database.read()
     objects = {digest.hex() for digest, _, pack, _ in _WHERE.iter_unpack(kept) if pack == LOCATION_OBJECT}
     layers = {digest_hex(diff_id) for (diff_id,) in db.execute("SELECT diff_id FROM layers")}
-    chains = {digest_hex(chain) for (chain,) in db.execute("SELECT chain_id FROM images")}
     blobs = {digest_hex(digest) for (digest,) in db.execute("SELECT digest FROM image_blobs")}
     containers = {container for (container,) in db.execute("SELECT id FROM containers")}
     for directory in layout.objects.iterdir():
@@ -80,11 +83,16 @@ def _remove_files(layout: Layout, database: Database, kept: bytes, kept_packs: s
         _sweep(directory, here.__contains__)
     _sweep(layout.packs, lambda name: name.split(".")[0] in map(str, kept_packs))
     _sweep(layout.layers, lambda name: name.split(".")[0] in layers)
-    _sweep(layout.chains, lambda name: name.split(".")[0] in chains)
     _sweep(layout.blobs, blobs.__contains__)
     for directory in layout.containers.iterdir():
         if directory.name not in containers:
             shutil.rmtree(directory)
+
+
+def _sweep_chains(layout: Layout, database: Database) -> None:
+    rows = database.read().execute("SELECT chain_id FROM images").fetchall()
+    chains = {digest_hex(chain) for (chain,) in rows}
+    _sweep(layout.chains, lambda name: name.split(".")[0] in chains)
 
 
 def _sweep(directory: Path, keep: Callable[[str], bool]) -> None:
@@ -116,5 +124,5 @@ def _punch_dead_slots(path: Path, kept: bytes, number: int) -> None:
 
 
 def _used_bytes(layout: Layout) -> int:
-    files = (path for top in (layout.objects, layout.packs, layout.layers, layout.chains) for path in top.rglob("*"))
-    return sum(path.lstat().st_blocks * 512 for path in files)
+    tops = (layout.objects, layout.packs, layout.layers, layout.chains, layout.blobs)
+    return sum(path.lstat().st_blocks * 512 for top in tops for path in top.rglob("*"))

@@ -83,7 +83,7 @@ class Import:
                 lock_fd = os.open(self._staging / "lock", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
                 stack.callback(os.close, lock_fd)
                 try_lock(lock_fd)
-                self._pack_number, pack_fd = _reserve_pack(self._layout)
+                self._pack_number, pack_fd = _reserve_pack(self._layout, self._database)
                 stack.callback(os.close, pack_fd)
                 stack.callback(self._drop_unused_pack)
             staging_fd = os.open(self._staging, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -102,8 +102,10 @@ class Import:
 
     def has_layer(self, diff_id: DiffId) -> bool:
         """Is the layer in the store, or staged here?"""
-        if diff_id in self._pending.layers:
-            return True
+        return diff_id in self._pending.layers or self.is_stored(diff_id)
+
+    def is_stored(self, diff_id: DiffId) -> bool:
+        """Was the layer in the store before this import?"""
         row = self._database.read().execute("SELECT 1 FROM layers WHERE diff_id = ?", (diff_id,)).fetchone()
         return row is not None
 
@@ -192,6 +194,9 @@ class Import:
                 db.execute(
                     "INSERT INTO packs VALUES (?, ?, ?)",
                     (self._pack_number, len(slots) // RECORD_BYTES, contents_bytes),
+                )
+                db.execute(
+                    "UPDATE counters SET value = max(value, ?) WHERE name = 'packs'", (self._pack_number + 1,)
                 )
             for layer in layers:
                 db.execute(
@@ -286,9 +291,12 @@ def _read_ahead(pieces: Iterable[Piece]) -> Iterator[Iterator[Piece]]:
         thread.join()
 
 
-def _reserve_pack(layout: Layout) -> tuple[int, int]:
-    """Make the next pack's file, locked so that others see it is in use; returns its number and descriptor."""
-    number = max((int(path.stem) for path in layout.packs.glob("*.pack") if path.stem.isdecimal()), default=-1) + 1
+def _reserve_pack(layout: Layout, database: Database) -> tuple[int, int]:
+    """Make the next pack's file, locked so that others see it is in use; returns its number and descriptor.
+
+    The number of a pack that was committed is never used again: readers may have the pack open.
+    """
+    (number,) = database.read().execute("SELECT value FROM counters WHERE name = 'packs'").fetchone()
     while True:
         try:
             fd = os.open(layout.pack(number), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o400)

@@ -131,13 +131,23 @@ class _StreamedMembers:
         layer = self.layers.get(archives.resolve_links(wanted.member, self.links))
         if layer is not None:
             layer.check(wanted.diff_id, wanted.digest, wanted.size_bytes)
-        elif not importing.has_layer(wanted.diff_id):
+        elif not importing.is_stored(wanted.diff_id):
             raise NotFound(f"the archive has no layer {wanted.member}; save the image again")
 
 
 def _is_layer(head: bytes) -> bool:
     """A compressed blob, a tar header, or the zeros of an empty tar."""
-    return bool(compression_of(head)) or head[257:262] == b"ustar" or (len(head) == 512 and not head.strip(b"\0"))
+    if compression_of(head):
+        return True
+    return len(head) == 512 and (not head.strip(b"\0") or _is_tar_header(head))
+
+
+def _is_tar_header(block: bytes) -> bool:
+    """Has the block the checksum of a tar header? The oldest form has no magic number."""
+    field = block[148:156].strip(b" \0")
+    if not field.isdigit() or field.translate(None, b"01234567"):
+        return False
+    return int(field, 8) == sum(block) - sum(block[148:156]) + 8 * ord(" ")
 
 
 def _prefixed(head: bytes, rest: Iterator[bytes | memoryview]) -> Iterator[bytes | memoryview]:

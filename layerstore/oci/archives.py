@@ -104,7 +104,10 @@ def _docker_images(members: Members) -> Iterator[ArchivedImage]:
             LayerSource(clean_member(str(name)), diff_id, None, None)
             for name, diff_id in zip(layers, config.diff_ids, strict=True)
         )
-        names = tuple(normalise_name(str(name)) for name in entry.get("RepoTags") or [])
+        tags = entry.get("RepoTags") or []
+        if not isinstance(tags, list):
+            raise InvalidInput(f"RepoTags of image {config.image_id} in manifest.json is not a list of names")
+        names = tuple(normalise_name(str(name)) for name in tags)
         yield ArchivedImage(config, sources, names, {sha256_digest(data): data})
 
 
@@ -120,7 +123,7 @@ def _oci_images(members: Members, label: str) -> Iterator[ArchivedImage]:
     if not isinstance(top, dict):
         raise InvalidInput("index.json of the OCI layout is not a JSON object")
     found = False
-    for descriptor in parse_index(top):
+    for descriptor in for_platform(parse_index(top), go_architecture()):
         names = _names_of(descriptor, label)
         for manifest, data in _manifests(members, descriptor, _INDEX_DEPTH):
             found = True

@@ -17,7 +17,7 @@ SCHEMA_VERSION = 1
 
 _SCHEMA = """
 CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
-INSERT INTO counters VALUES ('digests', 0), ('digests_generation', 0);
+INSERT INTO counters VALUES ('digests', 0), ('digests_generation', 0), ('packs', 0);
 CREATE TABLE packs (number INTEGER PRIMARY KEY, slots INTEGER NOT NULL, contents_bytes INTEGER NOT NULL);
 CREATE TABLE layers (
     diff_id TEXT PRIMARY KEY, entries INTEGER NOT NULL, tar_bytes INTEGER NOT NULL, files_bytes INTEGER NOT NULL

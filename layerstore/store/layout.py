@@ -71,7 +71,9 @@ class Layout:
         Raises `InvalidInput` when the directory holds something else, `OSError`.
         """
         if self.root.is_dir() and not self.exists():
-            strangers = {entry.name for entry in self.root.iterdir()} - self._own_names() - {"lost+found"}
+            # Another process may be making it at this moment.
+            names = {entry.name for entry in self.root.iterdir() if not entry.name.startswith(f".{self.format.name}.")}
+            strangers = names - self._own_names() - {"lost+found", self.format.name}
             if strangers:
                 raise InvalidInput(
                     f"{self.root} is not empty and not a store (it has {min(strangers)!r}); give an empty directory"
@@ -105,4 +107,5 @@ class Layout:
 
     def _own_names(self) -> set[str]:
         own = (self.packs, self.objects, self.layers, self.chains, self.containers, self.blobs.parent, self.run)
-        return {path.name for path in (*own, self.staging, self.database)}
+        database = {self.database.name + ending for ending in ("", "-wal", "-shm")}
+        return {path.name for path in (*own, self.staging)} | database

@@ -1,0 +1,262 @@
+"""Giving space back: what is dropped, what stays readable, and what a killed collection leaves."""
+
+import os
+import random
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import images
+import pytest
+from images import Image, docker_files, tar_of
+from layer_model import Entry, write_tar
+from test_load import check_loaded, child
+
+from layerstore import Store
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
+
+
+def image_of(numbers: range, name: str) -> Image:
+    """An image of a small and a large file for each number: those of equal numbers are equal."""
+    entries = []
+    for number in numbers:
+        draw = random.Random(number)
+        entries += [
+            Entry("file", f"small{number}", data=draw.randbytes(9_000)),
+            Entry("file", f"large{number}", data=draw.randbytes(150_000)),
+        ]
+    return Image([write_tar(entries)], [name])
+
+
+FIRST, SECOND, THIRD = image_of(range(20), "first:1"), image_of(range(10, 30), "second:1"), image_of(range(40, 60), "x:1")
+
+
+def load(store: Store, tmp_path: Path, *made: Image) -> None:
+    path = tmp_path / "archive.tar"
+    path.write_bytes(tar_of(docker_files(made)))
+    store.load(path)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with Store(tmp_path / "store", create=True) as opened:
+        yield opened
+
+
+def files_of(store: Store) -> list[str]:
+    tops = ("packs", "objects", "layers", "chains", "blobs", "containers", "staging")
+    return sorted(str(p) for top in tops for p in (store.layout.root / top).rglob("*") if p.is_file())
+
+
+def test_everything_goes_with_the_last_image(store: Store, tmp_path: Path) -> None:
+    load(store, tmp_path, FIRST, SECOND)
+    store.image("first:1").index()
+    before = images.used_bytes(store.layout.root)
+    for name in ("first:1", "second:1"):
+        store.remove_image(name)
+    collected = store.collect_garbage()
+    assert collected.contents == 2 * 30
+    assert 0.95 * before < collected.freed_bytes <= before
+    assert files_of(store) == []
+    assert store.collect_garbage() == type(collected)(0, 0)
+    load(store, tmp_path, FIRST)
+    check_loaded(store, FIRST)
+
+
+def test_what_lives_stays_readable_and_dead_space_comes_back(store: Store, tmp_path: Path) -> None:
+    for image in (FIRST, SECOND):
+        load(store, tmp_path, image)
+    before = images.used_bytes(store.layout.root)
+    store.remove_image("first:1")
+    collected = store.collect_garbage()
+    assert collected.contents == 2 * 10
+    given_back = before - images.used_bytes(store.layout.root)
+    assert given_back == collected.freed_bytes
+    assert given_back > 0.95 * 10 * 159_000
+    check_loaded(store, SECOND)
+    with Store(store.layout.root) as other:
+        check_loaded(other, SECOND)
+    load(store, tmp_path, FIRST)
+    check_loaded(store, FIRST)
+    check_loaded(store, SECOND)
+
+
+def test_nothing_to_do(store: Store, tmp_path: Path) -> None:
+    assert store.collect_garbage().contents == 0
+    load(store, tmp_path, FIRST)
+    state = images.store_state(store.layout.root)
+    collected = store.collect_garbage()
+    assert (collected.contents, collected.freed_bytes) == (0, 0)
+    assert images.store_state(store.layout.root) == state
+
+
+def test_a_removed_image_that_was_not_collected_yet_costs_nothing_to_load(store: Store, tmp_path: Path) -> None:
+    load(store, tmp_path, FIRST)
+    files = files_of(store)
+    store.remove_image("first:1")
+    load(store, tmp_path, FIRST)
+    assert files_of(store) == files
+    check_loaded(store, FIRST)
+
+
+def test_a_reader_that_had_a_pack_open_does_not_read_another_in_its_place(store: Store, tmp_path: Path) -> None:
+    """The pack of a collected image and a later one must not be taken for each other."""
+    with Store(store.layout.root) as reader:
+        load(store, tmp_path, FIRST)
+        check_loaded(reader, FIRST)
+        store.remove_image("first:1")
+        store.collect_garbage()
+        load(store, tmp_path, THIRD)
+        check_loaded(reader, THIRD)
+        check_loaded(store, THIRD)
+
+
+def test_orphans_are_swept(store: Store, tmp_path: Path) -> None:
+    load(store, tmp_path, FIRST)
+    kept = files_of(store)
+    digits = "ab" * 32
+    layout = store.layout
+    for path in (
+        layout.objects / digits[:2] / digits[2:],
+        layout.layers / f"{digits}.index",
+        layout.layers / f"{digits}.recipe",
+        layout.layers / ".temporary.12",
+        layout.chains / f"{digits}.erofs",
+        layout.blobs / digits,
+        layout.packs / "77.pack",
+        layout.packs / "77.erofs",
+    ):
+        path.write_bytes(b"left behind")
+    (layout.containers / digits / "upper").mkdir(parents=True)
+    (layout.root / "digests.9").write_bytes(b"")
+    store.collect_garbage()
+    assert files_of(store) == kept
+    assert list(layout.containers.iterdir()) == []
+    assert [path.name for path in layout.root.glob("digests.*")] == ["digests.0"]
+    check_loaded(store, FIRST)
+
+
+@needs_root
+def test_while_containers_are_mounted(store: Store, tmp_path: Path) -> None:
+    load(store, tmp_path, FIRST, SECOND)
+    container = store.create("second:1")
+    with container.mount() as root:
+        (root / "own").write_bytes(b"own")
+        store.remove_image("first:1")
+        assert store.collect_garbage().contents == 2 * 10
+        for number in range(10, 30):
+            draw = random.Random(number)
+            assert (root / f"small{number}").read_bytes() == draw.randbytes(9_000)
+            assert (root / f"large{number}").read_bytes() == draw.randbytes(150_000)
+        assert (root / "own").read_bytes() == b"own"
+    container.remove()
+
+
+COLLECT = """
+    import sys
+    from layerstore import Store
+    with Store(sys.argv[1]) as store:
+        store.collect_garbage()
+"""
+CUT = """
+    import os, pathlib, shutil, sys
+    import layerstore.layers.garbage as garbage
+    from layerstore import Store
+    from layerstore.store.contents import ContentStore
+    import layerstore.store.durable as durable
+
+    def dying(function):
+        def call(*args, **kwargs):
+            global left
+            left -= 1
+            if left < 0:
+                os.kill(os.getpid(), 9)
+            return function(*args, **kwargs)
+        return call
+
+    left = int(sys.argv[2])
+    with Store(sys.argv[1]) as store:
+        pathlib.Path.unlink = dying(pathlib.Path.unlink)
+        durable.write_file = dying(durable.write_file)
+        ContentStore.remove_old_logs = dying(ContentStore.remove_old_logs)
+        garbage.punch_holes = dying(garbage.punch_holes)
+        store.collect_garbage()
+"""
+
+
+def check_after_a_kill(store: Store, tmp_path: Path) -> None:
+    check_loaded(store, SECOND)
+    load(store, tmp_path, FIRST)
+    check_loaded(store, FIRST)
+    store.collect_garbage()
+    container = store.create("first:1")
+    if os.geteuid() == 0:
+        with container.mount() as root:
+            for number in range(20):
+                draw = random.Random(number)
+                assert (root / f"small{number}").read_bytes() == draw.randbytes(9_000)
+                assert (root / f"large{number}").read_bytes() == draw.randbytes(150_000)
+    container.remove()
+
+
+@pytest.mark.parametrize("step", [0, 1, 2, 3, 5, 9, 14, 15, 16, 17, 18, 20])
+def test_a_collection_killed_at_a_step(store: Store, tmp_path: Path, step: int) -> None:
+    load(store, tmp_path, FIRST)
+    load(store, tmp_path, SECOND)
+    for image in (FIRST, SECOND):
+        store.create(image.names[0]).remove()  # so that its chain is there
+    store.remove_image("first:1")
+    with child(CUT, store.layout.root, step) as process:
+        _, errors = process.communicate()
+    assert process.returncode == -signal.SIGKILL or (step > 13 and process.returncode == 0), errors.decode()
+    check_after_a_kill(store, tmp_path)
+    store.remove_image("first:1")
+    store.collect_garbage()
+    assert store.collect_garbage().contents == 0
+    check_loaded(store, SECOND)
+    with Store(tmp_path / "fresh", create=True) as fresh:
+        for image in (FIRST, SECOND):
+            load(fresh, tmp_path, image)
+            fresh.create(image.names[0]).remove()
+        fresh.remove_image("first:1")
+        fresh.collect_garbage()
+        assert len(files_of(store)) == len(files_of(fresh))
+
+
+def test_a_collection_killed_at_random(store: Store, tmp_path: Path) -> None:
+    load(store, tmp_path, SECOND)
+    draw = random.Random(8)
+    for _ in range(4):
+        load(store, tmp_path, FIRST)
+        store.create("first:1").remove()
+        store.remove_image("first:1")
+        with child(COLLECT, store.layout.root) as process:
+            try:
+                process.wait(draw.uniform(0.1, 0.4))
+            except subprocess.TimeoutExpired:
+                process.kill()
+            process.communicate()
+        check_after_a_kill(store, tmp_path)
+
+
+def test_collecting_while_loading(store: Store, tmp_path: Path) -> None:
+    """A collection waits for the loads that are under way, so it takes nothing of theirs."""
+    path = tmp_path / "first.tar"
+    path.write_bytes(tar_of(docker_files([FIRST])))
+    program = """
+        import sys
+        from layerstore import Store
+        with Store(sys.argv[1]) as store:
+            for _ in range(8):
+                store.load(sys.argv[2])
+                store.remove_image("first:1")
+    """
+    with child(program, store.layout.root, path) as loading:
+        while loading.poll() is None:
+            store.collect_garbage()
+        _, errors = loading.communicate()
+    assert loading.returncode == 0, errors.decode()
+    store.collect_garbage()
+    assert files_of(store) == []
