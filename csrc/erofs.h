@@ -20,8 +20,7 @@
  * (see erofs.c). The result goes to `out` (append, `out->length` is 0 at start). Thread-safe; time is linear in
  * records and bytes.
  *
- * LS_UNSUPPORTED for an xattr outside user.*, trusted.*, security.* and the POSIX ACLs; LS_LIMIT for what exceeds
- * a limit of EROFS or Linux (docs/format/erofs.md lists them); LS_INVALID for an empty symlink target or a layer's
+ * An xattr outside user.*, trusted.*, security.* and the POSIX ACLs is left out. LS_LIMIT for what exceeds a limit of EROFS or Linux (docs/format/erofs.md lists them); LS_INVALID for an empty symlink target or a layer's
  * index; LS_CORRUPT for a damaged index. All but the layer's name the path. */
 int ls_erofs_write_tree(const struct ls_index *chain, const struct ls_location *locations, struct ls_buffer *out,
                         struct ls_error *err);

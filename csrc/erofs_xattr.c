@@ -220,7 +220,8 @@ static int add_set(struct erofs_xattrs *xattrs, uint32_t record, struct set *set
 	*set = (struct set){.record = record, .first = xattrs->member_count, .filter = UINT32_MAX};
 	while (!(status = ls_index_xattr_next(xattrs->index, xattrs->index->records[record].xattrs, &cursor, err)) &&
 	       cursor.name) {
-		status = add_member(xattrs, set, &cursor, err);
+		if (erofs_xattr_is_shown(&cursor))
+			status = add_member(xattrs, set, &cursor, err);
 		if (status)
 			return status;
 	}

@@ -70,8 +70,8 @@ def write_tree(Index index not None, locations not None):
     """The image of a chain's index, as an `Image`.
 
     index: of kind CHAIN. locations: one (u32 pack, u32 slot), little-endian, for each content of the index; pack
-    OBJECT means an object of its own, named by the content's digest. Raises Unsupported for an extended attribute
-    that EROFS has no place for, LimitExceeded for what exceeds a limit of EROFS or Linux, InvalidInput and
+    OBJECT means an object of its own, named by the content's digest. An extended attribute that Linux
+    cannot show on EROFS is left out. Raises LimitExceeded for what exceeds a limit of EROFS or Linux, InvalidInput and
     CorruptError for an index that is not a chain's or damaged, each naming the path. Releases the GIL. Source: Linux,
     fs/erofs/erofs_fs.h.
     """
