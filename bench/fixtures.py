@@ -34,7 +34,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-import zstandard
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 EPOCH = 1_750_000_000  # every time that we choose ourselves: 2025-06-15
 CREATED = "2025-06-15T15:06:40Z"
@@ -301,12 +304,8 @@ def split_by_package(tar: Path, outs: list[Path], mtime_shift: int = 0) -> None:
         for number, layer in enumerate(layers):
             mine = [path for path in order if owner.get(path) == number]
             directories = sorted({parent for path in mine for parent in _parents(path)} & members.keys())
-            links = [path for path in mine if members[path].islnk()]
-            done = set(directories)
-            for path in [*directories, *(path for path in mine if not members[path].islnk()), *links]:
-                if path in done and path not in directories:
-                    continue
-                done.add(path)
+            links = dict.fromkeys(path for path in mine if members[path].islnk())
+            for path in dict.fromkeys([*directories, *(path for path in mine if path not in links), *links]):
                 member = members[path]
                 member = member.replace(mtime=int(member.mtime) + mtime_shift, deep=False)
                 layer.addfile(member, source.extractfile(members[path]) if member.isreg() else None)
@@ -409,9 +408,13 @@ def compress(source: Path, out: Path, compression: str) -> None:
     """gzip at level 6 without a name or a time in its header, or zstd at level 3."""
     with source.open("rb") as plain, out.open("wb") as packed:
         if compression == "zstd":
-            zstandard.ZstdCompressor(level=ZSTD_LEVEL, write_checksum=True).copy_stream(
-                plain, packed, source.stat().st_size
-            )
+            parameter = zstd.CompressionParameter
+            options = {parameter.compression_level: ZSTD_LEVEL, parameter.checksum_flag: 1}
+            compressor = zstd.ZstdCompressor(options=options)
+            compressor.set_pledged_input_size(source.stat().st_size)
+            for chunk in _chunks(plain):
+                packed.write(compressor.compress(chunk))
+            packed.write(compressor.flush())
             return
         deflate = zlib.compressobj(GZIP_LEVEL, zlib.DEFLATED, 16 + zlib.MAX_WBITS)
         for chunk in _chunks(plain):

@@ -20,12 +20,9 @@ MAKE = {
 
 
 @contextlib.contextmanager
-def loop_file_system(
-    kind: str = "ext4", size_bytes: int = 24 << 30, where: Path | None = None, direct_io: bool = True
-) -> Iterator[Path]:
+def loop_file_system(kind: str = "ext4", size_bytes: int = 24 << 30, where: Path | None = None) -> Iterator[Path]:
     """Make and mount one; yields its mount point. `where` holds the sparse file (default: /var/tmp).
 
-    With direct I/O, what is read is in the page cache once, and not a second time as pages of the sparse file.
     Unmounting takes what is mounted inside along, on an error and on an interrupt too.
     """
     with contextlib.ExitStack() as stack:
@@ -37,16 +34,29 @@ def loop_file_system(
         with image.open("wb") as sparse:
             sparse.truncate(size_bytes)
         subprocess.run([*MAKE[kind], str(image)], check=True)
-        device = _attach(image, direct_io)
+        attach = subprocess.run(
+            ["losetup", "--find", "--show", str(image)], check=True, stdout=subprocess.PIPE, text=True
+        )
+        device = attach.stdout.strip()
         stack.callback(subprocess.run, ["losetup", "--detach", device], check=False)
         subprocess.run(["mount", "-t", kind, device, str(target)], check=True)
         stack.callback(unmount_below, target)
         yield target
 
 
-def _attach(image: Path, direct_io: bool) -> str:
-    command = ["losetup", "--find", "--show", f"--direct-io={'on' if direct_io else 'off'}", str(image)]
-    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+@contextlib.contextmanager
+def direct_io(target: Path) -> Iterator[None]:
+    """Let the loop device under `target` read past the page cache, as a disk does.
+
+    Else what is read is in it a second time, as pages of the sparse file, and comes with that file's readahead.
+    """
+    device = subprocess.run(["findmnt", "-n", "-o", "SOURCE", target], check=True, stdout=subprocess.PIPE, text=True)
+    switch = ["losetup", device.stdout.strip()]
+    subprocess.run([*switch, "--direct-io=on"], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run([*switch, "--direct-io=off"], check=True)
 
 
 def unmount_below(target: Path) -> None:

@@ -19,6 +19,7 @@ import os
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -32,14 +33,18 @@ class PeerError(RuntimeError):
 
 
 def timed(command: list[str], ok: tuple[int, ...] = (0,)) -> float:
-    """Seconds that the command took. Its output is kept for the message of a failure only."""
-    begin = time.perf_counter()
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    seconds = time.perf_counter() - begin
-    if done.returncode not in ok:
-        raise PeerError(
-            f"{' '.join(command)} ended with {done.returncode}: {done.stdout.decode(errors='replace')[-2000:]}"
-        )
+    """Seconds that the command took. Its output is kept for the message of a failure only.
+
+    It goes to a file, as a pipe would be held open, and so waited for, by what the command leaves running.
+    """
+    with tempfile.TemporaryFile() as out:
+        begin = time.perf_counter()
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
+        seconds = time.perf_counter() - begin
+        if done.returncode not in ok:
+            out.seek(0)
+            said = out.read().decode(errors="replace")[-2000:]
+            raise PeerError(f"{' '.join(command)} ended with {done.returncode}: {said}")
     return seconds
 
 
@@ -74,7 +79,7 @@ class Daemon:
 
 
 class UnixHttp:
-    """Requests with JSON bodies to an HTTP server on a unix socket, over one connection."""
+    """Requests with JSON bodies to an HTTP server on a unix socket, over one connection. Answers: JSON, or text."""
 
     class _Connection(http.client.HTTPConnection):
         def __init__(self, path: Path) -> None:
@@ -95,7 +100,8 @@ class UnixHttp:
         text = answer.read()
         if answer.status >= 300:
             raise PeerError(f"{method} {target}: {answer.status} {text.decode(errors='replace')[:500]}")
-        return json.loads(text) if text.strip() else None
+        is_json = (answer.getheader("Content-Type") or "").startswith("application/json")
+        return json.loads(text) if is_json and text.strip() else text.decode()
 
     def close(self) -> None:
         self._connection.close()
@@ -304,7 +310,7 @@ def podman_create_and_mount(api: UnixHttp, image: str) -> tuple[str, Path]:
     """Create a container and mount its root through the libpod API; its id and where it is."""
     made = api.request("POST", "/v4.0.0/libpod/containers/create", {"image": image, "command": ["/bin/true"]})
     root = api.request("POST", f"/v4.0.0/libpod/containers/{made['Id']}/mount")
-    return made["Id"], Path(root)
+    return made["Id"], Path(root.strip().strip('"'))
 
 
 def podman_delete(api: UnixHttp, container: str) -> None:
@@ -327,12 +333,12 @@ def _varint(value: int) -> bytes:
     return bytes(out)
 
 
-def encode_strings(**fields: str) -> bytes:
-    """A protobuf message whose fields are strings; field `f3` is number 3 (encoding: wire type 2, length-delimited)."""
+def encode_fields(fields: dict[int, str | bytes]) -> bytes:
+    """A protobuf message of length-delimited fields (wire type 2) by number: strings, and messages encoded already."""
     parts = []
-    for name, text in fields.items():
-        raw = text.encode()
-        parts.append(_varint(int(name[1:]) << 3 | 2) + _varint(len(raw)) + raw)
+    for number, value in fields.items():
+        raw = value.encode() if isinstance(value, str) else value
+        parts.append(_varint(number << 3 | 2) + _varint(len(raw)) + raw)
     return b"".join(parts)
 
 
@@ -382,7 +388,7 @@ class Snapshotter:
     """containerd's snapshotter, spoken to as its clients do: gRPC on its socket, then mount(2) of what it answers."""
 
     def __init__(self, socket_path: Path, namespace: str, snapshotter: str = "overlayfs") -> None:
-        import grpc
+        import grpc  # type: ignore[import-untyped]
 
         self._channel = grpc.insecure_channel(f"unix://{socket_path}")
         self._snapshotter = snapshotter
@@ -395,7 +401,8 @@ class Snapshotter:
 
     def prepare_and_mount(self, key: str, parent: str, target: Path) -> None:
         """A new writable snapshot of the chain `parent`, mounted on a new directory."""
-        request = encode_strings(f1=self._snapshotter, f2=key, f3=parent)
+        keep = encode_fields({1: "containerd.io/gc.root", 2: "bench"})  # else its collector takes the snapshot away
+        request = encode_fields({1: self._snapshotter, 2: key, 3: parent, 4: keep})
         answer = self._prepare(request, metadata=self._metadata)
         target.mkdir()
         for number, content in decode_fields(answer):
@@ -407,7 +414,7 @@ class Snapshotter:
     def unmount_and_remove(self, key: str, target: Path) -> None:
         unmount(target)
         target.rmdir()
-        self._remove(encode_strings(f1=self._snapshotter, f2=key), metadata=self._metadata)
+        self._remove(encode_fields({1: self._snapshotter, 2: key}), metadata=self._metadata)
 
     def close(self) -> None:
         self._channel.close()

@@ -1,10 +1,10 @@
 /* The tree image of a chain.
  *
- * A character device 0:0 is overlayfs's whiteout, in whatever layer it stands. An image that has one literally cannot be
- * shown as it is through an overlay: no lower layer can hold a file of that kind that is not taken for one. It
- * is therefore left out: its name is neither listed nor found. Engines that unpack layers into directories
- * and overlay them (docker's overlay2, podman) show the same, except that theirs also hides what lies below it; here the
- * merge has settled that already, as it does for any other file. */
+ * A character device 0:0 is overlayfs's whiteout, in whatever layer it stands. An image that has one literally
+ * cannot be shown as it is through an overlay: no lower layer can hold a file of that kind that is not taken for
+ * one. It is therefore left out: its name is neither listed nor found. Engines that unpack layers into directories
+ * and overlay them (docker's overlay2, podman) show the same, except that theirs also hides what lies below it;
+ * here the merge has settled that already, as it does for any other file. */
 #include "erofs.h"
 
 #include <stdlib.h>

@@ -10,18 +10,26 @@
 #include "digests.h"
 #include "index.h"
 
-/* The tree of a chain index (block size 4,096, zero extra devices). Every record: type, mode, owner, size,
- * nanosecond mtime, link count, xattrs. A regular file with content number c carries `trusted.overlay.metacopy` (empty) and
- * `trusted.overlay.redirect` = "/p<pack>/<slot>" or "/<2 hex>/<62 hex of the digest>" for locations[c]; its data
- * chunk points past the end of the image, so that reading it without the overlay gives EIO, not zeros.
- * The image's own `trusted.overlay.*` xattrs are escaped as overlayfs reads them back
- * ("trusted.overlay.overlay.*"). A literal 0:0 character device is shown as it is in the image only as far as overlayfs can: it
- * must not act as a whiteout (see erofs.c). The result goes to `out` (append, `out->length` is 0 at start). */
+/* The tree of a chain index (block size 4,096, no extra devices). Every record: type, mode, owner, size,
+ * nanosecond mtime, link count, xattrs. A regular file with content number c carries `trusted.overlay.metacopy`
+ * (empty) and `trusted.overlay.redirect` = "/p<pack>/<slot>" or "/<2 hex>/<62 hex of the digest>" for locations[c]
+ * (one for each content); its data chunk points past the end of the image, so that reading it without the overlay
+ * gives EIO where the kernel fails such reads (Linux >= 7.0, late 6.18). The image's own
+ * `trusted.overlay.*` xattrs are escaped as overlayfs reads them back
+ * ("trusted.overlay.overlay.*"). A literal 0:0 character device, which overlayfs takes for a whiteout, is left out
+ * (see erofs.c). The result goes to `out` (append, `out->length` is 0 at start). Thread-safe; time is linear in
+ * records and bytes.
+ *
+ * An xattr outside user.*, trusted.*, security.* and the POSIX ACLs is left out. LS_LIMIT for what exceeds a limit of EROFS or Linux (docs/format/erofs.md lists them); LS_INVALID for an empty symlink target or a layer's
+ * index; LS_CORRUPT for a damaged index. All but the layer's name the path. */
 int ls_erofs_write_tree(const struct ls_index *chain, const struct ls_location *locations, struct ls_buffer *out,
                         struct ls_error *err);
 
-/* The index of pack `pack`: directory "/p<pack>" with a regular file named by its decimal number for each
- * slot, block size LS_PACK_BLOCK_BYTES, one extra device of `pack_bytes` (a multiple of it). */
+/* The index of pack `pack`: directory "/p<pack>" with a regular file named by its decimal number for each slot,
+ * block size LS_PACK_BLOCK_BYTES, one extra device of `pack_bytes` (a multiple of it). Mounted without that
+ * device, contents are past the end in the same way. LS_INVALID for a slot that is
+ * empty, unaligned or outside the pack; LS_LIMIT for a
+ * pack of 2 TiB or a slot of 4 GiB. */
 int ls_erofs_write_pack(uint32_t pack, uint64_t pack_bytes, const struct ls_pack_slot *slots, uint32_t slot_count,
                         struct ls_buffer *out, struct ls_error *err);
 

@@ -2,20 +2,19 @@
  * their sizes and places differ, so compact inodes hold them. */
 #include "erofs.h"
 
-#include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 
+#include "erofs_decimal.h"
 #include "erofs_dir.h"
 #include "erofs_super.h"
 
 #define PACK_BLOCK_BITS 9
 #define PACK_DEVICE 1 /* number of the first extra device */
 #define PACK_SLOT_STRIDE 64u
-#define PACK_DECIMAL_BYTES 11
 
-/* Mounted without its device, the kernel takes the image itself for a device that begins at this block: 1 TiB on, so that
- * contents read as EIO and not as bytes of the image. */
+/* Mounted without its device, the kernel takes the image itself for a device that begins at this block: 1 TiB on,
+ * so that contents read as EIO and not as bytes of the image. */
 #define PACK_NOWHERE_BLOCK 0x7ffffff0u
 
 _Static_assert(1 << PACK_BLOCK_BITS == LS_PACK_BLOCK_BYTES, "one block size");
@@ -25,7 +24,7 @@ _Static_assert(PACK_SLOT_STRIDE % EROFS_NID_BYTES == 0, "inode numbers");
 /* superblock | device table | root and its entries | pack directory | slots | blocks of the pack directory */
 struct pack_layout {
 	uint32_t slot_count;
-	char name[PACK_DECIMAL_BYTES + 1];
+	char name[1 + EROFS_DECIMAL_BYTES];
 	uint16_t name_length;
 	uint32_t root_bytes;
 	uint64_t root;
@@ -44,11 +43,6 @@ static uint32_t next_in_decimal_order(uint32_t number, uint32_t count)
 	while (number && (number % 10 == 9 || number + 1 >= count))
 		number /= 10;
 	return number + 1;
-}
-
-static uint16_t decimal(char out[PACK_DECIMAL_BYTES], uint32_t number)
-{
-	return (uint16_t)snprintf(out, PACK_DECIMAL_BYTES, "%u", number);
 }
 
 static int check_slots(uint64_t pack_bytes, const struct ls_pack_slot *slots, uint32_t slot_count, struct ls_error *err)
@@ -79,7 +73,7 @@ static int check_slots(uint64_t pack_bytes, const struct ls_pack_slot *slots, ui
 static int place_everything(struct pack_layout *layout, struct ls_error *err)
 {
 	struct erofs_dir_size size = {.block_bytes = LS_PACK_BLOCK_BYTES};
-	char name[PACK_DECIMAL_BYTES];
+	char name[EROFS_DECIMAL_BYTES];
 
 	layout->root_bytes = (uint32_t)(3 * sizeof(struct erofs_dirent) + strlen("...") + layout->name_length);
 	layout->root = EROFS_SUPER_OFFSET + sizeof(struct erofs_super) + sizeof(struct erofs_device);
@@ -91,7 +85,7 @@ static int place_everything(struct pack_layout *layout, struct ls_error *err)
 	erofs_dir_size_add(&size, strlen("."));
 	erofs_dir_size_add(&size, strlen(".."));
 	for (uint32_t i = 0, number = 0; i < layout->slot_count; i++) {
-		erofs_dir_size_add(&size, decimal(name, number));
+		erofs_dir_size_add(&size, erofs_decimal(name, number));
 		number = next_in_decimal_order(number, layout->slot_count);
 	}
 	layout->directory_bytes = size.full * LS_PACK_BLOCK_BYTES + size.last;
@@ -139,7 +133,7 @@ static void write_directory_inode(const struct pack_layout *layout, uint8_t *ima
 static void write_directory_entries(const struct pack_layout *layout, uint8_t *image)
 {
 	/* Names live until their block is written, and a block has fewer entries than this. */
-	char names[EROFS_DIR_ENTRIES_MAX][PACK_DECIMAL_BYTES];
+	char names[EROFS_DIR_ENTRIES_MAX][EROFS_DECIMAL_BYTES];
 	struct erofs_dir_writer writer;
 	struct erofs_dir_entry entry = {".", layout->directory / EROFS_NID_BYTES, 1, EROFS_TYPE_DIRECTORY};
 
@@ -150,7 +144,7 @@ static void write_directory_entries(const struct pack_layout *layout, uint8_t *i
 	for (uint32_t i = 0, number = 0; i < layout->slot_count; i++) {
 		char *name = names[i % EROFS_DIR_ENTRIES_MAX];
 
-		entry.name_length = decimal(name, number);
+		entry.name_length = erofs_decimal(name, number);
 		entry.name = name;
 		entry.nid = (layout->slots + (uint64_t)number * PACK_SLOT_STRIDE) / EROFS_NID_BYTES;
 		entry.type = EROFS_TYPE_REGULAR;
@@ -208,10 +202,10 @@ static int seal(const struct pack_layout *layout, struct ls_buffer *image, struc
 int ls_erofs_write_pack(uint32_t pack, uint64_t pack_bytes, const struct ls_pack_slot *slots, uint32_t slot_count,
                         struct ls_buffer *out, struct ls_error *err)
 {
-	struct pack_layout layout = {.slot_count = slot_count};
+	struct pack_layout layout = {.slot_count = slot_count, .name = "p"};
 	int status;
 
-	layout.name_length = (uint16_t)snprintf(layout.name, sizeof(layout.name), "p%u", pack);
+	layout.name_length = 1 + erofs_decimal(layout.name + 1, pack);
 	status = check_slots(pack_bytes, slots, slot_count, err);
 	if (!status)
 		status = place_everything(&layout, err);

@@ -26,8 +26,8 @@ static size_t checksummed_bytes(uint8_t block_bits)
 	return block > EROFS_SUPER_OFFSET ? block - EROFS_SUPER_OFFSET : block;
 }
 
-/* overlayfs follows a file handle into a lower layer only if no other lower file system has the same UUID (a null
- * one counts), and a handle is an inode's position: so images that differ must differ in it. */
+/* An overlay's upper directory notes the UUID and the position of what each file was copied up from, and overlayfs
+ * follows that for inode numbers: so images that differ must differ in UUID. */
 static int derive_uuid(const struct ls_buffer *image, uint8_t uuid[16], struct ls_error *err)
 {
 	const struct ls_b3_kernel *kernel;

@@ -16,8 +16,8 @@
 #define LS_EROFS_BLOCK_BITS 12
 #define LS_EROFS_BLOCK_BYTES 4096u
 
-/* Where the content of every file is said to be: 8 TiB from the start, past the end of any image. Reading it fails with EIO;
- * a hole would read as zeros. */
+/* Where the content of every file is said to be: 8 TiB from the start, past the end of any image. Linux >= 7.0 and late
+ * 6.18 fail such a read with EIO (eade54040384); a hole would read as zeros in any. */
 #define LS_EROFS_NOWHERE_BLOCK 0x7ffffff0u
 
 struct erofs_place {

@@ -1,14 +1,14 @@
 #include "erofs_xattr.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "erofs_decimal.h"
 #include "erofs_intern.h"
 #include "erofs_tree.h"
 #include "erofs_xattr_entry.h"
 
-#define REDIRECT_BYTES 80 /* "/ab/" and 62 digits, or "/p", "/" and two decimals, and the zero byte */
+#define REDIRECT_BYTES 66 /* "/ab/" and 62 digits; "/p", "/" and two decimals are shorter */
 
 /* Shared numbers are counted in a byte; metacopy and redirect may need two, so a set has the rest. */
 #define SET_SHARED_MAX 253u
@@ -96,8 +96,20 @@ static int spell_object(const uint8_t digest[32], char *out)
 	return length;
 }
 
+static int spell_slot(const struct ls_location *location, char *out)
+{
+	int length = 0;
+
+	out[length++] = '/';
+	out[length++] = 'p';
+	length += erofs_decimal(out + length, location->pack);
+	out[length++] = '/';
+	return length + erofs_decimal(out + length, location->slot);
+}
+
 /* The redirect of a content, its value spelled into `value`. */
-static struct erofs_xattr redirect_xattr(const struct erofs_xattrs *xattrs, uint32_t content, char value[REDIRECT_BYTES])
+static struct erofs_xattr redirect_xattr(const struct erofs_xattrs *xattrs, uint32_t content,
+                                         char value[REDIRECT_BYTES])
 {
 	const struct ls_location *location = &xattrs->locations[content];
 	int length;
@@ -105,7 +117,7 @@ static struct erofs_xattr redirect_xattr(const struct erofs_xattrs *xattrs, uint
 	if (location->pack == LS_LOCATION_OBJECT)
 		length = spell_object(xattrs->index->contents[content].digest, value);
 	else
-		length = snprintf(value, REDIRECT_BYTES, "/p%u/%u", location->pack, location->slot);
+		length = spell_slot(location, value);
 	return overlay_xattr(REDIRECT_NAME, value, length);
 }
 
@@ -208,7 +220,8 @@ static int add_set(struct erofs_xattrs *xattrs, uint32_t record, struct set *set
 	*set = (struct set){.record = record, .first = xattrs->member_count, .filter = UINT32_MAX};
 	while (!(status = ls_index_xattr_next(xattrs->index, xattrs->index->records[record].xattrs, &cursor, err)) &&
 	       cursor.name) {
-		status = add_member(xattrs, set, &cursor, err);
+		if (erofs_xattr_is_shown(&cursor))
+			status = add_member(xattrs, set, &cursor, err);
 		if (status)
 			return status;
 	}

@@ -19,8 +19,8 @@ int erofs_xattrs_new(struct erofs_xattrs **xattrs, const struct ls_index *index,
                      struct ls_error *err);
 void erofs_xattrs_free(struct erofs_xattrs *xattrs);
 
-/* Count the attributes of the inode of a record; its set (LS_NONE without one) goes to *set. LS_UNSUPPORTED for an attribute
- * that EROFS has no place for, LS_LIMIT for one that is too large, both naming the path. */
+/* Count the attributes of the inode of a record; its set (LS_NONE without one) goes to *set. LS_UNSUPPORTED for an
+ * attribute that EROFS has no place for, LS_LIMIT for one that is too large, both naming the path. */
 int erofs_xattrs_collect(struct erofs_xattrs *xattrs, uint32_t record, uint32_t *set, struct ls_error *err);
 
 /* Decide what is shared, and give it places. LS_LIMIT, naming the path, for a set that fits nowhere. */

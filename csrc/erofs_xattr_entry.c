@@ -7,8 +7,9 @@
 
 #define XATTR_NAME_BYTES 255u /* XATTR_NAME_MAX of Linux: prefix included */
 
-/* "trusted." and this is overlayfs's own. It goes once more in front of an image's own attributes of that kind, and overlayfs
- * takes it off again when it shows them (Documentation/filesystems/overlayfs.rst, "Nesting overlayfs mounts"). */
+/* "trusted." and this is overlayfs's own. It goes once more in front of an image's own attributes of that kind,
+ * and overlayfs takes it off again when it shows them (Documentation/filesystems/overlayfs.rst, "Nesting overlayfs
+ * mounts"). */
 #define OVERLAY "overlay."
 
 struct prefix {
@@ -17,7 +18,8 @@ struct prefix {
 	uint8_t is_whole_name;
 };
 
-/* Linux has no handler for any other: it neither lists nor gets an entry of prefix 0, and "trusted." alone names none. */
+/* Linux has no handler for any other: it neither lists nor gets an entry of prefix 0, and "trusted." alone names
+ * none. */
 static const struct prefix prefixes[] = {
     {"user.", EROFS_XATTR_USER, 0},
     {"trusted.", EROFS_XATTR_TRUSTED, 0},
@@ -39,6 +41,11 @@ static const struct prefix *find_prefix(const char *name, size_t length)
 	return NULL;
 }
 
+int erofs_xattr_is_shown(const struct ls_xattr_cursor *cursor)
+{
+	return find_prefix(cursor->name, cursor->name_length) && !memchr(cursor->name, '\0', cursor->name_length);
+}
+
 int erofs_xattr_parse(const struct ls_index *index, uint32_t record, const struct ls_xattr_cursor *cursor,
                       struct erofs_xattr *xattr, struct ls_error *err)
 {
@@ -47,11 +54,6 @@ int erofs_xattr_parse(const struct ls_index *index, uint32_t record, const struc
 	char printable[160];
 
 	ls_printable(printable, sizeof(printable), cursor->name, cursor->name_length);
-	if (!prefix || memchr(cursor->name, '\0', cursor->name_length))
-		return erofs_refuse(index, record, LS_UNSUPPORTED, err,
-		                    "EROFS has no place for its extended attribute '%s' (only for user.*, trusted.*, "
-		                    "security.* and POSIX ACLs): rebuild the layer without it",
-		                    printable);
 	prefix_length = strlen(prefix->text);
 	name_length = cursor->name_length - prefix_length;
 	*xattr = (struct erofs_xattr){

@@ -14,8 +14,12 @@ struct erofs_xattr {
 	uint8_t is_escaped;
 };
 
-/* From what the index has for an inode; strings stay the index's. LS_UNSUPPORTED where EROFS has no place for it, LS_LIMIT where
- * a name or value is too long; both name the record's path and the attribute. */
+/* Can Linux show an attribute of that name on EROFS at all? Images built on other systems have some (com.apple.*)
+ * that it cannot: docker, too, leaves them out. */
+int erofs_xattr_is_shown(const struct ls_xattr_cursor *cursor);
+
+/* From what the index has for an inode, of a name that is shown; strings stay the index's. LS_LIMIT, naming the
+ * record's path and the attribute, where a name or value is too long. */
 int erofs_xattr_parse(const struct ls_index *index, uint32_t record, const struct ls_xattr_cursor *cursor,
                       struct erofs_xattr *xattr, struct ls_error *err);
 

@@ -157,19 +157,28 @@ int ls_index_children(const struct ls_index *index, uint32_t number, uint32_t *f
 	return LS_OK;
 }
 
-/* Whether a record has that path. */
-static int has_path(const struct ls_index *index, uint32_t number, const char *path, size_t length, int *same,
-                    struct ls_error *err)
+/* The record of the path whose head is at `at`, LS_NONE if that is another path. */
+static int match(const struct ls_index *index, uint32_t at, const char *path, size_t length, uint32_t *record,
+                 struct ls_error *err)
 {
-	const struct ls_record *record = NULL;
-	const char *own = NULL;
-	int status = ls_index_record(index, number, &record, err);
+	struct ls_path_head head;
+	const char *bytes = NULL;
+	int status = ls_index_string(index, at, sizeof(head), &bytes, err);
 
-	if (!status)
-		status = ls_index_string(index, record->path, record->path_length, &own, err);
-	if (!status)
-		*same = record->path_length == length && !memcmp(own, path, length);
-	return status;
+	if (status)
+		return status;
+	memcpy(&head, bytes, sizeof(head));
+	status = ls_index_string(index, at + sizeof(head), head.length, &bytes, err);
+	if (status)
+		return status;
+	*record = LS_NONE;
+	if (head.length != length || memcmp(bytes, path, length))
+		return LS_OK;
+	if (head.record >= index->header->record_count)
+		return ls_fail(err, LS_CORRUPT, "looking up a path: it is that of record %u of %u; verify or rebuild the index",
+		               head.record, index->header->record_count);
+	*record = head.record;
+	return LS_OK;
 }
 
 static int probe(const struct ls_index *index, uint64_t hash, const char *path, size_t length, uint32_t *record,
@@ -179,17 +188,17 @@ static int probe(const struct ls_index *index, uint64_t hash, const char *path, 
 	uint32_t tag = hash >> 32;
 	uint32_t position = (uint32_t)hash;
 
+	*record = LS_NONE;
 	for (uint32_t left = slot_count; left; left--, position++) {
 		struct ls_slot slot = index->slots[position & (slot_count - 1)];
-		int status, same;
+		int status;
 
-		*record = slot.record;
-		if (slot.record == LS_NONE)
+		if (slot.path == LS_NONE)
 			return LS_OK;
 		if (slot.tag != tag)
 			continue;
-		status = has_path(index, slot.record, path, length, &same, err);
-		if (status || same)
+		status = match(index, slot.path, path, length, record, err);
+		if (status || *record != LS_NONE)
 			return status;
 	}
 	return ls_fail(err, LS_CORRUPT, "looking up a path: the index has no free slot; rebuild it");
@@ -201,13 +210,13 @@ int ls_index_lookup(const struct ls_index *index, const char *path, size_t lengt
 	return probe(index, ls_siphash13(index->header->hash_key, path, length), path, length, record, err);
 }
 
-/* A lookup follows three dependent cache misses: slot, record, path. The stages below take each of them for a
+/* A lookup follows two dependent cache misses, the slot and the path. The stages below take each of them for a
  * window of paths at once, as prefetches; only probe() decides. */
-#define WINDOW 32
+#define WINDOW 64
 #define GLANCE 8 /* slots of one 64-byte line */
 
-/* The record that the path would be found in, going by the tag; LS_NONE where probe() will have to look on. */
-static uint32_t glance(const struct ls_index *index, uint64_t hash)
+/* Fetch the path that the tag points at. Where the glance does not find it, probe() will wait for it. */
+static void prefetch_path(const struct ls_index *index, uint64_t hash, size_t length)
 {
 	uint32_t mask = index->header->slot_count - 1;
 	uint32_t tag = hash >> 32;
@@ -215,12 +224,15 @@ static uint32_t glance(const struct ls_index *index, uint64_t hash)
 	for (uint32_t i = 0; i < GLANCE; i++) {
 		struct ls_slot slot = index->slots[((uint32_t)hash + i) & mask];
 
-		if (slot.record >= index->header->record_count)
-			return LS_NONE;
-		if (slot.tag == tag)
-			return slot.record;
+		if (slot.path >= index->header->heap_bytes)
+			return;
+		if (slot.tag != tag)
+			continue;
+		__builtin_prefetch(index->heap + slot.path);
+		if (length <= 128)
+			__builtin_prefetch(index->heap + slot.path + sizeof(struct ls_path_head) + length);
+		return;
 	}
-	return LS_NONE;
 }
 
 static int lookup_window(const struct ls_index *index, const char *bytes, const uint64_t *offsets, size_t n,
@@ -233,14 +245,8 @@ static int lookup_window(const struct ls_index *index, const char *bytes, const 
 		hashes[i] = ls_siphash13(index->header->hash_key, bytes + offsets[i], offsets[i + 1] - offsets[i]);
 		__builtin_prefetch(&index->slots[(uint32_t)hashes[i] & (index->header->slot_count - 1)]);
 	}
-	for (size_t i = 0; i < n; i++) {
-		records[i] = glance(index, hashes[i]);
-		if (records[i] != LS_NONE)
-			__builtin_prefetch(&index->records[records[i]]);
-	}
 	for (size_t i = 0; i < n; i++)
-		if (records[i] != LS_NONE && index->records[records[i]].path < index->header->heap_bytes)
-			__builtin_prefetch(index->heap + index->records[records[i]].path);
+		prefetch_path(index, hashes[i], offsets[i + 1] - offsets[i]);
 	for (size_t i = 0; i < n && !status; i++)
 		status = probe(index, hashes[i], bytes + offsets[i], offsets[i + 1] - offsets[i], &records[i], err);
 	return status;

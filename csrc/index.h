@@ -40,7 +40,7 @@ enum ls_record_flags {
 };
 
 struct ls_record {
-	uint32_t path;              /* heap offset; no leading '/'; the root's is empty */
+	uint32_t path;              /* heap offset, a head stands before it; no leading '/'; the root's is empty */
 	uint16_t path_length;
 	uint16_t name_start;        /* where the last component begins in the path */
 	uint32_t parent;            /* record number; the root's is 0 */
@@ -72,8 +72,15 @@ struct ls_content {
 
 struct ls_slot {
 	uint32_t tag;               /* high 32 bits of the path hash */
-	uint32_t record;            /* record number, LS_NONE when free */
+	uint32_t path;              /* heap offset of the path's head, LS_NONE when free */
 };
+
+/* Stands in the heap right before each path, unaligned, so that a lookup goes from the slot to the path and need
+ * not touch the record. */
+struct ls_path_head {
+	uint32_t record;
+	uint16_t length;
+} __attribute__((packed));
 
 /* An xattr block: u16 count, then for each, sorted by name: u16 name length, u32 value length, name, value. */
 
@@ -95,6 +102,7 @@ struct ls_index_header {
 _Static_assert(sizeof(struct ls_record) == 64, "format");
 _Static_assert(sizeof(struct ls_content) == 40, "format");
 _Static_assert(sizeof(struct ls_slot) == 8, "format");
+_Static_assert(sizeof(struct ls_path_head) == 6, "format");
 _Static_assert(sizeof(struct ls_index_header) == 128, "format");
 
 struct ls_index {

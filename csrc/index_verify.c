@@ -194,7 +194,7 @@ static int verify_records(const struct ls_index *index, struct ls_error *err)
 	uint32_t next = 1;
 	int status = LS_OK;
 
-	if (!S_ISDIR(root->mode) || root->path || root->path_length || root->name_start || root->parent)
+	if (!S_ISDIR(root->mode) || root->path_length || root->name_start || root->parent)
 		return fail_record(err, 0, "is not a root directory");
 	for (uint32_t i = 0; i < index->header->record_count && !status; i++) {
 		status = verify_flags(index, i, err);
@@ -235,15 +235,18 @@ static int verify_slots(const struct ls_index *index, struct ls_error *err)
 	uint32_t taken = 0;
 
 	for (uint32_t i = 0; i < index->header->slot_count; i++)
-		taken += index->slots[i].record != LS_NONE;
+		taken += index->slots[i].path != LS_NONE;
 	if (taken != index->header->record_count)
 		return ls_fail(err, LS_CORRUPT, "verifying an index: %u slots are taken by %u records; rebuild the index", taken,
 		               index->header->record_count);
 	for (uint32_t i = 0; i < index->header->record_count; i++) {
 		const struct ls_record *r = &index->records[i];
-		uint32_t found;
-		int status = ls_index_lookup(index, (const char *)index->heap + r->path, r->path_length, &found, err);
+		uint32_t found = LS_NONE;
+		const char *path = NULL;
+		int status = ls_index_string(index, r->path, r->path_length, &path, err);
 
+		if (!status)
+			status = ls_index_lookup(index, path, r->path_length, &found, err);
 		if (status)
 			return status;
 		if (found != i)

@@ -141,28 +141,31 @@ static int append_heap(struct writer *w, const void *bytes, size_t length, uint3
 static int put_path(struct writer *w, uint32_t number, uint32_t parent, const struct ls_index_node *node,
                     struct ls_error *err)
 {
-	size_t above = record_at(w, parent)->path_length;
+	size_t above = number ? record_at(w, parent)->path_length : 0;
 	size_t start = above ? above + 1 : 0;
+	size_t length = start + (number ? node->name_length : 0);
+	struct ls_path_head head = {number, (uint16_t)length};
 	struct ls_record *record;
 	uint32_t offset = 0;
 	int status;
 
-	if (start + node->name_length > LS_INDEX_MAX_PATH_BYTES)
+	if (length > LS_INDEX_MAX_PATH_BYTES)
 		return fail_node(err, LS_LIMIT, node, "would have a path of more than 4,096 bytes");
-	status = reserve_heap(w, start + node->name_length, &offset, err);
+	status = reserve_heap(w, sizeof(head) + length, &offset, err);
 	if (status)
 		return status;
 	record = record_at(w, number);
-	record->path = offset;
-	record->path_length = (uint16_t)(start + node->name_length);
+	record->path = offset + sizeof(head);
+	record->path_length = (uint16_t)length;
 	record->name_start = (uint16_t)start;
 	record->parent = parent;
 	/* Room is there, so the parent's path does not move while it is appended, and nothing can fail. */
+	ls_buffer_append(w->out, &head, sizeof(head), NULL);
 	if (start) {
 		ls_buffer_append(w->out, w->out->bytes + w->heap_at + record_at(w, parent)->path, above, NULL);
 		ls_buffer_append(w->out, "/", 1, NULL);
 	}
-	return ls_buffer_append(w->out, node->name, node->name_length, err);
+	return ls_buffer_append(w->out, node->name, length - start, err);
 }
 
 static int grow_xattr_set(struct xattr_set *set, struct ls_error *err)
@@ -321,13 +324,12 @@ static int put_record(struct writer *w, uint32_t number, uint32_t parent, uint32
 		return fail_node(err, LS_INVALID, node, "is a hard link to a directory");
 	if (node->record.layer >= w->layer_count)
 		return fail_node(err, LS_INVALID, node, "is of a layer that is not there");
-	if (number) {
+	if (number)
 		status = check_name(node, err);
-		if (!status)
-			status = put_path(w, number, parent, node, err);
-		if (status)
-			return status;
-	}
+	if (!status)
+		status = put_path(w, number, parent, node, err);
+	if (status)
+		return status;
 	first = &w->first_link[node->inode];
 	if (*first == LS_NONE) {
 		*first = number;
@@ -406,9 +408,10 @@ static void put_slots(struct writer *w)
 		for (uint32_t i = 0; i < n; i++) {
 			uint32_t at = (uint32_t)hashes[i] & (slot_count - 1);
 
-			while (slots[at].record != LS_NONE)
+			while (slots[at].path != LS_NONE)
 				at = (at + 1) & (slot_count - 1);
-			slots[at] = (struct ls_slot){(uint32_t)(hashes[i] >> 32), begin + i};
+			slots[at].tag = (uint32_t)(hashes[i] >> 32);
+			slots[at].path = records[begin + i].path - sizeof(struct ls_path_head);
 		}
 	}
 }

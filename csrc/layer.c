@@ -140,10 +140,8 @@ static int reserve_node(struct ls_layer_builder *builder, struct ls_error *err)
 
 static void bury(struct ls_layer_builder *builder, uint32_t number)
 {
-	if (is_directory(&builder->nodes[number])) {
-		builder->path.literal = 0;
-		builder->target.literal = 0;
-	}
+	if (is_directory(&builder->nodes[number]))
+		builder->target.depth = 0;
 	builder->nodes[number].parent = LS_NONE;
 }
 
@@ -605,7 +603,8 @@ static void settle_flags(struct ls_record *record)
 	record->flags &= (uint16_t)~LS_RECORD_WHITEOUT;
 }
 
-/* Bury what is below the buried, and let the first remaining link stand for an inode whose first link is gone. */
+/* Bury what is below the buried, and let the first remaining link stand for an inode whose first link is gone (whose
+ * flags are those of another path). */
 static void settle(struct ls_layer_builder *builder)
 {
 	struct ls_index_node *nodes = builder->nodes;

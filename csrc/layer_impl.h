@@ -17,8 +17,9 @@
  * to walk, over what has been walked, and into the room before it.
  *
  * `text`, cut at end[i], is the resolved path of the first i levels, and node[i] is their node (LS_NONE: the layer has
- * none). The first `literal` levels were reached without a symlink, so that the next path, which most often begins with
- * the same directories, starts from there. bury() forgets them when a directory goes. */
+ * none). They stay for the next path, which most often begins with the same directories: all of them are directories
+ * and no symlinks, so that they are also what that spelling leads to. A directory that goes is never one of
+ * `path`, which then stands at its parent; bury() makes `target` forget. */
 struct walk {
 	char rest[LINK_ROOM + LS_LAYER_PATH_BYTES];
 	size_t length;      /* of the cleaned path */
@@ -28,7 +29,6 @@ struct walk {
 	uint16_t end[LEVELS + 1];
 	uint32_t node[LEVELS + 1];
 	uint32_t depth;
-	uint32_t literal;
 	unsigned links;     /* symlinks followed */
 	size_t link_bytes;  /* bytes of their targets */
 };

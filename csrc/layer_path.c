@@ -57,13 +57,13 @@ int ls_layer_clean(const struct ls_layer_builder *builder, struct walk *walk, st
 	return LS_OK;
 }
 
-/* Go back to the deepest literal level that the cleaned path's directory shares with the last path. */
+/* Go back to the deepest level that the cleaned path's directory shares with the last one walked to. */
 static void keep_common_levels(struct walk *walk, size_t directory_length)
 {
 	const char *path = walk->rest + LINK_ROOM;
-	uint32_t depth = walk->literal;
-	size_t limit = walk->end[depth] < directory_length ? walk->end[depth] : directory_length;
+	size_t limit = walk->end[walk->depth] < directory_length ? walk->end[walk->depth] : directory_length;
 	size_t common = 0;
+	uint32_t depth = walk->depth;
 
 	if (!memcmp(path, walk->text, limit))
 		common = limit;
@@ -73,16 +73,9 @@ static void keep_common_levels(struct walk *walk, size_t directory_length)
 	while (depth && (walk->end[depth] > common || walk->node[depth] == LS_NONE ||
 	                 (walk->end[depth] < directory_length && path[walk->end[depth]] != '/')))
 		depth--;
-	walk->depth = walk->literal = depth;
+	walk->depth = depth;
 	walk->links = 0;
 	walk->link_bytes = 0;
-}
-
-static void leave_level(struct walk *walk, uint32_t depth)
-{
-	walk->depth = depth;
-	if (walk->literal > depth)
-		walk->literal = depth;
 }
 
 static int enter_level(const struct ls_layer_builder *builder, struct walk *walk, const char *name, size_t length,
@@ -98,8 +91,6 @@ static int enter_level(const struct ls_layer_builder *builder, struct walk *walk
 	walk->depth++;
 	walk->end[walk->depth] = (uint16_t)(used + length);
 	walk->node[walk->depth] = node;
-	if (!walk->links)
-		walk->literal = walk->depth;
 	return LS_OK;
 }
 
@@ -114,7 +105,7 @@ static int follow(const struct ls_layer_builder *builder, struct walk *walk, con
 		return ls_layer_refuse(builder, LS_LIMIT,
 		                       "is reached through more than 40 symbolic links or 4096 bytes of them", err);
 	if (link->target[0] == '/')
-		leave_level(walk, 0);
+		walk->depth = 0;
 	*at -= length + 1;
 	memcpy(walk->rest + *at, link->target, length);
 	walk->rest[*at + length] = '/';
@@ -131,7 +122,7 @@ static int step(const struct ls_layer_builder *builder, struct walk *walk, const
 	if (!length || (length == 1 && name[0] == '.'))
 		return LS_OK;
 	if (length == 2 && name[0] == '.' && name[1] == '.') {
-		leave_level(walk, walk->depth ? walk->depth - 1 : 0);
+		walk->depth -= walk->depth > 0;
 		return LS_OK;
 	}
 	if (length > LS_LAYER_NAME_BYTES)

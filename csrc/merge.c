@@ -201,20 +201,17 @@ static int layer_number(const struct merge *m, struct source source, uint16_t *n
 	return LS_OK;
 }
 
-/* The number of a content in the merged index. */
+/* The number of a content in the merged index. That its size is the record's is checked by the writer. */
 static int put_content(struct merge *m, struct source source, uint32_t *number, struct ls_error *err)
 {
-	const struct ls_record *record = source_record(m, source);
 	const struct ls_index *layer = m->layers[source.layer];
 	const struct ls_content *content;
 	size_t at;
 
-	if (!record->size != (*number == LS_NONE))
-		return fail_source(m, source, "is empty with a content, or not empty without one", err);
 	if (*number == LS_NONE)
 		return LS_OK;
-	if (*number >= layer->header->content_count || layer->contents[*number].size != record->size)
-		return fail_source(m, source, "has a content that is not there or of another size", err);
+	if (*number >= layer->header->content_count)
+		return fail_source(m, source, "has a content that is not there", err);
 	content = &layer->contents[*number];
 	at = ls_siphash13(m->hash_key, content->digest, sizeof(content->digest)) & m->content_mask;
 	for (; m->content_slots[at] != LS_NONE; at = (at + 1) & m->content_mask) {
@@ -222,8 +219,6 @@ static int put_content(struct merge *m, struct source source, uint32_t *number, 
 
 		if (memcmp(other->digest, content->digest, sizeof(content->digest)))
 			continue;
-		if (other->size != content->size)
-			return fail_source(m, source, "has a content that another layer says has another size", err);
 		*number = m->content_slots[at];
 		return LS_OK;
 	}

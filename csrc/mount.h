@@ -40,9 +40,11 @@ int ls_container_make_many(int containers_fd, const char *const *names, size_t n
 /* Mount an overlay (metacopy=on, redirect_dir=on, xino left to the kernel; the name as its source) on names[i]/root
  * with upper and work beside it, for each of `n` names, in one call. Stops at the first error; *done says how many
  * were mounted (they stay). EBUSY-safe: a name whose root is a mount point already is passed over and counted as
- * done. */
+ * done. `volatile_upper`: nothing written is ever synced, neither by fsync nor by unmounting, which otherwise syncs the
+ * upper's whole file system. */
 int ls_overlay_mount_many(int containers_fd, const char *const *names, size_t n,
-                          const struct ls_overlay_lowers *lowers, size_t *done, struct ls_error *err);
+                          const struct ls_overlay_lowers *lowers, int volatile_upper, size_t *done,
+                          struct ls_error *err);
 
 /* Unmount names[i]/root for each; not mounted is fine. `lazy` detaches one that is busy (MNT_DETACH), else EBUSY is an
  * error (LS_SYSTEM). Goes on after an error; the first one is reported. */

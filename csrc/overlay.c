@@ -154,7 +154,7 @@ static int add_own_layer(struct ls_fscontext *context, const char *key, int cont
 }
 
 static int configure_overlay(struct ls_fscontext *context, int containers_fd, const struct container_paths *paths,
-			     const struct ls_overlay_lowers *lowers, struct ls_error *err)
+			     const struct ls_overlay_lowers *lowers, int volatile_upper, struct ls_error *err)
 {
 	int status = ls_fscontext_string(context, "source", context->subject, err);
 
@@ -162,6 +162,8 @@ static int configure_overlay(struct ls_fscontext *context, int containers_fd, co
 		status = ls_fscontext_string(context, "metacopy", "on", err);
 	if (!status)
 		status = ls_fscontext_string(context, "redirect_dir", "on", err);
+	if (!status && volatile_upper)
+		status = ls_fscontext_flag(context, "volatile", err);
 	if (!status)
 		status = add_layers(context, "lowerdir+", lowers->lower, lowers->lower_count, err);
 	if (!status)
@@ -173,8 +175,25 @@ static int configure_overlay(struct ls_fscontext *context, int containers_fd, co
 	return status;
 }
 
+/* A volatile mount marks its work directory so that no later mount takes it for synced. Whoever asks for a volatile
+ * mount again has accepted that. */
+static int clear_volatile_mark(int containers_fd, const char *work, struct ls_error *err)
+{
+	char path[NAME_MAX + sizeof("/work/work/incompat/volatile/dirty")];
+	char shown[LS_SHOWN_SIZE];
+	int length = snprintf(path, sizeof(path), "%s/work/incompat/volatile/dirty", work);
+
+	if (unlinkat(containers_fd, path, 0) && errno == ENOENT)
+		return LS_OK;
+	path[length - (int)strlen("/dirty")] = '\0';
+	if (!unlinkat(containers_fd, path, AT_REMOVEDIR))
+		return LS_OK;
+	return ls_fail_errno(err, "cannot clear the volatile mark \"%s\"",
+			     ls_printable(shown, sizeof(shown), path, strlen(path)));
+}
+
 static int mount_container(int containers_fd, const char *name, const struct ls_overlay_lowers *lowers,
-			   struct ls_error *err)
+			   int volatile_upper, struct ls_error *err)
 {
 	struct ls_fscontext context = {
 		.fd = -1, .type = "overlay", .what = "the overlay of container", .subject = name};
@@ -186,9 +205,12 @@ static int mount_container(int containers_fd, const char *name, const struct ls_
 		status = ls_mountpoint_test(containers_fd, paths.root, &mounted, err);
 	if (status || mounted)
 		return status;
-	status = ls_fscontext_open(&context, err);
+	if (volatile_upper)
+		status = clear_volatile_mark(containers_fd, paths.work, err);
 	if (!status)
-		status = configure_overlay(&context, containers_fd, &paths, lowers, err);
+		status = ls_fscontext_open(&context, err);
+	if (!status)
+		status = configure_overlay(&context, containers_fd, &paths, lowers, volatile_upper, err);
 	if (!status)
 		status = ls_fscontext_create(&context, err);
 	if (!status)
@@ -198,12 +220,13 @@ static int mount_container(int containers_fd, const char *name, const struct ls_
 }
 
 int ls_overlay_mount_many(int containers_fd, const char *const *names, size_t n,
-			  const struct ls_overlay_lowers *lowers, size_t *done, struct ls_error *err)
+			  const struct ls_overlay_lowers *lowers, int volatile_upper, size_t *done,
+			  struct ls_error *err)
 {
 	int status = LS_OK;
 
 	for (*done = 0; *done < n; ++*done) {
-		status = mount_container(containers_fd, names[*done], lowers, err);
+		status = mount_container(containers_fd, names[*done], lowers, volatile_upper, err);
 		if (status)
 			break;
 	}

@@ -38,6 +38,8 @@ from layerstore.types import (
     normalise_name,
 )
 
+__all__ = ["Container", "Image", "Store", "Volume"]
+
 ProgressCallback = Callable[[Progress], None]
 
 
@@ -197,15 +199,19 @@ class Store:
     # Containers
 
     @overload
-    def create(self, image: "Image | str", *, name: str | None = None) -> "Container": ...
+    def create(self, image: "Image | str", *, name: str | None = None, volatile: bool = False) -> "Container": ...
 
     @overload
-    def create(self, image: "Image | str", *, count: int) -> "list[Container]": ...
+    def create(self, image: "Image | str", *, count: int, volatile: bool = False) -> "list[Container]": ...
 
     def create(
-        self, image: "Image | str", *, count: int | None = None, name: str | None = None
+        self, image: "Image | str", *, count: int | None = None, name: str | None = None, volatile: bool = False
     ) -> "Container | list[Container]":
         """Make a container, or `count` of them as a list: all or none. They are not mounted yet.
+
+        What is written in a `volatile` one is never synced to disk: fsync returns at once, and unmounting does not
+        flush the store's file system. It is for containers that need not outlive the machine; remove them after a
+        power loss.
 
         Raises `NotFound`, `Conflict` when `name` is taken, `InvalidInput` when it is no name, `OSError`.
         """
@@ -213,7 +219,7 @@ class Store:
             raise InvalidInput("count is at least 1, and a name goes with one container only")
         found = self._resolve(image)
         shown = image if isinstance(image, str) else next(iter(found.names), found.short_id)
-        rows = self._containers.create(found.id, shown, found.diff_ids, count or 1, name)
+        rows = self._containers.create(found.id, shown, found.diff_ids, count or 1, name, volatile)
         made = [Container(self, row) for row in rows]
         return made[0] if count is None else made
 

@@ -139,8 +139,9 @@ def test_equal_xattrs_are_stored_once() -> None:
     index = Index(write_index(ix.LAYER, 1, KEY, nodes))
     index.verify()
     assert [r.xattrs for r in index][1:] == [node.xattrs for node in nodes[1:]]
-    fixed = 128 + 64 * len(index) + 8 * 1024
-    assert index.nbytes - fixed < 4000
+    blocks = {encode_xattrs(node.xattrs) for node in nodes}
+    heap = 1 + sum(6 + len(r.path) for r in index) + sum(map(len, blocks))
+    assert index.nbytes == 128 + 64 * len(index) + 8 * 1024 + heap
 
 
 names = st.binary(min_size=1, max_size=6).filter(lambda n: n not in (b".", b"..") and not {0, 0x2F} & set(n))
@@ -345,10 +346,11 @@ def test_the_golden_index_is_what_its_page_says() -> None:
             assert field == (record.first_child if stat.S_ISDIR(mode) and count else NONE)
         at = siphash(KEY, path_bytes)
         for position in range(at, at + slots):
-            tag, found = struct.unpack_from("<II", data, slots_at + 8 * (position % slots))
-            assert found != NONE
-            if found == number:
+            tag, head = struct.unpack_from("<II", data, slots_at + 8 * (position % slots))
+            assert head != NONE
+            if head + 6 == path:
                 break
+        assert struct.unpack_from("<IH", data, heap + head) == (number, path_length)
         assert tag == at >> 32
     assert data[contents_at:heap] == b"".join(struct.pack("<32sQ", *content) for content in CONTENTS)
 
@@ -487,3 +489,79 @@ def test_a_table_without_a_free_slot_ends() -> None:
         index.lookup(b"absent")
     with pytest.raises(CorruptError, match="no free slot"):
         index.lookup_many([b"absent"] * 100)
+
+
+def small() -> bytes:
+    nodes = [ROOT, Node(0, b"a", D), Node(0, b"b", D), Node(1, b"x", F, content=0), Node(1, b"y", F), Node(2, b"z", F)]
+    return bytes(write_index(ix.LAYER, 1, KEY, nodes, [(bytes(32), 1)]))
+
+
+def forge(data: bytes, record: int, offset: int, field: bytes) -> Index:
+    """The index with one field of a record overwritten, and its digests with it."""
+    at = 128 + 64 * record + offset
+    return Index(reseal(data[:at] + field + data[at + len(field) :]))
+
+
+@pytest.mark.parametrize(
+    ("record", "offset", "field", "message"),
+    [
+        (2, 44, struct.pack("<I", 3), "record 3 of layer 0 is not a child of the directory that lists it"),
+        (1, 44, struct.pack("<I", 1), "record 1 has children 1"),
+        (1, 48, struct.pack("<I", 6), "record 1 has children 3"),
+        (3, 4, struct.pack("<HH", 1, 2), "a name begins at 2 of a path of 1 bytes"),
+        (3, 4, struct.pack("<HH", 1, 1), "cannot stand in a directory"),
+        (5, 4, struct.pack("<HH", 3, 0), "has a '/' or NUL in its name"),
+        (4, 0, struct.pack("<I", NONE), "3 bytes at 4294967295"),
+        (3, 52, struct.pack("<I", 9), "inode that is not there"),
+        (3, 44, struct.pack("<I", 1), "content that is not there"),
+        (3, 24, struct.pack("<Q", 2), "content that is not there or of another size"),
+        (3, 12, struct.pack("<I", 0o150644), "no type"),
+        (3, 40, struct.pack("<I", 10**9), "nanoseconds"),
+        (3, 62, struct.pack("<H", 1), "of a layer that is not there"),
+        (0, 12, struct.pack("<I", F), "is not a root directory"),
+    ],
+)
+def test_merging_a_forged_layer(record: int, offset: int, field: bytes, message: str) -> None:
+    with pytest.raises(CorruptError, match=message):
+        merge([forge(small(), record, offset, field)], KEY)
+
+
+def test_verify_counts_links() -> None:
+    with pytest.raises(CorruptError, match="record 4 has another number of links"):
+        forge(small(), 4, 48, struct.pack("<I", 2)).verify()
+
+
+def test_verify_wants_names_in_order() -> None:
+    data = bytearray(small())
+    x, y = 128 + 64 * 3, 128 + 64 * 4
+    data[x : x + 8], data[y : y + 8] = data[y : y + 8], data[x : x + 8]
+    heap = len(data) - struct.unpack_from("<Q", data, 32)[0]
+    for number, record in ((3, x), (4, y)):
+        struct.pack_into("<I", data, heap + struct.unpack_from("<I", data, record)[0] - 6, number)
+    with pytest.raises(CorruptError, match="record 4 does not follow the one before it by name"):
+        Index(reseal(bytes(data))).verify()
+
+
+def test_a_tag_alone_is_no_match() -> None:
+    """The tag of a path that is not there, put by a forger on the slot of a shorter one that it begins with."""
+    data = bytearray(small())
+    path = b"a" + b"/x" * 2000
+    hash_of_path = siphash(KEY, path)
+    slots = struct.unpack_from("<I", data, 24)[0]
+    heap = len(data) - struct.unpack_from("<Q", data, 32)[0]
+    head = struct.unpack_from("<I", data, 128 + 64)[0] - 6
+    assert data[heap + head + 6 : heap + head + 7] == b"a"
+    struct.pack_into("<II", data, 128 + 64 * 6 + 8 * (hash_of_path % slots), hash_of_path >> 32, head)
+    index = Index(reseal(bytes(data)))
+    assert index.lookup(path) is None
+    assert list(index.lookup_many([path])) == [-1]
+
+
+def test_a_path_of_a_record_that_is_not_there() -> None:
+    data = bytearray(small())
+    heap = len(data) - struct.unpack_from("<Q", data, 32)[0]
+    struct.pack_into("<I", data, heap + struct.unpack_from("<I", data, 128 + 64 * 3)[0] - 6, 6)
+    index = Index(reseal(bytes(data)))
+    for look in (lambda: index.lookup(b"a/x"), lambda: index.lookup_many([b"a/x"]), index.verify):
+        with pytest.raises(CorruptError, match="record 6 of 6"):
+            look()

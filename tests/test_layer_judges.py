@@ -18,7 +18,6 @@ from layerstore._core.layer import build_layer
 blake3 = pytest.importorskip("blake3").blake3
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="owners and devices need root")]
-DEBIAN = Path("/work/fix/debian.tar")
 
 
 class Seen(NamedTuple):
@@ -37,9 +36,7 @@ def on_disk(root: Path) -> dict[str, Seen]:
     groups: dict[int, set[str]] = {}
     paths = [""]
     for directory, directories, files in os.walk(os.fsencode(root)):
-        paths += [
-            os.fsdecode(os.path.relpath(os.path.join(directory, n), os.fsencode(root))) for n in directories + files
-        ]
+        paths += [os.fsdecode(os.path.relpath(directory + b"/" + n, os.fsencode(root))) for n in directories + files]
     stats = {path: os.lstat(root / path) for path in paths}
     for path, status in stats.items():
         groups.setdefault(status.st_ino, set()).add(path)
@@ -49,7 +46,7 @@ def on_disk(root: Path) -> dict[str, Seen]:
         if stat.S_ISREG(status.st_mode):
             content = blake3(full.read_bytes()).digest()
         elif stat.S_ISLNK(status.st_mode):
-            content = os.readlink(os.fsencode(full))
+            content = os.readlink(os.fsencode(full))  # noqa: PTH115 (Path would clean it)
         elif stat.S_ISCHR(status.st_mode) or stat.S_ISBLK(status.st_mode):
             content = os.major(status.st_rdev) << 32 | os.minor(status.st_rdev)
         xattrs = {
@@ -57,8 +54,8 @@ def on_disk(root: Path) -> dict[str, Seen]:
             for n in os.listxattr(full, follow_symlinks=False)
         }
         seen[path] = Seen(
-            stat.S_IFMT(status.st_mode), stat.S_IMODE(status.st_mode), (status.st_uid, status.st_gid), status.st_mtime_ns,
-            xattrs, frozenset(groups[status.st_ino]), content,
+            stat.S_IFMT(status.st_mode), stat.S_IMODE(status.st_mode), (status.st_uid, status.st_gid),
+            status.st_mtime_ns, xattrs, frozenset(groups[status.st_ino]), content,
         )  # fmt: skip
     return seen
 
@@ -80,10 +77,13 @@ def in_index(tar: bytes) -> dict[str, Seen]:
     return seen
 
 
-def compare(ours: dict[str, Seen], theirs: dict[str, Seen]) -> None:
+def compare(ours: dict[str, Seen], theirs: dict[str, Seen], directory_times: bool = True) -> None:
+    """`directory_times` is false for umoci, which lets a later entry in a directory move them."""
     assert ours.keys() == theirs.keys()
     for path, seen in ours.items():
         other = theirs[path]
+        if stat.S_ISDIR(seen.type) and not directory_times:
+            seen, other = seen._replace(mtime_ns=None), other._replace(mtime_ns=None)
         if seen.mode is None:
             other = other._replace(mode=None, owner=None, mtime_ns=None, xattrs=None)
         assert (path, seen) == (path, other)
@@ -108,8 +108,8 @@ def make_tree(root: Path) -> None:
         file.truncate(3 << 20)
     os.link(root / "d/file", root / "link")
     os.link(root / "d/file", root / "d/e/link")
-    os.symlink("../d/file", root / "d/symlink")
-    os.symlink("t" * 300, root / "long")
+    (root / "d/symlink").symlink_to("../d/file")
+    (root / "long").symlink_to("t" * 200)
     os.link(root / "d/symlink", root / "symlink too", follow_symlinks=False)
     os.mkfifo(root / "fifo")
     os.mknod(root / "char", stat.S_IFCHR | 0o660, os.makedev(5, 70000))
@@ -117,8 +117,8 @@ def make_tree(root: Path) -> None:
     (root / ("n" * 255)).mkdir()
     (root / "/".join(["p" * 120] * 3)).mkdir(parents=True)
     os.chown(root / "d/file", 1000, 3000000)
-    os.chmod(root / "d/file", 0o4755)
-    os.chmod(root / "d/e", 0o1777)
+    (root / "d/file").chmod(0o4755)
+    (root / "d/e").chmod(0o1777)
     os.setxattr(root / "d/file", "user.note", b"\x00\xff")
     os.setxattr(root / "d", "trusted.note", b"v" * 1000)
     os.setxattr(root / "d/file", "security.capability", bytes.fromhex("0100000200040000000000000000000000000000"))
@@ -150,12 +150,11 @@ def test_a_tree_is_what_gnu_tar_extracts(tmp_path: Path, form: str) -> None:
     compare(ours, extract(tar, tmp_path / "out"))
 
 
-@pytest.mark.skipif(not DEBIAN.exists(), reason=f"{DEBIAN} is not there: make it with mmdebstrap bookworm")
-def test_debian_is_what_gnu_tar_extracts(tmp_path: Path) -> None:
-    ours = in_index(DEBIAN.read_bytes())
+def test_debian_is_what_gnu_tar_extracts(tmp_path: Path, debian_tar: Path) -> None:
+    ours = in_index(debian_tar.read_bytes())
     assert len(ours) > 5000
     try:
-        compare(ours, extract(DEBIAN, tmp_path / "out"))
+        compare(ours, extract(debian_tar, tmp_path / "out"))
     finally:
         shutil.rmtree(tmp_path / "out")
 
@@ -179,14 +178,12 @@ def write_image(layout: Path, tar: bytes) -> None:
     (layout / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [descriptor]}))
 
 
-def unpack(tar: bytes, work: Path) -> dict[str, Seen] | None:
-    """What umoci makes of it; None when it refuses."""
+def unpack(tar: bytes, work: Path) -> dict[str, Seen]:
     work.mkdir()
     write_image(work / "image", tar)
     command = ["umoci", "raw", "unpack", "--image", f"{work / 'image'}:t", work / "root"]
     done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        return None
+    assert done.returncode == 0, done.stderr
     seen = on_disk(work / "root")
     shutil.rmtree(work)
     return seen
@@ -202,6 +199,8 @@ def test_random_layers_are_what_umoci_unpacks(tmp_path: Path, seed: int) -> None
         entry = random_entry(draw)
         try:
             model.add(entry)
+            if any(inode.lower is not None for inode in model.tree.values()):
+                raise Refused("umoci has no lower layer here")
         except Refused:
             model = Model()
             for accepted in entries:
@@ -209,9 +208,7 @@ def test_random_layers_are_what_umoci_unpacks(tmp_path: Path, seed: int) -> None
             continue
         entries.append(entry)
     tar = write_tar(entries)
-    theirs = unpack(tar, tmp_path / "umoci")
-    assert theirs is not None
-    compare(in_index(tar), theirs)
+    compare(in_index(tar), unpack(tar, tmp_path / "umoci"), directory_times=False)
 
 
 def random_entry(draw: random.Random) -> Entry:

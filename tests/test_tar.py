@@ -19,7 +19,6 @@ from layerstore._core.tar import Data, Entry, Raw, walk
 from layerstore.errors import CorruptError, InvalidInput, LayerstoreError, LimitExceeded
 from tests import tarbytes as tb
 
-REAL_IMAGE = Path("/work/fix/debian.tar")
 FORMS = [tb.sparse_old, tb.sparse_00, tb.sparse_01, tb.sparse_10]
 
 
@@ -234,24 +233,22 @@ def test_tarfile_formats(tmp_path: Path, form: int) -> None:
     assert_same_as_tarfile(out.getvalue(), BytesIO(out.getvalue()))
 
 
-def test_real_image_reads_as_tarfile_reads_it() -> None:
-    if not REAL_IMAGE.exists():
-        pytest.skip(f"{REAL_IMAGE} is not there")
-    with tarfile.open(REAL_IMAGE) as judge:
+def test_real_image_reads_as_tarfile_reads_it(debian_tar: Path) -> None:
+    with tarfile.open(debian_tar) as judge:
         expected = [
             (os.fsencode(m.name), m.size if m.isreg() else 0, m.mode, m.uid, m.gid, int(m.mtime), m.offset)
             for m in judge.getmembers()
         ]
     found = []
     total = 0
-    with REAL_IMAGE.open("rb") as file:
+    with debian_tar.open("rb") as file:
         for event in walk(iter(lambda: file.read(1 << 20), b"")):
             if isinstance(event, Entry):
                 path = event.path.rstrip(b"/") or b"."
                 found.append((path, event.size, event.mode, event.uid, event.gid, event.mtime_seconds, event.position))
             else:
                 total += len(event.data)
-    assert total == REAL_IMAGE.stat().st_size
+    assert total == debian_tar.stat().st_size
     assert found == expected
 
 

@@ -69,10 +69,11 @@ cdef size_t _count(const unsigned char[::1] items, size_t item_bytes, str what) 
 def write_tree(Index index not None, locations not None):
     """The image of a chain's index, as an `Image`.
 
-    index: of kind CHAIN. locations: one (u32 pack, u32 slot), little-endian, for each content of the index; pack OBJECT means
-    an object of its own, named by the content's digest. Raises Unsupported for an extended attribute that EROFS has
-    no place for, LimitExceeded for what exceeds a limit of EROFS or Linux, InvalidInput and CorruptError for an index that
-    is not a chain's or damaged, each naming the path. Releases the GIL. Source: Linux, fs/erofs/erofs_fs.h.
+    index: of kind CHAIN. locations: one (u32 pack, u32 slot), little-endian, for each content of the index; pack
+    OBJECT means an object of its own, named by the content's digest. An extended attribute that Linux
+    cannot show on EROFS is left out. Raises LimitExceeded for what exceeds a limit of EROFS or Linux, InvalidInput and
+    CorruptError for an index that is not a chain's or damaged, each naming the path. Releases the GIL. Source: Linux,
+    fs/erofs/erofs_fs.h.
     """
     cdef ls_error err
     cdef int status
@@ -92,10 +93,10 @@ def write_tree(Index index not None, locations not None):
 def write_pack(uint32_t pack, uint64_t pack_bytes, slots not None):
     """The image that shows the contents of a pack as /p<pack>/0, /p<pack>/1, …, as an `Image`.
 
-    pack: its number. pack_bytes: its size, a multiple of PACK_BLOCK_BYTES. slots: one (u64 offset, u64 size, 32-byte digest), little-endian,
-    for each content; offsets are multiples of PACK_BLOCK_BYTES. The pack is the image's one extra device.
-    Raises InvalidInput for a slot that is empty, unaligned or outside the pack, LimitExceeded for a pack of 2 TiB or a slot of
-    4 GiB. Releases the GIL. Source: Linux, fs/erofs/erofs_fs.h.
+    pack: its number. pack_bytes: its size, a multiple of PACK_BLOCK_BYTES. slots: one (u64 offset, u64 size, 32-byte
+    digest), little-endian, for each content; offsets are multiples of PACK_BLOCK_BYTES. The pack is the image's one extra
+    device. Raises InvalidInput for a slot that is empty, unaligned or outside the pack, LimitExceeded for a pack of 2
+    TiB or a slot of 4 GiB. Releases the GIL. Source: Linux, fs/erofs/erofs_fs.h.
     """
     cdef ls_error err
     cdef int status

@@ -49,7 +49,7 @@ cdef extern from "mount.h" nogil:
     int ls_container_make_many(int containers_fd, const char *const *names, size_t n,
                                const ls_directory_attributes *upper, ls_error *err)
     int ls_overlay_mount_many(int containers_fd, const char *const *names, size_t n,
-                              const ls_overlay_lowers *lowers, size_t *done, ls_error *err)
+                              const ls_overlay_lowers *lowers, int volatile_upper, size_t *done, ls_error *err)
     int ls_umount_many(int containers_fd, const char *const *names, size_t n, int lazy, ls_error *err)
     int ls_mounted_many(int containers_fd, const char *const *names, size_t n, uint8_t *mounted, ls_error *err)
     int ls_umount(const char *path, int lazy, ls_error *err)
@@ -158,11 +158,12 @@ def container_make_many(int containers_fd, names, uint32_t mode, uint32_t uid, u
     check(status, &err)
 
 
-def overlay_mount_many(int containers_fd, names, lower, data) -> int:
+def overlay_mount_many(int containers_fd, names, lower, data, bint volatile_upper=False) -> int:
     """Mount an overlay on `name`/root for each name and return how many names that is.
 
     `lower` (top first) and `data` (data-only layers) are directory descriptors. A name that is mounted already is
-    passed over. Stops at the first error; what was mounted until then stays, as `mounted_many` tells.
+    passed over. Stops at the first error; what was mounted until then stays, as `mounted_many` tells. With
+    `volatile_upper` nothing written is ever synced (overlayfs.rst, "Volatile mount").
     """
     cdef ls_error err
     cdef int status
@@ -174,7 +175,8 @@ def overlay_mount_many(int containers_fd, names, lower, data) -> int:
     lowers.lower, lowers.lower_count = lower_fds.array, lower_fds.count
     lowers.data, lowers.data_count = data_fds.array, data_fds.count
     with nogil:
-        status = ls_overlay_mount_many(containers_fd, strings.array, strings.count, &lowers, &done, &err)
+        status = ls_overlay_mount_many(containers_fd, strings.array, strings.count, &lowers, volatile_upper, &done,
+                                       &err)
     check(status, &err)
     return done
 

@@ -9,6 +9,9 @@ from layerstore.errors import InvalidInput
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("image", metavar="IMAGE")
     parser.add_argument("--count", type=int, metavar="N", help="how many (default: 1)")
+    parser.add_argument(
+        "--volatile", action="store_true", help="never sync what is written in them: fast, lost with power"
+    )
     parser.add_argument("--name", help="a name for the container")
 
 
@@ -16,9 +19,9 @@ def run(store: Store, args: argparse.Namespace) -> int:
     if args.count is not None and args.name is not None:
         raise InvalidInput("--name goes with one container only, so not with --count")
     if args.count is None:
-        made = [store.create(args.image, name=args.name)]
+        made = [store.create(args.image, name=args.name, volatile=args.volatile)]
     else:
-        made = store.create(args.image, count=args.count)
+        made = store.create(args.image, count=args.count, volatile=args.volatile)
     for container in made:
         print(container.id)
     return 0

@@ -19,7 +19,13 @@ def run(store: Store, args: argparse.Namespace) -> int:
             print(image.short_id)
         return 0
     rows = [row for image in images for row in _rows(image)]
-    columns = {"REPOSITORY": str, "TAG": str, "IMAGE ID": _short, "CREATED": output.age, "SIZE": output.size}
+    columns: output.Columns = {
+        "REPOSITORY": str,
+        "TAG": str,
+        "IMAGE ID": _short,
+        "CREATED": output.age,
+        "SIZE": output.size,
+    }
     output.listing(rows, columns, args.format)
     return 0
 

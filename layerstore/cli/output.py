@@ -10,13 +10,15 @@ from typing import Any
 
 from layerstore.types import Progress
 
+Columns = Mapping[str, Callable[[Any], str]]
+
 
 def add_format(parser: argparse.ArgumentParser) -> None:
     """The option that every listing takes."""
     parser.add_argument("--format", choices=("table", "json"), default="table", help="a table, or one JSON list")
 
 
-def listing(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, Callable[[Any], str]], form: str) -> None:
+def listing(rows: Sequence[Mapping[str, Any]], columns: Columns, form: str) -> None:
     """Print rows as a table of `columns` (heading: what to show of the value of that key), or all of them as JSON."""
     if form == "json":
         print(json.dumps(list(rows), indent=2))

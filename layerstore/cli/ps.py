@@ -31,7 +31,7 @@ def run(store: Store, args: argparse.Namespace) -> int:
         }
         for container, state in zip(containers, store.states(containers), strict=True)
     ]
-    columns = {
+    columns: output.Columns = {
         "CONTAINER ID": lambda value: value[:12],
         "IMAGE": str,
         "COMMAND": _command,

@@ -38,7 +38,7 @@ def run(store: Store, args: argparse.Namespace) -> int:
     ]
     command = args.args or None
     entrypoint = None if args.entrypoint is None else [args.entrypoint]
-    container = store.create(args.image, name=args.name)
+    container = store.create(args.image, name=args.name, volatile=args.rm)
     try:
         options = {
             "entrypoint": entrypoint,

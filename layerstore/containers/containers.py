@@ -1,6 +1,7 @@
 """Containers: a writable layer each on an image, their rows, directories, mounts and processes."""
 
 import contextlib
+import dataclasses
 import json
 import os
 import re
@@ -23,7 +24,7 @@ from layerstore.store.layout import Layout
 from layerstore.store.locks import locked
 from layerstore.types import ChainId, DiffId, ImageId
 
-_COLUMNS = "id, name, image_id, image_name, chain_id, created_seconds, command"
+_COLUMNS = "id, name, image_id, image_name, chain_id, created_seconds, volatile, command"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}", re.ASCII)
 _BATCH = 500
 
@@ -38,6 +39,7 @@ class ContainerRow:
     image_name: str
     chain_id: ChainId
     created_seconds: float
+    volatile: bool
     command: str | None
 
 
@@ -51,22 +53,34 @@ class Containers:
         self._mounts = mounts
 
     def create(
-        self, image_id: ImageId, image_name: str, diff_ids: Sequence[DiffId], count: int, name: str | None
+        self,
+        image_id: ImageId,
+        image_name: str,
+        diff_ids: Sequence[DiffId],
+        count: int,
+        name: str | None,
+        volatile: bool,
     ) -> list[ContainerRow]:
         """Make `count` containers; all of them or none. Raises `Conflict` when `name` is taken, `OSError`."""
         if name is not None and not _NAME.fullmatch(name):
             raise InvalidInput(f"{name!r} is not a name for a container: it is letters, digits and . _ -")
         with locked(self._layout.garbage_lock, exclusive=False):
-            return self._create(image_id, image_name, diff_ids, count, name)
+            return self._create(image_id, image_name, diff_ids, count, name, volatile)
 
     def _create(
-        self, image_id: ImageId, image_name: str, diff_ids: Sequence[DiffId], count: int, name: str | None
+        self,
+        image_id: ImageId,
+        image_name: str,
+        diff_ids: Sequence[DiffId],
+        count: int,
+        name: str | None,
+        volatile: bool,
     ) -> list[ContainerRow]:
         chain = self._chains.mountable(diff_ids)
         root = self._chains.index(diff_ids).record(0)
         now = time.time()
         rows = [
-            ContainerRow(secrets.token_hex(32), name, image_id, image_name, chain.chain_id, now, None)
+            ContainerRow(secrets.token_hex(32), name, image_id, image_name, chain.chain_id, now, volatile, None)
             for _ in range(count)
         ]
         ids = [row.id for row in rows]
@@ -84,8 +98,8 @@ class Containers:
                 if name is not None and db.execute("SELECT 1 FROM containers WHERE name = ?", (name,)).fetchone():
                     raise Conflict(f"there is a container named {name!r} already; `layerstore rm {name}` first")
                 db.executemany(
-                    f"INSERT INTO containers ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)",
-                    [(r.id, r.name, r.image_id, r.image_name, r.chain_id, r.created_seconds, None) for r in rows],
+                    f"INSERT INTO containers ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                    [dataclasses.astuple(row) for row in rows],
                 )
         except BaseException:
             for container in ids:
@@ -120,13 +134,13 @@ class Containers:
 
     def mount(self, rows: Iterable[ContainerRow], diff_ids: dict[ChainId, Sequence[DiffId]]) -> None:
         """Mount them, a batch for each chain. Raises `NotFound`, `Unsupported`, `OSError`; those mounted before stay."""
-        by_chain: dict[ChainId, list[str]] = {}
+        batches: dict[tuple[ChainId, bool], list[str]] = {}
         for row in rows:
-            by_chain.setdefault(row.chain_id, []).append(row.id)
-        for chain, ids in by_chain.items():
+            batches.setdefault((row.chain_id, bool(row.volatile)), []).append(row.id)
+        for (chain, volatile), ids in batches.items():
             mountable = self._chains.mountable(diff_ids[chain])
             try:
-                self._mounts.mount(mountable, ids)
+                self._mounts.mount(mountable, ids, volatile=volatile)
             except FileNotFoundError as error:
                 gone = [container for container in ids if not self.upper(container).exists()]
                 if not gone:

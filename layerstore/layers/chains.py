@@ -64,7 +64,7 @@ class Chains:
             durable.write_file(path, self._merge(diff_ids))
             return open_index(path)
 
-    def _merge(self, diff_ids: Sequence[DiffId]) -> bytes:
+    def _merge(self, diff_ids: Sequence[DiffId]) -> memoryview:
         key = hash_key(chain_id(diff_ids))
         layers = []
         for diff_id in diff_ids:
@@ -118,5 +118,5 @@ class Chains:
         needs = {"packs": sorted(packs - {LOCATION_OBJECT}), "objects": objects, "image_bytes": len(image)}
         # The description comes last: it is what says that the image is whole.
         description.unlink(missing_ok=True)
-        durable.write_file(self._layout.chain_image(chain), image)
+        durable.write_file(self._layout.chain_image(chain), memoryview(image))
         durable.write_file(description, json.dumps(needs).encode())

@@ -79,7 +79,8 @@ def _remove_files(layout: Layout, database: Database, kept: bytes, kept_packs: s
     blobs = {digest_hex(digest) for (digest,) in db.execute("SELECT digest FROM image_blobs")}
     containers = {container for (container,) in db.execute("SELECT id FROM containers")}
     for directory in layout.objects.iterdir():
-        _sweep(directory, lambda name, prefix=directory.name: prefix + name in objects)
+        here = {name[2:] for name in objects if name[:2] == directory.name}
+        _sweep(directory, here.__contains__)
     _sweep(layout.packs, lambda name: name.split(".")[0] in map(str, kept_packs))
     _sweep(layout.layers, lambda name: name.split(".")[0] in layers)
     _sweep(layout.blobs, blobs.__contains__)

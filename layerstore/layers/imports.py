@@ -5,6 +5,7 @@ in one transaction. What a killed import leaves is unreachable, and the next imp
 """
 
 import contextlib
+import functools
 import hashlib
 import os
 import queue
@@ -19,7 +20,15 @@ from pathlib import Path
 from layerstore._core.erofs import write_pack
 from layerstore._core.ingest import LOCATION_OBJECT, RECORD_BYTES, Contents, LayerIngest
 from layerstore.errors import DigestMismatch, InvalidInput
-from layerstore.layers.streams import Counted, Piece, compression_of, decompressed, recipe_compressor
+from layerstore.layers.streams import (
+    QUEUED_PIECES,
+    BackgroundHash,
+    Counted,
+    Piece,
+    compression_of,
+    decompressed,
+    recipe_compressor,
+)
 from layerstore.oci.images import ImageConfig
 from layerstore.store import durable
 from layerstore.store.contents import ContentStore
@@ -28,7 +37,6 @@ from layerstore.store.layout import PACK_THRESHOLD_BYTES, Layout
 from layerstore.store.locks import locked, try_lock
 from layerstore.types import DiffId, Digest, chain_id, digest_hex, hash_key
 
-QUEUED_PIECES = 8
 _RECORD_PACK_AT = 40
 
 
@@ -125,21 +133,25 @@ class Import:
         source = iter(pieces)
         head = next(source, b"")
         compression = compression_of(head)
-        blob = Counted(_chain(head, source), digest=bool(compression), progress=progress)
-        layer = self._ingest(blob, compression)
+        if compression:
+            with BackgroundHash() as blob_hash:
+                blob = Counted(_chain(head, source), digest=blob_hash, progress=progress)
+                layer = self._ingest(blob, compression, blob_hash)
+        else:
+            layer = self._ingest(Counted(_chain(head, source), progress=progress), "", None)
         layer.check(diff_id, digest, size_bytes)
         self._pending.layers[layer.diff_id] = layer
         return layer
 
-    def _ingest(self, blob: Counted, compression: str) -> ImportedLayer:
+    def _ingest(self, blob: Counted, compression: str, blob_hash: BackgroundHash | None) -> ImportedLayer:
         if self._contents is None:
             raise InvalidInput("an import is used as a context manager")
         ingest = LayerIngest(self._contents)
         recipe = self._staging / f"{secrets.token_hex(8)}.recipe"
         compressor = recipe_compressor()
-        # The reading thread decompresses and hashes what is least work there; this one hashes the rest and stores.
-        tar = Counted(decompressed(blob, compression), digest=not compression)
+        # The reading thread hashes the tar where it need not decompress it; else this one, which stores it, does.
         tar_hash = hashlib.sha256()
+        tar = Counted(decompressed(blob, compression), digest=None if compression else tar_hash)
         with open(recipe, "wb") as out, _read_ahead(tar) as spans:
             for span in spans:
                 if compression:
@@ -147,14 +159,14 @@ class Import:
                 out.write(compressor.compress(ingest.feed(span)))
             ingest.finish()
             out.write(compressor.flush())
-        diff_id = DiffId(f"sha256:{tar_hash.hexdigest()}" if compression else tar.digest())
+        diff_id = DiffId(f"sha256:{tar_hash.hexdigest()}")
         index = ingest.index(hash_key(diff_id))
         hex_id = digest_hex(diff_id)
         (self._staging / f"{hex_id}.index").write_bytes(index)
         recipe.rename(self._staging / f"{hex_id}.recipe")
         return ImportedLayer(
             diff_id=diff_id,
-            digest=Digest(blob.digest() if compression else diff_id),
+            digest=Digest(f"sha256:{blob_hash.hexdigest()}" if blob_hash else diff_id),
             blob_bytes=blob.bytes,
             media_type=f"application/vnd.oci.image.layer.v1.tar{'+' + compression if compression else ''}",
             entries=ingest.entries,
@@ -194,9 +206,7 @@ class Import:
                     "INSERT INTO packs VALUES (?, ?, ?)",
                     (self._pack_number, len(slots) // RECORD_BYTES, contents_bytes),
                 )
-                db.execute(
-                    "UPDATE counters SET value = max(value, ?) WHERE name = 'packs'", (self._pack_number + 1,)
-                )
+                db.execute("UPDATE counters SET value = max(value, ?) WHERE name = 'packs'", (self._pack_number + 1,))
             for layer in layers:
                 db.execute(
                     "INSERT OR IGNORE INTO layers VALUES (?, ?, ?, ?)",
@@ -309,14 +319,14 @@ def _reserve_pack(layout: Layout, database: Database) -> tuple[int, int]:
 def _clear_abandoned(layout: Layout, database: Database) -> None:
     """Remove the staging directories and packs of imports that were killed. Under the staging lock."""
     for directory in layout.staging.iterdir():
-        _if_abandoned(directory / "lock", lambda directory=directory: shutil.rmtree(directory, ignore_errors=True))
+        _if_abandoned(directory / "lock", functools.partial(shutil.rmtree, directory, ignore_errors=True))
     committed = {number for (number,) in database.read().execute("SELECT number FROM packs")}
     for path in layout.packs.glob("*.pack"):
         if int(path.stem) not in committed:
-            _if_abandoned(path, lambda path=path: _drop_pack(layout, database, int(path.stem)))
+            _if_abandoned(path, functools.partial(_drop_pack, layout, database, int(path.stem)))
 
 
-def _if_abandoned(lock: Path, remove: Callable[[], None]) -> None:
+def _if_abandoned(lock: Path, remove: Callable[[], object]) -> None:
     try:
         fd = os.open(lock, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:

@@ -160,7 +160,7 @@ def _opened(source: str | os.PathLike[str] | BinaryIO) -> Iterator[tuple[BinaryI
     """The source as a binary file, and a label for it."""
     if isinstance(source, (str, os.PathLike)):
         with open(source, "rb", buffering=0) as file:
-            yield file, _label(Path(source))  # type: ignore[misc]
+            yield file, _label(Path(source))
     else:
         yield source, "stream"
 

@@ -4,12 +4,14 @@ A piece is a bytes-like object of 1 byte to a few MiB that is not changed afterw
 """
 
 import hashlib
+import queue
 import sys
+import threading
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
-from isal import isal_zlib
+from isal import igzip_lib, isal_zlib
 
 from layerstore.errors import CorruptError, LimitExceeded
 
@@ -20,6 +22,7 @@ else:
 
 Piece = bytes | memoryview
 PIECE_BYTES = 1 << 20
+QUEUED_PIECES = 8
 INPUT_BYTES = 1 << 18
 """Compressed bytes taken at a time: small, as what a decoder has not consumed is copied."""
 MAX_WINDOW_LOG = 27
@@ -39,12 +42,56 @@ def pieces_of(source: Readable, size: int = PIECE_BYTES) -> Iterator[Piece]:
         yield piece
 
 
-class Counted:
-    """Passes pieces on, counting them, hashing them with SHA-256 if asked, calling `progress` with the count."""
+class BackgroundHash:
+    """SHA-256 in a thread of its own, so that hashing a compressed blob does not slow its decompression down.
 
-    def __init__(self, pieces: Iterable[Piece], *, digest: bool, progress: Callable[[int], None] | None = None) -> None:
+    As a context manager it has ended its thread when it is left.
+    """
+
+    def __init__(self) -> None:
+        self._hash = hashlib.sha256()
+        self._pieces: queue.SimpleQueue[Piece | None] = queue.SimpleQueue()
+        self._room = threading.Semaphore(QUEUED_PIECES)
+        self._thread = threading.Thread(target=self._run, name="layerstore-hash", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while (piece := self._pieces.get()) is not None:
+            self._hash.update(piece)
+            self._room.release()
+
+    def update(self, piece: Piece, /) -> None:
+        self._room.acquire()
+        self._pieces.put(piece)
+
+    def hexdigest(self) -> str:
+        """Of all pieces; nothing can be added after."""
+        self.__exit__()
+        return self._hash.hexdigest()
+
+    def __enter__(self) -> "BackgroundHash":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._thread.is_alive():
+            self._pieces.put(None)
+            self._thread.join()
+
+
+class Hash(Protocol):
+    """What `Counted` gives its pieces to."""
+
+    def update(self, piece: Piece, /) -> None: ...
+
+
+class Counted:
+    """Passes pieces on, counting them, giving them to `digest` if there is one, calling `progress` with the count."""
+
+    def __init__(
+        self, pieces: Iterable[Piece], *, digest: Hash | None = None, progress: Callable[[int], None] | None = None
+    ) -> None:
         self._pieces = pieces
-        self._hash = hashlib.sha256() if digest else None
+        self._hash = digest
         self._progress = progress
         self.bytes = 0
 
@@ -56,10 +103,6 @@ class Counted:
             if self._progress is not None:
                 self._progress(self.bytes)
             yield piece
-
-    def digest(self) -> str:
-        """`sha256:…` of what has passed; "" when it was not hashed."""
-        return "" if self._hash is None else "sha256:" + self._hash.hexdigest()
 
 
 def _gunzip(pieces: Iterable[Piece]) -> Iterator[Piece]:
@@ -74,7 +117,7 @@ def _gunzip(pieces: Iterable[Piece]) -> Iterator[Piece]:
                 decoder = isal_zlib.decompressobj(zlib.MAX_WBITS | 16)
             try:
                 data = decoder.decompress(pending, PIECE_BYTES)
-            except isal_zlib.error as error:
+            except igzip_lib.IsalError as error:  # type: ignore[misc]  # the stub calls it an instance
                 raise CorruptError(f"the gzip stream is damaged ({error}); fetch or save it again") from error
             if data:
                 yield data

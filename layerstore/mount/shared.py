@@ -32,8 +32,10 @@ class Mounts:
     def _pack_target(self, number: int) -> Path:
         return self._layout.pack_mounts / str(number)
 
-    def mount(self, chain: Chain, containers: Sequence[str]) -> None:
+    def mount(self, chain: Chain, containers: Sequence[str], *, volatile: bool) -> None:
         """Mount these containers (ids) of one chain; those that are mounted already stay.
+
+        `volatile` ones are never synced, not even when they are unmounted.
 
         Raises `Unsupported` where this user or kernel cannot, `OSError`. What was mounted before an error stays.
         """
@@ -44,7 +46,8 @@ class Mounts:
             data = [_open_path(stack, self._pack_target(number)) for number in chain.packs]
             if chain.objects:
                 data.append(_open_path(stack, self._layout.objects))
-            mount.overlay_mount_many(_open_path(stack, self._layout.containers), containers, lower, data)
+            containers_fd = _open_path(stack, self._layout.containers)
+            mount.overlay_mount_many(containers_fd, containers, lower, data, volatile)
 
     @contextlib.contextmanager
     def _shared(self, chain: Chain) -> Iterator[None]:

@@ -42,7 +42,7 @@ CREATE TABLE names (name TEXT PRIMARY KEY, image_id TEXT NOT NULL REFERENCES ima
 CREATE INDEX names_of ON names (image_id);
 CREATE TABLE containers (
     id TEXT PRIMARY KEY, name TEXT UNIQUE, image_id TEXT NOT NULL REFERENCES images, image_name TEXT NOT NULL,
-    chain_id TEXT NOT NULL, created_seconds REAL NOT NULL, command TEXT
+    chain_id TEXT NOT NULL, created_seconds REAL NOT NULL, volatile INTEGER NOT NULL, command TEXT
 ) WITHOUT ROWID;
 CREATE INDEX containers_of_chain ON containers (chain_id);
 CREATE INDEX containers_of_image ON containers (image_id);

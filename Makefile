@@ -1,0 +1,98 @@
+# `make demo` shows the main job, `make test` runs the tests; both install what they need first. `make help` lists the rest.
+# Everything made is below .venv/ and build/, apart from the compiled core beside its sources in layerstore/_core/.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMPS := build/stamps
+
+CORE    := setup.py pyproject.toml $(wildcard csrc/*.c csrc/*.h layerstore/_core/*.pyx layerstore/_core/*.pxd)
+MODULES := $(wildcard layerstore/*.py layerstore/*/*.py)
+UNITS   := $(patsubst csrc/%.c,%,$(wildcard csrc/*.c))
+# The kernels for one instruction set are not for other processors.
+PORTABLE := $(filter-out %_avx2 %_avx512,$(UNITS))
+FUZZERS := $(patsubst tests/fuzz/%.c,%,$(wildcard tests/fuzz/*.c))
+
+# Tests of the compiled core itself: what `make sanitize` runs.
+CORE_TESTS = $(shell grep -lE 'layerstore\._core' tests/test_*.py)
+FUZZ_SECONDS ?= 20
+PYTEST_ARGS ?=
+DEMO_ARGS ?=
+BENCH_ARGS ?=
+
+C_FLAGS := -std=gnu11 -O2 -Wall -Wextra -Werror -Icsrc
+FUZZ_FLAGS := -std=gnu11 -g -O1 -Icsrc -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined
+
+.PHONY: help demo test lint format sanitize fuzz bench clean packages-demo packages-test packages-bench packages-fuzz
+.DELETE_ON_ERROR:
+
+help:
+	@echo 'make demo      one real image in, a thousand containers out (DEMO_ARGS=--help)'
+	@echo 'make test      the tests (PYTEST_ARGS="-k name")'
+	@echo 'make lint      ruff, mypy, and the C core without warnings, for another processor too'
+	@echo 'make sanitize  the tests of the core under AddressSanitizer and UndefinedBehaviorSanitizer'
+	@echo 'make fuzz      each fuzzer for FUZZ_SECONDS ($(FUZZ_SECONDS))'
+	@echo 'make bench     against docker, podman and containerd; writes docs/benchmarks.md'
+	@echo 'make clean     remove what was built'
+
+demo: packages-demo $(STAMPS)/core
+	@$(BIN)/python -m bench.demo $(DEMO_ARGS)
+
+test: packages-test $(STAMPS)/core
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+bench: packages-bench $(STAMPS)/core
+	$(BIN)/python -m bench.run $(BENCH_ARGS)
+
+lint: packages-test $(STAMPS)/werror $(PORTABLE:%=build/aarch64/%.o)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --strict layerstore
+
+format: $(VENV)/installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+sanitize: packages-test $(STAMPS)/sanitize
+	ci/sanitized $(BIN)/python -m pytest -p no:cacheprovider $(PYTEST_ARGS) $(CORE_TESTS)
+
+fuzz: $(FUZZERS:%=build/fuzz/%)
+	@for fuzzer in $(FUZZERS); do ci/fuzz-one build/fuzz/$$fuzzer $(FUZZ_SECONDS) || exit 1; done
+
+clean:
+	rm -rf build .pytest_cache .mypy_cache .ruff_cache .hypothesis layerstore/_core/*.so *.egg-info
+
+# What the targets above are made of.
+
+packages-%:
+	@ci/install-packages $*
+
+$(VENV)/installed: pyproject.toml ci/setup | packages-demo
+	@mkdir -p $(STAMPS)
+	@touch $(STAMPS)/core.begun
+	@ci/setup $(VENV) $(PYTHON)
+	@mv $(STAMPS)/core.begun $(STAMPS)/core
+	@touch $@
+
+# `ci/setup` has built the core already, unless a source changed since it began.
+$(STAMPS)/core: $(CORE) $(VENV)/installed
+	@if [ -z "$$(find $@ 2>/dev/null)" ] || [ -n "$$(find $(CORE) -newer $@)" ]; then \
+		echo 'building the core'; touch $@.begun && $(BIN)/python setup.py -q build_clib build_ext --inplace && mv $@.begun $@; \
+		else touch $@; fi
+
+$(STAMPS)/werror: $(CORE) $(VENV)/installed
+	LAYERSTORE_WERROR=1 $(BIN)/python setup.py -q build --build-base build/werror
+	@touch $@
+
+# Beside the tree and not in it, so that no other target meets an instrumented core.
+$(STAMPS)/sanitize: $(CORE) $(MODULES) $(VENV)/installed
+	LAYERSTORE_SANITIZE=1 $(BIN)/python setup.py -q build --build-base build/sanitized --build-lib build/sanitized/lib
+	@touch $@
+
+build/aarch64/%.o: csrc/%.c $(wildcard csrc/*.h) | packages-test
+	@mkdir -p $(@D)
+	aarch64-linux-gnu-gcc $(C_FLAGS) -c -o $@ $<
+
+build/fuzz/%: tests/fuzz/%.c $(wildcard csrc/*.c csrc/*.h) | packages-fuzz
+	@mkdir -p $(@D)
+	clang $(FUZZ_FLAGS) -o $@ $< $(wildcard csrc/*.c)

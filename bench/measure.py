@@ -1,0 +1,86 @@
+"""Measuring: medians of interleaved rounds, memory of the machine, cold caches, small C helpers."""
+
+from __future__ import annotations
+
+import gc
+import os
+import statistics
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+CSRC = Path(__file__).parent / "csrc"
+
+
+def seconds(work: Callable[..., object], *arguments: object) -> float:
+    begin = time.perf_counter()
+    work(*arguments)
+    return time.perf_counter() - begin
+
+
+def interleaved(works: dict[str, Callable[[], float]], rounds: int) -> dict[str, float]:
+    """The median of each work's figures. Rounds alternate, so that what else the machine does weighs on all."""
+    figures: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(rounds):
+        for name, work in works.items():
+            figures[name].append(work())
+    return {name: statistics.median(values) for name, values in figures.items()}
+
+
+def split_ours(figures: dict[str, float], name: str = "ours") -> tuple[float | None, dict[str, float]]:
+    """(ours or None, the peers) of what `interleaved` gave."""
+    return figures.get(name), {peer: value for peer, value in figures.items() if peer != name}
+
+
+def drop_caches() -> None:
+    os.sync()
+    Path("/proc/sys/vm/drop_caches").write_text("3\n")
+
+
+def meminfo(*names: str) -> int:
+    """The sum of the named lines of /proc/meminfo, in bytes."""
+    lines = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())
+    kib = {fields[0].rstrip(":"): int(fields[1]) for fields in lines}
+    return sum(kib[name] for name in names) * 1024
+
+
+def memory_in_use() -> int:
+    """Bytes that are not available, with everything that can be dropped dropped: what stays as long as its users do."""
+    gc.collect()
+    drop_caches()
+    time.sleep(0.2)
+    drop_caches()
+    return meminfo("MemTotal") - meminfo("MemAvailable")
+
+
+def page_cache_bytes() -> int:
+    return meminfo("Cached", "Buffers")
+
+
+def warm(path: Path) -> None:
+    """Read the file once, so that it comes from the page cache for everyone."""
+    with path.open("rb") as stream:
+        while stream.read(1 << 22):
+            pass
+
+
+def helper(name: str, where: Path) -> Path:
+    """Compile csrc/<name>.c; the path of the program."""
+    program = where / name
+    if not program.exists():
+        subprocess.run(["cc", "-std=gnu11", "-O2", "-Wall", "-Wextra", "-o", program, CSRC / f"{name}.c"], check=True)
+    return program
+
+
+def helper_output(program: Path, *arguments: object) -> list[str]:
+    command = [str(program), *map(str, arguments)]
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split()
+
+
+def extract(tar: Path, directory: Path) -> Path:
+    """Unpack a layer with GNU tar, as root's: the directory trees that overlayfs is measured on."""
+    directory.mkdir(parents=True)
+    flags = ["--numeric-owner", "--same-permissions", "--xattrs", "--xattrs-include=*"]
+    subprocess.run(["tar", *flags, "-xf", str(tar), "-C", str(directory)], check=True)
+    return directory

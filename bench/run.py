@@ -1,0 +1,188 @@
+"""Run the benchmarks: `python -m bench.run [--quick] [--peers-only] [NAME ...]`, as root.
+
+Everything happens in a mount and a process namespace of its own, on a file system of its own: when it ends, on an
+interrupt too, no daemon, container, mount or loop device is left.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import datetime
+import importlib
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+from bench import rows as report
+from bench.context import Context
+from bench.fixtures import Fixtures
+from bench.loopfs import loop_file_system
+from bench.rows import Row
+
+ROOT = Path(__file__).parent.parent
+NAMES = ("import", "mount", "run", "read", "blake3")
+INSIDE = "LAYERSTORE_BENCH_INSIDE"
+HYBRID_CGROUP = Path("/sys/fs/cgroup/unified")
+
+
+def main() -> int:
+    options = parse()
+    if os.geteuid() != 0:
+        print("bench: mounting and the peers' daemons need root; run it as root", file=sys.stderr)
+        return 1
+    if INSIDE not in os.environ:
+        enter_namespaces()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, interrupted)
+    if os.path.ismount(HYBRID_CGROUP):
+        # crun 1.8 refuses cgroups in hybrid mode.
+        subprocess.run(["umount", HYBRID_CGROUP], check=True)
+    rows = measure(options)
+    print(report.table(rows))
+    write_results(rows, options)
+    return 0
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="bench", description="layerstore against its peers, on real images.")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"benchmarks to run: {', '.join(NAMES)} (default: all)"
+    )
+    parser.add_argument("--quick", action="store_true", help="fewer rounds: to see that it works, not to quote")
+    parser.add_argument("--peers-only", action="store_true", help="measure the peers alone")
+    parser.add_argument("--file-system", choices=("ext4", "xfs"), default="ext4", help="under all stores")
+    parser.add_argument("--cache", type=Path, help="directory of the fixture images")
+    parser.add_argument("--scratch", type=Path, help="directory of the sparse file (default /var/tmp)")
+    parser.add_argument("--results", type=Path, default=ROOT / "bench/results", help="directory of the JSON results")
+    options = parser.parse_args()
+    options.names = options.names or list(NAMES)
+    if unknown := set(options.names) - set(NAMES):
+        parser.error(f"no benchmark is called {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
+    return options
+
+
+def enter_namespaces() -> NoReturn:
+    flags = ["--mount", "--propagation=private", "--pid", "--fork", "--kill-child=TERM", "--mount-proc"]
+    command = ["unshare", *flags, sys.executable, "-m", "bench.run", *sys.argv[1:]]
+    os.chdir(ROOT)
+    os.execvpe(command[0], command, {**os.environ, INSIDE: "1"})
+
+
+def interrupted(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def measure(options: argparse.Namespace) -> list[Row]:
+    def log(message: str) -> None:
+        print(f"bench: {message}", file=sys.stderr, flush=True)
+
+    rows: list[Row] = []
+    with contextlib.ExitStack() as stack:
+        directory = stack.enter_context(loop_file_system(options.file_system, where=options.scratch))
+        run_directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lsb-", dir="/run")))
+        fixtures = Fixtures(options.cache, log)
+        context = Context(fixtures, directory, run_directory, options.quick, options.peers_only, log)
+        stack.callback(context.close)
+        for name in options.names:
+            log(f"{name} …")
+            measured = benchmark(name)(context)
+            print(report.table(measured), file=sys.stderr, flush=True)
+            rows += measured
+    return rows
+
+
+def benchmark(name: str) -> Callable[[Context], list[Row]]:
+    if name == "blake3":
+        return blake3
+    run: Callable[[Context], list[Row]] = importlib.import_module(f"bench.bench_{name}").run
+    return run
+
+
+def blake3(context: Context) -> list[Row]:
+    if context.peers_only:
+        return []
+    from bench import bench_blake3
+
+    return [
+        Row(
+            work=f"BLAKE3, {row['work']}",
+            unit=row["unit"],
+            ours=row["ours"],
+            peers={"blake3 package": row["peer"]},
+            target=f"≥ {row['target']:g}× faster",
+            met=row["ratio"] >= row["target"],
+            more_is_better=True,
+        )
+        for row in bench_blake3.run(str(context.fixtures.debian_tar()))
+    ]
+
+
+def machine() -> dict[str, Any]:
+    processor = next(
+        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
+        "?",
+    )
+    return {
+        "processor": processor,
+        "cores": os.cpu_count(),
+        "memory_bytes": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "packages": package_versions(),
+    }
+
+
+def package_versions() -> dict[str, str]:
+    packages = ["docker.io", "containerd", "podman", "crun", "runc"]
+    command = ["dpkg-query", "-W", "-f", "${Package} ${Version}\n", *packages]
+    listed = subprocess.run(command, capture_output=True, text=True).stdout
+    return dict(line.split(" ", 1) for line in listed.splitlines())
+
+
+def commit() -> str:
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
+    return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+
+
+def write_results(rows: list[Row], options: argparse.Namespace) -> None:
+    """The JSON of every run; docs/benchmarks.md only of a complete one."""
+    now = datetime.datetime.now(datetime.UTC)
+    about = {"date": now.isoformat(timespec="seconds"), "commit": commit(), "file_system": options.file_system}
+    result = {**about, "quick": options.quick, "machine": machine(), "rows": [report.as_json(row) for row in rows]}
+    options.results.mkdir(parents=True, exist_ok=True)
+    path = options.results / f"{now:%Y-%m-%dT%H%M%S}.json"
+    path.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    print(f"bench: wrote {path}", file=sys.stderr)
+    if not options.quick and not options.peers_only and set(options.names) == set(NAMES):
+        document = ROOT / "docs/benchmarks.md"
+        document.parent.mkdir(exist_ok=True)
+        document.write_text(page(rows, result))
+        print(f"bench: wrote {document}", file=sys.stderr)
+
+
+def page(rows: list[Row], result: dict[str, Any]) -> str:
+    about = result["machine"]
+    versions = ", ".join(f"{name} {version}" for name, version in about["packages"].items())
+    return f"""# Benchmarks
+
+Made by `make bench` on {result["date"][:10]} at commit {result["commit"]}:
+{about["processor"]}, {about["cores"]} cores, Linux {about["kernel"]}, Python {about["python"]}; {versions}.
+The stores of all are on one loop-mounted {result["file_system"]} with a journal.
+Medians; rounds of ours and of the peers alternate.
+"peer / ours" is the fastest peer over ours: above 1, ours is the better one.
+`bench/README.md` says what each line measures.
+
+{report.markdown(rows)}
+"""
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,254 @@
+"""What holds for the project as a whole: imports point one way, documents are true, nothing is left lying about."""
+
+import ast
+import hashlib
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import tomllib
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from layerstore.cli import COMMANDS
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "layerstore"
+MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+BUSYBOX = Path("/bin/busybox")
+
+# A part imports from itself and from parts of a lower rank. `layerstore/__init__.py` imports nothing until asked to.
+RANKS = {
+    **{"_core": 0, "errors": 1, "types": 2, "store": 3, "oci": 3, "layers": 4, "mount": 5, "containers": 6},
+    **{"api": 7, "cli": 8, "__main__": 9},
+}
+
+
+# Imports
+
+
+def part_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports_of(path: Path) -> Iterator[str]:
+    """The parts of layerstore that a module imports, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: a relative import"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            first, _, rest = name.partition(".")
+            if first == "layerstore":
+                yield rest.split(".")[0]
+
+
+def wrong_imports(path: Path) -> list[str]:
+    part = part_of(path)
+    return [name for name in imports_of(path) if name != part and RANKS.get(name, 99) >= RANKS[part]]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_point_one_way(path: Path) -> None:
+    assert wrong_imports(path) == []
+
+
+def test_an_import_that_points_back_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "PACKAGE", tmp_path)
+    module = tmp_path / "store" / "db.py"
+    module.parent.mkdir()
+    module.write_text("import os\nfrom layerstore import errors\ndef f():\n    from layerstore.mount import shared\n")
+    assert wrong_imports(module) == ["mount"]
+
+
+def test_the_c_core_knows_nothing_of_python() -> None:
+    assert [path.name for path in (ROOT / "csrc").iterdir() if "Python.h" in path.read_text()] == []
+
+
+def test_importing_layerstore_imports_nothing_else() -> None:
+    code = "import layerstore, sys; print([m for m in sys.modules if m.startswith('layerstore.')])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+# Versions
+
+
+def test_the_version_is_the_same_everywhere() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    newest = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert newest is not None
+    assert version("layerstore") == project["version"] == newest[1]
+    command = [sys.executable, "-m", "layerstore", "--version"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert shown.stdout == f"layerstore {project['version']}\n"
+
+
+@pytest.mark.parametrize(
+    ("page", "header", "macro"), [("pack", "contents", "LS_PACK_VERSION"), ("index", "index", "LS_INDEX_VERSION")]
+)
+def test_a_format_page_tells_the_version_that_is_written(page: str, header: str, macro: str) -> None:
+    defined = re.search(rf"#define {macro} (\d+)", (ROOT / f"csrc/{header}.h").read_text())
+    told = re.search(r"^# .*version (\d+)", (ROOT / f"docs/format/{page}.md").read_text(), re.MULTILINE)
+    assert defined is not None
+    assert told is not None
+    assert defined[1] == told[1]
+
+
+# Documents
+
+
+def documents() -> list[Path]:
+    return [ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "bench").glob("*.md")]
+
+
+def make_targets() -> set[str]:
+    lines = (ROOT / "Makefile").read_text().splitlines()
+    phony = next(line for line in lines if line.startswith(".PHONY:"))
+    return set(phony.split()[1:])
+
+
+def test_commands_that_documents_name_exist() -> None:
+    for document in documents():
+        found = re.findall(r"```sh\n(.*?)```|`([^`\n]+)`", document.read_text(), re.DOTALL)
+        code = "\n".join(block or inline for block, inline in found)
+        for target in re.findall(r"^make ([a-z]+)", code, re.MULTILINE):
+            assert target in make_targets(), f"{document.name}: make {target}"
+        for command in re.findall(r"(?:^|\| )layerstore (?:--root \S+ )?([a-z]+)", code, re.MULTILINE):
+            assert command in COMMANDS, f"{document.name}: layerstore {command}"
+
+
+def test_commands_listed_have_modules() -> None:
+    shared = {"command", "output", "selection"}
+    found = {path.stem.rstrip("_") for path in (PACKAGE / "cli").glob("[!_]*.py")}
+    assert found == set(COMMANDS) | shared
+
+
+def test_links_of_documents_lead_somewhere() -> None:
+    for document in documents():
+        for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", document.read_text()):
+            if "://" not in target:
+                assert (document.parent / target).exists(), f"{document.name} links to {target}"
+
+
+def test_files_that_the_architecture_names_exist() -> None:
+    text = (ROOT / "docs/architecture.md").read_text()
+    everything = [str(path.relative_to(ROOT)) for path in ROOT.rglob("*.*") if ".venv" not in path.parts]
+    for name in re.findall(r"`([\w/.]+\.(?:py|pyx|c|h|md))`", text):
+        assert any(path == name or path.endswith("/" + name) for path in everything), name
+
+
+def test_the_architecture_says_what_every_file_is_for() -> None:
+    text = (ROOT / "docs/architecture.md").read_text()
+    headers = (path for path in (ROOT / "csrc").glob("*.h") if "_impl" not in path.stem)
+    modules = (p for p in MODULES if not p.name.startswith("__") and part_of(p) not in ("cli", "_core"))
+    silent = [p.name for p in (*headers, *modules) if p.name not in text and p.with_suffix(".c").name not in text]
+    assert silent == [], "docs/architecture.md, 'Where is what', does not name them"
+
+
+def test_figures_of_the_readme_are_those_that_were_measured() -> None:
+    """`make bench` writes docs/benchmarks.md; the README shows lines of it."""
+    (figures,) = re.findall(
+        r"<!-- figures: begin -->\n(.*?)<!-- figures: end -->", (ROOT / "README.md").read_text(), re.DOTALL
+    )
+    shown = [line for line in figures.splitlines() if line.startswith("|")]
+    measured = ROOT / "docs/benchmarks.md"
+    assert not shown or set(shown) <= set(measured.read_text().splitlines())
+
+
+# The example of the README
+
+
+def archive_of_busybox(path: Path) -> None:
+    """A docker archive of an image with a shell."""
+    layer = io.BytesIO()
+    with tarfile.open(fileobj=layer, mode="w") as tar:
+        for name, kind in (("bin", tarfile.DIRTYPE), ("bin/sh", tarfile.REGTYPE)):
+            member = tarfile.TarInfo(name)
+            member.type, member.mode = kind, 0o755
+            member.size = BUSYBOX.stat().st_size if kind == tarfile.REGTYPE else 0
+            tar.addfile(member, io.BytesIO(BUSYBOX.read_bytes()))
+    diff_id = "sha256:" + hashlib.sha256(layer.getvalue()).hexdigest()
+    rootfs = {"type": "layers", "diff_ids": [diff_id]}
+    config = json.dumps({"architecture": "amd64", "os": "linux", "config": {}, "rootfs": rootfs}).encode()
+    manifest = [{"Config": "config.json", "RepoTags": ["busybox:test"], "Layers": ["layer.tar"]}]
+    files = {"config.json": config, "layer.tar": layer.getvalue(), "manifest.json": json.dumps(manifest).encode()}
+    with tarfile.open(path, "w") as tar:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+
+
+@pytest.mark.root
+@pytest.mark.kernel
+def test_the_example_of_the_readme_runs(tmp_path: Path) -> None:
+    if not BUSYBOX.exists():
+        pytest.skip("no static /bin/busybox (busybox-static)")
+    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert len(example.splitlines()) <= 24
+    assert '"/var/tmp/example-store"' in example
+    archive_of_busybox(tmp_path / "image.tar")
+    code = example.replace('"/var/tmp/example-store"', repr(str(tmp_path / "store")))
+    command = [sys.executable, "-c", code, str(tmp_path / "image.tar")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("['busybox:test'] ")
+    assert "100 views, the first at " in done.stdout
+    assert "A /note" in lines
+
+
+# Leftovers
+
+
+def tracked_files() -> list[Path]:
+    if not (ROOT / ".git").exists() or shutil.which("git") is None:
+        pytest.skip("not a git checkout, or no git")
+    command = ["git", "-c", f"safe.directory={ROOT}", "-C", str(ROOT), "ls-files", "-z"]
+    listed = subprocess.run(command, capture_output=True, check=True).stdout
+    return [ROOT / os.fsdecode(name) for name in listed.split(b"\0") if name]
+
+
+def test_nothing_is_left_lying_about() -> None:
+    marks = re.compile("|".join(("TO" + "DO", "FIX" + "ME", "XX" + "X ", "<<<<" + "<<<", "/wo" + "rk/")))
+    found = []
+    for path in tracked_files():
+        assert path.suffix not in (".so", ".o", ".pyc", ".orig", ".rej"), f"{path} is a product of the build"
+        if path.is_file() and path.suffix in (".py", ".pyx", ".pyi", ".pxd", ".c", ".h", ".md", ".toml", ".txt", ""):
+            lines = path.read_bytes().decode(errors="replace").splitlines()
+            found += [f"{path.relative_to(ROOT)}:{n}" for n, line in enumerate(lines, 1) if marks.search(line)]
+    assert found == []
+
+
+# The rules of conftest.py
+
+
+@pytest.mark.parametrize(("reason", "status"), [("umoci is not installed", 1), ("this CPU has no AVX-512", 0)])
+def test_a_skip_fails_where_everything_is_required(tmp_path: Path, reason: str, status: int) -> None:
+    (tmp_path / "test_it.py").write_text(f"import pytest\ndef test_it():\n    pytest.skip({reason!r})\n")
+    environment = {**os.environ, "LAYERSTORE_REQUIRE_ALL": "1", "PYTHONPATH": str(ROOT / "tests")}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "conftest", "-p", "no:cacheprovider", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert done.returncode == status, done.stdout + done.stderr
+    assert ("skipped, although" in done.stdout) == bool(status)
+
+
+def test_what_a_module_leaves_behind_is_seen(tmp_path: Path) -> None:
+    body = "import subprocess\nleft = []\ndef test_it():\n    left.append(subprocess.Popen(['sleep', '3']))\n"
+    (tmp_path / "test_it.py").write_text(body)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests")}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "conftest", "-p", "no:cacheprovider", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert done.returncode == 1
+    assert "left behind by this module: process" in done.stdout
