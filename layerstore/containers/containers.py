@@ -9,7 +9,7 @@ import secrets
 import shutil
 import stat
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,11 @@ class ContainerRow:
     created_seconds: float
     volatile: bool
     command: str | None
+
+
+def _root_xattrs(xattrs: Mapping[bytes, bytes]) -> list[tuple[bytes, bytes]]:
+    """Those that an upper directory may have: to the kernel trusted.overlay.* would say what the directory is."""
+    return [(name, value) for name, value in xattrs.items() if not name.startswith(b"trusted.overlay.")]
 
 
 class Containers:
@@ -91,6 +96,11 @@ class Containers:
             container_make_many(fd, ids, stat.S_IMODE(root.mode), *owner, root.mtime_ns)
         finally:
             os.close(fd)
+        # The root of a view is the upper directory's own: nothing of the chain's root shows through it.
+        for attribute, value in _root_xattrs(root.xattrs):
+            for container in ids:
+                with contextlib.suppress(OSError):  # one that this user may not set, or this file system not have
+                    os.setxattr(self.upper(container), attribute, value)
         try:
             with self._database.transaction(durable=False) as db:
                 if db.execute("SELECT 1 FROM images WHERE image_id = ?", (image_id,)).fetchone() is None:
@@ -133,7 +143,10 @@ class Containers:
         return self._layout.containers / container / "upper"
 
     def mount(self, rows: Iterable[ContainerRow], diff_ids: dict[ChainId, Sequence[DiffId]]) -> None:
-        """Mount them, a batch for each chain. Raises `NotFound`, `Unsupported`, `OSError`; those mounted before stay."""
+        """Mount them, a batch for each chain.
+
+        Raises `NotFound` where one was removed, `Unsupported`, `OSError`; those mounted before stay.
+        """
         batches: dict[tuple[ChainId, bool], list[str]] = {}
         for row in rows:
             batches.setdefault((row.chain_id, bool(row.volatile)), []).append(row.id)
@@ -180,7 +193,7 @@ class Containers:
 
     def _known(self, rows: Sequence[ContainerRow]) -> list[ContainerRow]:
         """Those of which the OCI runtime has something: that run, or ended without being deleted."""
-        names = set(os.listdir(self._layout.runtime))
+        names = {entry.name for entry in os.scandir(self._layout.runtime)}
         return [row for row in rows if row.id in names]
 
     def states(self, rows: Sequence[ContainerRow]) -> list[str]:
