@@ -234,7 +234,7 @@ class Store:
     def mount(self, containers: "Sequence[Container]") -> None:
         """Mount many at once; each view is then at its `root`. Those already mounted stay.
 
-        Raises `Unsupported` where this user or kernel cannot mount, `OSError`.
+        Raises `NotFound` where one was removed, `Unsupported` where this user or kernel cannot mount, `OSError`.
         """
         rows = [container.row for container in containers]
         stacks: dict[ChainId, Sequence[DiffId]] = {}
@@ -253,12 +253,7 @@ class Store:
 
     def states(self, containers: "Sequence[Container]") -> list[str]:
         """Of each: "created", "mounted" or "running"."""
-        rows = [container.row for container in containers]
-        mounted = self._containers.mounted(rows)
-        return [
-            ("running" if self._containers.is_running(row.id) else "mounted") if is_mounted else "created"
-            for row, is_mounted in zip(rows, mounted, strict=True)
-        ]
+        return self._containers.states([container.row for container in containers])
 
 
 class Image:
@@ -426,8 +421,12 @@ class Container:
         self._store.remove([self], force=force)
 
     def diff(self) -> list[Change]:
-        """What it changed, sorted by path."""
-        return changes.changes(self._store._containers.upper(self.id), self.image.index())
+        """What it changed, sorted by path. Raises `NotFound` when it was removed."""
+        try:
+            return changes.changes(self._store._containers.upper(self.id), self.image.index())
+        except FileNotFoundError:
+            self._store.container(self.id)
+            raise
 
     def run(
         self,
@@ -459,8 +458,10 @@ class Container:
 
         Raises:
             InvalidInput: the image says no command, or names a user that it does not have.
+            Conflict: a program runs in it already.
             Unsupported: no OCI runtime, or no right to mount.
         """
+        self._store._containers.forget_ended(self.id)
         was_mounted = self.state != "created"
         if not was_mounted:
             self.mount()
@@ -492,14 +493,20 @@ class Container:
         Arguments as for `run`; standard input is empty, output goes nowhere unless a file is given. The container stays
         mounted; `kill` ends the program, `remove` the container. Raises as `run`.
         """
-        self.mount()
-        bundle = self._bundle(args, entrypoint, env, workdir, user, False, network, volumes, hostname)
-        with open(os.devnull, "r+b", buffering=0) as nothing:
-            out, err = (nothing.fileno() if f is None else _descriptor(f, 1) for f in (stdout, stderr))
-            runtime = self._store._containers.runtime()
-            if (self._store.layout.runtime / self.id).is_dir() and not self._store._containers.is_running(self.id):
-                runtime.delete(self.id)
-            return runtime.start_detached(bundle, self.id, stdin=nothing.fileno(), stdout=out, stderr=err)
+        self._store._containers.forget_ended(self.id)
+        was_mounted = self.state != "created"
+        if not was_mounted:
+            self.mount()
+        try:
+            bundle = self._bundle(args, entrypoint, env, workdir, user, False, network, volumes, hostname)
+            with open(os.devnull, "r+b", buffering=0) as nothing:
+                out, err = (nothing.fileno() if f is None else _descriptor(f, 1) for f in (stdout, stderr))
+                runtime = self._store._containers.runtime()
+                return runtime.start_detached(bundle, self.id, stdin=nothing.fileno(), stdout=out, stderr=err)
+        except BaseException:
+            if not was_mounted:
+                self.umount()
+            raise
 
     def kill(self, number: int = signal.SIGKILL) -> None:
         """Send a signal to its first process. Raises `NotFound` when nothing runs in it."""

@@ -1,5 +1,6 @@
 """Containers: a writable layer each on an image, their rows, directories, mounts and processes."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -132,15 +133,30 @@ class Containers:
         return self._layout.containers / container / "upper"
 
     def mount(self, rows: Iterable[ContainerRow], diff_ids: dict[ChainId, Sequence[DiffId]]) -> None:
-        """Mount them, a batch for each chain. Raises `Unsupported`, `OSError`; those mounted before stay."""
+        """Mount them, a batch for each chain. Raises `NotFound`, `Unsupported`, `OSError`; those mounted before stay."""
         batches: dict[tuple[ChainId, bool], list[str]] = {}
         for row in rows:
             batches.setdefault((row.chain_id, bool(row.volatile)), []).append(row.id)
         for (chain, volatile), ids in batches.items():
-            self._mounts.mount(self._chains.mountable(diff_ids[chain]), ids, volatile=volatile)
+            mountable = self._chains.mountable(diff_ids[chain])
+            try:
+                self._mounts.mount(mountable, ids, volatile=volatile)
+            except FileNotFoundError as error:
+                gone = [container for container in ids if not self.upper(container).exists()]
+                if not gone:
+                    raise
+                raise NotFound(f"container {gone[0][:12]} was removed; `layerstore ps` lists what is there") from error
 
     def unmount(self, rows: Sequence[ContainerRow], *, lazy: bool = False) -> None:
-        """Unmount them, and the chain and pack mounts that nobody uses then. Raises `OSError` where one is busy."""
+        """Unmount them, and the chain and pack mounts that nobody uses then.
+
+        Raises `Conflict` where one runs, before anything is done, or is busy, after trying all.
+        """
+        if not lazy:
+            # The kernel would not refuse: the programs of a container see it in a mount namespace of their own.
+            for row in self._known(rows):
+                if self.is_running(row.id):
+                    raise Conflict(f"container {row.id[:12]} is running; end it first, or force it")
         try:
             self._mounts.unmount([row.id for row in rows], lazy=lazy)
         except OSError as error:
@@ -161,6 +177,26 @@ class Containers:
 
     def _chain_if_used(self, chain: ChainId) -> Chain | None:
         return self._chains.described(chain) if self._chain_in_use(chain) else None
+
+    def _known(self, rows: Sequence[ContainerRow]) -> list[ContainerRow]:
+        """Those of which the OCI runtime has something: that run, or ended without being deleted."""
+        names = set(os.listdir(self._layout.runtime))
+        return [row for row in rows if row.id in names]
+
+    def states(self, rows: Sequence[ContainerRow]) -> list[str]:
+        """Of each: "created", "mounted" or "running"."""
+        running = {row.id for row in self._known(rows) if self.is_running(row.id)}
+        return [
+            "running" if row.id in running else "mounted" if is_mounted else "created"
+            for row, is_mounted in zip(rows, self.mounted(rows), strict=True)
+        ]
+
+    def forget_ended(self, container: str) -> None:
+        """Make room for another program. Raises `Conflict` while one runs."""
+        if (self._layout.runtime / container).is_dir():
+            if self.is_running(container):
+                raise Conflict(f"container {container[:12]} is running already; end it first, or create another one")
+            self.runtime().delete(container)
 
     def is_running(self, container: str) -> bool:
         """Does a process of it run, by the OCI runtime's word?"""
@@ -186,20 +222,22 @@ class Containers:
         return bundle
 
     def remove(self, rows: Sequence[ContainerRow], *, force: bool = False) -> None:
-        """Remove containers and all that they wrote.
+        """Remove containers and all that they wrote; those that are gone already are passed over.
 
         Raises `Conflict` where one runs or its mount is in use and `force` is not given; nothing is removed then.
         """
-        known = [row for row in rows if (self._layout.runtime / row.id).is_dir()]
+        known = self._known(rows)
         if not force:
             for row in known:
                 if self.is_running(row.id):
                     raise Conflict(f"container {row.id[:12]} is running; end it first, or remove it by force")
         for row in known:
-            self.runtime().delete(row.id, force=True)
+            with contextlib.suppress(NotFound):
+                self.runtime().delete(row.id, force=True)
         self.unmount(rows, lazy=force)
         # Rows first: what is left of a directory whose row is gone is garbage, not half a container.
         with self._database.transaction(durable=False) as db:
             db.executemany("DELETE FROM containers WHERE id = ?", [(row.id,) for row in rows])
         for row in rows:
-            shutil.rmtree(self._layout.containers / row.id)
+            with contextlib.suppress(FileNotFoundError):
+                shutil.rmtree(self._layout.containers / row.id)

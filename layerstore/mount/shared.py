@@ -83,6 +83,10 @@ class Mounts:
         fd = os.open(self._layout.containers, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             mount.umount_many(fd, containers, lazy)
+        except Unsupported:
+            # Who may not mount may have nothing mounted all the same.
+            if any(mount.mounted_many(fd, containers)):
+                raise
         finally:
             os.close(fd)
 
