@@ -112,10 +112,16 @@ class Containers:
                     [dataclasses.astuple(row) for row in rows],
                 )
         except BaseException:
+            if self._is_known(ids[0]):  # the interrupt came after the commit
+                raise
             for container in ids:
                 shutil.rmtree(self._layout.containers / container, ignore_errors=True)
             raise
         return rows
+
+    def _is_known(self, container: str) -> bool:
+        rows = self._database.read().execute("SELECT 1 FROM containers WHERE id = ?", (container,))
+        return rows.fetchone() is not None
 
     def all(self) -> list[ContainerRow]:
         """Every container, newest first."""

@@ -78,7 +78,6 @@ class Import:
         self._pending = _Pending()
         self._staging = layout.staging / secrets.token_hex(8)
         self._contents: Contents | None = None
-        self._pack_committed = False
 
     def __enter__(self) -> "Import":
         with contextlib.ExitStack() as stack:
@@ -103,9 +102,8 @@ class Import:
         self._cleanup.close()
 
     def _drop_unused_pack(self) -> None:
-        if not self._pack_committed:
-            self._layout.pack(self._pack_number).unlink(missing_ok=True)
-            self._layout.pack_image(self._pack_number).unlink(missing_ok=True)
+        # What the database says counts: an interrupt may come between the commit and what this process knows of it.
+        _drop_pack(self._layout, self._database, self._pack_number)
 
     def has_layer(self, diff_id: DiffId) -> bool:
         """Is the layer in the store, or staged here?"""
@@ -218,7 +216,6 @@ class Import:
                 )
             for config, names, blobs in self._pending.images:
                 _insert_image(db.execute, config, names, blobs)
-        self._pack_committed = bool(slots)
 
     def _publish_contents(self) -> bytes:
         """Finish the pack, write its index, move the objects to their places; returns the digest log's new records."""
