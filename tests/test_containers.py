@@ -9,7 +9,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from images import Image, docker_files, tar_of
@@ -141,6 +143,22 @@ class TestCreate:
         with pytest.raises(NotFound):
             store._containers.create(image.id, "gone", diff_ids, 1, None, False)
         assert list(store.layout.containers.iterdir()) == []
+
+    def test_an_interrupt_right_after_the_commit(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        transaction = store._database.transaction
+
+        @contextmanager
+        def interrupted(**options: Any) -> Iterator[Any]:
+            with transaction(**options) as db:
+                yield db
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(store._database, "transaction", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            store.create("plain:1")
+        monkeypatch.undo()
+        (container,) = store.containers()
+        assert container.diff() == []
 
     def test_an_image_in_use_is_not_removed(self, store: Store) -> None:
         container = store.create("plain:1")
