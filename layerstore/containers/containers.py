@@ -1,16 +1,15 @@
 """Containers: a writable layer each on an image, their rows, directories, mounts and processes."""
 
 import contextlib
-import dataclasses
 import json
 import os
 import re
 import secrets
 import shutil
-import stat
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +55,7 @@ class Containers:
         self,
         image_id: ImageId,
         image_name: str,
-        diff_ids: Sequence[DiffId],
+        chain: Chain,
         count: int,
         name: str | None,
         volatile: bool,
@@ -65,19 +64,17 @@ class Containers:
         if name is not None and not _NAME.fullmatch(name):
             raise InvalidInput(f"{name!r} is not a name for a container: it is letters, digits and . _ -")
         with locked(self._layout.garbage_lock, exclusive=False):
-            return self._create(image_id, image_name, diff_ids, count, name, volatile)
+            return self._create(image_id, image_name, chain, count, name, volatile)
 
     def _create(
         self,
         image_id: ImageId,
         image_name: str,
-        diff_ids: Sequence[DiffId],
+        chain: Chain,
         count: int,
         name: str | None,
         volatile: bool,
     ) -> list[ContainerRow]:
-        chain = self._chains.mountable(diff_ids)
-        root = self._chains.index(diff_ids).record(0)
         now = time.time()
         rows = [
             ContainerRow(secrets.token_hex(32), name, image_id, image_name, chain.chain_id, now, volatile, None)
@@ -85,12 +82,8 @@ class Containers:
         ]
         ids = [row.id for row in rows]
         # Directories first: a row never names a container that is not there.
-        fd = os.open(self._layout.containers, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            owner = (root.uid, root.gid) if os.geteuid() == 0 else (os.geteuid(), os.getegid())
-            container_make_many(fd, ids, stat.S_IMODE(root.mode), *owner, root.mtime_ns)
-        finally:
-            os.close(fd)
+        owner = (chain.root_uid, chain.root_gid) if os.geteuid() == 0 else (os.geteuid(), os.getegid())
+        container_make_many(self._mounts.containers_fd, ids, chain.root_mode, *owner, chain.root_mtime_ns)
         try:
             with self._database.transaction(durable=False) as db:
                 if db.execute("SELECT 1 FROM images WHERE image_id = ?", (image_id,)).fetchone() is None:
@@ -99,7 +92,7 @@ class Containers:
                     raise Conflict(f"there is a container named {name!r} already; `layerstore rm {name}` first")
                 db.executemany(
                     f"INSERT INTO containers ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                    [dataclasses.astuple(row) for row in rows],
+                    [tuple(vars(row).values()) for row in rows],
                 )
         except BaseException:
             for container in ids:
@@ -132,13 +125,18 @@ class Containers:
     def upper(self, container: str) -> Path:
         return self._layout.containers / container / "upper"
 
-    def mount(self, rows: Iterable[ContainerRow], diff_ids: dict[ChainId, Sequence[DiffId]]) -> None:
-        """Mount them, a batch for each chain. Raises `NotFound`, `Unsupported`, `OSError`; those mounted before stay."""
+    def mount(self, rows: Iterable[ContainerRow], diff_ids: Callable[[ImageId], Sequence[DiffId]]) -> None:
+        """Mount them, a batch for each chain; `diff_ids` gives the stack of an image.
+
+        Raises `NotFound`, `Unsupported`, `OSError`; those mounted before stay.
+        """
         batches: dict[tuple[ChainId, bool], list[str]] = {}
+        images: dict[ChainId, ImageId] = {}
         for row in rows:
+            images[row.chain_id] = row.image_id
             batches.setdefault((row.chain_id, bool(row.volatile)), []).append(row.id)
         for (chain, volatile), ids in batches.items():
-            mountable = self._chains.mountable(diff_ids[chain])
+            mountable = self._chains.mountable(chain, partial(diff_ids, images[chain]))
             try:
                 self._mounts.mount(mountable, ids, volatile=volatile)
             except FileNotFoundError as error:
@@ -180,7 +178,7 @@ class Containers:
 
     def _known(self, rows: Sequence[ContainerRow]) -> list[ContainerRow]:
         """Those of which the OCI runtime has something: that run, or ended without being deleted."""
-        names = set(os.listdir(self._layout.runtime))
+        names = {path.name for path in self._layout.runtime.iterdir()}
         return [row for row in rows if row.id in names]
 
     def states(self, rows: Sequence[ContainerRow]) -> list[str]:
