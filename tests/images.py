@@ -79,7 +79,7 @@ class Image:
 
 
 def docker_files(images: Iterable[Image], style: str = "25", compression: str = "none") -> Files:
-    """A docker archive. Styles: "20.10" (a directory a layer, equal ones as symlinks) and "25" (OCI blobs beside it)."""
+    """A docker archive. Styles: "20.10" (a directory a layer, equal ones as symlinks) and "25" (with OCI blobs)."""
     return _legacy_files(list(images), compression) if style == "20.10" else _modern_files(list(images), compression)
 
 

@@ -69,9 +69,9 @@ class TestHelp:
     def test_all_commands_are_listed(self, empty: Cli) -> None:
         for option in ("--help", "-h"):
             text = empty(option)
-            assert [line.split()[0] for line in text.splitlines() if line.startswith("  ") and line[2] not in "- "] == list(
-                COMMANDS
-            )
+            assert [
+                line.split()[0] for line in text.splitlines() if line.startswith("  ") and line[2] not in "- "
+            ] == list(COMMANDS)
         assert empty("--version").startswith("layerstore ")
         assert not empty.root.exists()
 
@@ -180,7 +180,14 @@ class TestImages:
         for _ in range(2):
             assert empty("init") == f"{empty.root}\n"
         assert empty("--root", empty.root.with_name("other"), "init") == f"{empty.root.with_name('other')}\n"
-        assert empty(f"--root={empty.root}", "images").split() == ["REPOSITORY", "TAG", "IMAGE", "ID", "CREATED", "SIZE"]
+        assert empty(f"--root={empty.root}", "images").split() == [
+            "REPOSITORY",
+            "TAG",
+            "IMAGE",
+            "ID",
+            "CREATED",
+            "SIZE",
+        ]
 
     def test_load_from_a_file_and_standard_input(self, empty: Cli, archive: Path) -> None:
         said = "Loaded image: plain:1\nLoaded image: box:1\n"
@@ -249,7 +256,7 @@ class TestContainers:
         named = cli("create", "--name", "web", "plain:1").strip()
         assert all(len(one) == 64 for one in ids)
         rows = cli.json("ps")
-        assert [row["CONTAINER ID"] for row in rows][0] == named
+        assert rows[0]["CONTAINER ID"] == named
         assert {row["STATUS"] for row in rows} == {"created"}
         assert cli("ps", "-q").split() == [row["CONTAINER ID"] for row in rows]
         line = cli("ps").splitlines()[1]
@@ -296,7 +303,10 @@ class TestContainers:
         assert cli("run", "--rm", "box:1", "echo", "-n", "hello") == "hello"
         assert cli("run", "--rm", "-i", "box:1", "cat", stdin=b"through") == "through"
         assert cli("run", "--rm", "box:1", "cat", stdin=b"not through") == ""
-        assert cli("run", "--rm", "-e", "X=1", "-u", "12:13", "-w", "/tmp", "box:1", "sh", "-c", "echo $X $A; id -u; pwd") == "1 image\n12\n/tmp\n"
+        assert (
+            cli("run", "--rm", "-e", "X=1", "-u", "12:13", "-w", "/tmp", "box:1", "sh", "-c", "echo $X $A; id -u; pwd")
+            == "1 image\n12\n/tmp\n"
+        )
         assert cli("run", "--rm", "--entrypoint", "/bin/echo", "box:1", "a") == "a\n"
         (tmp_path / "f").write_text("host\n")
         assert cli("run", "--rm", "-v", f"{tmp_path}:/v:ro", "box:1", "cat", "/v/f") == "host\n"

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import images
 import pytest
 from images import Image, docker_files, tar_of
 from layer_model import Entry, write_tar
@@ -140,7 +139,7 @@ class TestCreate:
         assert diff_ids
         store.remove_image("gone")
         with pytest.raises(NotFound):
-            store._containers.create(image.id, "gone", diff_ids, 1, None)
+            store._containers.create(image.id, "gone", diff_ids, 1, None, False)
         assert list(store.layout.containers.iterdir()) == []
 
     def test_an_image_in_use_is_not_removed(self, store: Store) -> None:
@@ -387,7 +386,7 @@ class TestRun:
         assert container.state == "created"
 
     def test_environment(self, store: Store) -> None:
-        status, out, _ = self.run(store, "env", env={"B": "own", "C": "x=y"})
+        _, out, _ = self.run(store, "env", env={"B": "own", "C": "x=y"})
         lines = out.splitlines()
         assert {"A=image", "B=own", "C=x=y", "HOME=/root"} <= set(lines)
         assert "A=own" in self.run(store, "env", env=["A=own"])[1].splitlines()

@@ -30,7 +30,11 @@ def image_of(numbers: range, name: str) -> Image:
     return Image([write_tar(entries)], [name])
 
 
-FIRST, SECOND, THIRD = image_of(range(20), "first:1"), image_of(range(10, 30), "second:1"), image_of(range(40, 60), "x:1")
+FIRST, SECOND, THIRD = (
+    image_of(range(20), "first:1"),
+    image_of(range(10, 30), "second:1"),
+    image_of(range(40, 60), "x:1"),
+)
 
 
 def load(store: Store, tmp_path: Path, *made: Image) -> None:

@@ -7,7 +7,7 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -40,6 +40,11 @@ class ContainerRow:
     created_seconds: float
     volatile: bool
     command: str | None
+
+
+def _root_xattrs(xattrs: Mapping[bytes, bytes]) -> list[tuple[bytes, bytes]]:
+    """Those that an upper directory may have: to the kernel trusted.overlay.* would say what the directory is."""
+    return [(name, value) for name, value in xattrs.items() if not name.startswith(b"trusted.overlay.")]
 
 
 class Containers:
@@ -84,6 +89,11 @@ class Containers:
         # Directories first: a row never names a container that is not there.
         owner = (chain.root_uid, chain.root_gid) if os.geteuid() == 0 else (os.geteuid(), os.getegid())
         container_make_many(self._mounts.containers_fd, ids, chain.root_mode, *owner, chain.root_mtime_ns)
+        # The root of a view is the upper directory's own: nothing of the chain's root shows through it.
+        for attribute, value in _root_xattrs(dict(chain.root_xattrs)):
+            for container in ids:
+                with contextlib.suppress(OSError):  # one that this user may not set, or this file system not have
+                    os.setxattr(self.upper(container), attribute, value)
         try:
             with self._database.transaction(durable=False) as db:
                 if db.execute("SELECT 1 FROM images WHERE image_id = ?", (image_id,)).fetchone() is None:
@@ -128,7 +138,7 @@ class Containers:
     def mount(self, rows: Iterable[ContainerRow], diff_ids: Callable[[ImageId], Sequence[DiffId]]) -> None:
         """Mount them, a batch for each chain; `diff_ids` gives the stack of an image.
 
-        Raises `NotFound`, `Unsupported`, `OSError`; those mounted before stay.
+        Raises `NotFound` where one was removed, `Unsupported`, `OSError`; those mounted before stay.
         """
         batches: dict[tuple[ChainId, bool], list[str]] = {}
         images: dict[ChainId, ImageId] = {}
@@ -178,7 +188,7 @@ class Containers:
 
     def _known(self, rows: Sequence[ContainerRow]) -> list[ContainerRow]:
         """Those of which the OCI runtime has something: that run, or ended without being deleted."""
-        names = {path.name for path in self._layout.runtime.iterdir()}
+        names = {entry.name for entry in os.scandir(self._layout.runtime)}
         return [row for row in rows if row.id in names]
 
     def states(self, rows: Sequence[ContainerRow]) -> list[str]:

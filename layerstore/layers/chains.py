@@ -46,6 +46,7 @@ class Chain:
     root_uid: int
     root_gid: int
     root_mtime_ns: int
+    root_xattrs: tuple[tuple[bytes, bytes], ...]
 
 
 def open_index(path: Path) -> Index:
@@ -140,8 +141,11 @@ class Chains:
                 root_uid=int(root["uid"]),
                 root_gid=int(root["gid"]),
                 root_mtime_ns=int(root["mtime_ns"]),
+                root_xattrs=tuple(
+                    (bytes.fromhex(name), bytes.fromhex(value)) for name, value in root["xattrs"].items()
+                ),
             )
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise CorruptError(f"{description} is damaged: {error}") from error
 
     def _write_image(self, index: Index, chain: ChainId) -> None:
@@ -158,6 +162,7 @@ class Chains:
                 "uid": root.uid,
                 "gid": root.gid,
                 "mtime_ns": root.mtime_ns,
+                "xattrs": {name.hex(): value.hex() for name, value in root.xattrs.items()},
             },
         }
         path = self._layout.chain_image(chain)

@@ -139,11 +139,12 @@ def _is_layer(head: bytes) -> bool:
     """A compressed blob, a tar header, or the zeros of an empty tar."""
     if compression_of(head):
         return True
-    return len(head) == 512 and (not head.strip(b"\0") or _is_tar_header(head))
+    # By the magic number, that a damaged header is told as one; by the checksum, as the oldest form has no such number.
+    return len(head) == 512 and (head[257:262] == b"ustar" or not head.strip(b"\0") or _is_tar_header(head))
 
 
 def _is_tar_header(block: bytes) -> bool:
-    """Has the block the checksum of a tar header? The oldest form has no magic number."""
+    """Has the block the checksum of a tar header?"""
     field = block[148:156].strip(b" \0")
     if not field.isdigit() or field.translate(None, b"01234567"):
         return False
