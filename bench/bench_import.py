@@ -8,12 +8,16 @@ import tarfile
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bench.context import Context, remove_store
 from bench.loopfs import used_bytes
 from bench.measure import interleaved, seconds, split_ours, warm
 from bench.peers import Peer
 from bench.rows import Row, at_most, faster, known
+
+if TYPE_CHECKING:
+    from layerstore import Store
 
 MB = 1e6
 TIMES_FASTER = {"gzip": 5.0, "zstd": 6.0, "none": 8.0}
@@ -38,13 +42,15 @@ def import_times(context: Context, compression: str) -> Iterator[Row]:
             works[peer.name] = partial(load_and_remove, peer, archive, name)
     if not context.peers_only:
         works["ours"] = partial(context.load_by_command, archive)
-        works["ours from Python"] = partial(load_from_python, context, archive)
+        works["from Python"] = partial(from_python, context, archive, False)
+        works["and used"] = partial(from_python, context, archive, True)
     figures = interleaved(works, context.rounds())
-    from_python = figures.pop("ours from Python", None)
+    called, used = figures.pop("from Python", None), figures.pop("and used", None)
     ours, peers = split_ours(figures)
     work = f"import the 245 MB Debian image, {WORDS[compression]}"
     yield faster(f"{work}, by command", "s", ours, peers, TIMES_FASTER[compression])
-    yield known(f"{work}, from Python", "s", from_python, peers)
+    yield known(f"{work}, from Python", "s", called, peers)
+    yield known(f"{work}, from Python, and a first container of it mounted", "s", used, peers)
 
 
 def load_and_remove(peer: Peer, archive: Path, name: str) -> float:
@@ -54,10 +60,10 @@ def load_and_remove(peer: Peer, archive: Path, name: str) -> float:
     return took
 
 
-def load_from_python(context: Context, archive: Path) -> float:
+def from_python(context: Context, archive: Path, and_mount: bool) -> float:
     with context.store() as store:
         os.sync()
-        return seconds(store.load, archive)
+        return seconds(load_and_mount, store, archive) if and_mount else seconds(store.load, archive)
 
 
 def peak_memory(context: Context) -> Iterator[Row]:
@@ -67,7 +73,8 @@ def peak_memory(context: Context) -> Iterator[Row]:
     path = context.new_directory("store")
     command = context.command(path, "load", "-i", str(context.fixtures.archive("debian", "gzip")))
     try:
-        pid = os.posix_spawn(command[0], command, os.environ)
+        quiet = [(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)]
+        pid = os.posix_spawn(command[0], command, os.environ, file_actions=quiet)
         _, status, usage = os.wait4(pid, 0)
     finally:
         remove_store(path)
@@ -106,13 +113,22 @@ def peer_growth(context: Context, peer: Peer, images: tuple[str, ...]) -> dict[s
 
 
 def our_growth(context: Context, images: tuple[str, ...]) -> dict[str, int]:
-    """The store's own fixed files count with the first image."""
+    """The store's own fixed files count with the first image, and what a first container makes with each."""
     before = used_bytes(context.directory)
     with context.store() as store:
         fixed = used_bytes(context.directory) - before
-        growth = growth_by(context, images, store.load)
+        growth = growth_by(context, images, partial(load_and_mount, store))
     growth[images[0]] += fixed
     return growth
+
+
+def load_and_mount(store: Store, archive: Path) -> None:
+    """Import, and use the image once: what is derived at its first use is there then."""
+    (image,) = store.load(archive)
+    container = store.create(image)
+    with container.mount():
+        pass
+    container.remove()
 
 
 def growth_by(context: Context, images: tuple[str, ...], load: Callable[[Path], object]) -> dict[str, int]:

@@ -21,7 +21,7 @@ class Row:
 
     @property
     def ratio(self) -> float | None:
-        if not self.peers or not self.ours or self.ours < 0:
+        if not self.ours or min(self.ours, *self.peers.values(), 0) < 0 or not self.peers:
             return None
         return self.ours / max(self.peers.values()) if self.more_is_better else min(self.peers.values()) / self.ours
 

@@ -63,6 +63,7 @@ class Store:
         self.layout.check()
         self._database = Database(self.layout.database)
         self._contents = ContentStore(self.layout, self._database)
+        self._known_images: dict[str, Image] = {}
         self._chains = Chains(self.layout, self._contents)
         self._mounts = Mounts(self.layout)
         self._containers = Containers(self.layout, self._database, self._chains, self._mounts)
@@ -76,6 +77,7 @@ class Store:
     def close(self) -> None:
         """Close the database. Mounted containers stay mounted."""
         self._database.close()
+        self._mounts.close()
 
     # Images
 
@@ -191,7 +193,8 @@ class Store:
         return garbage.collect(self.layout, self._database, self._contents, self._chains)
 
     def _image(self, image_id: str) -> "Image":
-        return Image(self, ImageId(image_id))
+        # An image never changes, so what was read of it (its config above all) serves every later use.
+        return self._known_images.setdefault(image_id, Image(self, ImageId(image_id)))
 
     def _resolve(self, image: "Image | str") -> "Image":
         return image if isinstance(image, Image) else self.image(image)
@@ -219,7 +222,8 @@ class Store:
             raise InvalidInput("count is at least 1, and a name goes with one container only")
         found = self._resolve(image)
         shown = image if isinstance(image, str) else next(iter(found.names), found.short_id)
-        rows = self._containers.create(found.id, shown, found.diff_ids, count or 1, name, volatile)
+        chain = self._chains.mountable(found.chain_id, lambda: found.diff_ids)
+        rows = self._containers.create(found.id, shown, chain, count or 1, name, volatile)
         made = [Container(self, row) for row in rows]
         return made[0] if count is None else made
 
@@ -234,14 +238,9 @@ class Store:
     def mount(self, containers: "Sequence[Container]") -> None:
         """Mount many at once; each view is then at its `root`. Those already mounted stay.
 
-        Raises `Unsupported` where this user or kernel cannot mount, `OSError`.
+        Raises `NotFound` where one was removed, `Unsupported` where this user or kernel cannot mount, `OSError`.
         """
-        rows = [container.row for container in containers]
-        stacks: dict[ChainId, Sequence[DiffId]] = {}
-        for row in rows:
-            if row.chain_id not in stacks:
-                stacks[row.chain_id] = self._image(row.image_id).diff_ids
-        self._containers.mount(rows, stacks)
+        self._containers.mount([container.row for container in containers], lambda image: self._image(image).diff_ids)
 
     def umount(self, containers: "Sequence[Container]", *, force: bool = False) -> None:
         """Unmount many at once; `force` detaches those in use. Raises `Conflict` where one is in use."""
@@ -253,12 +252,7 @@ class Store:
 
     def states(self, containers: "Sequence[Container]") -> list[str]:
         """Of each: "created", "mounted" or "running"."""
-        rows = [container.row for container in containers]
-        mounted = self._containers.mounted(rows)
-        return [
-            ("running" if self._containers.is_running(row.id) else "mounted") if is_mounted else "created"
-            for row, is_mounted in zip(rows, mounted, strict=True)
-        ]
+        return self._containers.states([container.row for container in containers])
 
 
 class Image:
@@ -268,6 +262,7 @@ class Image:
         self._store = store
         self.id = image_id
         self._config: ImageConfig | None = None
+        self._chain_id: ChainId | None = None
 
     def __repr__(self) -> str:
         return f"<Image {self.short_id} {' '.join(self.names)}>"
@@ -298,6 +293,17 @@ class Image:
         """The layers, bottom first."""
         query = "SELECT diff_id FROM image_layers WHERE image_id = ? ORDER BY position"
         return tuple(DiffId(d) for (d,) in self._store._database.read().execute(query, (self.id,)))
+
+    @property
+    def chain_id(self) -> ChainId:
+        """The ChainID of its layers. Raises `NotFound` when the image is gone."""
+        if self._chain_id is None:
+            query = "SELECT chain_id FROM images WHERE image_id = ?"
+            row = self._store._database.read().execute(query, (self.id,)).fetchone()
+            if row is None:
+                raise NotFound(f"image {self.short_id} was removed; load it again")
+            self._chain_id = ChainId(row[0])
+        return self._chain_id
 
     @property
     def created(self) -> str:
@@ -372,7 +378,7 @@ class Image:
             "Config": self.config.runtime,
             "Size": self.size_bytes,
             "RootFS": {"Type": "layers", "Layers": list(self.diff_ids)},
-            "ChainId": chain_id(self.diff_ids),
+            "ChainId": self.chain_id,
         }
 
 
@@ -397,7 +403,7 @@ class Container:
 
     @property
     def image(self) -> Image:
-        return Image(self._store, self.row.image_id)
+        return self._store._image(self.row.image_id)
 
     @property
     def root(self) -> Path:
@@ -426,8 +432,12 @@ class Container:
         self._store.remove([self], force=force)
 
     def diff(self) -> list[Change]:
-        """What it changed, sorted by path."""
-        return changes.changes(self._store._containers.upper(self.id), self.image.index())
+        """What it changed, sorted by path. Raises `NotFound` when it was removed."""
+        try:
+            return changes.changes(self._store._containers.upper(self.id), self.image.index())
+        except FileNotFoundError:
+            self._store.container(self.id)
+            raise
 
     def run(
         self,
@@ -459,8 +469,10 @@ class Container:
 
         Raises:
             InvalidInput: the image says no command, or names a user that it does not have.
+            Conflict: a program runs in it already.
             Unsupported: no OCI runtime, or no right to mount.
         """
+        self._store._containers.forget_ended(self.id)
         was_mounted = self.state != "created"
         if not was_mounted:
             self.mount()
@@ -492,14 +504,20 @@ class Container:
         Arguments as for `run`; standard input is empty, output goes nowhere unless a file is given. The container stays
         mounted; `kill` ends the program, `remove` the container. Raises as `run`.
         """
-        self.mount()
-        bundle = self._bundle(args, entrypoint, env, workdir, user, False, network, volumes, hostname)
-        with open(os.devnull, "r+b", buffering=0) as nothing:
-            out, err = (nothing.fileno() if f is None else _descriptor(f, 1) for f in (stdout, stderr))
-            runtime = self._store._containers.runtime()
-            if (self._store.layout.runtime / self.id).is_dir() and not self._store._containers.is_running(self.id):
-                runtime.delete(self.id)
-            return runtime.start_detached(bundle, self.id, stdin=nothing.fileno(), stdout=out, stderr=err)
+        self._store._containers.forget_ended(self.id)
+        was_mounted = self.state != "created"
+        if not was_mounted:
+            self.mount()
+        try:
+            bundle = self._bundle(args, entrypoint, env, workdir, user, False, network, volumes, hostname)
+            with open(os.devnull, "r+b", buffering=0) as nothing:
+                out, err = (nothing.fileno() if f is None else _descriptor(f, 1) for f in (stdout, stderr))
+                runtime = self._store._containers.runtime()
+                return runtime.start_detached(bundle, self.id, stdin=nothing.fileno(), stdout=out, stderr=err)
+        except BaseException:
+            if not was_mounted:
+                self.umount()
+            raise
 
     def kill(self, number: int = signal.SIGKILL) -> None:
         """Send a signal to its first process. Raises `NotFound` when nothing runs in it."""

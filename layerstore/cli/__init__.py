@@ -4,6 +4,8 @@ A command module has `arguments(parser)`, which adds its arguments, and `run(sto
 status. `CREATES_STORE = True` says that the command makes a store where there is none.
 """
 
+import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -49,6 +51,17 @@ def _usage() -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status (2 for a wrong command line, 1 for a failure)."""
+    try:
+        status = _main(argv)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        # The reader of our output has gone; there is nobody to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+
+
+def _main(argv: Sequence[str] | None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     root = None
     while arguments and arguments[0].startswith("-"):
@@ -57,9 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(_usage(), end="")
             return 0
         if option == "--version":
-            from importlib.metadata import version
-
-            print(f"layerstore {version('layerstore')}")
+            print(f"layerstore {_version()}")
             return 0
         if option == "--root" and arguments:
             root = arguments.pop(0)
@@ -74,6 +85,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     from layerstore.cli import command
 
     return command.run(arguments[0], _MODULES.get(arguments[0], arguments[0]), root, arguments[1:])
+
+
+def _version() -> str:
+    from importlib import metadata
+
+    try:
+        return metadata.version("layerstore")
+    except metadata.PackageNotFoundError:
+        return "(not installed)"
 
 
 def _wrong(message: str) -> int:

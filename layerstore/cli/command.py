@@ -35,9 +35,7 @@ def run(name: str, module_name: str, root: str | None, arguments: Sequence[str])
             sys.stdout.flush()
             return status
     except BrokenPipeError:
-        # The reader of our output has gone; there is nobody to tell.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
+        raise
     except KeyboardInterrupt:
         print(f"layerstore {name}: interrupted; nothing half-done was kept", file=sys.stderr)
         return 128 + signal.SIGINT

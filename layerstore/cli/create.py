@@ -3,6 +3,7 @@
 import argparse
 
 from layerstore.api import Store
+from layerstore.errors import InvalidInput
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,6 +16,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(store: Store, args: argparse.Namespace) -> int:
+    if args.count is not None and args.name is not None:
+        raise InvalidInput("--name goes with one container only, so not with --count")
     if args.count is None:
         made = [store.create(args.image, name=args.name, volatile=args.volatile)]
     else:

@@ -68,9 +68,16 @@ class _Walk:
                 self.found[_join(shown, name)] = "D"
 
     def _arrived(self, shown: bytes, origin: bytes) -> None:
+        """`origin` of the chain, with all that is below it, is at `shown` now."""
         self.found[shown] = "A" if self._index.lookup(shown) is None else "C"
-        for name in self._names(origin):
+        record = self._index.lookup(origin)
+        if record is None or not stat.S_ISDIR(self._index.record(record).mode):
+            return
+        came = self._names(origin)
+        for name in came:
             self._arrived(_join(shown, name), _join(origin, name))
+        for name in self._names(shown) - came:
+            self.found[_join(shown, name)] = "D"
 
     def _names(self, directory: bytes | None) -> set[bytes]:
         record = None if directory is None else self._index.lookup(directory)

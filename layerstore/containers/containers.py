@@ -1,15 +1,15 @@
 """Containers: a writable layer each on an image, their rows, directories, mounts and processes."""
 
-import dataclasses
+import contextlib
 import json
 import os
 import re
 import secrets
 import shutil
-import stat
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,7 @@ class Containers:
         self,
         image_id: ImageId,
         image_name: str,
-        diff_ids: Sequence[DiffId],
+        chain: Chain,
         count: int,
         name: str | None,
         volatile: bool,
@@ -64,19 +64,17 @@ class Containers:
         if name is not None and not _NAME.fullmatch(name):
             raise InvalidInput(f"{name!r} is not a name for a container: it is letters, digits and . _ -")
         with locked(self._layout.garbage_lock, exclusive=False):
-            return self._create(image_id, image_name, diff_ids, count, name, volatile)
+            return self._create(image_id, image_name, chain, count, name, volatile)
 
     def _create(
         self,
         image_id: ImageId,
         image_name: str,
-        diff_ids: Sequence[DiffId],
+        chain: Chain,
         count: int,
         name: str | None,
         volatile: bool,
     ) -> list[ContainerRow]:
-        chain = self._chains.mountable(diff_ids)
-        root = self._chains.index(diff_ids).record(0)
         now = time.time()
         rows = [
             ContainerRow(secrets.token_hex(32), name, image_id, image_name, chain.chain_id, now, volatile, None)
@@ -84,12 +82,8 @@ class Containers:
         ]
         ids = [row.id for row in rows]
         # Directories first: a row never names a container that is not there.
-        fd = os.open(self._layout.containers, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            owner = (root.uid, root.gid) if os.geteuid() == 0 else (os.geteuid(), os.getegid())
-            container_make_many(fd, ids, stat.S_IMODE(root.mode), *owner, root.mtime_ns)
-        finally:
-            os.close(fd)
+        owner = (chain.root_uid, chain.root_gid) if os.geteuid() == 0 else (os.geteuid(), os.getegid())
+        container_make_many(self._mounts.containers_fd, ids, chain.root_mode, *owner, chain.root_mtime_ns)
         try:
             with self._database.transaction(durable=False) as db:
                 if db.execute("SELECT 1 FROM images WHERE image_id = ?", (image_id,)).fetchone() is None:
@@ -98,7 +92,7 @@ class Containers:
                     raise Conflict(f"there is a container named {name!r} already; `layerstore rm {name}` first")
                 db.executemany(
                     f"INSERT INTO containers ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                    [dataclasses.astuple(row) for row in rows],
+                    [tuple(vars(row).values()) for row in rows],
                 )
         except BaseException:
             for container in ids:
@@ -131,16 +125,36 @@ class Containers:
     def upper(self, container: str) -> Path:
         return self._layout.containers / container / "upper"
 
-    def mount(self, rows: Iterable[ContainerRow], diff_ids: dict[ChainId, Sequence[DiffId]]) -> None:
-        """Mount them, a batch for each chain. Raises `Unsupported`, `OSError`; those mounted before stay."""
+    def mount(self, rows: Iterable[ContainerRow], diff_ids: Callable[[ImageId], Sequence[DiffId]]) -> None:
+        """Mount them, a batch for each chain; `diff_ids` gives the stack of an image.
+
+        Raises `NotFound`, `Unsupported`, `OSError`; those mounted before stay.
+        """
         batches: dict[tuple[ChainId, bool], list[str]] = {}
+        images: dict[ChainId, ImageId] = {}
         for row in rows:
+            images[row.chain_id] = row.image_id
             batches.setdefault((row.chain_id, bool(row.volatile)), []).append(row.id)
         for (chain, volatile), ids in batches.items():
-            self._mounts.mount(self._chains.mountable(diff_ids[chain]), ids, volatile=volatile)
+            mountable = self._chains.mountable(chain, partial(diff_ids, images[chain]))
+            try:
+                self._mounts.mount(mountable, ids, volatile=volatile)
+            except FileNotFoundError as error:
+                gone = [container for container in ids if not self.upper(container).exists()]
+                if not gone:
+                    raise
+                raise NotFound(f"container {gone[0][:12]} was removed; `layerstore ps` lists what is there") from error
 
     def unmount(self, rows: Sequence[ContainerRow], *, lazy: bool = False) -> None:
-        """Unmount them, and the chain and pack mounts that nobody uses then. Raises `OSError` where one is busy."""
+        """Unmount them, and the chain and pack mounts that nobody uses then.
+
+        Raises `Conflict` where one runs, before anything is done, or is busy, after trying all.
+        """
+        if not lazy:
+            # The kernel would not refuse: the programs of a container see it in a mount namespace of their own.
+            for row in self._known(rows):
+                if self.is_running(row.id):
+                    raise Conflict(f"container {row.id[:12]} is running; end it first, or force it")
         try:
             self._mounts.unmount([row.id for row in rows], lazy=lazy)
         except OSError as error:
@@ -161,6 +175,26 @@ class Containers:
 
     def _chain_if_used(self, chain: ChainId) -> Chain | None:
         return self._chains.described(chain) if self._chain_in_use(chain) else None
+
+    def _known(self, rows: Sequence[ContainerRow]) -> list[ContainerRow]:
+        """Those of which the OCI runtime has something: that run, or ended without being deleted."""
+        names = {path.name for path in self._layout.runtime.iterdir()}
+        return [row for row in rows if row.id in names]
+
+    def states(self, rows: Sequence[ContainerRow]) -> list[str]:
+        """Of each: "created", "mounted" or "running"."""
+        running = {row.id for row in self._known(rows) if self.is_running(row.id)}
+        return [
+            "running" if row.id in running else "mounted" if is_mounted else "created"
+            for row, is_mounted in zip(rows, self.mounted(rows), strict=True)
+        ]
+
+    def forget_ended(self, container: str) -> None:
+        """Make room for another program. Raises `Conflict` while one runs."""
+        if (self._layout.runtime / container).is_dir():
+            if self.is_running(container):
+                raise Conflict(f"container {container[:12]} is running already; end it first, or create another one")
+            self.runtime().delete(container)
 
     def is_running(self, container: str) -> bool:
         """Does a process of it run, by the OCI runtime's word?"""
@@ -186,20 +220,22 @@ class Containers:
         return bundle
 
     def remove(self, rows: Sequence[ContainerRow], *, force: bool = False) -> None:
-        """Remove containers and all that they wrote.
+        """Remove containers and all that they wrote; those that are gone already are passed over.
 
         Raises `Conflict` where one runs or its mount is in use and `force` is not given; nothing is removed then.
         """
-        known = [row for row in rows if (self._layout.runtime / row.id).is_dir()]
+        known = self._known(rows)
         if not force:
             for row in known:
                 if self.is_running(row.id):
                     raise Conflict(f"container {row.id[:12]} is running; end it first, or remove it by force")
         for row in known:
-            self.runtime().delete(row.id, force=True)
+            with contextlib.suppress(NotFound):
+                self.runtime().delete(row.id, force=True)
         self.unmount(rows, lazy=force)
         # Rows first: what is left of a directory whose row is gone is garbage, not half a container.
         with self._database.transaction(durable=False) as db:
             db.executemany("DELETE FROM containers WHERE id = ?", [(row.id,) for row in rows])
         for row in rows:
-            shutil.rmtree(self._layout.containers / row.id)
+            with contextlib.suppress(FileNotFoundError):
+                shutil.rmtree(self._layout.containers / row.id)

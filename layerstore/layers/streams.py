@@ -7,11 +7,10 @@ import hashlib
 import queue
 import sys
 import threading
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
-from isal import igzip_lib, isal_zlib
+from isal import igzip_lib
 
 from layerstore.errors import CorruptError, LimitExceeded
 
@@ -105,56 +104,71 @@ class Counted:
             yield piece
 
 
-def _gunzip(pieces: Iterable[Piece]) -> Iterator[Piece]:
-    """The bytes of one or more gzip members (RFC 1952)."""
-    decoder = None
-    for piece in pieces:
-        pending: Piece = piece
-        while pending:
-            if decoder is None:
-                if not bytes(pending[:2]).startswith(GZIP_MAGIC[: len(pending)]):
-                    raise CorruptError("the gzip stream has other bytes after its end; fetch or save it again")
-                decoder = isal_zlib.decompressobj(zlib.MAX_WBITS | 16)
-            try:
-                data = decoder.decompress(pending, PIECE_BYTES)
-            except igzip_lib.IsalError as error:  # type: ignore[misc]  # the stub calls it an instance
-                raise CorruptError(f"the gzip stream is damaged ({error}); fetch or save it again") from error
-            if data:
-                yield data
-            pending = decoder.unused_data if decoder.eof else decoder.unconsumed_tail
-            if decoder.eof:
-                decoder = None
-    if decoder is not None:
-        # A whole piece of output may still be inside although the input is used up.
-        while not decoder.eof and (data := decoder.decompress(b"", PIECE_BYTES)):
-            yield data
-        if not decoder.eof:
-            raise CorruptError("the gzip stream is cut off; fetch or save it again")
+class _Decoder(Protocol):
+    """What the decoders of isal and zstd have in common. Each decodes one gzip member or zstd frame."""
+
+    @property
+    def eof(self) -> bool: ...
+
+    @property
+    def needs_input(self) -> bool: ...
+
+    @property
+    def unused_data(self) -> bytes: ...
+
+    def decompress(self, data: Piece, max_length: int, /) -> bytes: ...
 
 
-def _unzstd(pieces: Iterable[Piece]) -> Iterator[Piece]:
-    """The bytes of one or more zstd frames (RFC 8878), of windows of at most 128 MiB."""
-    decoder = None
+def _gunzip() -> _Decoder:
+    return igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)
+
+
+def _unzstd() -> _Decoder:
+    return zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: MAX_WINDOW_LOG})
+
+
+_FORMATS: dict[str, tuple[Callable[[], _Decoder], type[Exception], bytes]] = {
+    # The stub of isal says that IsalError is an instance.
+    "gzip": (_gunzip, igzip_lib.IsalError, GZIP_MAGIC),  # type: ignore[dict-item]
+    "zstd": (_unzstd, zstd.ZstdError, ZSTD_MAGIC),
+}
+
+
+def decompressed(pieces: Iterable[Piece], compression: str) -> Iterable[Piece]:
+    """`pieces` decompressed; `compression` as `compression_of` says: any number of gzip members (RFC 1952) or zstd
+    frames (RFC 8878, windows of at most 128 MiB), never more than a piece at a time.
+
+    Raises `CorruptError` and `LimitExceeded` while it is read.
+    """
+    return _decompressed(pieces, compression) if compression else pieces
+
+
+def _decompressed(pieces: Iterable[Piece], compression: str) -> Iterator[Piece]:
+    new_decoder, failure, magic = _FORMATS[compression]
+    decoder: _Decoder | None = None
     for piece in pieces:
         pending: Piece = piece
         while pending or (decoder is not None and not decoder.needs_input):
             if decoder is None:
-                decoder = zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: MAX_WINDOW_LOG})
+                # Where a piece's end cuts the magic number, the decoder judges the rest.
+                if not magic.startswith(bytes(pending[: len(magic)])):
+                    raise CorruptError(f"the {compression} stream has other bytes behind it; fetch or save it again")
+                decoder = new_decoder()
             try:
                 data = decoder.decompress(pending, PIECE_BYTES)
-            except zstd.ZstdError as error:
+            except failure as error:
                 if "memory" in str(error):
                     raise LimitExceeded(
                         f"the zstd stream needs a window of more than {1 << MAX_WINDOW_LOG} bytes; compress it again"
                     ) from error
-                raise CorruptError(f"the zstd stream is damaged ({error}); fetch or save it again") from error
+                raise CorruptError(f"the {compression} stream is damaged ({error}); fetch or save it again") from error
             if data:
                 yield data
             pending = decoder.unused_data if decoder.eof else b""
             if decoder.eof:
                 decoder = None
     if decoder is not None:
-        raise CorruptError("the zstd stream is cut off; fetch or save it again")
+        raise CorruptError(f"the {compression} stream is cut off; fetch or save it again")
 
 
 def compression_of(head: Piece) -> str:
@@ -162,16 +176,6 @@ def compression_of(head: Piece) -> str:
     if bytes(head[:2]) == GZIP_MAGIC:
         return "gzip"
     return "zstd" if bytes(head[:4]) == ZSTD_MAGIC else ""
-
-
-def decompressed(pieces: Iterable[Piece], compression: str) -> Iterable[Piece]:
-    """`pieces` decompressed; `compression` as `compression_of` says.
-
-    Raises `CorruptError` and `LimitExceeded` while it is read.
-    """
-    if compression == "gzip":
-        return _gunzip(pieces)
-    return _unzstd(pieces) if compression == "zstd" else pieces
 
 
 def recipe_compressor() -> zstd.ZstdCompressor:

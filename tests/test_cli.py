@@ -1,0 +1,333 @@
+"""The command line: every command, what it prints, its messages and exit statuses."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from images import CREATED, docker_files, tar_of
+from layer_model import Entry, write_tar
+from test_containers import BOX, BUSYBOX, PLAIN, mounts_below
+
+from layerstore import Store
+from layerstore._core import mount
+from layerstore.cli import COMMANDS
+
+ROOT = Path(__file__).parent.parent
+may_mount = os.geteuid() == 0 and mount.features().erofs
+root_only = pytest.mark.skipif(not may_mount, reason="mounting needs root, EROFS and overlayfs")
+runs = pytest.mark.skipif(not (may_mount and BUSYBOX.exists()), reason=f"needs root and {BUSYBOX}")
+
+
+class Cli:
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.environment = {**os.environ, "PYTHONPATH": str(ROOT), "LAYERSTORE_ROOT": str(root)}
+
+    def __call__(self, *args: object, status: int = 0, stdin: bytes = b"") -> str:
+        """What the command prints; on a failure what it says on standard error."""
+        command = [sys.executable, "-m", "layerstore", *map(str, args)]
+        done = subprocess.run(command, env=self.environment, input=stdin, capture_output=True)
+        assert done.returncode == status, done.stderr.decode()
+        if status == 0:
+            assert done.stderr == b""
+            return done.stdout.decode()
+        assert b"Traceback" not in done.stderr
+        return done.stderr.decode()
+
+    def json(self, *args: object) -> list[dict[str, object]]:
+        return json.loads(self(*args, "--format", "json"))
+
+
+@pytest.fixture
+def empty(tmp_path: Path) -> Cli:
+    return Cli(tmp_path / "store")
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("cli") / "archive.tar"
+    path.write_bytes(tar_of(docker_files([PLAIN, BOX])))
+    return path
+
+
+@pytest.fixture
+def cli(tmp_path: Path, archive: Path) -> Iterator[Cli]:
+    root = tmp_path / "store"
+    with Store(root, create=True) as store:
+        store.load(archive)
+    yield Cli(root)
+    with Store(root) as store:
+        store.remove(store.containers(), force=True)
+    assert mounts_below(root) == []
+
+
+class TestHelp:
+    def test_all_commands_are_listed(self, empty: Cli) -> None:
+        for option in ("--help", "-h"):
+            text = empty(option)
+            assert [line.split()[0] for line in text.splitlines() if line.startswith("  ") and line[2] not in "- "] == list(
+                COMMANDS
+            )
+        assert empty("--version").startswith("layerstore ")
+        assert not empty.root.exists()
+
+    @pytest.mark.parametrize("command", COMMANDS)
+    def test_of_each(self, empty: Cli, command: str) -> None:
+        text = empty(command, "--help")
+        assert text.startswith(f"usage: layerstore {command} ")
+        assert len(text.split("\n\n")[1]) > 20
+        assert not empty.root.exists()
+
+    def test_help_starts_fast(self) -> None:
+        """Nothing is imported for it that takes time."""
+        code = "import sys; from layerstore.cli import main; main(['--help']); print(*sys.modules)"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, cwd=ROOT, text=True)
+        slow = {"argparse", "json", "sqlite3", "pathlib", "subprocess", "layerstore.api", "layerstore._core.index"}
+        assert set(done.stdout.splitlines()[-1].split()) & slow == set()
+
+    @pytest.mark.parametrize(
+        ("args", "message"),
+        [
+            ((), "no command given"),
+            (("frobnicate",), "there is no command 'frobnicate'"),
+            (("--wrong", "images"), "unknown option or missing value: --wrong"),
+            (("--root",), "missing value: --root"),
+        ],
+    )
+    def test_wrong_command_lines(self, empty: Cli, args: tuple[str, ...], message: str) -> None:
+        text = empty(*args, status=2)
+        assert text.startswith("layerstore: ")
+        assert message in text and "layerstore --help" in text
+
+    def test_a_reader_that_goes_away(self, cli: Cli) -> None:
+        with Store(cli.root) as store:
+            store.create("plain:1", count=3000)
+        command = f"{sys.executable} -m layerstore ps -q | head -n 1; exit ${{PIPESTATUS[0]}}"
+        done = subprocess.run(["bash", "-c", command], env=cli.environment, capture_output=True)
+        assert (done.returncode, done.stderr) == (141, b"")
+        assert len(done.stdout.split()) == 1
+
+    def test_help_to_a_reader_that_has_gone(self, empty: Cli) -> None:
+        read, write = os.pipe()
+        os.close(read)
+        done = subprocess.run(
+            [sys.executable, "-m", "layerstore", "--help"], env=empty.environment, stdout=write, stderr=subprocess.PIPE
+        )
+        os.close(write)
+        assert (done.returncode, done.stderr) == (141, b"")
+
+
+FAILURES: list[tuple[tuple[str, ...], int, str]] = [
+    (("init", "extra"), 2, "unrecognized"),
+    (("load",), 2, "-i"),
+    (("load", "-i", "/no/where"), 1, "/no/where"),
+    (("load", "-i", "/etc/hosts"), 1, "tar"),
+    (("load", "-i", "/sys"), 1, "manifest.json"),
+    (("import", "/no/where", "name"), 1, "/no/where"),
+    (("import", "/etc/hosts", "name"), 1, "tar"),
+    (("import", "/etc/hosts", "Bad Name"), 1, "Bad Name"),
+    (("images", "--format", "xml"), 2, "xml"),
+    (("history", "nothing"), 1, "no image 'nothing'"),
+    (("inspect", "nothing"), 1, "no image or container 'nothing'"),
+    (("inspect",), 2, "required"),
+    (("tag", "nothing", "x"), 1, "no image 'nothing'"),
+    (("tag", "plain:1", "Bad Name"), 1, "Bad Name"),
+    (("rmi", "nothing"), 1, "no image 'nothing'"),
+    (("create", "nothing"), 1, "no image 'nothing'"),
+    (("create", "plain:1", "--count", "0"), 1, "count"),
+    (("create", "plain:1", "--count", "many"), 2, "many"),
+    (("create", "plain:1", "--count", "2", "--name", "x"), 1, "--name goes with one container"),
+    (("mount", "nothing"), 1, "no container 'nothing'"),
+    (("mount",), 1, "--all"),
+    (("umount", "nothing"), 1, "no container 'nothing'"),
+    (("umount", "-a", "x"), 1, "--all"),
+    (("run", "nothing"), 125, "no image 'nothing'"),
+    (("run", "--network", "bridge", "plain:1"), 2, "bridge"),
+    (("run", "-v", "/etc", "plain:1", "x"), 125, "DIR:PATH"),
+    (("run", "-v", "/no/where:/x", "plain:1", "x"), 125, "/no/where"),
+    (("run", "-d", "--rm", "plain:1", "x"), 125, "--detach"),
+    (("ps", "--format", "yaml"), 2, "yaml"),
+    (("rm", "nothing"), 1, "no container 'nothing'"),
+    (("diff", "nothing"), 1, "no container 'nothing'"),
+    (("gc", "extra"), 2, "extra"),
+]
+
+
+@pytest.mark.parametrize(("args", "status", "message"), FAILURES)
+def test_failures_are_told_on_one_line(cli: Cli, args: tuple[str, ...], status: int, message: str) -> None:
+    text = cli(*args, status=status)
+    last = text.splitlines()[-1]
+    assert last.startswith(f"layerstore {args[0]}: ")
+    assert message in last
+    if status != 2:
+        assert len(text.splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c not in ("init", "load", "import")])
+def test_without_a_store(empty: Cli, command: str) -> None:
+    args = {"tag": ["x", "y"], "gc": [], "ps": [], "images": []}.get(command, ["x"])
+    text = empty(command, *args, status=125 if command == "run" else 1)
+    assert text.startswith(f"layerstore {command}: there is no store at {empty.root}; `layerstore init`")
+    assert not empty.root.exists()
+
+
+class TestImages:
+    def test_init(self, empty: Cli) -> None:
+        for _ in range(2):
+            assert empty("init") == f"{empty.root}\n"
+        assert empty("--root", empty.root.with_name("other"), "init") == f"{empty.root.with_name('other')}\n"
+        assert empty(f"--root={empty.root}", "images").split() == ["REPOSITORY", "TAG", "IMAGE", "ID", "CREATED", "SIZE"]
+
+    def test_load_from_a_file_and_standard_input(self, empty: Cli, archive: Path) -> None:
+        said = "Loaded image: plain:1\nLoaded image: box:1\n"
+        assert empty("load", "-i", archive) == said
+        assert empty("load", "--input", "-", stdin=archive.read_bytes()) == said
+
+    def test_load_without_names(self, empty: Cli, tmp_path: Path) -> None:
+        from images import Image
+
+        image = Image(PLAIN.layers)
+        (tmp_path / "a.tar").write_bytes(tar_of(docker_files([image])))
+        assert empty("load", "-i", tmp_path / "a.tar") == f"Loaded image ID: {image.id}\n"
+        assert empty("images").splitlines()[1].split()[:2] == ["<none>", "<none>"]
+
+    def test_import(self, empty: Cli, tmp_path: Path) -> None:
+        tar = write_tar([Entry("file", "f", data=b"x")])
+        (tmp_path / "root.tar").write_bytes(tar)
+        first = empty("import", tmp_path / "root.tar", "base").strip()
+        assert first.startswith("sha256:")
+        empty("import", "-", "other:2", stdin=tar)
+        assert {(row["REPOSITORY"], row["TAG"]) for row in empty.json("images")} == {("base", "latest"), ("other", "2")}
+
+    def test_images(self, cli: Cli) -> None:
+        rows = cli.json("images")
+        assert {row["IMAGE ID"] for row in rows} == {PLAIN.id, BOX.id}
+        assert all(row["CREATED"] == CREATED for row in rows)
+        head, *lines = cli("images").splitlines()
+        assert head.split() == ["REPOSITORY", "TAG", "IMAGE", "ID", "CREATED", "SIZE"]
+        (plain,) = (line for line in lines if line.startswith("plain"))
+        assert plain.split()[:3] == ["plain", "1", PLAIN.id[7:19]]
+        assert "years ago" in plain or "year ago" in plain
+        assert set(cli("images", "-q").split()) == {PLAIN.id[7:19], BOX.id[7:19]}
+
+    def test_history(self, cli: Cli) -> None:
+        rows = cli.json("history", "plain:1")
+        assert [row["IMAGE"] for row in rows] == [PLAIN.id, "<missing>"]
+        assert [row["CREATED BY"] for row in rows] == ["step 1", "step 0"]
+        lines = cli("history", "plain:1").splitlines()
+        assert [line.split()[0] for line in lines] == ["IMAGE", PLAIN.id[7:19], "<missing>"]
+        assert cli("history", "--no-trunc", "plain:1").splitlines()[1].startswith(PLAIN.id)
+
+    def test_inspect(self, cli: Cli) -> None:
+        container = cli("create", "plain:1").strip()
+        said = json.loads(cli("inspect", "plain:1", container))
+        assert [one["Id"] for one in said] == [PLAIN.id, container]
+
+    def test_tag_and_rmi(self, cli: Cli) -> None:
+        assert cli("tag", "plain:1", "more") == ""
+        assert cli("rmi", "plain:1") == "Untagged: plain:1\n"
+        assert cli("rmi", "more") == f"Untagged: more:latest\nDeleted: {PLAIN.id}\n"
+        cli("tag", "box:1", "more")
+        assert "2 names" in cli("rmi", BOX.id, status=1)
+        assert len(cli("rmi", "-f", BOX.id).splitlines()) == 3
+        assert cli.json("images") == []
+
+    def test_gc(self, cli: Cli) -> None:
+        assert cli("gc") == "0 contents dropped, 0B given back\n"
+        cli("rmi", "plain:1", "box:1")
+        assert cli("gc").endswith("given back\n")
+        assert cli("gc") == "0 contents dropped, 0B given back\n"
+
+
+class TestContainers:
+    def test_create_ps_rm(self, cli: Cli) -> None:
+        ids = cli("create", "--count", "3", "plain:1").split()
+        named = cli("create", "--name", "web", "plain:1").strip()
+        assert all(len(one) == 64 for one in ids)
+        rows = cli.json("ps")
+        assert [row["CONTAINER ID"] for row in rows][0] == named
+        assert {row["STATUS"] for row in rows} == {"created"}
+        assert cli("ps", "-q").split() == [row["CONTAINER ID"] for row in rows]
+        line = cli("ps").splitlines()[1]
+        assert line.startswith(named[:12]) and line.endswith("web")
+        assert cli("rm", "web", ids[0][:20]).split() == [named, ids[0]]
+        cli("create", "--name", "web", "plain:1")
+        assert "'web'" in cli("create", "--name", "web", "plain:1", status=1)
+        assert set(cli("rm", "--all").split()) >= set(ids[1:])
+        assert cli.json("ps") == []
+
+    def test_a_container_named_twice(self, cli: Cli) -> None:
+        one = cli("create", "plain:1").strip()
+        cli("rm", one, one[:10])
+        assert cli.json("ps") == []
+
+    def test_diff(self, cli: Cli) -> None:
+        one = cli("create", "plain:1").strip()
+        assert cli("diff", one) == ""
+        with Store(cli.root) as store:
+            upper = Path(store.container(one).inspect()["Upper"])
+        (upper / os.fsdecode(b"\xff")).write_bytes(b"")
+        (upper / "etc").mkdir()
+        (upper / "etc/new").write_bytes(b"x")
+        assert cli.json("diff", one)[:2] == [{"kind": "C", "path": "/etc"}, {"kind": "A", "path": "/etc/new"}]
+        command = [sys.executable, "-m", "layerstore", "diff", one]
+        done = subprocess.run(command, env=cli.environment, capture_output=True)
+        assert (done.returncode, done.stdout) == (0, b"C /etc\nA /etc/new\nA /\xff\n"), done.stderr
+
+    @root_only
+    def test_mount_and_umount(self, cli: Cli) -> None:
+        ids = cli("create", "--count", "2", "plain:1").split()
+        roots = cli("mount", *ids).splitlines()
+        assert [Path(root).parent.name for root in roots] == ids
+        assert (Path(roots[1]) / "second").read_bytes() == b"2"
+        assert {row["STATUS"] for row in cli.json("ps")} == {"mounted"}
+        with open(Path(roots[0]) / "second"):
+            text = cli("umount", "-a", status=1)
+            assert text.startswith("layerstore umount: ") and "force" in text
+            cli("umount", "--force", "--all")
+        assert mounts_below(cli.root) == []
+
+    @runs
+    def test_run(self, cli: Cli, tmp_path: Path) -> None:
+        assert cli("run", "--rm", "box:1", "echo", "-n", "hello") == "hello"
+        assert cli("run", "--rm", "-i", "box:1", "cat", stdin=b"through") == "through"
+        assert cli("run", "--rm", "box:1", "cat", stdin=b"not through") == ""
+        assert cli("run", "--rm", "-e", "X=1", "-u", "12:13", "-w", "/tmp", "box:1", "sh", "-c", "echo $X $A; id -u; pwd") == "1 image\n12\n/tmp\n"
+        assert cli("run", "--rm", "--entrypoint", "/bin/echo", "box:1", "a") == "a\n"
+        (tmp_path / "f").write_text("host\n")
+        assert cli("run", "--rm", "-v", f"{tmp_path}:/v:ro", "box:1", "cat", "/v/f") == "host\n"
+        assert cli("run", "--rm", "box:1", status=3) == ""
+        assert cli.json("ps") == []
+
+    @runs
+    def test_run_keeps_the_container(self, cli: Cli) -> None:
+        cli("run", "--name", "kept", "box:1", "touch", "/made")
+        assert cli("diff", "kept") == "A /made\n"
+        assert cli.json("ps")[0]["COMMAND"] == ["touch", "/made"]
+        assert "kept" in cli("run", "--name", "kept", "box:1", "true", status=125)
+
+    @runs
+    def test_run_detached(self, cli: Cli) -> None:
+        one = cli("run", "-d", "box:1", "sleep", "100").strip()
+        assert cli.json("ps")[0]["STATUS"] == "running"
+        assert "running" in cli("rm", one, status=1)
+        assert "running" in cli("umount", one, status=1)
+        assert cli("rm", "-f", one).strip() == one
+        assert cli.json("ps") == []
+
+    @runs
+    def test_run_failures_leave_no_container(self, cli: Cli) -> None:
+        assert "no command" in cli("run", "plain:1", status=125)
+        assert "alice" in cli("run", "-u", "alice", "box:1", "true", status=125)
+        assert "TTY" in cli("run", "-t", "box:1", "true", status=125)
+        assert cli.json("ps") == []
+
+    @runs
+    @pytest.mark.xfail(reason="crun gives 1 for all of them, and the command hands it on", strict=True)
+    @pytest.mark.parametrize(("program", "status"), [("/no/such", 127), ("/etc/passwd", 126)])
+    def test_a_program_that_cannot_be_started(self, cli: Cli, program: str, status: int) -> None:
+        assert program in cli("run", "--rm", "box:1", program, status=status)
