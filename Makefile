@@ -8,6 +8,7 @@ STAMPS := build/stamps
 
 CORE    := setup.py pyproject.toml $(wildcard csrc/*.c csrc/*.h layerstore/_core/*.pyx layerstore/_core/*.pxd)
 MODULES := $(wildcard layerstore/*.py layerstore/*/*.py)
+HEADERS := $(wildcard csrc/*.h)
 UNITS   := $(patsubst csrc/%.c,%,$(wildcard csrc/*.c))
 # The kernels for one instruction set are not for other processors.
 PORTABLE := $(filter-out %_avx2 %_avx512,$(UNITS))
@@ -21,7 +22,7 @@ DEMO_ARGS ?=
 BENCH_ARGS ?=
 
 C_FLAGS := -std=gnu11 -O2 -Wall -Wextra -Werror -Icsrc
-FUZZ_FLAGS := -std=gnu11 -g -O1 -Icsrc -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined
+FUZZ_FLAGS := -std=gnu11 -g -O1 -Icsrc -fsanitize=address,undefined -fno-sanitize-recover=undefined
 
 .PHONY: help demo test lint format sanitize fuzz bench clean packages-demo packages-test packages-bench packages-fuzz
 .DELETE_ON_ERROR:
@@ -89,10 +90,17 @@ $(STAMPS)/sanitize: $(CORE) $(MODULES) $(VENV)/installed
 	LAYERSTORE_SANITIZE=1 $(BIN)/python setup.py -q build --build-base build/sanitized --build-lib build/sanitized/lib
 	@touch $@
 
-build/aarch64/%.o: csrc/%.c $(wildcard csrc/*.h) | packages-test
+build/aarch64/%.o: csrc/%.c $(HEADERS) | packages-test
 	@mkdir -p $(@D)
-	aarch64-linux-gnu-gcc $(C_FLAGS) -c -o $@ $<
+	@aarch64-linux-gnu-gcc $(C_FLAGS) -c -o $@ $<
 
-build/fuzz/%: tests/fuzz/%.c $(wildcard csrc/*.c csrc/*.h) | packages-fuzz
+build/fuzz/objects/%.o: csrc/%.c $(HEADERS) | packages-fuzz
 	@mkdir -p $(@D)
-	clang $(FUZZ_FLAGS) -o $@ $< $(wildcard csrc/*.c)
+	@clang $(FUZZ_FLAGS) -fsanitize=fuzzer-no-link -c -o $@ $<
+
+build/fuzz/core.a: $(UNITS:%=build/fuzz/objects/%.o)
+	@rm -f $@
+	@ar rc $@ $^
+
+build/fuzz/%: tests/fuzz/%.c build/fuzz/core.a
+	@clang $(FUZZ_FLAGS) -fsanitize=fuzzer -o $@ $^

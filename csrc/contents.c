@@ -364,7 +364,7 @@ static int seal(struct ls_contents *c, struct ls_pack_footer *footer, struct ls_
 	return status;
 }
 
-int ls_contents_finish(struct ls_contents *c, struct ls_error *err)
+static int finish_pack(struct ls_contents *c, struct ls_error *err)
 {
 	struct ls_pack_footer footer;
 	uint64_t contents_bytes = c->pack_bytes;
@@ -376,6 +376,34 @@ int ls_contents_finish(struct ls_contents *c, struct ls_error *err)
 	add_vector(c, &footer, sizeof(footer));
 	status = flush_pack(c, err);
 	c->pack_bytes = contents_bytes;
+	return status;
+}
+
+static int place_object(struct ls_contents *c, int objects, const uint8_t *digest, struct ls_error *err)
+{
+	char name[65], place[66];
+
+	object_name(name, digest);
+	memcpy(place, name, 2);
+	place[2] = '/';
+	memcpy(place + 3, name + 2, 63);
+	if (renameat(c->staging, name, objects, place))
+		return ls_fail_errno(err, "cannot move object %s to its place in the store", name);
+	return LS_OK;
+}
+
+int ls_contents_publish(struct ls_contents *c, int objects, uint32_t pack, struct ls_error *err)
+{
+	struct ls_digest_record *records = (struct ls_digest_record *)(void *)c->records.bytes;
+	size_t count = c->records.length / sizeof(*records);
+	int status = finish_pack(c, err);
+
+	for (size_t i = 0; i < count && !status; i++) {
+		if (records[i].location.pack == LS_LOCATION_OBJECT)
+			status = place_object(c, objects, records[i].digest, err);
+		else
+			records[i].location.pack = pack;
+	}
 	return status;
 }
 

@@ -62,13 +62,13 @@ int ls_contents_stream_data(struct ls_contents *contents, const uint8_t *bytes, 
 int ls_contents_stream_hole(struct ls_contents *contents, uint64_t length, struct ls_error *err);
 int ls_contents_stream_end(struct ls_contents *contents, uint8_t digest[32], struct ls_error *err);
 
-/* Write the slots and the footer. Nothing can be put after. */
-int ls_contents_finish(struct ls_contents *contents, struct ls_error *err);
+/* Write the slots and the footer of the pack, which has the number `pack` in the store, and move each object to its
+ * place below the directory `objects`: two hex digits, '/', the other 62. Nothing can be put after. */
+int ls_contents_publish(struct ls_contents *contents, int objects, uint32_t pack, struct ls_error *err);
 
 struct ls_contents_counts ls_contents_counts(const struct ls_contents *contents);
 
-/* What was new, in the order of storing; a pack's number is not known yet: location.pack is 0 for all in the pack.
- * Valid until ls_contents_free. */
+/* What was new, in the order of storing, after ls_contents_publish. Valid until ls_contents_free. */
 const struct ls_digest_record *ls_contents_records(const struct ls_contents *contents, uint32_t *count);
 /* The pack's slots, and the bytes of contents in it. Valid until ls_contents_free. */
 const struct ls_pack_slot *ls_contents_slots(const struct ls_contents *contents, uint32_t *count, uint64_t *bytes);

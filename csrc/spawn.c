@@ -55,14 +55,15 @@ static int fail_step(struct launch *launch, enum step step, const char *path)
 	return -1;
 }
 
-/* Handlers first of all: they are this process's functions. Those the C library keeps for itself refuse, and exec
- * resets them. */
+/* Handlers first of all: they are this process's functions. By the system call, as the C library refuses the two signals
+ * that it keeps for itself, and make(1) starts programs with those ignored. An action of zeros is SIG_DFL with no flags
+ * on every architecture. */
 static void reset_signals(void)
 {
-	const struct sigaction plain = {.sa_handler = SIG_DFL};
+	static const unsigned long plain[8];
 
 	for (int number = 1; number <= KERNEL_SIGNALS; number++)
-		sigaction(number, &plain, NULL);
+		syscall(SYS_rt_sigaction, number, plain, NULL, sizeof(kernel_sigset));
 }
 
 /* A slave, not private: what is unmounted outside goes away here too and is not kept busy by this copy, while nothing

@@ -63,6 +63,7 @@ class Store:
         self.layout.check()
         self._database = Database(self.layout.database)
         self._contents = ContentStore(self.layout, self._database)
+        self._known_images: dict[str, Image] = {}
         self._chains = Chains(self.layout, self._contents)
         self._mounts = Mounts(self.layout)
         self._containers = Containers(self.layout, self._database, self._chains, self._mounts)
@@ -76,6 +77,7 @@ class Store:
     def close(self) -> None:
         """Close the database. Mounted containers stay mounted."""
         self._database.close()
+        self._mounts.close()
 
     # Images
 
@@ -191,7 +193,8 @@ class Store:
         return garbage.collect(self.layout, self._database, self._contents, self._chains)
 
     def _image(self, image_id: str) -> "Image":
-        return Image(self, ImageId(image_id))
+        # An image never changes, so what was read of it (its config above all) serves every later use.
+        return self._known_images.setdefault(image_id, Image(self, ImageId(image_id)))
 
     def _resolve(self, image: "Image | str") -> "Image":
         return image if isinstance(image, Image) else self.image(image)
@@ -219,7 +222,8 @@ class Store:
             raise InvalidInput("count is at least 1, and a name goes with one container only")
         found = self._resolve(image)
         shown = image if isinstance(image, str) else next(iter(found.names), found.short_id)
-        rows = self._containers.create(found.id, shown, found.diff_ids, count or 1, name, volatile)
+        chain = self._chains.mountable(found.chain_id, lambda: found.diff_ids)
+        rows = self._containers.create(found.id, shown, chain, count or 1, name, volatile)
         made = [Container(self, row) for row in rows]
         return made[0] if count is None else made
 
@@ -236,12 +240,7 @@ class Store:
 
         Raises `NotFound` where one was removed, `Unsupported` where this user or kernel cannot mount, `OSError`.
         """
-        rows = [container.row for container in containers]
-        stacks: dict[ChainId, Sequence[DiffId]] = {}
-        for row in rows:
-            if row.chain_id not in stacks:
-                stacks[row.chain_id] = self._image(row.image_id).diff_ids
-        self._containers.mount(rows, stacks)
+        self._containers.mount([container.row for container in containers], lambda image: self._image(image).diff_ids)
 
     def umount(self, containers: "Sequence[Container]", *, force: bool = False) -> None:
         """Unmount many at once; `force` detaches those in use. Raises `Conflict` where one is in use."""
@@ -263,6 +262,7 @@ class Image:
         self._store = store
         self.id = image_id
         self._config: ImageConfig | None = None
+        self._chain_id: ChainId | None = None
 
     def __repr__(self) -> str:
         return f"<Image {self.short_id} {' '.join(self.names)}>"
@@ -293,6 +293,17 @@ class Image:
         """The layers, bottom first."""
         query = "SELECT diff_id FROM image_layers WHERE image_id = ? ORDER BY position"
         return tuple(DiffId(d) for (d,) in self._store._database.read().execute(query, (self.id,)))
+
+    @property
+    def chain_id(self) -> ChainId:
+        """The ChainID of its layers. Raises `NotFound` when the image is gone."""
+        if self._chain_id is None:
+            query = "SELECT chain_id FROM images WHERE image_id = ?"
+            row = self._store._database.read().execute(query, (self.id,)).fetchone()
+            if row is None:
+                raise NotFound(f"image {self.short_id} was removed; load it again")
+            self._chain_id = ChainId(row[0])
+        return self._chain_id
 
     @property
     def created(self) -> str:
@@ -367,7 +378,7 @@ class Image:
             "Config": self.config.runtime,
             "Size": self.size_bytes,
             "RootFS": {"Type": "layers", "Layers": list(self.diff_ids)},
-            "ChainId": chain_id(self.diff_ids),
+            "ChainId": self.chain_id,
         }
 
 
@@ -392,7 +403,7 @@ class Container:
 
     @property
     def image(self) -> Image:
-        return Image(self._store, self.row.image_id)
+        return self._store._image(self.row.image_id)
 
     @property
     def root(self) -> Path:

@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -107,11 +108,16 @@ def child_processes() -> dict[int, str]:
 
 @pytest.fixture(scope="module", autouse=True)
 def no_leftovers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A test module leaves no mount, loop device or child process. Of others' only in CI, where there are no others."""
-    base = str(tmp_path_factory.getbasetemp())
+    """A test module leaves no mount, loop device or child process.
+
+    Looked at is what lies where tests put things. In CI nobody else does so at the same time.
+    """
+    places = [str(tmp_path_factory.getbasetemp())]
+    if REQUIRE_ALL:
+        places += [tempfile.gettempdir(), "/var/tmp", "/var/cache/layerstore-fixtures", str(ROOT)]
 
     def ours(path: str) -> bool:
-        return REQUIRE_ALL or path.startswith(base + "/")
+        return any(path.startswith(place + "/") for place in places)
 
     mounts, loops, children = set(mount_points()), set(loop_devices()), set(child_processes())
     yield

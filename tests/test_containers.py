@@ -137,11 +137,10 @@ class TestCreate:
         tar = write_tar([Entry("file", "f", data=b"x")])
         image = store.import_rootfs(io.BytesIO(tar), "gone")
         found = store.image("gone")
-        diff_ids = found.diff_ids
-        assert diff_ids
+        chain = store._chains.mountable(found.chain_id, lambda: found.diff_ids)
         store.remove_image("gone")
         with pytest.raises(NotFound):
-            store._containers.create(image.id, "gone", diff_ids, 1, None, False)
+            store._containers.create(image.id, "gone", chain, 1, None, False)
         assert list(store.layout.containers.iterdir()) == []
 
     def test_an_interrupt_right_after_the_commit(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

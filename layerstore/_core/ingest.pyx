@@ -54,7 +54,7 @@ cdef extern from "contents.h" nogil:
     int ls_contents_new(ls_contents **contents, int staging, int pack, const ls_digests *digests,
                         size_t pack_threshold, const ls_b3_kernel *kernel, ls_error *err)
     void ls_contents_free(ls_contents *contents)
-    int ls_contents_finish(ls_contents *contents, ls_error *err)
+    int ls_contents_publish(ls_contents *contents, int objects, uint32_t pack, ls_error *err)
     ls_contents_counts ls_contents_counts_ "ls_contents_counts" (const ls_contents *contents)
     const ls_digest_record *ls_contents_records(const ls_contents *contents, uint32_t *count)
     const ls_pack_slot *ls_contents_slots(const ls_contents *contents, uint32_t *count, uint64_t *bytes)
@@ -166,12 +166,15 @@ cdef class Contents:
     def __dealloc__(self):
         ls_contents_free(self.contents)
 
-    def finish(self):
-        """Write the pack's slots and footer. Raises `OSError`."""
+    def publish(self, int objects_fd, uint32_t pack):
+        """Finish the pack, which has that number, and move the objects to their places below `objects_fd`.
+
+        Nothing can be added after. Raises `OSError`.
+        """
         cdef ls_error err
         cdef int status
         with nogil:
-            status = ls_contents_finish(self.contents, &err)
+            status = ls_contents_publish(self.contents, objects_fd, pack, &err)
         check(status, &err)
 
     @property
@@ -181,7 +184,7 @@ cdef class Contents:
         return counts.new_count, counts.new_bytes, counts.known_count, counts.known_bytes
 
     def records(self):
-        """Digest log records (48 bytes each) of what was new; a pack's number in them is still 0."""
+        """Digest log records (48 bytes each) of what was new, after `publish`."""
         cdef uint32_t count
         cdef const ls_digest_record *records = ls_contents_records(self.contents, &count)
         return PyBytes_FromStringAndSize(<const char *>records, <Py_ssize_t>count * 48)

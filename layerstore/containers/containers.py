@@ -1,16 +1,15 @@
 """Containers: a writable layer each on an image, their rows, directories, mounts and processes."""
 
 import contextlib
-import dataclasses
 import json
 import os
 import re
 import secrets
 import shutil
-import stat
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +60,7 @@ class Containers:
         self,
         image_id: ImageId,
         image_name: str,
-        diff_ids: Sequence[DiffId],
+        chain: Chain,
         count: int,
         name: str | None,
         volatile: bool,
@@ -70,19 +69,17 @@ class Containers:
         if name is not None and not _NAME.fullmatch(name):
             raise InvalidInput(f"{name!r} is not a name for a container: it is letters, digits and . _ -")
         with locked(self._layout.garbage_lock, exclusive=False):
-            return self._create(image_id, image_name, diff_ids, count, name, volatile)
+            return self._create(image_id, image_name, chain, count, name, volatile)
 
     def _create(
         self,
         image_id: ImageId,
         image_name: str,
-        diff_ids: Sequence[DiffId],
+        chain: Chain,
         count: int,
         name: str | None,
         volatile: bool,
     ) -> list[ContainerRow]:
-        chain = self._chains.mountable(diff_ids)
-        root = self._chains.index(diff_ids).record(0)
         now = time.time()
         rows = [
             ContainerRow(secrets.token_hex(32), name, image_id, image_name, chain.chain_id, now, volatile, None)
@@ -90,14 +87,10 @@ class Containers:
         ]
         ids = [row.id for row in rows]
         # Directories first: a row never names a container that is not there.
-        fd = os.open(self._layout.containers, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            owner = (root.uid, root.gid) if os.geteuid() == 0 else (os.geteuid(), os.getegid())
-            container_make_many(fd, ids, stat.S_IMODE(root.mode), *owner, root.mtime_ns)
-        finally:
-            os.close(fd)
+        owner = (chain.root_uid, chain.root_gid) if os.geteuid() == 0 else (os.geteuid(), os.getegid())
+        container_make_many(self._mounts.containers_fd, ids, chain.root_mode, *owner, chain.root_mtime_ns)
         # The root of a view is the upper directory's own: nothing of the chain's root shows through it.
-        for attribute, value in _root_xattrs(root.xattrs):
+        for attribute, value in _root_xattrs(dict(chain.root_xattrs)):
             for container in ids:
                 with contextlib.suppress(OSError):  # one that this user may not set, or this file system not have
                     os.setxattr(self.upper(container), attribute, value)
@@ -109,7 +102,7 @@ class Containers:
                     raise Conflict(f"there is a container named {name!r} already; `layerstore rm {name}` first")
                 db.executemany(
                     f"INSERT INTO containers ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                    [dataclasses.astuple(row) for row in rows],
+                    [tuple(vars(row).values()) for row in rows],
                 )
         except BaseException:
             if self._is_known(ids[0]):  # the interrupt came after the commit
@@ -148,16 +141,18 @@ class Containers:
     def upper(self, container: str) -> Path:
         return self._layout.containers / container / "upper"
 
-    def mount(self, rows: Iterable[ContainerRow], diff_ids: dict[ChainId, Sequence[DiffId]]) -> None:
-        """Mount them, a batch for each chain.
+    def mount(self, rows: Iterable[ContainerRow], diff_ids: Callable[[ImageId], Sequence[DiffId]]) -> None:
+        """Mount them, a batch for each chain; `diff_ids` gives the stack of an image.
 
         Raises `NotFound` where one was removed, `Unsupported`, `OSError`; those mounted before stay.
         """
         batches: dict[tuple[ChainId, bool], list[str]] = {}
+        images: dict[ChainId, ImageId] = {}
         for row in rows:
+            images[row.chain_id] = row.image_id
             batches.setdefault((row.chain_id, bool(row.volatile)), []).append(row.id)
         for (chain, volatile), ids in batches.items():
-            mountable = self._chains.mountable(diff_ids[chain])
+            mountable = self._chains.mountable(chain, partial(diff_ids, images[chain]))
             try:
                 self._mounts.mount(mountable, ids, volatile=volatile)
             except FileNotFoundError as error:

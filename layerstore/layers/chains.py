@@ -1,9 +1,17 @@
-"""Chains: the merged index of a stack of layers and its EROFS tree image. Derived, made when first needed."""
+"""Chains: the merged index of a stack of layers and its EROFS tree image. Derived, made when first needed.
+
+The tree image is kept on disk beside a description of what it needs to be mounted. The merged index is
+made in memory from the layers' when it is asked for: it takes a few milliseconds, and on disk would double what a
+further image of the same layers costs.
+"""
 
 import json
 import mmap
+import stat
 import struct
-from collections.abc import Sequence
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,16 +28,25 @@ from layerstore.types import ChainId, DiffId, chain_id, digest_hex, hash_key
 
 _CONTENT_BYTES = 40
 _EMPTY_TAR = bytes(1024)
+_CACHED_INDEXES = 8
 
 
 @dataclass(frozen=True)
 class Chain:
-    """A chain that can be mounted: its tree image and the data-only layers that its files are in."""
+    """A chain that can be mounted: its tree image, the data-only layers that its files are in, and its root directory.
+
+    `root_mode` is permission bits, `root_mtime_ns` nanoseconds.
+    """
 
     chain_id: ChainId
     image: Path
     packs: tuple[int, ...]
     objects: bool
+    root_mode: int
+    root_uid: int
+    root_gid: int
+    root_mtime_ns: int
+    root_xattrs: tuple[tuple[bytes, bytes], ...]
 
 
 def open_index(path: Path) -> Index:
@@ -47,6 +64,10 @@ class Chains:
     def __init__(self, layout: Layout, contents: ContentStore) -> None:
         self._layout = layout
         self._contents = contents
+        self._lock = threading.Lock()
+        self._indexes: OrderedDict[ChainId, Index] = OrderedDict()
+        # What was read of a chain, and of which tree image: inode and time of modification.
+        self._described: dict[ChainId, tuple[int, int, Chain]] = {}
 
     def layer_index(self, diff_id: DiffId) -> Index:
         """The index of one stored layer. Raises `CorruptError` when it is missing or damaged."""
@@ -56,13 +77,18 @@ class Chains:
             raise CorruptError(f"the index of layer {diff_id} is missing; load the image again") from None
 
     def index(self, diff_ids: Sequence[DiffId]) -> Index:
-        """The merged index of a stack, made if it is missing or damaged."""
-        path = self._layout.chain_index(chain_id(diff_ids))
-        try:
-            return open_index(path)
-        except (FileNotFoundError, CorruptError):
-            durable.write_file(path, self._merge(diff_ids))
-            return open_index(path)
+        """The merged index of a stack. Raises `CorruptError` when a layer's index is missing or damaged."""
+        chain = chain_id(diff_ids)
+        with self._lock:
+            index = self._indexes.get(chain)
+        if index is None:
+            index = Index(self._merge(diff_ids))
+        with self._lock:
+            self._indexes[chain] = index
+            self._indexes.move_to_end(chain)
+            while len(self._indexes) > _CACHED_INDEXES:
+                self._indexes.popitem(last=False)
+        return index
 
     def _merge(self, diff_ids: Sequence[DiffId]) -> memoryview:
         key = hash_key(chain_id(diff_ids))
@@ -76,47 +102,71 @@ class Chains:
             layers.append(Index(empty))
         return merge(layers, key)
 
-    def mountable(self, diff_ids: Sequence[DiffId]) -> Chain:
-        """The chain with its tree image, made if it is missing."""
-        chain = chain_id(diff_ids)
-        description = self._description(chain)
+    def mountable(self, chain: ChainId, diff_ids: Callable[[], Sequence[DiffId]]) -> Chain:
+        """The chain with its tree image, made if it is missing; only then is `diff_ids` asked for the stack."""
         try:
-            return self._read(chain, description)
+            return self.described(chain)
         except (FileNotFoundError, CorruptError):
             pass
         with locked(self._layout.run / f"{digest_hex(chain)}.lock", exclusive=True):
             try:
-                return self._read(chain, description)
+                return self.described(chain)
             except (FileNotFoundError, CorruptError):
-                self._write_image(self.index(diff_ids), chain, description)
-        return self._read(chain, description)
+                self._write_image(self.index(diff_ids()), chain)
+        return self.described(chain)
 
     def described(self, chain: ChainId) -> Chain:
         """A chain that was made mountable before. Raises `CorruptError`, `OSError` when it is not there."""
-        return self._read(chain, self._description(chain))
+        known = self._described.get(chain)
+        image = known[2].image if known else self._layout.chain_image(chain)
+        status = image.stat()
+        if known is None or (status.st_ino, status.st_mtime_ns) != known[:2]:
+            known = (status.st_ino, status.st_mtime_ns, self._read(chain, image, status.st_size))
+            self._described[chain] = known
+        return known[2]
 
-    def _description(self, chain: ChainId) -> Path:
-        return self._layout.chain_image(chain).with_suffix(".json")
-
-    def _read(self, chain: ChainId, description: Path) -> Chain:
-        data = description.read_bytes()
+    def _read(self, chain: ChainId, image: Path, size: int) -> Chain:
+        description = image.with_suffix(".json")
         try:
-            needs = json.loads(data)
-            packs, objects, size = tuple(map(int, needs["packs"])), bool(needs["objects"]), int(needs["image_bytes"])
-        except (ValueError, KeyError, TypeError) as error:
+            needs = json.loads(description.read_bytes())
+            if int(needs["image_bytes"]) != size:
+                raise CorruptError(f"{image} does not have the {needs['image_bytes']} bytes that it was written with")
+            root = needs["root"]
+            return Chain(
+                chain_id=chain,
+                image=image,
+                packs=tuple(map(int, needs["packs"])),
+                objects=bool(needs["objects"]),
+                root_mode=int(root["mode"]),
+                root_uid=int(root["uid"]),
+                root_gid=int(root["gid"]),
+                root_mtime_ns=int(root["mtime_ns"]),
+                root_xattrs=tuple(
+                    (bytes.fromhex(name), bytes.fromhex(value)) for name, value in root["xattrs"].items()
+                ),
+            )
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise CorruptError(f"{description} is damaged: {error}") from error
-        image = self._layout.chain_image(chain)
-        if image.stat().st_size != size:
-            raise CorruptError(f"{image} does not have the {size} bytes that it was written with")
-        return Chain(chain, image, packs, objects)
 
-    def _write_image(self, index: Index, chain: ChainId, description: Path) -> None:
+    def _write_image(self, index: Index, chain: ChainId) -> None:
         locations = self._contents.locate_many(index.contents_bytes(), _CONTENT_BYTES)
         packs = {pack for pack, _ in struct.iter_unpack("<II", locations)}
-        objects = LOCATION_OBJECT in packs
         image = write_tree(index, locations)
-        needs = {"packs": sorted(packs - {LOCATION_OBJECT}), "objects": objects, "image_bytes": len(image)}
+        root = index.record(0)
+        needs = {
+            "packs": sorted(packs - {LOCATION_OBJECT}),
+            "objects": LOCATION_OBJECT in packs,
+            "image_bytes": len(image),
+            "root": {
+                "mode": stat.S_IMODE(root.mode),
+                "uid": root.uid,
+                "gid": root.gid,
+                "mtime_ns": root.mtime_ns,
+                "xattrs": {name.hex(): value.hex() for name, value in root.xattrs.items()},
+            },
+        }
+        path = self._layout.chain_image(chain)
         # The description comes last: it is what says that the image is whole.
-        description.unlink(missing_ok=True)
-        durable.write_file(self._layout.chain_image(chain), memoryview(image))
-        durable.write_file(description, json.dumps(needs).encode())
+        path.with_suffix(".json").unlink(missing_ok=True)
+        durable.write_file(path, memoryview(image))
+        durable.write_file(path.with_suffix(".json"), json.dumps(needs).encode())

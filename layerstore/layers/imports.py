@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from layerstore._core.erofs import write_pack
-from layerstore._core.ingest import LOCATION_OBJECT, RECORD_BYTES, Contents, LayerIngest
+from layerstore._core.ingest import PACK_SLOT_BYTES, Contents, LayerIngest
 from layerstore.errors import DigestMismatch, InvalidInput
 from layerstore.layers.streams import (
     QUEUED_PIECES,
@@ -36,8 +36,6 @@ from layerstore.store.db import Database
 from layerstore.store.layout import PACK_THRESHOLD_BYTES, Layout
 from layerstore.store.locks import locked, try_lock
 from layerstore.types import DiffId, Digest, chain_id, digest_hex, hash_key
-
-_RECORD_PACK_AT = 40
 
 
 @dataclass(frozen=True)
@@ -202,7 +200,7 @@ class Import:
             if slots:
                 db.execute(
                     "INSERT INTO packs VALUES (?, ?, ?)",
-                    (self._pack_number, len(slots) // RECORD_BYTES, contents_bytes),
+                    (self._pack_number, len(slots) // PACK_SLOT_BYTES, contents_bytes),
                 )
                 db.execute("UPDATE counters SET value = max(value, ?) WHERE name = 'packs'", (self._pack_number + 1,))
             for layer in layers:
@@ -221,21 +219,15 @@ class Import:
         """Finish the pack, write its index, move the objects to their places; returns the digest log's new records."""
         contents = self._contents
         assert contents is not None
-        contents.finish()
-        records = bytearray(contents.records())
-        number = self._pack_number.to_bytes(4, "little")
-        is_object = LOCATION_OBJECT.to_bytes(4, "little")
-        for at in range(0, len(records), RECORD_BYTES):
-            where = at + _RECORD_PACK_AT
-            if records[where : where + 4] == is_object:
-                name = records[at : at + 32].hex()
-                (self._staging / name).rename(self._layout.object(name))
-            else:
-                records[where : where + 4] = number
+        objects_fd = os.open(self._layout.objects, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            contents.publish(objects_fd, self._pack_number)
+        finally:
+            os.close(objects_fd)
         slots, contents_bytes = contents.slots()
         if slots:
             self._layout.pack_image(self._pack_number).write_bytes(write_pack(self._pack_number, contents_bytes, slots))
-        return bytes(records)
+        return contents.records()
 
 
 def _insert_image(

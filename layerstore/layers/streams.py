@@ -152,7 +152,7 @@ def _decompressed(pieces: Iterable[Piece], compression: str) -> Iterator[Piece]:
             if decoder is None:
                 # Where a piece's end cuts the magic number, the decoder judges the rest.
                 if not magic.startswith(bytes(pending[: len(magic)])):
-                    raise CorruptError(f"the {compression} stream has other bytes behind it; fetch or save it again")
+                    raise CorruptError(f"the {compression} stream has bytes after its end; fetch or save it again")
                 decoder = new_decoder()
             try:
                 data = decoder.decompress(pending, PIECE_BYTES)

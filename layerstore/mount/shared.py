@@ -25,12 +25,19 @@ class Mounts:
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
+        self._chain_mounts = str(layout.chain_mounts)
+        self._pack_mounts = str(layout.pack_mounts)
+        self.containers_fd = os.open(layout.containers, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
-    def _target(self, chain: ChainId) -> Path:
-        return self._layout.chain_mounts / digest_hex(chain)
+    def close(self) -> None:
+        """Close what is kept open. Mounts stay."""
+        os.close(self.containers_fd)
 
-    def _pack_target(self, number: int) -> Path:
-        return self._layout.pack_mounts / str(number)
+    def _target(self, chain: ChainId) -> str:
+        return f"{self._chain_mounts}/{digest_hex(chain)}"
+
+    def _pack_target(self, number: int) -> str:
+        return f"{self._pack_mounts}/{number}"
 
     def mount(self, chain: Chain, containers: Sequence[str], *, volatile: bool) -> None:
         """Mount these containers (ids) of one chain; those that are mounted already stay.
@@ -46,8 +53,7 @@ class Mounts:
             data = [_open_path(stack, self._pack_target(number)) for number in chain.packs]
             if chain.objects:
                 data.append(_open_path(stack, self._layout.objects))
-            containers_fd = _open_path(stack, self._layout.containers)
-            mount.overlay_mount_many(containers_fd, containers, lower, data, volatile)
+            mount.overlay_mount_many(self.containers_fd, containers, lower, data, volatile)
 
     @contextlib.contextmanager
     def _shared(self, chain: Chain) -> Iterator[None]:
@@ -68,11 +74,11 @@ class Mounts:
         for number in chain.packs:
             target = self._pack_target(number)
             if not _is_mounted(target):
-                target.mkdir(mode=0o700, exist_ok=True)
+                Path(target).mkdir(mode=0o700, exist_ok=True)
                 mount.mount_erofs(self._layout.pack_image(number), self._layout.pack(number), target)
         target = self._target(chain.chain_id)
         if not _is_mounted(target):
-            target.mkdir(mode=0o700, exist_ok=True)
+            Path(target).mkdir(mode=0o700, exist_ok=True)
             mount.mount_erofs(chain.image, None, target)
 
     def unmount(self, containers: Sequence[str], *, lazy: bool = False) -> None:
@@ -80,53 +86,46 @@ class Mounts:
 
         `lazy` detaches a mount that is in use. Raises `OSError` (EBUSY) otherwise, after trying all.
         """
-        fd = os.open(self._layout.containers, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            mount.umount_many(fd, containers, lazy)
+            mount.umount_many(self.containers_fd, containers, lazy)
         except Unsupported:
             # Who may not mount may have nothing mounted all the same.
-            if any(mount.mounted_many(fd, containers)):
+            if any(self.mounted(containers)):
                 raise
-        finally:
-            os.close(fd)
 
     def mounted(self, containers: Sequence[str]) -> list[bool]:
         """Which of these containers are mounted, by the kernel's word."""
-        fd = os.open(self._layout.containers, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            return mount.mounted_many(fd, containers)
-        finally:
-            os.close(fd)
+        return mount.mounted_many(self.containers_fd, containers)
 
     def release(self, in_use: Callable[[ChainId], Chain | None]) -> None:
         """Take away the chain and pack mounts that nothing uses. `in_use` gives a chain in use."""
         with locked(self._layout.mount_lock, exclusive=True):
             packs: set[int] = set()
-            for target in self._layout.chain_mounts.iterdir():
-                chain = in_use(ChainId(f"sha256:{target.name}"))
+            for name in (path.name for path in self._layout.chain_mounts.iterdir()):
+                chain = in_use(ChainId(f"sha256:{name}"))
                 if chain is None:
-                    _detach(target)
+                    _detach(f"{self._chain_mounts}/{name}")
                 else:
                     packs.update(chain.packs)
-            for target in self._layout.pack_mounts.iterdir():
-                if int(target.name) not in packs:
-                    _detach(target)
+            for name in (path.name for path in self._layout.pack_mounts.iterdir()):
+                if int(name) not in packs:
+                    _detach(f"{self._pack_mounts}/{name}")
 
 
-def _is_mounted(path: Path) -> bool:
+def _is_mounted(path: str) -> bool:
     try:
         return mount.is_mounted(path)
     except FileNotFoundError:
         return False
 
 
-def _detach(target: Path) -> None:
+def _detach(target: str) -> None:
     # The directory stays: removing it would pull the mount away from other mount namespaces that have it.
     if mount.is_mounted(target):
         mount.umount(target, lazy=True)
 
 
-def _open_path(stack: contextlib.ExitStack, path: Path) -> int:
+def _open_path(stack: contextlib.ExitStack, path: str | Path) -> int:
     fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     stack.callback(os.close, fd)
     return fd

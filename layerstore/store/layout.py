@@ -53,9 +53,6 @@ class Layout:
     def layer_recipe(self, diff_id: DiffId) -> Path:
         return self.layers / f"{digest_hex(diff_id)}.recipe"
 
-    def chain_index(self, chain: ChainId) -> Path:
-        return self.chains / f"{digest_hex(chain)}.index"
-
     def chain_image(self, chain: ChainId) -> Path:
         return self.chains / f"{digest_hex(chain)}.erofs"
 
