@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "container.h"
 #include "fscontext.h"
 #include "mount.h"
 #include "mountpoint.h"
@@ -19,7 +20,7 @@ struct container_paths {
 	char root[NAME_MAX + sizeof("/root")];
 };
 
-static int check_name(const char *name, struct ls_error *err)
+int ls_container_check_name(const char *name, struct ls_error *err)
 {
 	char shown[LS_SHOWN_SIZE];
 	size_t length = strlen(name);
@@ -32,7 +33,7 @@ static int check_name(const char *name, struct ls_error *err)
 
 static int find_paths(struct container_paths *paths, const char *name, struct ls_error *err)
 {
-	int status = check_name(name, err);
+	int status = ls_container_check_name(name, err);
 
 	if (status)
 		return status;

@@ -8,8 +8,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t
 from libc.stdlib cimport calloc, free, malloc
 
 import os
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections import namedtuple
 
 from layerstore._core.status cimport check, ls_error
 
@@ -48,6 +47,7 @@ cdef extern from "mount.h" nogil:
     int ls_mount_erofs(const char *image, const char *device, const char *target, ls_error *err)
     int ls_container_make_many(int containers_fd, const char *const *names, size_t n,
                                const ls_directory_attributes *upper, ls_error *err)
+    int ls_container_remove_many(int containers_fd, const char *const *names, size_t n, ls_error *err)
     int ls_overlay_mount_many(int containers_fd, const char *const *names, size_t n,
                               const ls_overlay_lowers *lowers, int volatile_upper, size_t *done, ls_error *err)
     int ls_umount_many(int containers_fd, const char *const *names, size_t n, int lazy, ls_error *err)
@@ -60,13 +60,10 @@ cdef extern from "mount.h" nogil:
     int ls_spawn_start "ls_spawn"(const ls_spawn_request *spawn, int *pid, ls_error *err)
 
 
-class Features(NamedTuple):
-    """What this process and kernel can do; see `features`."""
+class Features(namedtuple("Features", ("may_mount", "new_mount_api", "overlay", "erofs"))):
+    """What this process and kernel can do, a bool each; see `features`."""
 
-    may_mount: bool
-    new_mount_api: bool
-    overlay: bool
-    erofs: bool
+    __slots__ = ()
 
 
 cdef bytes c_string(object path):
@@ -155,6 +152,20 @@ def container_make_many(int containers_fd, names, uint32_t mode, uint32_t uid, u
     upper.mtime_seconds, upper.mtime_nanoseconds = seconds, nanoseconds
     with nogil:
         status = ls_container_make_many(containers_fd, strings.array, strings.count, &upper, &err)
+    check(status, &err)
+
+
+def container_remove_many(int containers_fd, names) -> None:
+    """Remove `name` and everything below it for each name; one that does not exist is fine.
+
+    Links are not followed and no mount is entered: a container that is still mounted is an `OSError` (EBUSY), and
+    nothing of it is touched. The others are removed all the same.
+    """
+    cdef ls_error err
+    cdef int status
+    cdef Strings strings = Strings(names)
+    with nogil:
+        status = ls_container_remove_many(containers_fd, strings.array, strings.count, &err)
     check(status, &err)
 
 
@@ -262,7 +273,7 @@ def open_inside(int root_fd, path, int flags) -> int:
     return fd
 
 
-def spawn(argv: Sequence, env: Mapping | None = None, cwd=None, fds=(0, 1, 2), bint private_mounts=False,
+def spawn(argv, env=None, cwd=None, fds=(0, 1, 2), bint private_mounts=False,
           hide=(), bint controlling_terminal=False) -> int:
     """Start the program at the path argv[0] and return its process id, to be waited for by the caller.
 
