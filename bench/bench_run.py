@@ -41,7 +41,7 @@ def by_command(context: Context) -> Iterator[Row]:
             works[f"{peer.name} run"] = partial(peer.run, name, TRUE)
         if not context.peers_only:
             store = stack.enter_context(context.store("debian"))
-            command = context.command(store.layout.root, "run", "--rm", "--network", "none", name, *TRUE)
+            command = context.command(store.root, "run", "--rm", "--network", "none", name, *TRUE)
             works["ours"] = partial(timed, command)
         for work in works.values():
             work()

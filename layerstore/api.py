@@ -1,46 +1,43 @@
-"""The library's face: `Store`, `Image` and `Container`."""
+"""The library's face: `Store`, `Image` and `Container`.
+
+A module that only some methods need is imported in them, here and in what is imported here: each takes up to several
+milliseconds to load, and every command would wait for all of them. tests/test_startup.py says what `run` may load.
+"""
+
+from __future__ import annotations
 
 import contextlib
 import json
 import os
-import signal
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
-from pathlib import Path
-from types import TracebackType
-from typing import Any, BinaryIO, Literal, overload
 
-from layerstore._core.index import Index
-from layerstore.containers import changes
 from layerstore.containers.bundle import Volume, runtime_spec
-from layerstore.containers.containers import ContainerRow, Containers
+from layerstore.containers.containers import Containers
 from layerstore.containers.runtime import may_use_cgroups
 from layerstore.errors import Conflict, InvalidInput, NotFound
-from layerstore.layers import garbage, loading
 from layerstore.layers.chains import Chains
-from layerstore.layers.garbage import Collected
-from layerstore.layers.recipe import tar_pieces
 from layerstore.mount.shared import Mounts
-from layerstore.oci.images import CONFIG_LIMIT_BYTES, ImageConfig, parse_config
-from layerstore.store.contents import ContentStore
+from layerstore.oci.configs import CONFIG_LIMIT_BYTES, parse_config
 from layerstore.store.db import Database
 from layerstore.store.layout import Layout
-from layerstore.types import (
-    ChainId,
-    Change,
-    DiffId,
-    Digest,
-    HistoryEntry,
-    ImageId,
-    Progress,
-    chain_id,
-    normalise_name,
-)
+from layerstore.types import ChainId, DiffId, Digest, ImageId, chain_id, normalise_name
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
+    from types import TracebackType
+    from typing import Any, BinaryIO, Literal, TypeAlias, overload
+
+    from layerstore._core.index import Index
+    from layerstore.containers.containers import ContainerRow
+    from layerstore.layers.garbage import Collected
+    from layerstore.oci.configs import ImageConfig
+    from layerstore.results import Change, HistoryEntry, Progress
+    from layerstore.store.contents import ContentStore
+
+    ProgressCallback: TypeAlias = Callable[[Progress], None]
 
 __all__ = ["Container", "Image", "Store", "Volume"]
-
-ProgressCallback = Callable[[Progress], None]
 
 
 class Store:
@@ -57,22 +54,38 @@ class Store:
     """
 
     def __init__(self, root: str | os.PathLike[str], *, create: bool = False) -> None:
-        self.layout = Layout(Path(root).absolute())
+        self.layout = Layout(root)
         if create and not self.layout.exists():
             self.layout.create()
         self.layout.check()
         self._database = Database(self.layout.database)
-        self._contents = ContentStore(self.layout, self._database)
+        self._opened_contents: ContentStore | None = None
         self._known_images: dict[str, Image] = {}
-        self._chains = Chains(self.layout, self._contents)
+        self._chains = Chains(self.layout, lambda: self._contents)
         self._mounts = Mounts(self.layout)
         self._containers = Containers(self.layout, self._database, self._chains, self._mounts)
 
-    def __enter__(self) -> "Store":
+    def __enter__(self) -> Store:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @property
+    def root(self) -> Path:
+        """Its directory."""
+        from pathlib import Path
+
+        return Path(self.layout.root)
+
+    @property
+    def _contents(self) -> ContentStore:
+        if self._opened_contents is None:
+            from layerstore.store.contents import ContentStore
+
+            # Should two threads come here at once, either's will do: it holds nothing but what was read.
+            self._opened_contents = ContentStore(self.layout, self._database)
+        return self._opened_contents
 
     def close(self) -> None:
         """Close the database. Mounted containers stay mounted."""
@@ -83,7 +96,7 @@ class Store:
 
     def load(
         self, source: str | os.PathLike[str] | BinaryIO, *, progress: ProgressCallback | None = None
-    ) -> list["Image"]:
+    ) -> list[Image]:
         """Take in every image of a docker archive or OCI layout: a file, a directory, or a binary stream.
 
         Files may be compressed with gzip or zstd. Layers that are stored are not read again, files that are stored
@@ -95,16 +108,23 @@ class Store:
             DigestMismatch, CorruptError: bytes are not what was promised for them.
             LimitExceeded, OSError.
         """
+        from layerstore.layers import loading
+
         ids = loading.load(self.layout, self._database, self._contents, source, progress)
         return [self._image(image_id) for image_id in ids]
 
     def import_rootfs(
         self, source: str | os.PathLike[str] | BinaryIO, name: str, *, progress: ProgressCallback | None = None
-    ) -> "Image":
+    ) -> Image:
         """Make an image of one layer from the tar of a root file system, compressed with gzip or zstd or not.
 
         The image has no command. Its creation time is SOURCE_DATE_EPOCH where that is set. Raises as `load`.
         """
+        import time
+        from datetime import UTC, datetime
+
+        from layerstore.layers import loading
+
         seconds = os.environ.get("SOURCE_DATE_EPOCH") or time.time()
         try:
             created = datetime.fromtimestamp(int(seconds), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -115,12 +135,12 @@ class Store:
         )
         return self._image(image_id)
 
-    def images(self) -> list["Image"]:
+    def images(self) -> list[Image]:
         """Every image, newest in the store first."""
         query = "SELECT image_id FROM images ORDER BY stored_seconds DESC, image_id"
         return [self._image(image_id) for (image_id,) in self._database.read().execute(query)]
 
-    def image(self, name: str) -> "Image":
+    def image(self, name: str) -> Image:
         """The image of that name (`NAME[:TAG]`) or id (whole or an unambiguous beginning, with or without `sha256:`).
 
         Raises `NotFound`, `InvalidInput` when ambiguous.
@@ -129,10 +149,12 @@ class Store:
         digits = name.removeprefix("sha256:")
         is_id = bool(digits) and all(c in "0123456789abcdef" for c in digits)
         if not name.startswith("sha256:"):
-            with contextlib.suppress(InvalidInput):
-                row = db.execute("SELECT image_id FROM names WHERE name = ?", (normalise_name(name),)).fetchone()
-                if row is not None:
-                    return self._image(row[0])
+            row = db.execute(query := "SELECT image_id FROM names WHERE name = ?", (name,)).fetchone()
+            if row is None:
+                with contextlib.suppress(InvalidInput):
+                    row = db.execute(query, (normalise_name(name),)).fetchone()
+            if row is not None:
+                return self._image(row[0])
         if is_id:
             low, high = f"sha256:{digits}", f"sha256:{digits}g"
             rows = db.execute("SELECT image_id FROM images WHERE image_id >= ? AND image_id < ? LIMIT 2", (low, high))
@@ -143,7 +165,7 @@ class Store:
                 return self._image(found[0][0])
         raise NotFound(f"there is no image {name!r}; `layerstore images` lists them, `layerstore load` brings them in")
 
-    def tag(self, image: "Image | str", name: str) -> None:
+    def tag(self, image: Image | str, name: str) -> None:
         """Give the image one more name; a name that another image has moves here."""
         image_id = self._resolve(image).id
         with self._database.transaction() as db:
@@ -164,7 +186,7 @@ class Store:
         with self._database.transaction() as db:
             return self._remove_image(db.execute, image, name, force)
 
-    def _remove_image(self, execute: Callable[..., Any], image: "Image", name: str, force: bool) -> list[str]:
+    def _remove_image(self, execute: Callable[..., Any], image: Image, name: str, force: bool) -> list[str]:
         names = [n for (n,) in execute("SELECT name FROM names WHERE image_id = ? ORDER BY name", (image.id,))]
         by_name = None
         if not name.startswith("sha256:"):
@@ -190,26 +212,30 @@ class Store:
 
         Raises `OSError`, `CorruptError`; it can be run again then.
         """
+        from layerstore.layers import garbage
+
         return garbage.collect(self.layout, self._database, self._contents, self._chains)
 
-    def _image(self, image_id: str) -> "Image":
+    def _image(self, image_id: str) -> Image:
         # An image never changes, so what was read of it (its config above all) serves every later use.
         return self._known_images.setdefault(image_id, Image(self, ImageId(image_id)))
 
-    def _resolve(self, image: "Image | str") -> "Image":
+    def _resolve(self, image: Image | str) -> Image:
         return image if isinstance(image, Image) else self.image(image)
 
     # Containers
 
-    @overload
-    def create(self, image: "Image | str", *, name: str | None = None, volatile: bool = False) -> "Container": ...
+    if TYPE_CHECKING:
 
-    @overload
-    def create(self, image: "Image | str", *, count: int, volatile: bool = False) -> "list[Container]": ...
+        @overload
+        def create(self, image: Image | str, *, name: str | None = None, volatile: bool = False) -> Container: ...
+
+        @overload
+        def create(self, image: Image | str, *, count: int, volatile: bool = False) -> list[Container]: ...
 
     def create(
-        self, image: "Image | str", *, count: int | None = None, name: str | None = None, volatile: bool = False
-    ) -> "Container | list[Container]":
+        self, image: Image | str, *, count: int | None = None, name: str | None = None, volatile: bool = False
+    ) -> Container | list[Container]:
         """Make a container, or `count` of them as a list: all or none. They are not mounted yet.
 
         What is written in a `volatile` one is never synced to disk: fsync returns at once, and unmounting does not
@@ -227,30 +253,30 @@ class Store:
         made = [Container(self, row) for row in rows]
         return made[0] if count is None else made
 
-    def containers(self) -> "list[Container]":
+    def containers(self) -> list[Container]:
         """Every container, newest first."""
         return [Container(self, row) for row in self._containers.all()]
 
-    def container(self, name: str) -> "Container":
+    def container(self, name: str) -> Container:
         """The container of that name, id or unambiguous beginning of an id. Raises `NotFound`, `InvalidInput`."""
         return Container(self, self._containers.find(name))
 
-    def mount(self, containers: "Sequence[Container]") -> None:
+    def mount(self, containers: Sequence[Container]) -> None:
         """Mount many at once; each view is then at its `root`. Those already mounted stay.
 
         Raises `NotFound` where one was removed, `Unsupported` where this user or kernel cannot mount, `OSError`.
         """
         self._containers.mount([container.row for container in containers], lambda image: self._image(image).diff_ids)
 
-    def umount(self, containers: "Sequence[Container]", *, force: bool = False) -> None:
+    def umount(self, containers: Sequence[Container], *, force: bool = False) -> None:
         """Unmount many at once; `force` detaches those in use. Raises `Conflict` where one is in use."""
         self._containers.unmount([container.row for container in containers], lazy=force)
 
-    def remove(self, containers: "Sequence[Container]", *, force: bool = False) -> None:
+    def remove(self, containers: Sequence[Container], *, force: bool = False) -> None:
         """Remove containers and what they wrote. Raises `Conflict` where one runs or is in use, without `force`."""
         self._containers.remove([container.row for container in containers], force=force)
 
-    def states(self, containers: "Sequence[Container]") -> list[str]:
+    def states(self, containers: Sequence[Container]) -> list[str]:
         """Of each: "created", "mounted" or "running"."""
         return self._containers.states([container.row for container in containers])
 
@@ -326,6 +352,8 @@ class Image:
 
     def history(self) -> list[HistoryEntry]:
         """Its steps, newest first, as `docker image history` lists them."""
+        from layerstore.results import HistoryEntry
+
         steps = self.config.document.get("history") or [{} for _ in self.config.diff_ids]
         sizes = self._layer_bytes()
         ids = self._images_of_prefixes()
@@ -361,6 +389,8 @@ class Image:
 
     def layer_tar(self, diff_id: DiffId) -> Iterator[bytes]:
         """The tar of one of its layers, bit for bit as it came in, in pieces. Raises `CorruptError`, `OSError`."""
+        from layerstore.layers.recipe import tar_pieces
+
         store = self._store
         recipe = store.layout.layer_recipe(diff_id)
         return tar_pieces(recipe, store._chains.layer_index(diff_id), store._contents.open)
@@ -408,14 +438,16 @@ class Container:
     @property
     def root(self) -> Path:
         """Where its view is while it is mounted."""
-        return self._store._containers.root(self.id)
+        from pathlib import Path
+
+        return Path(self._store._containers.root(self.id))
 
     @property
     def state(self) -> str:
         """ "created", "mounted" or "running"."""
         return self._store.states([self])[0]
 
-    def mount(self) -> "_Mounted":
+    def mount(self) -> _Mounted:
         """Mount it; the result is the path of its view, and as a context manager unmounts it at the end.
 
         Raises `Unsupported` where this user or kernel cannot mount, `OSError`.
@@ -433,8 +465,12 @@ class Container:
 
     def diff(self) -> list[Change]:
         """What it changed, sorted by path. Raises `NotFound` when it was removed."""
+        from pathlib import Path
+
+        from layerstore.containers import changes
+
         try:
-            return changes.changes(self._store._containers.upper(self.id), self.image.index())
+            return changes.changes(Path(self._store._containers.upper(self.id)), self.image.index())
         except FileNotFoundError:
             self._store.container(self.id)
             raise
@@ -519,12 +555,14 @@ class Container:
                 self.umount()
             raise
 
-    def kill(self, number: int = signal.SIGKILL) -> None:
-        """Send a signal to its first process. Raises `NotFound` when nothing runs in it."""
+    def kill(self, number: int = 9) -> None:
+        """Send a signal (SIGKILL) to its first process. Raises `NotFound` when nothing runs in it."""
         self._store._containers.runtime().kill(self.id, number)
 
     def inspect(self) -> dict[str, Any]:
         """What is known of the container."""
+        from datetime import UTC, datetime
+
         state = self.state
         return {
             "Id": self.id,
@@ -535,7 +573,7 @@ class Container:
             "Command": json.loads(self.row.command) if self.row.command else None,
             "State": state,
             "Root": str(self.root) if state != "created" else None,
-            "Upper": str(self._store._containers.upper(self.id)),
+            "Upper": self._store._containers.upper(self.id),
         }
 
     def _bundle(
@@ -549,13 +587,13 @@ class Container:
         network: Literal["host", "none"],
         volumes: Sequence[Volume],
         hostname: str | None,
-    ) -> Path:
+    ) -> str:
         spec = runtime_spec(
             self.image.config.document,
-            self.root,
+            self._store._containers.root(self.id),
             args=args,
             entrypoint=entrypoint,
-            env=[f"{key}={value}" for key, value in env.items()] if isinstance(env, Mapping) else env,
+            env=[f"{key}={value}" for key, value in env.items()] if hasattr(env, "items") else env,
             workdir=workdir,
             user=user,
             tty=tty,
@@ -567,7 +605,7 @@ class Container:
         return self._store._containers.write_bundle(self.id, spec)
 
 
-class _Mounted(contextlib.AbstractContextManager[Path]):
+class _Mounted:
     """What `Container.mount` gives: a path already; inside a with block, one that is unmounted at its end."""
 
     def __init__(self, container: Container) -> None:

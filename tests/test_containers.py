@@ -70,7 +70,7 @@ def module_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
 def store(module_store: Store) -> Iterator[Store]:
     yield module_store
     module_store.remove(module_store.containers(), force=True)
-    assert mounts_below(module_store.layout.root) == []
+    assert mounts_below(module_store.root) == []
 
 
 def mounts_below(root: Path) -> list[str]:
@@ -101,7 +101,7 @@ class TestCreate:
         assert {c.id for c in store.containers()} == {c.id for c in made}
         store.remove(made[:100])
         assert {c.id for c in store.containers()} == {c.id for c in made[100:]}
-        assert len(list(store.layout.containers.iterdir())) == 200
+        assert len(list((store.root / "containers").iterdir())) == 200
 
     def test_newest_first(self, store: Store) -> None:
         ids = [store.create("plain:1").id for _ in range(3)]
@@ -119,7 +119,7 @@ class TestCreate:
         store.create("plain:1", name="taken")
         with pytest.raises(Conflict, match="taken"):
             store.create("plain:1", name="taken")
-        assert len(list(store.layout.containers.iterdir())) == len(store.containers()) == 1
+        assert len(list((store.root / "containers").iterdir())) == len(store.containers()) == 1
         for name in ("", "a/b", "-x", "new\nline", "ä"):
             with pytest.raises(InvalidInput, match="name"):
                 store.create("plain:1", name=name)
@@ -141,7 +141,7 @@ class TestCreate:
         store.remove_image("gone")
         with pytest.raises(NotFound):
             store._containers.create(image.id, "gone", chain, 1, None, False)
-        assert list(store.layout.containers.iterdir()) == []
+        assert list((store.root / "containers").iterdir()) == []
 
     def test_an_interrupt_right_after_the_commit(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
         transaction = store._database.transaction
@@ -196,16 +196,16 @@ class TestMount:
         made = store.create("plain:1", count=150) + store.create("box:1", count=150)
         random.Random(0).shuffle(made)
         store.mount(made)
-        assert len(mounts_below(store.layout.root)) == 300 + 2 + 1  # two chains, one pack
+        assert len(mounts_below(store.root)) == 300 + 2 + 1  # two chains, one pack
         assert all((c.root / "etc/passwd").exists() for c in made)
         store.umount(made)
-        assert mounts_below(store.layout.root) == []
+        assert mounts_below(store.root) == []
 
     def test_mounting_twice_is_mounting_once(self, store: Store) -> None:
         container = store.create("plain:1")
         container.mount()
         container.mount()
-        assert sum(m.startswith(str(container.root)) for m in mounts_below(store.layout.root)) == 1
+        assert sum(m.startswith(str(container.root)) for m in mounts_below(store.root)) == 1
         container.umount()
         container.umount()
         assert container.state == "created"
@@ -215,12 +215,12 @@ class TestMount:
         other = store.create("box:1")
         store.mount([one, two, other])
         one.umount()
-        assert len(mounts_below(store.layout.root)) == 2 + 2 + 1
+        assert len(mounts_below(store.root)) == 2 + 2 + 1
         two.umount()
-        assert len(mounts_below(store.layout.root)) == 1 + 1 + 1
+        assert len(mounts_below(store.root)) == 1 + 1 + 1
         assert (other.root / "large").read_bytes() == LARGE
         other.umount()
-        assert mounts_below(store.layout.root) == []
+        assert mounts_below(store.root) == []
 
     def test_what_is_in_use_is_not_unmounted(self, store: Store) -> None:
         container = store.create("plain:1")
@@ -267,7 +267,7 @@ class TestMount:
                 act()
         container.umount()
         container.remove()
-        assert mounts_below(store.layout.root) == []
+        assert mounts_below(store.root) == []
 
     def test_an_exception_in_the_block_still_unmounts(self, store: Store) -> None:
         container = store.create("plain:1")
@@ -303,7 +303,7 @@ class TestMount:
         for thread in threads:
             thread.join()
         assert errors == []
-        assert mounts_below(store.layout.root) == []
+        assert mounts_below(store.root) == []
 
     def test_processes(self, store: Store) -> None:
         program = """
@@ -317,11 +317,11 @@ class TestMount:
                         assert len((root / "large").read_bytes()) == 300_000
                     container.remove()
         """
-        running = [child(program, store.layout.root, image) for image in ("plain:1", "plain:1", "box:1")]
+        running = [child(program, store.root, image) for image in ("plain:1", "plain:1", "box:1")]
         for process in running:
             _, errors = process.communicate()
             assert process.returncode == 0, errors.decode()
-        assert mounts_below(store.layout.root) == []
+        assert mounts_below(store.root) == []
         assert store.containers() == []
 
     def test_what_a_killed_process_leaves_is_cleaned_up(self, store: Store) -> None:
@@ -338,26 +338,26 @@ class TestMount:
         """
         draw = random.Random(2)
         for _ in range(5):
-            with child(program, store.layout.root, stdout=subprocess.PIPE) as process:
+            with child(program, store.root, stdout=subprocess.PIPE) as process:
                 for _ in range(2):
                     assert process.stdout is not None and process.stdout.readline()
                 time.sleep(draw.random() * 0.05)
                 process.kill()
                 process.communicate()
-            with Store(store.layout.root) as fresh:
+            with Store(store.root) as fresh:
                 fresh.mount(fresh.containers()[:4])
                 left = fresh.containers()
                 assert left
                 fresh.umount(left)
-                assert mounts_below(store.layout.root) == []
+                assert mounts_below(store.root) == []
                 fresh.remove(left)
                 fresh.collect_garbage()
-                assert list(fresh.layout.containers.iterdir()) == []
+                assert list((fresh.root / "containers").iterdir()) == []
 
     def test_an_unmounted_chain_is_made_again(self, store: Store) -> None:
         """Derived files may be removed, or be cut off by a crash."""
         container = store.create("plain:1")
-        for path in store.layout.chains.iterdir():
+        for path in (store.root / "chains").iterdir():
             if path.suffix == ".erofs":
                 os.truncate(path, 100)
             else:
@@ -475,7 +475,7 @@ class TestRun:
         assert container.run(["true"]) == 0
         container.start(["sleep", "100"])
         container.remove(force=True)
-        assert mounts_below(store.layout.root) == []
+        assert mounts_below(store.root) == []
         with pytest.raises(NotFound):
             container.kill()
 
@@ -488,19 +488,20 @@ class TestRun:
         wait_for(lambda: all((c.root / "number").exists() for c in made))
         assert [(c.root / "number").read_text() for c in made] == [f"{i}\n" for i in range(50)]
         store.remove(made, force=True)
-        assert mounts_below(store.layout.root) == []
-        assert list(store.layout.runtime.iterdir()) == []
+        assert mounts_below(store.root) == []
+        assert list((store.root / "run/runtime").iterdir()) == []
 
 
 UNPRIVILEGED = """
     import io, os, sys
+    from pathlib import Path
     sys.path[:0] = sys.argv[2].split(":")
     # Another user may not read where these are.
     from images import docker_files, tar_of
     from layerstore import Store, errors
     from layerstore.errors import Unsupported
     from test_containers import PLAIN
-    import layerstore.api
+    import layerstore.api, layerstore.layers.loading, layerstore.layers.recipe, layerstore.containers.changes
     os.setgroups([])
     os.setgid(65534)
     os.setuid(65534)
@@ -511,7 +512,7 @@ UNPRIVILEGED = """
         assert [b"".join(image.layer_tar(d)) for d in image.diff_ids] == list(PLAIN.layers)
         container, other = store.create("plain:1", count=2)
         assert container.diff() == []
-        upper = store._containers.upper(container.id)
+        upper = Path(store._containers.upper(container.id))
         (upper / "new").write_bytes(b"x")
         assert [(c.kind, c.path) for c in container.diff()] == [("A", "/new")]
         for act in (container.mount, lambda: container.run(["true"]), lambda: container.start(["true"])):

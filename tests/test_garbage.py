@@ -51,13 +51,13 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 def files_of(store: Store) -> list[str]:
     tops = ("packs", "objects", "layers", "chains", "blobs", "containers", "staging")
-    return sorted(str(p) for top in tops for p in (store.layout.root / top).rglob("*") if p.is_file())
+    return sorted(str(p) for top in tops for p in (store.root / top).rglob("*") if p.is_file())
 
 
 def test_everything_goes_with_the_last_image(store: Store, tmp_path: Path) -> None:
     load(store, tmp_path, FIRST, SECOND)
     store.image("first:1").index()
-    before = images.used_bytes(store.layout.root)
+    before = images.used_bytes(store.root)
     for name in ("first:1", "second:1"):
         store.remove_image(name)
     collected = store.collect_garbage()
@@ -72,15 +72,15 @@ def test_everything_goes_with_the_last_image(store: Store, tmp_path: Path) -> No
 def test_what_lives_stays_readable_and_dead_space_comes_back(store: Store, tmp_path: Path) -> None:
     for image in (FIRST, SECOND):
         load(store, tmp_path, image)
-    before = images.used_bytes(store.layout.root)
+    before = images.used_bytes(store.root)
     store.remove_image("first:1")
     collected = store.collect_garbage()
     assert collected.contents == 2 * 10
-    given_back = before - images.used_bytes(store.layout.root)
+    given_back = before - images.used_bytes(store.root)
     assert given_back == collected.freed_bytes
     assert given_back > 0.95 * 10 * 159_000
     check_loaded(store, SECOND)
-    with Store(store.layout.root) as other:
+    with Store(store.root) as other:
         check_loaded(other, SECOND)
     load(store, tmp_path, FIRST)
     check_loaded(store, FIRST)
@@ -90,10 +90,10 @@ def test_what_lives_stays_readable_and_dead_space_comes_back(store: Store, tmp_p
 def test_nothing_to_do(store: Store, tmp_path: Path) -> None:
     assert store.collect_garbage().contents == 0
     load(store, tmp_path, FIRST)
-    state = images.store_state(store.layout.root)
+    state = images.store_state(store.root)
     collected = store.collect_garbage()
     assert (collected.contents, collected.freed_bytes) == (0, 0)
-    assert images.store_state(store.layout.root) == state
+    assert images.store_state(store.root) == state
 
 
 def test_a_removed_image_that_was_not_collected_yet_costs_nothing_to_load(store: Store, tmp_path: Path) -> None:
@@ -107,7 +107,7 @@ def test_a_removed_image_that_was_not_collected_yet_costs_nothing_to_load(store:
 
 def test_a_reader_that_had_a_pack_open_does_not_read_another_in_its_place(store: Store, tmp_path: Path) -> None:
     """The pack of a collected image and a later one must not be taken for each other."""
-    with Store(store.layout.root) as reader:
+    with Store(store.root) as reader:
         load(store, tmp_path, FIRST)
         check_loaded(reader, FIRST)
         store.remove_image("first:1")
@@ -121,24 +121,24 @@ def test_orphans_are_swept(store: Store, tmp_path: Path) -> None:
     load(store, tmp_path, FIRST)
     kept = files_of(store)
     digits = "ab" * 32
-    layout = store.layout
+    root = store.root
     for path in (
-        layout.objects / digits[:2] / digits[2:],
-        layout.layers / f"{digits}.index",
-        layout.layers / f"{digits}.recipe",
-        layout.layers / ".temporary.12",
-        layout.chains / f"{digits}.erofs",
-        layout.blobs / digits,
-        layout.packs / "77.pack",
-        layout.packs / "77.erofs",
+        root / "objects" / digits[:2] / digits[2:],
+        root / "layers" / f"{digits}.index",
+        root / "layers" / f"{digits}.recipe",
+        root / "layers" / ".temporary.12",
+        root / "chains" / f"{digits}.erofs",
+        root / "blobs/sha256" / digits,
+        root / "packs" / "77.pack",
+        root / "packs" / "77.erofs",
     ):
         path.write_bytes(b"left behind")
-    (layout.containers / digits / "upper").mkdir(parents=True)
-    (layout.root / "digests.9").write_bytes(b"")
+    (root / "containers" / digits / "upper").mkdir(parents=True)
+    (root / "digests.9").write_bytes(b"")
     store.collect_garbage()
     assert files_of(store) == kept
-    assert list(layout.containers.iterdir()) == []
-    assert [path.name for path in layout.root.glob("digests.*")] == ["digests.0"]
+    assert list((root / "containers").iterdir()) == []
+    assert [path.name for path in root.glob("digests.*")] == ["digests.0"]
     check_loaded(store, FIRST)
 
 
@@ -212,7 +212,7 @@ def test_a_collection_killed_at_a_step(store: Store, tmp_path: Path, step: int) 
     for image in (FIRST, SECOND):
         store.create(image.names[0]).remove()  # so that its chain is there
     store.remove_image("first:1")
-    with child(CUT, store.layout.root, step) as process:
+    with child(CUT, store.root, step) as process:
         _, errors = process.communicate()
     assert process.returncode == -signal.SIGKILL or (step > 13 and process.returncode == 0), errors.decode()
     check_after_a_kill(store, tmp_path)
@@ -236,7 +236,7 @@ def test_a_collection_killed_at_random(store: Store, tmp_path: Path) -> None:
         load(store, tmp_path, FIRST)
         store.create("first:1").remove()
         store.remove_image("first:1")
-        with child(COLLECT, store.layout.root) as process:
+        with child(COLLECT, store.root) as process:
             try:
                 process.wait(draw.uniform(0.1, 0.4))
             except subprocess.TimeoutExpired:
@@ -257,7 +257,7 @@ def test_collecting_while_loading(store: Store, tmp_path: Path) -> None:
                 store.load(sys.argv[2])
                 store.remove_image("first:1")
     """
-    with child(program, store.layout.root, path) as loading:
+    with child(program, store.root, path) as loading:
         while loading.poll() is None:
             store.collect_garbage()
         _, errors = loading.communicate()

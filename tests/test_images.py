@@ -123,7 +123,7 @@ class TestInspect:
 
     def test_a_damaged_config(self, store: Store) -> None:
         load(store, TOP)
-        path = store.layout.blobs / TOP.id[7:]
+        path = store.root / "blobs/sha256" / TOP.id[7:]
         path.write_bytes(path.read_bytes().replace(b"/bin/sh", b"/bin/no"))
         with pytest.raises(CorruptError, match="digest"):
             store.image("top").inspect()
@@ -218,7 +218,7 @@ class TestStore:
     def test_a_damaged_content_is_told(self, store: Store) -> None:
         large = Image([write_tar([Entry("file", "f", data=bytes(range(256)) * 400)])], ["large:1"])
         load(store, large)
-        (path,) = (p for p in store.layout.objects.rglob("*") if p.is_file())
+        (path,) = (p for p in (store.root / "objects").rglob("*") if p.is_file())
         path.chmod(0o600)
         path.write_bytes(path.read_bytes()[:1000])
         found = store.image("large:1")
@@ -227,7 +227,7 @@ class TestStore:
 
     def test_a_damaged_index_is_told(self, store: Store) -> None:
         load(store, BASE)
-        (path,) = store.layout.layers.glob("*.index")
+        (path,) = (store.root / "layers").glob("*.index")
         path.chmod(0o600)
         path.write_bytes(path.read_bytes()[:-40])
         with pytest.raises(CorruptError):
@@ -240,7 +240,7 @@ class TestStore:
 def test_manifest_and_config_are_kept_as_they_were(store: Store) -> None:
     files = oci_files([BASE], "gzip")
     store.load(io.BytesIO(tar_of(files)))
-    kept = {path.name: path.read_bytes() for path in store.layout.blobs.iterdir()}
+    kept = {path.name: path.read_bytes() for path in (store.root / "blobs/sha256").iterdir()}
     wanted = {n.removeprefix("blobs/sha256/"): d for n, d in files.items() if n.startswith("blobs") and d[:1] == b"{"}
     assert kept == wanted
     assert images.digest_of(kept[BASE.id[7:]]) == BASE.id

@@ -154,7 +154,7 @@ class TestStreams:
         put(files, b"{}", "application/vnd.in-toto+json")
         store.load(Pipe(tar_of(files)))  # type: ignore[arg-type]
         check_loaded(store, image)
-        assert len(list(store.layout.layers.glob("*.index"))) == 3
+        assert len(list((store.root / "layers").glob("*.index"))) == 3
 
     def test_an_open_file_is_read_from_its_start_to_its_end(self, store: Store, tmp_path: Path, image: Image) -> None:
         with open(write(tmp_path, tar_of(docker_files([image]))), "rb") as file:
@@ -287,10 +287,10 @@ class TestRootfs:
         ],
     )
     def test_errors(self, store: Store, data: bytes, error: type[Exception], message: str) -> None:
-        before = images.store_state(store.layout.root)
+        before = images.store_state(store.root)
         with pytest.raises(error, match=message):
             store.import_rootfs(io.BytesIO(data), "base")
-        assert images.store_state(store.layout.root) == before
+        assert images.store_state(store.root) == before
 
     def test_bad_arguments(self, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         path = write(tmp_path, layer(0))
@@ -516,7 +516,7 @@ def test_nothing_of_a_wrong_archive_is_visible(
 ) -> None:
     make, error, message = WRONG[case]
     files = make(image)
-    root = store.layout.root
+    root = store.root
     store.load(write(tmp_path, tar_of(docker_files([Image([layer(50)], ["before:1"])]))))
     before = images.store_state(root)
     if source == "directory":
@@ -536,12 +536,12 @@ def test_nothing_of_a_wrong_archive_is_visible(
 
 @pytest.mark.parametrize("data", [b"", b"x", b"hello " * 1000, bytes(600), b"\x1f\x8b", b"\x28\xb5\x2f\xfd" * 9])
 def test_what_is_no_archive(store: Store, tmp_path: Path, data: bytes) -> None:
-    before = images.store_state(store.layout.root)
+    before = images.store_state(store.root)
     for source in (write(tmp_path, data), Pipe(data), io.BytesIO(data)):
         with pytest.raises((InvalidInput, CorruptError)) as caught:
             store.load(source)  # type: ignore[arg-type]
         assert str(caught.value)
-    assert images.store_state(store.layout.root) == before
+    assert images.store_state(store.root) == before
 
 
 def test_sources_that_are_not_there(store: Store, tmp_path: Path) -> None:
@@ -555,7 +555,7 @@ def test_sources_that_are_not_there(store: Store, tmp_path: Path) -> None:
 def test_random_damage_is_told(store: Store, tmp_path: Path, image: Image) -> None:
     """Whatever is changed, a load ends with one of our exceptions or with exactly the image that was promised."""
     draw = random.Random(5)
-    before = images.store_state(store.layout.root)
+    before = images.store_state(store.root)
     whole = [tar_of(form(image, how)) for form in FORMS.values() for how in images.COMPRESSIONS]
     for _ in range(60):
         data = bytearray(draw.choice(whole))
@@ -568,7 +568,7 @@ def test_random_damage_is_told(store: Store, tmp_path: Path, image: Image) -> No
             loaded = store.load(source)
         except LayerstoreError as error:
             assert str(error)
-            assert images.store_state(store.layout.root) == before
+            assert images.store_state(store.root) == before
             continue
         for one in loaded:
             assert [b"".join(one.layer_tar(diff_id)) for diff_id in one.diff_ids]
@@ -576,7 +576,7 @@ def test_random_damage_is_told(store: Store, tmp_path: Path, image: Image) -> No
                 assert images.digest_of(b"".join(one.layer_tar(diff_id))) == diff_id
             store.remove_image(one.id, force=True)
         store.collect_garbage()
-        before = images.store_state(store.layout.root)
+        before = images.store_state(store.root)
 
 
 # -- what is not done again -------------------------------------------------------------------------------------------
@@ -614,21 +614,21 @@ def test_a_known_layer_is_not_read_again(store: Store, tmp_path: Path) -> None:
 def test_a_known_layer_is_not_written_again_from_a_stream(store: Store, tmp_path: Path) -> None:
     image = Image([layer(0), layer(1)])
     store.load(write(tmp_path, tar_of(docker_files([image]))))
-    before, _ = images.store_state(store.layout.root)
+    before, _ = images.store_state(store.root)
     store.load(Pipe(tar_of(docker_files([image], "25", "gzip"))))  # type: ignore[arg-type]
-    assert images.store_state(store.layout.root)[0] == before
+    assert images.store_state(store.root)[0] == before
 
 
 def test_a_known_file_is_not_written_again(store: Store, tmp_path: Path) -> None:
     """The same files with other times and in other layers cost their names only."""
     entries = [Entry("file", f"f{i}", data=random.Random(i).randbytes(20_000 + 2000 * i)) for i in range(100)]
     store.load(write(tmp_path, tar_of(docker_files([Image([write_tar(entries)])]))))
-    before = images.used_bytes(store.layout.root)
+    before = images.used_bytes(store.root)
     again = [Entry("file", f"x/{e.path}", data=e.data, mtime=(9, 9)) for e in entries]
     image = Image([write_tar(again[::2]), write_tar(again[1::2])])
     store.load(write(tmp_path, tar_of(docker_files([image]))))
-    assert images.used_bytes(store.layout.root) - before < 100_000 < before / 100 * 3
-    assert not list(store.layout.packs.glob("1.*"))
+    assert images.used_bytes(store.root) - before < 100_000 < before / 100 * 3
+    assert not list((store.root / "packs").glob("1.*"))
     check_loaded(store, image)
 
 
@@ -637,7 +637,7 @@ def test_equal_files_of_one_import_are_written_once(store: Store, tmp_path: Path
         [write_tar([Entry("file", f"{i}/{n}", data=BIG[: 50_000 * (n + 1)]) for n in range(3)]) for i in range(4)]
     )
     store.load(write(tmp_path, tar_of(docker_files([image]))))
-    assert images.used_bytes(store.layout.root) < 1.1 * 300_000 + 100_000
+    assert images.used_bytes(store.root) < 1.1 * 300_000 + 100_000
     check_loaded(store, image)
 
 
@@ -722,14 +722,14 @@ def test_progress_reaches_the_end_of_every_layer(store: Store, tmp_path: Path, i
 
 
 def test_an_exception_of_the_callback_ends_the_load(store: Store, tmp_path: Path, image: Image) -> None:
-    before = images.store_state(store.layout.root)
+    before = images.store_state(store.root)
 
     def stop(_: object) -> None:
         raise RuntimeError("enough")
 
     with pytest.raises(RuntimeError, match="enough"):
         store.load(write(tmp_path, tar_of(docker_files([image]))), progress=stop)
-    assert images.store_state(store.layout.root) == before
+    assert images.store_state(store.root) == before
 
 
 # -- processes --------------------------------------------------------------------------------------------------------
@@ -836,18 +836,18 @@ def test_a_killed_import_leaves_nothing_visible_and_is_cleared_away(tmp_path: Pa
                 store.remove_image(image.id, force=True)
                 store.collect_garbage()
                 continue
-            staged += bool(list(store.layout.staging.iterdir()))
+            staged += bool(list((store.root / "staging").iterdir()))
             assert store.images() == []
             assert not list(store._database.read().execute("SELECT * FROM layers UNION SELECT 1, 2, 3, 4 FROM packs"))
     assert staged, "no import was killed while it staged"
     with Store(root) as store:
         store.load(path)
         check_loaded(store, image)
-        assert list(store.layout.staging.iterdir()) == []
-        assert len(list(store.layout.packs.glob("*.pack"))) == 1
+        assert list((store.root / "staging").iterdir()) == []
+        assert len(list((store.root / "packs").glob("*.pack"))) == 1
         store.collect_garbage()
         with Store(tmp_path / "other") as other:
-            assert images.used_bytes(root) == pytest.approx(images.used_bytes(other.layout.root), rel=0.02)
+            assert images.used_bytes(root) == pytest.approx(images.used_bytes(other.root), rel=0.02)
 
 
 def test_an_interrupt_right_after_the_commit_loses_nothing(

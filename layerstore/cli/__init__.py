@@ -4,10 +4,14 @@ A command module has `arguments(parser)`, which adds its arguments, and `run(sto
 status. `CREATES_STORE = True` says that the command makes a store where there is none.
 """
 
+from __future__ import annotations
+
 import os
-import signal
 import sys
-from collections.abc import Sequence
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 COMMANDS = {
     "init": "make an empty store",
@@ -57,6 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return status
     except BrokenPipeError:
         # The reader of our output has gone; there is nobody to tell.
+        import signal
+
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
 

@@ -1,33 +1,51 @@
 """What all commands share: arguments, the store, errors as messages."""
 
+from __future__ import annotations
+
 import argparse
 import importlib
 import os
 import signal
 import sys
-from collections.abc import Sequence
-from pathlib import Path
 
-from layerstore.api import Store
 from layerstore.errors import LayerstoreError
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
-def default_root() -> Path:
+
+def default_root() -> str:
     """$LAYERSTORE_ROOT, or the usual place of this user."""
     given = os.environ.get("LAYERSTORE_ROOT")
     if given:
-        return Path(given)
+        return given
     if os.geteuid() == 0:
-        return Path("/var/lib/layerstore")
-    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share") / "layerstore"
+        return "/var/lib/layerstore"
+    data = os.environ.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share")
+    return f"{data}/layerstore"
+
+
+def _formatter(prog: str) -> argparse.HelpFormatter:
+    # Without a width it would load shutil to ask for it, for each argument that is added.
+    try:
+        columns = os.get_terminal_size().columns
+    except OSError:
+        columns = 80
+    return argparse.HelpFormatter(prog, width=columns - 2)
 
 
 def run(name: str, module_name: str, root: str | None, arguments: Sequence[str]) -> int:
     """Run the command of that name; returns the exit status."""
     module = importlib.import_module(f"layerstore.cli.{module_name}")
-    parser = argparse.ArgumentParser(prog=f"layerstore {name}", description=f"{module.__doc__}".strip())
+    # Messages are in English: looking for a translation of each would load `locale`.
+    argparse._ = str  # type: ignore[attr-defined]
+    description = f"{module.__doc__}".strip()
+    parser = argparse.ArgumentParser(f"layerstore {name}", description=description, formatter_class=_formatter)
     module.arguments(parser)
     args = parser.parse_args(arguments)
+    from layerstore.api import Store
+
     failure = getattr(module, "FAILURE_STATUS", 1)
     try:
         with Store(root or default_root(), create=getattr(module, "CREATES_STORE", False)) as store:

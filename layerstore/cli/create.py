@@ -1,9 +1,14 @@
 """Make containers from an image and print their ids. They take almost no space until something is written."""
 
-import argparse
+from __future__ import annotations
 
-from layerstore.api import Store
 from layerstore.errors import InvalidInput
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+
+    from layerstore.api import Store
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

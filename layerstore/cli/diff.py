@@ -1,9 +1,14 @@
 """Show what a container changed on its image: A added, C changed, D deleted, a path a line."""
 
-import argparse
+from __future__ import annotations
+
 import json
 
-from layerstore.api import Store
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+
+    from layerstore.api import Store
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

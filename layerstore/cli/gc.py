@@ -1,9 +1,14 @@
 """Give back the space of contents, layers and files that no image or container uses. Waits for loads under way."""
 
-import argparse
+from __future__ import annotations
 
-from layerstore.api import Store
 from layerstore.cli import output
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+
+    from layerstore.api import Store
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,10 +1,15 @@
 """Show the steps that an image was made in, newest first. A step that left no image of its own is
 <missing>."""
 
-import argparse
+from __future__ import annotations
 
-from layerstore.api import Store
 from layerstore.cli import output
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+
+    from layerstore.api import Store
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

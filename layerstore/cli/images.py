@@ -1,10 +1,15 @@
 """List images, newest in the store first. An image with several names has a line for each."""
 
-import argparse
-from typing import Any
+from __future__ import annotations
 
-from layerstore.api import Image, Store
 from layerstore.cli import output
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from typing import Any
+
+    from layerstore.api import Image, Store
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

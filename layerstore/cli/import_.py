@@ -1,11 +1,17 @@
 """Make an image of one layer from the tar of a root file system, compressed with gzip or zstd or not."""
 
-import argparse
-import sys
-from typing import BinaryIO
+from __future__ import annotations
 
-from layerstore.api import Store
+import sys
+
 from layerstore.cli import output
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from typing import BinaryIO
+
+    from layerstore.api import Store
 
 CREATES_STORE = True
 

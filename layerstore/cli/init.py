@@ -1,8 +1,13 @@
 """Make an empty store, or do nothing where there is one."""
 
-import argparse
+from __future__ import annotations
 
-from layerstore.api import Store
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+
+    from layerstore.api import Store
+
 
 CREATES_STORE = True
 

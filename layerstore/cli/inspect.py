@@ -1,11 +1,17 @@
 """Show what is known of images or containers, as a JSON list. A name is looked for among containers first."""
 
-import argparse
-import json
-from typing import Any
+from __future__ import annotations
 
-from layerstore.api import Store
+import json
+
 from layerstore.errors import NotFound
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from typing import Any
+
+    from layerstore.api import Store
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,12 +1,18 @@
 """Take in every image of a docker archive (`docker save` of any version), an OCI layout as a directory or tar, or a
 stream of either on standard input, compressed with gzip or zstd or not. Layers that are stored are not read again."""
 
-import argparse
-import sys
-from typing import BinaryIO
+from __future__ import annotations
 
-from layerstore.api import Store
+import sys
+
 from layerstore.cli import output
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from typing import BinaryIO
+
+    from layerstore.api import Store
 
 CREATES_STORE = True
 

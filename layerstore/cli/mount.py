@@ -1,9 +1,14 @@
 """Mount containers and print the path of each one's view, in their order. Needs root."""
 
-import argparse
+from __future__ import annotations
 
-from layerstore.api import Store
 from layerstore.cli import selection
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+
+    from layerstore.api import Store
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

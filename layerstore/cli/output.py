@@ -1,16 +1,20 @@
 """How listings, sizes, times and progress look."""
 
-import argparse
+from __future__ import annotations
+
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
-from typing import Any
 
-from layerstore.types import Progress
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from typing import Any, TypeAlias
 
-Columns = Mapping[str, Callable[[Any], str]]
+    from layerstore.results import Progress
+
+    Columns: TypeAlias = Mapping[str, Callable[[Any], str]]
 
 
 def add_format(parser: argparse.ArgumentParser) -> None:
@@ -42,6 +46,8 @@ def size(value: int) -> str:
 
 def age(created: str) -> str:
     """How long ago an RFC 3339 time was, as docker says it; "" for none."""
+    from datetime import UTC, datetime
+
     try:
         then = datetime.fromisoformat(created)
     except ValueError:

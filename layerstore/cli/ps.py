@@ -1,12 +1,18 @@
 """List containers, newest first: created (not mounted), mounted, or running."""
 
-import argparse
+from __future__ import annotations
+
 import json
 import shlex
 from datetime import UTC, datetime
 
-from layerstore.api import Store
 from layerstore.cli import output
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+
+    from layerstore.api import Store
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,8 +1,12 @@
 """Remove names, and with an image's last name the image. `layerstore gc` then gives the space back."""
 
-import argparse
+from __future__ import annotations
 
-from layerstore.api import Store
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+
+    from layerstore.api import Store
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,12 +1,17 @@
 """Run a program in a new container of an image, or its own command. The exit status is the program's; 125 when
 layerstore failed, 126 or 127 when the program could not be started. Needs root and an OCI runtime (crun or runc)."""
 
+from __future__ import annotations
+
 import argparse
 import os
-from pathlib import Path
 
-from layerstore.api import Store, Volume
 from layerstore.errors import InvalidInput
+from layerstore.store.layout import absolute
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from layerstore.api import Store, Volume
 
 FAILURE_STATUS = 125
 
@@ -64,10 +69,12 @@ def run(store: Store, args: argparse.Namespace) -> int:
 
 
 def _volume(text: str) -> Volume:
+    from layerstore.api import Volume
+
     source, _, rest = text.partition(":")
     target, _, mode = rest.partition(":")
     if not source or not target.startswith("/") or mode not in ("", "ro", "rw"):
         raise InvalidInput(f"{text!r} is not DIR:PATH or DIR:PATH:ro with an absolute PATH")
-    if not Path(source).exists():
+    if not os.path.exists(source):
         raise InvalidInput(f"there is no {source} to bind into the container; make it first")
-    return Volume(str(Path(source).absolute()), target, mode == "ro")
+    return Volume(absolute(source), target, mode == "ro")

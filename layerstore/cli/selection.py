@@ -1,9 +1,14 @@
 """Which containers a command is about: those named, or all."""
 
-import argparse
+from __future__ import annotations
 
-from layerstore.api import Container, Store
 from layerstore.errors import InvalidInput
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+
+    from layerstore.api import Container, Store
 
 
 def add(parser: argparse.ArgumentParser) -> None:

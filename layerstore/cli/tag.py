@@ -1,8 +1,12 @@
 """Give an image one more name. A name that another image has moves to this one."""
 
-import argparse
+from __future__ import annotations
 
-from layerstore.api import Store
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+
+    from layerstore.api import Store
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,9 +1,14 @@
 """Unmount containers. What they changed stays; mounting shows it again."""
 
-import argparse
+from __future__ import annotations
 
-from layerstore.api import Store
 from layerstore.cli import selection
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+
+    from layerstore.api import Store
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

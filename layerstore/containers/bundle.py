@@ -4,17 +4,21 @@ The defaults are docker's: capabilities, masked and read-only paths, mounts, dev
 profile is not among them: a container started from this spec may make every system call that its capabilities allow.
 """
 
+from __future__ import annotations
+
 import os
 import posixpath
-import socket
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
 
 from layerstore.containers import users
 from layerstore.containers.rootfs import Rootfs
 from layerstore.errors import InvalidInput
+from layerstore.store.layout import absolute
+from layerstore.types import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import Any, Literal
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -80,13 +84,13 @@ _ALLOWED_DEVICES = [
 _HOST_NETWORK_FILES = ["/etc/resolv.conf", "/etc/hosts"]
 
 
-@dataclass(frozen=True)
-class Volume:
+class Volume(Value):
     """A file or directory of the host, shown in the container at the absolute path `target`."""
 
-    source: str
-    target: str
-    read_only: bool = False
+    def __init__(self, source: str, target: str, read_only: bool = False) -> None:
+        self.source = source
+        self.target = target
+        self.read_only = read_only
 
 
 def runtime_spec(
@@ -115,7 +119,7 @@ def runtime_spec(
     if network not in ("host", "none"):
         raise InvalidInput(f'the network "{network}" is not known: "host" and "none" are')
     config = _section(image_config, "config")
-    name = hostname or (socket.gethostname() if network == "host" else "localhost")
+    name = hostname or (os.uname().nodename if network == "host" else "localhost")
     directory = _absolute(workdir or _text(config, "WorkingDir") or "/", "the working directory")
     with Rootfs(rootfs) as inside:
         identity = users.look_up(inside, _text(config, "User") if user is None else user)
@@ -125,7 +129,7 @@ def runtime_spec(
     return {
         "ociVersion": "1.0.2",
         "hostname": name,
-        "root": {"path": str(Path(rootfs).absolute()), "readonly": False},
+        "root": {"path": absolute(rootfs), "readonly": False},
         "mounts": mounts,
         "process": {
             "terminal": tty,
@@ -144,7 +148,7 @@ def _section(document: Mapping[str, Any], field: str) -> Mapping[str, Any]:
     value = document.get(field)
     if value is None:
         return {}
-    if not isinstance(value, Mapping):
+    if not isinstance(value, dict):
         raise InvalidInput(f'"{field}" in the image\'s config is not an object')
     return value
 
@@ -208,7 +212,7 @@ def _binds(inside: Rootfs, volumes: Sequence[Volume], network: str) -> list[dict
     """The bind mounts, parents first, after their mount points were made."""
     wanted = {}
     if network == "host":
-        wanted = {path: Volume(path, path, True) for path in _HOST_NETWORK_FILES if Path(path).is_file()}
+        wanted = {path: Volume(path, path, True) for path in _HOST_NETWORK_FILES if os.path.isfile(path)}
     for volume in volumes:
         target = _absolute(volume.target, "the target of a volume")
         if target == "/":
@@ -216,13 +220,13 @@ def _binds(inside: Rootfs, volumes: Sequence[Volume], network: str) -> list[dict
         wanted[target] = volume
     mounts = []
     for target, volume in sorted(wanted.items(), key=lambda item: item[0].count("/")):
-        source = Path(volume.source)
-        if not source.is_absolute() or not source.exists():
+        source = volume.source
+        if not os.path.isabs(source) or not os.path.exists(source):
             raise InvalidInput(f'the source "{source}" of a volume is not an existing absolute path of the host')
         if not _is_below_a_volume(target, volumes):
-            inside.make_mount_point(target, directory=source.is_dir())
+            inside.make_mount_point(target, directory=os.path.isdir(source))
         options = ["rbind", "rprivate", "ro" if volume.read_only else "rw"]
-        mounts.append({"destination": target, "type": "bind", "source": str(source), "options": options})
+        mounts.append({"destination": target, "type": "bind", "source": source, "options": options})
     return mounts
 
 

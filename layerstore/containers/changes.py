@@ -5,7 +5,7 @@ import stat
 from pathlib import Path
 
 from layerstore._core.index import Index
-from layerstore.types import Change
+from layerstore.results import Change
 
 _OPAQUE = "trusted.overlay.opaque"
 _REDIRECT = "trusted.overlay.redirect"

@@ -1,45 +1,59 @@
 """Containers: a writable layer each on an image, their rows, directories, mounts and processes."""
 
+from __future__ import annotations
+
 import contextlib
 import json
 import os
 import re
-import secrets
-import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Any
 
-from layerstore._core.mount import container_make_many
-from layerstore.containers.runtime import Runtime, find_runtime
+from layerstore._core.mount import container_make_many, container_remove_many
+from layerstore.containers.runtime import find_runtime
 from layerstore.errors import Conflict, InvalidInput, NotFound
-from layerstore.layers.chains import Chain, Chains
-from layerstore.mount.shared import Mounts
-from layerstore.store.db import Database
-from layerstore.store.layout import Layout
 from layerstore.store.locks import locked
-from layerstore.types import ChainId, DiffId, ImageId
+from layerstore.types import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from typing import Any
+
+    from layerstore.containers.runtime import Runtime
+    from layerstore.layers.chains import Chain, Chains
+    from layerstore.mount.shared import Mounts
+    from layerstore.store.db import Database
+    from layerstore.store.layout import Layout
+    from layerstore.types import ChainId, DiffId, ImageId
 
 _COLUMNS = "id, name, image_id, image_name, chain_id, created_seconds, volatile, command"
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}", re.ASCII)
+_NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}"
 _BATCH = 500
 
 
-@dataclass(frozen=True)
-class ContainerRow:
+class ContainerRow(Value):
     """What the database knows of a container. `command` is what was last run in it, None if nothing was."""
 
-    id: str
-    name: str | None
-    image_id: ImageId
-    image_name: str
-    chain_id: ChainId
-    created_seconds: float
-    volatile: bool
-    command: str | None
+    def __init__(
+        self,
+        id: str,
+        name: str | None,
+        image_id: ImageId,
+        image_name: str,
+        chain_id: ChainId,
+        created_seconds: float,
+        volatile: bool,
+        command: str | None,
+    ) -> None:
+        self.id = id
+        self.name = name
+        self.image_id = image_id
+        self.image_name = image_name
+        self.chain_id = chain_id
+        self.created_seconds = created_seconds
+        self.volatile = volatile
+        self.command = command
 
 
 def _root_xattrs(xattrs: Mapping[bytes, bytes]) -> list[tuple[bytes, bytes]]:
@@ -66,7 +80,7 @@ class Containers:
         volatile: bool,
     ) -> list[ContainerRow]:
         """Make `count` containers; all of them or none. Raises `Conflict` when `name` is taken, `OSError`."""
-        if name is not None and not _NAME.fullmatch(name):
+        if name is not None and not re.fullmatch(_NAME, name, re.ASCII):
             raise InvalidInput(f"{name!r} is not a name for a container: it is letters, digits and . _ -")
         with locked(self._layout.garbage_lock, exclusive=False):
             return self._create(image_id, image_name, chain, count, name, volatile)
@@ -82,7 +96,7 @@ class Containers:
     ) -> list[ContainerRow]:
         now = time.time()
         rows = [
-            ContainerRow(secrets.token_hex(32), name, image_id, image_name, chain.chain_id, now, volatile, None)
+            ContainerRow(os.urandom(32).hex(), name, image_id, image_name, chain.chain_id, now, volatile, None)
             for _ in range(count)
         ]
         ids = [row.id for row in rows]
@@ -107,8 +121,8 @@ class Containers:
         except BaseException:
             if self._is_known(ids[0]):  # the interrupt came after the commit
                 raise
-            for container in ids:
-                shutil.rmtree(self._layout.containers / container, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                container_remove_many(self._mounts.containers_fd, ids)
             raise
         return rows
 
@@ -134,12 +148,12 @@ class Containers:
             raise InvalidInput(f"more than one container's id begins with {text!r}; give more digits")
         return ContainerRow(*rows[0])
 
-    def root(self, container: str) -> Path:
+    def root(self, container: str) -> str:
         """Where a container's view is when it is mounted."""
-        return self._layout.containers / container / "root"
+        return f"{self._layout.container(container)}/root"
 
-    def upper(self, container: str) -> Path:
-        return self._layout.containers / container / "upper"
+    def upper(self, container: str) -> str:
+        return f"{self._layout.container(container)}/upper"
 
     def mount(self, rows: Iterable[ContainerRow], diff_ids: Callable[[ImageId], Sequence[DiffId]]) -> None:
         """Mount them, a batch for each chain; `diff_ids` gives the stack of an image.
@@ -156,7 +170,7 @@ class Containers:
             try:
                 self._mounts.mount(mountable, ids, volatile=volatile)
             except FileNotFoundError as error:
-                gone = [container for container in ids if not self.upper(container).exists()]
+                gone = [container for container in ids if not os.path.exists(self.upper(container))]
                 if not gone:
                     raise
                 raise NotFound(f"container {gone[0][:12]} was removed; `layerstore ps` lists what is there") from error
@@ -194,7 +208,7 @@ class Containers:
 
     def _known(self, rows: Sequence[ContainerRow]) -> list[ContainerRow]:
         """Those of which the OCI runtime has something: that run, or ended without being deleted."""
-        names = {entry.name for entry in os.scandir(self._layout.runtime)}
+        names = set(os.listdir(self._layout.runtime))
         return [row for row in rows if row.id in names]
 
     def states(self, rows: Sequence[ContainerRow]) -> list[str]:
@@ -207,14 +221,14 @@ class Containers:
 
     def forget_ended(self, container: str) -> None:
         """Make room for another program. Raises `Conflict` while one runs."""
-        if (self._layout.runtime / container).is_dir():
+        if os.path.isdir(f"{self._layout.runtime}/{container}"):
             if self.is_running(container):
                 raise Conflict(f"container {container[:12]} is running already; end it first, or create another one")
             self.runtime().delete(container)
 
     def is_running(self, container: str) -> bool:
         """Does a process of it run, by the OCI runtime's word?"""
-        if not (self._layout.runtime / container).is_dir():
+        if not os.path.isdir(f"{self._layout.runtime}/{container}"):
             return False
         try:
             return bool(self.runtime().state(container)["status"] == "running")
@@ -225,10 +239,11 @@ class Containers:
         """The OCI runtime of this machine. Raises `Unsupported` when there is none."""
         return find_runtime(None, self._layout.runtime)
 
-    def write_bundle(self, container: str, spec: dict[str, Any]) -> Path:
+    def write_bundle(self, container: str, spec: dict[str, Any]) -> str:
         """Make the container's directory an OCI bundle; returns it."""
-        bundle = self._layout.containers / container
-        (bundle / "config.json").write_text(json.dumps(spec))
+        bundle = self._layout.container(container)
+        with open(f"{bundle}/config.json", "w") as file:
+            file.write(json.dumps(spec))
         with self._database.transaction(durable=False) as db:
             db.execute(
                 "UPDATE containers SET command = ? WHERE id = ?", (json.dumps(spec["process"]["args"]), container)
@@ -252,6 +267,4 @@ class Containers:
         # Rows first: what is left of a directory whose row is gone is garbage, not half a container.
         with self._database.transaction(durable=False) as db:
             db.executemany("DELETE FROM containers WHERE id = ?", [(row.id,) for row in rows])
-        for row in rows:
-            with contextlib.suppress(FileNotFoundError):
-                shutil.rmtree(self._layout.containers / row.id)
+        container_remove_many(self._mounts.containers_fd, [row.id for row in rows])

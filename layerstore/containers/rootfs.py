@@ -1,15 +1,20 @@
 """Files inside a container's root, reached without ever following a link of the image out of it."""
 
+from __future__ import annotations
+
 import contextlib
 import errno
 import os
 import posixpath
 import stat
-from collections.abc import Iterator
-from types import TracebackType
 
 from layerstore._core import mount
 from layerstore.errors import InvalidInput, LimitExceeded
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import TracebackType
 
 MAX_LINKS = 40  # as the kernel's own limit, see path_resolution(7)
 
@@ -23,7 +28,7 @@ class Rootfs:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
-    def __enter__(self) -> "Rootfs":
+    def __enter__(self) -> Rootfs:
         return self
 
     def __exit__(

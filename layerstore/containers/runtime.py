@@ -4,20 +4,24 @@ The runtime is started without copying this process (`layerstore._core.mount.spa
 cgroup v2 beside v1 at /sys/fs/cgroup/unified; it then runs in a mount namespace of its own where that is hidden.
 """
 
+from __future__ import annotations
+
 import contextlib
 import json
 import os
-import shutil
 import signal
 import threading
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from types import FrameType
-from typing import Any
 
 from layerstore._core import mount
 from layerstore.errors import InvalidInput, LayerstoreError, NotFound, Unsupported
+from layerstore.store.layout import absolute
+from layerstore.types import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import FrameType
+    from typing import Any
 
 _KNOWN = ("crun", "runc")
 _SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -28,36 +32,46 @@ _FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, sign
 _OF_THE_TERMINAL = (signal.SIGINT, signal.SIGQUIT)
 
 
-def find_runtime(name: str | None, state_root: str | os.PathLike[str]) -> "Runtime":
+def find_runtime(name: str | None, state_root: str | os.PathLike[str]) -> Runtime:
     """The runtime of that name or path, or the first of crun and runc that is installed.
 
     `state_root` is the directory where the runtime keeps its state (`--root`); it is made when it is missing.
     Raises `Unsupported` with the Debian packages to install when there is none.
     """
     for candidate in _KNOWN if name is None else (name,):
-        found = shutil.which(candidate, path=os.environ.get("PATH", "") + ":" + _SEARCH_PATH)
+        found = _find_program(candidate)
         if found:
-            return Runtime(found, os.path.abspath(state_root))  # noqa: PTH100, what is a link stays one
+            return Runtime(found, absolute(state_root))
     wanted = "no OCI runtime is" if name is None else f'the OCI runtime "{name}" is not'
     raise Unsupported(f"{wanted} installed: install crun or runc (Debian: apt-get install crun, or runc)")
 
 
+def _find_program(name: str) -> str | None:
+    """Where a program is, by $PATH and then the usual places; a name with a slash is a path already."""
+    search = f"{os.environ.get('PATH', '')}:{_SEARCH_PATH}"
+    for directory in [""] if "/" in name else filter(None, search.split(":")):
+        path = os.path.join(directory, name)
+        if os.access(path, os.X_OK) and os.path.isfile(path):
+            return path
+    return None
+
+
 def may_use_cgroups() -> bool:
     """Whether this process may make control groups: without them a runtime restricts neither devices nor anything."""
-    kind = "" if Path(_CGROUPS, "cgroup.controllers").exists() else "devices"
-    return os.access(Path(_CGROUPS, kind), os.W_OK)
+    kind = "" if os.path.exists(f"{_CGROUPS}/cgroup.controllers") else "devices"
+    return os.access(f"{_CGROUPS}/{kind}", os.W_OK)
 
 
-@dataclass(frozen=True)
-class Runtime:
+class Runtime(Value):
     """One runtime program and the directory of its state. Safe for use by several threads."""
 
-    path: str
-    state_root: str
+    def __init__(self, path: str, state_root: str) -> None:
+        self.path = path
+        self.state_root = state_root
 
     @property
     def name(self) -> str:
-        return Path(self.path).name
+        return os.path.basename(self.path)
 
     def run(
         self,
@@ -100,6 +114,8 @@ class Runtime:
         It has the three descriptors, and no terminal: the bundle's `process.terminal` must be false. `delete` it after
         its end.
         """
+        from pathlib import Path
+
         pid_file = Path(bundle_dir, "pid")
         log = Path(bundle_dir, "runtime.log")
         arguments = ["run", "--detach", "--pid-file", str(pid_file), "--bundle", os.fspath(bundle_dir), container_id]
@@ -127,11 +143,13 @@ class Runtime:
         assert isinstance(state, dict)
         return state
 
-    def _spawn(self, arguments: Sequence[str], fds: tuple[int, int, int], log: Path | None = None) -> int:
+    def _spawn(
+        self, arguments: Sequence[str], fds: tuple[int, int, int], log: str | os.PathLike[str] | None = None
+    ) -> int:
         hide = [_HYBRID] if self.name == "crun" and mount.is_mounted(_HYBRID) else []
         options = ["--root", self.state_root]
         if log is not None:
-            options += ["--log", str(log)]
+            options += ["--log", os.fspath(log)]
         if self.name == "crun" and not may_use_cgroups():
             options.append("--cgroup-manager=disabled")
         # Not this process's environment: NOTIFY_SOCKET and LISTEN_FDS would change what the runtime does.
@@ -156,8 +174,8 @@ class Runtime:
             os.close(errors)
 
     def _check_known(self, container_id: str) -> None:
-        directory = Path(self.state_root, container_id)
-        if not any((directory / name).exists() for name in _STATE_FILES):
+        directory = f"{self.state_root}/{container_id}"
+        if not any(os.path.exists(f"{directory}/{name}") for name in _STATE_FILES):
             raise NotFound(f'{self.name} knows no container "{container_id}": it has ended, or was never started')
 
 
@@ -177,7 +195,7 @@ class _Forwarding:
         self._early: list[int] = []
         self._previous: dict[signal.Signals, Any] = {}
 
-    def __enter__(self) -> "_Forwarding":
+    def __enter__(self) -> _Forwarding:
         if threading.current_thread() is threading.main_thread():
             # Those of the terminal's keys reach the whole foreground group, the runtime included.
             reaching = _OF_THE_TERMINAL if _in_foreground() else ()

@@ -1,38 +1,28 @@
 """The `User` of an image's config, looked up in the image's own /etc/passwd and /etc/group, as docker does."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from __future__ import annotations
 
-from layerstore.containers.rootfs import Rootfs
 from layerstore.errors import InvalidInput
+from layerstore.types import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from layerstore.containers.rootfs import Rootfs
 
 MAX_FILE_SIZE_BYTES = 16 << 20
 MAX_ID = (1 << 31) - 1  # what docker accepts
 
 
-@dataclass(frozen=True)
-class Identity:
+class Identity(Value):
     """Who a container's process runs as, and the home directory that /etc/passwd gives for it."""
 
-    uid: int
-    gid: int
-    additional_gids: tuple[int, ...]
-    home: str
-
-
-@dataclass(frozen=True)
-class _PasswdEntry:
-    name: str
-    uid: int
-    gid: int
-    home: str
-
-
-@dataclass(frozen=True)
-class _GroupEntry:
-    name: str
-    gid: int
-    members: tuple[str, ...]
+    def __init__(self, uid: int, gid: int, additional_gids: tuple[int, ...], home: str) -> None:
+        self.uid = uid
+        self.gid = gid
+        self.additional_gids = additional_gids
+        self.home = home
 
 
 def look_up(rootfs: Rootfs, user: str) -> Identity:
@@ -42,33 +32,34 @@ def look_up(rootfs: Rootfs, user: str) -> Identity:
     `InvalidInput`. Without a group the user's own one holds, and every group of which the user is a member.
     """
     user_part, _, group_part = user.partition(":")
-    entry = _find_user(rootfs, user_part or "0")
+    name, uid, gid, home = _find_user(rootfs, user_part or "0")
     if group_part:
         gid = _find_group(rootfs, group_part)
-        return Identity(entry.uid, gid, (gid,), entry.home)
-    gids = [entry.gid] + [group.gid for group in _groups(rootfs) if entry.name and entry.name in group.members]
-    return Identity(entry.uid, entry.gid, tuple(dict.fromkeys(gids)), entry.home)
+        return Identity(uid, gid, (gid,), home)
+    gids = [gid] + [number for _, number, members in _groups(rootfs) if name and name in members]
+    return Identity(uid, gid, tuple(dict.fromkeys(gids)), home)
 
 
-def _find_user(rootfs: Rootfs, wanted: str) -> _PasswdEntry:
-    uid = _id(wanted, "user")
+def _find_user(rootfs: Rootfs, wanted: str) -> tuple[str, int, int, str]:
+    """Name, uid, gid and home directory."""
+    number = _id(wanted, "user")
     entries = list(_passwd(rootfs))
     for entry in entries:
-        if entry.name == wanted:
+        if entry[0] == wanted:
             return entry
-    if uid is None:
+    if number is None:
         raise InvalidInput(f'user "{wanted}" is not in /etc/passwd of the image: name one that is, or a user ID')
     for entry in entries:
-        if entry.uid == uid:
+        if entry[1] == number:
             return entry
-    return _PasswdEntry("", uid, 0, "/")
+    return "", number, 0, "/"
 
 
 def _find_group(rootfs: Rootfs, wanted: str) -> int:
     gid = _id(wanted, "group")
-    for group in _groups(rootfs):
-        if group.name == wanted:
-            return group.gid
+    for name, number, _ in _groups(rootfs):
+        if name == wanted:
+            return number
     if gid is None:
         raise InvalidInput(f'group "{wanted}" is not in /etc/group of the image: name one that is, or a group ID')
     return gid
@@ -83,16 +74,18 @@ def _id(text: str, kind: str) -> int | None:
     return int(text)
 
 
-def _passwd(rootfs: Rootfs) -> Iterator[_PasswdEntry]:
+def _passwd(rootfs: Rootfs) -> Iterator[tuple[str, int, int, str]]:
+    """Of each user the name, uid, gid and home directory."""
     for name, _password, uid, gid, _comment, home, *_shell in _records(rootfs, "/etc/passwd", 6):
         if uid.isascii() and uid.isdigit() and gid.isascii() and gid.isdigit():
-            yield _PasswdEntry(name, int(uid), int(gid), home or "/")
+            yield name, int(uid), int(gid), home or "/"
 
 
-def _groups(rootfs: Rootfs) -> Iterator[_GroupEntry]:
+def _groups(rootfs: Rootfs) -> Iterator[tuple[str, int, list[str]]]:
+    """Of each group the name, gid and members."""
     for name, _password, gid, *members in _records(rootfs, "/etc/group", 3):
         if gid.isascii() and gid.isdigit():
-            yield _GroupEntry(name, int(gid), tuple(members[0].split(",")) if members else ())
+            yield name, int(gid), members[0].split(",") if members else []
 
 
 def _records(rootfs: Rootfs, path: str, min_fields: int) -> Iterator[list[str]]:

@@ -5,52 +5,60 @@ made in memory from the layers' when it is asked for: it takes a few millisecond
 further image of the same layers costs.
 """
 
+from __future__ import annotations
+
+import contextlib
 import json
-import mmap
+import os
 import stat
-import struct
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
-from layerstore._core.erofs import write_tree
-from layerstore._core.index import Index, merge
-from layerstore._core.ingest import LOCATION_OBJECT
-from layerstore._core.layer import build_layer
 from layerstore.errors import CorruptError
 from layerstore.store import durable
-from layerstore.store.contents import ContentStore
-from layerstore.store.layout import Layout
 from layerstore.store.locks import locked
-from layerstore.types import ChainId, DiffId, chain_id, digest_hex, hash_key
+from layerstore.types import Value, chain_id, hash_key
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any
+
+    from layerstore._core.index import Index
+    from layerstore.store.contents import ContentStore
+    from layerstore.store.layout import Layout
+    from layerstore.types import ChainId, DiffId
 
 _CONTENT_BYTES = 40
 _EMPTY_TAR = bytes(1024)
 _CACHED_INDEXES = 8
 
 
-@dataclass(frozen=True)
-class Chain:
+class Chain(Value):
     """A chain that can be mounted: its tree image, the data-only layers that its files are in, and its root directory.
 
     `root_mode` is permission bits, `root_mtime_ns` nanoseconds.
     """
 
-    chain_id: ChainId
-    image: Path
-    packs: tuple[int, ...]
-    objects: bool
-    root_mode: int
-    root_uid: int
-    root_gid: int
-    root_mtime_ns: int
-    root_xattrs: tuple[tuple[bytes, bytes], ...]
+    def __init__(self, chain_id: ChainId, image: str, needs: dict[str, Any]) -> None:
+        root = needs["root"]
+        self.chain_id = chain_id
+        self.image = image
+        self.packs = tuple(map(int, needs["packs"]))
+        self.objects = bool(needs["objects"])
+        self.root_mode = int(root["mode"])
+        self.root_uid = int(root["uid"])
+        self.root_gid = int(root["gid"])
+        self.root_mtime_ns = int(root["mtime_ns"])
+        self.root_xattrs = tuple((bytes.fromhex(name), bytes.fromhex(value)) for name, value in root["xattrs"].items())
 
 
-def open_index(path: Path) -> Index:
+def open_index(path: str) -> Index:
     """Map an index file. Raises `CorruptError`, `OSError`."""
+    import mmap
+
+    from layerstore._core.index import Index
+
     with open(path, "rb") as file:
         try:
             return Index(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
@@ -61,7 +69,7 @@ def open_index(path: Path) -> Index:
 class Chains:
     """Makes and opens chains. Safe for many threads and processes."""
 
-    def __init__(self, layout: Layout, contents: ContentStore) -> None:
+    def __init__(self, layout: Layout, contents: Callable[[], ContentStore]) -> None:
         self._layout = layout
         self._contents = contents
         self._lock = threading.Lock()
@@ -82,6 +90,8 @@ class Chains:
         with self._lock:
             index = self._indexes.get(chain)
         if index is None:
+            from layerstore._core.index import Index
+
             index = Index(self._merge(diff_ids))
         with self._lock:
             self._indexes[chain] = index
@@ -91,6 +101,9 @@ class Chains:
         return index
 
     def _merge(self, diff_ids: Sequence[DiffId]) -> memoryview:
+        from layerstore._core.index import Index, merge
+        from layerstore._core.layer import build_layer
+
         key = hash_key(chain_id(diff_ids))
         layers = []
         for diff_id in diff_ids:
@@ -108,7 +121,7 @@ class Chains:
             return self.described(chain)
         except (FileNotFoundError, CorruptError):
             pass
-        with locked(self._layout.run / f"{digest_hex(chain)}.lock", exclusive=True):
+        with locked(self._layout.chain_lock(chain), exclusive=True):
             try:
                 return self.described(chain)
             except (FileNotFoundError, CorruptError):
@@ -119,37 +132,30 @@ class Chains:
         """A chain that was made mountable before. Raises `CorruptError`, `OSError` when it is not there."""
         known = self._described.get(chain)
         image = known[2].image if known else self._layout.chain_image(chain)
-        status = image.stat()
+        status = os.stat(image)
         if known is None or (status.st_ino, status.st_mtime_ns) != known[:2]:
             known = (status.st_ino, status.st_mtime_ns, self._read(chain, image, status.st_size))
             self._described[chain] = known
         return known[2]
 
-    def _read(self, chain: ChainId, image: Path, size: int) -> Chain:
-        description = image.with_suffix(".json")
+    def _read(self, chain: ChainId, image: str, size: int) -> Chain:
+        description = self._layout.chain_description(chain)
         try:
-            needs = json.loads(description.read_bytes())
+            with open(description, "rb") as file:
+                needs = json.load(file)
             if int(needs["image_bytes"]) != size:
                 raise CorruptError(f"{image} does not have the {needs['image_bytes']} bytes that it was written with")
-            root = needs["root"]
-            return Chain(
-                chain_id=chain,
-                image=image,
-                packs=tuple(map(int, needs["packs"])),
-                objects=bool(needs["objects"]),
-                root_mode=int(root["mode"]),
-                root_uid=int(root["uid"]),
-                root_gid=int(root["gid"]),
-                root_mtime_ns=int(root["mtime_ns"]),
-                root_xattrs=tuple(
-                    (bytes.fromhex(name), bytes.fromhex(value)) for name, value in root["xattrs"].items()
-                ),
-            )
+            return Chain(chain, image, needs)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise CorruptError(f"{description} is damaged: {error}") from error
 
     def _write_image(self, index: Index, chain: ChainId) -> None:
-        locations = self._contents.locate_many(index.contents_bytes(), _CONTENT_BYTES)
+        import struct
+
+        from layerstore._core.erofs import write_tree
+        from layerstore._core.ingest import LOCATION_OBJECT
+
+        locations = self._contents().locate_many(index.contents_bytes(), _CONTENT_BYTES)
         packs = {pack for pack, _ in struct.iter_unpack("<II", locations)}
         image = write_tree(index, locations)
         root = index.record(0)
@@ -165,8 +171,9 @@ class Chains:
                 "xattrs": {name.hex(): value.hex() for name, value in root.xattrs.items()},
             },
         }
-        path = self._layout.chain_image(chain)
+        description = self._layout.chain_description(chain)
         # The description comes last: it is what says that the image is whole.
-        path.with_suffix(".json").unlink(missing_ok=True)
-        durable.write_file(path, memoryview(image))
-        durable.write_file(path.with_suffix(".json"), json.dumps(needs).encode())
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(description)
+        durable.write_file(self._layout.chain_image(chain), memoryview(image))
+        durable.write_file(description, json.dumps(needs).encode())

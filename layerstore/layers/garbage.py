@@ -78,13 +78,13 @@ def _remove_files(layout: Layout, database: Database, kept: bytes, kept_packs: s
     layers = {digest_hex(diff_id) for (diff_id,) in db.execute("SELECT diff_id FROM layers")}
     blobs = {digest_hex(digest) for (digest,) in db.execute("SELECT digest FROM image_blobs")}
     containers = {container for (container,) in db.execute("SELECT id FROM containers")}
-    for directory in layout.objects.iterdir():
+    for directory in Path(layout.objects).iterdir():
         here = {name[2:] for name in objects if name[:2] == directory.name}
         _sweep(directory, here.__contains__)
-    _sweep(layout.packs, lambda name: name.split(".")[0] in map(str, kept_packs))
-    _sweep(layout.layers, lambda name: name.split(".")[0] in layers)
-    _sweep(layout.blobs, blobs.__contains__)
-    for directory in layout.containers.iterdir():
+    _sweep(Path(layout.packs), lambda name: name.split(".")[0] in map(str, kept_packs))
+    _sweep(Path(layout.layers), lambda name: name.split(".")[0] in layers)
+    _sweep(Path(layout.blobs), blobs.__contains__)
+    for directory in Path(layout.containers).iterdir():
         if directory.name not in containers:
             shutil.rmtree(directory)
 
@@ -92,7 +92,7 @@ def _remove_files(layout: Layout, database: Database, kept: bytes, kept_packs: s
 def _sweep_chains(layout: Layout, database: Database) -> None:
     rows = database.read().execute("SELECT chain_id FROM images").fetchall()
     chains = {digest_hex(chain) for (chain,) in rows}
-    _sweep(layout.chains, lambda name: name.split(".")[0] in chains)
+    _sweep(Path(layout.chains), lambda name: name.split(".")[0] in chains)
 
 
 def _sweep(directory: Path, keep: Callable[[str], bool]) -> None:
@@ -101,7 +101,7 @@ def _sweep(directory: Path, keep: Callable[[str], bool]) -> None:
             path.unlink()
 
 
-def _punch_dead_slots(path: Path, kept: bytes, number: int) -> None:
+def _punch_dead_slots(path: str, kept: bytes, number: int) -> None:
     alive = {slot for _, _, pack, slot in _WHERE.iter_unpack(kept) if pack == number}
     pack = Pack(path)
     if len(alive) == pack.slot_count:
@@ -125,4 +125,4 @@ def _punch_dead_slots(path: Path, kept: bytes, number: int) -> None:
 
 def _used_bytes(layout: Layout) -> int:
     tops = (layout.objects, layout.packs, layout.layers, layout.chains, layout.blobs)
-    return sum(path.lstat().st_blocks * 512 for top in tops for path in top.rglob("*"))
+    return sum(path.lstat().st_blocks * 512 for top in tops for path in Path(top).rglob("*"))

@@ -29,7 +29,7 @@ from layerstore.layers.streams import (
     decompressed,
     recipe_compressor,
 )
-from layerstore.oci.images import ImageConfig
+from layerstore.oci.configs import ImageConfig
 from layerstore.store import durable
 from layerstore.store.contents import ContentStore
 from layerstore.store.db import Database
@@ -74,7 +74,7 @@ class Import:
         self._database = database
         self._store = contents
         self._pending = _Pending()
-        self._staging = layout.staging / secrets.token_hex(8)
+        self._staging = Path(layout.staging, secrets.token_hex(8))
         self._contents: Contents | None = None
 
     def __enter__(self) -> "Import":
@@ -186,12 +186,12 @@ class Import:
         records = self._publish_contents()
         for layer in layers:
             for path in (self._layout.layer_index(layer.diff_id), self._layout.layer_recipe(layer.diff_id)):
-                (self._staging / path.name).rename(path)
+                (self._staging / Path(path).name).rename(path)
         for _, _, blobs in self._pending.images:
             for digest, data in blobs.items():
-                path = self._layout.blob(digest)
-                (self._staging / path.name).write_bytes(data)
-                (self._staging / path.name).rename(path)
+                staged = self._staging / digest_hex(digest)
+                staged.write_bytes(data)
+                staged.rename(self._layout.blob(digest))
         durable.sync_file_system(self._layout.root)
         slots, contents_bytes = self._contents.slots()
         with self._database.transaction() as db:
@@ -226,7 +226,8 @@ class Import:
             os.close(objects_fd)
         slots, contents_bytes = contents.slots()
         if slots:
-            self._layout.pack_image(self._pack_number).write_bytes(write_pack(self._pack_number, contents_bytes, slots))
+            image = write_pack(self._pack_number, contents_bytes, slots)
+            Path(self._layout.pack_image(self._pack_number)).write_bytes(image)
         return contents.records()
 
 
@@ -307,10 +308,10 @@ def _reserve_pack(layout: Layout, database: Database) -> tuple[int, int]:
 
 def _clear_abandoned(layout: Layout, database: Database) -> None:
     """Remove the staging directories and packs of imports that were killed. Under the staging lock."""
-    for directory in layout.staging.iterdir():
+    for directory in Path(layout.staging).iterdir():
         _if_abandoned(directory / "lock", functools.partial(shutil.rmtree, directory, ignore_errors=True))
     committed = {number for (number,) in database.read().execute("SELECT number FROM packs")}
-    for path in layout.packs.glob("*.pack"):
+    for path in Path(layout.packs).glob("*.pack"):
         if int(path.stem) not in committed:
             _if_abandoned(path, functools.partial(_drop_pack, layout, database, int(path.stem)))
 
@@ -331,5 +332,5 @@ def _if_abandoned(lock: Path, remove: Callable[[], object]) -> None:
 def _drop_pack(layout: Layout, database: Database, number: int) -> None:
     # Its import may have committed between the listing and the lock.
     if database.read().execute("SELECT 1 FROM packs WHERE number = ?", (number,)).fetchone() is None:
-        layout.pack_image(number).unlink(missing_ok=True)
-        layout.pack(number).unlink(missing_ok=True)
+        for path in (layout.pack_image(number), layout.pack(number)):
+            Path(path).unlink(missing_ok=True)

@@ -14,11 +14,12 @@ from layerstore.layers.imports import Import, ImportedLayer
 from layerstore.layers.streams import INPUT_BYTES, PIECE_BYTES, Reader, compression_of, decompressed, pieces_of
 from layerstore.oci import archives
 from layerstore.oci.archives import ArchivedImage, DirectoryMembers, LayerSource, TarMembers, clean_member
-from layerstore.oci.images import CONFIG_LIMIT_BYTES, parse_config
+from layerstore.oci.configs import CONFIG_LIMIT_BYTES, parse_config
+from layerstore.results import Progress
 from layerstore.store.contents import ContentStore
 from layerstore.store.db import Database
 from layerstore.store.layout import Layout
-from layerstore.types import DiffId, ImageId, Progress, sha256_digest
+from layerstore.types import DiffId, ImageId, sha256_digest
 
 ProgressCallback = Callable[[Progress], None]
 _SMALL_FILES_LIMIT_BYTES = 64 << 20

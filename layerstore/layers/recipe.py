@@ -3,7 +3,6 @@
 import io
 import struct
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 from layerstore._core.index import Index
 from layerstore.errors import CorruptError
@@ -16,7 +15,7 @@ _RAW, _CONTENT, _SPARSE = 0, 1, 2
 OpenContent = Callable[[bytes], io.BufferedReader | io.BytesIO]
 
 
-def tar_pieces(recipe: Path, index: Index, open_content: OpenContent) -> Iterator[bytes]:
+def tar_pieces(recipe: str, index: Index, open_content: OpenContent) -> Iterator[bytes]:
     """The bytes of the layer's tar. Raises `CorruptError` where the recipe does not fit, `OSError`."""
     with open(recipe, "rb") as file:
         frames = Reader(decompressed(pieces_of(file), "zstd"))
@@ -37,12 +36,12 @@ def tar_pieces(recipe: Path, index: Index, open_content: OpenContent) -> Iterato
                     yield from _range(content, length, digest)
 
 
-def _extents(frames: Reader, recipe: Path) -> list[tuple[int, int]]:
+def _extents(frames: Reader, recipe: str) -> list[tuple[int, int]]:
     (count,) = _U32.unpack(_exactly(frames, 4, recipe))
     return list(_EXTENT.iter_unpack(_exactly(frames, count * _EXTENT.size, recipe)))
 
 
-def _exactly(frames: Reader, length: int, recipe: Path) -> bytes:
+def _exactly(frames: Reader, length: int, recipe: str) -> bytes:
     data = frames.read(length)
     if len(data) != length:
         raise CorruptError(f"{recipe} is cut off; load the image again")

@@ -4,17 +4,22 @@ Which are mounted is asked of the kernel, never remembered. Chain and pack mount
 container of theirs is mounted, so that all share one page cache, and taken away with the last.
 """
 
+from __future__ import annotations
+
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 
 from layerstore._core import mount
 from layerstore.errors import Unsupported
-from layerstore.layers.chains import Chain
-from layerstore.store.layout import Layout
 from layerstore.store.locks import locked
 from layerstore.types import ChainId, digest_hex
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from layerstore.layers.chains import Chain
+    from layerstore.store.layout import Layout
 
 MAX_LOWER_LAYERS = 500
 """Overlayfs's own limit, data-only layers counted."""
@@ -25,8 +30,6 @@ class Mounts:
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
-        self._chain_mounts = str(layout.chain_mounts)
-        self._pack_mounts = str(layout.pack_mounts)
         self.containers_fd = os.open(layout.containers, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
     def close(self) -> None:
@@ -34,10 +37,10 @@ class Mounts:
         os.close(self.containers_fd)
 
     def _target(self, chain: ChainId) -> str:
-        return f"{self._chain_mounts}/{digest_hex(chain)}"
+        return f"{self._layout.chain_mounts}/{digest_hex(chain)}"
 
     def _pack_target(self, number: int) -> str:
-        return f"{self._pack_mounts}/{number}"
+        return f"{self._layout.pack_mounts}/{number}"
 
     def mount(self, chain: Chain, containers: Sequence[str], *, volatile: bool) -> None:
         """Mount these containers (ids) of one chain; those that are mounted already stay.
@@ -74,11 +77,11 @@ class Mounts:
         for number in chain.packs:
             target = self._pack_target(number)
             if not _is_mounted(target):
-                Path(target).mkdir(mode=0o700, exist_ok=True)
+                os.makedirs(target, mode=0o700, exist_ok=True)
                 mount.mount_erofs(self._layout.pack_image(number), self._layout.pack(number), target)
         target = self._target(chain.chain_id)
         if not _is_mounted(target):
-            Path(target).mkdir(mode=0o700, exist_ok=True)
+            os.makedirs(target, mode=0o700, exist_ok=True)
             mount.mount_erofs(chain.image, None, target)
 
     def unmount(self, containers: Sequence[str], *, lazy: bool = False) -> None:
@@ -101,15 +104,15 @@ class Mounts:
         """Take away the chain and pack mounts that nothing uses. `in_use` gives a chain in use."""
         with locked(self._layout.mount_lock, exclusive=True):
             packs: set[int] = set()
-            for name in (path.name for path in self._layout.chain_mounts.iterdir()):
+            for name in os.listdir(self._layout.chain_mounts):
                 chain = in_use(ChainId(f"sha256:{name}"))
                 if chain is None:
-                    _detach(f"{self._chain_mounts}/{name}")
+                    _detach(f"{self._layout.chain_mounts}/{name}")
                 else:
                     packs.update(chain.packs)
-            for name in (path.name for path in self._layout.pack_mounts.iterdir()):
+            for name in os.listdir(self._layout.pack_mounts):
                 if int(name) not in packs:
-                    _detach(f"{self._pack_mounts}/{name}")
+                    _detach(f"{self._layout.pack_mounts}/{name}")
 
 
 def _is_mounted(path: str) -> bool:
@@ -125,7 +128,7 @@ def _detach(target: str) -> None:
         mount.umount(target, lazy=True)
 
 
-def _open_path(stack: contextlib.ExitStack, path: str | Path) -> int:
+def _open_path(stack: contextlib.ExitStack, path: str) -> int:
     fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     stack.callback(os.close, fd)
     return fd

@@ -12,17 +12,14 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Protocol
 
 from layerstore.errors import CorruptError, InvalidInput, LimitExceeded, NotFound
+from layerstore.oci.configs import CONFIG_LIMIT_BYTES, ImageConfig, parse_config, parse_json
 from layerstore.oci.images import (
-    CONFIG_LIMIT_BYTES,
     MANIFEST_LIMIT_BYTES,
     Descriptor,
-    ImageConfig,
     check_blob,
     for_platform,
     is_index,
-    parse_config,
     parse_index,
-    parse_json,
     parse_manifest,
 )
 from layerstore.types import DiffId, Digest, normalise_name, sha256_digest

@@ -1,16 +1,14 @@
-"""Manifests and configs of the OCI image specification and of docker, checked as they are read."""
+"""Manifests of the OCI image specification and of docker, checked as they are read."""
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from layerstore.errors import DigestMismatch, InvalidInput, LimitExceeded
-from layerstore.types import DiffId, Digest, ImageId, parse_digest, sha256_digest
+from layerstore.oci.configs import LAYERS_LIMIT, json_list, json_object
+from layerstore.types import Digest, parse_digest, sha256_digest
 
 MANIFEST_LIMIT_BYTES = 4 << 20
-CONFIG_LIMIT_BYTES = 8 << 20
-LAYERS_LIMIT = 65_535
 
 _INDEX_TYPES = {
     "application/vnd.oci.image.index.v1+json",
@@ -49,22 +47,6 @@ class Descriptor:
 
 
 @dataclass(frozen=True)
-class ImageConfig:
-    """An image's config: the JSON as it is (`document`), its digest (the image's id) and what is read from it often."""
-
-    image_id: ImageId
-    document: dict[str, Any]
-    diff_ids: tuple[DiffId, ...]
-    created: str
-
-    @property
-    def runtime(self) -> dict[str, Any]:
-        """The "config" object: entrypoint, command, environment and so on."""
-        value = self.document.get("config")
-        return value if isinstance(value, dict) else {}
-
-
-@dataclass(frozen=True)
 class Manifest:
     """An image manifest: config and layers, bottom first."""
 
@@ -72,58 +54,9 @@ class Manifest:
     layers: tuple[Descriptor, ...]
 
 
-def parse_json(data: bytes, what: str, limit_bytes: int) -> Any:
-    """Decode JSON of at most `limit_bytes`. Raises `LimitExceeded`, `InvalidInput` naming `what`."""
-    if len(data) > limit_bytes:
-        raise LimitExceeded(f"{what} has {len(data)} bytes; at most {limit_bytes} are accepted")
-    try:
-        return json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise InvalidInput(f"{what} is not JSON: {error}") from error
-
-
-def _object(value: Any, what: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise InvalidInput(f"{what} is not a JSON object")
-    return value
-
-
-def _list(value: Any, what: str) -> list[Any]:
-    if not isinstance(value, list):
-        raise InvalidInput(f"{what} is not a JSON list")
-    return value
-
-
-def parse_config(data: bytes, expected: str | None = None) -> ImageConfig:
-    """Read an image config. `expected` is the digest promised for it.
-
-    Raises `DigestMismatch`, `InvalidInput`, `LimitExceeded`.
-    """
-    digest = sha256_digest(data)
-    if expected is not None and digest != expected:
-        raise DigestMismatch(f"the image config has digest {digest}, but {expected} was promised")
-    document = _object(parse_json(data, "the image config", CONFIG_LIMIT_BYTES), "the image config")
-    rootfs = _object(document.get("rootfs"), 'the image config\'s "rootfs"')
-    if rootfs.get("type") != "layers":
-        raise InvalidInput(f'the image config\'s rootfs.type is {rootfs.get("type")!r}; only "layers" is known')
-    diff_ids = _list(rootfs.get("diff_ids") or [], "the image config's rootfs.diff_ids")
-    if len(diff_ids) > LAYERS_LIMIT:
-        raise LimitExceeded(f"the image config names {len(diff_ids)} layers; at most {LAYERS_LIMIT} are accepted")
-    history = document.get("history")
-    if history is not None and not all(isinstance(step, dict) for step in _list(history, 'the config\'s "history"')):
-        raise InvalidInput('the image config\'s "history" holds something else than objects')
-    created = document.get("created")
-    return ImageConfig(
-        image_id=ImageId(digest),
-        document=document,
-        diff_ids=tuple(DiffId(parse_digest(d, "a diff_id of the image config")) for d in diff_ids),
-        created=created if isinstance(created, str) else "",
-    )
-
-
 def parse_descriptor(value: Any, what: str) -> Descriptor:
     """Check a descriptor. Raises `InvalidInput` naming `what`."""
-    descriptor = _object(value, what)
+    descriptor = json_object(value, what)
     size = descriptor.get("size")
     if not isinstance(size, int) or isinstance(size, bool) or size < 0:
         raise InvalidInput(f"the size of {what} is {size!r}, not a number of bytes")
@@ -134,8 +67,8 @@ def parse_descriptor(value: Any, what: str) -> Descriptor:
         media_type=media_type if isinstance(media_type, str) else "",
         digest=parse_digest(descriptor.get("digest"), f"the digest of {what}"),
         size_bytes=size,
-        annotations={k: v for k, v in _object(annotations, f"annotations of {what}").items() if isinstance(v, str)},
-        platform=_object(platform, f"the platform of {what}"),
+        annotations={k: v for k, v in json_object(annotations, f"annotations of {what}").items() if isinstance(v, str)},
+        platform=json_object(platform, f"the platform of {what}"),
     )
 
 
@@ -166,7 +99,7 @@ def parse_manifest(document: dict[str, Any]) -> Manifest:
     config = parse_descriptor(document.get("config"), "the manifest's config")
     if config.media_type not in _CONFIG_TYPES:
         raise InvalidInput(f"the config's media type is {config.media_type!r}; this is not a container image")
-    layers = _list(document.get("layers"), "the manifest's layers")
+    layers = json_list(document.get("layers"), "the manifest's layers")
     if len(layers) > LAYERS_LIMIT:
         raise LimitExceeded(f"the manifest names {len(layers)} layers; at most {LAYERS_LIMIT} are accepted")
     parsed = tuple(parse_descriptor(layer, f"layer {i} of the manifest") for i, layer in enumerate(layers))
@@ -178,7 +111,7 @@ def parse_manifest(document: dict[str, Any]) -> Manifest:
 
 def parse_index(document: dict[str, Any]) -> Sequence[Descriptor]:
     """The manifests of an index. Raises `InvalidInput`."""
-    manifests = _list(document.get("manifests"), "the index's manifests")
+    manifests = json_list(document.get("manifests"), "the index's manifests")
     return [parse_descriptor(m, f"manifest {i} of the index") for i, m in enumerate(manifests)]
 
 

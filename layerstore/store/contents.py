@@ -24,7 +24,7 @@ _FOOTER = struct.Struct("<8sIIQ32s8s")
 class Pack:
     """One pack, open for reading. Raises `CorruptError` where its slots are damaged. Safe for many threads."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: str) -> None:
         self.path = path
         with open(path, "rb") as file:
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -115,8 +115,8 @@ class ContentStore:
     def remove_old_logs(self) -> None:
         """Remove the logs that `replace_log` has replaced."""
         generation, _ = _log_state(self._database.read())
-        for path in self._layout.root.glob("digests.*"):
-            if path != self._layout.digests(generation):
+        for path in Path(self._layout.root).glob("digests.*"):
+            if str(path) != self._layout.digests(generation):
                 path.unlink()
 
     def locate_many(self, digests: bytes | memoryview, stride: int) -> bytes:

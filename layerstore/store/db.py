@@ -5,15 +5,21 @@ nothing written to one is durable before its own fsync either), which survive a 
 lost, whole and in order, when the machine loses power.
 """
 
+from __future__ import annotations
+
 import contextlib
 import sqlite3
 import threading
-from collections.abc import Iterator
-from pathlib import Path
+import time
 
 from layerstore.errors import CorruptError
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 SCHEMA_VERSION = 1
+_TIMEOUT_SECONDS = 60
 
 _SCHEMA = """
 CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
@@ -52,29 +58,36 @@ CREATE INDEX containers_of_image ON containers (image_id);
 class Database:
     """One SQLite file, a connection for each thread. Raises `CorruptError` when SQLite finds the file damaged."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: str) -> None:
         self._path = path
         self._local = threading.local()
         self._connections: list[sqlite3.Connection] = []
+        version = _version(self.read())
+        if version == 0:
+            version = self._create()
+        if version != SCHEMA_VERSION:
+            raise CorruptError(
+                f"{path} has schema version {version}; this layerstore reads version {SCHEMA_VERSION} only"
+            )
+
+    def _create(self) -> int:
+        """Make the tables, unless another process has made them meanwhile; returns the schema's version."""
+        _begin_wal(self.read())
         with self.transaction() as db:
-            (version,) = db.execute("PRAGMA user_version").fetchone()
-            if version == 0:
+            if _version(db) == 0:
                 for statement in _SCHEMA.split(";\n"):
                     db.execute(statement)
                 db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-            elif version != SCHEMA_VERSION:
-                raise CorruptError(
-                    f"{path} has schema version {version}; this layerstore reads version {SCHEMA_VERSION} only"
-                )
+            return _version(db)
 
     def read(self) -> sqlite3.Connection:
         """This thread's connection, outside a transaction, for single SELECTs."""
         connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
         if connection is None:
             try:
-                connection = sqlite3.connect(self._path, timeout=60, isolation_level=None, check_same_thread=False)
-                connection.execute("PRAGMA journal_mode = WAL")
+                connection = sqlite3.connect(self._path, timeout=_TIMEOUT_SECONDS, isolation_level=None, check_same_thread=False)
                 connection.execute("PRAGMA foreign_keys = ON")
+                _version(connection)  # the first to read the file: it fails where that is no database
             except sqlite3.DatabaseError as error:
                 raise CorruptError(f"cannot open {self._path}: {error}") from error
             self._local.connection = connection
@@ -103,3 +116,20 @@ class Database:
         while self._connections:
             self._connections.pop().close()
         self._local = threading.local()
+
+
+def _begin_wal(connection: sqlite3.Connection) -> None:
+    """Have the file in WAL mode from now on. Nobody else may use it at that moment, for which SQLite does not wait."""
+    deadline = time.monotonic() + _TIMEOUT_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+        time.sleep(0.005)
+
+
+def _version(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])

@@ -1,13 +1,12 @@
 """The one door to durable files: temporary file, fsync, rename, fsync of the directory."""
 
+import contextlib
 import os
-import secrets
-from pathlib import Path
 
 from layerstore._core.mount import syncfs
 
 
-def sync_directory(path: Path) -> None:
+def sync_directory(path: str | os.PathLike[str]) -> None:
     """Make the names in a directory durable. Raises `OSError`."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -16,7 +15,7 @@ def sync_directory(path: Path) -> None:
         os.close(fd)
 
 
-def sync_file_system(path: Path) -> None:
+def sync_file_system(path: str | os.PathLike[str]) -> None:
     """Make everything on the file system of `path` durable, with one syncfs(2). Raises `OSError`."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -25,12 +24,13 @@ def sync_file_system(path: Path) -> None:
         os.close(fd)
 
 
-def write_file(path: Path, data: bytes | memoryview, *, mode: int = 0o600) -> None:
+def write_file(path: str | os.PathLike[str], data: bytes | memoryview, *, mode: int = 0o600) -> None:
     """Put `data` at `path`, whole or not at all, and durable on return. An existing file is replaced.
 
     Raises `OSError`; nothing is left behind then.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
+    directory, name = os.path.split(path)
+    temporary = os.path.join(directory, f".{name}.{os.urandom(6).hex()}")
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     try:
         try:
@@ -40,8 +40,9 @@ def write_file(path: Path, data: bytes | memoryview, *, mode: int = 0o600) -> No
             os.fsync(fd)
         finally:
             os.close(fd)
-        temporary.rename(path)
+        os.rename(temporary, path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
         raise
-    sync_directory(path.parent)
+    sync_directory(directory)

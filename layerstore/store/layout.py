@@ -1,108 +1,129 @@
 """Where things are below the root of a store (docs/architecture.md, "The store on disk")."""
 
+from __future__ import annotations
+
 import os
 import stat
-from pathlib import Path
 
 from layerstore.errors import InvalidInput, NotFound
 from layerstore.store import durable
-from layerstore.types import ChainId, DiffId, Digest, digest_hex
+from layerstore.types import digest_hex
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from layerstore.types import ChainId, DiffId, Digest
 
 FORMAT = "layerstore 1\n"
 PACK_THRESHOLD_BYTES = 64 * 1024
 """Contents up to this size go to a pack, larger ones become objects (docs/architecture.md says how it was measured)."""
 
 
+def absolute(path: str | os.PathLike[str]) -> str:
+    """The path from the root directory; its links and ".." stay, as the kernel alone knows where they lead."""
+    text = os.fspath(path)
+    return (text if os.path.isabs(text) else os.path.join(os.getcwd(), text)).rstrip("/") or "/"
+
+
 class Layout:
-    """Paths of one store. Making one touches nothing; `create` and `check` do."""
+    """Paths of one store, absolute, as strings. Making one touches nothing; `create` and `check` do."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.format = root / "format"
-        self.database = root / "layerstore.db"
-        self.packs = root / "packs"
-        self.objects = root / "objects"
-        self.layers = root / "layers"
-        self.chains = root / "chains"
-        self.containers = root / "containers"
-        self.blobs = root / "blobs" / "sha256"
-        self.run = root / "run"
-        self.staging = root / "staging"
-        self.runtime = self.run / "runtime"
-        self.chain_mounts = self.run / "chains"
-        self.pack_mounts = self.run / "packs"
-        self.garbage_lock = self.run / "garbage.lock"
-        self.staging_lock = self.run / "staging.lock"
-        self.mount_lock = self.run / "mount.lock"
+    def __init__(self, root: str | os.PathLike[str]) -> None:
+        self.root = absolute(root)
+        self.format = f"{self.root}/format"
+        self.database = f"{self.root}/layerstore.db"
+        self.packs = f"{self.root}/packs"
+        self.objects = f"{self.root}/objects"
+        self.layers = f"{self.root}/layers"
+        self.chains = f"{self.root}/chains"
+        self.containers = f"{self.root}/containers"
+        self.blobs = f"{self.root}/blobs/sha256"
+        self.run = f"{self.root}/run"
+        self.staging = f"{self.root}/staging"
+        self.runtime = f"{self.run}/runtime"
+        self.chain_mounts = f"{self.run}/chains"
+        self.pack_mounts = f"{self.run}/packs"
+        self.garbage_lock = f"{self.run}/garbage.lock"
+        self.staging_lock = f"{self.run}/staging.lock"
+        self.mount_lock = f"{self.run}/mount.lock"
 
-    def digests(self, generation: int) -> Path:
-        return self.root / f"digests.{generation}"
+    def digests(self, generation: int) -> str:
+        return f"{self.root}/digests.{generation}"
 
-    def pack(self, number: int) -> Path:
-        return self.packs / f"{number}.pack"
+    def pack(self, number: int) -> str:
+        return f"{self.packs}/{number}.pack"
 
-    def pack_image(self, number: int) -> Path:
-        return self.packs / f"{number}.erofs"
+    def pack_image(self, number: int) -> str:
+        return f"{self.packs}/{number}.erofs"
 
-    def object(self, hex_digest: str) -> Path:
-        return self.objects / hex_digest[:2] / hex_digest[2:]
+    def object(self, hex_digest: str) -> str:
+        return f"{self.objects}/{hex_digest[:2]}/{hex_digest[2:]}"
 
-    def layer_index(self, diff_id: DiffId) -> Path:
-        return self.layers / f"{digest_hex(diff_id)}.index"
+    def layer_index(self, diff_id: DiffId) -> str:
+        return f"{self.layers}/{digest_hex(diff_id)}.index"
 
-    def layer_recipe(self, diff_id: DiffId) -> Path:
-        return self.layers / f"{digest_hex(diff_id)}.recipe"
+    def layer_recipe(self, diff_id: DiffId) -> str:
+        return f"{self.layers}/{digest_hex(diff_id)}.recipe"
 
-    def chain_image(self, chain: ChainId) -> Path:
-        return self.chains / f"{digest_hex(chain)}.erofs"
+    def chain_image(self, chain: ChainId) -> str:
+        return f"{self.chains}/{digest_hex(chain)}.erofs"
 
-    def blob(self, digest: Digest) -> Path:
-        return self.blobs / digest_hex(digest)
+    def chain_description(self, chain: ChainId) -> str:
+        return f"{self.chains}/{digest_hex(chain)}.json"
+
+    def chain_lock(self, chain: ChainId) -> str:
+        return f"{self.run}/{digest_hex(chain)}.lock"
+
+    def blob(self, digest: Digest) -> str:
+        return f"{self.blobs}/{digest_hex(digest)}"
+
+    def container(self, container: str) -> str:
+        return f"{self.containers}/{container}"
 
     def exists(self) -> bool:
-        return self.format.exists()
+        return os.path.exists(self.format)
 
     def create(self) -> None:
         """Make an empty store, or finish making one that was interrupted.
 
         Raises `InvalidInput` when the directory holds something else, `OSError`.
         """
-        if self.root.is_dir() and not self.exists():
+        if os.path.isdir(self.root) and not self.exists():
             # Another process may be making it at this moment.
-            names = {entry.name for entry in self.root.iterdir() if not entry.name.startswith(f".{self.format.name}.")}
-            strangers = names - self._own_names() - {"lost+found", self.format.name}
+            names = {name for name in os.listdir(self.root) if not name.startswith(".format.")}
+            strangers = names - self._own_names() - {"lost+found"}
             if strangers:
                 raise InvalidInput(
                     f"{self.root} is not empty and not a store (it has {min(strangers)!r}); give an empty directory"
                 )
-        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.root.chmod(0o700)
+        os.makedirs(self.root, mode=0o700, exist_ok=True)
+        os.chmod(self.root, 0o700)
         for directory in (
             *(self.packs, self.objects, self.layers, self.chains, self.containers, self.blobs),
             *(self.staging, self.runtime, self.chain_mounts, self.pack_mounts),
-            *(self.objects / f"{i:02x}" for i in range(256)),
+            *(f"{self.objects}/{i:02x}" for i in range(256)),
         ):
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            os.makedirs(directory, mode=0o700, exist_ok=True)
         durable.sync_file_system(self.root)
         durable.write_file(self.format, FORMAT.encode())
 
     def check(self) -> None:
         """Raise `NotFound` where there is no store, `InvalidInput` where it is not one that this version reads."""
         try:
-            text = self.format.read_text()
+            with open(self.format) as file:
+                text = file.read(4096)
         except FileNotFoundError:
             raise NotFound(
                 f"there is no store at {self.root}; `layerstore init` or `layerstore load` makes one"
             ) from None
         if text != FORMAT:
             raise InvalidInput(f"{self.format} says {text.strip()!r}; this version reads {FORMAT.strip()!r} only")
-        status = self.root.stat()
+        status = os.stat(self.root)
         if status.st_uid != os.geteuid() and os.geteuid() != 0:
             raise PermissionError(f"{self.root} belongs to user {status.st_uid}; run as that user or as root")
         if stat.S_IMODE(status.st_mode) & 0o077:
             raise InvalidInput(f"{self.root} is open to other users; `chmod 700 {self.root}` first")
 
     def _own_names(self) -> set[str]:
-        own = (self.packs, self.objects, self.layers, self.chains, self.containers, self.blobs.parent, self.run)
-        database = {self.database.name + ending for ending in ("", "-wal", "-shm")}
-        return {path.name for path in (*own, self.staging)} | database
+        own = (self.format, self.packs, self.objects, self.layers, self.chains, self.containers, self.run, self.staging)
+        database = (self.database + ending for ending in ("", "-wal", "-shm"))
+        return {os.path.basename(path) for path in (*own, *database)} | {"blobs"}

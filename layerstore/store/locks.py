@@ -1,14 +1,18 @@
 """flock(2) locks: held by this process, gone when it dies."""
 
+from __future__ import annotations
+
 import contextlib
 import fcntl
 import os
-from collections.abc import Iterator
-from pathlib import Path
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 @contextlib.contextmanager
-def locked(path: Path, *, exclusive: bool) -> Iterator[None]:
+def locked(path: str | os.PathLike[str], *, exclusive: bool) -> Iterator[None]:
     """Hold the lock file `path` (made if missing), shared or exclusive, waiting for it. Raises `OSError`."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:

@@ -1,0 +1,82 @@
+"""The config of an image, as the OCI image specification and docker write it ("config.md"), checked as it is read."""
+
+from __future__ import annotations
+
+import json
+
+from layerstore.errors import DigestMismatch, InvalidInput, LimitExceeded
+from layerstore.types import DiffId, ImageId, Value, parse_digest, sha256_digest
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+CONFIG_LIMIT_BYTES = 8 << 20
+LAYERS_LIMIT = 65_535
+
+
+class ImageConfig(Value):
+    """An image's config: the JSON as it is (`document`), its digest (the image's id) and what is read from it often."""
+
+    def __init__(self, image_id: ImageId, document: dict[str, Any], diff_ids: tuple[DiffId, ...], created: str) -> None:
+        self.image_id = image_id
+        self.document = document
+        self.diff_ids = diff_ids
+        self.created = created
+
+    @property
+    def runtime(self) -> dict[str, Any]:
+        """The "config" object: entrypoint, command, environment and so on."""
+        value = self.document.get("config")
+        return value if isinstance(value, dict) else {}
+
+
+def parse_json(data: bytes, what: str, limit_bytes: int) -> Any:
+    """Decode JSON of at most `limit_bytes`. Raises `LimitExceeded`, `InvalidInput` naming `what`."""
+    if len(data) > limit_bytes:
+        raise LimitExceeded(f"{what} has {len(data)} bytes; at most {limit_bytes} are accepted")
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise InvalidInput(f"{what} is not JSON: {error}") from error
+
+
+def json_object(value: Any, what: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise InvalidInput(f"{what} is not a JSON object")
+    return value
+
+
+def json_list(value: Any, what: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise InvalidInput(f"{what} is not a JSON list")
+    return value
+
+
+def parse_config(data: bytes, expected: str | None = None) -> ImageConfig:
+    """Read an image config. `expected` is the digest promised for it.
+
+    Raises `DigestMismatch`, `InvalidInput`, `LimitExceeded`.
+    """
+    digest = sha256_digest(data)
+    if expected is not None and digest != expected:
+        raise DigestMismatch(f"the image config has digest {digest}, but {expected} was promised")
+    document = json_object(parse_json(data, "the image config", CONFIG_LIMIT_BYTES), "the image config")
+    rootfs = json_object(document.get("rootfs"), 'the image config\'s "rootfs"')
+    if rootfs.get("type") != "layers":
+        raise InvalidInput(f'the image config\'s rootfs.type is {rootfs.get("type")!r}; only "layers" is known')
+    diff_ids = json_list(rootfs.get("diff_ids") or [], "the image config's rootfs.diff_ids")
+    if len(diff_ids) > LAYERS_LIMIT:
+        raise LimitExceeded(f"the image config names {len(diff_ids)} layers; at most {LAYERS_LIMIT} are accepted")
+    history = document.get("history")
+    if history is not None and not all(
+        isinstance(step, dict) for step in json_list(history, 'the config\'s "history"')
+    ):
+        raise InvalidInput('the image config\'s "history" holds something else than objects')
+    created = document.get("created")
+    return ImageConfig(
+        image_id=ImageId(digest),
+        document=document,
+        diff_ids=tuple(DiffId(parse_digest(d, "a diff_id of the image config")) for d in diff_ids),
+        created=created if isinstance(created, str) else "",
+    )
