@@ -7,8 +7,8 @@ directories more: its cold stat takes a fourth of the time (201 ms, not 948), ou
 
 Cold is measured in two ways, each the same for both:
 
-- *from the mount on*: nothing is mounted, caches are dropped, and the time of the mount counts. What the first container
-  of an image meets after the machine has started.
+- *from the mount on*: nothing is mounted, caches are dropped, and the time of the mount counts. What an image's first
+  container meets after the machine has started.
 - *mounted*: caches are dropped while the tree is mounted, as when memory ran short.
 """
 
@@ -24,12 +24,16 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bench.bench_import import unique_bytes
 from bench.context import Context
 from bench.loopfs import device_of, direct_io, erofs_mounts_below
 from bench.measure import drop_caches, extract, helper, helper_output, interleaved, remove_tree, seconds, split_ours
 from bench.rows import Row, at_most, faster
+
+if TYPE_CHECKING:
+    from layerstore import Store
 
 MB = 1e6
 MILLISECOND = 1e3
@@ -82,13 +86,18 @@ def cold(context: Context) -> Iterator[Row]:
         trees: dict[str, Mounting] = {"overlayfs, 12 directories": stack.enter_context(layers_as_directories(context))}
         if not context.peers_only:
             store = stack.enter_context(context.store("debian-12"))
-            trees["ours"] = store.create(context.fixtures.recipe("debian-12").name).mount
+            trees["ours"] = mounting_of(store, context.fixtures.recipe("debian-12").name)
         for how, measured in (("from the mount on", walk.from_the_mount_on), ("mounted", walk.mounted)):
             for mode, times in TIMES_FASTER.items():
                 works = {name: partial(measured, mode, mounting) for name, mounting in trees.items()}
                 figures = interleaved(works, context.rounds())
                 ours, peers = split_ours({name: s * MILLISECOND for name, s in figures.items()})
                 yield faster(f"cold {WORDS[mode]} of the Debian image, {how}", "ms", ours, peers, times)
+
+
+def mounting_of(store: Store, image: str) -> Mounting:
+    container = store.create(image)
+    return lambda: container.mount()
 
 
 @contextlib.contextmanager
