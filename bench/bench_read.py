@@ -89,7 +89,9 @@ def cold(context: Context) -> Iterator[Row]:
             trees["ours"] = mounting_of(store, context.fixtures.recipe("debian-12").name)
         for how, measured in (("from the mount on", walk.from_the_mount_on), ("mounted", walk.mounted)):
             for mode, times in TIMES_FASTER.items():
-                works = {name: partial(measured, mode, mounting) for name, mounting in trees.items()}
+                works: dict[str, Callable[[], float]] = {
+                    name: partial(measured, mode, mounting) for name, mounting in trees.items()
+                }
                 figures = interleaved(works, context.rounds())
                 ours, peers = split_ours({name: s * MILLISECOND for name, s in figures.items()})
                 yield faster(f"cold {WORDS[mode]} of the Debian image, {how}", "ms", ours, peers, times)

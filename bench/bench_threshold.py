@@ -1,15 +1,20 @@
 """Up to which size contents should go to a pack: what the threshold costs and saves, for docs/measurements.md.
 
-Not among the benchmarks that run by default: `python -m bench.run threshold`.
+Not among the benchmarks that run by default: `python -m bench.run threshold`, and for copy-up by clone also
+`python -m bench.run threshold --file-system xfs`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import io
 import os
+import random
 import statistics
+import tarfile
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 from unittest import mock
 
@@ -26,12 +31,13 @@ KIB = 1024
 THRESHOLDS_BYTES = [size * KIB for size in (32, 64, 128, 256, 1024)]
 IMAGE = "debian-12"
 RETARRED = "debian-retarred"
+COPIED_UP = 100
 
 
 def run(context: Context) -> list[Row]:
     if context.peers_only:
         return []
-    rows = list(import_times(context))
+    rows = [*import_times(context), *copy_up(context)]
     with direct_io(context.directory), contextlib.ExitStack() as stack:
         stores = {}
         for size in THRESHOLDS_BYTES:
@@ -67,6 +73,46 @@ def import_times(context: Context) -> Iterator[Row]:
 
     works: dict[str, Callable[[], float]] = {label(size): partial(imported, size) for size in THRESHOLDS_BYTES}
     yield each("import of the Debian image, uncompressed, from Python", "ms", interleaved(works, context.rounds()))
+
+
+def copy_up(context: Context) -> Iterator[Row]:
+    """The first write to each of many files of the threshold's size, read before: where contents are clones or not."""
+    for place, extra in (("in a pack", 0), ("an object", -1)):
+        works: dict[str, Callable[[], float]] = {
+            label(size): partial(first_write, context, size, size + extra) for size in THRESHOLDS_BYTES
+        }
+        figures = {size: s * MILLISECOND for size, s in interleaved(works, context.rounds()).items()}
+        yield each(f"first write to a file of this size, {place}", "ms", figures)
+
+
+def first_write(context: Context, size: int, threshold: int) -> float:
+    """The mean over all files, seconds."""
+    with of_size(threshold), context.store() as store:
+        store.import_rootfs(io.BytesIO(tar_of_files(size)), "files")
+        container = store.create("files")
+        with container.mount() as root:
+            paths = [root / str(i) for i in range(COPIED_UP)]
+            for path in paths:
+                warm(path)
+            os.sync()
+            return seconds(write_first_byte, paths) / COPIED_UP
+
+
+def write_first_byte(paths: list[Path]) -> None:
+    for path in paths:
+        fd = os.open(path, os.O_WRONLY)
+        os.write(fd, b"x")
+        os.close(fd)
+
+
+def tar_of_files(size: int) -> bytes:
+    out, source = io.BytesIO(), random.Random(size)
+    with tarfile.open(fileobj=out, mode="w") as tar:
+        for i in range(COPIED_UP):
+            member = tarfile.TarInfo(str(i))
+            member.size = size
+            tar.addfile(member, io.BytesIO(source.randbytes(size)))
+    return out.getvalue()
 
 
 def contents(stores: dict[str, Store]) -> Iterator[Row]:
