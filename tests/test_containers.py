@@ -237,7 +237,6 @@ class TestMount:
         with container.mount():
             for image in images:
                 wait_for(lambda image=image: cached_pages(image)[0] == cached_pages(image)[1])  # type: ignore[misc]
-        
 
     def test_what_is_in_use_is_not_unmounted(self, store: Store) -> None:
         container = store.create("plain:1")
