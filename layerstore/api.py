@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, BinaryIO, Literal, overload
 
 from layerstore._core.index import Index
-from layerstore.containers import changes
+from layerstore.containers import changes, program
 from layerstore.containers.bundle import Volume, runtime_spec
 from layerstore.containers.containers import ContainerRow, Containers
 from layerstore.containers.runtime import may_use_cgroups
@@ -469,6 +469,7 @@ class Container:
 
         Raises:
             InvalidInput: the image says no command, or names a user that it does not have.
+            ProgramNotFound, ProgramNotExecutable: the program is not in the container, or no program for that user.
             Conflict: a program runs in it already.
             Unsupported: no OCI runtime, or no right to mount.
         """
@@ -564,6 +565,7 @@ class Container:
             hostname=hostname or self.id[:12] if network == "none" else hostname,
             cgroups=may_use_cgroups(),
         )
+        program.check(spec)
         return self._store._containers.write_bundle(self.id, spec)
 
 

@@ -11,6 +11,15 @@ from layerstore._core.status import (
     Unsupported,
 )
 
+
+class ProgramNotFound(NotFound):
+    """The program to run is not in the container's root file system."""
+
+
+class ProgramNotExecutable(InvalidInput):
+    """The program to run is there, but is no file that its user may execute."""
+
+
 __all__ = [
     "Conflict",
     "CorruptError",
@@ -19,5 +28,7 @@ __all__ = [
     "LayerstoreError",
     "LimitExceeded",
     "NotFound",
+    "ProgramNotExecutable",
+    "ProgramNotFound",
     "Unsupported",
 ]
