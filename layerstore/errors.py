@@ -11,6 +11,9 @@ from layerstore._core.status import (
     Unsupported,
 )
 
+RELOAD = "`layerstore rmi` its images and `layerstore gc`, then load the image again"
+"""What to do about a layer that is damaged in the store: while it is known there, a load does not read it."""
+
 
 class ProgramNotFound(NotFound):
     """The program to run is not in the container's root file system."""

@@ -105,8 +105,10 @@ class Containers:
                     [tuple(vars(row).values()) for row in rows],
                 )
         except BaseException:
-            for container in ids:
-                shutil.rmtree(self._layout.containers / container, ignore_errors=True)
+            # Ctrl-C may come after the commit, and then they exist.
+            if self._database.read().execute("SELECT 1 FROM containers WHERE id = ?", ids[:1]).fetchone() is None:
+                for container in ids:
+                    shutil.rmtree(self._layout.containers / container, ignore_errors=True)
             raise
         return rows
 
