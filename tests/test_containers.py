@@ -22,7 +22,7 @@ from test_load import child
 
 from layerstore import Store, Volume
 from layerstore._core import mount
-from layerstore.errors import Conflict, InvalidInput, NotFound
+from layerstore.errors import Conflict, InvalidInput, NotFound, ProgramNotExecutable, ProgramNotFound
 
 BUSYBOX = Path("/bin/busybox")
 APPLETS = ("sh", "cat", "echo", "sleep", "id", "env", "pwd", "true", "false", "touch", "kill", "ls")
@@ -472,9 +472,14 @@ class TestRun:
         assert container.run(["cat", "/new"]) == 0
 
     def test_no_such_program(self, store: Store) -> None:
-        status, _, errors = self.run(store, "/no/such/program")
-        assert status in (1, 126, 127)
-        assert "/no/such/program" in errors
+        container = store.create("box:1")
+        for start in (container.run, container.start):
+            with pytest.raises(ProgramNotFound, match="/no/such/program"):
+                start(["/no/such/program"])
+            with pytest.raises(ProgramNotExecutable, match="/etc/passwd"):
+                start(["/etc/passwd"])
+            assert container.state == "created"
+        assert container.run(["true"]) == 0
 
     def test_without_a_command(self, store: Store) -> None:
         container = store.create("plain:1")

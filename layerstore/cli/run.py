@@ -6,9 +6,10 @@ import os
 from pathlib import Path
 
 from layerstore.api import Store, Volume
-from layerstore.errors import InvalidInput
+from layerstore.errors import InvalidInput, ProgramNotExecutable, ProgramNotFound
 
 FAILURE_STATUS = 125
+STATUS_OF: dict[type[Exception], int] = {ProgramNotFound: 127, ProgramNotExecutable: 126}
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

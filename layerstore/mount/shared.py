@@ -35,7 +35,9 @@ class Mounts:
 
     def close(self) -> None:
         """Close what is kept open. Mounts stay."""
-        os.close(self.containers_fd)
+        fd, self.containers_fd = self.containers_fd, -1
+        if fd >= 0:  # a second time it would be somebody else's
+            os.close(fd)
 
     def _target(self, chain: ChainId) -> str:
         return f"{self._chain_mounts}/{digest_hex(chain)}"
