@@ -22,6 +22,7 @@ MAX_LOWER_LAYERS = 500
 _READ_AHEAD_BYTES = 128 << 10
 """The least that any device lets one request for readahead cover; the kernel drops what is beyond."""
 _READ_AHEAD_LIMIT_BYTES = 32 << 20
+"""200,000 paths. Of a larger tree a container will hardly look at all."""
 
 
 class Mounts:
