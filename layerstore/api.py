@@ -10,10 +10,11 @@ import contextlib
 import json
 import os
 
+from layerstore.containers import program
 from layerstore.containers.bundle import Volume, runtime_spec
 from layerstore.containers.containers import Containers
 from layerstore.containers.runtime import may_use_cgroups
-from layerstore.errors import Conflict, InvalidInput, NotFound
+from layerstore.errors import RELOAD, Conflict, InvalidInput, NotFound
 from layerstore.layers.chains import Chains
 from layerstore.mount.shared import Mounts
 from layerstore.oci.configs import CONFIG_LIMIT_BYTES, parse_config
@@ -88,7 +89,7 @@ class Store:
         return self._opened_contents
 
     def close(self) -> None:
-        """Close the database. Mounted containers stay mounted."""
+        """Close the database, once or more often. Mounted containers stay mounted."""
         self._database.close()
         self._mounts.close()
 
@@ -167,11 +168,13 @@ class Store:
 
     def tag(self, image: Image | str, name: str) -> None:
         """Give the image one more name; a name that another image has moves here."""
-        image_id = self._resolve(image).id
+        found = self._resolve(image)
         with self._database.transaction() as db:
+            if db.execute("SELECT 1 FROM images WHERE image_id = ?", (found.id,)).fetchone() is None:
+                raise NotFound(f"image {found.short_id} was removed; load it again")
             db.execute(
                 "INSERT INTO names VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET image_id = excluded.image_id",
-                (normalise_name(name), image_id),
+                (normalise_name(name), found.id),
             )
 
     def remove_image(self, name: str, *, force: bool = False) -> list[str]:
@@ -311,7 +314,7 @@ class Image:
                 with open(self._store.layout.blob(Digest(self.id)), "rb") as file:
                     self._config = parse_config(file.read(CONFIG_LIMIT_BYTES + 1), self.id)
             except FileNotFoundError:
-                raise NotFound(f"the config of image {self.short_id} is gone; load the image again") from None
+                raise NotFound(f"the config of image {self.short_id} is gone; {RELOAD}") from None
         return self._config
 
     @property
@@ -505,6 +508,7 @@ class Container:
 
         Raises:
             InvalidInput: the image says no command, or names a user that it does not have.
+            ProgramNotFound, ProgramNotExecutable: the program is not in the container, or no program for that user.
             Conflict: a program runs in it already.
             Unsupported: no OCI runtime, or no right to mount.
         """
@@ -602,6 +606,7 @@ class Container:
             hostname=hostname or self.id[:12] if network == "none" else hostname,
             cgroups=may_use_cgroups(),
         )
+        program.check(spec)
         return self._store._containers.write_bundle(self.id, spec)
 
 

@@ -11,6 +11,18 @@ from layerstore._core.status import (
     Unsupported,
 )
 
+RELOAD = "`layerstore rmi` its images and `layerstore gc`, then load the image again"
+"""What to do about a layer that is damaged in the store: while it is known there, a load does not read it."""
+
+
+class ProgramNotFound(NotFound):
+    """The program to run is not in the container's root file system."""
+
+
+class ProgramNotExecutable(InvalidInput):
+    """The program to run is there, but is no file that its user may execute."""
+
+
 __all__ = [
     "Conflict",
     "CorruptError",
@@ -19,5 +31,7 @@ __all__ = [
     "LayerstoreError",
     "LimitExceeded",
     "NotFound",
+    "ProgramNotExecutable",
+    "ProgramNotFound",
     "Unsupported",
 ]

@@ -337,7 +337,12 @@ class TestContainers:
         assert cli.json("ps") == []
 
     @runs
-    @pytest.mark.xfail(reason="crun gives 1 for all of them, and the command hands it on", strict=True)
-    @pytest.mark.parametrize(("program", "status"), [("/no/such", 127), ("/etc/passwd", 126)])
+    @pytest.mark.parametrize(
+        ("program", "status"),
+        [("/no/such", 127), ("nosuch", 127), ("/etc/passwd/x", 127), ("/etc/passwd", 126), ("/etc", 126)],
+    )
     def test_a_program_that_cannot_be_started(self, cli: Cli, program: str, status: int) -> None:
-        assert program in cli("run", "--rm", "box:1", program, status=status)
+        """As docker: 127 for one that is not there, 126 for one that cannot be executed; no container is left."""
+        for command in (["--rm"], [], ["-d"]):
+            assert f'exec: "{program}": ' in cli("run", *command, "box:1", program, status=status)
+        assert cli.json("ps") == []

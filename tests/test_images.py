@@ -235,6 +235,11 @@ class TestStore:
         path.unlink()
         with pytest.raises(CorruptError, match="load the image again"):
             store.create("base:1")
+        # What the message says to do.
+        store.remove_image("base:1")
+        store.collect_garbage()
+        load(store, BASE)
+        store.image("base:1").index().verify()
 
 
 def test_manifest_and_config_are_kept_as_they_were(store: Store) -> None:

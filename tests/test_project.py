@@ -26,7 +26,17 @@ BUSYBOX = Path("/bin/busybox")
 
 # A part imports from itself and from parts of a lower rank. `layerstore/__init__.py` imports nothing until asked to.
 RANKS = {
-    **{"_core": 0, "errors": 1, "types": 2, "results": 3, "store": 3, "oci": 3, "layers": 4, "mount": 5, "containers": 6},
+    **{
+        "_core": 0,
+        "errors": 1,
+        "types": 2,
+        "results": 3,
+        "store": 3,
+        "oci": 3,
+        "layers": 4,
+        "mount": 5,
+        "containers": 6,
+    },
     **{"api": 7, "cli": 8, "__main__": 9},
 }
 

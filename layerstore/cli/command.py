@@ -46,7 +46,6 @@ def run(name: str, module_name: str, root: str | None, arguments: Sequence[str])
     args = parser.parse_args(arguments)
     from layerstore.api import Store
 
-    failure = getattr(module, "FAILURE_STATUS", 1)
     try:
         with Store(root or default_root(), create=getattr(module, "CREATES_STORE", False)) as store:
             status: int = module.run(store, args)
@@ -59,4 +58,5 @@ def run(name: str, module_name: str, root: str | None, arguments: Sequence[str])
         return 128 + signal.SIGINT
     except (LayerstoreError, OSError, MemoryError) as error:
         print(f"layerstore {name}: {error}", file=sys.stderr)
-        return int(failure)
+        statuses: dict[type[Exception], int] = getattr(module, "STATUS_OF", {})
+        return statuses.get(type(error), getattr(module, "FAILURE_STATUS", 1))

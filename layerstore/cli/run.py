@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 import os
 
-from layerstore.errors import InvalidInput
+from layerstore.errors import InvalidInput, ProgramNotExecutable, ProgramNotFound
 from layerstore.store.layout import absolute
 
 TYPE_CHECKING = False
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from layerstore.api import Store, Volume
 
 FAILURE_STATUS = 125
+STATUS_OF: dict[type[Exception], int] = {ProgramNotFound: 127, ProgramNotExecutable: 126}
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

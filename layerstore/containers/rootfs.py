@@ -47,6 +47,49 @@ class Rootfs:
             with open(fd, "rb", closefd=False) as file:
                 return file.read(max_size_bytes).decode("utf-8", "surrogateescape")
 
+    def status(self, path: str) -> os.stat_result:
+        """What stat(2) says of `path`, links followed. Raises `OSError`."""
+        with self._opened(path, os.O_PATH) as fd:
+            return os.fstat(fd)
+
+    def has_acl(self, path: str) -> bool:
+        """Whether an access control list says more of who may do what than the mode does. Raises `OSError`."""
+        with self._opened(path, os.O_PATH) as fd:
+            try:
+                return bool(os.getxattr(f"/proc/self/fd/{fd}", "system.posix_acl_access"))
+            except OSError:
+                return False
+
+    def steps(self, path: str) -> Iterator[str]:
+        """Every path on the way that `path` leads, links resolved, "/" first and where it leads to last.
+
+        What is missing counts as a directory, and a loop of links ends it.
+        """
+        pending = _parts(path)
+        reached = "/"
+        links = 0
+        yield reached
+        while pending:
+            part = pending.pop(0)
+            link = None if part == ".." else self._link(reached, part)
+            if link is None:
+                reached = posixpath.normpath(posixpath.join(reached, part))
+                yield reached
+                continue
+            links += 1
+            if links > MAX_LINKS:
+                return
+            pending = _parts(link) + pending
+            reached = "/" if link.startswith("/") else reached
+
+    def _link(self, directory: str, name: str) -> str | None:
+        """Where the link `name` in a directory points, None when it is no link or is missing."""
+        try:
+            with self._opened(directory, os.O_PATH | os.O_DIRECTORY) as fd:
+                return os.readlink(name, dir_fd=fd)
+        except OSError:
+            return None
+
     def make_directory(self, path: str) -> None:
         """Make a directory and its parents (mode 0755, root's) where they do not exist."""
         with self._made(path):
@@ -89,7 +132,7 @@ class Rootfs:
     @contextlib.contextmanager
     def _made(self, path: str) -> Iterator[int]:
         """The descriptor of the directory `path`, after its missing parts were made."""
-        pending = [part for part in path.split("/") if part]
+        pending = _parts(path)
         reached = "/"
         links = 0
         while pending:
@@ -104,7 +147,7 @@ class Rootfs:
                         links += 1
                         if links > MAX_LINKS:
                             raise InvalidInput(f'"{path}" in the container leads through too many links') from None
-                        pending = [piece for piece in link.split("/") if piece] + pending
+                        pending = _parts(link) + pending
                         reached = "/" if link.startswith("/") else reached
                         continue
             reached = following
@@ -115,3 +158,7 @@ class Rootfs:
             if error.errno == errno.ENOTDIR:
                 raise InvalidInput(f'"{path}" in the container is not a directory') from None
             raise
+
+
+def _parts(path: str) -> list[str]:
+    return [part for part in path.split("/") if part not in ("", ".")]

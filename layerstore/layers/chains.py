@@ -14,7 +14,7 @@ import stat
 import threading
 from collections import OrderedDict
 
-from layerstore.errors import CorruptError
+from layerstore.errors import RELOAD, CorruptError, NotFound
 from layerstore.store import durable
 from layerstore.store.locks import locked
 from layerstore.types import Value, chain_id, hash_key
@@ -63,7 +63,7 @@ def open_index(path: str) -> Index:
         try:
             return Index(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
         except ValueError:
-            raise CorruptError(f"{path} is empty; load the image again") from None
+            raise CorruptError(f"{path} is empty; {RELOAD}") from None
 
 
 class Chains:
@@ -82,7 +82,7 @@ class Chains:
         try:
             return open_index(self._layout.layer_index(diff_id))
         except FileNotFoundError:
-            raise CorruptError(f"the index of layer {diff_id} is missing; load the image again") from None
+            raise CorruptError(f"the index of layer {diff_id} is missing; {RELOAD}") from None
 
     def index(self, diff_ids: Sequence[DiffId]) -> Index:
         """The merged index of a stack. Raises `CorruptError` when a layer's index is missing or damaged."""
@@ -116,16 +116,26 @@ class Chains:
         return merge(layers, key)
 
     def mountable(self, chain: ChainId, diff_ids: Callable[[], Sequence[DiffId]]) -> Chain:
-        """The chain with its tree image, made if it is missing; only then is `diff_ids` asked for the stack."""
+        """The chain with its tree image, made if it is missing; only then is `diff_ids` asked for the stack.
+
+        Raises `NotFound` where that is not the chain's (any more: the image was removed), `CorruptError`, `OSError`.
+        """
         try:
             return self.described(chain)
         except (FileNotFoundError, CorruptError):
             pass
-        with locked(self._layout.chain_lock(chain), exclusive=True):
+        # Garbage collection would take the contents' places away between their lookup and the image that names them.
+        with (
+            locked(self._layout.garbage_lock, exclusive=False),
+            locked(self._layout.chain_lock(chain), exclusive=True),
+        ):
             try:
                 return self.described(chain)
             except (FileNotFoundError, CorruptError):
-                self._write_image(self.index(diff_ids()), chain)
+                stack = diff_ids()
+                if chain_id(stack) != chain:
+                    raise NotFound("the image was removed meanwhile; load it again") from None
+                self._write_image(self.index(stack), chain)
         return self.described(chain)
 
     def described(self, chain: ChainId) -> Chain:

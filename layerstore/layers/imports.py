@@ -89,7 +89,7 @@ class Import:
                 try_lock(lock_fd)
                 self._pack_number, pack_fd = _reserve_pack(self._layout, self._database)
                 stack.callback(os.close, pack_fd)
-                stack.callback(self._drop_unused_pack)
+                stack.callback(_drop_pack, self._layout, self._database, self._pack_number)
             staging_fd = os.open(self._staging, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             stack.callback(os.close, staging_fd)
             self._contents = Contents(staging_fd, pack_fd, self._store.digests(), PACK_THRESHOLD_BYTES)
@@ -98,10 +98,6 @@ class Import:
 
     def __exit__(self, *_: object) -> None:
         self._cleanup.close()
-
-    def _drop_unused_pack(self) -> None:
-        # What the database says counts: an interrupt may come between the commit and what this process knows of it.
-        _drop_pack(self._layout, self._database, self._pack_number)
 
     def has_layer(self, diff_id: DiffId) -> bool:
         """Is the layer in the store, or staged here?"""
@@ -330,7 +326,8 @@ def _if_abandoned(lock: Path, remove: Callable[[], object]) -> None:
 
 
 def _drop_pack(layout: Layout, database: Database, number: int) -> None:
-    # Its import may have committed between the listing and the lock.
+    """Remove a pack unless it was committed, which the database alone knows: an exception (Ctrl-C) may come between a
+    commit and whoever would have noted it, and another import may commit between a listing and the lock."""
     if database.read().execute("SELECT 1 FROM packs WHERE number = ?", (number,)).fetchone() is None:
         for path in (layout.pack_image(number), layout.pack(number)):
             Path(path).unlink(missing_ok=True)

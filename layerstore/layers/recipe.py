@@ -5,7 +5,7 @@ import struct
 from collections.abc import Callable, Iterator
 
 from layerstore._core.index import Index
-from layerstore.errors import CorruptError
+from layerstore.errors import RELOAD, CorruptError
 from layerstore.layers.streams import PIECE_BYTES, Reader, decompressed, pieces_of
 
 _U32 = struct.Struct("<I")
@@ -26,7 +26,7 @@ def tar_pieces(recipe: str, index: Index, open_content: OpenContent) -> Iterator
                 yield _exactly(frames, length, recipe)
                 continue
             if kind[0] not in (_CONTENT, _SPARSE):
-                raise CorruptError(f"{recipe} has a frame of unknown kind {kind[0]}; load the image again")
+                raise CorruptError(f"{recipe} has a frame of unknown kind {kind[0]}; {RELOAD}")
             digest, size = index.content(number)
             number += 1
             extents = [(0, size)] if kind[0] == _CONTENT else _extents(frames, recipe)
@@ -44,7 +44,7 @@ def _extents(frames: Reader, recipe: str) -> list[tuple[int, int]]:
 def _exactly(frames: Reader, length: int, recipe: str) -> bytes:
     data = frames.read(length)
     if len(data) != length:
-        raise CorruptError(f"{recipe} is cut off; load the image again")
+        raise CorruptError(f"{recipe} is cut off; {RELOAD}")
     return data
 
 
@@ -52,6 +52,6 @@ def _range(content: io.BufferedReader | io.BytesIO, length: int, digest: bytes) 
     while length:
         piece = content.read(min(length, PIECE_BYTES))
         if not piece:
-            raise CorruptError(f"content {digest.hex()} is shorter than its layer says; load the image again")
+            raise CorruptError(f"content {digest.hex()} is shorter than its layer says; {RELOAD}")
         length -= len(piece)
         yield piece

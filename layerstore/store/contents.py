@@ -10,7 +10,7 @@ from pathlib import Path
 
 from layerstore._core.hashing import blake3
 from layerstore._core.ingest import LOCATION_NONE, LOCATION_OBJECT, RECORD_BYTES, Digests
-from layerstore.errors import CorruptError, NotFound
+from layerstore.errors import RELOAD, CorruptError, NotFound
 from layerstore.store import durable
 from layerstore.store.db import Database
 from layerstore.store.layout import Layout
@@ -125,7 +125,7 @@ class ContentStore:
         for i, (pack, _) in enumerate(_LOCATION.iter_unpack(locations)):
             if pack == LOCATION_NONE:
                 digest = bytes(digests[i * stride : i * stride + 32]).hex()
-                raise CorruptError(f"content {digest} is missing from the store; load the image again")
+                raise CorruptError(f"content {digest} is missing from the store; {RELOAD}")
         return locations
 
     def open(self, digest: bytes) -> io.BufferedReader | io.BytesIO:

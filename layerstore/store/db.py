@@ -8,18 +8,27 @@ lost, whole and in order, when the machine loses power.
 from __future__ import annotations
 
 import contextlib
+import errno
 import sqlite3
 import threading
 import time
 
-from layerstore.errors import CorruptError
+from layerstore.errors import Conflict, CorruptError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Any
 
 SCHEMA_VERSION = 1
 _TIMEOUT_SECONDS = 60
+_ERRNO = {
+    sqlite3.SQLITE_FULL: errno.ENOSPC,
+    sqlite3.SQLITE_IOERR: errno.EIO,
+    sqlite3.SQLITE_CANTOPEN: errno.EIO,
+    sqlite3.SQLITE_PERM: errno.EACCES,
+    sqlite3.SQLITE_READONLY: errno.EROFS,
+}
 
 _SCHEMA = """
 CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
@@ -55,8 +64,44 @@ CREATE INDEX containers_of_image ON containers (image_id);
 """
 
 
+class _Connection(sqlite3.Connection):
+    """Has errors of SQLite as this library's: a damaged file, a lock that another process holds on to, the system's."""
+
+    def __init__(self, path: str, **options: Any) -> None:
+        super().__init__(path, **options)
+        self._path = path
+
+    def execute(self, *args: Any) -> sqlite3.Cursor:
+        try:
+            return super().execute(*args)
+        except sqlite3.Error as error:
+            raise _translated(error, self._path) from error
+
+    def executemany(self, *args: Any) -> sqlite3.Cursor:
+        try:
+            return super().executemany(*args)
+        except sqlite3.Error as error:
+            raise _translated(error, self._path) from error
+
+
+def _translated(error: sqlite3.Error, path: str) -> Exception:
+    """The primary result codes of https://www.sqlite.org/rescode.html that are no mistake of the caller's."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        return CorruptError(f"{path} is damaged ({error}); restore it from a copy of the store")
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return Conflict(f"another process has kept {path} locked ({error}); try again when it has ended")
+    if code in _ERRNO:
+        return OSError(_ERRNO[code], f"cannot read or write {path}: {error}")
+    return error
+
+
 class Database:
-    """One SQLite file, a connection for each thread. Raises `CorruptError` when SQLite finds the file damaged."""
+    """One SQLite file, a connection for each thread.
+
+    Its connections raise `CorruptError` where SQLite finds the file damaged, `Conflict` where another process does not
+    let go of it, and `OSError`.
+    """
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -85,11 +130,16 @@ class Database:
         connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
         if connection is None:
             try:
-                connection = sqlite3.connect(self._path, timeout=_TIMEOUT_SECONDS, isolation_level=None, check_same_thread=False)
-                connection.execute("PRAGMA foreign_keys = ON")
-                _version(connection)  # the first to read the file: it fails where that is no database
-            except sqlite3.DatabaseError as error:
-                raise CorruptError(f"cannot open {self._path}: {error}") from error
+                connection = sqlite3.connect(
+                    self._path,
+                    timeout=_TIMEOUT_SECONDS,
+                    isolation_level=None,
+                    check_same_thread=False,
+                    factory=_Connection,
+                )
+            except sqlite3.Error as error:
+                raise _translated(error, self._path) from error
+            connection.execute("PRAGMA foreign_keys = ON")
             self._local.connection = connection
             self._local.durable = None
             self._connections.append(connection)
@@ -107,6 +157,7 @@ class Database:
             yield connection
             connection.execute("COMMIT")
         except BaseException:
+            # Not where it was committed already, or SQLite has rolled it back by itself (a full disk).
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             raise
@@ -125,8 +176,8 @@ def _begin_wal(connection: sqlite3.Connection) -> None:
         try:
             connection.execute("PRAGMA journal_mode = WAL")
             return
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+        except Conflict:
+            if time.monotonic() > deadline:
                 raise
         time.sleep(0.005)
 

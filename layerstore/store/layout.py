@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from layerstore.types import ChainId, DiffId, Digest
 
 FORMAT = "layerstore 1\n"
-PACK_THRESHOLD_BYTES = 64 * 1024
-"""Contents up to this size go to a pack, larger ones become objects (docs/architecture.md says how it was measured)."""
+PACK_THRESHOLD_BYTES = 128 * 1024
+"""Contents up to this size go to a pack, larger ones become objects (docs/measurements.md, "Pack threshold")."""
 
 
 def absolute(path: str | os.PathLike[str]) -> str:
