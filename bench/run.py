@@ -48,7 +48,7 @@ def main() -> int:
     if os.path.ismount(HYBRID_CGROUP):
         # crun 1.8 refuses cgroups in hybrid mode.
         subprocess.run(["umount", HYBRID_CGROUP], check=True)
-    # As an installed package has it; where PYTHONDONTWRITEBYTECODE is set a source tree would be compiled at every start.
+    # As an installed package has it: with PYTHONDONTWRITEBYTECODE a source tree is compiled at every start.
     compileall.compile_dir("layerstore", quiet=1)
     rows = measure(options)
     print(report.table(rows))
