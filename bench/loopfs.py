@@ -50,13 +50,25 @@ def direct_io(target: Path) -> Iterator[None]:
 
     Else what is read is in it a second time, as pages of the sparse file, and comes with that file's readahead.
     """
-    device = subprocess.run(["findmnt", "-n", "-o", "SOURCE", target], check=True, stdout=subprocess.PIPE, text=True)
-    switch = ["losetup", device.stdout.strip()]
+    switch = ["losetup", str(device_of(target))]
     subprocess.run([*switch, "--direct-io=on"], check=True)
     try:
         yield
     finally:
         subprocess.run([*switch, "--direct-io=off"], check=True)
+
+
+def device_of(target: Path) -> Path:
+    """The device that is mounted on `target`."""
+    command = ["findmnt", "-n", "-o", "SOURCE", str(target)]
+    return Path(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.strip())
+
+
+def erofs_mounts_below(target: Path) -> list[Path]:
+    """Where EROFS images are mounted below `target`."""
+    command = ["findmnt", "-n", "-l", "-t", "erofs", "-o", "TARGET"]
+    listed = subprocess.run(command, stdout=subprocess.PIPE, text=True).stdout.splitlines()
+    return [Path(point) for point in listed if target in Path(point).parents]
 
 
 def unmount_below(target: Path) -> None:

@@ -301,6 +301,12 @@ class TestEach:
         added = ["/e", "/e/f", "/e/sub", "/e/sub/g"]
         assert said(container) == [("D", "/d"), *(("A", path) for path in added)]
 
+    def test_deleted_in_a_moved_directory(self, container: Container) -> None:
+        """What was never at the new place is not gone from it."""
+        (container.root / "d").rename(container.root / "e")
+        (container.root / "e/f").unlink()
+        assert said(container) == [("D", "/d"), ("A", "/e"), ("A", "/e/sub"), ("A", "/e/sub/g")]
+
     def test_moved_over_a_deleted_one(self, container: Container) -> None:
         """Below what both have, what only the old one had is gone."""
         shutil.rmtree(container.root / "other")

@@ -1,6 +1,8 @@
 """Containers, from create to rm: mounts, programs in them, errors, and what a killed process leaves."""
 
+import ctypes
 import io
+import mmap
 import os
 import random
 import signal
@@ -9,7 +11,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from images import Image, docker_files, tar_of
@@ -74,6 +78,24 @@ def store(module_store: Store) -> Iterator[Store]:
 def mounts_below(root: Path) -> list[str]:
     lines = Path("/proc/self/mounts").read_text().splitlines()
     return [target for line in lines if (target := line.split()[1]).startswith(f"{root}/")]
+
+
+def cached_pages(path: Path) -> tuple[int, int]:
+    """How many pages of a file are in the page cache, of how many (mincore(2))."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    with open(path, "r+b") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY) as mapped:
+        start = ctypes.c_char.from_buffer(mapped)
+        pages = -(-len(mapped) // mmap.PAGESIZE)
+        resident = (ctypes.c_ubyte * pages)()
+        result = libc.mincore(ctypes.c_void_p(ctypes.addressof(start)), ctypes.c_size_t(len(mapped)), resident)
+        del start
+    assert result == 0, os.strerror(ctypes.get_errno())
+    return sum(page & 1 for page in resident), pages
+
+
+def drop_from_cache(path: Path) -> None:
+    with open(path, "rb") as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def wait_for(holds: Callable[[], bool], seconds: float = 20) -> None:
@@ -141,6 +163,22 @@ class TestCreate:
             store._containers.create(image.id, "gone", chain, 1, None, False)
         assert list(store.layout.containers.iterdir()) == []
 
+    def test_an_interrupt_right_after_the_commit(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        transaction = store._database.transaction
+
+        @contextmanager
+        def interrupted(**options: Any) -> Iterator[Any]:
+            with transaction(**options) as db:
+                yield db
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(store._database, "transaction", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            store.create("plain:1")
+        monkeypatch.undo()
+        (container,) = store.containers()
+        assert container.diff() == []
+
     def test_an_image_in_use_is_not_removed(self, store: Store) -> None:
         container = store.create("plain:1")
         with pytest.raises(Conflict, match=container.id[:12]):
@@ -203,6 +241,20 @@ class TestMount:
         assert (other.root / "large").read_bytes() == LARGE
         other.umount()
         assert mounts_below(store.layout.root) == []
+
+    def test_a_cold_image_is_read_ahead(self, store: Store) -> None:
+        tar = write_tar([Entry("file", f"{i:04}", data=b"%d" % i) for i in range(3000)])
+        store.import_rootfs(io.BytesIO(tar), "files")
+        container = store.create("files")
+        images = [max(d.glob("*.erofs"), key=os.path.getmtime) for d in (store.layout.chains, store.layout.packs)]
+        for image in images:
+            drop_from_cache(image)
+            cached, pages = cached_pages(image)
+            # Two requests for readahead at least; memory that other processes map cannot be dropped.
+            assert cached == 0 < 32 < pages
+        with container.mount():
+            for image in images:
+                wait_for(lambda image=image: cached_pages(image)[0] == cached_pages(image)[1])  # type: ignore[misc]
 
     def test_what_is_in_use_is_not_unmounted(self, store: Store) -> None:
         container = store.create("plain:1")

@@ -13,6 +13,7 @@ which judge that is:
 Neither reads GNU's old sparse form; tests/test_layer_judges.py has GNU tar for that.
 """
 
+import hashlib
 import os
 import shutil
 import stat
@@ -20,7 +21,7 @@ import struct
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,6 +31,7 @@ import tarbytes
 from images import Image, docker_files, oci_files, tar_of
 from layer_model import Entry, write_entry
 
+from bench.fixtures import Fixtures, default_cache
 from bench.peers import Docker, PeerError, output
 from layerstore import Store
 from layerstore._core.index import IMPLIED, Index
@@ -47,7 +49,7 @@ class Seen(NamedTuple):
     mtime_ns: int | None
     xattrs: dict[str, bytes]
     links: frozenset[bytes]
-    content: bytes | int | None  # what is in it, a symlink's target, a device's number
+    content: bytes | int | None  # the digest of what is in it, a symlink's target, a device's number
 
 
 def tree(root: Path) -> dict[bytes, Seen]:
@@ -56,17 +58,19 @@ def tree(root: Path) -> dict[bytes, Seen]:
     for directory, directories, files in os.walk(top):
         paths += [os.path.relpath(os.path.join(directory, name), top) for name in directories + files]
     stats = {path: os.lstat(os.path.join(top, path)) for path in paths}
-    groups: dict[int, set[bytes]] = {}
+    # An overlay gives its directories' numbers and its files' from different sources.
+    groups: dict[tuple[int, int], set[bytes]] = {}
     for path, status in stats.items():
-        groups.setdefault(status.st_ino, set()).add(path)
-    return {path: look(os.path.join(top, path), stats[path], groups[stats[path].st_ino]) for path in paths}
+        groups.setdefault((status.st_dev, status.st_ino), set()).add(path)
+    links = {path: groups[status.st_dev, status.st_ino] for path, status in stats.items()}
+    return {path: look(os.path.join(top, path), stats[path], links[path]) for path in paths}
 
 
 def look(path: bytes, status: os.stat_result, links: set[bytes]) -> Seen:
     content: bytes | int | None = None
     if stat.S_ISREG(status.st_mode):
         with open(path, "rb") as file:
-            content = file.read()
+            content = hashlib.file_digest(file, "sha256").digest()
     elif stat.S_ISLNK(status.st_mode):
         content = os.readlink(path)
     elif stat.S_ISCHR(status.st_mode) or stat.S_ISBLK(status.st_mode):
@@ -100,9 +104,17 @@ def compare(ours: dict[bytes, Seen], theirs: dict[bytes, Seen], unsaid: set[byte
         assert (path, seen) == (path, other)
 
 
-def ours(tmp_path: Path, image: Image) -> dict[bytes, Seen]:
-    archive = tmp_path / "ours.tar"
+def written(tmp_path: Path, image: Image) -> Path:
+    archive = tmp_path / "archive.tar"
     archive.write_bytes(tar_of(docker_files([image])))
+    return archive
+
+
+def ours(tmp_path: Path, image: Image) -> dict[bytes, Seen]:
+    return shown(tmp_path, written(tmp_path, image))
+
+
+def shown(tmp_path: Path, archive: Path) -> dict[bytes, Seen]:
     with Store(tmp_path / "store", create=True) as store:
         (loaded,) = store.load(archive)
         container = store.create(loaded)
@@ -114,9 +126,14 @@ def ours(tmp_path: Path, image: Image) -> dict[bytes, Seen]:
 
 
 def umoci(tmp_path: Path, image: Image) -> dict[bytes, Seen]:
-    layout = images.write_directory(oci_files([image]), tmp_path / "layout")
+    return unpacked(tmp_path, images.write_directory(oci_files([image]), tmp_path / "layout"), "1")
+
+
+def unpacked(tmp_path: Path, layout: Path, tag: str) -> dict[bytes, Seen]:
     root = tmp_path / "umoci"
-    done = subprocess.run(["umoci", "raw", "unpack", "--image", f"{layout}:1", root], capture_output=True, text=True)
+    done = subprocess.run(
+        ["umoci", "raw", "unpack", "--image", f"{layout}:{tag}", root], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     try:
         return tree(root)
@@ -136,17 +153,19 @@ def docker() -> Iterator[Docker]:
         yield peer
 
 
+def overlay2(docker: Docker, tmp_path: Path, image: Image) -> AbstractContextManager[Path]:
+    return loaded_by_docker(docker, tmp_path, written(tmp_path, image), image.names[0], len(image.layers))
+
+
 @contextmanager
-def overlay2(docker: Docker, tmp_path: Path, image: Image) -> Iterator[Path]:
+def loaded_by_docker(docker: Docker, tmp_path: Path, archive: Path, name: str, count: int) -> Iterator[Path]:
     """Docker's layers of an image as one tree: without the one that it makes for /dev, /etc/hosts and the like."""
-    archive = tmp_path / "docker.tar"
-    archive.write_bytes(tar_of(docker_files([image])))
     docker.load(archive)
-    container = output(docker._docker("create", image.names[0], "/none"))
+    container = output(docker._docker("create", name, "/none"))
     try:
         lower = output(docker._docker("inspect", "--format", "{{.GraphDriver.Data.LowerDir}}", container)).split(":")
         layers = [directory for directory in lower if not directory.endswith("-init/diff")]
-        assert len(layers) == len(image.layers) == len(lower) - 1
+        assert len(layers) == count == len(lower) - 1
         if len(layers) == 1:
             yield Path(layers[0])
             return
@@ -159,7 +178,7 @@ def overlay2(docker: Docker, tmp_path: Path, image: Image) -> Iterator[Path]:
             subprocess.run(["umount", target], check=True)
     finally:
         output(docker._docker("rm", container))
-        docker.remove(image.names[0])
+        docker.remove(name)
 
 
 def folder(path: str, **more: object) -> Entry:
@@ -482,3 +501,24 @@ def test_user_attributes(tmp_path: Path, docker: Docker) -> None:
     mine = ours(tmp_path, image)
     compare(mine, seen, {b"."})  # whose time docker does not keep
     assert mine[b"f"].xattrs == {"user.note": b"n"}
+
+
+@pytest.fixture(scope="module")
+def application() -> Fixtures:
+    if not (default_cache() / "debian.tar").exists():
+        pytest.skip(f"{default_cache()} has no Debian image: `python -m bench.fixtures` makes it")
+    return Fixtures()
+
+
+@pytest.mark.needs_tool("umoci")
+def test_a_real_image(tmp_path: Path, docker: Docker, application: Fixtures) -> None:
+    """Debian with Python, flask, and an application: three layers, as both judges show them."""
+    tars = [application.debian_tar(), application.flask_tar(), application.app_tar("app-a")]
+    archive = application.archive("app-a", "none")
+    mine = shown(tmp_path, archive)
+    assert len(mine) > 10_000
+    layers = [tar.read_bytes() for tar in tars]
+    layout = application.oci_layout("app-a", "gzip")
+    compare(mine, unpacked(tmp_path, layout, "latest"), undescribed(layers, by_the_topmost=False))
+    with loaded_by_docker(docker, tmp_path, archive, "app-a", len(layers)) as root:
+        compare(mine, tree(root), undescribed(layers, by_the_topmost=True))

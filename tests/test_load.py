@@ -10,6 +10,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -863,6 +864,25 @@ def test_a_killed_import_leaves_nothing_visible_and_is_cleared_away(tmp_path: Pa
         store.collect_garbage()
         with Store(tmp_path / "other") as other:
             assert images.used_bytes(root) == pytest.approx(images.used_bytes(other.layout.root), rel=0.02)
+
+
+def test_an_interrupt_right_after_the_commit_loses_nothing(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = many_files(1)
+    transaction = store._database.transaction
+
+    @contextmanager
+    def interrupted(**options: Any) -> Iterator[Any]:
+        with transaction(**options) as db:
+            yield db
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(store._database, "transaction", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        store.load(write(tmp_path, tar_of(docker_files([image]))))
+    monkeypatch.undo()
+    check_loaded(store, image)
 
 
 def run_all(commands: list[subprocess.Popen[bytes]]) -> None:

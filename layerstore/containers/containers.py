@@ -105,12 +105,16 @@ class Containers:
                     [tuple(vars(row).values()) for row in rows],
                 )
         except BaseException:
-            # Ctrl-C may come after the commit, and then they exist.
-            if self._database.read().execute("SELECT 1 FROM containers WHERE id = ?", ids[:1]).fetchone() is None:
-                for container in ids:
-                    shutil.rmtree(self._layout.containers / container, ignore_errors=True)
+            if self._is_known(ids[0]):  # the interrupt came after the commit
+                raise
+            for container in ids:
+                shutil.rmtree(self._layout.containers / container, ignore_errors=True)
             raise
         return rows
+
+    def _is_known(self, container: str) -> bool:
+        rows = self._database.read().execute("SELECT 1 FROM containers WHERE id = ?", (container,))
+        return rows.fetchone() is not None
 
     def all(self) -> list[ContainerRow]:
         """Every container, newest first."""

@@ -21,6 +21,7 @@ from layerstore.errors import InvalidInput, LayerstoreError, NotFound, Unsupport
 
 _KNOWN = ("crun", "runc")
 _SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_STATE_FILES = ("status", "state.json")  # crun's and runc's
 _CGROUPS = "/sys/fs/cgroup"
 _HYBRID = "/sys/fs/cgroup/unified"
 _FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
@@ -140,19 +141,24 @@ class Runtime:
 
     def _command(self, arguments: Sequence[str], container_id: str) -> bytes:
         """Run a short command of the runtime and return what it writes."""
-        if not Path(self.state_root, container_id).exists():
-            raise NotFound(f'{self.name} knows no container "{container_id}": it has ended, or was never started')
+        self._check_known(container_id)
         output, errors = os.memfd_create("output"), os.memfd_create("errors")
         try:
             with open(os.devnull) as nothing:
                 status = _wait(self._spawn(arguments, (nothing.fileno(), output, errors)))
             if status:
+                self._check_known(container_id)  # it may have gone, or not quite be there yet
                 text = os.pread(errors, 4096, 0).decode(errors="replace").strip()
                 raise LayerstoreError(f'"{self.name} {arguments[0]}" of the container "{container_id}" failed: {text}')
             return os.pread(output, os.fstat(output).st_size, 0)
         finally:
             os.close(output)
             os.close(errors)
+
+    def _check_known(self, container_id: str) -> None:
+        directory = Path(self.state_root, container_id)
+        if not any((directory / name).exists() for name in _STATE_FILES):
+            raise NotFound(f'{self.name} knows no container "{container_id}": it has ended, or was never started')
 
 
 def _wait(pid: int) -> int:

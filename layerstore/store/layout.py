@@ -9,8 +9,8 @@ from layerstore.store import durable
 from layerstore.types import ChainId, DiffId, Digest, digest_hex
 
 FORMAT = "layerstore 1\n"
-PACK_THRESHOLD_BYTES = 64 * 1024
-"""Contents up to this size go to a pack, larger ones become objects (docs/architecture.md says how it was measured)."""
+PACK_THRESHOLD_BYTES = 128 * 1024
+"""Contents up to this size go to a pack, larger ones become objects (docs/measurements.md, "Pack threshold")."""
 
 
 class Layout:
