@@ -128,6 +128,8 @@ class Store:
         db = self._database.read()
         digits = name.removeprefix("sha256:")
         is_id = bool(digits) and all(c in "0123456789abcdef" for c in digits)
+        if "@" in name:
+            raise NotFound(f"no image is named by a registry's digest, as {name!r} is; `layerstore images` lists ids")
         if not name.startswith("sha256:"):
             with contextlib.suppress(InvalidInput):
                 row = db.execute("SELECT image_id FROM names WHERE name = ?", (normalise_name(name),)).fetchone()

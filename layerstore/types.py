@@ -28,6 +28,7 @@ _NAME = re.compile(
     r"(?::(?P<tag>[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}))?",
     re.ASCII,
 )
+_NAME_LIMIT = 255 + 129
 
 
 def parse_digest(text: object, what: str) -> Digest:
@@ -68,18 +69,22 @@ def normalise_name(text: str) -> str:
 
     Raises `InvalidInput` when it is not a valid reference.
     """
-    match = _NAME.fullmatch(text)
-    if match is None or len(text) > 255 + 129:
+    if "@" in text:
+        raise InvalidInput(f"{text!r} names an image by digest, which only a registry can; give NAME[:TAG] or an id")
+    match = _NAME.fullmatch(text) if len(text) <= _NAME_LIMIT else None
+    if match is None:
         raise InvalidInput(
             f"{text!r} is not a valid image name; it is NAME[:TAG] of lower-case letters, digits and . _ - /"
         )
-    host, path = match["host"], match["path"]
+    host, path = match["host"], str(match["path"])
     if host and not ("." in host or ":" in host or host == "localhost"):
         if host != host.lower():
             raise InvalidInput(f"{text!r} is not a valid image name: {host!r} must be lower case")
         path, host = f"{host}/{path}", None
-    if host in ("docker.io", "index.docker.io"):
-        host, path = None, path.removeprefix("library/")
+    if host in (None, "docker.io", "index.docker.io"):
+        host = None
+        if path.count("/") == 1:
+            path = path.removeprefix("library/")
     return f"{host + '/' if host else ''}{path}:{match['tag'] or 'latest'}"
 
 
@@ -109,7 +114,10 @@ class HistoryEntry:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a long operation is: `done_bytes` of `total_bytes` (None when unknown) of `what`, in `stage`."""
+    """How far a long operation is: `done_bytes` of `total_bytes` (None when unknown) of `what`.
+
+    `stage` is "import" while something is read, "stored" for a layer that is in the store already and passed over.
+    """
 
     stage: str
     what: str

@@ -5,6 +5,7 @@ status. `CREATES_STORE = True` says that the command makes a store where there i
 with when it fails (1 without it), and `STATUS_OF` what else for certain exceptions.
 """
 
+import io
 import os
 import signal
 import sys
@@ -53,9 +54,14 @@ def _usage() -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status (2 for a wrong command line, 1 for a failure)."""
     try:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="surrogateescape")  # names of files are bytes, whatever the locale says
         status = _main(argv)
         sys.stdout.flush()
         return status
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
     except BrokenPipeError:
         # The reader of our output has gone; there is nobody to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,8 +1,10 @@
 """Remove names, and with an image's last name the image. `layerstore gc` then gives the space back."""
 
 import argparse
+import sys
 
 from layerstore.api import Store
+from layerstore.errors import Conflict, InvalidInput, NotFound
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -13,7 +15,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(store: Store, args: argparse.Namespace) -> int:
+    status = 0
     for name in args.images:
-        for line in store.remove_image(name, force=args.force):
-            print(line)
-    return 0
+        try:
+            for line in store.remove_image(name, force=args.force):
+                print(line)
+        except (Conflict, InvalidInput, NotFound) as error:
+            # As docker: the others go all the same.
+            print(f"layerstore rmi: {error}", file=sys.stderr)
+            status = 1
+    return status
