@@ -20,7 +20,6 @@ from unittest import mock
 
 from bench.bench_read import MB, MILLISECOND, WORDS, Mounting, Walk, cached_after, mounting_of
 from bench.context import Context
-from bench.loopfs import direct_io
 from bench.measure import interleaved, seconds, warm
 from bench.rows import Row, known
 
@@ -38,7 +37,7 @@ def run(context: Context) -> list[Row]:
     if context.peers_only:
         return []
     rows = [*import_times(context), *copy_up(context)]
-    with direct_io(context.directory), contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as stack:
         stores = {}
         for size in THRESHOLDS_BYTES:
             with of_size(size):
@@ -116,9 +115,9 @@ def tar_of_files(size: int) -> bytes:
 
 
 def contents(stores: dict[str, Store]) -> Iterator[Row]:
-    objects = {name: float(sum(1 for _ in store.layout.objects.glob("*/*"))) for name, store in stores.items()}
+    objects = {name: float(sum(1 for _ in (store.root / "objects").glob("*/*"))) for name, store in stores.items()}
     packs = {
-        name: sum(path.stat().st_size for path in store.layout.packs.glob("*.pack")) / MB
+        name: sum(path.stat().st_size for path in (store.root / "packs").glob("*.pack")) / MB
         for name, store in stores.items()
     }
     yield each("objects", "", objects)

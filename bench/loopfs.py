@@ -1,7 +1,9 @@
 """A file system of the benchmark's own: in a sparse file, on a loop device, gone at the end.
 
 The stores of layerstore and of all peers are on one, so that they are measured on the same file system with a journal;
-the root file system of a virtual machine may have none, and times file creation erratically.
+the root file system of a virtual machine may have none, and times file creation erratically. The loop device is on
+direct I/O, as a disk has no page cache of its own: else everything would be cached twice, and come with the sparse
+file's readahead.
 """
 
 from __future__ import annotations
@@ -35,27 +37,16 @@ def loop_file_system(kind: str = "ext4", size_bytes: int = 24 << 30, where: Path
             sparse.truncate(size_bytes)
         subprocess.run([*MAKE[kind], str(image)], check=True)
         attach = subprocess.run(
-            ["losetup", "--find", "--show", str(image)], check=True, stdout=subprocess.PIPE, text=True
+            ["losetup", "--find", "--show", "--direct-io=on", str(image)],
+            check=True,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         device = attach.stdout.strip()
         stack.callback(subprocess.run, ["losetup", "--detach", device], check=False)
         subprocess.run(["mount", "-t", kind, device, str(target)], check=True)
         stack.callback(unmount_below, target)
         yield target
-
-
-@contextlib.contextmanager
-def direct_io(target: Path) -> Iterator[None]:
-    """Let the loop device under `target` read past the page cache, as a disk does.
-
-    Else what is read is in it a second time, as pages of the sparse file, and comes with that file's readahead.
-    """
-    switch = ["losetup", str(device_of(target))]
-    subprocess.run([*switch, "--direct-io=on"], check=True)
-    try:
-        yield
-    finally:
-        subprocess.run([*switch, "--direct-io=off"], check=True)
 
 
 def device_of(target: Path) -> Path:

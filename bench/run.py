@@ -7,6 +7,7 @@ interrupt too, no daemon, container, mount or loop device is left.
 from __future__ import annotations
 
 import argparse
+import compileall
 import contextlib
 import datetime
 import importlib
@@ -47,6 +48,8 @@ def main() -> int:
     if os.path.ismount(HYBRID_CGROUP):
         # crun 1.8 refuses cgroups in hybrid mode.
         subprocess.run(["umount", HYBRID_CGROUP], check=True)
+    # As an installed package has it: with PYTHONDONTWRITEBYTECODE a source tree is compiled at every start.
+    compileall.compile_dir("layerstore", quiet=1)
     rows = measure(options)
     print(report.table(rows))
     write_results(rows, options)

@@ -4,7 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
-#include <stdio.h>
+#include <stdio.h> /* renameat */
 #include <stdlib.h>
 #include <string.h>
 #include <sys/uio.h>
@@ -42,6 +42,7 @@ int ls_contents_new(struct ls_contents **contents, int staging, int pack, const 
                     size_t pack_threshold, const struct ls_b3_kernel *kernel, struct ls_error *err)
 {
 	struct ls_contents *c = calloc(1, sizeof(*c));
+	int status;
 
 	if (!c)
 		return ls_fail(err, LS_NO_MEMORY, "out of memory starting an import");
@@ -51,9 +52,10 @@ int ls_contents_new(struct ls_contents **contents, int staging, int pack, const 
 	c->kernel = kernel;
 	c->pack_threshold = pack_threshold;
 	c->stream = -1;
-	if (ls_digests_init(&c->pending, err)) {
+	status = ls_digests_init(&c->pending, err);
+	if (status) {
 		free(c);
-		return err->status;
+		return status;
 	}
 	*contents = c;
 	return LS_OK;
@@ -106,7 +108,7 @@ static int add_record(struct ls_contents *c, const uint8_t *digest, uint64_t siz
 	c->counts.new_count++;
 	c->counts.new_bytes += size;
 	return ls_digests_extend(&c->pending, (const struct ls_digest_record *)(const void *)c->records.bytes,
-	                         (uint32_t)(c->records.length / sizeof(record)), err);
+	                         c->records.length / sizeof(record), err);
 }
 
 /* Drop the first `done` bytes from the vectors; returns how many vectors are left, moved to the front. */
@@ -146,7 +148,9 @@ static int flush_pack(struct ls_contents *c, struct ls_error *err)
 		c->pack_written += (uint64_t)done;
 		c->vector_count = advance(c->vectors, c->vector_count, (size_t)done);
 	}
-	begin_writeback(c->pack, from, c->pack_written - from);
+	/* A length of 0 would mean everything up to the end of the file. */
+	if (c->pack_written > from)
+		begin_writeback(c->pack, from, c->pack_written - from);
 	return LS_OK;
 }
 
@@ -207,7 +211,7 @@ static int write_all(int fd, const uint8_t *bytes, size_t length, struct ls_erro
 
 static int create_object(struct ls_contents *c, const char *name, int *fd, struct ls_error *err)
 {
-	*fd = openat(c->staging, name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0400);
+	*fd = openat(c->staging, name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0400);
 	if (*fd < 0)
 		return ls_fail_errno(err, "cannot create object %s in the import's staging directory", name);
 	return LS_OK;
@@ -259,6 +263,8 @@ int ls_contents_put_many(struct ls_contents *c, const uint8_t *const *in, const 
 
 int ls_contents_stream_begin(struct ls_contents *c, struct ls_error *err)
 {
+	/* Of a layer that was given up inside a content. */
+	drop_stream(c);
 	c->stream_bytes = 0;
 	ls_b3_hasher_init(&c->hasher, c->kernel);
 	return create_object(c, STREAM_NAME, &c->stream, err);
@@ -289,25 +295,38 @@ int ls_contents_stream_hole(struct ls_contents *c, uint64_t length, struct ls_er
 	return LS_OK;
 }
 
+static int read_back(int fd, uint8_t *bytes, size_t length, struct ls_error *err)
+{
+	for (size_t at = 0; at < length;) {
+		ssize_t done = pread(fd, bytes + at, length - at, (off_t)at);
+
+		if (done < 0 && errno == EINTR)
+			continue;
+		if (done < 0)
+			return ls_fail_errno(err, "cannot read back a content of %zu bytes", length);
+		if (!done)
+			return ls_fail(err, LS_CORRUPT,
+			               "a content of %zu bytes ends at byte %zu in the import's staging directory; leave that "
+			               "directory alone and import again",
+			               length, at);
+		at += (size_t)done;
+	}
+	return LS_OK;
+}
+
 /* Read the whole stream back (it is small) and put it as any other content. */
 static int stream_to_pack(struct ls_contents *c, uint8_t digest[32], struct ls_error *err)
 {
 	size_t length = (size_t)c->stream_bytes;
 	uint8_t *bytes = malloc(length);
 	const uint8_t *in = bytes;
-	char name[] = "/proc/self/fd/-2147483648";
-	int status, fd;
+	int status;
 
 	if (!bytes)
 		return ls_fail(err, LS_NO_MEMORY, "out of memory for a content of %zu bytes", length);
-	snprintf(name, sizeof(name), "/proc/self/fd/%d", c->stream);
-	fd = open(name, O_RDONLY | O_CLOEXEC);
-	if (fd < 0 || pread(fd, bytes, length, 0) != (ssize_t)length)
-		status = ls_fail_errno(err, "cannot read back a content of %zu bytes", length);
-	else
+	status = read_back(c->stream, bytes, length, err);
+	if (!status)
 		status = ls_contents_put_many(c, &in, &length, 1, digest, err);
-	if (fd >= 0)
-		close(fd);
 	free(bytes);
 	return status;
 }
@@ -396,8 +415,12 @@ int ls_contents_publish(struct ls_contents *c, int objects, uint32_t pack, struc
 {
 	struct ls_digest_record *records = (struct ls_digest_record *)(void *)c->records.bytes;
 	size_t count = c->records.length / sizeof(*records);
-	int status = finish_pack(c, err);
+	int status;
 
+	if (pack >= LS_LOCATION_NONE)
+		return ls_fail(err, LS_LIMIT, "a pack cannot have the number %u: the highest is %u", pack,
+		               LS_LOCATION_NONE - 1);
+	status = finish_pack(c, err);
 	for (size_t i = 0; i < count && !status; i++) {
 		if (records[i].location.pack == LS_LOCATION_OBJECT)
 			status = place_object(c, objects, records[i].digest, err);

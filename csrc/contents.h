@@ -1,6 +1,8 @@
 /* Writes the new contents of one import: small ones one after another into a pack, larger ones each
  * to an object, known ones nowhere. Everything goes to the import's staging directory, which becomes
- * part of the store when the import commits (docs/format/pack.md). Not safe for use by two threads at once.
+ * part of the store when the import commits (docs/format/pack.md). What is stored, and in which order, depends on the
+ * contents and their order alone. Not safe for use by two threads at once. After an error only ls_contents_free is
+ * allowed.
  *
  * A pack is: contents, each at a multiple of LS_PACK_BLOCK_BYTES and padded with zeros to it; then one
  * ls_pack_slot for each; then an ls_pack_footer. */
@@ -56,14 +58,16 @@ int ls_contents_put_many(struct ls_contents *contents, const uint8_t *const *in,
                          uint8_t *out, struct ls_error *err);
 
 /* One content that arrives in pieces: begin, then data and holes in order, then end, which gives its digest.
- * It is written to the staging directory as it comes, holes left as holes, and dropped at the end if it is known. */
+ * It is written to the staging directory as it comes, holes left as holes, and dropped at the end if it is known. Begin
+ * drops a content that was never ended. A hole is hashed as zeros: its length is time, and for the caller to bound. */
 int ls_contents_stream_begin(struct ls_contents *contents, struct ls_error *err);
 int ls_contents_stream_data(struct ls_contents *contents, const uint8_t *bytes, size_t length, struct ls_error *err);
 int ls_contents_stream_hole(struct ls_contents *contents, uint64_t length, struct ls_error *err);
 int ls_contents_stream_end(struct ls_contents *contents, uint8_t digest[32], struct ls_error *err);
 
 /* Write the slots and the footer of the pack, which has the number `pack` in the store, and move each object to its
- * place below the directory `objects`: two hex digits, '/', the other 62. Nothing can be put after. */
+ * place below the directory `objects`: two hex digits, '/', the other 62. Nothing can be put after. LS_LIMIT for a number
+ * that means something else in a location. */
 int ls_contents_publish(struct ls_contents *contents, int objects, uint32_t pack, struct ls_error *err);
 
 struct ls_contents_counts ls_contents_counts(const struct ls_contents *contents);

@@ -15,9 +15,12 @@ static uint64_t slot_hash(const struct ls_digests *digests, const uint8_t *diges
 	return (word ^ digests->key[0]) * digests->key[1];
 }
 
+/* The topmost bits of the product: only they depend on the whole word, so that digests made to agree in a part of it do
+ * not share a slot whatever the key (Dietzfelbinger, Hagerup, Katajainen, Penttonen, "A Reliable Randomized Algorithm for
+ * the Closest-Pair Problem", 1997, section 2: multiply-shift is universal). */
 static uint32_t first_slot(const struct ls_digests *digests, uint64_t hash)
 {
-	return (uint32_t)(hash >> 32) & (digests->slot_count - 1);
+	return (uint32_t)((hash >> 32) * digests->slot_count >> 32);
 }
 
 /* The low half of the product is the tag: the slot comes from the high half. */
@@ -71,14 +74,14 @@ static void prefetch_slot(const struct ls_digests *digests, const uint8_t *diges
 	__builtin_prefetch(&digests->slots[first_slot(digests, slot_hash(digests, digest))]);
 }
 
-int ls_digests_extend(struct ls_digests *digests, const struct ls_digest_record *records, uint32_t count,
+int ls_digests_extend(struct ls_digests *digests, const struct ls_digest_record *records, size_t count,
                       struct ls_error *err)
 {
 	uint32_t slots = digests->slot_count ? digests->slot_count : FIRST_SLOTS;
 	uint32_t from = digests->count;
 
 	if (count > 1u << 30)
-		return ls_fail(err, LS_LIMIT, "the store holds %u contents; at most %u are supported", count, 1u << 30);
+		return ls_fail(err, LS_LIMIT, "the store holds %zu contents; at most %u are supported", count, 1u << 30);
 	while (slots < 2 * count)
 		slots *= 2;
 	digests->records = records;
@@ -92,12 +95,12 @@ int ls_digests_extend(struct ls_digests *digests, const struct ls_digest_record 
 		digests->slot_count = slots;
 		from = 0;
 	}
-	for (uint32_t i = from; i < count; i++) {
+	for (uint32_t i = from; i < (uint32_t)count; i++) {
 		if (i + AHEAD < count)
 			prefetch_slot(digests, records[i + AHEAD].digest);
 		put(digests, i);
 	}
-	digests->count = count;
+	digests->count = (uint32_t)count;
 	return LS_OK;
 }
 

@@ -39,8 +39,8 @@ int ls_digests_init(struct ls_digests *digests, struct ls_error *err);
 void ls_digests_free(struct ls_digests *digests);
 
 /* Say that the log now has `count` records at `records` (of which those known before are unchanged), and take
- * the new ones in. Of records of the same digest, the last one is found. */
-int ls_digests_extend(struct ls_digests *digests, const struct ls_digest_record *records, uint32_t count,
+ * the new ones in; `count` never falls. LS_LIMIT for more than 2^30. Of records of the same digest, the last one is found. */
+int ls_digests_extend(struct ls_digests *digests, const struct ls_digest_record *records, size_t count,
                       struct ls_error *err);
 
 /* The number of the record of that digest, or UINT32_MAX. */

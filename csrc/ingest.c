@@ -1,5 +1,6 @@
 #include "ingest.h"
 
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -19,6 +20,7 @@ struct ls_ingest {
 	struct ls_buffer table;     /* of struct ls_content */
 	uint64_t entries;
 	uint64_t files_bytes;
+	uint64_t hole_bytes;
 
 	/* Contents that lie whole in the span, or in `carry`, and wait to be put together. */
 	const uint8_t *in[BATCH];
@@ -107,24 +109,37 @@ static int recipe_frame(struct ls_ingest *in, uint8_t kind, struct ls_error *err
 	return ls_buffer_append(&in->recipe, &kind, 1, err);
 }
 
-static int recipe_raw(struct ls_ingest *in, struct ls_tar_bytes raw, struct ls_error *err)
+static int open_raw_frame(struct ls_ingest *in, struct ls_error *err)
 {
 	uint32_t length = 0;
-	int status = LS_OK;
+	int status = recipe_frame(in, LS_RECIPE_RAW, err);
 
-	if (!in->raw_frame) {
-		status = recipe_frame(in, LS_RECIPE_RAW, err);
-		in->raw_frame = in->recipe.length;
-		if (!status)
-			status = ls_buffer_append(&in->recipe, &length, sizeof(length), err);
+	in->raw_frame = in->recipe.length;
+	return status ? status : ls_buffer_append(&in->recipe, &length, sizeof(length), err);
+}
+
+static int recipe_raw(struct ls_ingest *in, struct ls_tar_bytes raw, struct ls_error *err)
+{
+	while (raw.length) {
+		uint32_t length, piece;
+		int status = in->raw_frame ? LS_OK : open_raw_frame(in, err);
+
+		if (status)
+			return status;
+		memcpy(&length, in->recipe.bytes + in->raw_frame, sizeof(length));
+		piece = LS_RECIPE_RAW_BYTES - length;
+		if (raw.length < piece)
+			piece = (uint32_t)raw.length;
+		status = ls_buffer_append(&in->recipe, raw.bytes, piece, err);
+		if (status)
+			return status;
+		length += piece;
+		memcpy(in->recipe.bytes + in->raw_frame, &length, sizeof(length));
+		if (length == LS_RECIPE_RAW_BYTES)
+			in->raw_frame = 0;
+		raw.bytes += piece;
+		raw.length -= piece;
 	}
-	if (!status)
-		status = ls_buffer_append(&in->recipe, raw.bytes, raw.length, err);
-	if (status)
-		return status;
-	memcpy(&length, in->recipe.bytes + in->raw_frame, sizeof(length));
-	length += (uint32_t)raw.length;
-	memcpy(in->recipe.bytes + in->raw_frame, &length, sizeof(length));
 	return LS_OK;
 }
 
@@ -154,10 +169,30 @@ static int end_content(struct ls_ingest *in, struct ls_error *err)
 	return status;
 }
 
+static int count_holes(struct ls_ingest *in, const struct ls_tar_entry *entry, struct ls_error *err)
+{
+	uint64_t holes = entry->size - entry->stored_size;
+	char path[256];
+
+	if (holes > LS_INGEST_HOLE_BYTES - in->hole_bytes)
+		return ls_fail(err, LS_LIMIT,
+		               "the holes of the sparse file \"%s\" bring those of its layer to more than %" PRIu64
+		               " bytes; write the layer without that file",
+		               ls_printable(path, sizeof(path), entry->path.bytes, entry->path.length),
+		               LS_INGEST_HOLE_BYTES);
+	in->hole_bytes += holes;
+	return LS_OK;
+}
+
 static int begin_sparse(struct ls_ingest *in, const struct ls_tar_entry *entry, struct ls_error *err)
 {
-	int status;
+	int status = count_holes(in, entry, err);
 
+	/* The batch came before, and contents are stored in the order of the tar. */
+	if (!status)
+		status = flush_batch(in, err);
+	if (status)
+		return status;
 	in->extents.length = 0;
 	in->next_extent = 0;
 	in->extent_left = 0;
@@ -175,6 +210,8 @@ static int begin_content(struct ls_ingest *in, const struct ls_tar_entry *entry,
 	struct ls_content content = {.size = entry->size};
 	int status;
 
+	if (in->table.length / sizeof(content) >= LS_INDEX_MAX_RECORDS)
+		return ls_fail(err, LS_LIMIT, "a layer has more than %u files with content", LS_INDEX_MAX_RECORDS);
 	in->current = (uint32_t)(in->table.length / sizeof(content));
 	in->left = entry->stored_size;
 	in->logical_size = entry->size;
@@ -305,23 +342,37 @@ int ls_ingest_feed(struct ls_ingest *in, const uint8_t *bytes, size_t length, st
 
 int ls_ingest_finish(struct ls_ingest *in, struct ls_error *err)
 {
+	in->raw_frame = 0;
 	return ls_tar_finish(in->tar, err);
 }
 
-void ls_ingest_take_recipe(struct ls_ingest *in, struct ls_buffer *out)
+/* A RAW frame that is open stays: the next span may go on with it. */
+int ls_ingest_take_recipe(struct ls_ingest *in, struct ls_buffer *out, struct ls_error *err)
 {
-	struct ls_buffer emptied = *out;
+	size_t whole = in->raw_frame ? in->raw_frame - 1 : in->recipe.length;
+	struct ls_buffer taken = in->recipe;
+	int status;
 
-	emptied.length = 0;
-	*out = in->recipe;
-	in->recipe = emptied;
-	in->raw_frame = 0;
+	out->length = 0;
+	if (!whole)
+		return LS_OK;
+	status = ls_buffer_append(out, taken.bytes + whole, taken.length - whole, err);
+	if (status)
+		return status;
+	in->recipe = *out;
+	if (in->raw_frame)
+		in->raw_frame = 1;
+	taken.length = whole;
+	*out = taken;
+	return LS_OK;
 }
 
 int ls_ingest_index(struct ls_ingest *in, const uint8_t hash_key[16], struct ls_buffer *out, struct ls_error *err)
 {
-	return ls_layer_builder_finish(in->builder, hash_key, content_at(in, 0),
-	                               (uint32_t)(in->table.length / sizeof(struct ls_content)), out, err);
+	const struct ls_content *table = (const struct ls_content *)(const void *)in->table.bytes;
+
+	return ls_layer_builder_finish(in->builder, hash_key, table, (uint32_t)(in->table.length / sizeof(*table)), out,
+	                               err);
 }
 
 uint64_t ls_ingest_entries(const struct ls_ingest *in)

@@ -149,6 +149,8 @@ class Store:
         db = self._database.read()
         digits = name.removeprefix("sha256:")
         is_id = bool(digits) and all(c in "0123456789abcdef" for c in digits)
+        if "@" in name:
+            raise NotFound(f"no image is named by a registry's digest, as {name!r} is; `layerstore images` lists ids")
         if not name.startswith("sha256:"):
             row = db.execute(query := "SELECT image_id FROM names WHERE name = ?", (name,)).fetchone()
             if row is None:

@@ -31,7 +31,10 @@ class HistoryEntry:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a long operation is: `done_bytes` of `total_bytes` (None when unknown) of `what`, in `stage`."""
+    """How far a long operation is: `done_bytes` of `total_bytes` (None when unknown) of `what`.
+
+    `stage` is "import" while something is read, "stored" for a layer that is in the store already and passed over.
+    """
 
     stage: str
     what: str

@@ -49,6 +49,7 @@ _NAME = (
     rf"(?:(?P<host>[A-Za-z0-9.-]+(?::[0-9]+)?)/)?(?P<path>{_NAME_PART}(?:/{_NAME_PART})*)"
     r"(?::(?P<tag>[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}))?"
 )
+_NAME_LIMIT = 255 + 129
 
 
 def parse_digest(text: object, what: str) -> Digest:
@@ -91,16 +92,20 @@ def normalise_name(text: str) -> str:
     """
     import re
 
-    match = re.fullmatch(_NAME, text, re.ASCII)
-    if match is None or len(text) > 255 + 129:
+    if "@" in text:
+        raise InvalidInput(f"{text!r} names an image by digest, which only a registry can; give NAME[:TAG] or an id")
+    match = re.fullmatch(_NAME, text, re.ASCII) if len(text) <= _NAME_LIMIT else None
+    if match is None:
         raise InvalidInput(
             f"{text!r} is not a valid image name; it is NAME[:TAG] of lower-case letters, digits and . _ - /"
         )
-    host, path = match["host"], match["path"]
+    host, path = match["host"], str(match["path"])
     if host and not ("." in host or ":" in host or host == "localhost"):
         if host != host.lower():
             raise InvalidInput(f"{text!r} is not a valid image name: {host!r} must be lower case")
         path, host = f"{host}/{path}", None
-    if host in ("docker.io", "index.docker.io"):
-        host, path = None, path.removeprefix("library/")
+    if host in (None, "docker.io", "index.docker.io"):
+        host = None
+        if path.count("/") == 1:
+            path = path.removeprefix("library/")
     return f"{host + '/' if host else ''}{path}:{match['tag'] or 'latest'}"

@@ -2,8 +2,12 @@
 
 import json
 import os
+import pty
+import signal
 import subprocess
 import sys
+import termios
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -152,6 +156,9 @@ FAILURES: list[tuple[tuple[str, ...], int, str]] = [
     (("run", "-d", "--rm", "plain:1", "x"), 125, "--detach"),
     (("ps", "--format", "yaml"), 2, "yaml"),
     (("rm", "nothing"), 1, "no container 'nothing'"),
+    (("rm", "\udcff"), 1, "no container '\\udcff'"),
+    (("history", "plain@sha256:0"), 1, "digest"),
+    (("load", "-i", "/proc/self/mem"), 1, "Input/output error"),
     (("diff", "nothing"), 1, "no container 'nothing'"),
     (("gc", "extra"), 2, "extra"),
 ]
@@ -165,6 +172,24 @@ def test_failures_are_told_on_one_line(cli: Cli, args: tuple[str, ...], status: 
     assert message in last
     if status != 2:
         assert len(text.splitlines()) == 1
+
+
+def test_interrupted(empty: Cli) -> None:
+    """At any moment, the start of Python itself left out: status 130, no traceback, a store that is whole."""
+    read, write = os.pipe()
+    command = [sys.executable, "-m", "layerstore", "load", "-i", "-"]
+    for delay in (0.1, 0.15, 0.2, 0.3, 0.5):
+        process = subprocess.Popen(command, env=empty.environment, stdin=read, stderr=subprocess.PIPE)
+        while "layerstore" not in Path(f"/proc/{process.pid}/maps").read_text():
+            time.sleep(0.002)
+        time.sleep(delay)
+        process.send_signal(signal.SIGINT)
+        text = process.communicate()[1].decode()
+        assert (process.returncode, "Traceback" in text) == (130, False), text
+    os.close(read)
+    os.close(write)
+    empty("init")
+    assert empty.json("images") == []
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c not in ("init", "load", "import")])
@@ -243,6 +268,39 @@ class TestImages:
         assert len(cli("rmi", "-f", BOX.id).splitlines()) == 3
         assert cli.json("images") == []
 
+    def test_rmi_goes_on(self, cli: Cli) -> None:
+        command = [sys.executable, "-m", "layerstore", "rmi", "nothing", "plain:1", "Bad Name"]
+        done = subprocess.run(command, env=cli.environment, capture_output=True, text=True)
+        assert done.returncode == 1
+        assert done.stdout.splitlines() == ["Untagged: plain:1", f"Deleted: {PLAIN.id}"]
+        assert [line.split(":")[0] for line in done.stderr.splitlines()] == ["layerstore rmi", "layerstore rmi"]
+
+    def test_what_an_image_says_cannot_spoil_a_listing(self, empty: Cli, tmp_path: Path) -> None:
+        from images import Image
+
+        history = [{"created": CREATED, "created_by": "RUN <<EOF\nx\x1b[2J\nEOF"} for _ in PLAIN.layers]
+        image = Image(PLAIN.layers, ["odd:1"], document={"history": history})
+        (tmp_path / "a.tar").write_bytes(tar_of(docker_files([image])))
+        empty("load", "-i", tmp_path / "a.tar")
+        text = empty("history", "odd:1")
+        assert len(text.splitlines()) == 1 + len(PLAIN.layers) and "\x1b" not in text
+        assert empty.json("history", "odd:1")[0]["CREATED BY"] == history[0]["created_by"]
+
+    def test_a_bar_for_what_is_read_and_a_line_for_what_is_stored(self, empty: Cli, archive: Path) -> None:
+        master, slave = pty.openpty()
+        termios.tcsetwinsize(slave, (24, 100))
+        said = []
+        for _ in range(2):
+            subprocess.run(
+                [sys.executable, "-m", "layerstore", "load", "-i", archive],
+                env=empty.environment, stderr=slave, stdout=subprocess.DEVNULL, check=True,
+            )  # fmt: skip
+            said.append(os.read(master, 1 << 16).decode())
+        os.close(slave)
+        os.close(master)
+        assert "100%" in said[0] and said[0].count("already stored") == 1  # that the two images share
+        assert len(said[1].splitlines()) == said[1].count("already stored") == 4
+
     def test_gc(self, cli: Cli) -> None:
         assert cli("gc") == "0 contents dropped, 0B given back\n"
         cli("rmi", "plain:1", "box:1")
@@ -282,8 +340,10 @@ class TestContainers:
         (upper / "etc/new").write_bytes(b"x")
         assert cli.json("diff", one)[:2] == [{"kind": "C", "path": "/etc"}, {"kind": "A", "path": "/etc/new"}]
         command = [sys.executable, "-m", "layerstore", "diff", one]
-        done = subprocess.run(command, env=cli.environment, capture_output=True)
-        assert (done.returncode, done.stdout) == (0, b"C /etc\nA /etc/new\nA /\xff\n"), done.stderr
+        for encoding in ("utf-8:surrogateescape", "utf-8:strict"):  # as of the locales C and de_DE.UTF-8
+            environment = {**cli.environment, "PYTHONIOENCODING": encoding}
+            done = subprocess.run(command, env=environment, capture_output=True)
+            assert (done.returncode, done.stdout) == (0, b"C /etc\nA /etc/new\nA /\xff\n"), done.stderr
 
     @root_only
     def test_mount_and_umount(self, cli: Cli) -> None:

@@ -246,7 +246,7 @@ class TestMount:
         tar = write_tar([Entry("file", f"{i:04}", data=b"%d" % i) for i in range(3000)])
         store.import_rootfs(io.BytesIO(tar), "files")
         container = store.create("files")
-        images = [max(d.glob("*.erofs"), key=os.path.getmtime) for d in (store.layout.chains, store.layout.packs)]
+        images = [max(d.glob("*.erofs"), key=os.path.getmtime) for d in (store.root / "chains", store.root / "packs")]
         for image in images:
             drop_from_cache(image)
             cached, pages = cached_pages(image)

@@ -11,6 +11,7 @@ from layer_model import Entry, write_tar
 
 from layerstore import Store
 from layerstore.errors import Conflict, CorruptError, InvalidInput, NotFound
+from layerstore.types import normalise_name
 
 
 def layer(number: int) -> bytes:
@@ -53,6 +54,39 @@ class TestFinding:
             assert store.image(text).id == TOP.id
         for text in (TOP.id, digits, digits[:12], digits[:5], f"sha256:{digits[:7]}"):
             assert store.image(text).id == TOP.id
+
+    @pytest.mark.parametrize(
+        ("text", "name"),
+        [
+            ("debian", "debian:latest"),
+            ("library/debian:12", "debian:12"),
+            ("docker.io/debian", "debian:latest"),
+            ("index.docker.io/library/debian", "debian:latest"),
+            ("docker.io/library/team/app", "library/team/app:latest"),
+            ("library/team/app", "library/team/app:latest"),
+            ("localhost/debian", "localhost/debian:latest"),
+            ("localhost:5000/library/debian", "localhost:5000/library/debian:latest"),
+            ("Host.example/a/b__c:V1", "Host.example/a/b__c:V1"),
+        ],
+    )
+    def test_names_are_written_as_docker_writes_them(self, text: str, name: str) -> None:
+        """By splitDockerDomain and familiarizeName of github.com/distribution/reference."""
+        assert normalise_name(text) == name
+
+    @pytest.mark.parametrize(
+        "text", ["", "A", "a/B", "UPPER/a", "a:", "a:-", "a//b", "/a", "a b", "a\n", "a" * 400, "é"]
+    )
+    def test_what_is_no_name(self, text: str) -> None:
+        with pytest.raises(InvalidInput, match="not a valid image name"):
+            normalise_name(text)
+
+    def test_a_name_with_a_digest_is_refused_as_such(self, store: Store) -> None:
+        load(store, TOP)
+        text = f"top@{TOP.id}"
+        with pytest.raises(InvalidInput, match="by digest"):
+            store.tag("top:1", text)
+        with pytest.raises(NotFound, match="digest"):
+            store.image(text)
 
     @pytest.mark.parametrize("text", ["", "nothing", "top:2", "sha256:", "0" * 64, "Not A Name", "top@sha256:00", ":1"])
     def test_what_is_not_there(self, store: Store, text: str) -> None:

@@ -49,7 +49,7 @@ def test_a_load_interrupted_after_its_commit_keeps_its_pack(store: Store, archiv
     interrupt_after_commit(store)
     with pytest.raises(KeyboardInterrupt):
         store.load(archive)
-    with Store(store.layout.root) as again:
+    with Store(store.root) as again:
         check_loaded(again, PLAIN)
         check_loaded(again, BOX)
 
@@ -59,7 +59,7 @@ def test_containers_created_before_an_interrupt_keep_their_directories(store: St
     interrupt_after_commit(store)
     with pytest.raises(KeyboardInterrupt):
         store.create("plain:1", count=2)
-    with Store(store.layout.root) as again:
+    with Store(store.root) as again:
         assert [container.diff() for container in again.containers()] == [[], []]
 
 
@@ -68,7 +68,7 @@ def test_an_image_removed_before_its_tree_was_made(store: Store, archive: Path) 
     """The tree of no layers must not take the place of the tree of the image, which may come back."""
     image, _ = store.load(archive)
     assert image.chain_id
-    with Store(store.layout.root) as other:
+    with Store(store.root) as other:
         other.remove_image("plain:1")
     with pytest.raises(NotFound, match="removed"):
         store.create(image)
@@ -92,7 +92,7 @@ def test_a_database_damaged_inside(store: Store, archive: Path) -> None:
     data = bytearray(store.layout.database.read_bytes())
     data[4096:] = b"\xa5" * (len(data) - 4096)
     store.layout.database.write_bytes(data)
-    with Store(store.layout.root) as damaged, pytest.raises(CorruptError, match="damaged"):
+    with Store(store.root) as damaged, pytest.raises(CorruptError, match="damaged"):
         damaged.load(archive)
 
 

@@ -20,7 +20,7 @@ import tarbytes
 from images import DOCKER, OCI, Files, Image, docker_files, hex_of, index_of, oci_files, put, put_image, tar_of
 from layer_model import Entry, write_tar
 
-from layerstore import Store
+from layerstore import Progress, Store
 from layerstore.errors import (
     CorruptError,
     DigestMismatch,
@@ -719,6 +719,22 @@ def test_progress_reaches_the_end_of_every_layer(store: Store, tmp_path: Path, i
         seen.clear()
         store.load(path, progress=lambda p: seen.__setitem__(p.what, p.done_bytes) or p.total_bytes or 1 / 0)  # type: ignore[func-returns-value]
         assert seen == {images.digest_of(t): len(images.compressed(t, "gzip")) for t in image.layers}
+
+
+@pytest.mark.parametrize("directory", [False, True])
+def test_progress_knows_the_sizes_of_a_docker_archive(
+    store: Store, tmp_path: Path, image: Image, directory: bool
+) -> None:
+    seen: list[Progress] = []
+    files = docker_files([image])
+    path = images.write_directory(files, tmp_path / "unpacked") if directory else write(tmp_path, tar_of(files))
+    store.load(path, progress=seen.append)
+    assert {(p.stage, p.what, p.total_bytes) for p in seen} == {
+        ("import", images.digest_of(t), len(t)) for t in image.layers
+    }
+    seen.clear()
+    store.load(path, progress=seen.append)
+    assert [(p.stage, p.what) for p in seen] == [("stored", images.digest_of(t)) for t in image.layers]
 
 
 def test_an_exception_of_the_callback_ends_the_load(store: Store, tmp_path: Path, image: Image) -> None:

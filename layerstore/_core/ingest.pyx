@@ -2,7 +2,7 @@
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport malloc
 from libc.string cimport memcpy
 
@@ -37,7 +37,7 @@ cdef extern from "digests.h" nogil:
     uint32_t LS_LOCATION_NONE
     int ls_digests_init(ls_digests *digests, ls_error *err)
     void ls_digests_free(ls_digests *digests)
-    int ls_digests_extend(ls_digests *digests, const ls_digest_record *records, uint32_t count, ls_error *err)
+    int ls_digests_extend(ls_digests *digests, const ls_digest_record *records, size_t count, ls_error *err)
     void ls_digests_locate_many(const ls_digests *digests, const uint8_t *bytes, size_t stride, size_t n,
                                 ls_location *locations)
 
@@ -76,7 +76,7 @@ cdef extern from "ingest.h" nogil:
     void ls_ingest_free(ls_ingest *ingest)
     int ls_ingest_feed(ls_ingest *ingest, const uint8_t *bytes, size_t length, ls_error *err)
     int ls_ingest_finish(ls_ingest *ingest, ls_error *err)
-    void ls_ingest_take_recipe(ls_ingest *ingest, ls_buffer *out)
+    int ls_ingest_take_recipe(ls_ingest *ingest, ls_buffer *out, ls_error *err)
     int ls_ingest_index(ls_ingest *ingest, const uint8_t *hash_key, ls_buffer *out, ls_error *err)
     uint64_t ls_ingest_entries(const ls_ingest *ingest)
     uint64_t ls_ingest_files_bytes(const ls_ingest *ingest)
@@ -93,7 +93,8 @@ cdef class Digests:
 
     `buffer` (any bytes-like object, such as a memory map) is kept alive and must not change. `base`, a table over the
     first records of the same log, saves work. Immutable once made: safe to read from many threads.
-    Raises `InvalidInput` when the buffer is too short, `MemoryError`.
+    Raises `InvalidInput` when the buffer is too short or not at a multiple of 8 in memory, `LimitExceeded` for more than
+    2^30 records, `MemoryError`.
     """
 
     cdef ls_digests digests
@@ -108,6 +109,8 @@ cdef class Digests:
         self.viewed = True
         if count < 0 or self.view.len // 48 < count:
             raise InvalidInput(f"the digest log holds {self.view.len // 48} records, but {count} were committed")
+        if <uintptr_t>self.view.buf % 8:
+            raise InvalidInput("the records of the digest log must start at a multiple of 8 in memory")
         if base is not None and base.digests.slot_count and base.digests.count <= count:
             self.digests.slots = <uint64_t *>malloc(base.digests.slot_count * sizeof(uint64_t))
             if self.digests.slots == NULL:
@@ -117,7 +120,7 @@ cdef class Digests:
             self.digests.count = base.digests.count
             self.digests.key = base.digests.key
         with nogil:
-            status = ls_digests_extend(&self.digests, <const ls_digest_record *>self.view.buf, <uint32_t>count, &err)
+            status = ls_digests_extend(&self.digests, <const ls_digest_record *>self.view.buf, <size_t>count, &err)
         check(status, &err)
 
     def __dealloc__(self):
@@ -149,11 +152,13 @@ cdef class Contents:
     """The new contents of one import, written to the directory `staging_fd` and the empty file `pack_fd`.
 
     Contents of at most `pack_threshold_bytes` go to the pack, larger ones to files named by their digest.
-    The descriptors stay the caller's. Not for use by two threads at once.
+    The descriptors stay the caller's. After `publish`, and after an exception from it or from a layer's import, nothing
+    can be added (`InvalidInput`). Not for use by two threads at once.
     """
 
     cdef ls_contents *contents
     cdef Digests digests
+    cdef bint closed
 
     def __cinit__(self, int staging_fd, int pack_fd, Digests digests not None, size_t pack_threshold_bytes):
         cdef ls_error err
@@ -166,13 +171,21 @@ cdef class Contents:
     def __dealloc__(self):
         ls_contents_free(self.contents)
 
+    cdef int check_open(self) except -1:
+        # What was to be written next may lie in memory that is gone.
+        if self.closed:
+            raise InvalidInput("this import failed or was published: begin another")
+        return 0
+
     def publish(self, int objects_fd, uint32_t pack):
         """Finish the pack, which has that number, and move the objects to their places below `objects_fd`.
 
-        Nothing can be added after. Raises `OSError`.
+        Nothing can be added after. Raises `OSError`, `LimitExceeded` for a number that no pack can have.
         """
         cdef ls_error err
         cdef int status
+        self.check_open()
+        self.closed = True
         with nogil:
             status = ls_contents_publish(self.contents, objects_fd, pack, &err)
         check(status, &err)
@@ -200,13 +213,16 @@ cdef class Contents:
 cdef class LayerIngest:
     """The import of one layer's tar into `contents`. Not for use by two threads at once.
 
-    After an exception from any method the import is void. `max_entries` and `max_file_bytes` replace the limits of
+    After an exception from any method the import is void: every method raises `InvalidInput`, for `contents` too. Index,
+    recipe, and what is stored and in which order depend on the tar alone, not on how it is cut. `max_entries` and `max_file_bytes` replace the limits of
     csrc/tar.h.
     """
 
     cdef ls_ingest *ingest
     cdef ls_buffer recipe
     cdef Contents contents
+    cdef bint finished
+    cdef bint indexed
 
     def __cinit__(self, Contents contents not None, max_entries=None, max_file_bytes=None):
         cdef ls_error err
@@ -222,35 +238,54 @@ cdef class LayerIngest:
         ls_ingest_free(self.ingest)
         ls_buffer_free(&self.recipe)
 
+    cdef object take_recipe(self, int status, ls_error *err):
+        if not status:
+            status = ls_ingest_take_recipe(self.ingest, &self.recipe, err)
+        if status:
+            self.finished = self.indexed = self.contents.closed = True
+        check(status, err)
+        return PyBytes_FromStringAndSize(<const char *>self.recipe.bytes, self.recipe.length)
+
     def feed(self, const uint8_t[::1] span not None):
-        """Take in the next bytes of the tar; returns the recipe bytes that they gave.
+        """Take in the next bytes of the tar; returns the recipe bytes that are complete with them.
 
         Raises `CorruptError`, `InvalidInput` or `LimitExceeded` (naming the entry), `OSError`.
         """
         cdef ls_error err
         cdef int status
         cdef size_t length = span.shape[0]
+        self.contents.check_open()
+        if self.finished:
+            raise InvalidInput("this layer's tar has ended: nothing can be fed after finish")
         if not length:
             return b""
         with nogil:
             status = ls_ingest_feed(self.ingest, &span[0], length, &err)
-        check(status, &err)
-        ls_ingest_take_recipe(self.ingest, &self.recipe)
-        return PyBytes_FromStringAndSize(<const char *>self.recipe.bytes, self.recipe.length)
+        return self.take_recipe(status, &err)
 
     def finish(self):
-        """Say that the tar has ended. Raises `CorruptError` when it stops inside an entry."""
+        """Say that the tar has ended; returns the last bytes of the recipe.
+
+        Raises `CorruptError` when the tar stops inside an entry.
+        """
         cdef ls_error err
-        check(ls_ingest_finish(self.ingest, &err), &err)
+        self.contents.check_open()
+        if self.finished:
+            raise InvalidInput("this layer's tar has ended already")
+        self.finished = True
+        return self.take_recipe(ls_ingest_finish(self.ingest, &err), &err)
 
     def index(self, bytes hash_key not None):
-        """The layer's index as bytes, its path hash keyed by `hash_key` (16 bytes). After `finish`."""
+        """The layer's index as bytes, its path hash keyed by `hash_key` (16 bytes). Once, after `finish`."""
         cdef ls_error err
         cdef int status
         cdef ls_buffer out
         cdef const uint8_t *key
         if len(hash_key) != 16:
             raise InvalidInput(f"a path hash key is 16 bytes, not {len(hash_key)}")
+        if not self.finished or self.indexed:
+            raise InvalidInput("a layer has its index after finish, and gives it once")
+        self.indexed = True
         key = <const uint8_t *>PyBytes_AS_STRING(hash_key)
         out.bytes = NULL
         out.length = out.capacity = 0

@@ -17,6 +17,10 @@ cdef extern from "buffer.h" nogil:
     void ls_buffer_free(ls_buffer *buffer)
 
 
+cdef extern from "status.h" nogil:
+    int ls_fail(ls_error *err, int status, const char *format, ...)
+
+
 cdef extern from "blake3.h" nogil:
     struct ls_b3_kernel
     struct ls_b3_hasher:
@@ -170,7 +174,7 @@ cdef int begin_entry(import_pass *self, const ls_tar_entry *entry, ls_error *err
         if entry.extent_count:
             extents = realloc(NULL, entry.extent_count * sizeof(ls_tar_extent))
             if extents == NULL:
-                return LS_NO_MEMORY
+                return ls_fail(err, LS_NO_MEMORY, "out of memory for the extents of a sparse file")
             memcpy(extents, entry.extents, entry.extent_count * sizeof(ls_tar_extent))
             self.extents = <ls_tar_extent *>extents
     return ls_layer_builder_add(self.builder, entry, number, err)

@@ -7,6 +7,7 @@ with when it fails (1 without it), and `STATUS_OF` what else for certain excepti
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 
@@ -57,9 +58,16 @@ def _usage() -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status (2 for a wrong command line, 1 for a failure)."""
     try:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="surrogateescape")  # names of files are bytes, whatever the locale says
         status = _main(argv)
         sys.stdout.flush()
         return status
+    except KeyboardInterrupt:
+        import signal
+
+        return 128 + signal.SIGINT
     except BrokenPipeError:
         # The reader of our output has gone; there is nobody to tell.
         import signal

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
-import signal
+import sqlite3
 import sys
 
 from layerstore.errors import LayerstoreError
@@ -55,8 +55,15 @@ def run(name: str, module_name: str, root: str | None, arguments: Sequence[str])
         raise
     except KeyboardInterrupt:
         print(f"layerstore {name}: interrupted; nothing half-done was kept", file=sys.stderr)
-        return 128 + signal.SIGINT
-    except (LayerstoreError, OSError, MemoryError) as error:
-        print(f"layerstore {name}: {error}", file=sys.stderr)
+        raise
+    except (LayerstoreError, OSError, MemoryError, sqlite3.Error) as error:
+        print(f"layerstore {name}: {_told(error)}", file=sys.stderr)
         statuses: dict[type[Exception], int] = getattr(module, "STATUS_OF", {})
         return statuses.get(type(error), getattr(module, "FAILURE_STATUS", 1))
+
+
+def _told(error: BaseException) -> str:
+    """An error of the system without its number, and what it is about first."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{os.fsdecode(error.filename)}: {error.strerror}" if error.filename else error.strerror
+    return str(error) or type(error).__name__

@@ -28,18 +28,23 @@ def listing(rows: Sequence[Mapping[str, Any]], columns: Columns, form: str) -> N
         print(json.dumps(list(rows), indent=2))
         return
     lines = [list(columns)]
-    lines += [[show(row[heading]) for heading, show in columns.items()] for row in rows]
+    lines += [[_printable(show(row[heading])) for heading, show in columns.items()] for row in rows]
     widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
     for line in lines:
         print("   ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def _printable(text: str) -> str:
+    """What an image says of itself could break lines, or be an order to the terminal."""
+    return "".join(c if c.isprintable() else " " for c in text)
 
 
 def size(value: int) -> str:
     """A number of bytes with three digits and a decimal unit, as docker prints it."""
     number = float(value)
     for unit in ("B", "kB", "MB", "GB", "TB"):
-        if number < 1000 or unit == "TB":
-            return f"{number:.3g}{unit}" if number < 1000 else f"{number:.0f}{unit}"
+        if number < 999.5 or unit == "TB":
+            return f"{number:.3g}{unit}" if number < 999.5 else f"{number:.0f}{unit}"
         number /= 1000
     raise AssertionError
 
@@ -74,13 +79,19 @@ def progress_bar() -> Iterator[Callable[[Progress], None] | None]:
     from tqdm import tqdm
 
     bar: Any = None
+    what = ""
 
     def show(progress: Progress) -> None:
-        nonlocal bar
-        if bar is None or bar.desc.rstrip(": ") != progress.what[:19]:
+        nonlocal bar, what
+        if bar is None or what != progress.what:
             if bar is not None:
                 bar.close()
-            bar = tqdm(desc=progress.what[:19], total=progress.total_bytes, unit="B", unit_scale=True, file=sys.stderr)
+            bar, what = None, progress.what
+            label = _printable(what)[:19]
+            if progress.stage == "stored":
+                print(f"{label}: already stored", file=sys.stderr)
+                return
+            bar = tqdm(desc=label, total=progress.total_bytes, unit="B", unit_scale=True, file=sys.stderr)
         bar.update(progress.done_bytes - bar.n)
 
     try:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+
+from layerstore.errors import Conflict, InvalidInput, NotFound
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
@@ -17,7 +21,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(store: Store, args: argparse.Namespace) -> int:
+    status = 0
     for name in args.images:
-        for line in store.remove_image(name, force=args.force):
-            print(line)
-    return 0
+        try:
+            for line in store.remove_image(name, force=args.force):
+                print(line)
+        except (Conflict, InvalidInput, NotFound) as error:
+            # As docker: the others go all the same.
+            print(f"layerstore rmi: {error}", file=sys.stderr)
+            status = 1
+    return status

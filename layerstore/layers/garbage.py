@@ -5,6 +5,7 @@ takes the dead contents out of the digest log first; only then are they removed,
 garbage, which the next run finds by itself.
 """
 
+import contextlib
 import os
 import shutil
 import struct
@@ -86,7 +87,8 @@ def _remove_files(layout: Layout, database: Database, kept: bytes, kept_packs: s
     _sweep(Path(layout.blobs), blobs.__contains__)
     for directory in Path(layout.containers).iterdir():
         if directory.name not in containers:
-            shutil.rmtree(directory)
+            with contextlib.suppress(FileNotFoundError):  # whoever removed the row may be removing it too
+                shutil.rmtree(directory)
 
 
 def _sweep_chains(layout: Layout, database: Database) -> None:

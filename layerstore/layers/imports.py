@@ -149,7 +149,7 @@ class Import:
                 if compression:
                     tar_hash.update(span)
                 out.write(compressor.compress(ingest.feed(span)))
-            ingest.finish()
+            out.write(compressor.compress(ingest.finish()))
             out.write(compressor.flush())
         diff_id = DiffId(f"sha256:{tar_hash.hexdigest()}")
         index = ingest.index(hash_key(diff_id))

@@ -60,13 +60,13 @@ class _Loader:
                     self.tell_known(layer)
                     continue
                 with members.open(layer.member) as blob:
-                    self.add_layer(blob, layer, layer.size_bytes)
+                    self.add_layer(blob, layer, members.size_bytes(layer.member))
             self.add_image(image)
 
     def tell_known(self, layer: LayerSource) -> None:
-        tell = self.tell(layer.diff_id, layer.size_bytes or 0)
-        if tell is not None:
-            tell(layer.size_bytes or 0)
+        if self._progress is not None:
+            size = layer.size_bytes or 0
+            self._progress(Progress("stored", layer.diff_id, size, size))
 
     def load_stream(self, source: archives.Readable, label: str) -> None:
         """A tar that comes once, its manifest perhaps last: what looks like a layer is staged as it passes."""

@@ -199,6 +199,9 @@ class DirectoryMembers:
         except FileNotFoundError:
             raise NotFound(f"{self._root} has no {name}; copy the layout again") from None
 
+    def size_bytes(self, name: str) -> int:
+        return (self._root / name).lstat().st_size
+
     def read(self, name: str, limit_bytes: int) -> bytes:
         with self.open(name) as file:
             return _read_limited(file, limit_bytes, name)
@@ -241,16 +244,24 @@ class TarMembers:
                 self._members = {clean_member(member.name): member for member in archive}
         except tarfile.TarError as error:
             raise CorruptError(f"the archive cannot be read as a tar: {error}") from error
+        self._links = {name: member for name, member in self._members.items() if member.issym() or member.islnk()}
 
     def has(self, name: str) -> bool:
         return name in self._members
 
     def open(self, name: str) -> Range:
-        name = resolve_links(name, {n: m for n, m in self._members.items() if m.issym() or m.islnk()})
+        member = self._file_member(name)
+        return Range(self._file, member.offset_data, member.size)
+
+    def size_bytes(self, name: str) -> int:
+        return self._file_member(name).size
+
+    def _file_member(self, name: str) -> tarfile.TarInfo:
+        name = resolve_links(name, self._links)
         member = self._members.get(name)
         if member is None or not member.isreg():
             raise NotFound(f"the archive has no file {name}; save the image again")
-        return Range(self._file, member.offset_data, member.size)
+        return member
 
     def read(self, name: str, limit_bytes: int) -> bytes:
         with self.open(name) as file:

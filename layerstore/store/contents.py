@@ -113,11 +113,12 @@ class ContentStore:
         db.execute("UPDATE counters SET value = ? WHERE name = 'digests'", (len(records) // RECORD_BYTES,))
 
     def remove_old_logs(self) -> None:
-        """Remove the logs that `replace_log` has replaced."""
+        """Remove the logs that `replace_log` has replaced, and what it left when it was killed."""
         generation, _ = _log_state(self._database.read())
-        for path in Path(self._layout.root).glob("digests.*"):
-            if str(path) != self._layout.digests(generation):
-                path.unlink()
+        for pattern in ("digests.*", ".digests.*"):
+            for path in Path(self._layout.root).glob(pattern):
+                if str(path) != self._layout.digests(generation):
+                    path.unlink()
 
     def locate_many(self, digests: bytes | memoryview, stride: int) -> bytes:
         """Locations as `Digests.locate_many`. Raises `CorruptError` when one is not stored."""

@@ -115,6 +115,10 @@ class Layout:
             raise NotFound(
                 f"there is no store at {self.root}; `layerstore init` or `layerstore load` makes one"
             ) from None
+        except PermissionError:
+            raise PermissionError(
+                f"the store at {self.root} belongs to another user; run as that user or as root"
+            ) from None
         if text != FORMAT:
             raise InvalidInput(f"{self.format} says {text.strip()!r}; this version reads {FORMAT.strip()!r} only")
         status = os.stat(self.root)
