@@ -39,7 +39,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 def interrupt_after_commit(store: Store) -> None:
     """This thread's next transaction commits, and is interrupted then."""
-    connection = sqlite3.connect(store.layout.database, isolation_level=None, factory=InterruptedAfterCommit)
+    connection = sqlite3.connect(store.root / "layerstore.db", isolation_level=None, factory=InterruptedAfterCommit)
     store._database._local.connection = connection
     store._database._local.durable = None
     store._database._connections.append(connection)
@@ -89,15 +89,15 @@ def test_closing_twice_closes_no_descriptor_of_others(store: Store) -> None:
 def test_a_database_damaged_inside(store: Store, archive: Path) -> None:
     store.load(archive)
     store.close()
-    data = bytearray(store.layout.database.read_bytes())
+    data = bytearray((store.root / "layerstore.db").read_bytes())
     data[4096:] = b"\xa5" * (len(data) - 4096)
-    store.layout.database.write_bytes(data)
+    (store.root / "layerstore.db").write_bytes(data)
     with Store(store.root) as damaged, pytest.raises(CorruptError, match="damaged"):
         damaged.load(archive)
 
 
 def test_a_database_that_another_process_keeps_locked(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    other = sqlite3.connect(store.layout.database, isolation_level=None)
+    other = sqlite3.connect(store.root / "layerstore.db", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     store._database.read().execute("PRAGMA busy_timeout = 10")
     with pytest.raises(Conflict, match="another process"), store._database.transaction():

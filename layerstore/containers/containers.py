@@ -139,7 +139,7 @@ class Containers:
         """The container of that name, id or unambiguous beginning of an id. Raises `NotFound`, `InvalidInput`."""
         query = f"SELECT {_COLUMNS} FROM containers WHERE name = ? OR id = ?"
         rows = []
-        if _NAME.fullmatch(text):
+        if re.fullmatch(_NAME, text, re.ASCII):
             rows = self._database.read().execute(query, (text, text)).fetchall()
         if not rows and text and all(c in "0123456789abcdef" for c in text):
             query = f"SELECT {_COLUMNS} FROM containers WHERE id >= ? AND id < ? LIMIT 2"
