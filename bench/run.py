@@ -29,7 +29,7 @@ from bench.loopfs import loop_file_system
 from bench.rows import Row
 
 ROOT = Path(__file__).parent.parent
-NAMES = ("import", "mount", "run", "read", "blake3")
+NAMES = ("import", "mount", "run", "startup", "read", "blake3")
 ON_DEMAND = ("threshold",)
 """Behind a decision (docs/measurements.md); they run when they are named."""
 INSIDE = "LAYERSTORE_BENCH_INSIDE"
@@ -41,6 +41,8 @@ def main() -> int:
     if os.geteuid() != 0:
         print("bench: mounting and the peers' daemons need root; run it as root", file=sys.stderr)
         return 1
+    # What is installed has its byte code, and writes it where it is missing.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     if INSIDE not in os.environ:
         enter_namespaces()
     for number in (signal.SIGTERM, signal.SIGHUP):

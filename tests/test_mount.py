@@ -1,10 +1,13 @@
 """Mounts and programs started by the core, judged by the kernel: /proc/self/mountinfo, /proc/<pid>, exit statuses."""
 
+import contextlib
 import errno
 import os
 import pty
 import re
+import resource
 import signal
+import stat
 import struct
 import subprocess
 import sys
@@ -329,6 +332,9 @@ class TestOverlays:
             mount.umount_many(containers.fd, [name])
         with pytest.raises(InvalidInput):
             mount.mounted_many(containers.fd, [name])
+        with pytest.raises(InvalidInput):
+            mount.container_remove_many(containers.fd, [name])
+        assert containers.path.is_dir()
 
     def test_longest_name(self, containers: Containers) -> None:
         containers.make("x" * 255)
@@ -409,6 +415,156 @@ def output(argv: list[str], **options: object) -> str:
 
 def children() -> list[str]:
     return Path(f"/proc/self/task/{threading.get_native_id()}/children").read_text().split()
+
+
+class Made:
+    """Containers that are not mounted, in a directory of their own."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.path.mkdir()
+        self.fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+
+    def make(self, *names: str) -> None:
+        mount.container_make_many(self.fd, names, 0o755, os.geteuid(), os.getegid(), 0)
+
+    def remove(self, *names: str) -> None:
+        mount.container_remove_many(self.fd, names)
+
+
+@pytest.fixture
+def made(place: Path) -> Iterator[Made]:
+    made = Made(place / "made")
+    yield made
+    os.close(made.fd)
+
+
+@contextlib.contextmanager
+def few_descriptors(more: int) -> Iterator[None]:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = max(int(name) for name in os.listdir("/proc/self/fd"))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used + 1 + more, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def make_deep(top: Path, depth: int) -> None:
+    """Directories in each other, a file in each: much longer than a path may be."""
+    fd = os.open(top, os.O_RDONLY)
+    for _ in range(depth):
+        os.close(os.open("file", os.O_CREAT | os.O_WRONLY, dir_fd=fd))
+        os.mkdir("deeper", dir_fd=fd)
+        below = os.open("deeper", os.O_RDONLY, dir_fd=fd)
+        os.close(fd)
+        fd = below
+    os.close(fd)
+
+
+class TestRemove:
+    def test_everything_below_goes_and_nothing_else(self, made: Made, place: Path) -> None:
+        made.make("one", "two")
+        outside = place / "outside"
+        outside.mkdir()
+        (outside / "kept").write_text("kept")
+        upper = made.path / "one" / "upper"
+        for name in ("link", "link2"):
+            (upper / name).symlink_to(outside)
+        (upper / "dangling").symlink_to("nowhere")
+        os.link(outside / "kept", upper / "hard link")
+        os.mkfifo(upper / "pipe")
+        for i in range(3000):
+            (upper / f"{i:04}").write_bytes(b"x")
+        for i in range(300):
+            (upper / f"directory {i}" / "a" / "b").mkdir(parents=True)
+            (upper / f"directory {i}" / "a" / "link").symlink_to(outside)
+        (made.path / "one" / "config.json").write_text("{}")
+        made.remove("one", "never there")
+        assert names_in(made.path) == ["two"]
+        assert names_in(made.path / "two") == ["root", "upper", "work"]
+        assert (outside / "kept").read_text() == "kept"
+
+    def test_a_container_that_is_a_link(self, made: Made, place: Path) -> None:
+        made.make("one")
+        (made.path / "link").symlink_to("one")
+        with pytest.raises(OSError, match="link"):
+            made.remove("link")
+        assert names_in(made.path / "one") == ["root", "upper", "work"]
+
+    def test_depth_costs_no_descriptors(self, made: Made) -> None:
+        made.make("deep")
+        make_deep(made.path / "deep" / "upper", 5000)
+        with few_descriptors(3):
+            made.remove("deep")
+        assert names_in(made.path) == []
+
+    def test_what_an_interrupted_removal_left(self, made: Made) -> None:
+        made.make("one")
+        for name in ("0", "1", "3"):
+            (made.path / "one" / name / "below" / "it").mkdir(parents=True)
+        (made.path / "one" / "2").write_text("a file of such a name")
+        make_deep(made.path / "one" / "upper", 5)
+        made.remove("one")
+        assert names_in(made.path) == []
+
+    @needs_root
+    def test_special_files_and_closed_directories(self, made: Made) -> None:
+        made.make("one")
+        upper = made.path / "one" / "upper"
+        os.mknod(upper / "whiteout", 0o600 | stat.S_IFCHR, os.makedev(0, 0))
+        (made.path / "one" / "work" / "work" / "incompat").mkdir(parents=True)
+        (made.path / "one" / "work" / "work").chmod(0)
+        made.remove("one")
+        assert names_in(made.path) == []
+
+    @needs_kernel
+    def test_a_mounted_one_is_not_touched(self, containers: Containers) -> None:
+        containers.make("one", "two", "three")
+        containers.mount("two")
+        (containers.path / "two" / "root" / "new").write_text("written")
+        with pytest.raises(OSError, match=r'"two".*mounted') as caught:
+            mount.container_remove_many(containers.fd, ["one", "two", "three"])
+        assert caught.value.errno == errno.EBUSY
+        assert names_in(containers.path) == ["two"]
+        assert (containers.path / "two" / "root" / "new").read_text() == "written"
+        mount.umount_many(containers.fd, ["two"])
+        assert (containers.path / "two" / "upper" / "new").read_text() == "written"
+        mount.container_remove_many(containers.fd, ["two"])
+        assert names_in(containers.path) == []
+
+    @needs_root
+    @pytest.mark.parametrize("where", ["upper", "upper/a/b"])
+    def test_no_mount_is_entered(self, made: Made, place: Path, where: str) -> None:
+        """One on the same file system neither, which no device number tells apart."""
+        made.make("one")
+        outside = place / "outside"
+        (outside / "directory").mkdir(parents=True)
+        (outside / "directory" / "kept").write_text("kept")
+        target = made.path / "one" / where
+        target.mkdir(parents=True, exist_ok=True)
+        subprocess.run(["mount", "--bind", outside, target], check=True)
+        try:
+            with pytest.raises(OSError) as caught:
+                made.remove("one")
+        finally:
+            (mounted,) = [point for point in mount_points() if point.startswith(str(made.path))]
+            mount.umount(mounted)
+        assert caught.value.errno == errno.EBUSY
+        assert (outside / "directory" / "kept").read_text() == "kept"
+        made.remove("one")
+        assert names_in(made.path) == []
+
+    @needs_root
+    def test_without_the_right(self, made: Made) -> None:
+        made.make("one")
+        (made.path / "one" / "upper" / "kept").touch()
+        made.path.chmod(0o755)
+        opening = f"fd = os.open({str(made.path)!r}, os.O_RDONLY)\n"
+        said = as_nobody(report("mount.container_remove_many(fd, ['one'])"), opening)
+        assert said.startswith("PermissionError")
+        assert "one" in said
+        assert (made.path / "one" / "upper" / "kept").exists()
 
 
 class TestOpenInside:

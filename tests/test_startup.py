@@ -1,0 +1,102 @@
+"""What the commands load before they do anything: modules are most of the time of a short one."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from images import docker_files, tar_of
+from test_cli import root_only, runs
+from test_containers import BOX, PLAIN
+
+from layerstore import Store
+
+ROOT = Path(__file__).parent.parent
+
+# Each takes between one and twenty milliseconds, with what it loads itself; a bare Python takes about ten.
+SLOW = {
+    *("dataclasses", "inspect", "typing", "pathlib", "shutil", "tempfile", "tarfile", "platform", "socket", "secrets"),
+    *("random", "queue", "subprocess", "locale", "zoneinfo", "importlib.metadata", "bz2", "lzma", "zlib", "mmap"),
+    *("tqdm", "isal", "backports.zstd", "compression.zstd"),
+}
+OURS_TO_LOAD_AN_IMAGE = {
+    *(f"layerstore._core.{name}" for name in ("erofs", "hashing", "index", "ingest", "layer", "tar", "files")),
+    *(f"layerstore.layers.{name}" for name in ("imports", "loading", "streams", "recipe", "garbage")),
+    *("layerstore.oci.archives", "layerstore.oci.images", "layerstore.store.contents", "layerstore.containers.changes"),
+}
+
+
+def modules_of(arguments: Sequence[object]) -> set[str]:
+    """What a command has loaded when it ends, what a bare Python loads left out."""
+    code = "import sys; bare = set(sys.modules); from layerstore.cli import run; status = run(sys.argv[1:])\n"
+    show = "print(*set(sys.modules) - bare, file=sys.stderr); sys.exit(status)"
+    command = [sys.executable, "-c", code + show, *map(str, arguments)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, stdin=subprocess.DEVNULL)
+    assert done.returncode == 0, done.stderr
+    return set(done.stderr.splitlines()[-1].split())
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store where all that is derived has been made."""
+    top = tmp_path_factory.mktemp("startup")
+    (top / "archive.tar").write_bytes(tar_of(docker_files([PLAIN, BOX])))
+    with Store(top / "store", create=True) as made:
+        made.load(top / "archive.tar")
+        made.remove([made.create("plain:1"), made.create("box:1")])
+    return top / "store"
+
+
+def test_help_loads_nothing_of_note() -> None:
+    loaded = modules_of(["--help"])
+    assert loaded <= {"layerstore", "layerstore.cli", "__future__", "gc"}
+
+
+@pytest.mark.parametrize(
+    "arguments", [("images", "-q"), ("ps", "-q"), ("create", "--volatile", "plain:1"), ("tag", "plain:1", "other:1")]
+)
+def test_commands_load_what_they_need(store: Path, arguments: tuple[str, ...]) -> None:
+    loaded = modules_of(["--root", store, *arguments])
+    assert loaded & (SLOW | OURS_TO_LOAD_AN_IMAGE | {"hashlib"}) == set()
+
+
+@root_only
+@pytest.mark.root
+@pytest.mark.kernel
+def test_mounting_loads_what_it_needs(store: Path) -> None:
+    with Store(store) as opened:
+        name = opened.create("plain:1").id
+    # The path that `mount` prints is a Path of the library's.
+    for command, needed in (("mount", {"pathlib"}), ("umount", set()), ("rm", set())):
+        loaded = modules_of(["--root", store, command, name])
+        assert loaded & (SLOW | OURS_TO_LOAD_AN_IMAGE | {"hashlib"}) == needed
+
+
+@runs
+@pytest.mark.root
+@pytest.mark.kernel
+def test_run_loads_what_it_needs(store: Path) -> None:
+    loaded = modules_of(["--root", store, "run", "--rm", "box:1", "/bin/true"])
+    assert loaded & (SLOW | OURS_TO_LOAD_AN_IMAGE) == set()
+    assert "layerstore.containers.runtime" in loaded
+
+
+def test_what_is_slow_is_seen(store: Path, tmp_path: Path) -> None:
+    """The names are those that Python knows the modules by."""
+    (tmp_path / "archive.tar").write_bytes(tar_of(docker_files([PLAIN], compression="gzip")))
+    loaded = modules_of(["--root", tmp_path / "store", "load", "-i", tmp_path / "archive.tar"])
+    assert {"tarfile", "dataclasses", "pathlib", "isal", "layerstore.layers.loading", "hashlib"} <= loaded
+
+
+def test_the_program_leaves_a_store_that_opens(store: Path) -> None:
+    """It ends without closing the database: what it wrote is there for the next one, in the log or out of it."""
+    command = [sys.executable, "-m", "layerstore", "--root", str(store), "create", "plain:1"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    made = [subprocess.check_output(command, env=environment, text=True).strip() for _ in range(40)]
+    with Store(store) as opened:
+        assert set(made) <= {container.id for container in opened.containers()}
+        opened.remove([opened.container(name) for name in made])
+        assert (store / "layerstore.db-wal").stat().st_size < 1 << 20
