@@ -18,7 +18,6 @@ struct ls_ingest {
 	struct ls_buffer recipe;
 	size_t raw_frame;       /* offset of the length of the open RAW frame in `recipe`, 0 when none is open */
 	struct ls_buffer table; /* of struct ls_content */
-	uint64_t entries;
 	uint64_t files_bytes;
 	uint64_t hole_bytes;
 
@@ -233,7 +232,6 @@ static int take_entry(struct ls_ingest *in, const struct ls_tar_entry *entry, st
 	uint32_t content = LS_NONE;
 	int status = LS_OK;
 
-	in->entries++;
 	in->files_bytes += entry->size;
 	in->target = TARGET_NONE;
 	if (entry->type == LS_TAR_REGULAR && entry->size) {
@@ -374,11 +372,6 @@ int ls_ingest_index(struct ls_ingest *in, const uint8_t hash_key[16], struct ls_
 
 	return ls_layer_builder_finish(in->builder, hash_key, table, (uint32_t)(in->table.length / sizeof(*table)), out,
 	                               err);
-}
-
-uint64_t ls_ingest_entries(const struct ls_ingest *in)
-{
-	return in->entries;
 }
 
 uint64_t ls_ingest_files_bytes(const struct ls_ingest *in)
