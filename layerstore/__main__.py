@@ -1,5 +1,3 @@
-import sys
-
 from layerstore.cli import main
 
-sys.exit(main())
+main()

@@ -6,8 +6,6 @@ so, but name different things (https://github.com/opencontainers/image-spec, "de
 
 from __future__ import annotations
 
-import hashlib
-
 from layerstore.errors import InvalidInput
 
 TYPE_CHECKING = False
@@ -61,6 +59,8 @@ def parse_digest(text: object, what: str) -> Digest:
 
 def sha256_digest(data: bytes) -> Digest:
     """The digest of `data`."""
+    import hashlib
+
     return Digest("sha256:" + hashlib.sha256(data).hexdigest())
 
 

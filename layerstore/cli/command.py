@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import importlib
 import os
 import sqlite3
@@ -47,10 +48,13 @@ def run(name: str, module_name: str, root: str | None, arguments: Sequence[str])
     from layerstore.api import Store
 
     try:
-        with Store(root or default_root(), create=getattr(module, "CREATES_STORE", False)) as store:
-            status: int = module.run(store, args)
-            sys.stdout.flush()
-            return status
+        # Not closed: the process ends, and with its last connection SQLite would move its log to the database and sync.
+        store = Store(root or default_root(), create=getattr(module, "CREATES_STORE", False))
+        gc.freeze()
+        gc.enable()
+        status: int = module.run(store, args)
+        sys.stdout.flush()
+        return status
     except BrokenPipeError:
         raise
     except KeyboardInterrupt:

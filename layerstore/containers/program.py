@@ -1,13 +1,18 @@
 """Whether the program that a container is to run is there: OCI runtimes do not agree on how to say that it is not."""
 
+from __future__ import annotations
+
 import os
 import posixpath
 import stat
-from collections.abc import Mapping
-from typing import Any
 
 from layerstore.containers.rootfs import Rootfs
 from layerstore.errors import LayerstoreError, ProgramNotExecutable, ProgramNotFound
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
 
 
 def check(spec: Mapping[str, Any]) -> None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 _TIMEOUT_SECONDS = 60
+_LOG_PAGES = 100
 _ERRNO = {
     sqlite3.SQLITE_FULL: errno.ENOSPC,
     sqlite3.SQLITE_IOERR: errno.EIO,
@@ -133,6 +134,8 @@ class Database:
             except sqlite3.Error as error:
                 raise _translated(error, self._path) from error
             connection.execute("PRAGMA foreign_keys = ON")
+            # The log outlives a process that ends without closing, and the next one reads what is in it.
+            connection.execute(f"PRAGMA wal_autocheckpoint = {_LOG_PAGES}")
             self._local.connection = connection
             self._local.durable = None
             self._connections.append(connection)
