@@ -12,6 +12,9 @@ HEADERS := $(wildcard csrc/*.h)
 UNITS   := $(patsubst csrc/%.c,%,$(wildcard csrc/*.c))
 # The kernels for one instruction set are not for other processors.
 PORTABLE := $(filter-out %_avx2 %_avx512,$(UNITS))
+# What clang-format writes differs between its versions: .clang-format is for this one.
+CLANG_FORMAT := clang-format-14
+C_FILES := $(wildcard csrc/*.c csrc/*.h tests/fuzz/*.c)
 FUZZERS := $(patsubst tests/fuzz/%.c,%,$(wildcard tests/fuzz/*.c))
 
 # Tests of the compiled core itself: what `make sanitize` runs.
@@ -24,13 +27,13 @@ BENCH_ARGS ?=
 C_FLAGS := -std=gnu11 -O2 -Wall -Wextra -Werror -Icsrc
 FUZZ_FLAGS := -std=gnu11 -g -O1 -Icsrc -fsanitize=address,undefined -fno-sanitize-recover=undefined
 
-.PHONY: help demo test lint format sanitize fuzz bench clean packages-demo packages-test packages-bench packages-fuzz
+.PHONY: help demo test lint format sanitize fuzz bench clean packages-demo packages-test packages-bench packages-lint packages-fuzz
 .DELETE_ON_ERROR:
 
 help:
 	@echo 'make demo      one real image in, a thousand containers out (DEMO_ARGS=--help)'
 	@echo 'make test      the tests (PYTEST_ARGS="-k name")'
-	@echo 'make lint      ruff, mypy, and the C core without warnings, for another processor too'
+	@echo 'make lint      ruff, mypy, clang-format, and the C core without warnings, for another processor too'
 	@echo 'make sanitize  the tests of the core under AddressSanitizer and UndefinedBehaviorSanitizer'
 	@echo 'make fuzz      each fuzzer for FUZZ_SECONDS ($(FUZZ_SECONDS))'
 	@echo 'make bench     against docker, podman and containerd; writes docs/benchmarks.md'
@@ -45,14 +48,17 @@ test: packages-test $(STAMPS)/core
 bench: packages-bench $(STAMPS)/core
 	$(BIN)/python -m bench.run $(BENCH_ARGS)
 
-lint: packages-test $(STAMPS)/werror $(PORTABLE:%=build/aarch64/%.o)
+lint: packages-test packages-lint $(STAMPS)/werror $(PORTABLE:%=build/aarch64/%.o)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict layerstore
+	@if command -v $(CLANG_FORMAT) >/dev/null; then $(CLANG_FORMAT) --dry-run -Werror $(C_FILES); \
+		else echo 'lint: no $(CLANG_FORMAT) here: the layout of the C core is not checked'; fi
 
 format: $(VENV)/installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	$(CLANG_FORMAT) -i $(C_FILES)
 
 sanitize: packages-test $(STAMPS)/sanitize
 	ci/sanitized $(BIN)/python -m pytest -p no:cacheprovider $(PYTEST_ARGS) $(CORE_TESTS)

@@ -25,10 +25,10 @@ struct ls_b3_kernel {
 
 /* From the slowest to the fastest, as bench/bench_blake3.py measures them. */
 static const struct ls_b3_kernel kernels[] = {
-	{"portable", 0, ls_b3_run_portable},
+    {"portable", 0, ls_b3_run_portable},
 #if defined(__x86_64__)
-	{"avx2", LS_CPU_AVX2, ls_b3_run_avx2},
-	{"avx512", LS_CPU_AVX512, ls_b3_run_avx512},
+    {"avx2", LS_CPU_AVX2, ls_b3_run_avx2},
+    {"avx512", LS_CPU_AVX512, ls_b3_run_avx512},
 #endif
 };
 
@@ -70,13 +70,16 @@ int ls_b3_kernel_find(const char *name, const struct ls_b3_kernel **kernel, stru
 		if (strcmp(name, kernels[i].name))
 			continue;
 		if (!ls_b3_kernel_runs_here(&kernels[i]))
-			return ls_fail(err, LS_UNSUPPORTED,
-				       "the BLAKE3 kernel \"%s\" was asked for, which this CPU cannot run; ask for \"auto\"", name);
+			return ls_fail(
+			    err, LS_UNSUPPORTED,
+			    "the BLAKE3 kernel \"%s\" was asked for, which this CPU cannot run; ask for \"auto\"",
+			    name);
 		*kernel = &kernels[i];
 		return LS_OK;
 	}
 	ls_printable(printable, sizeof(printable), name, strlen(name));
-	return ls_fail(err, LS_NOT_FOUND, "there is no BLAKE3 kernel \"%s\" in this build; ask for \"auto\"", printable);
+	return ls_fail(err, LS_NOT_FOUND, "there is no BLAKE3 kernel \"%s\" in this build; ask for \"auto\"",
+	               printable);
 }
 
 /* ---- lanes ---- */
@@ -89,7 +92,7 @@ static void run(const struct ls_b3_kernel *kernel, struct ls_b3_lanes *lanes, en
 }
 
 static void add(struct ls_b3_lanes *lanes, const uint8_t *in, uint32_t length, uint64_t counter, uint32_t root,
-		uint8_t *out)
+                uint8_t *out)
 {
 	unsigned l = lanes->count++;
 
@@ -110,7 +113,7 @@ static void move_job(struct ls_b3_lanes *to, const struct ls_b3_lanes *from, uns
 
 /* A parent node over the two chaining values at `pair`. */
 static void add_parent(const struct ls_b3_kernel *kernel, struct ls_b3_lanes *lanes, const chaining_value *pair,
-		       uint32_t root, uint8_t *out)
+                       uint32_t root, uint8_t *out)
 {
 	add(lanes, pair[0], LS_B3_BLOCK_BYTES, 0, root, out);
 	if (lanes->count == LS_B3_LANES)
@@ -140,7 +143,8 @@ static size_t chunk_count(size_t length)
 	return length ? (length - 1) / LS_B3_CHUNK_BYTES + 1 : 1;
 }
 
-static void add_chunk(struct many *many, const uint8_t *in, size_t length, uint64_t counter, uint32_t root, uint8_t *out)
+static void add_chunk(struct many *many, const uint8_t *in, size_t length, uint64_t counter, uint32_t root,
+                      uint8_t *out)
 {
 	size_t blocks = length ? (length - 1) / LS_B3_BLOCK_BYTES + 1 : 1;
 	struct ls_b3_lanes *lanes = &many->chunks[blocks - 1];
@@ -247,7 +251,7 @@ static int reserve(struct many *many, const size_t *length, size_t n, struct ls_
 }
 
 static int hash_large(const struct ls_b3_kernel *kernel, const uint8_t *in, size_t length, uint8_t *out,
-		      struct ls_error *err)
+                      struct ls_error *err)
 {
 	struct ls_b3_hasher hasher;
 	int status;
@@ -261,7 +265,7 @@ static int hash_large(const struct ls_b3_kernel *kernel, const uint8_t *in, size
 }
 
 static int hash_inputs(struct many *many, const uint8_t *const *in, const size_t *length, size_t n, uint8_t *out,
-		       struct ls_error *err)
+                       struct ls_error *err)
 {
 	for (size_t i = 0; i < n; i++) {
 		int status = LS_OK;
@@ -283,7 +287,7 @@ static int hash_inputs(struct many *many, const uint8_t *const *in, const size_t
 }
 
 int ls_b3_hash_many(const struct ls_b3_kernel *kernel, const uint8_t *const *in, const size_t *length, size_t n,
-		    uint8_t *out, struct ls_error *err)
+                    uint8_t *out, struct ls_error *err)
 {
 	struct many many;
 	int status;

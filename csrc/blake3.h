@@ -36,9 +36,9 @@ int ls_b3_hash_many(const struct ls_b3_kernel *kernel, const uint8_t *const *in,
  * pieces are large. Plain memory, nothing to free, may be copied. */
 struct ls_b3_hasher {
 	const struct ls_b3_kernel *kernel;
-	uint64_t chunks;           /* whole chunks absorbed before `tail` */
-	uint32_t tail_length;      /* bytes in `tail`; the last chunk is kept back until final */
-	uint32_t stack_length;     /* chaining values on the stack */
+	uint64_t chunks;       /* whole chunks absorbed before `tail` */
+	uint32_t tail_length;  /* bytes in `tail`; the last chunk is kept back until final */
+	uint32_t stack_length; /* chaining values on the stack */
 	uint8_t tail[LS_B3_CHUNK_BYTES];
 	uint8_t stack[64][LS_B3_DIGEST_BYTES];
 };

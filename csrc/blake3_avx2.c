@@ -57,7 +57,7 @@ INLINE void load_message(vector m[16], const uint8_t *const rows[GROUP])
 
 /* Point rows at the block of each lane, at a copy padded with zeros where it is not a whole one. */
 static void find_rows(const uint8_t *rows[GROUP], uint8_t padded[GROUP][64], const uint8_t *const in[GROUP],
-		      const uint32_t length[GROUP], uint32_t offset)
+                      const uint32_t length[GROUP], uint32_t offset)
 {
 	for (int l = 0; l < GROUP; l++) {
 		uint32_t left = length[l] > offset ? length[l] - offset : 0;
@@ -73,15 +73,15 @@ static void find_rows(const uint8_t *rows[GROUP], uint8_t padded[GROUP][64], con
 
 INLINE vector rotate_16(vector v)
 {
-	const vector order = _mm256_setr_epi8(2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13, 2, 3, 0, 1, 6, 7, 4, 5, 10,
-					      11, 8, 9, 14, 15, 12, 13);
+	const vector order = _mm256_setr_epi8(2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13, 2, 3, 0, 1, 6, 7, 4,
+	                                      5, 10, 11, 8, 9, 14, 15, 12, 13);
 	return _mm256_shuffle_epi8(v, order);
 }
 
 INLINE vector rotate_8(vector v)
 {
-	const vector order = _mm256_setr_epi8(1, 2, 3, 0, 5, 6, 7, 4, 9, 10, 11, 8, 13, 14, 15, 12, 1, 2, 3, 0, 5, 6, 7, 4, 9,
-					      10, 11, 8, 13, 14, 15, 12);
+	const vector order = _mm256_setr_epi8(1, 2, 3, 0, 5, 6, 7, 4, 9, 10, 11, 8, 13, 14, 15, 12, 1, 2, 3, 0, 5, 6, 7,
+	                                      4, 9, 10, 11, 8, 13, 14, 15, 12);
 	return _mm256_shuffle_epi8(v, order);
 }
 
@@ -103,7 +103,8 @@ INLINE vector rotate_7(vector v)
 #define C(q, turn) v[8 + ((q) + 2 * (turn)) % 4]
 #define D(q, turn) v[12 + ((q) + 3 * (turn)) % 4]
 
-#define A_ADD_M(q, round, turn, half) A(q) = _mm256_add_epi32(A(q), m[ls_b3_schedule[round][8 * (turn) + 2 * (q) + (half)]]);
+#define A_ADD_M(q, round, turn, half)                                                                                  \
+	A(q) = _mm256_add_epi32(A(q), m[ls_b3_schedule[round][8 * (turn) + 2 * (q) + (half)]]);
 #define A_ADD_B(q, turn) A(q) = _mm256_add_epi32(A(q), B(q, turn));
 #define D_XOR_A(q, turn) D(q, turn) = _mm256_xor_si256(D(q, turn), A(q));
 #define D_ROTATE(q, turn, bits) D(q, turn) = rotate_##bits(D(q, turn));
@@ -112,19 +113,19 @@ INLINE vector rotate_7(vector v)
 #define B_ROTATE(q, turn, bits) B(q, turn) = rotate_##bits(B(q, turn));
 
 /* The first or second half of the paper's function G. */
-#define HALF_G(round, turn, half, d_bits, b_bits)   \
-	STEP_ALL(A_ADD_M, round, turn, half)        \
-	STEP_ALL(A_ADD_B, turn)                     \
-	STEP_ALL(D_XOR_A, turn)                     \
-	STEP_ALL(D_ROTATE, turn, d_bits)            \
-	STEP_ALL(C_ADD_D, turn)                     \
-	STEP_ALL(B_XOR_C, turn)                     \
+#define HALF_G(round, turn, half, d_bits, b_bits)                                                                      \
+	STEP_ALL(A_ADD_M, round, turn, half)                                                                           \
+	STEP_ALL(A_ADD_B, turn)                                                                                        \
+	STEP_ALL(D_XOR_A, turn)                                                                                        \
+	STEP_ALL(D_ROTATE, turn, d_bits)                                                                               \
+	STEP_ALL(C_ADD_D, turn)                                                                                        \
+	STEP_ALL(B_XOR_C, turn)                                                                                        \
 	STEP_ALL(B_ROTATE, turn, b_bits)
 
-#define ROUND(round)                                \
-	HALF_G(round, 0, 0, 16, 12)                 \
-	HALF_G(round, 0, 1, 8, 7)                   \
-	HALF_G(round, 1, 0, 16, 12)                 \
+#define ROUND(round)                                                                                                   \
+	HALF_G(round, 0, 0, 16, 12)                                                                                    \
+	HALF_G(round, 0, 1, 8, 7)                                                                                      \
+	HALF_G(round, 1, 0, 16, 12)                                                                                    \
 	HALF_G(round, 1, 1, 8, 7)
 
 INLINE void rounds(vector v[16], const vector m[16])
@@ -140,12 +141,12 @@ INLINE void rounds(vector v[16], const vector m[16])
 
 /* h of the lanes that have bytes `left` (all of them in their first block: one may be the empty input). */
 INLINE void compress(vector h[8], const vector m[16], vector left, const struct ls_b3_lanes *lanes, unsigned first,
-		     int is_first, enum ls_b3_node node)
+                     int is_first, enum ls_b3_node node)
 {
 	vector last = _mm256_cmpgt_epi32(splat(65), left);
 	vector active = is_first ? splat(~0u) : _mm256_cmpgt_epi32(left, splat(0));
 	vector end = _mm256_or_si256(splat(node == LS_B3_NODE_PARENT ? LS_B3_PARENT : LS_B3_CHUNK_END),
-				     load(lanes->root + first));
+	                             load(lanes->root + first));
 	vector v[16];
 
 	for (int i = 0; i < 8; i++)
@@ -156,7 +157,7 @@ INLINE void compress(vector h[8], const vector m[16], vector left, const struct 
 	v[13] = load(lanes->counter_high + first);
 	v[14] = _mm256_min_epu32(left, splat(64));
 	v[15] = _mm256_or_si256(splat(is_first && node == LS_B3_NODE_CHUNK ? LS_B3_CHUNK_START : 0),
-				_mm256_and_si256(last, end));
+	                        _mm256_and_si256(last, end));
 	rounds(v, m);
 	for (int i = 0; i < 8; i++)
 		h[i] = _mm256_blendv_epi8(h[i], _mm256_xor_si256(v[i], v[8 + i]), active);

@@ -75,8 +75,8 @@ INLINE void load_message(vector m[16], const uint8_t *const row[16], size_t at)
 /* For lanes of different lengths: point row at a copy of each lane's block at `offset`, padded with zeros. The
  * bytes past the end of a job are not read. */
 static __attribute__((noinline)) LS_TARGET_AVX512 void copy_blocks(const uint8_t *row[16], vector copy[16],
-								   const uint8_t *const in[16],
-								   const uint32_t length[16], uint32_t offset)
+                                                                   const uint8_t *const in[16],
+                                                                   const uint32_t length[16], uint32_t offset)
 {
 	for (int l = 0; l < 16; l++) {
 		uint32_t left = length[l] > offset ? length[l] - offset : 0;
@@ -89,11 +89,12 @@ static __attribute__((noinline)) LS_TARGET_AVX512 void copy_blocks(const uint8_t
 }
 
 /* Do STEP on the four columns (turn 0) or diagonals (turn 1) of one group or both, side by side. */
-#define STEP_GROUP(STEP, g, ...) STEP(g, 0, __VA_ARGS__) STEP(g, 1, __VA_ARGS__) STEP(g, 2, __VA_ARGS__) STEP(g, 3, __VA_ARGS__)
-#define STEP_ALL(STEP, ...)                         \
-	STEP_GROUP(STEP, 0, __VA_ARGS__)            \
-	if (groups == 2) {                          \
-		STEP_GROUP(STEP, 1, __VA_ARGS__)    \
+#define STEP_GROUP(STEP, g, ...)                                                                                       \
+	STEP(g, 0, __VA_ARGS__) STEP(g, 1, __VA_ARGS__) STEP(g, 2, __VA_ARGS__) STEP(g, 3, __VA_ARGS__)
+#define STEP_ALL(STEP, ...)                                                                                            \
+	STEP_GROUP(STEP, 0, __VA_ARGS__)                                                                               \
+	if (groups == 2) {                                                                                             \
+		STEP_GROUP(STEP, 1, __VA_ARGS__)                                                                       \
 	}
 
 #define A(g, q) v[g][q]
@@ -112,26 +113,26 @@ static __attribute__((noinline)) LS_TARGET_AVX512 void copy_blocks(const uint8_t
 #define B_ROTATE(g, q, turn, bits) B(g, q, turn) = _mm512_ror_epi32(B(g, q, turn), bits);
 
 /* The first or second half of the paper's function G. */
-#define HALF_G(round, turn, half, d_bits, b_bits)   \
-	STEP_ALL(A_ADD_M, round, turn, half)        \
-	STEP_ALL(A_ADD_B, turn)                     \
-	STEP_ALL(D_XOR_A, turn)                     \
-	STEP_ALL(D_ROTATE, turn, d_bits)            \
-	STEP_ALL(C_ADD_D, turn)                     \
-	STEP_ALL(B_XOR_C, turn)                     \
+#define HALF_G(round, turn, half, d_bits, b_bits)                                                                      \
+	STEP_ALL(A_ADD_M, round, turn, half)                                                                           \
+	STEP_ALL(A_ADD_B, turn)                                                                                        \
+	STEP_ALL(D_XOR_A, turn)                                                                                        \
+	STEP_ALL(D_ROTATE, turn, d_bits)                                                                               \
+	STEP_ALL(C_ADD_D, turn)                                                                                        \
+	STEP_ALL(B_XOR_C, turn)                                                                                        \
 	STEP_ALL(B_ROTATE, turn, b_bits)
 
-#define ROUND(round)                                \
-	HALF_G(round, 0, 0, 16, 12)                 \
-	HALF_G(round, 0, 1, 8, 7)                   \
-	HALF_G(round, 1, 0, 16, 12)                 \
+#define ROUND(round)                                                                                                   \
+	HALF_G(round, 0, 0, 16, 12)                                                                                    \
+	HALF_G(round, 0, 1, 8, 7)                                                                                      \
+	HALF_G(round, 1, 0, 16, 12)                                                                                    \
 	HALF_G(round, 1, 1, 8, 7)
 
 /* Touch the cache lines `ahead` bytes after four lanes' chunks. Spread over the rounds it is free; in one place
  * its instructions keep the vector ports waiting: 6% on the whole. */
-#define PREFETCH(first)                                                                            \
-	if (groups == 2)                                                                           \
-		for (int l = first; l < (first) + 4; l++)                                          \
+#define PREFETCH(first)                                                                                                \
+	if (groups == 2)                                                                                               \
+		for (int l = first; l < (first) + 4; l++)                                                              \
 			_mm_prefetch((const char *)((uintptr_t)in[l] + ahead), _MM_HINT_T0);
 
 INLINE void rounds(vector v[2][16], vector m[2][16], int groups, const uint8_t *const in[LS_B3_LANES], size_t ahead)
@@ -163,13 +164,14 @@ INLINE struct block describe(vector left, const uint32_t root[16], int is_first,
 
 	block.length = _mm512_min_epu32(left, splat(64));
 	block.flags = splat(is_first && node == LS_B3_NODE_CHUNK ? LS_B3_CHUNK_START : 0);
-	block.flags = _mm512_mask_or_epi32(block.flags, last, block.flags, _mm512_or_si512(end, _mm512_loadu_si512(root)));
+	block.flags =
+	    _mm512_mask_or_epi32(block.flags, last, block.flags, _mm512_or_si512(end, _mm512_loadu_si512(root)));
 	block.active = is_first ? 0xffff : _mm512_test_epi32_mask(left, left);
 	return block;
 }
 
 INLINE void start_state(vector v[16], const vector h[8], const struct block *block, const struct ls_b3_lanes *lanes,
-			unsigned first)
+                        unsigned first)
 {
 	for (int i = 0; i < 8; i++)
 		v[i] = h[i];
@@ -191,8 +193,8 @@ INLINE void store_values(vector h[8], uint8_t *const out[16], unsigned count)
 		uint8_t *const *row = out + i % 4;
 		size_t at = 16 * (i / 4);
 
-#define STORE_QUARTER(q) \
-	if (4 * q + i % 4 < count) \
+#define STORE_QUARTER(q)                                                                                               \
+	if (4 * q + i % 4 < count)                                                                                     \
 		_mm_storeu_si128((__m128i *)(row[4 * q] + at), _mm512_extracti32x4_epi32(r, q));
 		STORE_QUARTER(0)
 		STORE_QUARTER(1)

@@ -23,15 +23,15 @@ struct ls_contents {
 	const struct ls_b3_kernel *kernel;
 	size_t pack_threshold;
 
-	struct ls_buffer records;   /* of struct ls_digest_record: what is new */
-	struct ls_digests pending;  /* table over `records` */
-	struct ls_buffer slots;     /* of struct ls_pack_slot */
-	uint64_t pack_bytes;        /* written or in `vectors` */
+	struct ls_buffer records;  /* of struct ls_digest_record: what is new */
+	struct ls_digests pending; /* table over `records` */
+	struct ls_buffer slots;    /* of struct ls_pack_slot */
+	uint64_t pack_bytes;       /* written or in `vectors` */
 	uint64_t pack_written;
 	struct iovec vectors[VECTORS];
 	int vector_count;
 
-	int stream;                 /* descriptor, -1 when none is open */
+	int stream; /* descriptor, -1 when none is open */
 	uint64_t stream_bytes;
 	struct ls_b3_hasher hasher;
 
@@ -242,8 +242,8 @@ static int put_object(struct ls_contents *c, const uint8_t *bytes, size_t length
 	return status ? status : add_record(c, digest, length, object_location, err);
 }
 
-int ls_contents_put_many(struct ls_contents *c, const uint8_t *const *in, const size_t *length, size_t n,
-                         uint8_t *out, struct ls_error *err)
+int ls_contents_put_many(struct ls_contents *c, const uint8_t *const *in, const size_t *length, size_t n, uint8_t *out,
+                         struct ls_error *err)
 {
 	int status = ls_b3_hash_many(c->kernel, in, length, n, out, err);
 
@@ -282,8 +282,7 @@ int ls_contents_stream_hole(struct ls_contents *c, uint64_t length, struct ls_er
 {
 	c->stream_bytes += length;
 	if (lseek(c->stream, (off_t)length, SEEK_CUR) < 0)
-		return ls_fail_errno(err, "cannot leave a hole of %llu bytes in an object",
-		                     (unsigned long long)length);
+		return ls_fail_errno(err, "cannot leave a hole of %llu bytes in an object", (unsigned long long)length);
 	while (length) {
 		size_t piece = length < ZERO_BYTES ? (size_t)length : ZERO_BYTES;
 		int status = ls_b3_hasher_update(&c->hasher, zeros, piece, err);
@@ -305,10 +304,11 @@ static int read_back(int fd, uint8_t *bytes, size_t length, struct ls_error *err
 		if (done < 0)
 			return ls_fail_errno(err, "cannot read back a content of %zu bytes", length);
 		if (!done)
-			return ls_fail(err, LS_CORRUPT,
-			               "a content of %zu bytes ends at byte %zu in the import's staging directory; leave that "
-			               "directory alone and import again",
-			               length, at);
+			return ls_fail(
+			    err, LS_CORRUPT,
+			    "a content of %zu bytes ends at byte %zu in the import's staging directory; leave that "
+			    "directory alone and import again",
+			    length, at);
 		at += (size_t)done;
 	}
 	return LS_OK;

@@ -32,9 +32,9 @@ struct ls_pack_footer {
 	uint8_t magic[8];
 	uint32_t version;
 	uint32_t slot_count;
-	uint64_t contents_bytes;   /* where the slots begin, a multiple of LS_PACK_BLOCK_BYTES */
-	uint8_t slots_digest[32];  /* BLAKE3-256 of the slots */
-	uint8_t footer_digest[8];  /* the first 8 bytes of the BLAKE3-256 of the footer's bytes before it */
+	uint64_t contents_bytes;  /* where the slots begin, a multiple of LS_PACK_BLOCK_BYTES */
+	uint8_t slots_digest[32]; /* BLAKE3-256 of the slots */
+	uint8_t footer_digest[8]; /* the first 8 bytes of the BLAKE3-256 of the footer's bytes before it */
 };
 _Static_assert(sizeof(struct ls_pack_footer) == 64, "format");
 

@@ -55,8 +55,7 @@ static uint64_t *find_slot(const struct ls_digests *digests, const uint8_t *dige
 
 		if (!*slot)
 			return slot;
-		if ((uint32_t)(*slot >> 32) == tag &&
-		    !memcmp(digests->records[(uint32_t)*slot - 1].digest, digest, 32))
+		if ((uint32_t)(*slot >> 32) == tag && !memcmp(digests->records[(uint32_t)*slot - 1].digest, digest, 32))
 			return slot;
 	}
 }
@@ -81,7 +80,8 @@ int ls_digests_extend(struct ls_digests *digests, const struct ls_digest_record 
 	uint32_t from = digests->count;
 
 	if (count > 1u << 30)
-		return ls_fail(err, LS_LIMIT, "the store holds %zu contents; at most %u are supported", count, 1u << 30);
+		return ls_fail(err, LS_LIMIT, "the store holds %zu contents; at most %u are supported", count,
+		               1u << 30);
 	while (slots < 2 * count)
 		slots *= 2;
 	digests->records = records;

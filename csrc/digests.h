@@ -22,7 +22,7 @@ struct ls_location {
 
 struct ls_digest_record {
 	uint8_t digest[32];
-	uint64_t size;               /* bytes, never 0 */
+	uint64_t size; /* bytes, never 0 */
 	struct ls_location location;
 };
 _Static_assert(sizeof(struct ls_digest_record) == 48, "format");
@@ -30,8 +30,8 @@ _Static_assert(sizeof(struct ls_digest_record) == 48, "format");
 struct ls_digests {
 	const struct ls_digest_record *records; /* borrowed */
 	uint32_t count;
-	uint32_t slot_count;                    /* a power of two, or 0 */
-	uint64_t *slots;                        /* tag << 32 | record number + 1; 0 is free */
+	uint32_t slot_count; /* a power of two, or 0 */
+	uint64_t *slots;     /* tag << 32 | record number + 1; 0 is free */
 	uint64_t key[2];
 };
 

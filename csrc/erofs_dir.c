@@ -24,8 +24,7 @@ static void write_block(struct erofs_dir_writer *writer, uint8_t *block)
 
 	for (uint32_t i = 0; i < writer->count; i++) {
 		const struct erofs_dir_entry *entry = &writer->entries[i];
-		struct erofs_dirent dirent = {
-		    .nid = entry->nid, .name_offset = (uint16_t)offset, .type = entry->type};
+		struct erofs_dirent dirent = {.nid = entry->nid, .name_offset = (uint16_t)offset, .type = entry->type};
 
 		memcpy(block + i * sizeof(dirent), &dirent, sizeof(dirent));
 		memcpy(block + offset, entry->name, entry->name_length);

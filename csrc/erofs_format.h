@@ -11,7 +11,7 @@ _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "structures are writte
 
 #define EROFS_MAGIC 0xe0f5e1e2u
 #define EROFS_SUPER_OFFSET 1024u
-#define EROFS_NID_BYTES 32u       /* an inode's number is its position in these units */
+#define EROFS_NID_BYTES 32u /* an inode's number is its position in these units */
 #define EROFS_NAME_BYTES 255u
 #define EROFS_SYMLINK_BYTES 4095u /* PATH_MAX less the zero byte */
 #define EROFS_CHUNK_SHIFT_MAX 31u /* a chunk is at most 2^31 blocks */

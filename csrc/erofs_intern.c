@@ -29,11 +29,13 @@ static int grow(struct erofs_intern *intern, struct ls_error *err)
 		return ls_fail(err, LS_LIMIT, "writing an EROFS image: more than 2^30 distinct extended attributes");
 	strings = realloc(intern->strings, capacity * sizeof(*strings));
 	if (!strings)
-		return ls_fail(err, LS_NO_MEMORY, "writing an EROFS image: out of memory for %u extended attributes", capacity);
+		return ls_fail(err, LS_NO_MEMORY, "writing an EROFS image: out of memory for %u extended attributes",
+		               capacity);
 	intern->strings = strings;
 	slots = calloc((size_t)capacity * 2, sizeof(*slots));
 	if (!slots)
-		return ls_fail(err, LS_NO_MEMORY, "writing an EROFS image: out of memory for %u extended attributes", capacity);
+		return ls_fail(err, LS_NO_MEMORY, "writing an EROFS image: out of memory for %u extended attributes",
+		               capacity);
 	free(intern->slots);
 	intern->slots = slots;
 	intern->slot_count = capacity * 2;

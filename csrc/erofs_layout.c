@@ -12,14 +12,16 @@ static int check_file(const struct ls_index *index, uint32_t i, struct ls_error 
 
 	if (record->data != LS_NONE) {
 		if (record->data >= index->header->content_count)
-			return erofs_refuse(index, i, LS_CORRUPT, err, "its content number %u is not in the index", record->data);
+			return erofs_refuse(index, i, LS_CORRUPT, err, "its content number %u is not in the index",
+			                    record->data);
 		content_size = index->contents[record->data].size;
 	}
 	if (record->size != content_size)
 		return erofs_refuse(index, i, LS_CORRUPT, err, "its size of %llu bytes is not its content's %llu",
 		                    (unsigned long long)record->size, (unsigned long long)content_size);
 	if (erofs_chunk_shift(record->size, LS_EROFS_BLOCK_BITS) > EROFS_CHUNK_SHIFT_MAX)
-		return erofs_refuse(index, i, LS_LIMIT, err, "its size of %llu bytes is more than the 8 TiB of an EROFS chunk",
+		return erofs_refuse(index, i, LS_LIMIT, err,
+		                    "its size of %llu bytes is more than the 8 TiB of an EROFS chunk",
 		                    (unsigned long long)record->size);
 	return LS_OK;
 }
@@ -30,9 +32,11 @@ static int check_symlink(const struct ls_index *index, uint32_t i, struct ls_err
 	const char *target;
 
 	if (!record->size)
-		return erofs_refuse(index, i, LS_INVALID, err, "its target is empty, which no symbolic link of Linux may be");
+		return erofs_refuse(index, i, LS_INVALID, err,
+		                    "its target is empty, which no symbolic link of Linux may be");
 	if (record->size > EROFS_SYMLINK_BYTES)
-		return erofs_refuse(index, i, LS_LIMIT, err, "its target of %llu bytes is longer than the %u that Linux follows",
+		return erofs_refuse(index, i, LS_LIMIT, err,
+		                    "its target of %llu bytes is longer than the %u that Linux follows",
 		                    (unsigned long long)record->size, EROFS_SYMLINK_BYTES);
 	return ls_index_string(index, record->data, record->size, &target, err);
 }
@@ -42,8 +46,8 @@ static int check_device(const struct ls_index *index, uint32_t i, struct ls_erro
 	uint32_t major = (uint32_t)(index->records[i].size >> 32), minor = (uint32_t)index->records[i].size;
 
 	if (major > DEVICE_MAJOR_MAX || minor > DEVICE_MINOR_MAX)
-		return erofs_refuse(index, i, LS_LIMIT, err, "its device number %u:%u is beyond the 12 and 20 bits of Linux",
-		                    major, minor);
+		return erofs_refuse(index, i, LS_LIMIT, err,
+		                    "its device number %u:%u is beyond the 12 and 20 bits of Linux", major, minor);
 	return LS_OK;
 }
 
@@ -107,7 +111,8 @@ static int check_record(const struct ls_index *index, uint32_t i, uint32_t *next
 	case S_IFIFO:
 		return LS_OK;
 	}
-	return erofs_refuse(index, i, LS_CORRUPT, err, "mode %o is that of no type that a layer can have", record->mode);
+	return erofs_refuse(index, i, LS_CORRUPT, err, "mode %o is that of no type that a layer can have",
+	                    record->mode);
 }
 
 static int check_index(const struct ls_index *index, struct ls_error *err)
@@ -116,9 +121,11 @@ static int check_index(const struct ls_index *index, struct ls_error *err)
 	int status;
 
 	if (index->header->kind != LS_INDEX_CHAIN)
-		return ls_fail(err, LS_INVALID, "writing an EROFS image: the index is a layer's: merge it to a chain first");
+		return ls_fail(err, LS_INVALID,
+		               "writing an EROFS image: the index is a layer's: merge it to a chain first");
 	if (!index->header->record_count || !S_ISDIR(index->records[0].mode) || index->records[0].parent)
-		return ls_fail(err, LS_CORRUPT, "writing an EROFS image: the index does not begin with a root directory");
+		return ls_fail(err, LS_CORRUPT,
+		               "writing an EROFS image: the index does not begin with a root directory");
 	for (uint32_t i = 0; i < index->header->record_count; i++) {
 		status = check_record(index, i, &next_child, err);
 		if (status)
@@ -258,7 +265,8 @@ static int place_blocks(struct erofs_tree *tree, uint64_t position, struct ls_er
 		tree->places[i].block = (uint32_t)block;
 		block += tree->places[i].blocks;
 		if (block >= LS_EROFS_NOWHERE_BLOCK)
-			return ls_fail(err, LS_LIMIT, "writing an EROFS image: the tree needs more than %u blocks of %u bytes",
+			return ls_fail(err, LS_LIMIT,
+			               "writing an EROFS image: the tree needs more than %u blocks of %u bytes",
 			               LS_EROFS_NOWHERE_BLOCK, LS_EROFS_BLOCK_BYTES);
 	}
 	tree->image_bytes = block * LS_EROFS_BLOCK_BYTES;

@@ -51,7 +51,8 @@ static int check_slots(uint64_t pack_bytes, const struct ls_pack_slot *slots, ui
 		return ls_fail(err, LS_INVALID, "indexing a pack: its size of %llu bytes is no multiple of %d",
 		               (unsigned long long)pack_bytes, LS_PACK_BLOCK_BYTES);
 	if (pack_bytes / LS_PACK_BLOCK_BYTES > UINT32_MAX)
-		return ls_fail(err, LS_LIMIT, "indexing a pack: its size of %llu bytes exceeds 2^32 - 1 blocks of %d bytes",
+		return ls_fail(err, LS_LIMIT,
+		               "indexing a pack: its size of %llu bytes exceeds 2^32 - 1 blocks of %d bytes",
 		               (unsigned long long)pack_bytes, LS_PACK_BLOCK_BYTES);
 	for (uint32_t i = 0; i < slot_count; i++) {
 		const struct ls_pack_slot *slot = &slots[i];
@@ -59,12 +60,14 @@ static int check_slots(uint64_t pack_bytes, const struct ls_pack_slot *slots, ui
 		if (slot->offset % LS_PACK_BLOCK_BYTES || !slot->size || slot->offset > pack_bytes ||
 		    slot->size > pack_bytes - slot->offset)
 			return ls_fail(err, LS_INVALID,
-			               "indexing a pack: slot %u (%llu bytes at %llu) is empty, unaligned or outside the pack's %llu bytes",
+			               "indexing a pack: slot %u (%llu bytes at %llu) is empty, unaligned or outside "
+			               "the pack's %llu bytes",
 			               i, (unsigned long long)slot->size, (unsigned long long)slot->offset,
 			               (unsigned long long)pack_bytes);
 		if (slot->size > UINT32_MAX)
 			return ls_fail(err, LS_LIMIT,
-			               "indexing a pack: slot %u has %llu bytes, more than the 2^32 - 1 of a slot: make it an object",
+			               "indexing a pack: slot %u has %llu bytes, more than the 2^32 - 1 of a slot: "
+			               "make it an object",
 			               i, (unsigned long long)slot->size);
 	}
 	return LS_OK;
@@ -77,8 +80,8 @@ static int place_everything(struct pack_layout *layout, struct ls_error *err)
 
 	layout->root_bytes = (uint32_t)(3 * sizeof(struct erofs_dirent) + strlen("...") + layout->name_length);
 	layout->root = EROFS_SUPER_OFFSET + sizeof(struct erofs_super) + sizeof(struct erofs_device);
-	layout->directory = erofs_round_up(layout->root + sizeof(struct erofs_inode_compact) + layout->root_bytes,
-	                                   EROFS_NID_BYTES);
+	layout->directory =
+	    erofs_round_up(layout->root + sizeof(struct erofs_inode_compact) + layout->root_bytes, EROFS_NID_BYTES);
 	layout->slots = layout->directory + sizeof(struct erofs_inode_compact);
 	layout->blocks =
 	    erofs_round_up(layout->slots + (uint64_t)layout->slot_count * PACK_SLOT_STRIDE, LS_PACK_BLOCK_BYTES);
@@ -91,7 +94,8 @@ static int place_everything(struct pack_layout *layout, struct ls_error *err)
 	layout->directory_bytes = size.full * LS_PACK_BLOCK_BYTES + size.last;
 	layout->end = erofs_round_up(layout->blocks + layout->directory_bytes, LS_PACK_BLOCK_BYTES);
 	if (layout->directory_bytes > UINT32_MAX)
-		return ls_fail(err, LS_LIMIT, "indexing a pack: the directory of %u slots exceeds 4 GiB", layout->slot_count);
+		return ls_fail(err, LS_LIMIT, "indexing a pack: the directory of %u slots exceeds 4 GiB",
+		               layout->slot_count);
 	return LS_OK;
 }
 
@@ -166,8 +170,8 @@ static void write_slots(const struct pack_layout *layout, const struct ls_pack_s
 		    .data = EROFS_CHUNK_INDEXES | erofs_chunk_shift(slots[i].size, PACK_BLOCK_BITS),
 		    .ino = (uint32_t)((uint64_t)(place - image) / EROFS_NID_BYTES),
 		};
-		struct erofs_chunk chunk = {
-		    .device = PACK_DEVICE, .block = (uint32_t)(slots[i].offset / LS_PACK_BLOCK_BYTES)};
+		struct erofs_chunk chunk = {.device = PACK_DEVICE,
+		                            .block = (uint32_t)(slots[i].offset / LS_PACK_BLOCK_BYTES)};
 
 		memcpy(place, &inode, sizeof(inode));
 		memcpy(place + sizeof(inode), &chunk, sizeof(chunk));

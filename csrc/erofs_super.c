@@ -53,7 +53,8 @@ int ls_erofs_seal(struct ls_buffer *image, struct erofs_super *super, struct ls_
 	int status;
 
 	if (blocks > UINT32_MAX)
-		return ls_fail(err, LS_LIMIT, "writing an EROFS image: %llu blocks are more than its 32-bit addresses hold",
+		return ls_fail(err, LS_LIMIT,
+		               "writing an EROFS image: %llu blocks are more than its 32-bit addresses hold",
 		               (unsigned long long)blocks);
 	super->magic = EROFS_MAGIC;
 	super->compat |= EROFS_COMPAT_CHECKSUM;

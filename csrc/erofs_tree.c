@@ -94,8 +94,8 @@ static int peek_child(const struct erofs_tree *tree, struct erofs_tree_cursor *c
 	if (child->name_start >= child->path_length)
 		return erofs_refuse(tree->index, cursor->next, LS_CORRUPT, err, "its name is empty");
 	if (length > EROFS_NAME_BYTES)
-		return erofs_refuse(tree->index, cursor->next, LS_LIMIT, err, "its name has %u bytes, more than the %u of EROFS",
-		                    length, EROFS_NAME_BYTES);
+		return erofs_refuse(tree->index, cursor->next, LS_LIMIT, err,
+		                    "its name has %u bytes, more than the %u of EROFS", length, EROFS_NAME_BYTES);
 	status = ls_index_string(tree->index, child->path, child->path_length, &entry->name, err);
 	if (status)
 		return status;

@@ -208,7 +208,8 @@ static int add_member(struct erofs_xattrs *xattrs, struct set *set, const struct
 	}
 	set->filter &= ~entry->filter_bit;
 	set->count++;
-	xattrs->members[xattrs->member_count++] = (struct member){.entry = number, .bytes = erofs_xattr_bytes(&entry->xattr)};
+	xattrs->members[xattrs->member_count++] =
+	    (struct member){.entry = number, .bytes = erofs_xattr_bytes(&entry->xattr)};
 	return LS_OK;
 }
 
@@ -292,9 +293,10 @@ static int share_what_does_not_fit(const struct erofs_xattrs *xattrs, struct set
 			share_member(set, &members[i]);
 	}
 	if (set->body_bytes > SET_BODY_BYTES)
-		return erofs_refuse(xattrs->index, set->record, LS_LIMIT, err,
-		                    "its %u extended attributes exceed what an EROFS inode holds (256 KiB and %u shared ones)",
-		                    set->count, SET_SHARED_MAX);
+		return erofs_refuse(
+		    xattrs->index, set->record, LS_LIMIT, err,
+		    "its %u extended attributes exceed what an EROFS inode holds (256 KiB and %u shared ones)",
+		    set->count, SET_SHARED_MAX);
 	return LS_OK;
 }
 

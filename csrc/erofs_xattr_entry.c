@@ -65,13 +65,15 @@ int erofs_xattr_parse(const struct ls_index *index, uint32_t record, const struc
 	                    !memcmp(xattr->name, OVERLAY, strlen(OVERLAY));
 	added = xattr->is_escaped ? strlen(OVERLAY) : 0;
 	if (cursor->name_length + added > XATTR_NAME_BYTES)
-		return erofs_refuse(index, record, LS_LIMIT, err,
-		                    "the name of its extended attribute '%s' has %zu bytes, more than the %zu that can be shown",
-		                    printable, cursor->name_length, XATTR_NAME_BYTES - added);
+		return erofs_refuse(
+		    index, record, LS_LIMIT, err,
+		    "the name of its extended attribute '%s' has %zu bytes, more than the %zu that can be shown",
+		    printable, cursor->name_length, XATTR_NAME_BYTES - added);
 	if (cursor->value_length > EROFS_XATTR_VALUE_BYTES)
-		return erofs_refuse(index, record, LS_LIMIT, err,
-		                    "the value of its extended attribute '%s' has %zu bytes, more than the %u that EROFS holds",
-		                    printable, cursor->value_length, EROFS_XATTR_VALUE_BYTES);
+		return erofs_refuse(
+		    index, record, LS_LIMIT, err,
+		    "the value of its extended attribute '%s' has %zu bytes, more than the %u that EROFS holds",
+		    printable, cursor->value_length, EROFS_XATTR_VALUE_BYTES);
 	xattr->name_length = (uint8_t)name_length;
 	xattr->value_length = (uint16_t)cursor->value_length;
 	return LS_OK;
@@ -91,8 +93,8 @@ uint32_t erofs_xattr_bytes(const struct erofs_xattr *xattr)
 {
 	size_t added = xattr->is_escaped ? strlen(OVERLAY) : 0;
 
-	return (uint32_t)erofs_round_up(sizeof(struct erofs_xattr_entry) + added + xattr->name_length + xattr->value_length,
-	                                4);
+	return (uint32_t)erofs_round_up(
+	    sizeof(struct erofs_xattr_entry) + added + xattr->name_length + xattr->value_length, 4);
 }
 
 uint8_t *erofs_xattr_put(const struct erofs_xattr *xattr, uint8_t *out)

@@ -12,8 +12,9 @@ int ls_punch_holes(int fd, const struct ls_range *ranges, size_t n, struct ls_er
 			if (errno == EINTR)
 				continue;
 			if (errno == EOPNOTSUPP)
-				return ls_fail(err, LS_UNSUPPORTED, "the store's file system cannot punch holes; use ext4, XFS "
-				                                    "or btrfs");
+				return ls_fail(err, LS_UNSUPPORTED,
+				               "the store's file system cannot punch holes; use ext4, XFS "
+				               "or btrfs");
 			return ls_fail_errno(err, "cannot give back %llu bytes at byte %llu of a pack",
 			                     (unsigned long long)ranges[i].length,
 			                     (unsigned long long)ranges[i].offset);

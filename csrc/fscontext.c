@@ -14,7 +14,7 @@
 
 /* System calls by number: the C library has these wrappers only from glibc 2.36 on. */
 static int set_option(const struct ls_fscontext *context, unsigned int command, const char *key, const void *value,
-		      int auxiliary)
+                      int auxiliary)
 {
 	return (int)syscall(SYS_fsconfig, context->fd, command, key, value, auxiliary);
 }
@@ -43,7 +43,7 @@ static void drain_log(const struct ls_fscontext *context, char log[LOG_SIZE])
 }
 
 static int refuse(const struct ls_fscontext *context, int sys_errno, const char *step, const char *log,
-		  struct ls_error *err)
+                  struct ls_error *err)
 {
 	char shown[LS_SHOWN_SIZE];
 	const char *colon = *log ? ": " : "";
@@ -51,7 +51,7 @@ static int refuse(const struct ls_fscontext *context, int sys_errno, const char 
 	ls_printable(shown, sizeof(shown), context->subject, strlen(context->subject));
 	if (sys_errno == EPERM)
 		return ls_fail(err, LS_UNSUPPORTED, "cannot mount %s \"%s\": " LS_NEEDS_PRIVILEGE "%s%s", context->what,
-			       shown, colon, log);
+		               shown, colon, log);
 	errno = sys_errno;
 	return ls_fail_errno(err, "cannot mount %s \"%s\": %s%s%s", context->what, shown, step, colon, log);
 }
@@ -63,13 +63,13 @@ int ls_fscontext_open(struct ls_fscontext *context, struct ls_error *err)
 		return LS_OK;
 	if (errno == ENOSYS)
 		return ls_fail(err, LS_UNSUPPORTED,
-			       "cannot mount %s: this kernel has no fsopen(2): Linux >= 6.12 is needed for EROFS "
-			       "images in files, and >= 6.13 for overlay layers by descriptor",
-			       context->what);
+		               "cannot mount %s: this kernel has no fsopen(2): Linux >= 6.12 is needed for EROFS "
+		               "images in files, and >= 6.13 for overlay layers by descriptor",
+		               context->what);
 	if (errno == ENODEV)
 		return ls_fail(err, LS_UNSUPPORTED,
-			       "cannot mount %s: this kernel has no file system \"%s\": load its module (modprobe %s)",
-			       context->what, context->type, context->type);
+		               "cannot mount %s: this kernel has no file system \"%s\": load its module (modprobe %s)",
+		               context->what, context->type, context->type);
 	return refuse(context, errno, "fsopen", "", err);
 }
 
@@ -82,9 +82,10 @@ static int check_option(const struct ls_fscontext *context, int result, const ch
 		return LS_OK;
 	drain_log(context, log);
 	if (strstr(log, "Unknown parameter"))
-		return ls_fail(err, LS_UNSUPPORTED,
-			       "cannot mount %s: this kernel's %s does not know the option \"%s\": Linux >= 6.12 is needed",
-			       context->what, context->type, key);
+		return ls_fail(
+		    err, LS_UNSUPPORTED,
+		    "cannot mount %s: this kernel's %s does not know the option \"%s\": Linux >= 6.12 is needed",
+		    context->what, context->type, key);
 	return refuse(context, saved, key, log, err);
 }
 
@@ -99,13 +100,13 @@ int ls_fscontext_string(struct ls_fscontext *context, const char *key, const cha
 }
 
 static int refuse_directory(const struct ls_fscontext *context, int sys_errno, const char *key, const char *log,
-			    struct ls_error *err)
+                            struct ls_error *err)
 {
 	if (strstr(log, "Unknown parameter") || strstr(log, "Bad value"))
 		return ls_fail(err, LS_UNSUPPORTED,
-			       "cannot mount %s: this kernel's overlayfs does not take \"%s\" (%s): Linux >= 6.13 is "
-			       "needed for layers by descriptor, and >= 6.12 for EROFS images in files",
-			       context->what, key, log);
+		               "cannot mount %s: this kernel's overlayfs does not take \"%s\" (%s): Linux >= 6.13 is "
+		               "needed for layers by descriptor, and >= 6.12 for EROFS images in files",
+		               context->what, key, log);
 	return refuse(context, sys_errno, key, log, err);
 }
 
@@ -142,7 +143,7 @@ int ls_fscontext_create(struct ls_fscontext *context, struct ls_error *err)
 }
 
 int ls_fscontext_attach(struct ls_fscontext *context, unsigned int attributes, int target_fd, const char *target,
-			struct ls_error *err)
+                        struct ls_error *err)
 {
 	int mount_fd = (int)syscall(SYS_fsmount, context->fd, FSMOUNT_CLOEXEC, attributes);
 	int result, saved;
@@ -156,7 +157,7 @@ int ls_fscontext_attach(struct ls_fscontext *context, unsigned int attributes, i
 		char shown[LS_SHOWN_SIZE];
 
 		return refuse(context, saved, "attaching it",
-			      ls_printable(shown, sizeof(shown), target, strlen(target)), err);
+		              ls_printable(shown, sizeof(shown), target, strlen(target)), err);
 	}
 	return LS_OK;
 }

@@ -37,7 +37,7 @@ int ls_fscontext_create(struct ls_fscontext *context, struct ls_error *err);
 
 /* Attach the created file system at `target`, relative to the directory `target_fd`, with MOUNT_ATTR_* `attributes`. */
 int ls_fscontext_attach(struct ls_fscontext *context, unsigned int attributes, int target_fd, const char *target,
-			struct ls_error *err);
+                        struct ls_error *err);
 
 void ls_fscontext_close(struct ls_fscontext *context);
 

@@ -41,11 +41,12 @@ static int check_counts(const struct ls_index_header *h, struct ls_error *err)
 	good = good && h->content_count != LS_NONE && h->heap_bytes >= 1 && h->heap_bytes <= LS_INDEX_MAX_HEAP_BYTES;
 	good = good && !memcmp(h->reserved, zeros, sizeof(zeros));
 	if (!good)
-		return ls_fail(err, LS_CORRUPT,
-		               "opening an index: impossible header (kind %u, %u layers, %u records, %u slots, %u contents, "
-		               "%llu heap bytes); rebuild it",
-		               h->kind, h->layer_count, h->record_count, h->slot_count, h->content_count,
-		               (unsigned long long)h->heap_bytes);
+		return ls_fail(
+		    err, LS_CORRUPT,
+		    "opening an index: impossible header (kind %u, %u layers, %u records, %u slots, %u contents, "
+		    "%llu heap bytes); rebuild it",
+		    h->kind, h->layer_count, h->record_count, h->slot_count, h->content_count,
+		    (unsigned long long)h->heap_bytes);
 	return LS_OK;
 }
 
@@ -92,8 +93,8 @@ int ls_index_open(struct ls_index *index, const void *bytes, size_t length, stru
 	           (uint64_t)header->slot_count * sizeof(struct ls_slot) +
 	           (uint64_t)header->content_count * sizeof(struct ls_content) + header->heap_bytes;
 	if (length != expected)
-		return ls_fail(err, LS_CORRUPT, "opening an index: %zu bytes where its header says %llu; rebuild it", length,
-		               (unsigned long long)expected);
+		return ls_fail(err, LS_CORRUPT, "opening an index: %zu bytes where its header says %llu; rebuild it",
+		               length, (unsigned long long)expected);
 	ls_index_layout(index, bytes);
 	return LS_OK;
 }
@@ -104,7 +105,8 @@ int ls_index_string(const struct ls_index *index, uint32_t offset, uint64_t leng
 	uint64_t heap_bytes = index->header->heap_bytes;
 
 	if (offset > heap_bytes || length > heap_bytes - offset)
-		return ls_fail(err, LS_CORRUPT, "reading an index: %llu bytes at %u of a heap of %llu; verify or rebuild it",
+		return ls_fail(err, LS_CORRUPT,
+		               "reading an index: %llu bytes at %u of a heap of %llu; verify or rebuild it",
 		               (unsigned long long)length, offset, (unsigned long long)heap_bytes);
 	*string = (const char *)index->heap + offset;
 	return LS_OK;
@@ -129,7 +131,8 @@ int ls_index_name(const struct ls_index *index, const struct ls_record *record, 
 	if (status)
 		return status;
 	if (record->name_start > record->path_length)
-		return ls_fail(err, LS_CORRUPT, "reading an index: a name begins at %u of a path of %u bytes; rebuild it",
+		return ls_fail(err, LS_CORRUPT,
+		               "reading an index: a name begins at %u of a path of %u bytes; rebuild it",
 		               record->name_start, record->path_length);
 	*name = path + record->name_start;
 	*length = record->path_length - record->name_start;
@@ -150,7 +153,8 @@ int ls_index_children(const struct ls_index *index, uint32_t number, uint32_t *f
 		return LS_OK;
 	if (record->data <= number || record->data >= index->header->record_count ||
 	    record->count > index->header->record_count - record->data)
-		return ls_fail(err, LS_CORRUPT, "reading an index: record %u has children %u+%u of %u records; rebuild it", number,
+		return ls_fail(err, LS_CORRUPT,
+		               "reading an index: record %u has children %u+%u of %u records; rebuild it", number,
 		               record->data, record->count, index->header->record_count);
 	*first = record->data;
 	*count = record->count;
@@ -175,7 +179,8 @@ static int match(const struct ls_index *index, uint32_t at, const char *path, si
 	if (head.length != length || memcmp(bytes, path, length))
 		return LS_OK;
 	if (head.record >= index->header->record_count)
-		return ls_fail(err, LS_CORRUPT, "looking up a path: it is that of record %u of %u; verify or rebuild the index",
+		return ls_fail(err, LS_CORRUPT,
+		               "looking up a path: it is that of record %u of %u; verify or rebuild the index",
 		               head.record, index->header->record_count);
 	*record = head.record;
 	return LS_OK;
@@ -258,7 +263,8 @@ int ls_index_lookup_many(const struct ls_index *index, const char *bytes, const 
 	int status = LS_OK;
 
 	for (size_t done = 0; done < n && !status; done += WINDOW)
-		status = lookup_window(index, bytes, offsets + done, n - done < WINDOW ? n - done : WINDOW, records + done, err);
+		status = lookup_window(index, bytes, offsets + done, n - done < WINDOW ? n - done : WINDOW,
+		                       records + done, err);
 	return status;
 }
 

@@ -24,38 +24,38 @@
 
 #define LS_INDEX_MAGIC "LSINDEX\n"
 #define LS_INDEX_VERSION 1u
-#define LS_INDEX_MAX_LAYERS 65536u              /* a record's layer has 16 bits */
+#define LS_INDEX_MAX_LAYERS 65536u /* a record's layer has 16 bits */
 #define LS_INDEX_MAX_RECORDS (1u << 30)
-#define LS_INDEX_MAX_HEAP_BYTES UINT32_MAX      /* heap offsets have 32 bits */
+#define LS_INDEX_MAX_HEAP_BYTES UINT32_MAX /* heap offsets have 32 bits */
 #define LS_INDEX_MAX_PATH_BYTES 4096u
 #define LS_NONE UINT32_MAX
 
 enum ls_index_kind { LS_INDEX_LAYER = 1, LS_INDEX_CHAIN = 2 };
 
 enum ls_record_flags {
-	LS_RECORD_WHITEOUT = 1,     /* layer only: hides the path in the layers below; nothing else is set */
-	LS_RECORD_OPAQUE = 2,       /* layer only: a directory that hides what the layers below have in it */
-	LS_RECORD_IMPLIED = 4,      /* a directory that the layer needs but does not describe: mode 0755, owner 0, time 0 */
-	LS_RECORD_LOWER_LINK = 8,   /* layer only: a hard link to a path of a lower layer; data is the target's path */
+	LS_RECORD_WHITEOUT = 1, /* layer only: hides the path in the layers below; nothing else is set */
+	LS_RECORD_OPAQUE = 2,   /* layer only: a directory that hides what the layers below have in it */
+	LS_RECORD_IMPLIED = 4,  /* a directory that the layer needs but does not describe: mode 0755, owner 0, time 0 */
+	LS_RECORD_LOWER_LINK = 8, /* layer only: a hard link to a path of a lower layer; data is the target's path */
 };
 
 struct ls_record {
-	uint32_t path;              /* heap offset, a head stands before it; no leading '/'; the root's is empty */
+	uint32_t path; /* heap offset, a head stands before it; no leading '/'; the root's is empty */
 	uint16_t path_length;
-	uint16_t name_start;        /* where the last component begins in the path */
-	uint32_t parent;            /* record number; the root's is 0 */
-	uint32_t mode;              /* as st_mode; 0 for a whiteout and a lower link */
+	uint16_t name_start; /* where the last component begins in the path */
+	uint32_t parent;     /* record number; the root's is 0 */
+	uint32_t mode;       /* as st_mode; 0 for a whiteout and a lower link */
 	uint32_t uid, gid;
-	uint64_t size;              /* regular: bytes; symlink: target bytes; device: major << 32 | minor; lower link: target bytes */
+	uint64_t size; /* regular: bytes; symlink, lower link: bytes of the target; device: major << 32 | minor */
 	int64_t mtime_seconds;
 	uint32_t mtime_nanoseconds;
-	uint32_t data;              /* regular: content number, LS_NONE when empty; symlink, lower link: heap offset of the
-	                               target; directory: record number of the first child (LS_NONE without) */
-	uint32_t count;             /* directory: number of children; others: links to the inode in this index */
-	uint32_t inode;             /* record number of the inode's first link in this index: its own unless hard-linked */
-	uint32_t xattrs;            /* heap offset of an xattr block, 0 for none */
+	uint32_t data;   /* regular: content number, LS_NONE when empty; symlink, lower link: heap offset of the
+	                    target; directory: record number of the first child (LS_NONE without) */
+	uint32_t count;  /* directory: number of children; others: links to the inode in this index */
+	uint32_t inode;  /* record number of the inode's first link in this index: its own unless hard-linked */
+	uint32_t xattrs; /* heap offset of an xattr block, 0 for none */
 	uint16_t flags;
-	uint16_t layer;             /* chain: the layer, from 0 at the bottom, that the record comes from */
+	uint16_t layer; /* chain: the layer, from 0 at the bottom, that the record comes from */
 };
 
 /* A mode of one of the seven types; the others are nothing that a file system can hold. */
@@ -66,13 +66,13 @@ static inline int ls_mode_has_type(uint32_t mode)
 }
 
 struct ls_content {
-	uint8_t digest[32];         /* BLAKE3-256 of the logical content */
-	uint64_t size;              /* bytes, never 0 */
+	uint8_t digest[32]; /* BLAKE3-256 of the logical content */
+	uint64_t size;      /* bytes, never 0 */
 };
 
 struct ls_slot {
-	uint32_t tag;               /* high 32 bits of the path hash */
-	uint32_t path;              /* heap offset of the path's head, LS_NONE when free */
+	uint32_t tag;  /* high 32 bits of the path hash */
+	uint32_t path; /* heap offset of the path's head, LS_NONE when free */
 };
 
 /* Stands in the heap right before each path, unaligned, so that a lookup goes from the slot to the path and need
@@ -90,13 +90,13 @@ struct ls_index_header {
 	uint32_t kind;
 	uint32_t record_count;
 	uint32_t content_count;
-	uint32_t slot_count;        /* the least power of two from 2 that is at least 1.5 x record_count */
-	uint32_t layer_count;       /* layer: 1 */
-	uint64_t heap_bytes;        /* the first heap byte is 0, so that offset 0 means nothing */
+	uint32_t slot_count;  /* the least power of two from 2 that is at least 1.5 x record_count */
+	uint32_t layer_count; /* layer: 1 */
+	uint64_t heap_bytes;  /* the first heap byte is 0, so that offset 0 means nothing */
 	uint8_t hash_key[16];
 	uint8_t reserved[32];
-	uint8_t body_digest[32];    /* BLAKE3-256 of every byte after the header */
-	uint8_t header_digest[8];   /* the first 8 bytes of the BLAKE3-256 of the header's bytes before it */
+	uint8_t body_digest[32];  /* BLAKE3-256 of every byte after the header */
+	uint8_t header_digest[8]; /* the first 8 bytes of the BLAKE3-256 of the header's bytes before it */
 };
 
 _Static_assert(sizeof(struct ls_record) == 64, "format");

@@ -19,7 +19,8 @@ static int verify_body_digest(const struct ls_index *index, struct ls_error *err
 	if (status)
 		return status;
 	if (memcmp(digest, header->body_digest, sizeof(digest)))
-		return ls_fail(err, LS_CORRUPT, "verifying an index: its bytes are damaged (digest differs); rebuild it");
+		return ls_fail(err, LS_CORRUPT,
+		               "verifying an index: its bytes are damaged (digest differs); rebuild it");
 	return LS_OK;
 }
 
@@ -27,7 +28,8 @@ static int verify_contents(const struct ls_index *index, struct ls_error *err)
 {
 	for (uint32_t i = 0; i < index->header->content_count; i++)
 		if (!index->contents[i].size)
-			return ls_fail(err, LS_CORRUPT, "verifying an index: content %u is empty; rebuild the index", i);
+			return ls_fail(err, LS_CORRUPT, "verifying an index: content %u is empty; rebuild the index",
+			               i);
 	return LS_OK;
 }
 
@@ -48,7 +50,8 @@ static int verify_path(const struct ls_index *index, uint32_t number, struct ls_
 		return status;
 	if (r->path_length > LS_INDEX_MAX_PATH_BYTES)
 		return fail_record(err, number, "has a path of more than 4,096 bytes");
-	if (!length || (length <= 2 && !memcmp(name, "..", length)) || memchr(name, '/', length) || memchr(name, 0, length))
+	if (!length || (length <= 2 && !memcmp(name, "..", length)) || memchr(name, '/', length) ||
+	    memchr(name, 0, length))
 		return fail_record(err, number, "has an impossible name");
 	if (r->name_start != (parent->path_length ? parent->path_length + 1 : 0) ||
 	    memcmp(path, above, parent->path_length) || (parent->path_length && path[parent->path_length] != '/'))
@@ -155,7 +158,8 @@ static int verify_link(const struct ls_index *index, uint32_t number, struct ls_
 		return fail_record(err, number, "is a link to an inode that is not there");
 	if (r->mode != first->mode || r->uid != first->uid || r->gid != first->gid || r->size != first->size ||
 	    r->mtime_seconds != first->mtime_seconds || r->mtime_nanoseconds != first->mtime_nanoseconds ||
-	    r->data != first->data || r->count != first->count || r->xattrs != first->xattrs || r->flags != first->flags)
+	    r->data != first->data || r->count != first->count || r->xattrs != first->xattrs ||
+	    r->flags != first->flags)
 		return fail_record(err, number, "differs from the first link of its inode");
 	return LS_OK;
 }
@@ -237,7 +241,8 @@ static int verify_slots(const struct ls_index *index, struct ls_error *err)
 	for (uint32_t i = 0; i < index->header->slot_count; i++)
 		taken += index->slots[i].path != LS_NONE;
 	if (taken != index->header->record_count)
-		return ls_fail(err, LS_CORRUPT, "verifying an index: %u slots are taken by %u records; rebuild the index", taken,
+		return ls_fail(err, LS_CORRUPT,
+		               "verifying an index: %u slots are taken by %u records; rebuild the index", taken,
 		               index->header->record_count);
 	for (uint32_t i = 0; i < index->header->record_count; i++) {
 		const struct ls_record *r = &index->records[i];

@@ -13,23 +13,23 @@ struct xattr_set {
 		uint64_t hash;
 		uint32_t offset; /* into the heap; 0 is free */
 		uint32_t length;
-	} *entries;
+	} * entries;
 	size_t capacity, count;
 };
 
 struct writer {
 	const struct ls_index_node *nodes;
 	uint32_t node_count;
-	uint32_t record_count;      /* nodes that are written */
+	uint32_t record_count; /* nodes that are written */
 	enum ls_index_kind kind;
 	uint32_t content_count;
 	uint32_t layer_count;
 	const uint8_t *hash_key;
 	const struct ls_content *contents;
-	uint32_t *first;            /* by node: where its children begin in `children`; one more to end the last */
-	uint32_t *children;         /* node numbers, by parent, then by name */
-	uint32_t *order;            /* by record: its node */
-	uint32_t *first_link;       /* by node that stands for an inode: the inode's first record, LS_NONE before */
+	uint32_t *first;      /* by node: where its children begin in `children`; one more to end the last */
+	uint32_t *children;   /* node numbers, by parent, then by name */
+	uint32_t *order;      /* by record: its node */
+	uint32_t *first_link; /* by node that stands for an inode: the inode's first record, LS_NONE before */
 	struct xattr_set xattrs;
 	struct ls_buffer *out;
 	size_t records_at, slots_at, contents_at, heap_at;
@@ -126,7 +126,8 @@ static int reserve_heap(struct writer *w, size_t length, uint32_t *offset, struc
 	size_t used = w->out->length - w->heap_at;
 
 	if (length > LS_INDEX_MAX_HEAP_BYTES - used)
-		return ls_fail(err, LS_LIMIT, "writing an index: more than %u bytes of paths and xattrs", LS_INDEX_MAX_HEAP_BYTES);
+		return ls_fail(err, LS_LIMIT, "writing an index: more than %u bytes of paths and xattrs",
+		               LS_INDEX_MAX_HEAP_BYTES);
 	*offset = (uint32_t)used;
 	return ls_buffer_reserve(w->out, length, err);
 }
@@ -355,7 +356,8 @@ static int put_records(struct writer *w, struct ls_error *err)
 
 		if (!S_ISDIR(w->nodes[node].record.mode)) {
 			if (count)
-				return fail_node(err, LS_INVALID, &w->nodes[node], "has children but is not a directory");
+				return fail_node(err, LS_INVALID, &w->nodes[node],
+				                 "has children but is not a directory");
 			continue;
 		}
 		record_at(w, i)->size = 0;
@@ -419,20 +421,21 @@ static void put_slots(struct writer *w)
 static int seal(struct writer *w, struct ls_error *err)
 {
 	struct ls_index_header header = {
-	        .version = LS_INDEX_VERSION,
-	        .kind = w->kind,
-	        .record_count = w->record_count,
-	        .content_count = w->content_count,
-	        .slot_count = ls_index_slot_count(w->record_count),
-	        .layer_count = w->layer_count,
-	        .heap_bytes = w->out->length - w->heap_at,
+	    .version = LS_INDEX_VERSION,
+	    .kind = w->kind,
+	    .record_count = w->record_count,
+	    .content_count = w->content_count,
+	    .slot_count = ls_index_slot_count(w->record_count),
+	    .layer_count = w->layer_count,
+	    .heap_bytes = w->out->length - w->heap_at,
 	};
 	uint8_t digest[32];
 	int status;
 
 	memcpy(header.magic, LS_INDEX_MAGIC, sizeof(header.magic));
 	memcpy(header.hash_key, w->hash_key, sizeof(header.hash_key));
-	status = ls_index_digest(w->out->bytes + sizeof(header), w->out->length - sizeof(header), header.body_digest, err);
+	status =
+	    ls_index_digest(w->out->bytes + sizeof(header), w->out->length - sizeof(header), header.body_digest, err);
 	if (status)
 		return status;
 	status = ls_index_digest(&header, offsetof(struct ls_index_header, header_digest), digest, err);
@@ -470,13 +473,15 @@ static int check_arguments(const struct writer *w, struct ls_error *err)
 	if (w->content_count == LS_NONE)
 		return ls_fail(err, LS_LIMIT, "writing an index: too many contents");
 	if (w->layer_count > LS_INDEX_MAX_LAYERS)
-		return ls_fail(err, LS_LIMIT, "writing an index: %u layers, the limit is %u", w->layer_count, LS_INDEX_MAX_LAYERS);
+		return ls_fail(err, LS_LIMIT, "writing an index: %u layers, the limit is %u", w->layer_count,
+		               LS_INDEX_MAX_LAYERS);
 	if ((w->kind != LS_INDEX_LAYER && w->kind != LS_INDEX_CHAIN) || !w->layer_count ||
 	    (w->kind == LS_INDEX_LAYER && w->layer_count != 1))
 		return ls_fail(err, LS_INVALID, "writing an index of kind %d: %u layers", w->kind, w->layer_count);
 	for (uint32_t i = 0; i < w->content_count; i++)
 		if (!w->contents[i].size)
-			return ls_fail(err, LS_INVALID, "writing an index: content %u is empty; an empty file has none", i);
+			return ls_fail(err, LS_INVALID, "writing an index: content %u is empty; an empty file has none",
+			               i);
 	return LS_OK;
 }
 
@@ -516,14 +521,14 @@ int ls_index_write(enum ls_index_kind kind, uint32_t layer_count, const uint8_t 
                    uint32_t content_count, struct ls_buffer *out, struct ls_error *err)
 {
 	struct writer w = {
-	        .kind = kind,
-	        .nodes = nodes,
-	        .node_count = node_count,
-	        .content_count = content_count,
-	        .layer_count = layer_count,
-	        .hash_key = hash_key,
-	        .contents = contents,
-	        .out = out,
+	    .kind = kind,
+	    .nodes = nodes,
+	    .node_count = node_count,
+	    .content_count = content_count,
+	    .layer_count = layer_count,
+	    .hash_key = hash_key,
+	    .contents = contents,
+	    .out = out,
 	};
 	int status = write_index(&w, err);
 

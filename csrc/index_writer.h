@@ -8,17 +8,17 @@
 
 /* Strings are borrowed until ls_index_write returns. */
 struct ls_index_node {
-	struct ls_record record;    /* given: mode, uid, gid, size, mtime, flags, layer, and a regular file's data (its
-	                               content number or LS_NONE); every other field is computed */
-	uint32_t parent;            /* node number; node 0 is the root, its own parent; LS_NONE: this node is not
-	                               written (nor may a written one be its child) */
-	uint32_t inode;             /* the node number of one link of the inode, equal for all its links and so its
-	                               own for that one; what belongs to the inode (record but for layer, target,
-	                               xattrs) is taken from that node, even if it is not written */
+	struct ls_record record; /* given: mode, uid, gid, size, mtime, flags, layer, and a regular file's data (its
+	                            content number or LS_NONE); every other field is computed */
+	uint32_t parent;         /* node number; node 0 is the root, its own parent; LS_NONE: this node is not
+	                            written (nor may a written one be its child) */
+	uint32_t inode;          /* the node number of one link of the inode, equal for all its links and so its
+	                            own for that one; what belongs to the inode (record but for layer, target,
+	                            xattrs) is taken from that node, even if it is not written */
 	uint16_t name_length;
-	const char *name;           /* last component */
-	const char *target;         /* symlink and lower link: record.size bytes; else NULL */
-	const uint8_t *xattrs;      /* an encoded xattr block, NULL for none; equal blocks are stored once */
+	const char *name;      /* last component */
+	const char *target;    /* symlink and lower link: record.size bytes; else NULL */
+	const uint8_t *xattrs; /* an encoded xattr block, NULL for none; equal blocks are stored once */
 	size_t xattrs_length;
 };
 

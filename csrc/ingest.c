@@ -16,9 +16,8 @@ struct ls_ingest {
 	struct ls_tar *tar;
 	struct ls_layer_builder *builder;
 	struct ls_buffer recipe;
-	size_t raw_frame;           /* offset of the length of the open RAW frame in `recipe`, 0 when none is open */
-	struct ls_buffer table;     /* of struct ls_content */
-	uint64_t entries;
+	size_t raw_frame;       /* offset of the length of the open RAW frame in `recipe`, 0 when none is open */
+	struct ls_buffer table; /* of struct ls_content */
 	uint64_t files_bytes;
 	uint64_t hole_bytes;
 
@@ -31,15 +30,15 @@ struct ls_ingest {
 
 	/* The content that is arriving. */
 	enum target target;
-	uint32_t current;           /* its number */
-	uint64_t left;              /* stored bytes to come */
-	uint64_t position;          /* logical bytes given to the stream */
-	struct ls_buffer extents;   /* of struct ls_tar_extent, of a sparse one */
+	uint32_t current;         /* its number */
+	uint64_t left;            /* stored bytes to come */
+	uint64_t position;        /* logical bytes given to the stream */
+	struct ls_buffer extents; /* of struct ls_tar_extent, of a sparse one */
 	size_t next_extent;
 	uint64_t extent_left;
 	uint64_t logical_size;
 	int is_sparse;
-	struct ls_buffer carry;     /* the part of a small content that came in earlier spans */
+	struct ls_buffer carry; /* the part of a small content that came in earlier spans */
 };
 
 int ls_ingest_new(struct ls_ingest **ingest, struct ls_contents *contents, const struct ls_tar_limits *limits,
@@ -198,7 +197,8 @@ static int begin_sparse(struct ls_ingest *in, const struct ls_tar_entry *entry, 
 	in->extent_left = 0;
 	status = recipe_sparse(in, entry, err);
 	if (!status)
-		status = ls_buffer_append(&in->extents, entry->extents, entry->extent_count * sizeof(*entry->extents), err);
+		status =
+		    ls_buffer_append(&in->extents, entry->extents, entry->extent_count * sizeof(*entry->extents), err);
 	in->target = TARGET_STREAM;
 	if (!status)
 		status = ls_contents_stream_begin(in->contents, err);
@@ -232,7 +232,6 @@ static int take_entry(struct ls_ingest *in, const struct ls_tar_entry *entry, st
 	uint32_t content = LS_NONE;
 	int status = LS_OK;
 
-	in->entries++;
 	in->files_bytes += entry->size;
 	in->target = TARGET_NONE;
 	if (entry->type == LS_TAR_REGULAR && entry->size) {
@@ -373,11 +372,6 @@ int ls_ingest_index(struct ls_ingest *in, const uint8_t hash_key[16], struct ls_
 
 	return ls_layer_builder_finish(in->builder, hash_key, table, (uint32_t)(in->table.length / sizeof(*table)), out,
 	                               err);
-}
-
-uint64_t ls_ingest_entries(const struct ls_ingest *in)
-{
-	return in->entries;
 }
 
 uint64_t ls_ingest_files_bytes(const struct ls_ingest *in)

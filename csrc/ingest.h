@@ -47,7 +47,6 @@ int ls_ingest_take_recipe(struct ls_ingest *ingest, struct ls_buffer *out, struc
 /* The layer's index, after finish; once. */
 int ls_ingest_index(struct ls_ingest *ingest, const uint8_t hash_key[16], struct ls_buffer *out, struct ls_error *err);
 
-uint64_t ls_ingest_entries(const struct ls_ingest *ingest);
 /* The sum of the logical sizes of the regular files so far. */
 uint64_t ls_ingest_files_bytes(const struct ls_ingest *ingest);
 

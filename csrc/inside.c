@@ -15,8 +15,8 @@
 int ls_open_inside(int root_fd, const char *path, int flags, int *fd, struct ls_error *err)
 {
 	struct open_how how = {
-		.flags = (uint64_t)(unsigned int)(flags | O_CLOEXEC),
-		.resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS,
+	    .flags = (uint64_t)(unsigned int)(flags | O_CLOEXEC),
+	    .resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS,
 	};
 	char shown[SHOWN_SIZE];
 	int races = 0;
@@ -28,8 +28,9 @@ int ls_open_inside(int root_fd, const char *path, int flags, int *fd, struct ls_
 	if (*fd >= 0)
 		return LS_OK;
 	if (errno == ENOSYS)
-		return ls_fail(err, LS_UNSUPPORTED,
-			       "this kernel cannot open a path inside a root directory (openat2): Linux >= 5.6 is needed");
+		return ls_fail(
+		    err, LS_UNSUPPORTED,
+		    "this kernel cannot open a path inside a root directory (openat2): Linux >= 5.6 is needed");
 	return ls_fail_errno(err, "cannot open \"%s\" inside the root directory",
-			     ls_printable(shown, sizeof(shown), path, strlen(path)));
+	                     ls_printable(shown, sizeof(shown), path, strlen(path)));
 }

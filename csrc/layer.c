@@ -275,8 +275,8 @@ static int describe_xattrs(struct ls_layer_builder *builder, struct ls_index_nod
 	if (length != builder->last_xattrs_length || memcmp(builder->last_xattrs, builder->xattrs, length)) {
 		builder->xattr_bytes += length;
 		if (builder->xattr_bytes > LS_LAYER_XATTR_BYTES)
-			return ls_layer_refuse(builder, LS_LIMIT,
-			                       "brings the layer's extended attributes over 1 GiB", err);
+			return ls_layer_refuse(builder, LS_LIMIT, "brings the layer's extended attributes over 1 GiB",
+			                       err);
 		builder->last_xattrs = keep(builder, builder->xattrs, length);
 		if (!builder->last_xattrs)
 			return out_of_memory(builder, err);
@@ -295,8 +295,8 @@ static int describe_symlink(struct ls_layer_builder *builder, struct ls_index_no
 		return ls_layer_refuse(builder, LS_INVALID,
 		                       "is a symbolic link whose target is empty or has a zero byte", err);
 	if (link.length > LS_LAYER_PATH_BYTES)
-		return ls_layer_refuse(builder, LS_LIMIT,
-		                       "is a symbolic link whose target has more than 4096 bytes", err);
+		return ls_layer_refuse(builder, LS_LIMIT, "is a symbolic link whose target has more than 4096 bytes",
+		                       err);
 	node->record.mode = S_IFLNK | 0777;
 	node->record.size = link.length;
 	node->target = keep(builder, link.bytes, link.length);
@@ -308,8 +308,8 @@ static int describe_device(const struct ls_layer_builder *builder, struct ls_rec
 	const struct ls_tar_entry *entry = builder->entry;
 
 	if (entry->device_major >= 1u << 12 || entry->device_minor >= 1u << 20)
-		return ls_layer_refuse(builder, LS_LIMIT,
-		                       "is a device whose number Linux cannot hold (12 and 20 bits)", err);
+		return ls_layer_refuse(builder, LS_LIMIT, "is a device whose number Linux cannot hold (12 and 20 bits)",
+		                       err);
 	record->size = (uint64_t)entry->device_major << 32 | entry->device_minor;
 	return LS_OK;
 }
@@ -319,19 +319,19 @@ static int describe(struct ls_layer_builder *builder, struct ls_index_node *node
                     struct ls_error *err)
 {
 	static const uint32_t types[] = {
-		[LS_TAR_REGULAR] = S_IFREG, [LS_TAR_CHAR] = S_IFCHR,      [LS_TAR_BLOCK] = S_IFBLK,
-		[LS_TAR_FIFO] = S_IFIFO,    [LS_TAR_DIRECTORY] = S_IFDIR, [LS_TAR_SYMLINK] = S_IFLNK,
+	    [LS_TAR_REGULAR] = S_IFREG, [LS_TAR_CHAR] = S_IFCHR,      [LS_TAR_BLOCK] = S_IFBLK,
+	    [LS_TAR_FIFO] = S_IFIFO,    [LS_TAR_DIRECTORY] = S_IFDIR, [LS_TAR_SYMLINK] = S_IFLNK,
 	};
 	const struct ls_tar_entry *entry = builder->entry;
 	int status = LS_OK;
 
 	node->record = (struct ls_record){
-		.mode = types[entry->type] | (entry->mode & 07777),
-		.uid = entry->uid,
-		.gid = entry->gid,
-		.mtime_seconds = entry->mtime_seconds,
-		.mtime_nanoseconds = entry->mtime_nanoseconds,
-		.flags = node->record.flags & (LS_RECORD_WHITEOUT | LS_RECORD_OPAQUE),
+	    .mode = types[entry->type] | (entry->mode & 07777),
+	    .uid = entry->uid,
+	    .gid = entry->gid,
+	    .mtime_seconds = entry->mtime_seconds,
+	    .mtime_nanoseconds = entry->mtime_nanoseconds,
+	    .flags = node->record.flags & (LS_RECORD_WHITEOUT | LS_RECORD_OPAQUE),
 	};
 	if (entry->type == LS_TAR_REGULAR) {
 		node->record.size = entry->size;
@@ -441,8 +441,8 @@ static int check_hard_link(const struct ls_layer_builder *builder, const char *t
 	ls_layer_join(&builder->path, path, &length);
 	if (target_length >= length && !memcmp(target, path, length) &&
 	    (target_length == length || target[length] == '/'))
-		return ls_layer_refuse(builder, LS_INVALID,
-		                       "is a hard link to itself or to something below itself", err);
+		return ls_layer_refuse(builder, LS_INVALID, "is a hard link to itself or to something below itself",
+		                       err);
 	return LS_OK;
 }
 

@@ -22,15 +22,15 @@
  * `path`, which then stands at its parent; bury() makes `target` forget. */
 struct walk {
 	char rest[LINK_ROOM + LS_LAYER_PATH_BYTES];
-	size_t length;      /* of the cleaned path */
-	size_t name_start;  /* where its last component begins in it */
-	int is_marked;      /* a component, perhaps folded away since, begins with ".wh." */
+	size_t length;     /* of the cleaned path */
+	size_t name_start; /* where its last component begins in it */
+	int is_marked;     /* a component, perhaps folded away since, begins with ".wh." */
 	char text[LS_LAYER_PATH_BYTES];
 	uint16_t end[LEVELS + 1];
 	uint32_t node[LEVELS + 1];
 	uint32_t depth;
-	unsigned links;     /* symlinks followed */
-	size_t link_bytes;  /* bytes of their targets */
+	unsigned links;    /* symlinks followed */
+	size_t link_bytes; /* bytes of their targets */
 };
 
 struct arena_chunk;

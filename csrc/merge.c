@@ -29,7 +29,7 @@ struct directory {
 
 /* The next child of one source. */
 struct cursor {
-	uint64_t prefix;    /* the name's first 8 bytes, zero-padded, as a number that orders as they do */
+	uint64_t prefix; /* the name's first 8 bytes, zero-padded, as a number that orders as they do */
 	const char *name;
 	size_t name_length;
 	uint32_t layer;
@@ -43,9 +43,9 @@ struct merge {
 	size_t layer_count;
 	const uint8_t *hash_key;
 
-	uint32_t *number;           /* by layer: the number of its lowest layer in the chain */
-	size_t *record_base;        /* by layer: where its records begin in `inode_node` */
-	uint32_t *inode_node;       /* by inode of a layer: the node of its first visible link, LS_NONE before */
+	uint32_t *number;     /* by layer: the number of its lowest layer in the chain */
+	size_t *record_base;  /* by layer: where its records begin in `inode_node` */
+	uint32_t *inode_node; /* by inode of a layer: the node of its first visible link, LS_NONE before */
 
 	struct ls_index_node *nodes;
 	uint32_t node_count;
@@ -54,13 +54,13 @@ struct merge {
 	struct source *sources;
 	size_t source_count;
 
-	struct cursor *cursors;     /* a binary heap */
+	struct cursor *cursors; /* a binary heap */
 	size_t cursor_count;
-	struct source *group;       /* the records of one name, the topmost layer's first */
+	struct source *group; /* the records of one name, the topmost layer's first */
 
 	struct ls_content *contents;
 	uint32_t content_count;
-	uint32_t *content_slots;    /* content numbers by keyed hash of the digest, LS_NONE is free */
+	uint32_t *content_slots; /* content numbers by keyed hash of the digest, LS_NONE is free */
 	size_t content_mask;
 };
 
@@ -71,8 +71,8 @@ static const struct ls_record *source_record(const struct merge *m, struct sourc
 
 static int fail_source(const struct merge *m, struct source source, const char *why, struct ls_error *err)
 {
-	return ls_fail(err, LS_CORRUPT, "merging layers: record %u of layer %u %s; rebuild the layer's index", source.record,
-	               m->number[source.layer], why);
+	return ls_fail(err, LS_CORRUPT, "merging layers: record %u of layer %u %s; rebuild the layer's index",
+	               source.record, m->number[source.layer], why);
 }
 
 /* The cursors */
@@ -178,7 +178,7 @@ static int start_cursors(struct merge *m, const struct directory *directory, str
 		if (!count)
 			continue;
 		*cursor = (struct cursor){
-		        .layer = source.layer, .record = first, .end = first + count, .parent = source.record};
+		    .layer = source.layer, .record = first, .end = first + count, .parent = source.record};
 		status = load(m, cursor, err);
 		if (status)
 			return status;
@@ -329,10 +329,11 @@ static int fail_lower_link(const struct merge *m, struct source link, struct ls_
 		return status;
 	ls_printable(path_text, sizeof(path_text), path, record->path_length);
 	ls_printable(target_text, sizeof(target_text), target, record->size);
-	return ls_fail(err, LS_INVALID,
-	               "merging layers: \"%s\" of layer %u is a hard link to \"%s\", and the layers below it show no file "
-	               "there; the image is broken: build or pull it again",
-	               path_text, m->number[link.layer], target_text);
+	return ls_fail(
+	    err, LS_INVALID,
+	    "merging layers: \"%s\" of layer %u is a hard link to \"%s\", and the layers below it show no file "
+	    "there; the image is broken: build or pull it again",
+	    path_text, m->number[link.layer], target_text);
 }
 
 /* A hard link into the view of the layers below. What it finds there may be another such link. */
@@ -386,8 +387,8 @@ static int put_directory(struct merge *m, struct ls_index_node *node, const stru
 }
 
 /* What is visible of the records of one name. */
-static int put_group(struct merge *m, uint32_t parent, const char *name, size_t name_length,
-                     const struct source *group, size_t count, struct ls_error *err)
+static int put_group(struct merge *m, uint32_t parent, const char *name, size_t name_length, const struct source *group,
+                     size_t count, struct ls_error *err)
 {
 	const struct ls_record *top = source_record(m, group[0]);
 	struct ls_index_node *node;
@@ -396,7 +397,7 @@ static int put_group(struct merge *m, uint32_t parent, const char *name, size_t 
 		return LS_OK;
 	node = &m->nodes[m->node_count];
 	*node = (struct ls_index_node){
-	        .parent = parent, .inode = m->node_count, .name = name, .name_length = (uint16_t)name_length};
+	    .parent = parent, .inode = m->node_count, .name = name, .name_length = (uint16_t)name_length};
 	m->node_count++;
 	if (S_ISDIR(top->mode))
 		return put_directory(m, node, group, count, err);
@@ -448,21 +449,24 @@ static int check_layers(struct merge *m, size_t *records, size_t *contents, uint
 {
 	*records = *contents = *chain_layers = 0;
 	if (!m->layer_count || m->layer_count > LS_INDEX_MAX_LAYERS)
-		return ls_fail(err, LS_INVALID, "merging %zu layers: from 1 to %u can be", m->layer_count, LS_INDEX_MAX_LAYERS);
+		return ls_fail(err, LS_INVALID, "merging %zu layers: from 1 to %u can be", m->layer_count,
+		               LS_INDEX_MAX_LAYERS);
 	for (size_t i = 0; i < m->layer_count; i++) {
 		const struct ls_index_header *header = m->layers[i]->header;
 
 		if (i && header->kind != LS_INDEX_LAYER)
-			return ls_fail(err, LS_INVALID, "merging layers: number %zu is a chain, which only the bottom may be", i);
+			return ls_fail(err, LS_INVALID,
+			               "merging layers: number %zu is a chain, which only the bottom may be", i);
 		*records += header->record_count;
 		*contents += header->content_count;
 		*chain_layers += header->layer_count;
 	}
 	if (*chain_layers > LS_INDEX_MAX_LAYERS)
-		return ls_fail(err, LS_LIMIT, "merging layers: %u of them, the limit is %u", *chain_layers, LS_INDEX_MAX_LAYERS);
+		return ls_fail(err, LS_LIMIT, "merging layers: %u of them, the limit is %u", *chain_layers,
+		               LS_INDEX_MAX_LAYERS);
 	if (*records >= LS_NONE || *contents >= LS_NONE)
-		return ls_fail(err, LS_LIMIT, "merging layers: %zu records and %zu contents in all, the limit is %u", *records,
-		               *contents, LS_NONE - 1);
+		return ls_fail(err, LS_LIMIT, "merging layers: %zu records and %zu contents in all, the limit is %u",
+		               *records, *contents, LS_NONE - 1);
 	return LS_OK;
 }
 
@@ -483,8 +487,8 @@ static int allocate(struct merge *m, size_t records, size_t contents, struct ls_
 	m->group = malloc(m->layer_count * sizeof(*m->group));
 	m->contents = malloc((contents + 1) * sizeof(*m->contents));
 	m->content_slots = malloc(content_slots * sizeof(*m->content_slots));
-	if (!m->number || !m->record_base || !m->inode_node || !m->nodes || !m->directories || !m->sources || !m->cursors ||
-	    !m->group || !m->contents || !m->content_slots)
+	if (!m->number || !m->record_base || !m->inode_node || !m->nodes || !m->directories || !m->sources ||
+	    !m->cursors || !m->group || !m->contents || !m->content_slots)
 		return ls_fail(err, LS_NO_MEMORY, "merging layers: out of memory for %zu records", records);
 	memset(m->inode_node, 0xff, records * sizeof(*m->inode_node));
 	memset(m->content_slots, 0xff, content_slots * sizeof(*m->content_slots));
@@ -513,8 +517,8 @@ static int reserve(const struct merge *m, struct ls_buffer *out, struct ls_error
 		heap += m->layers[i]->header->heap_bytes;
 	return ls_buffer_reserve(out,
 	                         sizeof(struct ls_index_header) + m->node_count * sizeof(struct ls_record) +
-	                                 ls_index_slot_count(m->node_count) * sizeof(struct ls_slot) +
-	                                 m->content_count * sizeof(struct ls_content) + heap,
+	                             ls_index_slot_count(m->node_count) * sizeof(struct ls_slot) +
+	                             m->content_count * sizeof(struct ls_content) + heap,
 	                         err);
 }
 

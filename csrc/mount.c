@@ -68,14 +68,14 @@ static int explain_erofs(const char *image, const char *device, int sys_errno, i
 	ls_printable(shown_device, sizeof(shown_device), device ? device : "", device ? strlen(device) : 0);
 	if (sys_errno == ENOTBLK)
 		return ls_fail(err, LS_UNSUPPORTED,
-			       "cannot mount the EROFS image \"%s\"%s%s from a file: the store must be on ext4, XFS or "
-			       "btrfs (not tmpfs, not an overlay), on Linux >= 6.12 with EROFS_FS_BACKED_BY_FILE",
-			       shown, device ? " with device " : "", shown_device);
+		               "cannot mount the EROFS image \"%s\"%s%s from a file: the store must be on ext4, XFS or "
+		               "btrfs (not tmpfs, not an overlay), on Linux >= 6.12 with EROFS_FS_BACKED_BY_FILE",
+		               shown, device ? " with device " : "", shown_device);
 	if (sys_errno == EINVAL && !has_erofs_magic(image))
 		return ls_fail(err, LS_CORRUPT, "\"%s\" is not an EROFS image: it has no EROFS superblock", shown);
 	if (sys_errno == EUCLEAN || sys_errno == EBADMSG)
-		return ls_fail(err, LS_CORRUPT,
-			       "the EROFS image \"%s\" is damaged: the kernel's log says how (dmesg)", shown);
+		return ls_fail(err, LS_CORRUPT, "the EROFS image \"%s\" is damaged: the kernel's log says how (dmesg)",
+		               shown);
 	return status;
 }
 
@@ -91,7 +91,7 @@ static int configure_erofs(struct ls_fscontext *context, const char *image, cons
 }
 
 static int mount_short(const char *image, const char *device, const char *source, const char *source_device,
-		       const char *target, struct ls_error *err)
+                       const char *target, struct ls_error *err)
 {
 	struct ls_fscontext context = {.fd = -1, .type = "erofs", .what = "the EROFS image", .subject = image};
 	int status = ls_fscontext_open(&context, err);

@@ -18,15 +18,15 @@ int ls_mount_erofs(const char *image, const char *device, const char *target, st
 /* The lower layers that many overlays share. Directory descriptors, owned by the caller (O_PATH will do; where the
  * kernel takes no descriptors, the same directories are given as /proc/self/fd/N). */
 struct ls_overlay_lowers {
-	const int *lower;       /* top first; given as lowerdir+ */
+	const int *lower; /* top first; given as lowerdir+ */
 	size_t lower_count;
-	const int *data;        /* data-only layers; given as datadir+ */
+	const int *data; /* data-only layers; given as datadir+ */
 	size_t data_count;
 };
 
 /* What a new upper directory takes from the image's root: the overlay shows the upper's own. */
 struct ls_directory_attributes {
-	uint32_t mode;          /* permission bits */
+	uint32_t mode; /* permission bits */
 	uint32_t uid, gid;
 	int64_t mtime_seconds;
 	uint32_t mtime_nanoseconds;
@@ -42,9 +42,8 @@ int ls_container_make_many(int containers_fd, const char *const *names, size_t n
  * were mounted (they stay). EBUSY-safe: a name whose root is a mount point already is passed over and counted as
  * done. `volatile_upper`: nothing written is ever synced, neither by fsync nor by unmounting, which otherwise syncs the
  * upper's whole file system. */
-int ls_overlay_mount_many(int containers_fd, const char *const *names, size_t n,
-                          const struct ls_overlay_lowers *lowers, int volatile_upper, size_t *done,
-                          struct ls_error *err);
+int ls_overlay_mount_many(int containers_fd, const char *const *names, size_t n, const struct ls_overlay_lowers *lowers,
+                          int volatile_upper, size_t *done, struct ls_error *err);
 
 /* Unmount names[i]/root for each; not mounted is fine. `lazy` detaches one that is busy (MNT_DETACH), else EBUSY is an
  * error (LS_SYSTEM). Goes on after an error; the first one is reported. */
@@ -64,10 +63,10 @@ int ls_is_mounted(const char *path, int *mounted, struct ls_error *err);
 
 /* What this process and kernel can do, probed for real (no version numbers): each 0 or 1. */
 struct ls_mount_features {
-	int may_mount;          /* CAP_SYS_ADMIN in the user namespace that owns the mount namespace */
-	int new_mount_api;      /* fsopen and friends */
-	int overlay;            /* the overlay file system exists */
-	int erofs;              /* EROFS exists */
+	int may_mount;     /* CAP_SYS_ADMIN in the user namespace that owns the mount namespace */
+	int new_mount_api; /* fsopen and friends */
+	int overlay;       /* the overlay file system exists */
+	int erofs;         /* EROFS exists */
 };
 void ls_mount_features(struct ls_mount_features *features);
 
@@ -88,8 +87,8 @@ int ls_open_inside(int root_fd, const char *path, int flags, int *fd, struct ls_
 struct ls_spawn {
 	const char *const *argv;
 	const char *const *envp;
-	const char *cwd;        /* NULL: the caller's */
-	int fds[3];             /* become 0, 1, 2 */
+	const char *cwd; /* NULL: the caller's */
+	int fds[3];      /* become 0, 1, 2 */
 	int private_mounts;
 	const char *const *hide;
 	int controlling_terminal;

@@ -22,12 +22,12 @@ int ls_mountpoint_test(int directory_fd, const char *path, int *mounted, struct 
 		if (errno == ENOENT)
 			return LS_OK;
 		return ls_fail_errno(err, "cannot see whether \"%s\" is mounted",
-				     ls_printable(shown, sizeof(shown), path, strlen(path)));
+		                     ls_printable(shown, sizeof(shown), path, strlen(path)));
 	}
 	if (!(found.stx_attributes_mask & STATX_ATTR_MOUNT_ROOT))
 		return ls_fail(err, LS_UNSUPPORTED,
-			       "this kernel does not tell which directories are mount points (statx): Linux >= 5.8 is "
-			       "needed");
+		               "this kernel does not tell which directories are mount points (statx): Linux >= 5.8 is "
+		               "needed");
 	*mounted = (found.stx_attributes & STATX_ATTR_MOUNT_ROOT) != 0;
 	return LS_OK;
 }
@@ -42,9 +42,9 @@ static int explain_umount(int sys_errno, const char *subject, struct ls_error *e
 	errno = sys_errno;
 	if (sys_errno == EBUSY)
 		return ls_fail_errno(err,
-				     "cannot unmount \"%s\", which is in use: end the programs that use it, or unmount "
-				     "it lazily",
-				     shown);
+		                     "cannot unmount \"%s\", which is in use: end the programs that use it, or unmount "
+		                     "it lazily",
+		                     shown);
 	return ls_fail_errno(err, "cannot unmount \"%s\"", shown);
 }
 

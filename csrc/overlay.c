@@ -28,7 +28,7 @@ int ls_container_check_name(const char *name, struct ls_error *err)
 	if (length && length <= NAME_MAX && !strchr(name, '/') && strcmp(name, ".") && strcmp(name, ".."))
 		return LS_OK;
 	return ls_fail(err, LS_INVALID, "\"%s\" cannot be the name of a container's directory",
-		       ls_printable(shown, sizeof(shown), name, length));
+	               ls_printable(shown, sizeof(shown), name, length));
 }
 
 static int find_paths(struct container_paths *paths, const char *name, struct ls_error *err)
@@ -50,24 +50,25 @@ static int make_directory(int containers_fd, const char *path, struct ls_error *
 	if (!mkdirat(containers_fd, path, 0700))
 		return LS_OK;
 	return ls_fail_errno(err, "cannot make the container directory \"%s\"",
-			     ls_printable(shown, sizeof(shown), path, strlen(path)));
+	                     ls_printable(shown, sizeof(shown), path, strlen(path)));
 }
 
 /* The owner first: changing it clears set-user-ID and set-group-ID bits. The time last. */
 static int set_attributes(int containers_fd, const char *path, const struct ls_directory_attributes *attributes,
-			  struct ls_error *err)
+                          struct ls_error *err)
 {
 	struct timespec times[2] = {
-		{.tv_nsec = UTIME_OMIT},
-		{.tv_sec = attributes->mtime_seconds, .tv_nsec = attributes->mtime_nanoseconds},
+	    {.tv_nsec = UTIME_OMIT},
+	    {.tv_sec = attributes->mtime_seconds, .tv_nsec = attributes->mtime_nanoseconds},
 	};
 	char shown[LS_SHOWN_SIZE];
 
 	if (fchownat(containers_fd, path, attributes->uid, attributes->gid, AT_SYMLINK_NOFOLLOW) ||
 	    fchmodat(containers_fd, path, attributes->mode & 07777, 0) || utimensat(containers_fd, path, times, 0))
-		return ls_fail_errno(err, "cannot give \"%s\" the attributes of the image's root (mode %o, owner %u:%u)",
-				     ls_printable(shown, sizeof(shown), path, strlen(path)), attributes->mode,
-				     attributes->uid, attributes->gid);
+		return ls_fail_errno(err,
+		                     "cannot give \"%s\" the attributes of the image's root (mode %o, owner %u:%u)",
+		                     ls_printable(shown, sizeof(shown), path, strlen(path)), attributes->mode,
+		                     attributes->uid, attributes->gid);
 	return LS_OK;
 }
 
@@ -80,7 +81,7 @@ static void remove_container(int containers_fd, const char *name, const struct c
 }
 
 static int make_container(int containers_fd, const char *name, const struct ls_directory_attributes *upper,
-			  struct ls_error *err)
+                          struct ls_error *err)
 {
 	struct container_paths paths;
 	int status = find_paths(&paths, name, err);
@@ -103,7 +104,7 @@ static int make_container(int containers_fd, const char *name, const struct ls_d
 }
 
 int ls_container_make_many(int containers_fd, const char *const *names, size_t n,
-			   const struct ls_directory_attributes *upper, struct ls_error *err)
+                           const struct ls_directory_attributes *upper, struct ls_error *err)
 {
 	struct container_paths paths;
 
@@ -129,7 +130,7 @@ static int open_layer(int containers_fd, const char *path, int *fd, struct ls_er
 	if (*fd >= 0)
 		return LS_OK;
 	return ls_fail_errno(err, "cannot open the container directory \"%s\"",
-			     ls_printable(shown, sizeof(shown), path, strlen(path)));
+	                     ls_printable(shown, sizeof(shown), path, strlen(path)));
 }
 
 static int add_layers(struct ls_fscontext *context, const char *key, const int *fds, size_t count, struct ls_error *err)
@@ -142,7 +143,7 @@ static int add_layers(struct ls_fscontext *context, const char *key, const int *
 }
 
 static int add_own_layer(struct ls_fscontext *context, const char *key, int containers_fd, const char *path,
-			 struct ls_error *err)
+                         struct ls_error *err)
 {
 	int fd;
 	int status = open_layer(containers_fd, path, &fd, err);
@@ -155,7 +156,7 @@ static int add_own_layer(struct ls_fscontext *context, const char *key, int cont
 }
 
 static int configure_overlay(struct ls_fscontext *context, int containers_fd, const struct container_paths *paths,
-			     const struct ls_overlay_lowers *lowers, int volatile_upper, struct ls_error *err)
+                             const struct ls_overlay_lowers *lowers, int volatile_upper, struct ls_error *err)
 {
 	int status = ls_fscontext_string(context, "source", context->subject, err);
 
@@ -190,14 +191,14 @@ static int clear_volatile_mark(int containers_fd, const char *work, struct ls_er
 	if (!unlinkat(containers_fd, path, AT_REMOVEDIR))
 		return LS_OK;
 	return ls_fail_errno(err, "cannot clear the volatile mark \"%s\"",
-			     ls_printable(shown, sizeof(shown), path, strlen(path)));
+	                     ls_printable(shown, sizeof(shown), path, strlen(path)));
 }
 
 static int mount_container(int containers_fd, const char *name, const struct ls_overlay_lowers *lowers,
-			   int volatile_upper, struct ls_error *err)
+                           int volatile_upper, struct ls_error *err)
 {
 	struct ls_fscontext context = {
-		.fd = -1, .type = "overlay", .what = "the overlay of container", .subject = name};
+	    .fd = -1, .type = "overlay", .what = "the overlay of container", .subject = name};
 	struct container_paths paths;
 	int mounted;
 	int status = find_paths(&paths, name, err);
@@ -220,9 +221,8 @@ static int mount_container(int containers_fd, const char *name, const struct ls_
 	return status;
 }
 
-int ls_overlay_mount_many(int containers_fd, const char *const *names, size_t n,
-			  const struct ls_overlay_lowers *lowers, int volatile_upper, size_t *done,
-			  struct ls_error *err)
+int ls_overlay_mount_many(int containers_fd, const char *const *names, size_t n, const struct ls_overlay_lowers *lowers,
+                          int volatile_upper, size_t *done, struct ls_error *err)
 {
 	int status = LS_OK;
 

@@ -138,15 +138,15 @@ static int run_child(void *argument)
 static int explain(const struct launch *launch, struct ls_error *err)
 {
 	static const char *const steps[] = {
-		[STEP_NONE] = "start",
-		[STEP_SESSION] = "start a session for",
-		[STEP_NAMESPACE] = "make a mount namespace for",
-		[STEP_PROPAGATION] = "make the mount namespace private for",
-		[STEP_HIDE] = "hide a directory from",
-		[STEP_DESCRIPTORS] = "pass descriptors 0 to 2 to",
-		[STEP_TERMINAL] = "make descriptor 0 the controlling terminal of",
-		[STEP_DIRECTORY] = "change the directory for",
-		[STEP_EXEC] = "execute",
+	    [STEP_NONE] = "start",
+	    [STEP_SESSION] = "start a session for",
+	    [STEP_NAMESPACE] = "make a mount namespace for",
+	    [STEP_PROPAGATION] = "make the mount namespace private for",
+	    [STEP_HIDE] = "hide a directory from",
+	    [STEP_DESCRIPTORS] = "pass descriptors 0 to 2 to",
+	    [STEP_TERMINAL] = "make descriptor 0 the controlling terminal of",
+	    [STEP_DIRECTORY] = "change the directory for",
+	    [STEP_EXEC] = "execute",
 	};
 	const char *program = launch->spawn->argv[0];
 	const char *path = launch->path && launch->path != program ? launch->path : "";
@@ -156,7 +156,7 @@ static int explain(const struct launch *launch, struct ls_error *err)
 	ls_printable(shown_path, sizeof(shown_path), path, strlen(path));
 	if (launch->failed == STEP_NAMESPACE && launch->sys_errno == EPERM)
 		return ls_fail(err, LS_UNSUPPORTED,
-			       "cannot make a mount namespace for \"%s\": it needs CAP_SYS_ADMIN: run as root", shown);
+		               "cannot make a mount namespace for \"%s\": it needs CAP_SYS_ADMIN: run as root", shown);
 	errno = launch->sys_errno;
 	return ls_fail_errno(err, "cannot %s \"%s\"%s%s", steps[launch->failed], shown, *path ? ": " : "", shown_path);
 }

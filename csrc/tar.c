@@ -191,8 +191,8 @@ int ls_tar_finish(struct ls_tar *tar, struct ls_error *err)
 
 	if (tar->stage == TAR_DATA)
 		return tar_fail(tar, err, LS_CORRUPT,
-				"the archive ends %" PRIu64 " bytes before the end of this content; %s", tar->left,
-				advice);
+		                "the archive ends %" PRIu64 " bytes before the end of this content; %s", tar->left,
+		                advice);
 	/* The header that is cut short is the next one, and the last entry has nothing to do with it. */
 	if (tar->gathered && tar->stage == TAR_HEADER) {
 		tar->header_position = tar->position - tar->gathered;
@@ -200,9 +200,9 @@ int ls_tar_finish(struct ls_tar *tar, struct ls_error *err)
 	}
 	if (tar->gathered || tar->stage == TAR_EXTENDED)
 		return tar_fail(tar, err, LS_CORRUPT, "the archive ends at byte %" PRIu64 ", inside a header; %s",
-				tar->position, advice);
+		                tar->position, advice);
 	if (tar->pending)
 		return tar_fail(tar, err, LS_CORRUPT,
-				"the archive ends before the entry that this header belongs to; %s", advice);
+		                "the archive ends before the entry that this header belongs to; %s", advice);
 	return LS_OK;
 }

@@ -32,19 +32,25 @@
 #include "status.h"
 
 struct ls_tar_limits {
-	size_t path_bytes;        /* a path or link target: 4,096 */
-	size_t name_bytes;        /* one component of a path: 255 */
-	size_t extended_bytes;    /* pax and GNU long-name data before one entry; all global headers: 1 MiB each */
-	size_t sparse_extents;    /* extents of one sparse file, empty ones counted: 65,536 */
-	uint64_t file_bytes;      /* logical size of one file: 1 TiB */
-	uint64_t entries;         /* entries of one archive: 16 Mi */
+	size_t path_bytes;     /* a path or link target: 4,096 */
+	size_t name_bytes;     /* one component of a path: 255 */
+	size_t extended_bytes; /* pax and GNU long-name data before one entry; all global headers: 1 MiB each */
+	size_t sparse_extents; /* extents of one sparse file, empty ones counted: 65,536 */
+	uint64_t file_bytes;   /* logical size of one file: 1 TiB */
+	uint64_t entries;      /* entries of one archive: 16 Mi */
 };
 
 /* The values above. */
 extern const struct ls_tar_limits ls_tar_default_limits;
 
 enum ls_tar_type {
-	LS_TAR_REGULAR, LS_TAR_HARDLINK, LS_TAR_SYMLINK, LS_TAR_CHAR, LS_TAR_BLOCK, LS_TAR_DIRECTORY, LS_TAR_FIFO,
+	LS_TAR_REGULAR,
+	LS_TAR_HARDLINK,
+	LS_TAR_SYMLINK,
+	LS_TAR_CHAR,
+	LS_TAR_BLOCK,
+	LS_TAR_DIRECTORY,
+	LS_TAR_FIFO,
 };
 
 struct ls_tar_bytes {
@@ -66,21 +72,21 @@ struct ls_tar_extent {
  * cleaned nor checked for "..", but without NUL, not empty, and within path_bytes and name_bytes. */
 struct ls_tar_entry {
 	enum ls_tar_type type;
-	uint32_t mode;                /* permission bits, setuid, setgid, sticky: 07777 */
+	uint32_t mode; /* permission bits, setuid, setgid, sticky: 07777 */
 	uint32_t uid, gid;
 	int64_t mtime_seconds;
 	uint32_t mtime_nanoseconds;
 	uint32_t device_major, device_minor;
-	uint64_t size;                /* regular: logical bytes, else 0 */
-	uint64_t stored_size;         /* bytes of DATA that follow: equal to size unless sparse */
+	uint64_t size;        /* regular: logical bytes, else 0 */
+	uint64_t stored_size; /* bytes of DATA that follow: equal to size unless sparse */
 	struct ls_tar_bytes path;
-	struct ls_tar_bytes link;     /* target of a symlink or hard link */
+	struct ls_tar_bytes link;          /* target of a symlink or hard link */
 	const struct ls_tar_xattr *xattrs; /* sorted by name, the last of equal names kept */
 	size_t xattr_count;
 	const struct ls_tar_extent *extents; /* sparse only: ascending, apart, within size, summing to stored_size */
 	size_t extent_count;
-	int is_sparse;                /* a sparse file may have no extents at all */
-	uint64_t position;            /* of the entry's first header in the archive, bytes */
+	int is_sparse;     /* a sparse file may have no extents at all */
+	uint64_t position; /* of the entry's first header in the archive, bytes */
 };
 
 enum ls_tar_event_kind {

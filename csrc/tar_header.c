@@ -73,7 +73,7 @@ enum tar_number tar_parse_field(const uint8_t *field, size_t width, int64_t *val
 }
 
 static int field_signed(const struct ls_tar *tar, const uint8_t *field, size_t width, const char *name, int64_t *value,
-			struct ls_error *err)
+                        struct ls_error *err)
 {
 	enum tar_number result = tar_parse_field(field, width, value);
 	char text[64];
@@ -82,11 +82,11 @@ static int field_signed(const struct ls_tar *tar, const uint8_t *field, size_t w
 		return LS_OK;
 	ls_printable(text, sizeof(text), field, width);
 	return tar_fail(tar, err, LS_CORRUPT, "the field %s holds \"%s\", which %s", name, text,
-			result == TAR_NUMBER_RANGE ? "does not fit 64 bits" : "is not an octal or base-256 number");
+	                result == TAR_NUMBER_RANGE ? "does not fit 64 bits" : "is not an octal or base-256 number");
 }
 
 int tar_field_unsigned(const struct ls_tar *tar, const uint8_t *field, size_t width, const char *name, uint64_t *value,
-		       struct ls_error *err)
+                       struct ls_error *err)
 {
 	int64_t number = 0;
 	int status = field_signed(tar, field, width, name, &number, err);
@@ -127,9 +127,9 @@ static int verify_checksum(const struct ls_tar *tar, const uint8_t *block, struc
 	if ((int64_t)sum - 256 * (int64_t)high == (int64_t)expected)
 		return LS_OK;
 	return tar_fail(tar, err, LS_CORRUPT,
-			"the checksum is %" PRIu32 " and the header says %" PRIu64
-			"; this is not a tar archive, or it is damaged: fetch or write it again",
-			sum, expected);
+	                "the checksum is %" PRIu32 " and the header says %" PRIu64
+	                "; this is not a tar archive, or it is damaged: fetch or write it again",
+	                sum, expected);
 }
 
 /* POSIX has an unknown type treated as a regular file. That is refused: the letters in use ('A', 'D', 'M', 'N', 'X')
@@ -148,14 +148,14 @@ static int read_type(struct ls_tar *tar, uint8_t type, struct ls_error *err)
 		tar->entry.type = types[type - '0'];
 	else
 		return tar_fail(tar, err, LS_INVALID,
-				"entries of type '%s' are not supported; write the archive without them",
-				ls_printable(letter, sizeof(letter), &type, 1));
+		                "entries of type '%s' are not supported; write the archive without them",
+		                ls_printable(letter, sizeof(letter), &type, 1));
 	return LS_OK;
 }
 
 /* Neither empty nor too long nor with a NUL in it; of a path, each component within its limit, too. */
 static int check_text(const struct ls_tar *tar, struct ls_tar_bytes text, const char *what, int is_path,
-		      struct ls_error *err)
+                      struct ls_error *err)
 {
 	size_t path_bytes = tar->limits.path_bytes, name_bytes = tar->limits.name_bytes;
 	const uint8_t *at = text.bytes, *end = text.bytes + text.length;
@@ -165,10 +165,10 @@ static int check_text(const struct ls_tar *tar, struct ls_tar_bytes text, const 
 		return tar_fail(tar, err, LS_INVALID, "the %s is empty", what);
 	if (text.length > path_bytes)
 		return tar_fail(tar, err, LS_LIMIT, "the %s \"%s\" has %zu bytes, more than the limit path_bytes (%zu)",
-				what, ls_printable(shown, sizeof(shown), at, text.length), text.length, path_bytes);
+		                what, ls_printable(shown, sizeof(shown), at, text.length), text.length, path_bytes);
 	if (memchr(at, 0, text.length))
 		return tar_fail(tar, err, LS_INVALID, "the %s \"%s\" contains a NUL byte", what,
-				ls_printable(shown, sizeof(shown), at, text.length));
+		                ls_printable(shown, sizeof(shown), at, text.length));
 	while (is_path && (size_t)(end - at) > name_bytes) {
 		const uint8_t *slash = memchr(at, '/', (size_t)(end - at));
 		size_t length = (size_t)((slash ? slash : end) - at);
@@ -232,7 +232,7 @@ static int read_link(struct ls_tar *tar, const uint8_t *block, struct ls_error *
 }
 
 static int read_id(struct ls_tar *tar, const uint8_t *field, enum tar_key key, const char *name, uint32_t *id,
-		   struct ls_error *err)
+                   struct ls_error *err)
 {
 	uint64_t number = 0;
 	int found, status = tar_value_unsigned(tar, key, &found, &number, err);
@@ -247,7 +247,7 @@ static int read_id(struct ls_tar *tar, const uint8_t *field, enum tar_key key, c
 		return status;
 	if (number > UINT32_MAX)
 		return tar_fail(tar, err, LS_INVALID, "the %s %" PRId64 " is not between 0 and 4294967295", name,
-				(int64_t)number);
+		                (int64_t)number);
 	*id = (uint32_t)number;
 	return LS_OK;
 }
@@ -268,7 +268,7 @@ static int read_device(struct ls_tar *tar, const uint8_t *block, struct ls_error
 		return status;
 	if (major > UINT32_MAX || minor > UINT32_MAX)
 		return tar_fail(tar, err, LS_INVALID, "the device number %" PRIu64 ":%" PRIu64 " is too large", major,
-				minor);
+		                minor);
 	tar->entry.device_major = (uint32_t)major;
 	tar->entry.device_minor = (uint32_t)minor;
 	return LS_OK;
@@ -322,8 +322,8 @@ static int begin_content(struct ls_tar *tar, const uint8_t *block, enum tar_spar
 	if (tar->entry.type == LS_TAR_REGULAR) {
 		if (tar->member_size > tar->limits.file_bytes)
 			return tar_fail(tar, err, LS_LIMIT,
-					"the file has %" PRIu64 " bytes, more than the limit file_bytes (%" PRIu64 ")",
-					tar->member_size, tar->limits.file_bytes);
+			                "the file has %" PRIu64 " bytes, more than the limit file_bytes (%" PRIu64 ")",
+			                tar->member_size, tar->limits.file_bytes);
 		tar->entry.size = tar->entry.stored_size = tar->member_size;
 	}
 	tar_ready(tar);
@@ -347,10 +347,10 @@ static int read_entry(struct ls_tar *tar, const uint8_t *block, struct ls_error 
 		tar->entry.type = LS_TAR_DIRECTORY;
 	if (++tar->entries > tar->limits.entries)
 		return tar_fail(tar, err, LS_LIMIT, "the archive has more entries than the limit entries (%" PRIu64 ")",
-				tar->limits.entries);
+		                tar->limits.entries);
 	if (type == 'S' && !is_gnu(block))
 		return tar_fail(tar, err, LS_INVALID,
-				"a sparse entry ('S') of another tar than GNU's is not supported");
+		                "a sparse entry ('S') of another tar than GNU's is not supported");
 	status = read_link(tar, block, err);
 	if (!status)
 		status = read_attributes(tar, block, err);
@@ -392,9 +392,9 @@ static int read_end(struct ls_tar *tar, struct ls_error *err)
 {
 	if (tar->pending)
 		return tar_fail(tar, err, LS_CORRUPT,
-				"the archive ends before the entry that the extended header at byte %" PRIu64
-				" belongs to",
-				tar->entry.position);
+		                "the archive ends before the entry that the extended header at byte %" PRIu64
+		                " belongs to",
+		                tar->entry.position);
 	tar->stage = TAR_END;
 	return LS_OK;
 }

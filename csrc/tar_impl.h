@@ -104,7 +104,7 @@ struct ls_tar {
 
 /* ls_fail with the header's position, and the entry's path once it is known, before the message. */
 __attribute__((format(printf, 4, 5))) int tar_fail(const struct ls_tar *tar, struct ls_error *err, int status,
-						   const char *format, ...);
+                                                   const char *format, ...);
 /* Make room for one more item behind `count` of them. */
 int tar_grow(void **items, size_t *capacity, size_t count, size_t item_bytes, struct ls_error *err);
 /* The entry is complete: hand it out, then its content. */
@@ -115,7 +115,7 @@ void tar_ready(struct ls_tar *tar);
 enum tar_number tar_parse_field(const uint8_t *field, size_t width, int64_t *value);
 /* A numeric field of a header or sparse block, LS_CORRUPT unless it is a number that is not negative. */
 int tar_field_unsigned(const struct ls_tar *tar, const uint8_t *field, size_t width, const char *name, uint64_t *value,
-		       struct ls_error *err);
+                       struct ls_error *err);
 /* Read a header block and choose the next stage. */
 int tar_read_header(struct ls_tar *tar, const uint8_t *block, struct ls_error *err);
 

@@ -73,8 +73,8 @@ int tar_extended_begin(struct ls_tar *tar, uint8_t type, uint64_t size, struct l
 	values = extended_values(tar);
 	if (size > tar->limits.extended_bytes || values->bytes.length > tar->limits.extended_bytes - size)
 		return tar_fail(tar, err, LS_LIMIT,
-				"%" PRIu64 " more bytes of extended header pass the limit extended_bytes (%zu)", size,
-				tar->limits.extended_bytes);
+		                "%" PRIu64 " more bytes of extended header pass the limit extended_bytes (%zu)", size,
+		                tar->limits.extended_bytes);
 	tar->extended_start = values->bytes.length;
 	tar->left = size;
 	tar->padding = -size & (TAR_BLOCK - 1);
@@ -118,7 +118,7 @@ static int apply_record(struct ls_tar *tar, struct ls_tar_bytes key, struct ls_t
 
 	if ((xattr || sparse) && tar->extended_type == 'g')
 		return tar_fail(tar, err, LS_INVALID, "a global pax header has %s, which cannot hold for every entry",
-				ls_printable(shown, sizeof(shown), key.bytes, key.length));
+		                ls_printable(shown, sizeof(shown), key.bytes, key.length));
 	if (xattr)
 		return add_xattr(tar, (struct ls_tar_bytes){key.bytes + prefix, key.length - prefix}, value, err);
 	if (sparse && equal(key, SPARSE_PREFIX "offset"))
@@ -232,7 +232,7 @@ int tar_value_unsigned(const struct ls_tar *tar, enum tar_key key, int *found, u
 		negative = tar_parse_decimal(text.bytes + 1, text.length - 1, number);
 	if (result == TAR_NUMBER_RANGE || negative != TAR_NUMBER_GARBAGE)
 		return tar_fail(tar, err, LS_INVALID, "the pax record %s=%s is negative or does not fit 64 bits",
-				key_names[key], shown);
+		                key_names[key], shown);
 	return tar_fail(tar, err, LS_CORRUPT, "the pax record %s=%s is not a decimal number", key_names[key], shown);
 }
 

@@ -24,13 +24,13 @@ static int add_extent(struct ls_tar *tar, uint64_t offset, uint64_t length, stru
 
 	if (sparse->seen++ >= tar->limits.sparse_extents)
 		return tar_fail(tar, err, LS_LIMIT,
-				"the sparse map has more extents than the limit sparse_extents (%zu)",
-				tar->limits.sparse_extents);
+		                "the sparse map has more extents than the limit sparse_extents (%zu)",
+		                tar->limits.sparse_extents);
 	if (offset < sparse->end || __builtin_add_overflow(offset, length, &end))
 		return tar_fail(tar, err, LS_CORRUPT,
-				"extent %zu of the sparse map (%" PRIu64 " bytes at %" PRIu64
-				") does not follow the one before it, which ends at %" PRIu64,
-				sparse->seen, length, offset, sparse->end);
+		                "extent %zu of the sparse map (%" PRIu64 " bytes at %" PRIu64
+		                ") does not follow the one before it, which ends at %" PRIu64,
+		                sparse->seen, length, offset, sparse->end);
 	if (length && last && last->offset + last->length == offset) {
 		last->length += length;
 	} else if (length) {
@@ -50,12 +50,12 @@ static int finish_map(struct ls_tar *tar, uint64_t stored, struct ls_error *err)
 {
 	if (tar->sparse.end > tar->entry.size)
 		return tar_fail(tar, err, LS_CORRUPT,
-				"the sparse map ends at %" PRIu64 ", behind the file's %" PRIu64 " bytes",
-				tar->sparse.end, tar->entry.size);
+		                "the sparse map ends at %" PRIu64 ", behind the file's %" PRIu64 " bytes",
+		                tar->sparse.end, tar->entry.size);
 	if (tar->sparse.stored != stored)
 		return tar_fail(tar, err, LS_CORRUPT,
-				"the extents of the sparse map hold %" PRIu64 " bytes, and %" PRIu64 " are stored",
-				tar->sparse.stored, stored);
+		                "the extents of the sparse map hold %" PRIu64 " bytes, and %" PRIu64 " are stored",
+		                tar->sparse.stored, stored);
 	tar->entry.stored_size = stored;
 	tar_ready(tar);
 	return LS_OK;
@@ -65,8 +65,8 @@ static int set_size(struct ls_tar *tar, uint64_t size, struct ls_error *err)
 {
 	if (size > tar->limits.file_bytes)
 		return tar_fail(tar, err, LS_LIMIT,
-				"the sparse file has %" PRIu64 " bytes, more than the limit file_bytes (%" PRIu64 ")",
-				size, tar->limits.file_bytes);
+		                "the sparse file has %" PRIu64 " bytes, more than the limit file_bytes (%" PRIu64 ")",
+		                size, tar->limits.file_bytes);
 	tar->entry.size = size;
 	return LS_OK;
 }
@@ -83,7 +83,7 @@ static int read_old_entries(struct ls_tar *tar, const uint8_t *entries, int coun
 		status = tar_field_unsigned(tar, entries, OLD_NUMBER_BYTES, "sparse offset", &offset, err);
 		if (!status)
 			status = tar_field_unsigned(tar, entries + OLD_NUMBER_BYTES, OLD_NUMBER_BYTES,
-						    "sparse numbytes", &length, err);
+			                            "sparse numbytes", &length, err);
 		if (!status)
 			status = add_extent(tar, offset, length, err);
 		if (status)
@@ -119,21 +119,21 @@ int tar_sparse_extension(struct ls_tar *tar, const uint8_t *block, struct ls_err
 }
 
 static int record_number(struct ls_tar *tar, const char *name, const uint8_t *text, size_t length, uint64_t *number,
-			 struct ls_error *err)
+                         struct ls_error *err)
 {
 	char shown[64];
 
 	if (tar_parse_decimal(text, length, number) == TAR_NUMBER_OK)
 		return LS_OK;
 	return tar_fail(tar, err, LS_CORRUPT, "the pax record %s has \"%s\" where a decimal number of 64 bits belongs",
-			name, ls_printable(shown, sizeof(shown), text, length));
+	                name, ls_printable(shown, sizeof(shown), text, length));
 }
 
 int tar_sparse_offset(struct ls_tar *tar, const uint8_t *text, size_t length, struct ls_error *err)
 {
 	if (tar->sparse.has_offset)
 		return tar_fail(tar, err, LS_CORRUPT,
-				"two pax records GNU.sparse.offset without GNU.sparse.numbytes between them");
+		                "two pax records GNU.sparse.offset without GNU.sparse.numbytes between them");
 	tar->sparse.has_offset = 1;
 	return record_number(tar, "GNU.sparse.offset", text, length, &tar->sparse.offset, err);
 }
@@ -145,7 +145,7 @@ int tar_sparse_numbytes(struct ls_tar *tar, const uint8_t *text, size_t length, 
 
 	if (!tar->sparse.has_offset)
 		return tar_fail(tar, err, LS_CORRUPT,
-				"a pax record GNU.sparse.numbytes without GNU.sparse.offset before it");
+		                "a pax record GNU.sparse.numbytes without GNU.sparse.offset before it");
 	tar->sparse.has_offset = 0;
 	status = record_number(tar, "GNU.sparse.numbytes", text, length, &number, err);
 	return status ? status : add_extent(tar, tar->sparse.offset, number, err);
@@ -160,11 +160,11 @@ static int read_map_record(struct ls_tar *tar, struct ls_tar_bytes map, struct l
 
 	if (tar->sparse.seen)
 		return tar_fail(tar, err, LS_CORRUPT,
-				"the pax records GNU.sparse.map and GNU.sparse.offset exclude each other");
+		                "the pax records GNU.sparse.map and GNU.sparse.offset exclude each other");
 	for (;;) {
 		const uint8_t *comma = memchr(at, ',', (size_t)(end - at));
 		int status = record_number(tar, "GNU.sparse.map", at, (size_t)((comma ? comma : end) - at),
-					   &pair[numbers++ & 1], err);
+		                           &pair[numbers++ & 1], err);
 
 		if (!status && !(numbers & 1))
 			status = add_extent(tar, pair[0], pair[1], err);
@@ -176,7 +176,7 @@ static int read_map_record(struct ls_tar *tar, struct ls_tar_bytes map, struct l
 	}
 	if (numbers & 1)
 		return tar_fail(tar, err, LS_CORRUPT,
-				"the pax record GNU.sparse.map has an offset without a length at its end");
+		                "the pax record GNU.sparse.map has an offset without a length at its end");
 	return LS_OK;
 }
 
@@ -194,11 +194,11 @@ static int begin_records(struct ls_tar *tar, struct ls_error *err)
 		return status;
 	if (tar->sparse.has_offset)
 		return tar_fail(tar, err, LS_CORRUPT,
-				"the last pax record GNU.sparse.offset has no GNU.sparse.numbytes");
+		                "the last pax record GNU.sparse.offset has no GNU.sparse.numbytes");
 	if (found && blocks != tar->sparse.seen)
 		return tar_fail(tar, err, LS_CORRUPT,
-				"GNU.sparse.numblocks is %" PRIu64 ", and the sparse map has %zu extents", blocks,
-				tar->sparse.seen);
+		                "GNU.sparse.numblocks is %" PRIu64 ", and the sparse map has %zu extents", blocks,
+		                tar->sparse.seen);
 	return finish_map(tar, tar->member_size, err);
 }
 
@@ -223,7 +223,7 @@ static int logical_size(struct ls_tar *tar, uint64_t *size, struct ls_error *err
 		status = tar_value_unsigned(tar, TAR_KEY_SPARSE_SIZE, &found, size, err);
 	if (!status && !found)
 		return tar_fail(tar, err, LS_CORRUPT,
-				"a sparse file needs the pax record GNU.sparse.size or GNU.sparse.realsize");
+		                "a sparse file needs the pax record GNU.sparse.size or GNU.sparse.realsize");
 	return status;
 }
 
@@ -255,9 +255,9 @@ static int map_number(struct ls_tar *tar, struct ls_error *err)
 	if (sparse->numbers_read++ == 0) {
 		if (number > tar->limits.sparse_extents || number > UINT64_MAX / 2)
 			return tar_fail(tar, err, LS_LIMIT,
-					"the sparse map has %" PRIu64
-					" extents, more than the limit sparse_extents (%zu)",
-					number, tar->limits.sparse_extents);
+			                "the sparse map has %" PRIu64
+			                " extents, more than the limit sparse_extents (%zu)",
+			                number, tar->limits.sparse_extents);
 		sparse->numbers_left = 2 * number;
 		return LS_OK;
 	}
@@ -277,8 +277,8 @@ static int map_byte(struct ls_tar *tar, uint8_t byte, struct ls_error *err)
 	if (byte < '0' || byte > '9' || __builtin_mul_overflow(sparse->number, 10, &sparse->number) ||
 	    __builtin_add_overflow(sparse->number, (uint64_t)(byte - '0'), &sparse->number))
 		return tar_fail(tar, err, LS_CORRUPT,
-				"number %" PRIu64 " of the sparse map is not a decimal number of 64 bits and a newline",
-				sparse->numbers_read + 1);
+		                "number %" PRIu64 " of the sparse map is not a decimal number of 64 bits and a newline",
+		                sparse->numbers_read + 1);
 	sparse->digits++;
 	return LS_OK;
 }
@@ -297,7 +297,7 @@ int tar_sparse_map_block(struct ls_tar *tar, const uint8_t *block, struct ls_err
 		return finish_map(tar, tar->left, err);
 	if (tar->left < TAR_BLOCK)
 		return tar_fail(tar, err, LS_CORRUPT, "the sparse map is longer than the %" PRIu64 " bytes stored",
-				tar->member_size);
+		                tar->member_size);
 	return LS_OK;
 }
 
@@ -322,9 +322,9 @@ int tar_sparse_form(const struct ls_tar *tar, uint8_t type, enum tar_sparse_form
 		*form = TAR_SPARSE_1;
 	else if (has_major && (major || minor > 1))
 		return tar_fail(tar, err, LS_INVALID,
-				"version %" PRIu64 ".%" PRIu64 " of GNU's sparse format is not known", major, minor);
+		                "version %" PRIu64 ".%" PRIu64 " of GNU's sparse format is not known", major, minor);
 	else if (has_major || tar->sparse.seen || tar->sparse.has_offset ||
-		 tar_value(tar, TAR_KEY_SPARSE_MAP, &unused) || tar_value(tar, TAR_KEY_SPARSE_SIZE, &unused))
+	         tar_value(tar, TAR_KEY_SPARSE_MAP, &unused) || tar_value(tar, TAR_KEY_SPARSE_SIZE, &unused))
 		*form = TAR_SPARSE_0;
 	return LS_OK;
 }

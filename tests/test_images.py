@@ -250,7 +250,7 @@ class TestStore:
             load(store, TOP)
 
     def test_a_damaged_content_is_told(self, store: Store) -> None:
-        large = Image([write_tar([Entry("file", "f", data=bytes(range(256)) * 400)])], ["large:1"])
+        large = Image([write_tar([Entry("file", "f", data=bytes(range(256)) * 800)])], ["large:1"])
         load(store, large)
         (path,) = (p for p in (store.root / "objects").rglob("*") if p.is_file())
         path.chmod(0o600)

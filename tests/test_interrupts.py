@@ -110,7 +110,7 @@ def test_a_full_disk_is_told_as_such(store: Store) -> None:
     database: Database = store._database
     database.read().execute("PRAGMA max_page_count = 1")
     with pytest.raises(OSError, match="full") as caught, database.transaction() as db:
-        db.executemany("INSERT INTO packs VALUES (?, 1, 1)", [(n,) for n in range(100_000)])
+        db.executemany("INSERT INTO packs VALUES (?)", [(n,) for n in range(100_000)])
     assert caught.value.errno == 28
     database.read().execute("PRAGMA max_page_count = 1000000")
     with database.transaction() as db:

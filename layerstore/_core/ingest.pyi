@@ -1,8 +1,6 @@
 from typing_extensions import Buffer
 
 RECORD_BYTES: int
-LOCATION_BYTES: int
-PACK_SLOT_BYTES: int
 LOCATION_OBJECT: int
 LOCATION_NONE: int
 
@@ -26,7 +24,5 @@ class LayerIngest:
     def feed(self, span: Buffer) -> bytes: ...
     def finish(self) -> bytes: ...
     def index(self, hash_key: bytes) -> bytes: ...
-    @property
-    def entries(self) -> int: ...
     @property
     def files_bytes(self) -> int: ...

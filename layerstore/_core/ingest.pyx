@@ -78,12 +78,9 @@ cdef extern from "ingest.h" nogil:
     int ls_ingest_finish(ls_ingest *ingest, ls_error *err)
     int ls_ingest_take_recipe(ls_ingest *ingest, ls_buffer *out, ls_error *err)
     int ls_ingest_index(ls_ingest *ingest, const uint8_t *hash_key, ls_buffer *out, ls_error *err)
-    uint64_t ls_ingest_entries(const ls_ingest *ingest)
     uint64_t ls_ingest_files_bytes(const ls_ingest *ingest)
 
 RECORD_BYTES = 48
-LOCATION_BYTES = 8
-PACK_SLOT_BYTES = 48
 LOCATION_OBJECT = LS_LOCATION_OBJECT
 LOCATION_NONE = LS_LOCATION_NONE
 
@@ -296,11 +293,6 @@ cdef class LayerIngest:
             return PyBytes_FromStringAndSize(<const char *>out.bytes, out.length)
         finally:
             ls_buffer_free(&out)
-
-    @property
-    def entries(self):
-        """Entries of the tar so far."""
-        return ls_ingest_entries(self.ingest)
 
     @property
     def files_bytes(self):

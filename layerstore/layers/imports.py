@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from layerstore._core.erofs import write_pack
-from layerstore._core.ingest import PACK_SLOT_BYTES, Contents, LayerIngest
+from layerstore._core.ingest import Contents, LayerIngest
 from layerstore.errors import DigestMismatch, InvalidInput
 from layerstore.layers.streams import (
     QUEUED_PIECES,
@@ -45,9 +45,6 @@ class ImportedLayer:
     diff_id: DiffId
     digest: Digest
     blob_bytes: int
-    media_type: str
-    entries: int
-    tar_bytes: int
     files_bytes: int
 
     def check(self, diff_id: DiffId | None, digest: Digest | None, size_bytes: int | None) -> None:
@@ -160,9 +157,6 @@ class Import:
             diff_id=diff_id,
             digest=Digest(f"sha256:{blob_hash.hexdigest()}" if blob_hash else diff_id),
             blob_bytes=blob.bytes,
-            media_type=f"application/vnd.oci.image.layer.v1.tar{'+' + compression if compression else ''}",
-            entries=ingest.entries,
-            tar_bytes=tar.bytes,
             files_bytes=ingest.files_bytes,
         )
 
@@ -189,25 +183,15 @@ class Import:
                 staged.write_bytes(data)
                 staged.rename(self._layout.blob(digest))
         durable.sync_file_system(self._layout.root)
-        slots, contents_bytes = self._contents.slots()
+        slots, _ = self._contents.slots()
         with self._database.transaction() as db:
             if records:
                 self._store.append(db, records)
             if slots:
-                db.execute(
-                    "INSERT INTO packs VALUES (?, ?, ?)",
-                    (self._pack_number, len(slots) // PACK_SLOT_BYTES, contents_bytes),
-                )
+                db.execute("INSERT INTO packs VALUES (?)", (self._pack_number,))
                 db.execute("UPDATE counters SET value = max(value, ?) WHERE name = 'packs'", (self._pack_number + 1,))
             for layer in layers:
-                db.execute(
-                    "INSERT OR IGNORE INTO layers VALUES (?, ?, ?, ?)",
-                    (layer.diff_id, layer.entries, layer.tar_bytes, layer.files_bytes),
-                )
-                db.execute(
-                    "INSERT OR IGNORE INTO layer_blobs VALUES (?, ?, ?, ?)",
-                    (layer.digest, layer.diff_id, layer.media_type, layer.blob_bytes),
-                )
+                db.execute("INSERT OR IGNORE INTO layers VALUES (?, ?)", (layer.diff_id, layer.files_bytes))
             for config, names, blobs in self._pending.images:
                 _insert_image(db.execute, config, names, blobs)
 

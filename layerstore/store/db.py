@@ -34,15 +34,8 @@ _ERRNO = {
 _SCHEMA = """
 CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 INSERT INTO counters VALUES ('digests', 0), ('digests_generation', 0), ('packs', 0);
-CREATE TABLE packs (number INTEGER PRIMARY KEY, slots INTEGER NOT NULL, contents_bytes INTEGER NOT NULL);
-CREATE TABLE layers (
-    diff_id TEXT PRIMARY KEY, entries INTEGER NOT NULL, tar_bytes INTEGER NOT NULL, files_bytes INTEGER NOT NULL
-) WITHOUT ROWID;
-CREATE TABLE layer_blobs (
-    digest TEXT PRIMARY KEY, diff_id TEXT NOT NULL REFERENCES layers ON DELETE CASCADE,
-    media_type TEXT NOT NULL, size_bytes INTEGER NOT NULL
-) WITHOUT ROWID;
-CREATE INDEX layer_blobs_of ON layer_blobs (diff_id);
+CREATE TABLE packs (number INTEGER PRIMARY KEY);
+CREATE TABLE layers (diff_id TEXT PRIMARY KEY, files_bytes INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE images (
     image_id TEXT PRIMARY KEY, chain_id TEXT NOT NULL, created TEXT NOT NULL, stored_seconds REAL NOT NULL
 ) WITHOUT ROWID;
