@@ -29,18 +29,18 @@ static int fail(const struct removal *removal, const char *name)
 {
 	char container[LS_SHOWN_SIZE], shown[LS_SHOWN_SIZE];
 
-	return ls_fail_errno(removal->err, "cannot remove \"%s\" of container \"%s\"",
-			     ls_printable(shown, sizeof(shown), name, strlen(name)),
-			     ls_printable(container, sizeof(container), removal->container,
-					  strlen(removal->container)));
+	return ls_fail_errno(
+	    removal->err, "cannot remove \"%s\" of container \"%s\"",
+	    ls_printable(shown, sizeof(shown), name, strlen(name)),
+	    ls_printable(container, sizeof(container), removal->container, strlen(removal->container)));
 }
 
 /* The directory opened for reading, NULL with errno otherwise: EBUSY where it is a mount. */
 static DIR *open_directory(int parent_fd, const char *name)
 {
 	struct open_how how = {
-		.flags = O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC,
-		.resolve = RESOLVE_NO_XDEV | RESOLVE_NO_SYMLINKS,
+	    .flags = O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC,
+	    .resolve = RESOLVE_NO_XDEV | RESOLVE_NO_SYMLINKS,
 	};
 	int fd = (int)syscall(SYS_openat2, parent_fd, name, &how, sizeof(how));
 	DIR *directory;
@@ -162,7 +162,7 @@ static int check_unmounted(int containers_fd, const char *name, struct ls_error 
 		return status;
 	errno = EBUSY;
 	return ls_fail_errno(err, "cannot remove container \"%s\", which is mounted: unmount it first",
-			     ls_printable(shown, sizeof(shown), name, strlen(name)));
+	                     ls_printable(shown, sizeof(shown), name, strlen(name)));
 }
 
 static int remove_container(int containers_fd, const char *name, struct ls_error *err)
