@@ -41,7 +41,8 @@ def within(work: str, unit: str, ours: float | None, peers: dict[str, float], ti
 def at_most(work: str, unit: str, ours: float | None, peers: dict[str, float], limit: float, why: str = "") -> Row:
     """Ours is to be at most `limit`, whatever the peers do."""
     target = f"≤ {limit:,.4g} {unit}" + (f" ({why})" if why else "")
-    return Row(work, unit, ours, peers, target, None if ours is None else ours <= limit)
+    # Less than nothing is the noise of what is measured machine-wide, and shows nothing.
+    return Row(work, unit, ours, peers, target, None if ours is None or ours < 0 else ours <= limit)
 
 
 def known(work: str, unit: str, ours: float | None, peers: dict[str, float]) -> Row:
