@@ -179,12 +179,19 @@ def test_interrupted(empty: Cli) -> None:
     read, write = os.pipe()
     command = [sys.executable, "-m", "layerstore", "load", "-i", "-"]
     for delay in (0.1, 0.15, 0.2, 0.3, 0.5):
-        process = subprocess.Popen(command, env=empty.environment, stdin=read, stderr=subprocess.PIPE)
+        process = subprocess.Popen(
+            command,
+            env=empty.environment,
+            stdin=read,
+            stderr=subprocess.PIPE,
+            # Ignored in what a shell starts in the background, and that is inherited.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
         while "layerstore" not in Path(f"/proc/{process.pid}/maps").read_text():
             time.sleep(0.002)
         time.sleep(delay)
         process.send_signal(signal.SIGINT)
-        text = process.communicate()[1].decode()
+        text = process.communicate(timeout=60)[1].decode()
         assert (process.returncode, "Traceback" in text) == (130, False), text
     os.close(read)
     os.close(write)
