@@ -534,7 +534,7 @@ class TestRemove:
         assert names_in(containers.path) == []
 
     @needs_root
-    @pytest.mark.parametrize("where", ["upper", "upper/a/b"])
+    @pytest.mark.parametrize("where", [".", "upper", "upper/a/b"])
     def test_no_mount_is_entered(self, made: Made, place: Path, where: str) -> None:
         """One on the same file system neither, which no device number tells apart."""
         made.make("one")
