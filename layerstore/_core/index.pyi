@@ -4,6 +4,7 @@ from typing import Final, NamedTuple
 
 from typing_extensions import Buffer
 
+CONTENT_BYTES: Final[int]
 LAYER: Final[int]
 CHAIN: Final[int]
 WHITEOUT: Final[int]

@@ -56,6 +56,7 @@ cdef extern from "merge.h" nogil:
                  ls_error *err)
 
 
+CONTENT_BYTES = sizeof(ls_content)
 LAYER = LS_INDEX_LAYER
 CHAIN = LS_INDEX_CHAIN
 WHITEOUT = LS_RECORD_WHITEOUT

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from layerstore.store.layout import Layout
     from layerstore.types import ChainId, DiffId
 
-_CONTENT_BYTES = 40
 _EMPTY_TAR = bytes(1024)
 _CACHED_INDEXES = 8
 
@@ -163,9 +162,10 @@ class Chains:
         import struct
 
         from layerstore._core.erofs import write_tree
+        from layerstore._core.index import CONTENT_BYTES
         from layerstore._core.ingest import LOCATION_OBJECT
 
-        locations = self._contents().locate_many(index.contents_bytes(), _CONTENT_BYTES)
+        locations = self._contents().locate_many(index.contents_bytes(), CONTENT_BYTES)
         packs = {pack for pack, _ in struct.iter_unpack("<II", locations)}
         image = write_tree(index, locations)
         root = index.record(0)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from layerstore._core.files import punch_holes
+from layerstore._core.index import CONTENT_BYTES
 from layerstore._core.ingest import LOCATION_OBJECT, RECORD_BYTES
 from layerstore.layers.chains import Chains
 from layerstore.store.contents import ContentStore, Pack
@@ -22,7 +23,6 @@ from layerstore.store.layout import Layout
 from layerstore.store.locks import locked
 from layerstore.types import DiffId, digest_hex
 
-_CONTENT_BYTES = 40
 _RANGE = struct.Struct("<QQ")
 _WHERE = struct.Struct("<32sQII")
 _BLOCK_BYTES = 4096
@@ -48,16 +48,16 @@ def collect(layout: Layout, database: Database, contents: ContentStore, chains: 
         records = contents.log_records()
         kept = b"".join(record for record in _records(records) if record[:32] in live)
         dropped = (len(records) - len(kept)) // RECORD_BYTES
-        kept_packs = {pack for _, _, pack, _ in _WHERE.iter_unpack(kept) if pack != LOCATION_OBJECT}
+        objects, slots = _by_place(kept)
         with database.transaction() as db:
             if dropped:
                 contents.replace_log(db, kept)
             packs = [number for (number,) in db.execute("SELECT number FROM packs")]
-            db.executemany("DELETE FROM packs WHERE number = ?", [(n,) for n in packs if n not in kept_packs])
+            db.executemany("DELETE FROM packs WHERE number = ?", [(n,) for n in packs if n not in slots])
         contents.remove_old_logs()
-        _remove_files(layout, database, kept, kept_packs)
-        for number in sorted(kept_packs):
-            _punch_dead_slots(layout.pack(number), kept, number)
+        _remove_files(layout, database, objects, set(map(str, slots)))
+        for number, alive in sorted(slots.items()):
+            _punch_dead_slots(layout.pack(number), alive)
         return Collected(dropped, max(0, before - _used_bytes(layout)))
 
 
@@ -69,20 +69,31 @@ def _live_digests(database: Database, chains: Chains) -> set[bytes]:
     live: set[bytes] = set()
     for (diff_id,) in database.read().execute("SELECT diff_id FROM layers").fetchall():
         table = bytes(chains.layer_index(DiffId(diff_id)).contents_bytes())
-        live.update(table[at : at + 32] for at in range(0, len(table), _CONTENT_BYTES))
+        live.update(table[at : at + 32] for at in range(0, len(table), CONTENT_BYTES))
     return live
 
 
-def _remove_files(layout: Layout, database: Database, kept: bytes, kept_packs: set[int]) -> None:
+def _by_place(records: bytes) -> tuple[dict[str, set[str]], dict[int, set[int]]]:
+    """The names of the objects in each directory of objects, and the numbers of the slots in each pack."""
+    objects: dict[str, set[str]] = {}
+    slots: dict[int, set[int]] = {}
+    for digest, _, pack, slot in _WHERE.iter_unpack(records):
+        if pack == LOCATION_OBJECT:
+            name = digest.hex()
+            objects.setdefault(name[:2], set()).add(name[2:])
+        else:
+            slots.setdefault(pack, set()).add(slot)
+    return objects, slots
+
+
+def _remove_files(layout: Layout, database: Database, objects: dict[str, set[str]], packs: set[str]) -> None:
     db = database.read()
-    objects = {digest.hex() for digest, _, pack, _ in _WHERE.iter_unpack(kept) if pack == LOCATION_OBJECT}
     layers = {digest_hex(diff_id) for (diff_id,) in db.execute("SELECT diff_id FROM layers")}
     blobs = {digest_hex(digest) for (digest,) in db.execute("SELECT digest FROM image_blobs")}
     containers = {container for (container,) in db.execute("SELECT id FROM containers")}
     for directory in Path(layout.objects).iterdir():
-        here = {name[2:] for name in objects if name[:2] == directory.name}
-        _sweep(directory, here.__contains__)
-    _sweep(Path(layout.packs), lambda name: name.split(".")[0] in map(str, kept_packs))
+        _sweep(directory, objects.get(directory.name, set()).__contains__)
+    _sweep(Path(layout.packs), lambda name: name.split(".")[0] in packs)
     _sweep(Path(layout.layers), lambda name: name.split(".")[0] in layers)
     _sweep(Path(layout.blobs), blobs.__contains__)
     for directory in Path(layout.containers).iterdir():
@@ -103,8 +114,7 @@ def _sweep(directory: Path, keep: Callable[[str], bool]) -> None:
             path.unlink()
 
 
-def _punch_dead_slots(path: str, kept: bytes, number: int) -> None:
-    alive = {slot for _, _, pack, slot in _WHERE.iter_unpack(kept) if pack == number}
+def _punch_dead_slots(path: str, alive: set[int]) -> None:
     pack = Pack(path)
     if len(alive) == pack.slot_count:
         return
