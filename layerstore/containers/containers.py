@@ -82,24 +82,18 @@ class Containers:
         """Make `count` containers; all of them or none. Raises `Conflict` when `name` is taken, `OSError`."""
         if name is not None and not re.fullmatch(_NAME, name, re.ASCII):
             raise InvalidInput(f"{name!r} is not a name for a container: it is letters, digits and . _ -")
-        with locked(self._layout.garbage_lock, exclusive=False):
-            return self._create(image_id, image_name, chain, count, name, volatile)
-
-    def _create(
-        self,
-        image_id: ImageId,
-        image_name: str,
-        chain: Chain,
-        count: int,
-        name: str | None,
-        volatile: bool,
-    ) -> list[ContainerRow]:
         now = time.time()
         rows = [
             ContainerRow(os.urandom(32).hex(), name, image_id, image_name, chain.chain_id, now, volatile, None)
             for _ in range(count)
         ]
-        ids = [row.id for row in rows]
+        with locked(self._layout.garbage_lock, exclusive=False):
+            self._make(rows, chain)
+        return rows
+
+    def _make(self, rows: Sequence[ContainerRow], chain: Chain) -> None:
+        """The directories and rows of new containers, alike but for their ids."""
+        ids, first = [row.id for row in rows], rows[0]
         # Directories first: a row never names a container that is not there.
         owner = (chain.root_uid, chain.root_gid) if os.geteuid() == 0 else (os.geteuid(), os.getegid())
         container_make_many(self._mounts.containers_fd, ids, chain.root_mode, *owner, chain.root_mtime_ns)
@@ -110,8 +104,9 @@ class Containers:
                     os.setxattr(self.upper(container), attribute, value)
         try:
             with self._database.transaction(durable=False) as db:
-                if db.execute("SELECT 1 FROM images WHERE image_id = ?", (image_id,)).fetchone() is None:
-                    raise NotFound(f"image {image_name} was removed meanwhile; load it again")
+                if db.execute("SELECT 1 FROM images WHERE image_id = ?", (first.image_id,)).fetchone() is None:
+                    raise NotFound(f"image {first.image_name} was removed meanwhile; load it again")
+                name = first.name
                 if name is not None and db.execute("SELECT 1 FROM containers WHERE name = ?", (name,)).fetchone():
                     raise Conflict(f"there is a container named {name!r} already; `layerstore rm {name}` first")
                 db.executemany(
@@ -124,7 +119,6 @@ class Containers:
             with contextlib.suppress(OSError):
                 container_remove_many(self._mounts.containers_fd, ids)
             raise
-        return rows
 
     def _is_known(self, container: str) -> bool:
         rows = self._database.read().execute("SELECT 1 FROM containers WHERE id = ?", (container,))
