@@ -18,7 +18,7 @@ from layerstore.errors import RELOAD, Conflict, InvalidInput, NotFound
 from layerstore.layers.chains import Chains
 from layerstore.mount.shared import Mounts
 from layerstore.oci.configs import CONFIG_LIMIT_BYTES, parse_config
-from layerstore.store.db import Database
+from layerstore.store.db import SET_NAME, Database
 from layerstore.store.layout import Layout
 from layerstore.types import ChainId, DiffId, Digest, ImageId, chain_id, normalise_name
 
@@ -174,10 +174,7 @@ class Store:
         with self._database.transaction() as db:
             if db.execute("SELECT 1 FROM images WHERE image_id = ?", (found.id,)).fetchone() is None:
                 raise NotFound(f"image {found.short_id} was removed; load it again")
-            db.execute(
-                "INSERT INTO names VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET image_id = excluded.image_id",
-                (normalise_name(name), found.id),
-            )
+            db.execute(SET_NAME, (normalise_name(name), found.id))
 
     def remove_image(self, name: str, *, force: bool = False) -> list[str]:
         """Remove a name, and the image when that was its last name.

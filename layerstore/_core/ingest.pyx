@@ -211,8 +211,8 @@ cdef class LayerIngest:
     """The import of one layer's tar into `contents`. Not for use by two threads at once.
 
     After an exception from any method the import is void: every method raises `InvalidInput`, for `contents` too. Index,
-    recipe, and what is stored and in which order depend on the tar alone, not on how it is cut. `max_entries` and `max_file_bytes` replace the limits of
-    csrc/tar.h.
+    recipe, and what is stored and in which order depend on the tar alone, not on how it is cut.
+    `max_file_bytes` replaces the limit of csrc/tar.h.
     """
 
     cdef ls_ingest *ingest
@@ -221,11 +221,9 @@ cdef class LayerIngest:
     cdef bint finished
     cdef bint indexed
 
-    def __cinit__(self, Contents contents not None, max_entries=None, max_file_bytes=None):
+    def __cinit__(self, Contents contents not None, max_file_bytes=None):
         cdef ls_error err
         cdef ls_tar_limits limits = ls_tar_default_limits
-        if max_entries is not None:
-            limits.entries = max_entries
         if max_file_bytes is not None:
             limits.file_bytes = max_file_bytes
         self.contents = contents

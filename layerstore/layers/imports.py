@@ -27,12 +27,13 @@ from layerstore.layers.streams import (
     Piece,
     compression_of,
     decompressed,
+    prefixed,
     recipe_compressor,
 )
 from layerstore.oci.configs import ImageConfig
 from layerstore.store import durable
 from layerstore.store.contents import ContentStore
-from layerstore.store.db import Database
+from layerstore.store.db import SET_NAME, Database
 from layerstore.store.layout import PACK_THRESHOLD_BYTES, Layout
 from layerstore.store.locks import locked, try_lock
 from layerstore.types import DiffId, Digest, chain_id, digest_hex, hash_key
@@ -124,10 +125,10 @@ class Import:
         compression = compression_of(head)
         if compression:
             with BackgroundHash() as blob_hash:
-                blob = Counted(_chain(head, source), digest=blob_hash, progress=progress)
+                blob = Counted(prefixed(head, source), digest=blob_hash, progress=progress)
                 layer = self._ingest(blob, compression, blob_hash)
         else:
-            layer = self._ingest(Counted(_chain(head, source), progress=progress), "", None)
+            layer = self._ingest(Counted(prefixed(head, source), progress=progress), "", None)
         layer.check(diff_id, digest, size_bytes)
         self._pending.layers[layer.diff_id] = layer
         return layer
@@ -173,7 +174,7 @@ class Import:
             raise InvalidInput("an import is used as a context manager")
         used = {diff_id for config, _, _ in self._pending.images for diff_id in config.diff_ids}
         layers = [layer for diff_id, layer in self._pending.layers.items() if diff_id in used]
-        records = self._publish_contents()
+        records, has_pack = self._publish_contents()
         for layer in layers:
             for path in (self._layout.layer_index(layer.diff_id), self._layout.layer_recipe(layer.diff_id)):
                 (self._staging / Path(path).name).rename(path)
@@ -183,11 +184,10 @@ class Import:
                 staged.write_bytes(data)
                 staged.rename(self._layout.blob(digest))
         durable.sync_file_system(self._layout.root)
-        slots, _ = self._contents.slots()
         with self._database.transaction() as db:
             if records:
                 self._store.append(db, records)
-            if slots:
+            if has_pack:
                 db.execute("INSERT INTO packs VALUES (?)", (self._pack_number,))
                 db.execute("UPDATE counters SET value = max(value, ?) WHERE name = 'packs'", (self._pack_number + 1,))
             for layer in layers:
@@ -195,8 +195,11 @@ class Import:
             for config, names, blobs in self._pending.images:
                 _insert_image(db.execute, config, names, blobs)
 
-    def _publish_contents(self) -> bytes:
-        """Finish the pack, write its index, move the objects to their places; returns the digest log's new records."""
+    def _publish_contents(self) -> tuple[bytes, bool]:
+        """Finish the pack, write its index, move the objects to their places.
+
+        Returns the digest log's new records, and whether the pack holds anything.
+        """
         contents = self._contents
         assert contents is not None
         objects_fd = os.open(self._layout.objects, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -208,7 +211,7 @@ class Import:
         if slots:
             image = write_pack(self._pack_number, contents_bytes, slots)
             Path(self._layout.pack_image(self._pack_number)).write_bytes(image)
-        return contents.records()
+        return contents.records(), bool(slots)
 
 
 def _insert_image(
@@ -223,16 +226,7 @@ def _insert_image(
     for digest in blobs:
         execute("INSERT OR IGNORE INTO image_blobs VALUES (?, ?)", (config.image_id, digest))
     for name in names:
-        execute(
-            "INSERT INTO names VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET image_id = excluded.image_id",
-            (name, config.image_id),
-        )
-
-
-def _chain(head: Piece, rest: Iterable[Piece]) -> Iterator[Piece]:
-    if head:
-        yield head
-    yield from rest
+        execute(SET_NAME, (name, config.image_id))
 
 
 @contextlib.contextmanager

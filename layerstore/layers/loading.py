@@ -11,7 +11,15 @@ from typing import BinaryIO
 
 from layerstore.errors import CorruptError, InvalidInput, LimitExceeded, NotFound
 from layerstore.layers.imports import Import, ImportedLayer
-from layerstore.layers.streams import INPUT_BYTES, PIECE_BYTES, Reader, compression_of, decompressed, pieces_of
+from layerstore.layers.streams import (
+    INPUT_BYTES,
+    PIECE_BYTES,
+    Reader,
+    compression_of,
+    decompressed,
+    pieces_of,
+    prefixed,
+)
 from layerstore.oci import archives
 from layerstore.oci.archives import ArchivedImage, DirectoryMembers, LayerSource, TarMembers, clean_member
 from layerstore.oci.configs import CONFIG_LIMIT_BYTES, parse_config
@@ -95,7 +103,7 @@ class _Loader:
         if _is_layer(head):
             tell = self.tell(name, member.size)
             pieces = pieces_of(file, INPUT_BYTES if compression_of(head) else PIECE_BYTES)
-            seen.layers[name] = self.importing.add_layer(_prefixed(head, pieces), progress=tell)
+            seen.layers[name] = self.importing.add_layer(prefixed(head, pieces), progress=tell)
         else:
             seen.keep(name, head + file.read(CONFIG_LIMIT_BYTES + 1 - len(head)))
 
@@ -152,11 +160,6 @@ def _is_tar_header(block: bytes) -> bool:
     return int(field, 8) == sum(block) - sum(block[148:156]) + 8 * ord(" ")
 
 
-def _prefixed(head: bytes, rest: Iterator[bytes | memoryview]) -> Iterator[bytes | memoryview]:
-    yield head
-    yield from rest
-
-
 @contextlib.contextmanager
 def _opened(source: str | os.PathLike[str] | BinaryIO) -> Iterator[tuple[BinaryIO, str]]:
     """The source as a binary file, and a label for it."""
@@ -204,7 +207,7 @@ def _load_file(loader: _Loader, file: BinaryIO, label: str) -> None:
         return
     if not compression and not _is_layer(head):
         raise InvalidInput("this is not a tar archive, compressed or not; give what `docker save` or an OCI tool wrote")
-    pieces = decompressed(_prefixed(head, pieces_of(file, INPUT_BYTES)), compression)
+    pieces = decompressed(prefixed(head, pieces_of(file, INPUT_BYTES)), compression)
     loader.load_stream(Reader(pieces), label)
 
 

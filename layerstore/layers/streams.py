@@ -41,6 +41,13 @@ def pieces_of(source: Readable, size: int = PIECE_BYTES) -> Iterator[Piece]:
         yield piece
 
 
+def prefixed(head: Piece, rest: Iterable[Piece]) -> Iterator[Piece]:
+    """`rest` with what was read of it to see what it is, `head`, in front again."""
+    if head:
+        yield head
+    yield from rest
+
+
 class BackgroundHash:
     """SHA-256 in a thread of its own, so that hashing a compressed blob does not slow its decompression down.
 

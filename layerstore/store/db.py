@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from typing import Any
 
 SCHEMA_VERSION = 1
+
+SET_NAME = "INSERT INTO names VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET image_id = excluded.image_id"
+"""Gives an image (id, second) a name (first); one that another image has moves to it."""
 _TIMEOUT_SECONDS = 60
 _LOG_PAGES = 100
 _ERRNO = {
