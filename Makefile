@@ -16,6 +16,7 @@ PORTABLE := $(filter-out %_avx2 %_avx512,$(UNITS))
 CLANG_FORMAT := clang-format-14
 C_FILES := $(wildcard csrc/*.c csrc/*.h tests/fuzz/*.c)
 FUZZERS := $(patsubst tests/fuzz/%.c,%,$(wildcard tests/fuzz/*.c))
+PACKAGES := $(addprefix packages-,demo test bench lint fuzz)
 
 # Tests of the compiled core itself: what `make sanitize` runs.
 CORE_TESTS = $(shell grep -lE 'layerstore\._core' tests/test_*.py)
@@ -27,7 +28,7 @@ BENCH_ARGS ?=
 C_FLAGS := -std=gnu11 -O2 -Wall -Wextra -Werror -Icsrc
 FUZZ_FLAGS := -std=gnu11 -g -O1 -Icsrc -fsanitize=address,undefined -fno-sanitize-recover=undefined
 
-.PHONY: help demo test lint format sanitize fuzz bench clean packages-demo packages-test packages-bench packages-lint packages-fuzz
+.PHONY: help demo test lint format sanitize fuzz bench clean $(PACKAGES)
 .DELETE_ON_ERROR:
 
 help:
@@ -71,7 +72,8 @@ clean:
 
 # What the targets above are made of.
 
-packages-%:
+# A static pattern: make looks for no implicit rule for a phony target.
+$(PACKAGES): packages-%:
 	@ci/install-packages $*
 
 $(VENV)/installed: pyproject.toml ci/setup | packages-demo
