@@ -11,10 +11,10 @@ import json
 import os
 
 from layerstore.containers import program
-from layerstore.containers.bundle import Volume, runtime_spec
+from layerstore.containers.bundle import Volume, needs_device_rules, runtime_spec
 from layerstore.containers.containers import Containers
 from layerstore.containers.runtime import may_use_cgroups
-from layerstore.errors import RELOAD, Conflict, InvalidInput, NotFound
+from layerstore.errors import RELOAD, Conflict, InvalidInput, NotFound, Unsupported
 from layerstore.layers.chains import Chains
 from layerstore.mount.shared import Mounts
 from layerstore.oci.configs import CONFIG_LIMIT_BYTES, parse_config
@@ -516,10 +516,11 @@ class Container:
         if not was_mounted:
             self.mount()
         try:
-            bundle = self._bundle(args, entrypoint, env, workdir, user, tty, network, volumes, hostname)
+            rules = self._needs_device_rules()
+            bundle = self._bundle(args, entrypoint, env, workdir, user, tty, network, volumes, hostname, rules)
             fds = [_descriptor(file, own) for own, file in enumerate((stdin, stdout, stderr))]
             runtime = self._store._containers.runtime()
-            return runtime.run(bundle, self.id, stdin=fds[0], stdout=fds[1], stderr=fds[2], tty=tty)
+            return runtime.run(bundle, self.id, stdin=fds[0], stdout=fds[1], stderr=fds[2], tty=tty, own_group=rules)
         finally:
             if not was_mounted:
                 self.umount()
@@ -548,11 +549,14 @@ class Container:
         if not was_mounted:
             self.mount()
         try:
-            bundle = self._bundle(args, entrypoint, env, workdir, user, False, network, volumes, hostname)
+            rules = self._needs_device_rules()
+            bundle = self._bundle(args, entrypoint, env, workdir, user, False, network, volumes, hostname, rules)
             with open(os.devnull, "r+b", buffering=0) as nothing:
                 out, err = (nothing.fileno() if f is None else _descriptor(f, 1) for f in (stdout, stderr))
                 runtime = self._store._containers.runtime()
-                return runtime.start_detached(bundle, self.id, stdin=nothing.fileno(), stdout=out, stderr=err)
+                return runtime.start_detached(
+                    bundle, self.id, stdin=nothing.fileno(), stdout=out, stderr=err, own_group=rules
+                )
         except BaseException:
             if not was_mounted:
                 self.umount()
@@ -579,6 +583,16 @@ class Container:
             "Upper": self._store._containers.upper(self.id),
         }
 
+    def _needs_device_rules(self) -> bool:
+        """Raises `Unsupported` where there must be some, and cannot."""
+        needed = needs_device_rules(self._store._chains.described(self.row.chain_id).devices)
+        if needed and not may_use_cgroups():
+            raise Unsupported(
+                f"image {self.row.image_name} brings device files, and without the right to make control groups "
+                "nothing keeps its programs from opening them; run as root of the host"
+            )
+        return needed
+
     def _bundle(
         self,
         args: Sequence[str] | None,
@@ -590,6 +604,7 @@ class Container:
         network: Literal["host", "none"],
         volumes: Sequence[Volume],
         hostname: str | None,
+        device_rules: bool,
     ) -> str:
         spec = runtime_spec(
             self.image.config.document,
@@ -603,7 +618,7 @@ class Container:
             network=network,
             volumes=volumes,
             hostname=hostname or self.id[:12] if network == "none" else hostname,
-            cgroups=may_use_cgroups(),
+            device_rules=device_rules,
         )
         program.check(spec)
         return self._store._containers.write_bundle(self.id, spec)

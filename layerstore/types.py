@@ -6,6 +6,7 @@ so, but name different things (https://github.com/opencontainers/image-spec, "de
 
 from __future__ import annotations
 
+from layerstore._core.sha256 import sha256
 from layerstore.errors import InvalidInput
 
 TYPE_CHECKING = False
@@ -59,9 +60,7 @@ def parse_digest(text: object, what: str) -> Digest:
 
 def sha256_digest(data: bytes) -> Digest:
     """The digest of `data`."""
-    import hashlib
-
-    return Digest("sha256:" + hashlib.sha256(data).hexdigest())
+    return Digest("sha256:" + sha256(data).hex())
 
 
 def digest_hex(digest: str) -> str:

@@ -22,10 +22,10 @@ from test_load import child
 
 from layerstore import Store, Volume
 from layerstore._core import mount
-from layerstore.errors import Conflict, InvalidInput, NotFound, ProgramNotExecutable, ProgramNotFound
+from layerstore.errors import Conflict, InvalidInput, NotFound, ProgramNotExecutable, ProgramNotFound, Unsupported
 
 BUSYBOX = Path("/bin/busybox")
-APPLETS = ("sh", "cat", "echo", "sleep", "id", "env", "pwd", "true", "false", "touch", "kill", "ls")
+APPLETS = ("sh", "cat", "echo", "sleep", "id", "env", "pwd", "true", "false", "touch", "kill", "ls", "mknod")
 ROOT = Path(__file__).parent.parent
 LARGE = random.Random(4).randbytes(300_000)
 
@@ -44,6 +44,7 @@ def base() -> list[Entry]:
         Entry("file", "etc/group", data=b"root:x:0:\nbob:x:1001:\nstaff:x:50:bob\n"),
         Entry("file", "large", data=LARGE, mode=0o640, uid=7),
         Entry("dir", "tmp", mode=0o1777),
+        Entry("char", "null", device=(1, 3), mode=0o666),
     ]
 
 
@@ -57,6 +58,9 @@ def busybox() -> bytes:
 
 
 PLAIN = Image([write_tar(base()), write_tar([Entry("file", "second", data=b"2")])], ["plain:1"])
+DEVICES = Image(
+    [write_tar(base()), busybox(), write_tar([Entry("char", "kmsg", device=(1, 11), mode=0o666)])], ["devices:1"]
+)
 BOX = Image([write_tar(base()), busybox()], ["box:1"], runtime={"Cmd": ["/bin/sh", "-c", "exit 3"], "Env": ["A=image"]})
 
 
@@ -64,7 +68,7 @@ BOX = Image([write_tar(base()), busybox()], ["box:1"], runtime={"Cmd": ["/bin/sh
 def module_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     directory = tmp_path_factory.mktemp("containers")
     with Store(directory / "store", create=True) as opened:
-        opened.load(io.BytesIO(tar_of(docker_files([PLAIN, BOX]))))
+        opened.load(io.BytesIO(tar_of(docker_files([PLAIN, BOX, DEVICES]))))
         yield opened
 
 
@@ -193,7 +197,7 @@ class TestMount:
         with container.mount() as root:
             assert root == container.root
             assert container.state == "mounted"
-            assert sorted(os.listdir(root)) == ["etc", "large", "second", "tmp"]
+            assert sorted(os.listdir(root)) == ["etc", "large", "null", "second", "tmp"]
             assert (root / "large").read_bytes() == LARGE
             status = (root / "large").stat()
             assert (status.st_mode & 0o7777, status.st_uid) == (0o640, 7)
@@ -435,6 +439,28 @@ class TestRun:
         thread.join(10)
         assert status == [128 + signal.SIGKILL]
         assert container.state == "created"
+
+    def test_devices(self, store: Store) -> None:
+        script = "cat /dev/null /null && echo opened; mknod /tmp/null c 1 3 2>/dev/null || echo none made"
+        assert self.run(store, "/bin/sh", "-c", script)[1] == "opened\nnone made\n"
+
+    def test_other_devices_of_an_image_cannot_be_opened(self, store: Store) -> None:
+        container = store.create("devices:1")
+        with container.mount() as root, (root / "kmsg").open("rb"):  # the host's root may
+            status = container.run(["/bin/sh", "-c", "cat /null && : </kmsg"], network="none")
+        assert status == 1
+        assert list(Path("/sys/fs/cgroup").glob(f"**/{container.id}")) == []
+
+    def test_other_devices_need_control_groups(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("layerstore.api.may_use_cgroups", lambda: False)
+        container = store.create("devices:1")
+        with pytest.raises(Unsupported, match="brings device files"):
+            container.run(["/bin/true"])
+        assert container.state == "created"
+
+    def test_the_control_group_is_the_callers(self, store: Store) -> None:
+        own = Path("/proc/self/cgroup").read_text()
+        assert self.run(store, "/bin/cat", "/proc/self/cgroup")[1] == own
 
     def test_environment(self, store: Store) -> None:
         _, out, _ = self.run(store, "env", env={"B": "own", "C": "x=y"})

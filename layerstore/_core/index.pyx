@@ -265,6 +265,18 @@ cdef class Index:
         start = <const uint8_t *> self.index.contents - &self._view[0]
         return memoryview(self._view).toreadonly()[start : start + 40 * self.content_count]
 
+    def devices(self):
+        """The devices in it, whatever their paths: a set of ("b" or "c", major, minor)."""
+        cdef const ls_record *record
+        cdef uint32_t i
+        cdef set found = set()
+
+        for i in range(self.index.header.record_count):
+            record = &self.index.records[i]
+            if S_ISCHR(record.mode) or S_ISBLK(record.mode):
+                found.add(("b" if S_ISBLK(record.mode) else "c", record.size >> 32, record.size & 0xFFFFFFFF))
+        return found
+
     cdef const ls_record *_record(self, number) except NULL:
         if not 0 <= number < len(self):
             raise IndexError(f"record {number} of an index that has {len(self)}")

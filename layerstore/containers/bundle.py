@@ -1,7 +1,12 @@
 """From an image's config to the config.json of an OCI runtime bundle (OCI runtime specification 1.0.2).
 
-The defaults are docker's: capabilities, masked and read-only paths, mounts, device rules and namespaces. Its seccomp
-profile is not among them: a container started from this spec may make every system call that its capabilities allow.
+The defaults are docker's: masked and read-only paths, mounts, namespaces, and capabilities but for CAP_MKNOD. Its
+seccomp profile is not among them: a container started from this spec may make every system call that its capabilities
+allow.
+
+A container stays in its caller's control group, and so within its caller's limits: entering one of its own waits for a
+grace period of RCU, which takes longer than all else that a start does. Docker's keeps devices from being opened. Here
+none can be made, so that only an image which brings others than the usual ones needs such a group.
 """
 
 from __future__ import annotations
@@ -17,7 +22,7 @@ from layerstore.types import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from typing import Any, Literal
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -27,7 +32,6 @@ _CAPABILITIES = [
     "CAP_DAC_OVERRIDE",
     "CAP_FSETID",
     "CAP_FOWNER",
-    "CAP_MKNOD",
     "CAP_NET_RAW",
     "CAP_SETGID",
     "CAP_SETUID",
@@ -66,19 +70,17 @@ _MOUNTS = [
     ("/sys", "sysfs", "sysfs", ["noexec", "nodev", "ro"]),
 ]
 
-# Type, major, minor, access (None: every number). Devices may be made (m) but not opened, but for these.
+# Type, major, minor (None: every number) of the devices that a container may open.
 _ALLOWED_DEVICES = [
-    ("c", None, None, "m"),
-    ("b", None, None, "m"),
-    ("c", 1, 3, "rwm"),  # null
-    ("c", 1, 5, "rwm"),  # zero
-    ("c", 1, 7, "rwm"),  # full
-    ("c", 1, 8, "rwm"),  # random
-    ("c", 1, 9, "rwm"),  # urandom
-    ("c", 5, 0, "rwm"),  # tty
-    ("c", 5, 1, "rwm"),  # console
-    ("c", 5, 2, "rwm"),  # ptmx
-    ("c", 136, None, "rwm"),  # pts/*
+    ("c", 1, 3),  # null
+    ("c", 1, 5),  # zero
+    ("c", 1, 7),  # full
+    ("c", 1, 8),  # random
+    ("c", 1, 9),  # urandom
+    ("c", 5, 0),  # tty
+    ("c", 5, 1),  # console
+    ("c", 5, 2),  # ptmx
+    ("c", 136, None),  # pts/*
 ]
 
 _HOST_NETWORK_FILES = ["/etc/resolv.conf", "/etc/hosts"]
@@ -106,14 +108,14 @@ def runtime_spec(
     network: Literal["host", "none"] = "none",
     volumes: Sequence[Volume] = (),
     hostname: str | None = None,
-    cgroups: bool = True,
+    device_rules: bool = False,
 ) -> dict[str, Any]:
     """The config.json for a container of an image (its OCI image config, as parsed JSON) on a mounted root.
 
     `args` replace the image's Cmd; `entrypoint` replaces its Entrypoint and drops its Cmd. `env` ("NAME=value"),
     `workdir` and `user` have precedence over the image's. Mount points of `volumes` and the working directory are made
     in `rootfs` where they are missing. Without `hostname` it is the host's on the host's network, else "localhost".
-    Without `cgroups` (see `runtime.may_use_cgroups`) nothing restricts devices, so CAP_MKNOD is withheld.
+    With `device_rules` (see `needs_device_rules`) a control group keeps it from opening others than the usual devices.
     Raises `InvalidInput` when the image or the call names no command, an unknown user, or an unusable path.
     """
     if network not in ("host", "none"):
@@ -137,10 +139,10 @@ def runtime_spec(
             "env": _environment(_texts(config, "Env"), env, name, identity.home, tty),
             "cwd": directory,
             "user": {"uid": identity.uid, "gid": identity.gid, "additionalGids": list(identity.additional_gids)},
-            "capabilities": _capabilities(identity.uid, cgroups),
+            "capabilities": _capabilities(identity.uid),
             "noNewPrivileges": False,
         },
-        "linux": _linux(network, cgroups),
+        "linux": _linux(network, device_rules),
     }
 
 
@@ -236,14 +238,21 @@ def _is_below_a_volume(target: str, volumes: Sequence[Volume]) -> bool:
     return any(target.startswith(f"{parent}/") for parent in parents)
 
 
-def _capabilities(uid: int, cgroups: bool) -> dict[str, list[str]]:
-    granted = [name for name in _CAPABILITIES if cgroups or name != "CAP_MKNOD"]
+def needs_device_rules(devices: Iterable[tuple[str, int, int]]) -> bool:
+    """Whether an image with these devices (`Chain.devices`) holds one that its containers must not open."""
+    return any(
+        (kind, major, minor) not in _ALLOWED_DEVICES and (kind, major, None) not in _ALLOWED_DEVICES
+        for kind, major, minor in devices
+    )
+
+
+def _capabilities(uid: int) -> dict[str, list[str]]:
     if uid != 0:
-        return {"bounding": granted}  # what execve(2) would leave to such a user
-    return {"bounding": granted, "effective": granted, "permitted": granted}
+        return {"bounding": _CAPABILITIES}  # what execve(2) would leave to such a user
+    return {"bounding": _CAPABILITIES, "effective": _CAPABILITIES, "permitted": _CAPABILITIES}
 
 
-def _linux(network: str, cgroups: bool) -> dict[str, Any]:
+def _linux(network: str, device_rules: bool) -> dict[str, Any]:
     namespaces = ["pid", "ipc", "uts", "mount"]
     if network == "none":
         namespaces.append("network")
@@ -252,15 +261,14 @@ def _linux(network: str, cgroups: bool) -> dict[str, Any]:
         "maskedPaths": list(_MASKED_PATHS),
         "readonlyPaths": list(_READONLY_PATHS),
     }
-    if cgroups:
+    if device_rules:
         linux["resources"] = {"devices": _device_rules()}
     return linux
 
 
 def _device_rules() -> list[dict[str, Any]]:
     rules: list[dict[str, Any]] = [{"allow": False, "access": "rwm"}]
-    for kind, major, minor, access in _ALLOWED_DEVICES:
-        numbers = {"major": major, "minor": minor}
-        known = {name: number for name, number in numbers.items() if number is not None}
-        rules.append({"allow": True, "type": kind, **known, "access": access})
+    for kind, major, minor in _ALLOWED_DEVICES:
+        known = {"major": major} if minor is None else {"major": major, "minor": minor}
+        rules.append({"allow": True, "type": kind, **known, "access": "rwm"})
     return rules

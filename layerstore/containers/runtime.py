@@ -57,7 +57,7 @@ def _find_program(name: str) -> str | None:
 
 
 def may_use_cgroups() -> bool:
-    """Whether this process may make control groups: without them a runtime restricts neither devices nor anything."""
+    """Whether this process may make control groups."""
     kind = "" if os.path.exists(f"{_CGROUPS}/cgroup.controllers") else "devices"
     return os.access(f"{_CGROUPS}/{kind}", os.W_OK)
 
@@ -82,17 +82,20 @@ class Runtime(Value):
         stdout: int = 1,
         stderr: int = 2,
         tty: bool = False,
+        own_group: bool = False,
     ) -> int:
         """Run a container to its end and return its exit status (128 + N when signal N ended it).
 
-        `stdin`, `stdout` and `stderr` are descriptors; with `tty` stdin must be a terminal, which the runtime connects
-        to the container's own. Called in the main thread, signals that reach this process meanwhile go to the
-        container. Nothing of the container is left.
+        `own_group` gives it a control group of its own, which a bundle with `resources` needs. `stdin`, `stdout` and
+        `stderr` are descriptors; with `tty` stdin must be a terminal, which the runtime connects to the container's.
+        Called in the main thread, signals that reach this process meanwhile go to the container. Nothing of the
+        container is left.
         """
         if tty and not os.isatty(stdin):
             raise InvalidInput("the input device is not a TTY: run without a terminal, or from one")
         with _Forwarding() as forwarding:
-            pid = self._spawn(["run", "--bundle", os.fspath(bundle_dir), container_id], (stdin, stdout, stderr))
+            arguments = [*self._options(own_group), "run", "--bundle", os.fspath(bundle_dir), container_id]
+            pid = self._spawn(arguments, (stdin, stdout, stderr))
             status = forwarding.wait(pid)
         if status < 0:  # the runtime itself was killed, and so could not clean up
             with contextlib.suppress(NotFound):
@@ -108,19 +111,20 @@ class Runtime(Value):
         stdin: int,
         stdout: int,
         stderr: int,
+        own_group: bool = False,
     ) -> int:
         """Start a container without waiting for it and return the process id of its first process.
 
-        It has the three descriptors, and no terminal: the bundle's `process.terminal` must be false. `delete` it after
-        its end.
+        `own_group` as for `run`. It has the three descriptors, and no terminal: the bundle's `process.terminal` must be
+        false. `delete` it after its end.
         """
         from pathlib import Path
 
         pid_file = Path(bundle_dir, "pid")
         log = Path(bundle_dir, "runtime.log")
-        arguments = ["run", "--detach", "--pid-file", str(pid_file), "--bundle", os.fspath(bundle_dir), container_id]
+        arguments = [*self._options(own_group), "--log", str(log), "run", "--detach", "--pid-file", str(pid_file)]
         try:
-            pid = self._spawn(arguments, (stdin, stdout, stderr), log)
+            pid = self._spawn([*arguments, "--bundle", os.fspath(bundle_dir), container_id], (stdin, stdout, stderr))
             if _wait(pid):
                 text = log.read_text(errors="replace").strip() if log.exists() else "it did not say why"
                 raise LayerstoreError(f'{self.name} cannot start the container "{container_id}": {text}')
@@ -143,18 +147,15 @@ class Runtime(Value):
         assert isinstance(state, dict)
         return state
 
-    def _spawn(
-        self, arguments: Sequence[str], fds: tuple[int, int, int], log: str | os.PathLike[str] | None = None
-    ) -> int:
+    def _options(self, own_group: bool) -> list[str]:
+        # runc has no such option, and gives every container a group.
+        return ["--cgroup-manager=disabled"] if self.name == "crun" and not own_group else []
+
+    def _spawn(self, arguments: Sequence[str], fds: tuple[int, int, int]) -> int:
         hide = [_HYBRID] if self.name == "crun" and mount.is_mounted(_HYBRID) else []
-        options = ["--root", self.state_root]
-        if log is not None:
-            options += ["--log", os.fspath(log)]
-        if self.name == "crun" and not may_use_cgroups():
-            options.append("--cgroup-manager=disabled")
         # Not this process's environment: NOTIFY_SOCKET and LISTEN_FDS would change what the runtime does.
         environment = {"PATH": _SEARCH_PATH}
-        argv = [self.path, *options, *arguments]
+        argv = [self.path, "--root", self.state_root, *arguments]
         return mount.spawn(argv, environment, None, fds, private_mounts=bool(hide), hide=hide)
 
     def _command(self, arguments: Sequence[str], container_id: str) -> bytes:

@@ -36,7 +36,8 @@ _CACHED_INDEXES = 8
 class Chain(Value):
     """A chain that can be mounted: its tree image, the data-only layers that its files are in, and its root directory.
 
-    `root_mode` is permission bits, `root_mtime_ns` nanoseconds.
+    `devices` are those in it, each ("b" or "c", major, minor). `root_mode` is permission bits, `root_mtime_ns`
+    nanoseconds.
     """
 
     def __init__(self, chain_id: ChainId, image: str, needs: dict[str, Any]) -> None:
@@ -45,6 +46,7 @@ class Chain(Value):
         self.image = image
         self.packs = tuple(map(int, needs["packs"]))
         self.objects = bool(needs["objects"])
+        self.devices = tuple((str(kind), int(major), int(minor)) for kind, major, minor in needs["devices"])
         self.root_mode = int(root["mode"])
         self.root_uid = int(root["uid"])
         self.root_gid = int(root["gid"])
@@ -172,6 +174,7 @@ class Chains:
         needs = {
             "packs": sorted(packs - {LOCATION_OBJECT}),
             "objects": LOCATION_OBJECT in packs,
+            "devices": sorted(index.devices()),
             "image_bytes": len(image),
             "root": {
                 "mode": stat.S_IMODE(root.mode),
