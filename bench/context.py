@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import sys
 import time
@@ -103,9 +104,11 @@ class Context:
         return self.directory / f"{purpose}-{time.monotonic_ns()}"
 
     def load_by_command(self, archive: Path) -> float:
-        """Seconds of `layerstore load` into a fresh store, which is removed afterwards."""
+        """Seconds of `layerstore load` into an empty store, as the peers' are; it is removed afterwards."""
         path = self.new_directory("store")
         try:
+            timed(self.command(path, "init"))
+            os.sync()
             return timed(self.command(path, "load", "-i", str(archive)))
         finally:
             remove_store(path)

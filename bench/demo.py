@@ -19,14 +19,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from bench.fixtures import Fixtures, default_cache
+from bench.measure import KERNEL_MEMORY, PROCESS_MEMORY, meminfo
 from layerstore import Container, Image, Store
 from layerstore._core import mount
 from layerstore.errors import LayerstoreError
 
 MOUNTABLE_FROM = ("ext4", "xfs", "btrfs")
 DIGEST_BYTES, CONTENT_BYTES = 32, 40
-KERNEL_MEMORY = ("Slab", "Percpu", "KernelStack", "PageTables")
-PROCESS_MEMORY = (*KERNEL_MEMORY, "AnonPages", "Shmem")
 
 # Runs inside a container without a network: serves the image's application on the container's own loopback device, asks
 # it, prints its answer, and goes on serving until standard input ends.
@@ -159,14 +158,14 @@ class Demo:
             say(f"  {(view / 'etc/os-release').read_text().splitlines()[0]}")
             say(f"  bytes on disk: {size(disk_bytes(self.root) - disk)}, one container included")
         store.remove(store.containers())
-        kernel, disk = memory_bytes(KERNEL_MEMORY), disk_bytes(self.root)
+        kernel, disk = meminfo(*KERNEL_MEMORY), disk_bytes(self.root)
         with self.step(f"Start {self.count:,} containers of it, all mounted at once"):
             made = self.timed("create", lambda: store.create(image, count=self.count))
             self.timed("mount", lambda: store.mount(made))
             mounted = store.states(made).count("mounted")
             say(f"  the kernel says that {mounted:,} are mounted")
             say(f"  disk     {size((disk_bytes(self.root) - disk) / self.count)} a container")
-            memory = memory_bytes(KERNEL_MEMORY) - kernel
+            memory = meminfo(*KERNEL_MEMORY) - kernel
             say(f"  memory   {size(memory / self.count)} a container, all of it the kernel's")
         with self.step(f"Run the app in {self.running} of them at the same time, without a network"):
             self.run_apps(made[: self.running])
@@ -187,7 +186,7 @@ class Demo:
         return result
 
     def run_apps(self, chosen: list[Container]) -> None:
-        before = memory_bytes(PROCESS_MEMORY)
+        before = meminfo(*PROCESS_MEMORY)
         # What the containers read as standard input ends when this process closes `hold`: they end together.
         stdin, hold = os.pipe()
         outputs: list[tuple[int, Future[int]]] = []
@@ -201,7 +200,7 @@ class Demo:
                     future.add_done_callback(lambda _, its_end=its_end: os.close(its_end))
                     outputs.append((output, future))
                 answers = [first_line(output) for output, _ in outputs]
-                used = memory_bytes(PROCESS_MEMORY) - before
+                used = meminfo(*PROCESS_MEMORY) - before
             finally:
                 os.close(hold)
             statuses = [future.result() for _, future in outputs]
@@ -305,12 +304,6 @@ def disk_bytes(directory: Path) -> int:
                 if entry.is_dir(follow_symlinks=False):
                     pending.append(entry.path)
     return total
-
-
-def memory_bytes(names: tuple[str, ...]) -> int:
-    """The sum of these lines of /proc/meminfo."""
-    lines = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())
-    return sum(int(fields[1]) * 1024 for fields in lines if fields[0].rstrip(":") in names)
 
 
 def first_line(fd: int) -> str:
