@@ -44,8 +44,9 @@ class Rootfs:
                 raise InvalidInput(f'"{path}" of the image is not a regular file')
             if status.st_size > max_size_bytes:
                 raise LimitExceeded(f'"{path}" of the image has {status.st_size} bytes, more than {max_size_bytes}')
-            with open(fd, "rb", closefd=False) as file:
-                return file.read(max_size_bytes).decode("utf-8", "surrogateescape")
+            # Its size, not the limit, for which Python would map a buffer.
+            with open(fd, "rb", buffering=0, closefd=False) as file:
+                return file.read(status.st_size).decode("utf-8", "surrogateescape")
 
     def status(self, path: str) -> os.stat_result:
         """What stat(2) says of `path`, links followed. Raises `OSError`."""
