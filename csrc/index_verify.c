@@ -89,6 +89,8 @@ static int verify_xattrs(const struct ls_index *index, uint32_t number, struct l
 		int status = ls_index_xattr_next(index, index->records[number].xattrs, &cursor, err);
 		int order = 0;
 
+		if (!status && !cursor.name && !before && index->records[number].xattrs)
+			return fail_record(err, number, "has an xattr block without xattrs");
 		if (status || !cursor.name)
 			return status;
 		if (before)
