@@ -266,31 +266,47 @@ static void prefetch_path(const struct ls_index *index, uint64_t hash, size_t le
 	}
 }
 
-static int lookup_window(const struct ls_index *index, const char *bytes, const uint64_t *offsets, size_t n,
-                         uint32_t *records, struct ls_error *err)
+static int find_window(const struct ls_index *index, const struct ls_path *paths, size_t n, uint32_t *records,
+                       struct ls_error *err)
 {
 	uint64_t hashes[WINDOW];
 	int status = LS_OK;
 
 	for (size_t i = 0; i < n; i++) {
-		hashes[i] = ls_siphash13(index->header->hash_key, bytes + offsets[i], offsets[i + 1] - offsets[i]);
+		hashes[i] = ls_siphash13(index->header->hash_key, paths[i].bytes, paths[i].length);
 		__builtin_prefetch(&index->slots[(uint32_t)hashes[i] & (index->header->slot_count - 1)]);
 	}
 	for (size_t i = 0; i < n; i++)
-		prefetch_path(index, hashes[i], offsets[i + 1] - offsets[i]);
+		prefetch_path(index, hashes[i], paths[i].length);
 	for (size_t i = 0; i < n && !status; i++)
-		status = probe(index, hashes[i], bytes + offsets[i], offsets[i + 1] - offsets[i], &records[i], err);
+		status = probe(index, hashes[i], paths[i].bytes, paths[i].length, &records[i], err);
+	return status;
+}
+
+int ls_index_find_many(const struct ls_index *index, const struct ls_path *paths, size_t n, uint32_t *records,
+                       struct ls_error *err)
+{
+	int status = LS_OK;
+
+	for (size_t done = 0; done < n && !status; done += WINDOW)
+		status = find_window(index, paths + done, n - done < WINDOW ? n - done : WINDOW, records + done, err);
 	return status;
 }
 
 int ls_index_lookup_many(const struct ls_index *index, const char *bytes, const uint64_t *offsets, size_t n,
                          uint32_t *records, struct ls_error *err)
 {
+	struct ls_path paths[WINDOW];
 	int status = LS_OK;
 
-	for (size_t done = 0; done < n && !status; done += WINDOW)
-		status = lookup_window(index, bytes, offsets + done, n - done < WINDOW ? n - done : WINDOW,
-		                       records + done, err);
+	for (size_t done = 0; done < n && !status; done += WINDOW) {
+		size_t count = n - done < WINDOW ? n - done : WINDOW;
+
+		for (size_t i = 0; i < count; i++)
+			paths[i] =
+			    (struct ls_path){bytes + offsets[done + i], offsets[done + i + 1] - offsets[done + i]};
+		status = find_window(index, paths, count, records + done, err);
+	}
 	return status;
 }
 
