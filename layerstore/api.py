@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from layerstore.oci.configs import ImageConfig
     from layerstore.results import Change, HistoryEntry, Progress
     from layerstore.store.contents import ContentStore
+    from layerstore.views.paths import ImagePath
+    from layerstore.views.view import View
 
     ProgressCallback: TypeAlias = Callable[[Progress], None]
 
@@ -233,7 +235,7 @@ class Store:
             return stack
         execute = self._database.read().execute
         for diff_id in chain:
-            parse_digest(diff_id, "a layer to compare")
+            parse_digest(diff_id, "a layer of a stack")
             if execute("SELECT 1 FROM layers WHERE diff_id = ?", (diff_id,)).fetchone() is None:
                 raise NotFound(f"there is no layer {diff_id}; `layerstore inspect IMAGE` lists those of an image")
         return chain
@@ -251,6 +253,15 @@ class Store:
             f"{name!r} is a container of {container.image_name}, and images are compared with images; "
             f"`layerstore diff {name}` shows what it changed"
         )
+
+    def view(self, diff_ids: Sequence[DiffId]) -> View:
+        """The merged tree of a stack of stored layers, bottom first, to look into without mounting it.
+
+        Raises `NotFound` for a layer that is not stored, `CorruptError`.
+        """
+        from layerstore.views.view import View
+
+        return View(self._chains.index(self._stack(diff_ids)), self._contents)
 
     def collect_garbage(self) -> Collected:
         """Give back the space of what nothing uses any more; waits for loads that are under way.
@@ -334,6 +345,7 @@ class Image:
         self.id = image_id
         self._config: ImageConfig | None = None
         self._chain_id: ChainId | None = None
+        self._view: View | None = None
 
     def __repr__(self) -> str:
         return f"<Image {self.short_id} {' '.join(self.names)}>"
@@ -431,6 +443,26 @@ class Image:
     def index(self) -> Index:
         """The merged index of its layers."""
         return self._store._chains.index(self.diff_ids)
+
+    @property
+    def view(self) -> View:
+        """Its tree, to look into without mounting it or being root: `image.view.listdir("/etc")`.
+
+        Raises `NotFound` when the image is gone, `CorruptError`.
+        """
+        if self._view is None:
+            self._view = self._store.view(self._store._stack(self))
+        return self._view
+
+    @property
+    def path(self) -> ImagePath:
+        """The root of its tree as a path to go on from: `(image.path / "etc" / "os-release").read_text()`.
+
+        Raises as `view`.
+        """
+        from layerstore.views.paths import ImagePath
+
+        return ImagePath(self.view)
 
     def layer_tar(self, diff_id: DiffId) -> Iterator[bytes]:
         """The tar of one of its layers, bit for bit as it came in, in pieces. Raises `CorruptError`, `OSError`."""

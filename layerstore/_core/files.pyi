@@ -1,3 +1,6 @@
+from collections.abc import Sequence
+
 from typing_extensions import Buffer
 
 def punch_holes(fd: int, ranges: Buffer) -> None: ...
+def copy_ranges(source: Buffer, ranges: Sequence[tuple[int, int]]) -> list[bytes]: ...

@@ -6,8 +6,11 @@ import os
 import sqlite3
 import struct
 import threading
+from collections.abc import Iterable, Sequence
+from itertools import groupby
 from pathlib import Path
 
+from layerstore._core.files import copy_ranges
 from layerstore._core.hashing import blake3
 from layerstore._core.ingest import LOCATION_NONE, LOCATION_OBJECT, RECORD_BYTES, Digests
 from layerstore.errors import RELOAD, CorruptError, NotFound
@@ -53,6 +56,10 @@ class Pack:
         """The bytes of a slot, without a copy; valid while the view lives."""
         offset, size, _ = self.slot(number)
         return memoryview(self._map)[offset : offset + size]
+
+    def copies(self, numbers: Iterable[int]) -> list[bytes]:
+        """The bytes of many slots, in the order given. The GIL is released while they are copied."""
+        return copy_ranges(self._map, [self.slot(number)[:2] for number in numbers])
 
 
 class ContentStore:
@@ -120,6 +127,10 @@ class ContentStore:
                 if str(path) != self._layout.digests(generation):
                     path.unlink()
 
+    def generation(self) -> int:
+        """Changes when garbage collection has moved or dropped contents: earlier locations are out of date then."""
+        return _log_state(self._database.read())[0]
+
     def locate_many(self, digests: bytes | memoryview, stride: int) -> bytes:
         """Locations as `Digests.locate_many`. Raises `CorruptError` when one is not stored."""
         locations = self.digests().locate_many(digests, stride)
@@ -129,14 +140,41 @@ class ContentStore:
                 raise CorruptError(f"content {digest} is missing from the store; {RELOAD}")
         return locations
 
-    def open(self, digest: bytes) -> io.BufferedReader | io.BytesIO:
-        """A binary file over one content, positioned at its start. Raises `NotFound`, `CorruptError`, `OSError`."""
+    def find(self, digest: bytes) -> memoryview | str:
+        """The bytes of a content that is in a pack, without a copy; the path of the object that others are.
+
+        Raises `NotFound`, `CorruptError`, `OSError`.
+        """
         pack, slot = _LOCATION.unpack(self.digests().locate_many(digest, 32))
         if pack == LOCATION_NONE:
             raise NotFound(f"content {digest.hex()} is not in the store")
-        if pack == LOCATION_OBJECT:
-            return open(self._layout.object(digest.hex()), "rb")
-        return io.BytesIO(self.pack(pack).content(slot))
+        return self._layout.object(digest.hex()) if pack == LOCATION_OBJECT else self.pack(pack).content(slot)
+
+    def open(self, digest: bytes) -> io.BufferedReader | io.BytesIO:
+        """A binary file over one content, positioned at its start. Raises as `find`."""
+        found = self.find(digest)
+        return open(found, "rb") if isinstance(found, str) else io.BytesIO(found)
+
+    def read(self, digest: bytes) -> bytes:
+        """One content whole. Raises as `find`."""
+        found = self.find(digest)
+        return Path(found).read_bytes() if isinstance(found, str) else bytes(found)
+
+    def read_many(self, digests: Sequence[bytes]) -> list[bytes]:
+        """Many contents whole: looked up at once, read in the order in which they lie in packs, equal ones once.
+
+        Raises `CorruptError` where one is missing, `OSError`.
+        """
+        unique = list(dict.fromkeys(digests))
+        locations = _LOCATION.iter_unpack(self.locate_many(b"".join(unique), 32))
+        found: dict[bytes, bytes] = {}
+        for pack, places in groupby(sorted(zip(locations, unique, strict=True)), key=lambda place: place[0][0]):
+            slots, names = zip(*((slot, digest) for (_, slot), digest in places), strict=True)
+            if pack == LOCATION_OBJECT:
+                found.update((digest, Path(self._layout.object(digest.hex())).read_bytes()) for digest in names)
+            else:
+                found.update(zip(names, self.pack(pack).copies(slots), strict=True))
+        return [found[digest] for digest in digests]
 
     def pack(self, number: int) -> Pack:
         """An open pack."""
