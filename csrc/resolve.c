@@ -152,9 +152,35 @@ static int step(struct walk *walk, struct ls_path name, int last, struct ls_erro
 	return LS_OK;
 }
 
-static int walk_on(struct walk *walk, struct ls_error *err)
+/* Something comes next, be it a slash: what was reached must be a directory. */
+static int require_directory(struct walk *walk, struct ls_error *err)
 {
 	const struct ls_record *record = NULL;
+	int status = checked_record(walk->index, walk->at, &record, err);
+
+	if (status || S_ISDIR(record->mode))
+		return status;
+	if (!walk->at)
+		return ls_fail(err, LS_CORRUPT, "looking up a path: the root has mode %o; rebuild the index",
+		               record->mode);
+	walk->sys_errno = ENOTDIR;
+	return LS_OK;
+}
+
+/* Take the next component off a piece; an empty one at its end. */
+static struct ls_path take_name(struct ls_path *piece)
+{
+	struct ls_path name = skip_slashes(*piece);
+	const char *end = piece->bytes + piece->length;
+
+	name.length = name_length(name);
+	piece->bytes = name.bytes + name.length;
+	piece->length = (size_t)(end - piece->bytes);
+	return name;
+}
+
+static int walk_on(struct walk *walk, struct ls_error *err)
+{
 	int status = LS_OK;
 
 	while (walk->depth && !walk->sys_errno && !status) {
@@ -165,18 +191,10 @@ static int walk_on(struct walk *walk, struct ls_error *err)
 			walk->depth--;
 			continue;
 		}
-		/* A slash or a name, so that what was reached must be a directory. */
-		status = checked_record(walk->index, walk->at, &record, err);
-		if (status)
+		status = require_directory(walk, err);
+		if (status || walk->sys_errno)
 			break;
-		if (!S_ISDIR(record->mode)) {
-			walk->sys_errno = ENOTDIR;
-			break;
-		}
-		name = *piece = skip_slashes(*piece);
-		name.length = name_length(name);
-		piece->bytes += name.length;
-		piece->length -= name.length;
+		name = take_name(piece);
 		if (name.length)
 			status = step(walk, name, walk->depth == 1 && !piece->length, err);
 	}
