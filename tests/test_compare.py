@@ -254,7 +254,7 @@ def test_against_nothing(store: Store) -> None:
         ("absent", NotFound, "there is no image 'absent'"),
         ("box", InvalidInput, "'box' is a container of two:latest, .* `layerstore diff box` shows what it changed"),
         (["sha256:" + "0" * 64], NotFound, "there is no layer sha256:0000"),
-        (["../../etc"], InvalidInput, "a layer to compare is '../../etc', not a digest"),
+        (["../../etc"], InvalidInput, "a layer of a stack is '../../etc', not a digest"),
     ],
     ids=["absent", "container", "layer", "no-digest"],
 )

@@ -24,6 +24,8 @@ COMMANDS = {
     "images": "list images",
     "history": "show the steps that an image was made in",
     "inspect": "show what is known of an image or container, as JSON",
+    "ls": "list a directory of an image",
+    "cat": "write the contents of files of an image",
     "tag": "give an image one more name",
     "rmi": "remove names and images",
     "create": "make containers from an image",

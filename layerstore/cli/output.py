@@ -28,13 +28,13 @@ def listing(rows: Sequence[Mapping[str, Any]], columns: Columns, form: str) -> N
         print(json.dumps(list(rows), indent=2))
         return
     lines = [list(columns)]
-    lines += [[_printable(show(row[heading])) for heading, show in columns.items()] for row in rows]
+    lines += [[printable(show(row[heading])) for heading, show in columns.items()] for row in rows]
     widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
     for line in lines:
         print("   ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """What an image says of itself could break lines, or be an order to the terminal."""
     return "".join(c if c.isprintable() else " " for c in text)
 
@@ -87,7 +87,7 @@ def progress_bar() -> Iterator[Callable[[Progress], None] | None]:
             if bar is not None:
                 bar.close()
             bar, what = None, progress.what
-            label = _printable(what)[:19]
+            label = printable(what)[:19]
             if progress.stage == "stored":
                 print(f"{label}: already stored", file=sys.stderr)
                 return
