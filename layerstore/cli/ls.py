@@ -1,7 +1,7 @@
 """List what is in a directory of an image, or at another path, without mounting it.
 
-Names that begin with a dot are shown, too. Of a symbolic link to a directory the directory is listed; with -l the link is
-shown, unless the path ends in "/".
+Names that begin with a dot are shown, too. Of a symbolic link to a directory the directory is listed; with -l the link
+is shown, unless the path ends in "/".
 """
 
 from __future__ import annotations
