@@ -289,7 +289,7 @@ static int is_absent(const struct ls_index *index, struct ls_path path, struct l
 static int resolve_window(const struct ls_index *index, const struct ls_path *paths, size_t n, int follow,
                           uint32_t *records, struct ls_error *err)
 {
-	struct ls_path names[WINDOW];
+	struct ls_path names[WINDOW] = {0};
 	struct misses misses = {0};
 	int sys_errno, status;
 

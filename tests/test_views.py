@@ -1,6 +1,7 @@
 """Looking into images from Python: against the `os` module and Python's own programs in a chroot, and on odd trees."""
 
 import errno
+import glob
 import io
 import os
 import pickle
@@ -17,12 +18,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from images import Image, docker_files, tar_of
 from layer_model import Entry, write_tar
+from test_resolve import Spec, make_on_disk, specs, tree_of
 
 import layerstore
 from layerstore import Store
 from layerstore.errors import CorruptError, NotFound
+from layerstore.views import globbing
 from layerstore.views.view import IN_OBJECT, NO_CONTENT, View
 
 LARGE = bytes(range(256)) * 1024
@@ -220,6 +225,29 @@ def test_a_walk_goes_where_the_caller_lets_it(view: View) -> None:
 )
 def test_patterns(view: View, pattern: str, found: list[str]) -> None:
     assert view.glob(pattern) == found
+
+
+components = st.sampled_from(["*", "?", "a*", "[ab]", "[!a]", "..a", ".*", "a", "b", "**", "*.", "c*c"])
+patterns = st.tuples(st.lists(components, min_size=1, max_size=4), st.sampled_from(["", "/"])).map(
+    lambda drawn: "/".join(drawn[0]) + drawn[1]
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(specs(), st.lists(st.tuples(patterns, st.booleans()), max_size=8))
+def test_patterns_match_what_glob_does(spec: Spec, asked: list[tuple[str, bool]]) -> None:
+    """On random trees whose links stay inside; with "**", which goes through links there, where there are none."""
+    inside = {path: what for path, what in spec.items() if not what or not {b"..", b""} & set(what.split(b"/"))}
+    plain = {path: what for path, what in spec.items() if not what}
+    for shape, recursive in ((inside, False), (plain, True)):
+        tree = tree_of(shape)
+        with tempfile.TemporaryDirectory() as root:
+            make_on_disk(shape, os.fsencode(root))
+            for pattern, hidden in asked:
+                if ("**" in pattern) == recursive:
+                    found = glob.glob(f"{root}/{pattern}", recursive=True, include_hidden=hidden)
+                    said = {path.removeprefix(root).rstrip("/") or "/" for path in found}
+                    assert globbing.glob(tree, pattern, hidden=hidden) == sorted(said), (pattern, hidden)
 
 
 # Contents
