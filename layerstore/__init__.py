@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from layerstore import errors as errors
+    from layerstore._core.entry import Entry as Entry
     from layerstore.api import Container as Container
     from layerstore.api import Image as Image
     from layerstore.api import Store as Store
@@ -26,17 +27,34 @@ if TYPE_CHECKING:
     from layerstore.results import Change as Change
     from layerstore.results import HistoryEntry as HistoryEntry
     from layerstore.results import Progress as Progress
+    from layerstore.views.paths import ImagePath as ImagePath
+    from layerstore.views.view import View as View
 
 _HOMES = {
     "Change": "layerstore.results",
     "Container": "layerstore.api",
+    "Entry": "layerstore._core.entry",
     "HistoryEntry": "layerstore.results",
     "Image": "layerstore.api",
+    "ImagePath": "layerstore.views.paths",
     "Progress": "layerstore.results",
     "Store": "layerstore.api",
+    "View": "layerstore.views.view",
     "Volume": "layerstore.api",
 }
-__all__ = ["Change", "Container", "HistoryEntry", "Image", "Progress", "Store", "Volume", "errors"]
+__all__ = [
+    "Change",
+    "Container",
+    "Entry",
+    "HistoryEntry",
+    "Image",
+    "ImagePath",
+    "Progress",
+    "Store",
+    "View",
+    "Volume",
+    "errors",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -6,9 +6,10 @@ import os
 import sqlite3
 import struct
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
+from typing import TypeVar
 
 from layerstore._core.files import copy_ranges
 from layerstore._core.hashing import blake3
@@ -18,6 +19,7 @@ from layerstore.store import durable
 from layerstore.store.db import Database
 from layerstore.store.layout import Layout
 
+_Found = TypeVar("_Found")
 _LOG_HEADER = b"LSDIGEST" + struct.pack("<IIQQ", 1, RECORD_BYTES, 0, 0)
 _LOCATION = struct.Struct("<II")
 _SLOT = struct.Struct("<QQ32s")
@@ -127,9 +129,9 @@ class ContentStore:
                 if str(path) != self._layout.digests(generation):
                     path.unlink()
 
-    def generation(self) -> int:
-        """Changes when garbage collection has moved or dropped contents: earlier locations are out of date then."""
-        return _log_state(self._database.read())[0]
+    def log_state(self) -> tuple[int, int]:
+        """Changes with each commit and collection: locations that were looked up before may be out of date then."""
+        return _log_state(self._database.read())
 
     def locate_many(self, digests: bytes | memoryview, stride: int) -> bytes:
         """Locations as `Digests.locate_many`. Raises `CorruptError` when one is not stored."""
@@ -140,41 +142,49 @@ class ContentStore:
                 raise CorruptError(f"content {digest} is missing from the store; {RELOAD}")
         return locations
 
-    def find(self, digest: bytes) -> memoryview | str:
-        """The bytes of a content that is in a pack, without a copy; the path of the object that others are.
+    def find(self, digest: bytes) -> memoryview | io.FileIO:
+        """The bytes of a content that is in a pack, without a copy; for others the object's file, opened.
 
         Raises `NotFound`, `CorruptError`, `OSError`.
         """
+        return _settled(lambda: self._find(digest))
+
+    def _find(self, digest: bytes) -> memoryview | io.FileIO:
         pack, slot = _LOCATION.unpack(self.digests().locate_many(digest, 32))
         if pack == LOCATION_NONE:
             raise NotFound(f"content {digest.hex()} is not in the store")
-        return self._layout.object(digest.hex()) if pack == LOCATION_OBJECT else self.pack(pack).content(slot)
+        if pack == LOCATION_OBJECT:
+            return io.FileIO(self._layout.object(digest.hex()))
+        return self.pack(pack).content(slot)
 
     def open(self, digest: bytes) -> io.BufferedReader | io.BytesIO:
         """A binary file over one content, positioned at its start. Raises as `find`."""
         found = self.find(digest)
-        return open(found, "rb") if isinstance(found, str) else io.BytesIO(found)
+        return io.BufferedReader(found) if isinstance(found, io.FileIO) else io.BytesIO(found)
 
     def read(self, digest: bytes) -> bytes:
         """One content whole. Raises as `find`."""
-        found = self.find(digest)
-        return Path(found).read_bytes() if isinstance(found, str) else bytes(found)
+        with self.find(digest) as found:
+            return found.readall() if isinstance(found, io.FileIO) else bytes(found)
 
     def read_many(self, digests: Sequence[bytes]) -> list[bytes]:
         """Many contents whole: looked up at once, read in the order in which they lie in packs, equal ones once.
 
         Raises `CorruptError` where one is missing, `OSError`.
         """
-        unique = list(dict.fromkeys(digests))
-        locations = _LOCATION.iter_unpack(self.locate_many(b"".join(unique), 32))
+        found = _settled(lambda: self._read_unique(list(dict.fromkeys(digests))))
+        return [found[digest] for digest in digests]
+
+    def _read_unique(self, digests: list[bytes]) -> dict[bytes, bytes]:
+        locations = _LOCATION.iter_unpack(self.locate_many(b"".join(digests), 32))
         found: dict[bytes, bytes] = {}
-        for pack, places in groupby(sorted(zip(locations, unique, strict=True)), key=lambda place: place[0][0]):
+        for pack, places in groupby(sorted(zip(locations, digests, strict=True)), key=lambda place: place[0][0]):
             slots, names = zip(*((slot, digest) for (_, slot), digest in places), strict=True)
             if pack == LOCATION_OBJECT:
                 found.update((digest, Path(self._layout.object(digest.hex())).read_bytes()) for digest in names)
             else:
                 found.update(zip(names, self.pack(pack).copies(slots), strict=True))
-        return [found[digest] for digest in digests]
+        return found
 
     def pack(self, number: int) -> Pack:
         """An open pack."""
@@ -183,6 +193,19 @@ class ContentStore:
             if pack is None:
                 pack = self._packs[number] = Pack(self._layout.pack(number))
             return pack
+
+
+def _settled(read: Callable[[], _Found]) -> _Found:
+    """What `read` gives. Reading takes no lock, so that garbage collection may take away a file after the content was
+    looked up in it; a second lookup finds where the content is now."""
+    try:
+        return read()
+    except FileNotFoundError:
+        pass
+    try:
+        return read()
+    except FileNotFoundError as error:
+        raise CorruptError(f"{error.filename} is missing from the store; {RELOAD}") from error
 
 
 def _log_state(db: sqlite3.Connection) -> tuple[int, int]:

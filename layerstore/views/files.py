@@ -63,34 +63,38 @@ class ContentFile(io.RawIOBase):
         return self._position
 
 
-def parse_mode(mode: str, path: AnyPath) -> bool:
-    """Whether a mode of `open` asks for text.
+def asks_for_text(mode: str, buffering: int, options: tuple[str | None, ...], path: AnyPath) -> bool:
+    """Whether arguments of `open` ask for text; options are its encoding, errors and newline.
 
-    Raises `OSError` with EROFS for one that would write, `ValueError` for one that is none.
+    Raises `OSError` with EROFS for a mode that would write, `ValueError` for arguments that the built-in refuses.
     """
     letters = set(mode)
-    if letters & set("wax+") and letters <= set("rwaxbt+") and len(letters) == len(mode):
-        raise OSError(errno.EROFS, os.strerror(errno.EROFS), path)
-    if len(letters) != len(mode) or letters not in ({"r"}, {"r", "b"}, {"r", "t"}):
+    once = len(letters) == len(mode)
+    if once and letters & set("wax+") and letters <= set("rwaxbt+"):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), os.fspath(path))
+    if not once or letters not in ({"r"}, {"r", "b"}, {"r", "t"}):
         raise ValueError(f"invalid mode: {mode!r}")
-    return "b" not in letters
-
-
-def open_content(
-    found: Buffer | str, name: AnyPath, text: bool, buffering: int, encoding: str | None, errors: str | None,
-    newline: str | None,
-) -> IO[bytes] | IO[str]:  # fmt: skip
-    """A file over a content, which is bytes or the path of a file of its own. The rest as of the built-in `open`, but
-    that text is UTF-8 where nothing else is said. Raises `ValueError`, `OSError`."""
-    if not text and (encoding, errors, newline) != (None, None, None):
+    text = "b" not in letters
+    if not text and any(option is not None for option in options):
         raise ValueError("binary mode takes no encoding, errors or newline")
     if text and buffering == 0:
         raise ValueError("can't have unbuffered text I/O")
-    raw: io.RawIOBase = _named(io.FileIO(found), name) if isinstance(found, str) else ContentFile(found, name)
+    return text
+
+
+def open_content(
+    found: Buffer | io.FileIO, name: AnyPath, text: bool, buffering: int, options: tuple[str | None, ...]
+) -> IO[bytes] | IO[str]:
+    """A file over a content, which is bytes or a file of its own, for arguments that `asks_for_text` has seen. Text is
+    UTF-8 where nothing else is said."""
+    raw: io.RawIOBase = _named(found, name) if isinstance(found, io.FileIO) else ContentFile(found, name)
     if buffering == 0:
         return raw  # type: ignore[return-value]  # a raw file is one of bytes, which typeshed's IO does not say
     buffered = io.BufferedReader(raw, buffering if buffering > 1 else _BUFFER_BYTES)
-    return io.TextIOWrapper(buffered, encoding or "utf-8", errors, newline) if text else buffered
+    if not text:
+        return buffered
+    encoding, errors, newline = options
+    return io.TextIOWrapper(buffered, encoding or "utf-8", errors, newline)
 
 
 def _named(file: io.FileIO, name: AnyPath) -> io.FileIO:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, overload
 from layerstore._core.index import CONTENT_BYTES
 from layerstore._core.ingest import LOCATION_NONE, LOCATION_OBJECT
 from layerstore._core.view import ROW_FIELDS, Tree
-from layerstore.views.files import open_content, parse_mode
+from layerstore.views.files import asks_for_text, open_content
 from layerstore.views.globbing import glob
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class View(Tree):
 
     def __init__(self, index: Index, contents: ContentStore) -> None:
         self._contents = contents
-        self._located: tuple[int, bytes] | None = None
+        self._located: tuple[tuple[int, int], bytes] | None = None
 
     def __repr__(self) -> str:
         return f"<View of {len(self.index)} paths of {self.index.layer_count} layers>"
@@ -71,10 +71,10 @@ class View(Tree):
         return rows
 
     def _locations(self) -> bytes:
-        generation = self._contents.generation()
+        state = self._contents.log_state()
         located = self._located
-        if located is None or located[0] != generation:
-            located = generation, self._contents.locate_many(self.index.contents_bytes(), CONTENT_BYTES)
+        if located is None or located[0] != state:
+            located = state, self._contents.locate_many(self.index.contents_bytes(), CONTENT_BYTES)
             self._located = located
         return located[1]
 
@@ -208,10 +208,11 @@ class View(Tree):
         Raises also `OSError` with EROFS for a mode that writes, with ENXIO for devices, FIFOs and sockets,
         `ValueError` for arguments that the built-in refuses.
         """
-        text = parse_mode(mode, path)
+        options = (encoding, errors, newline)
+        text = asks_for_text(mode, buffering, options, path)
         digest = self._regular(path).digest
         found = self._contents.find(bytes.fromhex(digest)) if digest else b""
-        return open_content(found, path, text, buffering, encoding, errors, newline)
+        return open_content(found, path, text, buffering, options)
 
     def read_bytes(self, path: AnyPath) -> bytes:
         """The content of a regular file. Raises as `open`."""
