@@ -55,11 +55,11 @@ static size_t name_length(struct ls_path path)
 	return slash ? (size_t)(slash - path.bytes) : path.length;
 }
 
-/* The record at `name` (one component or several) below the directory `at`, LS_NONE if there is none. */
-static int find_below(const struct ls_index *index, uint32_t at, struct ls_path name, uint32_t *found,
-                      struct ls_error *err)
+/* The path of the directory `at` and `name` behind it, in `buffer` where they have to be joined. Its length is 0 where
+ * it would be longer than any path of an index. */
+static int join(const struct ls_index *index, uint32_t at, struct ls_path name, char buffer[LS_INDEX_MAX_PATH_BYTES],
+                struct ls_path *joined, struct ls_error *err)
 {
-	char joined[LS_INDEX_MAX_PATH_BYTES];
 	const struct ls_record *directory = NULL;
 	const char *path = NULL;
 	size_t length;
@@ -69,49 +69,67 @@ static int find_below(const struct ls_index *index, uint32_t at, struct ls_path 
 		status = ls_index_string(index, directory->path, directory->path_length, &path, err);
 	if (status)
 		return status;
-	*found = LS_NONE;
 	length = directory->path_length;
-	if (length + 1 + name.length > sizeof(joined))
-		return LS_OK;
+	*joined = name;
 	if (!length)
-		return ls_index_lookup(index, name.bytes, name.length, found, err);
-	memcpy(joined, path, length);
-	joined[length] = '/';
-	memcpy(joined + length + 1, name.bytes, name.length);
-	return ls_index_lookup(index, joined, length + 1 + name.length, found, err);
+		return LS_OK;
+	*joined = (struct ls_path){buffer, 0};
+	if (length + 1 + name.length > LS_INDEX_MAX_PATH_BYTES)
+		return LS_OK;
+	memcpy(buffer, path, length);
+	buffer[length] = '/';
+	memcpy(buffer + length + 1, name.bytes, name.length);
+	joined->length = length + 1 + name.length;
+	return LS_OK;
 }
 
-/* Go on with the target of the link `number`, which stands in the directory `at`. Most targets are spelled as the index spells
- * them and contain no further link: one probe finds those whole. */
-static int enter_link(struct walk *walk, uint32_t number, const struct ls_record *link, struct ls_error *err)
+/* What is at `name` (one component or several) in the directory `at`: its number and record, LS_NONE and NULL for
+ * nothing. */
+static int find_below(const struct ls_index *index, uint32_t at, struct ls_path name, uint32_t *found,
+                      const struct ls_record **record, struct ls_error *err)
 {
-	struct ls_path target = {.length = link->size};
-	const struct ls_record *record = NULL;
-	uint32_t found = LS_NONE;
-	int status;
+	char buffer[LS_INDEX_MAX_PATH_BYTES];
+	struct ls_path path;
+	int status = join(index, at, name, buffer, &path, err);
 
+	*found = LS_NONE;
+	*record = NULL;
+	if (!status && (path.length || !name.length))
+		status = ls_index_lookup(index, path.bytes, path.length, found, err);
+	return status || *found == LS_NONE ? status : checked_record(index, *found, record, err);
+}
+
+static int read_target(const struct ls_index *index, uint32_t number, const struct ls_record *link,
+                       struct ls_path *target, struct ls_error *err)
+{
 	if (link->size > LS_INDEX_MAX_PATH_BYTES)
 		return ls_fail(err, LS_CORRUPT,
 		               "following a link: the target of record %u has %llu bytes; rebuild the index", number,
 		               (unsigned long long)link->size);
-	status = ls_index_string(walk->index, link->data, link->size, &target.bytes, err);
+	target->length = link->size;
+	return ls_index_string(index, link->data, link->size, &target->bytes, err);
+}
+
+/* Go on with the target of the link `number`, which is in the directory `at`. Most targets are spelled as the index
+ * spells them, with no further link in them: one probe finds those whole. */
+static int enter_link(struct walk *walk, uint32_t number, const struct ls_record *link, struct ls_error *err)
+{
+	struct ls_path target;
+	const struct ls_record *record;
+	uint32_t found;
+	int status = read_target(walk->index, number, link, &target, err);
+
 	if (status)
 		return status;
-	if (walk->links++ >= LS_RESOLVE_MAX_LINKS) {
-		walk->sys_errno = ELOOP;
-		return LS_OK;
-	}
-	if (!target.length) {
-		walk->sys_errno = ENOENT;
+	if (walk->links++ >= LS_RESOLVE_MAX_LINKS || !target.length) {
+		walk->sys_errno = target.length ? ELOOP : ENOENT;
 		return LS_OK;
 	}
 	if (target.bytes[0] == '/') {
 		walk->at = 0;
 		target = skip_slashes(target);
 	}
-	status = find_below(walk->index, walk->at, target, &found, err);
-	if (!status && found != LS_NONE)
-		status = checked_record(walk->index, found, &record, err);
+	status = find_below(walk->index, walk->at, target, &found, &record, err);
 	if (status)
 		return status;
 	if (record && !is_link(record))
@@ -121,26 +139,30 @@ static int enter_link(struct walk *walk, uint32_t number, const struct ls_record
 	return LS_OK;
 }
 
+static int go_up(struct walk *walk, struct ls_error *err)
+{
+	const struct ls_record *record, *parent;
+	int status = ls_index_record(walk->index, walk->at, &record, err);
+
+	if (!status)
+		status = ls_index_record(walk->index, record->parent, &parent, err);
+	if (!status)
+		walk->at = record->parent;
+	return status;
+}
+
 /* One component from `at`, which is a directory. `last`: nothing comes after it, not even a slash. */
 static int step(struct walk *walk, struct ls_path name, int last, struct ls_error *err)
 {
-	const struct ls_record *record = NULL, *parent = NULL;
-	uint32_t found = LS_NONE;
+	const struct ls_record *record;
+	uint32_t found;
 	int status;
 
 	if (name.length == 1 && name.bytes[0] == '.')
 		return LS_OK;
-	if (name.length == 2 && !memcmp(name.bytes, "..", 2)) {
-		status = ls_index_record(walk->index, walk->at, &record, err);
-		if (!status)
-			status = ls_index_record(walk->index, record->parent, &parent, err);
-		if (!status)
-			walk->at = record->parent;
-		return status;
-	}
-	status = find_below(walk->index, walk->at, name, &found, err);
-	if (!status && found != LS_NONE)
-		status = checked_record(walk->index, found, &record, err);
+	if (name.length == 2 && !memcmp(name.bytes, "..", 2))
+		return go_up(walk, err);
+	status = find_below(walk->index, walk->at, name, &found, &record, err);
 	if (status)
 		return status;
 	if (!record)

@@ -3,11 +3,11 @@
  * outside is ever meant. A relative path begins at the root, too. ".." after a link is the parent of where it leads.
  *
  * A path that the kernel would not find is no failure: LS_OK, the record LS_NONE, and sys_errno the kernel's answer:
- * ENOENT, ENOTDIR, ELOOP (more than 40 links), ENAMETOOLONG (a path of 4096 bytes or more; a name that is not there, of more than
- * 255). Whoever reads is taken for root: no permission is asked for.
+ * ENOENT, ENOTDIR, ELOOP (more than 40 links), or ENAMETOOLONG (a path of 4096 bytes or more; a name of more than 255
+ * that is not there). Whoever reads is taken for root: no permission is asked for.
  *
- * Nothing is allocated. A damaged index gives LS_CORRUPT or another record of it, in time bound by the lengths of the path and
- * of 40 targets. Safe for many threads. */
+ * Nothing is allocated. A damaged index gives LS_CORRUPT or another record of it, in time bound by the lengths of the
+ * path and of 40 targets. Safe for many threads. */
 #ifndef LS_RESOLVE_H
 #define LS_RESOLVE_H
 

@@ -5,11 +5,10 @@
 #include "digests.h"
 #include "index.h"
 
+/* Where nothing is, the type is 0, layer and record are -1, the location is "none", and the rest is 0. */
 struct ls_row {
-	uint8_t
-	    found; /* 1, or 0: then the type is 0, layer and record are -1, the location is "none", and the rest is 0 */
-	char
-	    type; /* f regular file, d directory, l symbolic link, c character device, b block device, p FIFO, s socket */
+	uint8_t found; /* 1 or 0 */
+	char type;     /* f regular file, d directory, l symbolic link, c and b devices, p FIFO, s socket */
 	uint16_t unused;
 	uint32_t mode; /* as st_mode */
 	uint32_t uid, gid;
@@ -24,8 +23,8 @@ _Static_assert(sizeof(struct ls_row) == 48, "as view.pyx describes it to numpy")
 /* The letter of ls_row.type, 0 for a mode without a type. */
 char ls_type_letter(uint32_t mode);
 
-/* Rows of `n` paths, symbolic links followed as ls_resolve does. `locations` has one for each content of the index. Safe for
- * many threads. */
+/* Rows of `n` paths, symbolic links followed as ls_resolve does. `locations` has one for each content of the index.
+ * Safe for many threads. */
 int ls_rows_of_paths(const struct ls_index *index, const struct ls_location *locations, const struct ls_path *paths,
                      size_t n, int follow, struct ls_row *rows, struct ls_error *err);
 

@@ -124,7 +124,7 @@ cdef class Entry:
 
     @property
     def digest(self):
-        """The BLAKE3-256 of its content, 64 hexadecimal digits; None of an empty file and of what is no regular file."""
+        """The BLAKE3-256 of its content, 64 hexadecimal digits; None of an empty file and of all but regular files."""
         if not S_ISREG(self._record.mode) or self._record.data == LS_NONE:
             return None
         self.index._check_content(self._record.data)
@@ -143,8 +143,8 @@ cdef class Entry:
         return bool(S_ISLNK(self._record.mode))
 
     def stat(self):
-        """What `os.lstat` would give: st_ino is the inode's first record and 1, st_dev the same for equal stacks of layers
-        only, every time the time of modification."""
+        """As `os.lstat`: st_ino is the number of the inode's first record and 1, st_dev the same for equal stacks of
+        layers only, and every time is that of modification."""
         cdef const ls_record *r = self._record
         cdef uint64_t device = 0
 
@@ -152,7 +152,8 @@ cdef class Entry:
         ns = self.mtime_ns
         exact = r.mtime_seconds + 1e-9 * r.mtime_nanoseconds
         times = {f"st_{which}time{unit}": value for which in "amc" for unit, value in (("", exact), ("_ns", ns))}
-        rest = {"st_blksize": 4096, "st_blocks": (self.size + 511) // 512, "st_rdev": os.makedev(*(self.rdev or (0, 0)))}
+        device_number = os.makedev(*(self.rdev or (0, 0)))
+        rest = {"st_blksize": 4096, "st_blocks": (self.size + 511) // 512, "st_rdev": device_number}
         seconds = r.mtime_seconds
         return os.stat_result(
             (r.mode, r.inode + 1, device, self.nlink, r.uid, r.gid, self.size, seconds, seconds, seconds), times | rest

@@ -35,7 +35,7 @@ def punch_holes(int fd, const uint8_t[::1] ranges not None):
 
 
 def copy_ranges(const uint8_t[::1] source not None, ranges):
-    """Copies of ranges of a buffer (such as a mapped file) as a list of bytes. The GIL is released while they are copied.
+    """Copies of ranges of a buffer, such as a mapped file, as a list of bytes. The GIL is released meanwhile.
 
     `ranges` is a sequence of (offset, length), bytes. Raises `InvalidInput` for one that the buffer does not have.
     """
