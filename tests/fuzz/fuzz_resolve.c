@@ -123,6 +123,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t length);
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t length)
 {
+	static struct ls_buffer whole;
 	struct ls_buffer bytes = {0};
 	struct ls_path paths[PATHS];
 	struct ls_index index;
@@ -130,7 +131,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t length)
 	int sound;
 	size_t n;
 
-	write_index(&bytes);
+	if (!whole.length)
+		write_index(&whole);
+	demand(!ls_buffer_append(&bytes, whole.bytes, whole.length, &err), "out of memory");
 	sound = !damage(&bytes, &data, &length);
 	demand(!ls_index_open(&index, bytes.bytes, bytes.length, &err), "the header is sound");
 	n = split(data, length, paths);
