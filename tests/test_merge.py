@@ -439,7 +439,7 @@ def test_only_the_bottom_may_be_a_chain() -> None:
     chain = Index(merge([layer], KEY))
     with pytest.raises(InvalidInput, match="number 1 is a chain"):
         merge([layer, chain], KEY)
-    with pytest.raises(InvalidInput, match="merging 0 layers"):
+    with pytest.raises(InvalidInput, match="merging layers: 0 of them"):
         merge([], KEY)
 
 
