@@ -25,18 +25,33 @@ if TYPE_CHECKING:
     from layerstore.api import Volume as Volume
     from layerstore.results import Change as Change
     from layerstore.results import HistoryEntry as HistoryEntry
+    from layerstore.results import LayerSummary as LayerSummary
     from layerstore.results import Progress as Progress
+    from layerstore.results import Version as Version
 
 _HOMES = {
     "Change": "layerstore.results",
     "Container": "layerstore.api",
     "HistoryEntry": "layerstore.results",
     "Image": "layerstore.api",
+    "LayerSummary": "layerstore.results",
     "Progress": "layerstore.results",
     "Store": "layerstore.api",
+    "Version": "layerstore.results",
     "Volume": "layerstore.api",
 }
-__all__ = ["Change", "Container", "HistoryEntry", "Image", "Progress", "Store", "Volume", "errors"]
+__all__ = [
+    "Change",
+    "Container",
+    "HistoryEntry",
+    "Image",
+    "LayerSummary",
+    "Progress",
+    "Store",
+    "Version",
+    "Volume",
+    "errors",
+]
 
 
 def __getattr__(name: str) -> Any:
