@@ -14,7 +14,7 @@ UNITS   := $(patsubst csrc/%.c,%,$(wildcard csrc/*.c))
 PORTABLE := $(filter-out %_avx2 %_avx512,$(UNITS))
 # What clang-format writes differs between its versions: .clang-format is for this one.
 CLANG_FORMAT := clang-format-14
-C_FILES := $(wildcard csrc/*.c csrc/*.h tests/fuzz/*.c)
+C_FILES := $(wildcard csrc/*.c csrc/*.h tests/fuzz/*.c tests/fuzz/*.h)
 FUZZERS := $(patsubst tests/fuzz/%.c,%,$(wildcard tests/fuzz/*.c))
 PACKAGES := $(addprefix packages-,demo test bench lint fuzz)
 
@@ -117,5 +117,5 @@ build/fuzz/core.a: $(UNITS:%=build/fuzz/objects/%.o)
 	@rm -f $@
 	@ar rc $@ $^
 
-build/fuzz/%: tests/fuzz/%.c build/fuzz/core.a
-	@clang $(FUZZ_FLAGS) -fsanitize=fuzzer -o $@ $^
+build/fuzz/%: tests/fuzz/%.c build/fuzz/core.a $(wildcard tests/fuzz/*.h)
+	@clang $(FUZZ_FLAGS) -fsanitize=fuzzer -o $@ $(filter-out %.h,$^)

@@ -54,7 +54,7 @@ def digest_of(data: bytes) -> bytes:
     return hashlib.sha256(data).digest()
 
 
-def layer_index(layer: Layer, shuffle: random.Random | None = None) -> Index:
+def layer_bytes(layer: Layer, shuffle: random.Random | None = None) -> memoryview:
     paths = sorted(layer, key=lambda path: (len(path), path))
     if shuffle:
         rest = paths[1:]
@@ -86,7 +86,11 @@ def layer_index(layer: Layer, shuffle: random.Random | None = None) -> Index:
                 inode=links.setdefault(id(inode), number[path]),
             )
         )
-    return Index(write_index(ix.LAYER, 1, KEY, nodes, contents))
+    return write_index(ix.LAYER, 1, KEY, nodes, contents)
+
+
+def layer_index(layer: Layer, shuffle: random.Random | None = None) -> Index:
+    return Index(layer_bytes(layer, shuffle))
 
 
 def below(path: Parts, ancestor: Parts) -> bool:
