@@ -1,5 +1,6 @@
 """Which layer brought what, and what ended it: against a replay of the layers, and rule by rule."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 from images import Image, docker_files, tar_of
 from layer_model import Entry, write_tar
 from stack_model import (
@@ -19,6 +21,7 @@ from stack_model import (
     View,
     apply,
     directory,
+    layer_bytes,
     layer_index,
     lower_link,
     regular,
@@ -30,7 +33,7 @@ from layerstore._core import index as ix
 from layerstore._core import provenance as core
 from layerstore._core.index import Index, merge
 from layerstore._core.provenance import Figures, Provenance, versions_of
-from layerstore.errors import CorruptError, InvalidInput, NotFound
+from layerstore.errors import CorruptError, InvalidInput, LimitExceeded, NotFound
 from layerstore.views import provenance
 
 # Against a replay: one version begins or ends at a time, by comparing the views of two heights.
@@ -157,6 +160,28 @@ def test_changes_lead_from_each_view_to_the_next(layers: list[Layer]) -> None:
         gone = [p for p, kind in kinds.items() if kind == "D" or (kind == "C" and not after[p].is_directory)]
         left = {path for path in shown - set(kinds) if not any(path.startswith(p + "/") for p in gone)}
         assert left | {path for path, kind in kinds.items() if kind != "D"} == set(after)
+
+
+@settings(max_examples=EXAMPLES, deadline=None)
+@given(stacks(), st.data())
+def test_damaged_layers_are_an_error_or_give_an_answer(layers: list[Layer], data: st.DataObject) -> None:
+    indexes = [layer_bytes(layer) for layer in layers]
+    number = data.draw(st.integers(0, len(layers) - 1))
+    damaged = bytearray(indexes[number])
+    # Not in the header, whose digest would tell when the index is opened.
+    for _ in range(data.draw(st.integers(1, 3))):
+        damaged[data.draw(st.integers(128, len(damaged) - 1))] ^= data.draw(st.integers(1, 255))
+    opened = [Index(damaged if i == number else index) for i, index in enumerate(indexes)]
+    for work in (
+        lambda: list(Provenance(opened)),
+        lambda: [versions_of(opened, b"/".join(path)) for path in layers[number]],
+        lambda: merge(opened, KEY),
+    ):
+        with contextlib.suppress(CorruptError, InvalidInput, LimitExceeded):
+            work()
+    if bytes(damaged) != bytes(indexes[number]):
+        with pytest.raises(CorruptError):
+            opened[number].verify()
 
 
 # Single rules
