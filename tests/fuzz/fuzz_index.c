@@ -2,7 +2,7 @@
  * is verified answers as its records say.
  *
  *     clang -g -O1 -std=gnu11 -fsanitize=fuzzer,address,undefined -Icsrc \
- *           tests/fuzz/fuzz_index.c csrc/{index,index_verify,siphash,blake3*,cpu,status}.c
+ *           tests/fuzz/fuzz_index.c csrc/{index,index_verify,trees,buffer,siphash,blake3*,cpu,status}.c
  *
  * The first byte of an input says whether the digests are put right first: 1 that of the header is not, 2 that of the
  * body is not. The rest is the index. */
@@ -55,10 +55,26 @@ static void ask_children(const struct ls_index *index, uint32_t number, int is_g
 		REQUIRE(index->records[i].parent == number);
 }
 
+static void ask_data(const struct ls_index *index, const struct ls_record *record, int is_good)
+{
+	const struct ls_content *content = NULL;
+	const struct ls_tree *tree = NULL;
+	const char *target = NULL;
+
+	if (!ls_index_string(index, record->data, record->size, &target, NULL))
+		touch(target, record->size);
+	if (!ls_index_content(index, record, &content, NULL) && content)
+		touch(content, sizeof(*content));
+	REQUIRE(!is_good || !S_ISREG(record->mode) || !record->size == !content);
+	if (!ls_index_tree(index, record, &tree, NULL))
+		touch(tree, sizeof(*tree));
+	REQUIRE(!is_good || !S_ISDIR(record->mode) || (index->header->kind == LS_INDEX_CHAIN) == !!tree);
+}
+
 static void ask_record(const struct ls_index *index, uint32_t number, int is_good)
 {
 	const struct ls_record *record = NULL;
-	const char *name = NULL, *path = NULL, *target = NULL;
+	const char *name = NULL, *path = NULL;
 	size_t length = 0;
 
 	REQUIRE(!ls_index_record(index, number, &record, NULL));
@@ -71,8 +87,7 @@ static void ask_record(const struct ls_index *index, uint32_t number, int is_goo
 		find(index, path, record->name_start < record->path_length ? record->name_start : 0);
 	}
 	REQUIRE(!is_good || (name && path));
-	if (!ls_index_string(index, record->data, record->size, &target, NULL))
-		touch(target, record->size);
+	ask_data(index, record, is_good);
 	ask_xattrs(index, record);
 	ask_children(index, number, is_good);
 }
@@ -122,8 +137,6 @@ static void ask(const struct ls_index *index)
 	for (uint32_t i = 0; i < index->header->record_count; i++)
 		ask_record(index, i, is_good);
 	ask_many(index, is_good);
-	for (uint32_t i = 0; i < index->header->content_count; i++)
-		touch(&index->contents[i], sizeof(index->contents[i]));
 	find(index, "no/such/path", 12);
 }
 
