@@ -429,7 +429,10 @@ class Image:
         return {chains[ChainId(chain)]: ImageId(image) for image, chain in rows}
 
     def layers(self) -> list[LayerSummary]:
-        """What each layer brought and what later ones left of it, bottom first. Raises `CorruptError`, `NotFound`."""
+        """What each layer brought and what later ones left of it, bottom first.
+
+        Raises `CorruptError`, `InvalidInput` for an image with a hard link to nothing, `NotFound` when it is gone.
+        """
         from layerstore.views import provenance
 
         diff_ids, sizes = self.diff_ids, self._layer_bytes()
@@ -454,7 +457,7 @@ class Image:
 
         A directory that is hidden is told alone, without what was in it, as docker tells it; one that is described
         again as it was is no change, whatever changes in it.
-        Raises `NotFound` where there is no such layer, `CorruptError`.
+        Raises `NotFound` where there is no such layer, `CorruptError`, `InvalidInput` as `layers`.
         """
         from layerstore.views import provenance
 
