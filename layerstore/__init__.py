@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from layerstore.api import Volume as Volume
     from layerstore.results import Change as Change
     from layerstore.results import HistoryEntry as HistoryEntry
+    from layerstore.results import LayerSummary as LayerSummary
     from layerstore.results import Progress as Progress
+    from layerstore.results import Version as Version
     from layerstore.views.paths import ImagePath as ImagePath
     from layerstore.views.view import View as View
 
@@ -37,8 +39,10 @@ _HOMES = {
     "HistoryEntry": "layerstore.results",
     "Image": "layerstore.api",
     "ImagePath": "layerstore.views.paths",
+    "LayerSummary": "layerstore.results",
     "Progress": "layerstore.results",
     "Store": "layerstore.api",
+    "Version": "layerstore.results",
     "View": "layerstore.views.view",
     "Volume": "layerstore.api",
 }
@@ -49,8 +53,10 @@ __all__ = [
     "HistoryEntry",
     "Image",
     "ImagePath",
+    "LayerSummary",
     "Progress",
     "Store",
+    "Version",
     "View",
     "Volume",
     "errors",

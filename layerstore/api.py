@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from layerstore.containers.containers import ContainerRow
     from layerstore.layers.garbage import Collected
     from layerstore.oci.configs import ImageConfig
-    from layerstore.results import Change, HistoryEntry, Progress
+    from layerstore.results import Change, HistoryEntry, LayerSummary, Progress, Version
     from layerstore.store.contents import ContentStore
     from layerstore.views.paths import ImagePath
     from layerstore.views.view import View
@@ -408,27 +408,27 @@ class Image:
         return dict(self._store._database.read().execute(query, (self.id,)).fetchall())
 
     def history(self) -> list[HistoryEntry]:
-        """Its steps, newest first, as `docker image history` lists them."""
+        """Its steps, newest first, as `docker image history` lists them.
+
+        A layer that the config's history says nothing of is a step too, so that the sizes add up to `size_bytes`.
+        """
         from layerstore.results import HistoryEntry
 
-        steps = self.config.document.get("history") or [{} for _ in self.config.diff_ids]
+        steps = self.config.steps()
         sizes = self._layer_bytes()
         ids = self._images_of_prefixes()
-        found: list[HistoryEntry] = []
-        layer = 0
-        for number, step in enumerate(steps):
-            empty = bool(step.get("empty_layer"))
-            found.append(
-                HistoryEntry(
-                    image_id=self.id if number == len(steps) - 1 else (None if empty else ids.get(layer + 1)),
-                    created=str(step.get("created") or ""),
-                    created_by=str(step.get("created_by") or ""),
-                    comment=str(step.get("comment") or ""),
-                    size_bytes=0 if empty else sizes.get(layer, 0),
-                    empty_layer=empty,
-                )
+        last = len(steps) - 1
+        found = [
+            HistoryEntry(
+                image_id=self.id if number == last else (None if layer is None else ids.get(layer + 1)),
+                created=str(step.get("created") or ""),
+                created_by=str(step.get("created_by") or ""),
+                comment=str(step.get("comment") or ""),
+                size_bytes=0 if layer is None else sizes.get(layer, 0),
+                empty_layer=bool(step.get("empty_layer")),
             )
-            layer += not empty
+            for number, (step, layer) in enumerate(steps)
+        ]
         return found[::-1]
 
     def _images_of_prefixes(self) -> dict[int, ImageId]:
@@ -439,6 +439,58 @@ class Image:
         marks = ",".join("?" * len(chains))
         rows = self._store._database.read().execute(query.format(marks), tuple(chains))
         return {chains[ChainId(chain)]: ImageId(image) for image, chain in rows}
+
+    def layers(self) -> list[LayerSummary]:
+        """What each layer brought and what later ones left of it, bottom first.
+
+        Raises `CorruptError`, `InvalidInput` for an image with a hard link to nothing, `NotFound` when it is gone.
+        """
+        from layerstore.views import provenance
+
+        diff_ids, sizes = self.diff_ids, self._layer_bytes()
+        made_by = {layer: str(step.get("created_by") or "") for step, layer in self.config.steps()}
+        numbers = range(len(diff_ids))
+        return provenance.layers(
+            self._layer_indexes(diff_ids), diff_ids, [made_by.get(n, "") for n in numbers], [sizes[n] for n in numbers]
+        )
+
+    @property
+    def wasted_bytes(self) -> int:
+        """Bytes in files of its layers that nothing shows any more: later layers replaced or hid them.
+
+        They are part of `size_bytes`, and travel with the image. A file with several hard links is wasted when the last
+        of them is gone. What dive calls wasted is an estimate by path: all versions of a path that more than one layer
+        has, the visible one too (https://github.com/wagoodman/dive, dive/filetree/efficiency.go).
+        """
+        return sum(layer.wasted_bytes for layer in self.layers())
+
+    def layer_changes(self, number: int) -> list[Change]:
+        """What a layer (from 0 at the bottom) adds, changes and hides in the view of those below it, sorted by path.
+
+        A directory that is hidden is told alone, without what was in it, as docker tells it; one that is described
+        again as it was is no change, whatever changes in it.
+        Raises `NotFound` where there is no such layer, `CorruptError`, `InvalidInput` as `layers`.
+        """
+        from layerstore.views import provenance
+
+        diff_ids = self.diff_ids
+        if not 0 <= number < len(diff_ids):
+            raise NotFound(f"image {self.short_id} has no layer {number}; it has {len(diff_ids)}, counted from 0")
+        return provenance.changes(self._layer_indexes(diff_ids[: number + 1]))
+
+    def versions(self, path: str | bytes) -> list[Version]:
+        """Every version of a path in its layers, the topmost first, with what ended each.
+
+        Each layer is asked for the path, nothing is walked. No symlink is followed: neither in the path nor at its end.
+        Raises `FileNotFoundError` when no layer ever had it, `CorruptError`.
+        """
+        from layerstore.views import provenance
+
+        diff_ids = self.diff_ids
+        return provenance.versions(self._layer_indexes(diff_ids), diff_ids, path)
+
+    def _layer_indexes(self, diff_ids: Sequence[DiffId]) -> list[Index]:
+        return [self._store._chains.layer_index(diff_id) for diff_id in diff_ids]
 
     def index(self) -> Index:
         """The merged index of its layers."""

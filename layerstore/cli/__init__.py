@@ -23,6 +23,7 @@ COMMANDS = {
     "import": "make an image from the tar of a root file system",
     "images": "list images",
     "history": "show the steps that an image was made in",
+    "layers": "show what each layer of an image brought and what became of it",
     "inspect": "show what is known of an image or container, as JSON",
     "ls": "list a directory of an image",
     "cat": "write the contents of files of an image",

@@ -49,6 +49,22 @@ def size(value: int) -> str:
     raise AssertionError
 
 
+def shortened(text: str) -> str:
+    """A command that fits beside other columns."""
+    return text if len(text) <= 45 else text[:44] + "…"
+
+
+def time(nanoseconds: int) -> str:
+    """A time since the epoch, to the second, in UTC."""
+    from datetime import UTC, datetime, timedelta
+
+    try:
+        then = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=nanoseconds // 10**9)
+    except OverflowError:
+        return f"{nanoseconds // 10**9} s"  # before the year 1 or after 9999
+    return f"{then:%Y-%m-%d %H:%M:%S}"
+
+
 def age(created: str) -> str:
     """How long ago an RFC 3339 time was, as docker says it; "" for none."""
     from datetime import UTC, datetime
