@@ -1,13 +1,13 @@
 """The contents of the store: where each is, and reading it (docs/format/pack.md, docs/format/digests.md)."""
 
 import io
-import mmap
 import os
 import sqlite3
 import struct
 import threading
 from pathlib import Path
 
+from layerstore._core.files import MappedFile
 from layerstore._core.hashing import blake3
 from layerstore._core.ingest import LOCATION_NONE, LOCATION_OBJECT, RECORD_BYTES, Digests
 from layerstore.errors import RELOAD, CorruptError, NotFound
@@ -27,7 +27,7 @@ class Pack:
     def __init__(self, path: str) -> None:
         self.path = path
         with open(path, "rb") as file:
-            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            self._map = memoryview(MappedFile(file.fileno()))
         footer_at = len(self._map) - _FOOTER.size
         if footer_at < 0:
             raise CorruptError(f"{path} is too short for a pack; restore it from a copy of the store")
@@ -52,7 +52,7 @@ class Pack:
     def content(self, number: int) -> memoryview:
         """The bytes of a slot, without a copy; valid while the view lives."""
         offset, size, _ = self.slot(number)
-        return memoryview(self._map)[offset : offset + size]
+        return self._map[offset : offset + size]
 
 
 class ContentStore:
@@ -83,7 +83,7 @@ class ContentStore:
         with open(path, "rb") as file:
             if file.read(len(_LOG_HEADER)) != _LOG_HEADER:
                 raise CorruptError(f"{path} is not a digest log; restore it from a copy of the store")
-            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))[len(_LOG_HEADER) :]
+            return memoryview(MappedFile(file.fileno()))[len(_LOG_HEADER) :]
 
     def log_records(self) -> bytes:
         """All committed records of the digest log."""
@@ -131,7 +131,18 @@ class ContentStore:
 
     def open(self, digest: bytes) -> io.BufferedReader | io.BytesIO:
         """A binary file over one content, positioned at its start. Raises `NotFound`, `CorruptError`, `OSError`."""
-        pack, slot = _LOCATION.unpack(self.digests().locate_many(digest, 32))
+        location = self.digests().locate_many(digest, 32)
+        try:
+            return self._open_at(location, digest)
+        except FileNotFoundError:
+            # It may have been moved to another pack, and its old one collected, since it was located.
+            moved = self.digests().locate_many(digest, 32)
+            if moved == location:
+                raise
+            return self._open_at(moved, digest)
+
+    def _open_at(self, location: bytes, digest: bytes) -> io.BufferedReader | io.BytesIO:
+        pack, slot = _LOCATION.unpack(location)
         if pack == LOCATION_NONE:
             raise NotFound(f"content {digest.hex()} is not in the store")
         if pack == LOCATION_OBJECT:
