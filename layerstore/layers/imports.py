@@ -7,6 +7,7 @@ in one transaction. What a killed import leaves is unreachable, and the next imp
 import contextlib
 import functools
 import hashlib
+import itertools
 import os
 import queue
 import secrets
@@ -231,14 +232,22 @@ def _insert_image(
 
 @contextlib.contextmanager
 def _read_ahead(pieces: Iterable[Piece]) -> Iterator[Iterator[Piece]]:
-    """Read `pieces` in a thread of its own, a few ahead. Its exceptions are raised here; leaving stops it."""
+    """Read `pieces` in a thread of its own, a few ahead. Its exceptions are raised here; leaving stops it.
+
+    One piece needs no thread, and starting one would be most of the work on a small layer.
+    """
+    source = iter(pieces)
+    head = list(itertools.islice(source, 2))
+    if len(head) < 2:
+        yield iter(head)
+        return
     ready: queue.Queue[Piece | BaseException | None] = queue.Queue(QUEUED_PIECES)
     stopped = threading.Event()
 
     def read() -> None:
         end: BaseException | None = None
         try:
-            for piece in pieces:
+            for piece in source:
                 ready.put(piece)
                 if stopped.is_set():
                     return
@@ -247,6 +256,7 @@ def _read_ahead(pieces: Iterable[Piece]) -> Iterator[Iterator[Piece]]:
         ready.put(end)
 
     def received() -> Iterator[Piece]:
+        yield from head
         while (piece := ready.get()) is not None:
             if isinstance(piece, BaseException):
                 raise piece
@@ -285,9 +295,11 @@ def _clear_abandoned(layout: Layout, database: Database) -> None:
     for directory in Path(layout.staging).iterdir():
         _if_abandoned(directory / "lock", functools.partial(shutil.rmtree, directory, ignore_errors=True))
     committed = {number for (number,) in database.read().execute("SELECT number FROM packs")}
-    for path in Path(layout.packs).glob("*.pack"):
-        if int(path.stem) not in committed:
-            _if_abandoned(path, functools.partial(_drop_pack, layout, database, int(path.stem)))
+    with os.scandir(layout.packs) as entries:
+        packs = [int(entry.name.removesuffix(".pack")) for entry in entries if entry.name.endswith(".pack")]
+    for number in packs:
+        if number not in committed:
+            _if_abandoned(Path(layout.pack(number)), functools.partial(_drop_pack, layout, database, number))
 
 
 def _if_abandoned(lock: Path, remove: Callable[[], object]) -> None:
