@@ -20,7 +20,7 @@ from layerstore.mount.shared import Mounts
 from layerstore.oci.configs import CONFIG_LIMIT_BYTES, parse_config
 from layerstore.store.db import SET_NAME, Database
 from layerstore.store.layout import Layout
-from layerstore.types import ChainId, DiffId, Digest, ImageId, chain_id, normalise_name, parse_digest
+from layerstore.types import ChainId, DiffId, Digest, ImageId, chain_ids, normalise_name, parse_digest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -421,12 +421,9 @@ class Image:
 
     def _images_of_prefixes(self) -> dict[int, ImageId]:
         """Images of the store that end where a step of this one does, by their number of layers."""
-        diff_ids = self.diff_ids
-        chains = {chain_id(diff_ids[: n + 1]): n + 1 for n in range(len(diff_ids) - 1)}
-        query = "SELECT image_id, chain_id FROM images WHERE chain_id IN ({})"
-        marks = ",".join("?" * len(chains))
-        rows = self._store._database.read().execute(query.format(marks), tuple(chains))
-        return {chains[ChainId(chain)]: ImageId(image) for image, chain in rows}
+        lengths = {chain: n for n, chain in enumerate(chain_ids(self.diff_ids)[:-1], 1)}
+        rows = self._store._database.read().execute("SELECT image_id, chain_id FROM images")
+        return {lengths[chain]: ImageId(image) for image, chain in rows if chain in lengths}
 
     def index(self) -> Index:
         """The merged index of its layers."""
