@@ -14,12 +14,12 @@ import secrets
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from layerstore._core.erofs import write_pack
-from layerstore._core.ingest import Contents, LayerIngest
+from layerstore._core.ingest import Contents, Digests, LayerIngest
 from layerstore.errors import DigestMismatch, InvalidInput
 from layerstore.layers.streams import (
     QUEUED_PIECES,
@@ -66,12 +66,18 @@ class _Pending:
 
 
 class Import:
-    """Use as a context manager; leaving it without `commit` throws away what was staged."""
+    """Use as a context manager; leaving it without `commit` throws away what was staged.
 
-    def __init__(self, layout: Layout, database: Database, contents: ContentStore) -> None:
+    Contents that are `known` are not stored again: by default all that the store has.
+    """
+
+    def __init__(
+        self, layout: Layout, database: Database, contents: ContentStore, *, known: Digests | None = None
+    ) -> None:
         self._layout = layout
         self._database = database
         self._store = contents
+        self._known = known
         self._pending = _Pending()
         self._staging = Path(layout.staging, secrets.token_hex(8))
         self._contents: Contents | None = None
@@ -91,7 +97,8 @@ class Import:
                 stack.callback(_drop_pack, self._layout, self._database, self._pack_number)
             staging_fd = os.open(self._staging, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             stack.callback(os.close, staging_fd)
-            self._contents = Contents(staging_fd, pack_fd, self._store.digests(), PACK_THRESHOLD_BYTES)
+            known = self._store.digests() if self._known is None else self._known
+            self._contents = Contents(staging_fd, pack_fd, known, PACK_THRESHOLD_BYTES)
             self._cleanup = stack.pop_all()
         return self
 
@@ -165,6 +172,12 @@ class Import:
     def add_image(self, config: ImageConfig, names: Iterable[str], blobs: dict[Digest, bytes]) -> None:
         """Stage an image over layers that are staged or stored. `blobs` (its config, its manifest) are kept."""
         self._pending.images.append((config, list(names), blobs))
+
+    def copy_contents(self, contents: Sequence[Piece]) -> bytes:
+        """Stage contents that belong to layers which are stored; returns their digests, 32 bytes each."""
+        if self._contents is None:
+            raise InvalidInput("an import is used as a context manager")
+        return self._contents.put_many(contents)
 
     def commit(self) -> None:
         """Make everything staged durable and visible, in this order: contents, indexes, digest log, transaction.

@@ -17,6 +17,9 @@ FORMAT = "layerstore 1\n"
 PACK_THRESHOLD_BYTES = 128 * 1024
 """Contents up to this size go to a pack, larger ones become objects (docs/measurements.md, "Pack threshold")."""
 
+DERIVED_LIMIT_BYTES = 4 << 30
+"""What derived files may take by default: a tree image and an index for each of some 800 images like Debian's."""
+
 
 def absolute(path: str | os.PathLike[str]) -> str:
     """The path from the root directory; its links and ".." stay, as the kernel alone knows where they lead."""
@@ -45,6 +48,7 @@ class Layout:
         self.garbage_lock = f"{self.run}/garbage.lock"
         self.staging_lock = f"{self.run}/staging.lock"
         self.mount_lock = f"{self.run}/mount.lock"
+        self.packs_lock = f"{self.run}/packs.lock"
 
     def digests(self, generation: int) -> str:
         return f"{self.root}/digests.{generation}"
@@ -63,6 +67,9 @@ class Layout:
 
     def layer_recipe(self, diff_id: DiffId) -> str:
         return f"{self.layers}/{digest_hex(diff_id)}.recipe"
+
+    def chain_index(self, chain: ChainId) -> str:
+        return f"{self.chains}/{digest_hex(chain)}.index"
 
     def chain_image(self, chain: ChainId) -> str:
         return f"{self.chains}/{digest_hex(chain)}.erofs"
