@@ -19,8 +19,8 @@ from layerstore.layers.chains import Chains
 from layerstore.mount.shared import Mounts
 from layerstore.oci.configs import CONFIG_LIMIT_BYTES, parse_config
 from layerstore.store.db import SET_NAME, Database
-from layerstore.store.layout import Layout
-from layerstore.types import ChainId, DiffId, Digest, ImageId, chain_ids, normalise_name, parse_digest
+from layerstore.store.layout import DERIVED_LIMIT_BYTES, Layout
+from layerstore.types import ChainId, DiffId, Digest, ImageId, chain_id, chain_ids, normalise_name, parse_digest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,14 +47,24 @@ class Store:
     Args:
         root: the directory.
         create: make the store if there is none.
+        derived_limit_bytes: what merged indexes and tree images may take on disk. They are made when first needed;
+            where they exceed it, those that were not used for longest are removed, and made again when needed again.
 
     Raises:
         NotFound: there is no store and `create` is false.
-        InvalidInput: the directory holds something else, or is open to other users.
+        InvalidInput: the directory holds something else, or is open to other users; the limit is below 0.
         CorruptError: the database is damaged.
     """
 
-    def __init__(self, root: str | os.PathLike[str], *, create: bool = False) -> None:
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        *,
+        create: bool = False,
+        derived_limit_bytes: int = DERIVED_LIMIT_BYTES,
+    ) -> None:
+        if derived_limit_bytes < 0:
+            raise InvalidInput(f"a limit of {derived_limit_bytes} bytes cannot be; 0 keeps nothing that is not in use")
         self.layout = Layout(root)
         if create and not self.layout.exists():
             self.layout.create()
@@ -62,7 +72,7 @@ class Store:
         self._database = Database(self.layout.database)
         self._opened_contents: ContentStore | None = None
         self._known_images: dict[str, Image] = {}
-        self._chains = Chains(self.layout, lambda: self._contents)
+        self._chains = Chains(self.layout, self._database, lambda: self._contents, derived_limit_bytes)
         self._mounts = Mounts(self.layout)
         self._containers = Containers(self.layout, self._database, self._chains, self._mounts)
 
@@ -252,14 +262,26 @@ class Store:
             f"`layerstore diff {name}` shows what it changed"
         )
 
-    def collect_garbage(self) -> Collected:
+    def collect_garbage(self, *, derived_limit_bytes: int | None = None) -> Collected:
         """Give back the space of what nothing uses any more; waits for loads that are under way.
 
+        Derived files are brought under `derived_limit_bytes`, by default the store's limit (`evict_derived`).
         Raises `OSError`, `CorruptError`; it can be run again then.
         """
         from layerstore.layers import garbage
 
-        return garbage.collect(self.layout, self._database, self._contents, self._chains)
+        return garbage.collect(self.layout, self._database, self._contents, self._chains, derived_limit_bytes)
+
+    def evict_derived(self, limit_bytes: int) -> int:
+        """Remove merged indexes and tree images, longest unused first, until at most so many bytes are left.
+
+        They are made again when they are needed. What is mounted or being made stays; who has an index open keeps it.
+        Returns the bytes removed. Raises `OSError`.
+        """
+        from layerstore.store.locks import locked
+
+        with locked(self.layout.garbage_lock, exclusive=False):
+            return self._chains.derived.evict(limit_bytes)
 
     def _image(self, image_id: str) -> Image:
         # An image never changes, so what was read of it (its config above all) serves every later use.

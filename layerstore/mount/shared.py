@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from layerstore.layers.chains import Chain
     from layerstore.store.layout import Layout
 
-MAX_LOWER_LAYERS = 500
-"""Overlayfs's own limit, data-only layers counted."""
-
 _READ_AHEAD_BYTES = 128 << 10
 """The least that any device lets one request for readahead cover; the kernel drops what is beyond."""
 _READ_AHEAD_LIMIT_BYTES = 32 << 20
@@ -54,10 +51,9 @@ class Mounts:
 
         `volatile` ones are never synced, not even when they are unmounted.
 
-        Raises `Unsupported` where this user or kernel cannot, `OSError`. What was mounted before an error stays.
+        Raises `Unsupported` where this user or kernel cannot, `FileNotFoundError` where the chain's image was evicted
+        since it was described, `OSError`. What was mounted before an error stays.
         """
-        if len(chain.packs) + 2 > MAX_LOWER_LAYERS:
-            raise Unsupported(f"the image needs {len(chain.packs)} packs; overlayfs allows {MAX_LOWER_LAYERS} layers")
         with self._shared(chain), contextlib.ExitStack() as stack:
             lower = [_open_path(stack, self._target(chain.chain_id))]
             data = [_open_path(stack, self._pack_target(number)) for number in chain.packs]
@@ -106,7 +102,10 @@ class Mounts:
         return mount.mounted_many(self.containers_fd, containers)
 
     def release(self, in_use: Callable[[ChainId], Chain | None]) -> None:
-        """Take away the chain and pack mounts that nothing uses. `in_use` gives a chain in use."""
+        """Take away the chain and pack mounts that nothing uses.
+
+        `in_use` gives a chain in use, None for one that is not. Raises what that raises; what is in use stays.
+        """
         with locked(self._layout.mount_lock, exclusive=True):
             packs: set[int] = set()
             for name in os.listdir(self._layout.chain_mounts):
