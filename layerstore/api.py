@@ -18,7 +18,7 @@ from layerstore.errors import RELOAD, Conflict, InvalidInput, NotFound, Unsuppor
 from layerstore.layers.chains import Chains
 from layerstore.mount.shared import Mounts
 from layerstore.oci.configs import CONFIG_LIMIT_BYTES, parse_config
-from layerstore.store.db import SET_NAME, Database
+from layerstore.store.db import LAYERS_OF, SET_NAME, Database
 from layerstore.store.layout import DERIVED_LIMIT_BYTES, Layout
 from layerstore.types import ChainId, DiffId, Digest, ImageId, chain_id, chain_ids, normalise_name, parse_digest
 
@@ -384,8 +384,7 @@ class Image:
     @property
     def diff_ids(self) -> tuple[DiffId, ...]:
         """The layers, bottom first."""
-        query = "SELECT diff_id FROM image_layers WHERE image_id = ? ORDER BY position"
-        return tuple(DiffId(d) for (d,) in self._store._database.read().execute(query, (self.id,)))
+        return tuple(DiffId(d) for d, _ in self._store._database.read().execute(LAYERS_OF, (self.id,)))
 
     @property
     def chain_id(self) -> ChainId:
@@ -411,11 +410,8 @@ class Image:
         return sum(self._layer_bytes().values())
 
     def _layer_bytes(self) -> dict[int, int]:
-        query = (
-            "SELECT position, files_bytes FROM image_layers JOIN layers USING (diff_id) "
-            "WHERE image_id = ? ORDER BY position"
-        )
-        return dict(self._store._database.read().execute(query, (self.id,)).fetchall())
+        rows = self._store._database.read().execute(LAYERS_OF, (self.id,))
+        return {position: files_bytes for position, (_, files_bytes) in enumerate(rows)}
 
     def history(self) -> list[HistoryEntry]:
         """Its steps, newest first, as `docker image history` lists them."""

@@ -56,6 +56,18 @@ class Chain(Value):
         self.root_xattrs = tuple((bytes.fromhex(name), bytes.fromhex(value)) for name, value in root["xattrs"].items())
 
 
+def open_index(path: str) -> Index:
+    """Map an index file. Raises `CorruptError`, `Unsupported` for another version's, `OSError`."""
+    from layerstore._core.files import MappedFile
+    from layerstore._core.index import Index
+
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return Index(MappedFile(fd))
+    finally:
+        os.close(fd)
+
+
 class Chains:
     """Makes and opens chains. Safe for many threads and processes."""
 
@@ -86,8 +98,6 @@ class Chains:
 
     def layer_index(self, diff_id: DiffId) -> Index:
         """The index of one stored layer. Raises `CorruptError` when it is missing or damaged."""
-        from layerstore.layers.indexes import open_index
-
         try:
             return open_index(self._layout.layer_index(diff_id))
         except FileNotFoundError:

@@ -25,7 +25,7 @@ from layerstore.layers.chains import Chains
 from layerstore.layers.derived import remove_derived, without_mounting
 from layerstore.layers.packs import bring_small_together
 from layerstore.store.contents import ContentStore, Pack
-from layerstore.store.db import Database
+from layerstore.store.db import UNUSED_CHAINS, Database
 from layerstore.store.layout import Layout
 from layerstore.store.locks import locked
 from layerstore.types import ChainId, DiffId, digest_hex
@@ -55,7 +55,8 @@ def collect(
     bring_small_together(layout, database, contents)
     with locked(layout.garbage_lock, exclusive=True):
         with database.transaction() as db:
-            db.execute("DELETE FROM layers WHERE diff_id NOT IN (SELECT diff_id FROM image_layers)")
+            db.execute(f"DELETE FROM chains WHERE {UNUSED_CHAINS}")
+            db.execute("DELETE FROM layers WHERE diff_id NOT IN (SELECT diff_id FROM chains)")
         # Derived files say where contents are, so they go before the contents that they name.
         _sweep_chains(layout, database)
         live = _live_digests(database, chains)

@@ -12,6 +12,7 @@ import os
 import queue
 import secrets
 import shutil
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -37,7 +38,7 @@ from layerstore.store.contents import ContentStore
 from layerstore.store.db import SET_NAME, Database
 from layerstore.store.layout import PACK_THRESHOLD_BYTES, Layout
 from layerstore.store.locks import locked, try_lock
-from layerstore.types import DiffId, Digest, chain_id, digest_hex, hash_key
+from layerstore.types import ChainId, DiffId, Digest, chain_ids, digest_hex, hash_key
 
 
 @dataclass(frozen=True)
@@ -229,18 +230,28 @@ class Import:
 
 
 def _insert_image(
-    execute: Callable[..., object], config: ImageConfig, names: Iterable[str], blobs: Iterable[Digest]
+    execute: Callable[..., sqlite3.Cursor], config: ImageConfig, names: Iterable[str], blobs: Iterable[Digest]
 ) -> None:
+    chains = chain_ids(config.diff_ids)
     execute(
-        "INSERT OR IGNORE INTO images VALUES (?, ?, ?, ?)",
-        (config.image_id, chain_id(config.diff_ids), config.created, time.time()),
+        "INSERT OR IGNORE INTO images VALUES (?, ?, ?, ?)", (config.image_id, chains[-1], config.created, time.time())
     )
-    for position, diff_id in enumerate(config.diff_ids):
-        execute("INSERT OR IGNORE INTO image_layers VALUES (?, ?, ?)", (config.image_id, position, diff_id))
+    _insert_chains(execute, chains, config.diff_ids)
     for digest in blobs:
         execute("INSERT OR IGNORE INTO image_blobs VALUES (?, ?)", (config.image_id, digest))
     for name in names:
         execute(SET_NAME, (name, config.image_id))
+
+
+def _insert_chains(
+    execute: Callable[..., sqlite3.Cursor], chains: Sequence[ChainId], diff_ids: Sequence[DiffId]
+) -> None:
+    """From the top down to one that is there: those below it are there too, from an image that this one is built on."""
+    for number in range(len(diff_ids) - 1, -1, -1):
+        parent = chains[number - 1] if number else None
+        row = (chains[number], parent, diff_ids[number])
+        if not execute("INSERT OR IGNORE INTO chains VALUES (?, ?, ?)", row).rowcount:
+            return
 
 
 @contextlib.contextmanager

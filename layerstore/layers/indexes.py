@@ -11,10 +11,10 @@ import os
 import threading
 from collections import OrderedDict
 
-from layerstore._core.files import MappedFile
 from layerstore._core.index import CHAIN, Index, merge
 from layerstore._core.layer import build_layer
 from layerstore.errors import CorruptError, Unsupported
+from layerstore.layers.chains import open_index
 from layerstore.layers.derived import used
 from layerstore.store import durable
 from layerstore.store.locks import locked
@@ -38,15 +38,6 @@ class _Merged:
     def __init__(self, index: Index, unwritten: memoryview | None) -> None:
         self.index = index
         self.unwritten = unwritten
-
-
-def open_index(path: str) -> Index:
-    """Map an index file. Raises `CorruptError`, `Unsupported` for another version's, `OSError`."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        return Index(MappedFile(fd))
-    finally:
-        os.close(fd)
 
 
 class MergedIndexes:
