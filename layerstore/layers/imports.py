@@ -8,6 +8,7 @@ import contextlib
 import functools
 import hashlib
 import itertools
+import json
 import os
 import queue
 import secrets
@@ -106,14 +107,15 @@ class Import:
     def __exit__(self, *_: object) -> None:
         self._cleanup.close()
 
-    def has_layer(self, diff_id: DiffId) -> bool:
-        """Is the layer in the store, or staged here?"""
-        return diff_id in self._pending.layers or self.is_stored(diff_id)
+    def is_staged(self, diff_id: DiffId) -> bool:
+        """Was the layer added here?"""
+        return diff_id in self._pending.layers
 
-    def is_stored(self, diff_id: DiffId) -> bool:
-        """Was the layer in the store before this import?"""
-        row = self._database.read().execute("SELECT 1 FROM layers WHERE diff_id = ?", (diff_id,)).fetchone()
-        return row is not None
+    def stored_layers(self, diff_ids: Iterable[DiffId]) -> set[DiffId]:
+        """Those of the layers that were in the store before this import."""
+        query = "SELECT diff_id FROM layers WHERE diff_id IN (SELECT value FROM json_each(?))"
+        rows = self._database.read().execute(query, (json.dumps(list(diff_ids)),))
+        return {DiffId(diff_id) for (diff_id,) in rows}
 
     def add_layer(
         self,
