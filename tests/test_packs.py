@@ -2,8 +2,8 @@
 
 import os
 import signal
-import subprocess
 from pathlib import Path
+from subprocess import PIPE
 
 import pytest
 from images import Image as MadeImage
@@ -263,13 +263,55 @@ def test_two_processes_bring_together_the_same_packs(store: Store, few: None) ->
     stack = Stack(24)
     stack.load(store, range(1, 25))
     counts = [range(12, 25), range(24, 11, -1)]
-    processes = [child(CREATE, store.root, *each, stdin=subprocess.PIPE) for each in counts]
+    processes = [child(CREATE, store.root, *each, stdin=PIPE) for each in counts]
     ends = [process.communicate(b"\n") for process in processes]
     assert [process.returncode for process in processes] == [0, 0], ends
     for count in range(12, 25):
         assert len(needs(store, f"grown:{count}")) <= 4
     store.collect_garbage()
     check_contents(store, stack, 24)
+    store.remove(store.containers(), force=True)
+
+
+ELSEWHERE = """
+    import pathlib, sys
+    from layerstore import Store
+    from stacks import Stack, contents_of
+    stack = Stack(9)
+    with Store(sys.argv[1]) as store:
+        first = store.create("grown:3")
+        first.mount()
+        print("mounted", flush=True)
+        sys.stdin.readline()
+        second = store.create("grown:3")
+        second.mount()
+        assert contents_of(first.root) == contents_of(second.root) == stack.files(3)
+        second.umount()
+        assert contents_of(first.root) == stack.files(3)
+        store.remove([first, second])
+        packs = [path for path in pathlib.Path(sys.argv[1], "run/packs").iterdir() if path.is_mount()]
+        assert packs == [], packs
+"""
+
+
+@pytest.mark.root
+@pytest.mark.kernel
+@pytest.mark.needs_tool("unshare")
+@pytest.mark.usefixtures("few")
+def test_packs_go_that_are_mounted_where_nobody_sees(store: Store) -> None:
+    """In another mount namespace, a mounted image keeps its packs although they were removed; it is made again with
+    others there, beside the old one."""
+    stack = Stack(9)
+    stack.load(store, range(1, 10))
+    with child(ELSEWHERE, store.root, before=("unshare", "-m"), stdin=PIPE, stdout=PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout.readline() == b"mounted\n"
+        store.create("grown:9")
+        store.collect_garbage()
+        assert "0.pack" not in pack_files(store)
+        _, errors = process.communicate(b"\n")
+    assert process.returncode == 0, errors.decode()
     store.remove(store.containers(), force=True)
 
 

@@ -177,8 +177,8 @@ class Containers:
                     raise NotFound(
                         f"container {gone[0][:12]} was removed; `layerstore ps` lists what is there"
                     ) from error
-                # An image that was evicted between the two is made again.
-                if os.path.exists(mountable.image):
+                # An image that was evicted between the two is made again, perhaps with other packs.
+                if self._chains.is_current(mountable):
                     raise
 
     def unmount(self, rows: Sequence[ContainerRow], *, lazy: bool = False) -> None:

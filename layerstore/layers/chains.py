@@ -38,14 +38,16 @@ _NOTE_USE_SECONDS = 60
 class Chain(Value):
     """A chain that can be mounted: its tree image, the data-only layers that its files are in, and its root directory.
 
+    `image_version` tells the image from one that was made in its place: inode number and time of modification, ns.
     `devices` are those in it, each ("b" or "c", major, minor). `root_mode` is permission bits, `root_mtime_ns`
     nanoseconds.
     """
 
-    def __init__(self, chain_id: ChainId, image: str, needs: dict[str, Any]) -> None:
+    def __init__(self, chain_id: ChainId, image: str, version: tuple[int, int], needs: dict[str, Any]) -> None:
         root = needs["root"]
         self.chain_id = chain_id
         self.image = image
+        self.image_version = version
         self.packs = tuple(map(int, needs["packs"]))
         self.objects = bool(needs["objects"])
         self.devices = tuple((str(kind), int(major), int(minor)) for kind, major, minor in needs["devices"])
@@ -54,6 +56,11 @@ class Chain(Value):
         self.root_gid = int(root["gid"])
         self.root_mtime_ns = int(root["mtime_ns"])
         self.root_xattrs = tuple((bytes.fromhex(name), bytes.fromhex(value)) for name, value in root["xattrs"].items())
+
+
+def version_of(status: os.stat_result) -> tuple[int, int]:
+    """Of a tree image: see `Chain`."""
+    return status.st_ino, status.st_mtime_ns
 
 
 def open_index(path: str) -> Index:
@@ -78,8 +85,7 @@ class Chains:
         self._database = database
         self._contents = contents
         self._derived_limit_bytes = derived_limit_bytes
-        # What was read of a chain, and of which tree image: inode and time of modification.
-        self._described: dict[ChainId, tuple[int, int, Chain]] = {}
+        self._described: dict[ChainId, Chain] = {}
         self._noted: dict[ChainId, float] = {}
 
     @cached_property
@@ -139,12 +145,18 @@ class Chains:
     def described(self, chain: ChainId) -> Chain:
         """A chain that was made mountable before. Raises `CorruptError`, `OSError` when it is not there."""
         known = self._described.get(chain)
-        image = known[2].image if known else self._layout.chain_image(chain)
+        image = known.image if known else self._layout.chain_image(chain)
         status = os.stat(image)
-        if known is None or (status.st_ino, status.st_mtime_ns) != known[:2]:
-            known = (status.st_ino, status.st_mtime_ns, self._read(chain, image, status.st_size))
-            self._described[chain] = known
-        return known[2]
+        if known is None or version_of(status) != known.image_version:
+            known = self._described[chain] = self._read(chain, image, status)
+        return known
+
+    def is_current(self, chain: Chain) -> bool:
+        """Whether the chain is still as it was described: not evicted, nor made again with other packs."""
+        try:
+            return self.described(chain.chain_id) == chain
+        except (FileNotFoundError, CorruptError):
+            return False
 
     def _note_use(self, chain: ChainId) -> None:
         """Tell eviction, once a minute at most, that the image is in use."""
@@ -154,14 +166,14 @@ class Chains:
             with contextlib.suppress(OSError):  # a full disk, or it was evicted at this moment
                 os.utime(self._layout.chain_description(chain))
 
-    def _read(self, chain: ChainId, image: str, size: int) -> Chain:
+    def _read(self, chain: ChainId, image: str, status: os.stat_result) -> Chain:
         description = self._layout.chain_description(chain)
         try:
             with open(description, "rb") as file:
                 needs = json.load(file)
-            if int(needs["image_bytes"]) != size:
+            if int(needs["image_bytes"]) != status.st_size:
                 raise CorruptError(f"{image} does not have the {needs['image_bytes']} bytes that it was written with")
-            return Chain(chain, image, needs)
+            return Chain(chain, image, version_of(status), needs)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise CorruptError(f"{description} is damaged: {error}") from error
 

@@ -10,6 +10,7 @@ import os
 import threading
 
 from layerstore._core.mount import is_mounted
+from layerstore.store.layout import chain_of_mount
 from layerstore.store.locks import locked, try_lock
 from layerstore.types import ChainId
 
@@ -118,5 +119,5 @@ def remove_derived(paths: Iterable[str]) -> None:
 def without_mounting(layout: Layout) -> Iterator[set[ChainId]]:
     """Inside, no tree image is attached below run/ but those of the chains given, and none is taken away."""
     with locked(layout.mount_lock, exclusive=False):
-        names = os.listdir(layout.chain_mounts)
-        yield {ChainId(f"sha256:{name}") for name in names if is_mounted(f"{layout.chain_mounts}/{name}")}
+        names = [name for name in os.listdir(layout.chain_mounts) if is_mounted(f"{layout.chain_mounts}/{name}")]
+        yield {chain_of_mount(name) for name in names}

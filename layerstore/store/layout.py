@@ -7,11 +7,13 @@ import stat
 
 from layerstore.errors import InvalidInput, NotFound
 from layerstore.store import durable
-from layerstore.types import digest_hex
+from layerstore.types import ChainId, digest_hex, sha256_digest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from layerstore.types import ChainId, DiffId, Digest
+    from collections.abc import Iterable
+
+    from layerstore.types import DiffId, Digest
 
 FORMAT = "layerstore 1\n"
 PACK_THRESHOLD_BYTES = 128 * 1024
@@ -25,6 +27,11 @@ def absolute(path: str | os.PathLike[str]) -> str:
     """The path from the root directory; its links and ".." stay, as the kernel alone knows where they lead."""
     text = os.fspath(path)
     return (text if os.path.isabs(text) else os.path.join(os.getcwd(), text)).rstrip("/") or "/"
+
+
+def chain_of_mount(name: str) -> ChainId:
+    """The chain whose tree image is attached in the directory of that name (`Layout.chain_mount`)."""
+    return ChainId(f"sha256:{name.partition('.')[0]}")
 
 
 class Layout:
@@ -76,6 +83,12 @@ class Layout:
 
     def chain_description(self, chain: ChainId) -> str:
         return f"{self.chains}/{digest_hex(chain)}.json"
+
+    def chain_mount(self, chain: ChainId, packs: Iterable[int]) -> str:
+        """Where a tree image is attached. One that was made anew with other packs has another place: while the old one
+        is attached, perhaps in another mount namespace, neither may be taken for the other."""
+        needs = sha256_digest(",".join(map(str, packs)).encode())
+        return f"{self.chain_mounts}/{digest_hex(chain)}.{digest_hex(needs)[:16]}"
 
     def chain_lock(self, chain: ChainId) -> str:
         return f"{self.run}/{digest_hex(chain)}.lock"
