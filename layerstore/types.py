@@ -78,10 +78,13 @@ def chain_id(diff_ids: Iterable[DiffId]) -> ChainId:
     return chain_ids(diff_ids)[-1]
 
 
-def chain_ids(diff_ids: Iterable[DiffId]) -> list[ChainId]:
-    """The ChainIDs of the stack's lowest layer, its two lowest layers, and so on to all; one for a stack of none."""
+def chain_ids(diff_ids: Iterable[DiffId], below: ChainId | None = None) -> list[ChainId]:
+    """The ChainIDs of the stack's lowest layer, its two lowest layers, and so on to all; one for a stack of none.
+
+    The layers lie upon the chain `below` where that is given.
+    """
     found: list[ChainId] = []
-    chain = ""
+    chain: str = below or ""
     for diff_id in diff_ids:
         chain = sha256_digest(f"{chain} {diff_id}".encode()) if chain else diff_id
         found.append(ChainId(chain))

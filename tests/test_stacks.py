@@ -448,6 +448,17 @@ def test_chain_ids(stack: Stack) -> None:
     assert chain_ids(diff_ids) == [chain_id(diff_ids[: n + 1]) for n in range(9)]
     assert chain_ids(diff_ids)[0] == diff_ids[0]
     assert chain_ids([]) == [chain_id([])]
+    assert chain_ids(diff_ids[:4]) + chain_ids(diff_ids[4:], chain_id(diff_ids[:4])) == chain_ids(diff_ids)
+
+
+def test_chain_ids_of_one_stack_after_another(store: Store, stack: Stack) -> None:
+    find = store._chains._indexes._chain_ids
+    draw = random.Random(3)
+    stacks = [list(map(DiffId, stack.diff_ids[:n])) for n in range(12)]
+    stacks += [[*stacks[n], *map(DiffId, stack.diff_ids[40:42])] for n in range(12)]
+    for _ in range(200):
+        each = draw.choice(stacks)
+        assert find(each) == chain_ids(each)
 
 
 def test_a_mapped_file(tmp_path: Path) -> None:

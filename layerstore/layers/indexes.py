@@ -50,13 +50,14 @@ class MergedIndexes:
         self._lock = threading.Lock()
         self._cached: OrderedDict[ChainId, _Merged] = OrderedDict()
         self._cached_bytes = 0
+        self._last_stack: tuple[Sequence[DiffId], list[ChainId]] = ((), [])
 
     def shared(self, diff_ids: Sequence[DiffId]) -> Index:
         """The merged index of a stack, from its file, which is written for all processes where there is none.
 
         Raises `CorruptError` where a layer's index is missing or damaged, `InvalidInput` where they do not fit.
         """
-        chains = chain_ids(diff_ids)
+        chains = self._chain_ids(diff_ids)
         found = self._recall(chains[-1])
         if found and found.unwritten is None:
             return found.index
@@ -71,9 +72,24 @@ class MergedIndexes:
 
     def private(self, diff_ids: Sequence[DiffId]) -> Index:
         """The same for one use, of which no file is left behind."""
-        chains = chain_ids(diff_ids)
+        chains = self._chain_ids(diff_ids)
         found = self._recall(chains[-1])
         return found.index if found else self._merge(diff_ids, chains).index
+
+    def _chain_ids(self, diff_ids: Sequence[DiffId]) -> list[ChainId]:
+        """As `chain_ids`; what the last stack has in common with this one is not computed again: a build asks for one
+        layer more each time."""
+        known_ids, known = self._last_stack
+        pairs = enumerate(zip(diff_ids, known_ids, strict=False))
+        common = next((n for n, (a, b) in pairs if a != b), min(len(diff_ids), len(known_ids)))
+        if not common:
+            chains = chain_ids(diff_ids)
+        elif common == len(diff_ids):
+            return known[:common]
+        else:
+            chains = known[:common] + chain_ids(diff_ids[common:], known[common - 1])
+        self._last_stack = (tuple(diff_ids), chains)
+        return chains
 
     def _make(self, diff_ids: Sequence[DiffId], chains: Sequence[ChainId]) -> Index:
         merged = self._recall(chains[-1]) or self._merge(diff_ids, chains)
