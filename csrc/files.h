@@ -16,4 +16,15 @@ struct ls_range {
  * read as zeros then (fallocate(2), FALLOC_FL_PUNCH_HOLE). LS_UNSUPPORTED where the file system cannot. */
 int ls_punch_holes(int fd, const struct ls_range *ranges, size_t n, struct ls_error *err);
 
+/* A file in memory, read-only. */
+struct ls_mapping {
+	const uint8_t *bytes; /* NULL for an empty file */
+	size_t length;
+};
+
+/* Map the whole file, which may then be closed: a store has more indexes and packs than a process may have descriptors.
+ * Undone by ls_unmap, which takes a zeroed mapping too. */
+int ls_map(int fd, struct ls_mapping *mapping, struct ls_error *err);
+void ls_unmap(struct ls_mapping *mapping);
+
 #endif

@@ -131,6 +131,9 @@ int ls_index_open(struct ls_index *index, const void *bytes, size_t length, stru
  * hashed again. */
 int ls_index_verify(const struct ls_index *index, struct ls_error *err);
 
+/* Only compare the digest of all bytes with the header's: what was written whole and verified before is still so. */
+int ls_index_verify_digest(const struct ls_index *index, struct ls_error *err);
+
 /* The record of a path of that spelling (no leading '/', no "." or ".."; "" is the root), or LS_NONE. */
 int ls_index_lookup(const struct ls_index *index, const char *path, size_t length, uint32_t *record,
                     struct ls_error *err);

@@ -18,9 +18,9 @@ from layerstore.errors import RELOAD, Conflict, InvalidInput, NotFound, Unsuppor
 from layerstore.layers.chains import Chains
 from layerstore.mount.shared import Mounts
 from layerstore.oci.configs import CONFIG_LIMIT_BYTES, parse_config
-from layerstore.store.db import SET_NAME, Database
-from layerstore.store.layout import Layout
-from layerstore.types import ChainId, DiffId, Digest, ImageId, chain_id, normalise_name, parse_digest
+from layerstore.store.db import LAYERS_OF, SET_NAME, Database
+from layerstore.store.layout import DERIVED_LIMIT_BYTES, Layout
+from layerstore.types import ChainId, DiffId, Digest, ImageId, chain_id, chain_ids, normalise_name, parse_digest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -49,14 +49,24 @@ class Store:
     Args:
         root: the directory.
         create: make the store if there is none.
+        derived_limit_bytes: what merged indexes and tree images may take on disk. They are made when first needed;
+            where they exceed it, those that were not used for longest are removed, and made again when needed again.
 
     Raises:
         NotFound: there is no store and `create` is false.
-        InvalidInput: the directory holds something else, or is open to other users.
+        InvalidInput: the directory holds something else, or is open to other users; the limit is below 0.
         CorruptError: the database is damaged.
     """
 
-    def __init__(self, root: str | os.PathLike[str], *, create: bool = False) -> None:
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        *,
+        create: bool = False,
+        derived_limit_bytes: int = DERIVED_LIMIT_BYTES,
+    ) -> None:
+        if derived_limit_bytes < 0:
+            raise InvalidInput(f"a limit of {derived_limit_bytes} bytes cannot be; 0 keeps nothing that is not in use")
         self.layout = Layout(root)
         if create and not self.layout.exists():
             self.layout.create()
@@ -64,7 +74,7 @@ class Store:
         self._database = Database(self.layout.database)
         self._opened_contents: ContentStore | None = None
         self._known_images: dict[str, Image] = {}
-        self._chains = Chains(self.layout, lambda: self._contents)
+        self._chains = Chains(self.layout, self._database, lambda: self._contents, derived_limit_bytes)
         self._mounts = Mounts(self.layout)
         self._containers = Containers(self.layout, self._database, self._chains, self._mounts)
 
@@ -263,14 +273,26 @@ class Store:
 
         return View(self._chains.index(self._stack(diff_ids)), self._contents)
 
-    def collect_garbage(self) -> Collected:
+    def collect_garbage(self, *, derived_limit_bytes: int | None = None) -> Collected:
         """Give back the space of what nothing uses any more; waits for loads that are under way.
 
+        Derived files are brought under `derived_limit_bytes`, by default the store's limit (`evict_derived`).
         Raises `OSError`, `CorruptError`; it can be run again then.
         """
         from layerstore.layers import garbage
 
-        return garbage.collect(self.layout, self._database, self._contents, self._chains)
+        return garbage.collect(self.layout, self._database, self._contents, self._chains, derived_limit_bytes)
+
+    def evict_derived(self, limit_bytes: int) -> int:
+        """Remove merged indexes and tree images, longest unused first, until at most so many bytes are left.
+
+        They are made again when they are needed. What is mounted or being made stays; who has an index open keeps it.
+        Returns the bytes removed. Raises `OSError`.
+        """
+        from layerstore.store.locks import locked
+
+        with locked(self.layout.garbage_lock, exclusive=False):
+            return self._chains.derived.evict(limit_bytes)
 
     def _image(self, image_id: str) -> Image:
         # An image never changes, so what was read of it (its config above all) serves every later use.
@@ -374,8 +396,7 @@ class Image:
     @property
     def diff_ids(self) -> tuple[DiffId, ...]:
         """The layers, bottom first."""
-        query = "SELECT diff_id FROM image_layers WHERE image_id = ? ORDER BY position"
-        return tuple(DiffId(d) for (d,) in self._store._database.read().execute(query, (self.id,)))
+        return tuple(DiffId(d) for d, _ in self._store._database.read().execute(LAYERS_OF, (self.id,)))
 
     @property
     def chain_id(self) -> ChainId:
@@ -401,11 +422,8 @@ class Image:
         return sum(self._layer_bytes().values())
 
     def _layer_bytes(self) -> dict[int, int]:
-        query = (
-            "SELECT position, files_bytes FROM image_layers JOIN layers USING (diff_id) "
-            "WHERE image_id = ? ORDER BY position"
-        )
-        return dict(self._store._database.read().execute(query, (self.id,)).fetchall())
+        rows = self._store._database.read().execute(LAYERS_OF, (self.id,))
+        return {position: files_bytes for position, (_, files_bytes) in enumerate(rows)}
 
     def history(self) -> list[HistoryEntry]:
         """Its steps, newest first, as `docker image history` lists them.
@@ -433,12 +451,9 @@ class Image:
 
     def _images_of_prefixes(self) -> dict[int, ImageId]:
         """Images of the store that end where a step of this one does, by their number of layers."""
-        diff_ids = self.diff_ids
-        chains = {chain_id(diff_ids[: n + 1]): n + 1 for n in range(len(diff_ids) - 1)}
-        query = "SELECT image_id, chain_id FROM images WHERE chain_id IN ({})"
-        marks = ",".join("?" * len(chains))
-        rows = self._store._database.read().execute(query.format(marks), tuple(chains))
-        return {chains[ChainId(chain)]: ImageId(image) for image, chain in rows}
+        lengths = {chain: n for n, chain in enumerate(chain_ids(self.diff_ids)[:-1], 1)}
+        rows = self._store._database.read().execute("SELECT image_id, chain_id FROM images")
+        return {lengths[chain]: ImageId(image) for image, chain in rows if chain in lengths}
 
     def layers(self) -> list[LayerSummary]:
         """What each layer brought and what later ones left of it, bottom first.

@@ -1,5 +1,6 @@
 """File operations that Python does not have (csrc/files.h)."""
 
+from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport uint8_t, uint64_t
 from libc.stdlib cimport free, malloc
@@ -13,7 +14,12 @@ cdef extern from "files.h" nogil:
     struct ls_range:
         uint64_t offset
         uint64_t length
+    struct ls_mapping:
+        const uint8_t *bytes
+        size_t length
     int ls_punch_holes(int fd, const ls_range *ranges, size_t n, ls_error *err)
+    int ls_map(int fd, ls_mapping *mapping, ls_error *err)
+    void ls_unmap(ls_mapping *mapping)
 
 
 def punch_holes(int fd, const uint8_t[::1] ranges not None):
@@ -62,3 +68,26 @@ def copy_ranges(const uint8_t[::1] source not None, ranges):
     finally:
         free(c_ranges)
         free(to)
+
+
+cdef class MappedFile:
+    """An open file in memory, read-only, by the buffer protocol: `memoryview(mapped)`. The file may be closed then.
+
+    Unlike mmap.mmap it keeps no descriptor. It must not be cut short while it is mapped. Raises `OSError`.
+    """
+
+    cdef ls_mapping mapping
+
+    def __cinit__(self, int fd):
+        cdef ls_error err
+        check(ls_map(fd, &self.mapping, &err), &err)
+
+    def __dealloc__(self):
+        ls_unmap(&self.mapping)
+
+    def __len__(self):
+        return self.mapping.length
+
+    def __getbuffer__(self, Py_buffer *view, int flags):
+        cdef const uint8_t *bytes = self.mapping.bytes if self.mapping.bytes != NULL else <const uint8_t *>b""
+        PyBuffer_FillInfo(view, self, <void *>bytes, self.mapping.length, 1, flags)

@@ -59,6 +59,7 @@ cdef extern from "index.h" nogil:
 
     int ls_index_open(ls_index *index, const void *bytes, size_t length, ls_error *err)
     int ls_index_verify(const ls_index *index, ls_error *err)
+    int ls_index_verify_digest(const ls_index *index, ls_error *err)
     int ls_index_lookup(const ls_index *index, const char *path, size_t length, uint32_t *record, ls_error *err)
     int ls_index_lookup_many(const ls_index *index, const char *bytes, const uint64_t *offsets, size_t n,
                              uint32_t *records, ls_error *err)

@@ -169,6 +169,15 @@ cdef class Index:
             status = ls_index_verify(&self.index, &err)
         check(status, &err)
 
+    def verify_digest(self):
+        """Compare the digest of all bytes only: enough for what this store wrote itself. Raises CorruptError."""
+        cdef ls_error err
+        cdef int status
+
+        with nogil:
+            status = ls_index_verify_digest(&self.index, &err)
+        check(status, &err)
+
     def lookup(self, bytes path not None):
         """The record number of a path (no leading '/', no "." or ".."; b"" is the root), or None."""
         cdef ls_error err

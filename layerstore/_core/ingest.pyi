@@ -1,3 +1,5 @@
+from collections.abc import Sequence
+
 from typing_extensions import Buffer
 
 RECORD_BYTES: int
@@ -11,6 +13,7 @@ class Digests:
 
 class Contents:
     def __init__(self, staging_fd: int, pack_fd: int, digests: Digests, pack_threshold_bytes: int) -> None: ...
+    def put_many(self, contents: Sequence[Buffer]) -> bytes: ...
     def publish(self, objects_fd: int, pack: int) -> None: ...
     @property
     def counts(self) -> tuple[int, int, int, int]: ...

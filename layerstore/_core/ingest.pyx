@@ -3,7 +3,7 @@
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport uint8_t, uint32_t, uint64_t, uintptr_t
-from libc.stdlib cimport malloc
+from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
 
 from layerstore._core.status cimport check, ls_error
@@ -54,6 +54,8 @@ cdef extern from "contents.h" nogil:
     int ls_contents_new(ls_contents **contents, int staging, int pack, const ls_digests *digests,
                         size_t pack_threshold, const ls_b3_kernel *kernel, ls_error *err)
     void ls_contents_free(ls_contents *contents)
+    int ls_contents_put_many(ls_contents *contents, const uint8_t *const *inputs, const size_t *length, size_t n,
+                             uint8_t *out, ls_error *err)
     int ls_contents_publish(ls_contents *contents, int objects, uint32_t pack, ls_error *err)
     ls_contents_counts ls_contents_counts_ "ls_contents_counts" (const ls_contents *contents)
     const ls_digest_record *ls_contents_records(const ls_contents *contents, uint32_t *count)
@@ -145,6 +147,35 @@ cdef class Digests:
         return out
 
 
+cdef class Spans:
+    """The bytes of a list of bytes-like objects as C wants them, kept while this lives."""
+
+    cdef list kept
+    cdef size_t count
+    cdef const uint8_t **starts
+    cdef size_t *lengths
+
+    def __cinit__(self, objects):
+        cdef const uint8_t[::1] view
+        cdef size_t i
+        self.kept = [memoryview(each).cast("B") for each in objects]
+        self.count = len(self.kept)
+        self.starts = <const uint8_t **>calloc(self.count + 1, sizeof(uint8_t *))
+        self.lengths = <size_t *>calloc(self.count + 1, sizeof(size_t))
+        if self.starts == NULL or self.lengths == NULL:
+            raise MemoryError(f"out of memory for {self.count} contents")
+        for i in range(self.count):
+            view = self.kept[i]
+            if not view.shape[0]:
+                raise InvalidInput("an empty file has no content to be stored")
+            self.starts[i] = &view[0]
+            self.lengths[i] = view.shape[0]
+
+    def __dealloc__(self):
+        free(self.starts)
+        free(self.lengths)
+
+
 cdef class Contents:
     """The new contents of one import, written to the directory `staging_fd` and the empty file `pack_fd`.
 
@@ -173,6 +204,22 @@ cdef class Contents:
         if self.closed:
             raise InvalidInput("this import failed or was published: begin another")
         return 0
+
+    def put_many(self, contents not None):
+        """Hash contents (bytes-like objects, none empty) and store those that are new; returns their digests, 32 bytes
+        each. Raises `OSError`.
+        """
+        cdef ls_error err
+        cdef int status
+        cdef Spans spans = Spans(contents)
+        cdef bytes digests = PyBytes_FromStringAndSize(NULL, 32 * <Py_ssize_t>spans.count)
+        cdef uint8_t *out = <uint8_t *>PyBytes_AS_STRING(digests)
+        self.check_open()
+        with nogil:
+            status = ls_contents_put_many(self.contents, spans.starts, spans.lengths, spans.count, out, &err)
+        self.closed = status != 0
+        check(status, &err)
+        return digests
 
     def publish(self, int objects_fd, uint32_t pack):
         """Finish the pack, which has that number, and move the objects to their places below `objects_fd`.

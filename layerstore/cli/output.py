@@ -65,6 +65,17 @@ def time(nanoseconds: int) -> str:
     return f"{then:%Y-%m-%d %H:%M:%S}"
 
 
+def parse_size(text: str) -> int:
+    """An argument that is a number of bytes, as `size` prints it or without a unit."""
+    import argparse
+    import re
+
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?([kKMGT]?)B?", text, re.ASCII)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size; give bytes, or 500MB, 4GB ...")
+    return int(float(match[1]) * 1000 ** ("", "K", "M", "G", "T").index(match[2].upper()))
+
+
 def age(created: str) -> str:
     """How long ago an RFC 3339 time was, as docker says it; "" for none."""
     from datetime import UTC, datetime

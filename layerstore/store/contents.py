@@ -1,7 +1,6 @@
 """The contents of the store: where each is, and reading it (docs/format/pack.md, docs/format/digests.md)."""
 
 import io
-import mmap
 import os
 import sqlite3
 import struct
@@ -11,7 +10,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TypeVar
 
-from layerstore._core.files import copy_ranges
+from layerstore._core.files import MappedFile, copy_ranges
 from layerstore._core.hashing import blake3
 from layerstore._core.ingest import LOCATION_NONE, LOCATION_OBJECT, RECORD_BYTES, Digests
 from layerstore.errors import RELOAD, CorruptError, NotFound
@@ -32,7 +31,7 @@ class Pack:
     def __init__(self, path: str) -> None:
         self.path = path
         with open(path, "rb") as file:
-            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            self._map = memoryview(MappedFile(file.fileno()))
         footer_at = len(self._map) - _FOOTER.size
         if footer_at < 0:
             raise CorruptError(f"{path} is too short for a pack; restore it from a copy of the store")
@@ -57,7 +56,7 @@ class Pack:
     def content(self, number: int) -> memoryview:
         """The bytes of a slot, without a copy; valid while the view lives."""
         offset, size, _ = self.slot(number)
-        return memoryview(self._map)[offset : offset + size]
+        return self._map[offset : offset + size]
 
     def copies(self, numbers: Iterable[int]) -> list[bytes]:
         """The bytes of many slots, in the order given. The GIL is released while they are copied."""
@@ -92,7 +91,7 @@ class ContentStore:
         with open(path, "rb") as file:
             if file.read(len(_LOG_HEADER)) != _LOG_HEADER:
                 raise CorruptError(f"{path} is not a digest log; restore it from a copy of the store")
-            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))[len(_LOG_HEADER) :]
+            return memoryview(MappedFile(file.fileno()))[len(_LOG_HEADER) :]
 
     def log_records(self) -> bytes:
         """All committed records of the digest log."""
