@@ -39,7 +39,7 @@ RANKS = {
         "mount": 6,
         "containers": 7,
     },
-    **{"api": 8, "cli": 9, "__main__": 10},
+    **{"api": 8, "filesystem": 9, "cli": 9, "__main__": 10},
 }
 
 

@@ -34,6 +34,17 @@ def chain_of_mount(name: str) -> ChainId:
     return ChainId(f"sha256:{name.partition('.')[0]}")
 
 
+def default_root() -> str:
+    """$LAYERSTORE_ROOT, or the usual place of this user."""
+    given = os.environ.get("LAYERSTORE_ROOT")
+    if given:
+        return given
+    if os.geteuid() == 0:
+        return "/var/lib/layerstore"
+    data = os.environ.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share")
+    return f"{data}/layerstore"
+
+
 class Layout:
     """Paths of one store, absolute, as strings. Making one touches nothing; `create` and `check` do."""
 
