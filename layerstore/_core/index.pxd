@@ -3,6 +3,14 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from layerstore._core.status cimport ls_error
 
 
+cdef extern from "buffer.h" nogil:
+    struct ls_buffer:
+        uint8_t *bytes
+        size_t length
+
+    void ls_buffer_free(ls_buffer *buffer)
+
+
 cdef extern from "index.h" nogil:
     const uint32_t LS_NONE
 
@@ -79,3 +87,8 @@ cdef class Index:
     cdef int _check_content(self, uint32_t number) except -1
     cdef bytes _string(self, uint32_t offset, uint64_t length)
     cdef dict _xattrs(self, uint32_t block)
+
+
+cdef class Written:
+    # Filled by the C core, once, before anyone asks for a memoryview.
+    cdef ls_buffer buffer

@@ -6,16 +6,10 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
 
+from layerstore._core.index cimport Written, ls_buffer, ls_buffer_free
 from layerstore._core.status cimport check, ls_error
 
 from layerstore._core.status import InvalidInput
-
-cdef extern from "buffer.h" nogil:
-    struct ls_buffer:
-        uint8_t *bytes
-        size_t length
-        size_t capacity
-    void ls_buffer_free(ls_buffer *buffer)
 
 cdef extern from "blake3.h" nogil:
     struct ls_b3_kernel:
@@ -318,10 +312,13 @@ cdef class LayerIngest:
         return self.take_recipe(ls_ingest_finish(self.ingest, &err), &err)
 
     def index(self, bytes hash_key not None):
-        """The layer's index as bytes, its path hash keyed by `hash_key` (16 bytes). Once, after `finish`."""
+        """The layer's index as a read-only memoryview, its path hash keyed by `hash_key` (16 bytes).
+
+        Once, after `finish`.
+        """
         cdef ls_error err
         cdef int status
-        cdef ls_buffer out
+        cdef Written out = Written()
         cdef const uint8_t *key
         if len(hash_key) != 16:
             raise InvalidInput(f"a path hash key is 16 bytes, not {len(hash_key)}")
@@ -329,15 +326,10 @@ cdef class LayerIngest:
             raise InvalidInput("a layer has its index after finish, and gives it once")
         self.indexed = True
         key = <const uint8_t *>PyBytes_AS_STRING(hash_key)
-        out.bytes = NULL
-        out.length = out.capacity = 0
         with nogil:
-            status = ls_ingest_index(self.ingest, key, &out, &err)
-        try:
-            check(status, &err)
-            return PyBytes_FromStringAndSize(<const char *>out.bytes, out.length)
-        finally:
-            ls_buffer_free(&out)
+            status = ls_ingest_index(self.ingest, key, &out.buffer, &err)
+        check(status, &err)
+        return memoryview(out)
 
     @property
     def files_bytes(self):
