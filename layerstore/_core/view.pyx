@@ -97,11 +97,11 @@ cdef class Tree:
 
     cdef uint32_t _resolve(self, path, bint follow, int *sys_errno) except? 0xFFFFFFFE:
         cdef ls_error err
-        cdef ls_path bytes
+        cdef ls_path spelled
         cdef uint32_t number = LS_NONE
 
-        owner = _borrow(path, &bytes)
-        check(ls_resolve(&self.index.index, bytes, follow, &number, sys_errno, &err), &err)
+        owner = _borrow(path, &spelled)
+        check(ls_resolve(&self.index.index, spelled, follow, &number, sys_errno, &err), &err)
         return number
 
     def follow(self, Entry entry not None):
