@@ -267,6 +267,15 @@ def test_what_a_lookup_takes() -> None:
             tree.find(zero)
 
 
+def test_an_entry_of_another_tree_is_refused() -> None:
+    tree, other = tree_of({b"d": None}), tree_of({b"d": None})
+    for call in (tree.follow, tree.children, tree.names):
+        with pytest.raises(ValueError, match="<Entry d '/d'> is of another tree"):
+            call(other.find("/d"))
+    with pytest.raises(TypeError, match="lookup and scandir"):
+        Entry()
+
+
 def test_rows_are_checked_against_what_they_are_for() -> None:
     tree = tree_of({b"d": None})
     tree.fill_rows([], True, b"", bytearray())
