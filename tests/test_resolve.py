@@ -61,10 +61,13 @@ def make_on_disk(spec: Spec, root: bytes) -> None:
 
 
 def openat2_works() -> bool:
+    root = os.open("/", os.O_PATH)
     try:
-        os.close(openat2(os.open("/", os.O_PATH), b"/", 0))
+        os.close(openat2(root, b"/", 0))
     except OSError:
         return False
+    finally:
+        os.close(root)
     return True
 
 
