@@ -61,10 +61,13 @@ def make_on_disk(spec: Spec, root: bytes) -> None:
 
 
 def openat2_works() -> bool:
+    root = os.open("/", os.O_PATH)
     try:
-        os.close(openat2(os.open("/", os.O_PATH), b"/", 0))
+        os.close(openat2(root, b"/", 0))
     except OSError:
         return False
+    finally:
+        os.close(root)
     return True
 
 
@@ -265,6 +268,15 @@ def test_what_a_lookup_takes() -> None:
     for zero in ("/d\0x", b"/d\0x"):
         with pytest.raises(ValueError, match="embedded null byte"):
             tree.find(zero)
+
+
+def test_an_entry_of_another_tree_is_refused() -> None:
+    tree, other = tree_of({b"d": None}), tree_of({b"d": None})
+    for call in (tree.follow, tree.children, tree.names):
+        with pytest.raises(ValueError, match="<Entry d '/d'> is of another tree"):
+            call(other.find("/d"))
+    with pytest.raises(TypeError, match="lookup and scandir"):
+        Entry()
 
 
 def test_rows_are_checked_against_what_they_are_for() -> None:

@@ -97,26 +97,34 @@ cdef class Tree:
 
     cdef uint32_t _resolve(self, path, bint follow, int *sys_errno) except? 0xFFFFFFFE:
         cdef ls_error err
-        cdef ls_path bytes
+        cdef ls_path spelled
         cdef uint32_t number = LS_NONE
 
-        owner = _borrow(path, &bytes)
-        check(ls_resolve(&self.index.index, bytes, follow, &number, sys_errno, &err), &err)
+        owner = _borrow(path, &spelled)
+        check(ls_resolve(&self.index.index, spelled, follow, &number, sys_errno, &err), &err)
         return number
 
     def follow(self, Entry entry not None):
-        """Where a link leads, as an `Entry`, None for nowhere; every other entry as it is."""
+        """Where a link leads, as an `Entry`, None for nowhere; every other entry as it is. Entries are those of this
+        tree: others raise `ValueError`, as in `children` and `names`."""
         cdef ls_error err
         cdef int sys_errno = 0
         cdef uint32_t number = LS_NONE
 
+        self._own(entry)
         check(ls_resolve_link(&self.index.index, entry.record, &number, &sys_errno, &err), &err)
         return None if number == LS_NONE else make_entry(self.index, number)
+
+    cdef int _own(self, Entry entry) except -1:
+        if entry.index is not self.index:
+            raise ValueError(f"{entry!r} is of another tree")
+        return 0
 
     cdef int _range(self, Entry directory, uint32_t *first, uint32_t *count) except -1:
         cdef ls_error err
         cdef uint32_t i
 
+        self._own(directory)
         check(ls_index_children(&self.index.index, directory.record, first, count, &err), &err)
         # A child of one directory only: in a damaged index ranges could overlap, and a walk take for ever.
         for i in range(first[0], first[0] + count[0]):
