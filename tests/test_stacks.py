@@ -226,13 +226,18 @@ def test_the_index_of_another_chain_is_not_taken_for_it(store: Store, stack: Sta
 
 
 def test_a_full_disk_does_not_stop_a_lookup(store: Store, stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
     def full(*_: object) -> None:
+        calls.append(1)
         raise OSError(28, "No space left on device")
 
     image = stack.load(store, [10])
     monkeypatch.setattr(indexes.durable, "write_whole", full)
     image.index().verify()
+    assert image.index() is image.index()
     assert chain_files(store) == set()
+    assert len(calls) == 1
 
 
 def test_memory_is_bounded_by_bytes(store: Store, stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,7 +33,7 @@ _CACHED_BYTES = 256 << 20
 
 
 class _Merged:
-    """An index, and its bytes unless they are those of its file."""
+    """An index, and its bytes where they are still to be written to its file."""
 
     def __init__(self, index: Index, unwritten: memoryview | None) -> None:
         self.index = index
@@ -102,8 +102,8 @@ class MergedIndexes:
             # From here on all processes have one copy of it in memory.
             return self._remember(chains[-1], _Merged(open_index(path), None)).index
         except OSError:
-            # A full disk is no reason to answer nothing.
-            return merged.index
+            # A full disk is no reason to answer nothing, and is not tried again by this process.
+            return self._remember(chains[-1], _Merged(merged.index, None)).index
 
     def _merge(self, diff_ids: Sequence[DiffId], chains: Sequence[ChainId]) -> _Merged:
         count, base = self._longest(chains)
