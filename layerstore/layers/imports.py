@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
 import itertools
 import json
 import os
@@ -150,6 +149,8 @@ class Import:
     def _ingest(self, blob: Counted, compression: str, blob_hash: BackgroundHash | None) -> ImportedLayer:
         if self._contents is None:
             raise InvalidInput("an import is used as a context manager")
+        import hashlib
+
         from layerstore.layers.zstd import recipe_compressor
 
         ingest = LayerIngest(self._contents)

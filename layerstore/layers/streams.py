@@ -5,7 +5,6 @@ A piece is a bytes-like object of 1 byte to a few MiB that is not changed afterw
 
 from __future__ import annotations
 
-import hashlib
 import queue
 import threading
 
@@ -73,6 +72,8 @@ class BackgroundHash:
     """
 
     def __init__(self) -> None:
+        import hashlib
+
         self._hash = hashlib.sha256()
         self._pieces: queue.SimpleQueue[Piece | None] = queue.SimpleQueue()
         self._room = threading.Semaphore(QUEUED_PIECES)
@@ -145,7 +146,7 @@ def _zstd() -> tuple[Callable[[], _Decoder], type[Exception], bytes]:
 
 
 _FORMATS = {"gzip": _gzip, "zstd": _zstd}
-"""For each compression what makes a decoder, what a decoder raises, and the magic number; its module is loaded then."""
+"""What loads the module for a compression and gives: what makes a decoder, what a decoder raises, the magic number."""
 
 
 def decompressed(pieces: Iterable[Piece], compression: str) -> Iterable[Piece]:

@@ -285,7 +285,7 @@ def resolve_links(name: str, links: dict[str, tarfile.TarInfo]) -> str:
         member = links.get(name)
         if member is None:
             return name
-        # A symlink must not lead out of the archive: "./.." does, and is refused then, where "/.." would not.
+        # From "." and not from "", below which ".." would lead to the top again: a link out of the archive is refused.
         base = (os.path.dirname(name) or ".") if member.issym() else ""
         name = clean_member(os.path.normpath(f"{base}/{member.linkname}").lstrip("/"))
     raise InvalidInput(f"the archive's member {name!r} is a loop of links")
