@@ -1,0 +1,5 @@
+from os import PathLike
+
+_Path = str | bytes | PathLike[str] | PathLike[bytes]
+
+def clone_tree(source_fd: int, source: _Path, target_fd: int, target: _Path) -> None: ...

@@ -1,0 +1,27 @@
+"""Cloning a directory tree within one file system (csrc/clone_tree.h)."""
+
+from layerstore._core.mount cimport c_string
+from layerstore._core.status cimport check, ls_error
+
+
+cdef extern from "clone_tree.h" nogil:
+    int ls_clone_tree(int source_fd, const char *source, int target_fd, const char *target, ls_error *err)
+
+
+def clone_tree(int source_fd, source, int target_fd, target) -> None:
+    """Clone the directory `source`, relative to the directory descriptor `source_fd`, to `target`, relative to `target_fd`.
+
+    `target` is made, or is an empty directory. Everything comes along: types, owners, modes, times, extended attributes,
+    holes, hard links. Contents are shared where the file system has reflink, else copied. The tree may be in use: each
+    file is of one moment where it is shared, the tree as a whole is not. Raises `OSError` naming the entry; what was made
+    until then stays.
+    """
+    cdef ls_error err
+    cdef int status
+    cdef bytes from_path = c_string(source)
+    cdef bytes to_path = c_string(target)
+    cdef const char *c_source = from_path
+    cdef const char *c_target = to_path
+    with nogil:
+        status = ls_clone_tree(source_fd, c_source, target_fd, c_target, &err)
+    check(status, &err)

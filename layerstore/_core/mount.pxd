@@ -1,0 +1,1 @@
+cdef bytes c_string(object path)
