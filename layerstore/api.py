@@ -19,7 +19,7 @@ from layerstore.layers.chains import Chains
 from layerstore.mount.shared import Mounts
 from layerstore.oci.configs import CONFIG_LIMIT_BYTES, parse_config
 from layerstore.store.db import LAYERS_OF, SET_NAME, Database
-from layerstore.store.layout import DERIVED_LIMIT_BYTES, Layout
+from layerstore.store.layout import DERIVED_LIMIT_BYTES, POOL_NAME, Layout, absolute
 from layerstore.types import ChainId, DiffId, Digest, ImageId, chain_id, chain_ids, normalise_name, parse_digest
 
 TYPE_CHECKING = False
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from layerstore.oci.configs import ImageConfig
     from layerstore.results import Change, HistoryEntry, LayerSummary, Progress, Version
     from layerstore.store.contents import ContentStore
+    from layerstore.store.pool import Pool
     from layerstore.views.paths import ImagePath
     from layerstore.views.view import View
 
@@ -51,10 +52,15 @@ class Store:
         create: make the store if there is none.
         derived_limit_bytes: what merged indexes and tree images may take on disk. They are made when first needed;
             where they exceed it, those that were not used for longest are removed, and made again when needed again.
+        pool_bytes: when it is made on a file system without reflink, give it a pool of this size: a file system of its
+            own in a sparse file (needs root and mkfs.xfs). With reflink none is needed, and none is made: see `pool`.
 
     Raises:
         NotFound: there is no store and `create` is false.
-        InvalidInput: the directory holds something else, or is open to other users; the limit is below 0.
+        InvalidInput: the directory holds something else, or is open to other users; the pool is too small, or
+            the limit below 0.
+        Conflict: there is a store, and it has no pool.
+        Unsupported: a pool cannot be made or attached by this user or on this machine.
         CorruptError: the database is damaged.
     """
 
@@ -64,9 +70,38 @@ class Store:
         *,
         create: bool = False,
         derived_limit_bytes: int = DERIVED_LIMIT_BYTES,
+        pool_bytes: int | None = None,
     ) -> None:
         if derived_limit_bytes < 0:
             raise InvalidInput(f"a limit of {derived_limit_bytes} bytes cannot be; 0 keeps nothing that is not in use")
+        self._root = absolute(root)
+        self.pool = self._find_pool(create, pool_bytes)
+        if self.pool is None:
+            self._open(self._root, create, derived_limit_bytes)
+            return
+        try:
+            with self.pool.attached():
+                if not create and not Layout(self.pool.target).exists():
+                    raise NotFound(f"the store at {self._root} was never finished; `layerstore init` does that")
+                self._open(self.pool.target, create, derived_limit_bytes)
+        except BaseException:
+            self._let_go()
+            raise
+
+    def _find_pool(self, create: bool, pool_bytes: int | None) -> Pool | None:
+        if pool_bytes is None and not os.path.exists(f"{self._root}/{POOL_NAME}.img"):
+            return None
+        from layerstore.store.pool import Pool, has_reflink
+
+        pool = Pool(self._root)
+        if pool_bytes is not None and create and not pool.exists():
+            os.makedirs(self._root, mode=0o700, exist_ok=True)
+            if has_reflink(self._root):
+                return None
+            pool.create(pool_bytes)
+        return pool if pool.exists() else None
+
+    def _open(self, root: str, create: bool, derived_limit_bytes: int) -> None:
         self.layout = Layout(root)
         if create and not self.layout.exists():
             self.layout.create()
@@ -86,10 +121,10 @@ class Store:
 
     @property
     def root(self) -> Path:
-        """Its directory."""
+        """Its directory. With a pool what is in it is below `layout.root` while the store is open."""
         from pathlib import Path
 
-        return Path(self.layout.root)
+        return Path(self._root)
 
     @property
     def _contents(self) -> ContentStore:
@@ -101,9 +136,19 @@ class Store:
         return self._opened_contents
 
     def close(self) -> None:
-        """Close the database, once or more often. Mounted containers stay mounted."""
+        """Close the database, once or more often. Mounted containers stay mounted.
+
+        A pool is detached when nobody else uses it: no other store, no mounted container, no content still open.
+        """
         self._database.close()
         self._mounts.close()
+        self._opened_contents = None
+        self._let_go()
+
+    def _let_go(self) -> None:
+        if self.pool is not None:
+            with contextlib.suppress(Unsupported):  # who may not unmount may have the store open all the same
+                self.pool.detach()
 
     # Images
 
@@ -274,14 +319,17 @@ class Store:
         return View(self._chains.index(self._stack(diff_ids)), self._contents)
 
     def collect_garbage(self, *, derived_limit_bytes: int | None = None) -> Collected:
-        """Give back the space of what nothing uses any more; waits for loads that are under way.
+        """Give back the space of what nothing uses any more, a pool's to the host; waits for loads that are under way.
 
         Derived files are brought under `derived_limit_bytes`, by default the store's limit (`evict_derived`).
         Raises `OSError`, `CorruptError`; it can be run again then.
         """
         from layerstore.layers import garbage
 
-        return garbage.collect(self.layout, self._database, self._contents, self._chains, derived_limit_bytes)
+        collected = garbage.collect(self.layout, self._database, self._contents, self._chains, derived_limit_bytes)
+        if self.pool is not None:
+            self.pool.trim()
+        return collected
 
     def evict_derived(self, limit_bytes: int) -> int:
         """Remove merged indexes and tree images, longest unused first, until at most so many bytes are left.

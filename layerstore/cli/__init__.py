@@ -37,6 +37,7 @@ COMMANDS = {
     "rm": "remove containers",
     "diff": "show what a container changed, or one image against another",
     "gc": "give back the space of contents that nothing uses",
+    "pool": "show, grow, trim or detach the pool of a store",
 }
 _MODULES = {"import": "import_"}
 

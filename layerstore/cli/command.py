@@ -39,7 +39,9 @@ def run(name: str, module_name: str, root: str | None, arguments: Sequence[str])
 
     try:
         # Not closed: the process ends, and with its last connection SQLite would move its log to the database and sync.
-        store = Store(root or default_root(), create=getattr(module, "CREATES_STORE", False))
+        # The same goes for a pool: it stays attached, as to detach and attach it takes 0.1 s.
+        creates = getattr(module, "CREATES_STORE", False)
+        store = Store(root or default_root(), create=creates, pool_bytes=getattr(args, "pool_bytes", None))
         gc.freeze()
         gc.enable()
         status: int = module.run(store, args)

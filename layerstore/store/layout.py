@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from layerstore.types import DiffId, Digest
 
 FORMAT = "layerstore 1\n"
+FORMAT_NAME = "format"
+POOL_NAME = "pool"
+"""With it begin the names of what is beside a pool (layerstore/store/pool.py)."""
 PACK_THRESHOLD_BYTES = 128 * 1024
 """Contents up to this size go to a pack, larger ones become objects (docs/measurements.md, "Pack threshold")."""
 
@@ -50,7 +53,7 @@ class Layout:
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self.root = absolute(root)
-        self.format = f"{self.root}/format"
+        self.format = f"{self.root}/{FORMAT_NAME}"
         self.database = f"{self.root}/layerstore.db"
         self.packs = f"{self.root}/packs"
         self.objects = f"{self.root}/objects"

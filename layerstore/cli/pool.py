@@ -1,0 +1,57 @@
+"""Show a store's pool, let it grow, give its free space back to the host, or detach it.
+
+SIZE is the whole size, not what is added. It says how far the pool may grow: the host's disk is used as the pool fills.
+"""
+
+from __future__ import annotations
+
+from layerstore.cli import output
+from layerstore.errors import Conflict, InvalidInput, NotFound
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+
+    from layerstore.api import Store
+    from layerstore.store.pool import Pool
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    actions = ("show", "grow", "trim", "detach")
+    parser.add_argument("action", nargs="?", choices=actions, default="show", help="what to do (default: show)")
+    parser.add_argument("size_bytes", nargs="?", type=output.parse_size, metavar="SIZE", help="for grow, e.g. 64G")
+    output.add_format(parser)
+
+
+def run(store: Store, args: argparse.Namespace) -> int:
+    pool = store.pool
+    if pool is None:
+        raise NotFound(f"the store at {store.root} has no pool; only `layerstore init --pool SIZE` makes one")
+    if (args.size_bytes is None) == (args.action == "grow"):
+        raise InvalidInput("a size goes with `pool grow SIZE`, and with nothing else")
+    if args.action == "show":
+        _show(pool, args.format)
+    elif args.action == "grow":
+        pool.grow(args.size_bytes)
+    elif args.action == "trim":
+        print(f"{output.size(pool.trim())} given back")
+    else:
+        _detach(store, pool)
+    return 0
+
+
+def _show(pool: Pool, form: str) -> None:
+    row = {"image": pool.image, **vars(pool.status())}
+    if form == "json":
+        output.listing([row], {}, form)
+        return
+    columns = {"SIZE": "size_bytes", "USED": "used_bytes", "ON THE HOST": "host_bytes", "FREE THERE": "host_free_bytes"}
+    shown = {heading: row[key] for heading, key in columns.items()}
+    shown["DIRECT I/O"] = "yes" if row["direct_io"] else "no"
+    output.listing([shown], {**dict.fromkeys(columns, output.size), "DIRECT I/O": str}, form)
+
+
+def _detach(store: Store, pool: Pool) -> None:
+    store.close()
+    if not pool.detach():
+        raise Conflict(f"the pool of {store.root} is in use; unmount its containers and close what has the store open")

@@ -1,0 +1,33 @@
+"""Stores on a pool of their own, for tests."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from layerstore import Store
+from layerstore._core import mount
+
+POOL_BYTES = 512 << 20
+SEARCH_PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+
+needs_mkfs = pytest.mark.skipif(
+    shutil.which("mkfs.xfs", path=SEARCH_PATH) is None,
+    reason="mkfs.xfs is not installed; ci/packages.txt says xfsprogs",
+)
+needs_root = pytest.mark.skipif(
+    os.geteuid() != 0 or not mount.features().may_mount, reason="attaching a pool needs root"
+)
+
+
+@contextmanager
+def pool_store(directory: Path) -> Iterator[Store]:
+    """A store on a new pool below `directory`, gone at the end with all that is mounted of it."""
+    with Store(directory / "store", create=True, pool_bytes=POOL_BYTES) as store:
+        if store.pool is None:
+            pytest.skip("the file system of the tests has reflink already: no pool is made")
+        yield store
+        store.remove(store.containers(), force=True)
