@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from layerstore.results import HistoryEntry as HistoryEntry
     from layerstore.results import LayerSummary as LayerSummary
     from layerstore.results import Progress as Progress
+    from layerstore.results import Snapshot as Snapshot
     from layerstore.results import Version as Version
     from layerstore.views.paths import ImagePath as ImagePath
     from layerstore.views.view import View as View
@@ -41,6 +42,7 @@ _HOMES = {
     "ImagePath": "layerstore.views.paths",
     "LayerSummary": "layerstore.results",
     "Progress": "layerstore.results",
+    "Snapshot": "layerstore.results",
     "Store": "layerstore.api",
     "Version": "layerstore.results",
     "View": "layerstore.views.view",
@@ -55,6 +57,7 @@ __all__ = [
     "ImagePath",
     "LayerSummary",
     "Progress",
+    "Snapshot",
     "Store",
     "Version",
     "View",

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from layerstore.containers.containers import ContainerRow
     from layerstore.layers.garbage import Collected
     from layerstore.oci.configs import ImageConfig
-    from layerstore.results import Change, HistoryEntry, LayerSummary, Progress, Version
+    from layerstore.results import Change, HistoryEntry, LayerSummary, Progress, Snapshot, Version
     from layerstore.store.contents import ContentStore
     from layerstore.store.pool import Pool
     from layerstore.views.paths import ImagePath
@@ -327,6 +327,7 @@ class Store:
         from layerstore.layers import garbage
 
         collected = garbage.collect(self.layout, self._database, self._contents, self._chains, derived_limit_bytes)
+        self._containers.clear()
         if self.pool is not None:
             self.pool.trim()
         return collected
@@ -654,6 +655,60 @@ class Container:
     def remove(self, *, force: bool = False) -> None:
         """Remove it and what it wrote. Raises `Conflict` while it runs or is in use, without `force`."""
         self._store.remove([self], force=force)
+
+    if TYPE_CHECKING:
+
+        @overload
+        def fork(self, *, count: None = None, name: str | None = None) -> Container: ...
+
+        @overload
+        def fork(self, count: int) -> list[Container]: ...
+
+    def fork(self, count: int | None = None, name: str | None = None) -> Container | list[Container]:
+        """Make a container that starts from what this one is now, or `count` of them, alike, as a list: all or none.
+
+        On a file system with reflink (XFS, btrfs, a pool) contents are shared and a fork costs the time of making its
+        files again, 2 ms and 20 µs for each changed file; without, it costs their bytes.
+
+        This one may be mounted and in use. A file that is being written is in the fork as it was at one moment, where
+        contents are shared; where they are copied, each write of that while may be in it or not. The tree is not of one
+        moment: of two files that are written one after the other, the fork may have the second write and not the first.
+        Who minds stops the container's programs meanwhile. What programs hold in memory is not in a fork.
+
+        Raises `Conflict` when `name` is taken, `InvalidInput` when it is no name, `NotFound` when this one was removed,
+        `OSError`.
+        """
+        if count is not None and (count < 1 or name is not None):
+            raise InvalidInput("count is at least 1, and a name goes with one container only")
+        made = [Container(self._store, row) for row in self._store._containers.fork(self.row, count or 1, name)]
+        return made[0] if count is None else made
+
+    def snapshot(self, name: str) -> None:
+        """Keep what it is now under a name, to roll back to. Costs as `fork`, and sees a container in use as that does.
+
+        Raises `Conflict` when there is a snapshot of that name, `InvalidInput` when it is no name, `OSError`.
+        """
+        self._store._containers.snapshot(self.row, name)
+
+    def snapshots(self) -> list[Snapshot]:
+        """Its snapshots, oldest first."""
+        from layerstore.results import Snapshot
+
+        return [Snapshot(*one) for one in self._store._containers.snapshots(self.row)]
+
+    def rollback(self, name: str) -> None:
+        """Have it be what it was at a snapshot, which stays. It takes no longer the more has changed.
+
+        What it was until now is given back by `collect_garbage`, or with the container. The next `mount` takes the
+        snapshot again first, as long as `snapshot` took.
+
+        Raises `Conflict` while it is mounted or runs, `NotFound` when there is no such snapshot, `OSError`.
+        """
+        self._store._containers.rollback(self.row, name)
+
+    def remove_snapshot(self, name: str) -> None:
+        """Remove a snapshot. Raises `NotFound` when there is none of that name, `OSError`."""
+        self._store._containers.remove_snapshot(self.row, name)
 
     def diff(self) -> list[Change]:
         """What it changed, sorted by path. Raises `NotFound` when it was removed."""

@@ -118,6 +118,14 @@ class Version(Value):
         self.ended_at = ended_at
 
 
+class Snapshot(Value):
+    """A moment of a container that it can be rolled back to; seconds since the epoch."""
+
+    def __init__(self, name: str, created_seconds: float) -> None:
+        self.name = name
+        self.created_seconds = created_seconds
+
+
 class Progress(Value):
     """How far a long operation is: `done_bytes` of `total_bytes` (None when unknown) of `what`.
 

@@ -17,7 +17,8 @@ from layerstore.types import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from sqlite3 import Connection
     from typing import Any
 
     from layerstore.containers.runtime import Runtime
@@ -61,8 +62,24 @@ def _root_xattrs(xattrs: Mapping[bytes, bytes]) -> list[tuple[bytes, bytes]]:
     return [(name, value) for name, value in xattrs.items() if not name.startswith(b"trusted.overlay.")]
 
 
+def _check_name(name: str, what: str) -> None:
+    if not re.fullmatch(_NAME, name, re.ASCII):
+        raise InvalidInput(f"{name!r} is not a name for a {what}: it is letters, digits and . _ -")
+
+
+def _insert(db: Connection, rows: Sequence[ContainerRow]) -> None:
+    """Add the rows of new containers, alike but for their ids. Raises `Conflict` when the name is taken."""
+    name = rows[0].name
+    if name is not None and db.execute("SELECT 1 FROM containers WHERE name = ?", (name,)).fetchone():
+        raise Conflict(f"there is a container named {name!r} already; `layerstore rm {name}` first")
+    db.executemany(
+        f"INSERT INTO containers ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        [tuple(vars(row).values()) for row in rows],
+    )
+
+
 class Containers:
-    """Creates, mounts, lists and removes containers. Safe for many threads and processes."""
+    """Creates, forks, mounts, lists, rolls back and removes containers. Safe for many threads and processes."""
 
     def __init__(self, layout: Layout, database: Database, chains: Chains, mounts: Mounts) -> None:
         self._layout = layout
@@ -80,8 +97,8 @@ class Containers:
         volatile: bool,
     ) -> list[ContainerRow]:
         """Make `count` containers; all of them or none. Raises `Conflict` when `name` is taken, `OSError`."""
-        if name is not None and not re.fullmatch(_NAME, name, re.ASCII):
-            raise InvalidInput(f"{name!r} is not a name for a container: it is letters, digits and . _ -")
+        if name is not None:
+            _check_name(name, "container")
         now = time.time()
         rows = [
             ContainerRow(os.urandom(32).hex(), name, image_id, image_name, chain.chain_id, now, volatile, None)
@@ -102,23 +119,108 @@ class Containers:
             for container in ids:
                 with contextlib.suppress(OSError):  # one that this user may not set, or this file system not have
                     os.setxattr(self.upper(container), attribute, value)
+        with self._or_none(ids), self._database.transaction(durable=False) as db:
+            if db.execute("SELECT 1 FROM images WHERE image_id = ?", (first.image_id,)).fetchone() is None:
+                raise NotFound(f"image {first.image_name} was removed meanwhile; load it again")
+            _insert(db, rows)
+
+    @contextlib.contextmanager
+    def _or_none(self, ids: Sequence[str]) -> Iterator[None]:
+        """Remove the directories of new containers unless their rows are committed in the block."""
         try:
-            with self._database.transaction(durable=False) as db:
-                if db.execute("SELECT 1 FROM images WHERE image_id = ?", (first.image_id,)).fetchone() is None:
-                    raise NotFound(f"image {first.image_name} was removed meanwhile; load it again")
-                name = first.name
-                if name is not None and db.execute("SELECT 1 FROM containers WHERE name = ?", (name,)).fetchone():
-                    raise Conflict(f"there is a container named {name!r} already; `layerstore rm {name}` first")
-                db.executemany(
-                    f"INSERT INTO containers ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                    [tuple(vars(row).values()) for row in rows],
-                )
+            yield
         except BaseException:
             if self._is_known(ids[0]):  # the interrupt came after the commit
                 raise
             with contextlib.suppress(OSError):
                 container_remove_many(self._mounts.containers_fd, ids)
             raise
+
+    def fork(self, origin: ContainerRow, count: int, name: str | None) -> list[ContainerRow]:
+        """Make `count` containers that start from what `origin` is now, alike: all of them or none.
+
+        It may be mounted and in use (csrc/clone_tree.h says what a fork sees then).
+        Raises `Conflict` when `name` is taken, `NotFound` when it was removed, `OSError`.
+        """
+        from layerstore.containers import snapshots
+
+        if name is not None:
+            _check_name(name, "container")
+        shared = {**vars(origin), "name": name, "created_seconds": time.time(), "command": None}
+        rows = [ContainerRow(**{**shared, "id": os.urandom(32).hex()}) for _ in range(count)]
+        ids = [row.id for row in rows]
+        directories = [self._layout.container(container) for container in ids]
+        with locked(self._layout.garbage_lock, exclusive=False), self._or_none(ids):
+            container_make_many(self._mounts.containers_fd, ids, 0o700, os.geteuid(), os.getegid(), 0)
+            with snapshots.source(self._layout.container(origin.id)) as fd:
+                snapshots.clone_upper(fd, directories[0])
+            # The others from the first, so that all are of one moment, and nothing waits for the disk twice.
+            with snapshots.source(directories[0]) as fd:
+                for directory in directories[1:]:
+                    snapshots.clone_upper(fd, directory)
+            with self._database.transaction(durable=False) as db:
+                # A removal deletes the row first: while it is there, nothing was missing from what was cloned.
+                if db.execute("SELECT 1 FROM containers WHERE id = ?", (origin.id,)).fetchone() is None:
+                    raise NotFound(f"container {origin.id[:12]} was removed meanwhile")
+                _insert(db, rows)
+        return rows
+
+    def snapshot(self, row: ContainerRow, name: str) -> None:
+        """Keep what a container is now under a name of its own; it may be mounted and in use (csrc/clone_tree.h).
+
+        Raises `Conflict` when the name is taken, `InvalidInput` when it is none, `OSError`.
+        """
+        from layerstore.containers import snapshots
+
+        _check_name(name, "snapshot")
+        snapshots.take(self._layout.container(row.id), name)
+
+    def snapshots(self, row: ContainerRow) -> list[tuple[str, float]]:
+        """Names and times (seconds since 1970) of a container's snapshots, oldest first."""
+        from layerstore.containers import snapshots
+
+        return snapshots.listing(self._layout.container(row.id))
+
+    def rollback(self, row: ContainerRow, name: str) -> None:
+        """Have a container be what it was at a snapshot, which stays. What it was until now is garbage.
+
+        Raises `Conflict` while it is mounted or runs, `NotFound` when there is no such snapshot, `OSError`.
+        """
+        from layerstore.containers import snapshots
+
+        _check_name(name, "snapshot")
+        with locked(self._layout.mount_lock, exclusive=True):
+            (state,) = self.states([row])
+            if state != "created":
+                does = "`layerstore umount` it" if state == "mounted" else "end it"
+                raise Conflict(
+                    f"container {row.id[:12]} is {state}, and a rollback would pull its files away; {does} first"
+                )
+            snapshots.restore(self._layout.container(row.id), name)
+
+    def remove_snapshot(self, row: ContainerRow, name: str) -> None:
+        """Remove a snapshot. Raises `NotFound` when there is none of that name, `OSError`."""
+        from layerstore.containers import snapshots
+
+        _check_name(name, "snapshot")
+        snapshots.remove(self._layout.container(row.id), name)
+
+    def clear(self) -> None:
+        """Remove what rollbacks, and snapshots that were interrupted, have left. Raises `OSError`."""
+        from layerstore.containers import snapshots
+
+        for row in self.all():
+            with contextlib.suppress(NotFound):
+                snapshots.clear(self._layout.container(row.id))
+
+    def _settle(self, ids: Iterable[str]) -> None:
+        """Before containers are mounted, under the mount lock: have no write reach a snapshot."""
+        for container in ids:
+            directory = self._layout.container(container)
+            if os.path.exists(f"{directory}/snapshots"):
+                from layerstore.containers import snapshots
+
+                snapshots.settle(directory)
 
     def _is_known(self, container: str) -> bool:
         rows = self._database.read().execute("SELECT 1 FROM containers WHERE id = ?", (container,))
@@ -170,7 +272,7 @@ class Containers:
         while True:
             mountable = self._chains.mountable(chain, diff_ids)
             try:
-                return self._mounts.mount(mountable, ids, volatile=volatile)
+                return self._mounts.mount(mountable, ids, volatile=volatile, prepare=self._settle)
             except FileNotFoundError as error:
                 gone = [container for container in ids if not os.path.exists(self.upper(container))]
                 if gone:

@@ -49,15 +49,19 @@ class Mounts:
     def _pack_target(self, number: int) -> str:
         return f"{self._layout.pack_mounts}/{number}"
 
-    def mount(self, chain: Chain, containers: Sequence[str], *, volatile: bool) -> None:
+    def mount(
+        self, chain: Chain, containers: Sequence[str], *, volatile: bool, prepare: Callable[[Sequence[str]], None]
+    ) -> None:
         """Mount these containers (ids) of one chain; those that are mounted already stay.
 
-        `volatile` ones are never synced, not even when they are unmounted.
+        `prepare` is called with them first, under the mount lock. `volatile` ones are never synced, not even when they
+        are unmounted.
 
         Raises `Unsupported` where this user or kernel cannot, `FileNotFoundError` where the chain's image was evicted
         since it was described, `OSError`. What was mounted before an error stays.
         """
         with self._shared(chain), contextlib.ExitStack() as stack:
+            prepare(containers)
             lower = [_open_path(stack, self._target(chain))]
             data = [_open_path(stack, self._pack_target(number)) for number in chain.packs]
             if chain.objects:

@@ -1,0 +1,534 @@
+"""Forks, snapshots and rollback of containers of the overlay driver, on a pool and on the tests' own file system."""
+
+import io
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from images import Image, docker_files, tar_of
+from layer_model import Entry, write_tar
+from pools import needs_mkfs, needs_root, pool_store
+from test_clone import told
+from test_containers import BOX, runs, wait_for
+
+from layerstore import Container, Store
+from layerstore.containers import snapshots
+from layerstore.errors import Conflict, InvalidInput, NotFound
+
+ROOT = Path(__file__).parent.parent
+LARGE = random.Random(5).randbytes(8 << 20)
+pytestmark = [needs_root, pytest.mark.root, pytest.mark.kernel]
+
+BASE = Image(
+    [
+        write_tar(
+            [
+                Entry("dir", "etc", mode=0o755),
+                Entry("file", "etc/hosts", data=b"localhost"),
+                Entry("file", "large", data=LARGE),
+                Entry("file", "gone", data=b"gone"),
+                Entry("dir", "moved", mode=0o755),
+                Entry("dir", "moved/in", mode=0o755),
+                Entry("file", "moved/in/file", data=b"within" * 100),
+                Entry("dir", "opaque", mode=0o755),
+                Entry("file", "opaque/old", data=b"old"),
+                Entry("file", "meta", data=b"meta" * 1000),
+            ]
+        )
+    ],
+    ["base:1"],
+)
+
+
+@pytest.fixture(scope="module", params=[pytest.param("pool", marks=needs_mkfs), "host"])
+def module_store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    directory = tmp_path_factory.mktemp("forks")
+    made = pool_store(directory) if request.param == "pool" else Store(directory / "store", create=True)
+    with made as opened:
+        opened.load(io.BytesIO(tar_of(docker_files([BASE, BOX]))))
+        yield opened
+
+
+@pytest.fixture
+def store(module_store: Store) -> Iterator[Store]:
+    yield module_store
+    module_store.remove(module_store.containers(), force=True)
+    assert os.listdir(module_store.layout.containers) == []
+
+
+def directory_of(container: Container) -> Path:
+    return Path(container._store.layout.container(container.id))
+
+
+def upper_of(container: Container) -> Path:
+    return directory_of(container) / "upper"
+
+
+def change(view: Path) -> None:
+    """Have everything that overlayfs writes to an upper directory."""
+    (view / "new").write_bytes(b"new")
+    (view / "etc/hosts").write_bytes(b"changed")
+    (view / "gone").unlink()
+    os.chmod(view / "meta", 0o640)
+    os.rename(view / "moved", view / "elsewhere")
+    (view / "elsewhere/in/more").write_bytes(b"more")
+    shutil.rmtree(view / "opaque")
+    (view / "opaque").mkdir()
+    (view / "opaque/young").write_bytes(b"young")
+    os.link(view / "large", view / "second")
+    with open(view / "second", "r+b") as file:
+        file.seek(5_000_000)
+        file.write(b"x" * 4096)
+    os.symlink("new", view / "link")
+    os.mkfifo(view / "fifo")
+    os.setxattr(view / "new", "user.note", b"kept")
+
+
+def said(upper: Path) -> dict[str, object]:
+    """`told`, without the one attribute in which a fork is not its original."""
+    found = told(upper)
+    root = list(found["."])  # type: ignore[call-overload]
+    root[7] = {key: value for key, value in root[7].items() if key != "trusted.overlay.uuid"}
+    return {**found, ".": tuple(root)}
+
+
+class TestFork:
+    def test_it_is_the_same(self, store: Store) -> None:
+        origin = store.create("base:1")
+        with origin.mount() as view:
+            change(view)
+            shown = told(view)
+        fork = origin.fork(name="fork")
+        assert (fork.name, fork.image.id, fork.state) == ("fork", origin.image.id, "created")
+        assert said(upper_of(fork)) == said(upper_of(origin))
+        assert sorted(os.listdir(directory_of(fork))) == ["root", "upper", "work"]
+        with fork.mount() as view:
+            assert told(view) == shown
+        assert fork.diff() == origin.diff()
+
+    def test_they_go_their_own_ways(self, store: Store) -> None:
+        origin = store.create("base:1")
+        with origin.mount() as view:
+            change(view)
+        fork = origin.fork()
+        store.mount([origin, fork])
+        (fork.root / "etc/hosts").write_bytes(b"of the fork")
+        (origin.root / "new").unlink()
+        with open(fork.root / "large", "r+b") as file:
+            file.write(b"y" * 10)
+        assert (origin.root / "etc/hosts").read_bytes() == b"changed"
+        assert (fork.root / "new").read_bytes() == b"new"
+        assert (origin.root / "second").read_bytes()[:10] == LARGE[:10]
+        assert (fork.root / "second").read_bytes()[:10] == b"y" * 10
+        assert (fork.root / "elsewhere/in/file").read_bytes() == b"within" * 100
+        assert not (fork.root / "opaque/old").exists()
+
+    def test_to_the_kernel_they_are_two(self, store: Store) -> None:
+        origin = store.create("base:1")
+        origin.mount()
+        fork = origin.fork()
+        fork.mount()
+        names = {os.getxattr(upper_of(c), "trusted.overlay.uuid") for c in (origin, fork)}
+        assert len(names) == 2
+        assert len({os.statvfs(c.root).f_fsid for c in (origin, fork)}) == 2
+
+    def test_while_it_is_mounted_and_written_to(self, store: Store) -> None:
+        origin = store.create("base:1")
+        stop = threading.Event()
+        with origin.mount() as view:
+            change(view)
+
+            def write() -> None:
+                n = 0
+                while not stop.is_set():
+                    n += 1
+                    (view / "tmp").write_bytes(b"%d" % (n % 10) * 50_000)
+                    os.rename(view / "tmp", view / "replaced")
+                    os.chmod(view / "meta", 0o600 + n % 8)
+
+            (view / "replaced").write_bytes(b"0" * 50_000)
+            writer = threading.Thread(target=write)
+            writer.start()
+            try:
+                forks = [origin.fork() for _ in range(10)]
+            finally:
+                stop.set()
+                writer.join()
+        store.mount(forks)
+        for fork in forks:
+            content = (fork.root / "replaced").read_bytes()
+            assert content == content[:1] * 50_000
+            assert (fork.root / "meta").read_bytes() == b"meta" * 1000
+            assert (fork.root / "elsewhere/in/more").read_bytes() == b"more"
+
+    def test_a_copy_up_of_data_under_way_is_not_seen_halfway(self, store: Store) -> None:
+        """A file of which the attributes are in the upper directory already gets its data, while it is forked."""
+        for _ in range(5):
+            origin = store.create("base:1")
+            with origin.mount() as view:
+                os.chmod(view / "large", 0o600)
+                done = threading.Thread(target=lambda path=view / "large": path.open("r+b").close())
+                done.start()
+                forks = [origin.fork() for _ in range(4)]
+                done.join()
+            store.mount(forks)
+            assert all((fork.root / "large").read_bytes() == LARGE for fork in forks)
+
+    def test_many_are_alike(self, store: Store) -> None:
+        origin = store.create("base:1")
+        with origin.mount() as view:
+            change(view)
+        forks = origin.fork(count=25)
+        assert len({fork.id for fork in forks}) == 25
+        assert all(said(upper_of(fork)) == said(upper_of(origin)) for fork in forks[::6])
+        assert len(store.containers()) == 26
+
+    def test_a_fork_of_a_fork(self, store: Store) -> None:
+        at = store.create("base:1")
+        for i in range(8):
+            with at.mount() as view:
+                (view / f"step{i}").write_bytes(b"%d" % i)
+            at = at.fork()
+        with at.mount() as view:
+            assert [(view / f"step{i}").read_bytes() for i in range(8)] == [b"%d" % i for i in range(8)]
+
+    def test_a_container_that_was_never_mounted(self, store: Store) -> None:
+        origin = store.create("base:1")
+        fork = origin.fork()
+        assert said(upper_of(fork)) == said(upper_of(origin))
+        with fork.mount() as view:
+            assert (view / "large").read_bytes() == LARGE
+
+    def test_a_volatile_one(self, store: Store) -> None:
+        origin = store.create("base:1", volatile=True)
+        origin.mount()
+        (origin.root / "new").write_bytes(b"new")
+        fork = origin.fork()
+        assert fork.row.volatile
+        with fork.mount() as view:
+            assert (view / "new").read_bytes() == b"new"
+
+    def test_errors(self, store: Store) -> None:
+        origin = store.create("base:1", name="origin")
+        for count, name in ((0, None), (-1, None), (2, "two")):
+            with pytest.raises(InvalidInput, match="count"):
+                origin.fork(count=count, name=name)  # type: ignore[call-overload]
+        with pytest.raises(InvalidInput, match="name"):
+            origin.fork(name="a/b")
+        with pytest.raises(Conflict, match="origin"):
+            origin.fork(name="origin")
+        assert os.listdir(store.layout.containers) == [origin.id]
+        origin.remove()
+        with pytest.raises(NotFound, match="removed"):
+            origin.fork()
+        assert os.listdir(store.layout.containers) == []
+
+    def test_an_origin_that_is_removed_meanwhile(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        origin = store.create("base:1")
+        clone_upper = snapshots.clone_upper
+
+        def slow(fd: int, target: str) -> None:
+            clone_upper(fd, target)
+            origin.remove()
+
+        monkeypatch.setattr(snapshots, "clone_upper", slow)
+        with pytest.raises(NotFound, match="removed meanwhile"):
+            origin.fork()
+        assert os.listdir(store.layout.containers) == []
+
+    @runs
+    def test_of_a_container_that_runs(self, store: Store) -> None:
+        origin = store.create("box:1")
+        origin.start(["/bin/sh", "-c", "echo there > /tmp/file; sleep 60"])
+        wait_for(lambda: (origin.root / "tmp/file").exists())
+        fork = origin.fork()
+        with fork.mount() as view:
+            assert (view / "tmp/file").read_bytes() == b"there\n"
+        assert origin.state == "running"
+
+
+class TestSnapshots:
+    def test_there_and_back(self, store: Store) -> None:
+        container = store.create("base:1")
+        container.snapshot("clean")
+        with container.mount() as view:
+            change(view)
+        upper = told(upper_of(container))
+        container.snapshot("changed")
+        for _ in range(2):
+            container.rollback("clean")
+            assert container.diff() == []
+            with container.mount() as view:
+                assert (view / "gone").read_bytes() == b"gone"
+                (view / "junk").write_bytes(b"junk")
+            container.rollback("changed")
+            assert told(upper_of(container)) == upper
+            with container.mount() as view:
+                assert not (view / "junk").exists()
+                (view / "large").write_bytes(b"overwritten")
+        container.rollback("changed")
+        assert told(upper_of(container)) == upper
+
+    def test_the_list(self, store: Store) -> None:
+        container = store.create("base:1")
+        assert container.snapshots() == []
+        before = time.time()
+        for name in ("b", "a", "c"):
+            container.snapshot(name)
+            time.sleep(0.02)
+        assert [one.name for one in container.snapshots()] == ["b", "a", "c"]
+        assert all(before - 1 < one.created_seconds < time.time() + 1 for one in container.snapshots())
+        container.rollback("a")
+        container.mount()
+        container.umount()
+        assert [one.name for one in container.snapshots()] == ["b", "a", "c"]
+        container.remove_snapshot("b")
+        assert [one.name for one in container.snapshots()] == ["a", "c"]
+
+    def test_while_mounted(self, store: Store) -> None:
+        container = store.create("base:1")
+        with container.mount() as view:
+            change(view)
+            container.snapshot("now")
+            (view / "new").write_bytes(b"later")
+            with pytest.raises(Conflict, match="umount"):
+                container.rollback("now")
+        container.rollback("now")
+        with container.mount() as view:
+            assert (view / "new").read_bytes() == b"new"
+
+    def test_errors(self, store: Store) -> None:
+        container = store.create("base:1")
+        container.snapshot("one")
+        with pytest.raises(Conflict, match="'one' already"):
+            container.snapshot("one")
+        container.rollback("one")
+        with pytest.raises(Conflict, match="'one' already"):
+            container.snapshot("one")
+        for name in ("", "..", "a/b", "\0"):
+            for call in (container.snapshot, container.rollback, container.remove_snapshot):
+                with pytest.raises(InvalidInput, match="name"):
+                    call(name)
+        for call in (container.rollback, container.remove_snapshot):
+            with pytest.raises(NotFound, match="no snapshot 'two'; there is one"):
+                call("two")
+        container.remove()
+        with pytest.raises(NotFound, match="removed"):
+            container.snapshot("two")
+
+    def test_a_snapshot_that_is_rolled_back_to_and_removed(self, store: Store) -> None:
+        container = store.create("base:1")
+        with container.mount() as view:
+            change(view)
+        upper = told(upper_of(container))
+        container.snapshot("one")
+        container.rollback("one")
+        container.remove_snapshot("one")
+        assert container.snapshots() == []
+        assert told(upper_of(container)) == upper
+
+    def test_a_fork_has_none(self, store: Store) -> None:
+        container = store.create("base:1")
+        container.snapshot("one")
+        container.rollback("one")
+        fork = container.fork()
+        assert fork.snapshots() == []
+        assert said(upper_of(fork)) == said(upper_of(container))
+
+    def test_garbage_is_collected(self, store: Store) -> None:
+        container = store.create("base:1")
+        container.snapshot("one")
+        for _ in range(3):
+            with container.mount() as view:
+                (view / "junk").write_bytes(b"junk" * 1000)
+            container.rollback("one")
+        assert len(os.listdir(directory_of(container) / "removed")) > 0
+        store.collect_garbage()
+        assert sorted(os.listdir(directory_of(container))) == ["root", "snapshots", "upper", "work"]
+        assert [one.name for one in container.snapshots()] == ["one"]
+
+    def test_removing_the_container_removes_all(self, store: Store) -> None:
+        container = store.create("base:1")
+        with container.mount() as view:
+            change(view)
+            container.snapshot("one")
+        container.rollback("one")
+        container.remove()
+        assert os.listdir(store.layout.containers) == []
+
+    @runs
+    def test_not_while_a_program_runs(self, store: Store) -> None:
+        container = store.create("box:1")
+        container.snapshot("one")
+        container.start(["/bin/sleep", "60"])
+        with pytest.raises(Conflict, match="running"):
+            container.rollback("one")
+
+
+KILLED = """if True:
+    import os, signal, sys
+    from layerstore import Store
+    from layerstore.containers import snapshots
+    root, name, call, left = sys.argv[1:4] + [int(sys.argv[4])]
+    def count(event, arguments):
+        global left
+        if event in ("os.rename", "os.mkdir", "open", "os.listdir", "os.rmdir"):
+            left -= 1
+            if not left:
+                os.kill(os.getpid(), signal.SIGKILL)
+    container = Store(root).container(name)
+    sys.addaudithook(count)
+    if call == "mount":
+        container.mount()
+        container.umount()
+    else:
+        getattr(container, call)("two" if call == "snapshot" else "one")
+"""
+
+
+@pytest.mark.parametrize("call", ["snapshot", "rollback", "mount", "remove_snapshot"])
+@pytest.mark.parametrize("current", [False, True])
+def test_killed_anywhere(store: Store, call: str, current: bool) -> None:
+    """What is there afterwards is from before or after it, and works."""
+    for step in range(1, 60):
+        container = store.create("base:1")
+        with container.mount() as view:
+            (view / "state").write_bytes(b"one")
+        container.snapshot("one")
+        with container.mount() as view:
+            (view / "state").write_bytes(b"other")
+        container.snapshot("other")
+        if current:
+            container.rollback("other")
+        if call == "mount":
+            container.rollback("one")
+        before = told(upper_of(container))
+        one = before if call == "mount" else told(directory_of(container) / "snapshots/one/upper")
+        command = [sys.executable, "-c", KILLED, str(store.root), container.id, call, str(step)]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert done.returncode in (0, -signal.SIGKILL), done.stderr
+        container.umount()
+        with container.mount() as view:
+            (view / "scratch").write_bytes(b"scratch")
+            assert (view / "state").read_bytes() in ((b"one",) if call == "mount" else (b"one", b"other"))
+        names = [snapshot.name for snapshot in container.snapshots()]
+        assert "other" in names
+        if call != "remove_snapshot":
+            container.rollback("one")
+            assert told(upper_of(container)) == one
+        container.rollback("other")
+        with container.mount() as view:
+            assert (view / "state").read_bytes() == b"other"
+            assert not (view / "scratch").exists()
+        store.collect_garbage()
+        assert sorted(os.listdir(directory_of(container))) == ["root", "snapshots", "upper", "work"]
+        container.remove()
+        if done.returncode == 0:
+            break
+    assert step > 3
+
+
+class Machine(RuleBasedStateMachine):
+    """Containers of one image, against what their files should say."""
+
+    store: Store
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.made: dict[str, tuple[Container, dict[str, bytes], dict[str, dict[str, bytes]]]] = {}
+        first = self.store.create("base:1")
+        self.made[first.id] = (first, {}, {})
+
+    def teardown(self) -> None:
+        self.store.remove([container for container, _, _ in self.made.values()], force=True)
+
+    def pick(self, number: int) -> tuple[Container, dict[str, bytes], dict[str, dict[str, bytes]]]:
+        return self.made[sorted(self.made)[number % len(self.made)]]
+
+    @rule(
+        number=st.integers(0, 9), name=st.sampled_from("abcd"), content=st.binary(max_size=3), size=st.integers(1, 5000)
+    )
+    def write(self, number: int, name: str, content: bytes, size: int) -> None:
+        container, files, _ = self.pick(number)
+        with container.mount() as view:
+            (view / name).write_bytes(content * size)
+        files[name] = content * size
+
+    @rule(number=st.integers(0, 9), name=st.sampled_from("abcd"))
+    def unlink(self, number: int, name: str) -> None:
+        container, files, _ = self.pick(number)
+        if files.pop(name, None) is not None:
+            with container.mount() as view:
+                (view / name).unlink()
+
+    @precondition(lambda self: len(self.made) < 6)
+    @rule(number=st.integers(0, 9))
+    def fork(self, number: int) -> None:
+        container, files, _ = self.pick(number)
+        fork = container.fork()
+        self.made[fork.id] = (fork, dict(files), {})
+
+    @rule(number=st.integers(0, 9), name=st.sampled_from("xyz"))
+    def snapshot(self, number: int, name: str) -> None:
+        container, files, kept = self.pick(number)
+        if name not in kept:
+            container.snapshot(name)
+            kept[name] = dict(files)
+
+    @rule(number=st.integers(0, 9), name=st.sampled_from("xyz"))
+    def rollback(self, number: int, name: str) -> None:
+        container, files, kept = self.pick(number)
+        if name in kept:
+            container.rollback(name)
+            files.clear()
+            files.update(kept[name])
+
+    @rule(number=st.integers(0, 9), name=st.sampled_from("xyz"))
+    def remove_snapshot(self, number: int, name: str) -> None:
+        container, _, kept = self.pick(number)
+        if kept.pop(name, None) is not None:
+            container.remove_snapshot(name)
+
+    @precondition(lambda self: len(self.made) > 1)
+    @rule(number=st.integers(0, 9))
+    def remove(self, number: int) -> None:
+        container, _, _ = self.pick(number)
+        container.remove()
+        del self.made[container.id]
+
+    @rule()
+    def collect(self) -> None:
+        self.store.collect_garbage()
+
+    @rule(number=st.integers(0, 9))
+    def look(self, number: int) -> None:
+        container, files, _ = self.pick(number)
+        with container.mount() as view:
+            assert {name: (view / name).read_bytes() for name in "abcd" if (view / name).exists()} == files
+
+    @invariant()
+    def upper_directories_hold_it(self) -> None:
+        for container, files, kept in self.made.values():
+            upper = upper_of(container)
+            assert {n: (upper / n).read_bytes() for n in "abcd" if (upper / n).is_file()} == files
+            assert {one.name for one in container.snapshots()} == set(kept)
+
+
+def test_any_sequence(store: Store) -> None:
+    machine = type("Bound", (Machine,), {"store": store})
+    checks = [HealthCheck.too_slow]
+    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+        machine, settings=settings(max_examples=15, stateful_step_count=25, deadline=None, suppress_health_check=checks)
+    )
