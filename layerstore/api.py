@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from layerstore._core.index import Index
     from layerstore.containers.containers import ContainerRow
+    from layerstore.containers.forks import Forks
     from layerstore.layers.garbage import Collected
     from layerstore.oci.configs import ImageConfig
     from layerstore.results import Change, HistoryEntry, LayerSummary, Progress, Snapshot, Version
@@ -125,6 +126,12 @@ class Store:
         from pathlib import Path
 
         return Path(self._root)
+
+    @property
+    def _forks(self) -> Forks:
+        from layerstore.containers.forks import Forks
+
+        return Forks(self.layout, self._database, self._mounts, self._containers)
 
     @property
     def _contents(self) -> ContentStore:
@@ -327,7 +334,7 @@ class Store:
         from layerstore.layers import garbage
 
         collected = garbage.collect(self.layout, self._database, self._contents, self._chains, derived_limit_bytes)
-        self._containers.clear()
+        self._forks.clear()
         if self.pool is not None:
             self.pool.trim()
         return collected
@@ -659,7 +666,7 @@ class Container:
     if TYPE_CHECKING:
 
         @overload
-        def fork(self, *, count: None = None, name: str | None = None) -> Container: ...
+        def fork(self, count: None = None, name: str | None = None) -> Container: ...
 
         @overload
         def fork(self, count: int) -> list[Container]: ...
@@ -680,7 +687,7 @@ class Container:
         """
         if count is not None and (count < 1 or name is not None):
             raise InvalidInput("count is at least 1, and a name goes with one container only")
-        made = [Container(self._store, row) for row in self._store._containers.fork(self.row, count or 1, name)]
+        made = [Container(self._store, row) for row in self._store._forks.fork(self.row, count or 1, name)]
         return made[0] if count is None else made
 
     def snapshot(self, name: str) -> None:
@@ -688,13 +695,11 @@ class Container:
 
         Raises `Conflict` when there is a snapshot of that name, `InvalidInput` when it is no name, `OSError`.
         """
-        self._store._containers.snapshot(self.row, name)
+        self._store._forks.snapshot(self.row, name)
 
     def snapshots(self) -> list[Snapshot]:
         """Its snapshots, oldest first."""
-        from layerstore.results import Snapshot
-
-        return [Snapshot(*one) for one in self._store._containers.snapshots(self.row)]
+        return self._store._forks.snapshots(self.row)
 
     def rollback(self, name: str) -> None:
         """Have it be what it was at a snapshot, which stays. It takes no longer the more has changed.
@@ -704,11 +709,11 @@ class Container:
 
         Raises `Conflict` while it is mounted or runs, `NotFound` when there is no such snapshot, `OSError`.
         """
-        self._store._containers.rollback(self.row, name)
+        self._store._forks.rollback(self.row, name)
 
     def remove_snapshot(self, name: str) -> None:
         """Remove a snapshot. Raises `NotFound` when there is none of that name, `OSError`."""
-        self._store._containers.remove_snapshot(self.row, name)
+        self._store._forks.remove_snapshot(self.row, name)
 
     def diff(self) -> list[Change]:
         """What it changed, sorted by path. Raises `NotFound` when it was removed."""

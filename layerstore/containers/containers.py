@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from layerstore.types import ChainId, DiffId, ImageId
 
 _COLUMNS = "id, name, image_id, image_name, chain_id, created_seconds, volatile, command"
-_NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}"
+NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}"
 _BATCH = 500
 
 
@@ -62,24 +62,29 @@ def _root_xattrs(xattrs: Mapping[bytes, bytes]) -> list[tuple[bytes, bytes]]:
     return [(name, value) for name, value in xattrs.items() if not name.startswith(b"trusted.overlay.")]
 
 
-def _check_name(name: str, what: str) -> None:
-    if not re.fullmatch(_NAME, name, re.ASCII):
-        raise InvalidInput(f"{name!r} is not a name for a {what}: it is letters, digits and . _ -")
+def check_name(name: str, what: str) -> None:
+    """Raise `InvalidInput` where this is no name for `what`."""
+    if not re.fullmatch(NAME, name, re.ASCII):
+        raise InvalidInput(f"{name!r} is not a name for {what}: it is letters, digits and . _ -")
 
 
-def _insert(db: Connection, rows: Sequence[ContainerRow]) -> None:
-    """Add the rows of new containers, alike but for their ids. Raises `Conflict` when the name is taken."""
-    name = rows[0].name
+def insert_rows(db: Connection, rows: Sequence[ContainerRow]) -> None:
+    """Add the rows of new containers, alike but for their ids, in a transaction.
+
+    Raises `NotFound` where the image is gone, `Conflict` where the name is taken.
+    """
+    first = rows[0]
+    if db.execute("SELECT 1 FROM images WHERE image_id = ?", (first.image_id,)).fetchone() is None:
+        raise NotFound(f"image {first.image_name} was removed meanwhile; load it again")
+    name = first.name
     if name is not None and db.execute("SELECT 1 FROM containers WHERE name = ?", (name,)).fetchone():
         raise Conflict(f"there is a container named {name!r} already; `layerstore rm {name}` first")
-    db.executemany(
-        f"INSERT INTO containers ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-        [tuple(vars(row).values()) for row in rows],
-    )
+    values = [tuple(vars(row).values()) for row in rows]
+    db.executemany(f"INSERT INTO containers ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", values)
 
 
 class Containers:
-    """Creates, forks, mounts, lists, rolls back and removes containers. Safe for many threads and processes."""
+    """Creates, mounts, lists and removes containers. Safe for many threads and processes."""
 
     def __init__(self, layout: Layout, database: Database, chains: Chains, mounts: Mounts) -> None:
         self._layout = layout
@@ -98,7 +103,7 @@ class Containers:
     ) -> list[ContainerRow]:
         """Make `count` containers; all of them or none. Raises `Conflict` when `name` is taken, `OSError`."""
         if name is not None:
-            _check_name(name, "container")
+            check_name(name, "a container")
         now = time.time()
         rows = [
             ContainerRow(os.urandom(32).hex(), name, image_id, image_name, chain.chain_id, now, volatile, None)
@@ -110,7 +115,7 @@ class Containers:
 
     def _make(self, rows: Sequence[ContainerRow], chain: Chain) -> None:
         """The directories and rows of new containers, alike but for their ids."""
-        ids, first = [row.id for row in rows], rows[0]
+        ids = [row.id for row in rows]
         # Directories first: a row never names a container that is not there.
         owner = (chain.root_uid, chain.root_gid) if os.geteuid() == 0 else (os.geteuid(), os.getegid())
         container_make_many(self._mounts.containers_fd, ids, chain.root_mode, *owner, chain.root_mtime_ns)
@@ -119,13 +124,11 @@ class Containers:
             for container in ids:
                 with contextlib.suppress(OSError):  # one that this user may not set, or this file system not have
                     os.setxattr(self.upper(container), attribute, value)
-        with self._or_none(ids), self._database.transaction(durable=False) as db:
-            if db.execute("SELECT 1 FROM images WHERE image_id = ?", (first.image_id,)).fetchone() is None:
-                raise NotFound(f"image {first.image_name} was removed meanwhile; load it again")
-            _insert(db, rows)
+        with self.or_none(ids), self._database.transaction(durable=False) as db:
+            insert_rows(db, rows)
 
     @contextlib.contextmanager
-    def _or_none(self, ids: Sequence[str]) -> Iterator[None]:
+    def or_none(self, ids: Sequence[str]) -> Iterator[None]:
         """Remove the directories of new containers unless their rows are committed in the block."""
         try:
             yield
@@ -135,83 +138,6 @@ class Containers:
             with contextlib.suppress(OSError):
                 container_remove_many(self._mounts.containers_fd, ids)
             raise
-
-    def fork(self, origin: ContainerRow, count: int, name: str | None) -> list[ContainerRow]:
-        """Make `count` containers that start from what `origin` is now, alike: all of them or none.
-
-        It may be mounted and in use (csrc/clone_tree.h says what a fork sees then).
-        Raises `Conflict` when `name` is taken, `NotFound` when it was removed, `OSError`.
-        """
-        from layerstore.containers import snapshots
-
-        if name is not None:
-            _check_name(name, "container")
-        shared = {**vars(origin), "name": name, "created_seconds": time.time(), "command": None}
-        rows = [ContainerRow(**{**shared, "id": os.urandom(32).hex()}) for _ in range(count)]
-        ids = [row.id for row in rows]
-        directories = [self._layout.container(container) for container in ids]
-        with locked(self._layout.garbage_lock, exclusive=False), self._or_none(ids):
-            container_make_many(self._mounts.containers_fd, ids, 0o700, os.geteuid(), os.getegid(), 0)
-            with snapshots.source(self._layout.container(origin.id)) as fd:
-                snapshots.clone_upper(fd, directories[0])
-            # The others from the first, so that all are of one moment, and nothing waits for the disk twice.
-            with snapshots.source(directories[0]) as fd:
-                for directory in directories[1:]:
-                    snapshots.clone_upper(fd, directory)
-            with self._database.transaction(durable=False) as db:
-                # A removal deletes the row first: while it is there, nothing was missing from what was cloned.
-                if db.execute("SELECT 1 FROM containers WHERE id = ?", (origin.id,)).fetchone() is None:
-                    raise NotFound(f"container {origin.id[:12]} was removed meanwhile")
-                _insert(db, rows)
-        return rows
-
-    def snapshot(self, row: ContainerRow, name: str) -> None:
-        """Keep what a container is now under a name of its own; it may be mounted and in use (csrc/clone_tree.h).
-
-        Raises `Conflict` when the name is taken, `InvalidInput` when it is none, `OSError`.
-        """
-        from layerstore.containers import snapshots
-
-        _check_name(name, "snapshot")
-        snapshots.take(self._layout.container(row.id), name)
-
-    def snapshots(self, row: ContainerRow) -> list[tuple[str, float]]:
-        """Names and times (seconds since 1970) of a container's snapshots, oldest first."""
-        from layerstore.containers import snapshots
-
-        return snapshots.listing(self._layout.container(row.id))
-
-    def rollback(self, row: ContainerRow, name: str) -> None:
-        """Have a container be what it was at a snapshot, which stays. What it was until now is garbage.
-
-        Raises `Conflict` while it is mounted or runs, `NotFound` when there is no such snapshot, `OSError`.
-        """
-        from layerstore.containers import snapshots
-
-        _check_name(name, "snapshot")
-        with locked(self._layout.mount_lock, exclusive=True):
-            (state,) = self.states([row])
-            if state != "created":
-                does = "`layerstore umount` it" if state == "mounted" else "end it"
-                raise Conflict(
-                    f"container {row.id[:12]} is {state}, and a rollback would pull its files away; {does} first"
-                )
-            snapshots.restore(self._layout.container(row.id), name)
-
-    def remove_snapshot(self, row: ContainerRow, name: str) -> None:
-        """Remove a snapshot. Raises `NotFound` when there is none of that name, `OSError`."""
-        from layerstore.containers import snapshots
-
-        _check_name(name, "snapshot")
-        snapshots.remove(self._layout.container(row.id), name)
-
-    def clear(self) -> None:
-        """Remove what rollbacks, and snapshots that were interrupted, have left. Raises `OSError`."""
-        from layerstore.containers import snapshots
-
-        for row in self.all():
-            with contextlib.suppress(NotFound):
-                snapshots.clear(self._layout.container(row.id))
 
     def _settle(self, ids: Iterable[str]) -> None:
         """Before containers are mounted, under the mount lock: have no write reach a snapshot."""
@@ -235,7 +161,7 @@ class Containers:
         """The container of that name, id or unambiguous beginning of an id. Raises `NotFound`, `InvalidInput`."""
         query = f"SELECT {_COLUMNS} FROM containers WHERE name = ? OR id = ?"
         rows = []
-        if re.fullmatch(_NAME, text, re.ASCII):
+        if re.fullmatch(NAME, text, re.ASCII):
             rows = self._database.read().execute(query, (text, text)).fetchall()
         if not rows and text and all(c in "0123456789abcdef" for c in text):
             query = f"SELECT {_COLUMNS} FROM containers WHERE id >= ? AND id < ? LIMIT 2"

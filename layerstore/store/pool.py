@@ -106,7 +106,7 @@ class Pool:
             with open(self._unfinished, "wb", opener=_private) as file:
                 os.truncate(self._unfinished, size_bytes)
                 # Sectors as large as the loop device's blocks; discarding would only tell the host about holes.
-                command = [program, "-q", "-f", "-K", "-m", "reflink=1", "-s", "size=4096"]
+                command = [program, "-q", "-f", "-K", "-m", "reflink=1,rmapbt=0", "-s", "size=4096"]
                 command += ["-d", f"cowextsize={_COW_BLOCKS}", self._unfinished]
                 done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
                 if done.returncode:

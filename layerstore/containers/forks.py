@@ -1,0 +1,101 @@
+"""Containers of the overlay driver that start from others, and their snapshots."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+
+from layerstore._core.mount import container_make_many
+from layerstore.containers import snapshots
+from layerstore.containers.containers import ContainerRow, check_name, insert_rows
+from layerstore.errors import Conflict, NotFound
+from layerstore.store.locks import locked
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from layerstore.containers.containers import Containers
+    from layerstore.mount.shared import Mounts
+    from layerstore.results import Snapshot
+    from layerstore.store.db import Database
+    from layerstore.store.layout import Layout
+
+
+class Forks:
+    """Forks and rolls back containers of the overlay driver. Safe for many threads and processes."""
+
+    def __init__(self, layout: Layout, database: Database, mounts: Mounts, containers: Containers) -> None:
+        self._layout = layout
+        self._database = database
+        self._mounts = mounts
+        self._containers = containers
+
+    def fork(self, row: ContainerRow, count: int, name: str | None) -> list[ContainerRow]:
+        """Make `count` containers that start from what one is now, alike: all of them or none.
+
+        It may be mounted and in use (csrc/clone_tree.h says what a fork sees then).
+        Raises `Conflict` when `name` is taken, `NotFound` when it was removed, `OSError`.
+        """
+        if name is not None:
+            check_name(name, "a container")
+        alike = {**vars(row), "name": name, "created_seconds": time.time(), "command": None}
+        rows = [ContainerRow(**{**alike, "id": os.urandom(32).hex()}) for _ in range(count)]
+        ids = [made.id for made in rows]
+        with locked(self._layout.garbage_lock, exclusive=False), self._containers.or_none(ids):
+            self._clone(row.id, ids)
+            with self._database.transaction(durable=False) as db:
+                # A removal deletes the row first: while it is there, nothing was missing from what was cloned.
+                if db.execute("SELECT 1 FROM containers WHERE id = ?", (row.id,)).fetchone() is None:
+                    raise NotFound(f"container {row.id[:12]} was removed meanwhile")
+                insert_rows(db, rows)
+        return rows
+
+    def _clone(self, origin: str, ids: list[str]) -> None:
+        container_make_many(self._mounts.containers_fd, ids, 0o700, os.geteuid(), os.getegid(), 0)
+        first, *others = (self._layout.container(container) for container in ids)
+        with snapshots.source(self._layout.container(origin)) as fd:
+            snapshots.clone_upper(fd, first)
+        # The others from the first, so that all are of one moment, and nothing waits for the disk twice.
+        with snapshots.source(first) as fd:
+            for directory in others:
+                snapshots.clone_upper(fd, directory)
+
+    def snapshot(self, row: ContainerRow, name: str) -> None:
+        """Keep what a container is now under a name of its own; it may be mounted and in use (csrc/clone_tree.h).
+
+        Raises `Conflict` when the name is taken, `InvalidInput` when it is none, `NotFound`, `OSError`.
+        """
+        check_name(name, "a snapshot")
+        snapshots.take(self._layout.container(row.id), name)
+
+    def snapshots(self, row: ContainerRow) -> list[Snapshot]:
+        """The snapshots of a container, oldest first."""
+        from layerstore.results import Snapshot
+
+        return [Snapshot(*found) for found in snapshots.listing(self._layout.container(row.id))]
+
+    def rollback(self, row: ContainerRow, name: str) -> None:
+        """Have a container be again what a snapshot of it is. What it was until now is garbage.
+
+        Raises `Conflict` while it is mounted or runs, `NotFound` when there is no such snapshot, `OSError`.
+        """
+        check_name(name, "a snapshot")
+        with locked(self._layout.mount_lock, exclusive=True):
+            (state,) = self._containers.states([row])
+            if state != "created":
+                first = "`layerstore umount` it" if state == "mounted" else "end it"
+                raise Conflict(
+                    f"container {row.id[:12]} is {state}, and a rollback would pull its files away; {first} first"
+                )
+            snapshots.restore(self._layout.container(row.id), name)
+
+    def remove_snapshot(self, row: ContainerRow, name: str) -> None:
+        """Remove a snapshot. Raises `NotFound` when there is none of that name, `OSError`."""
+        check_name(name, "a snapshot")
+        snapshots.remove(self._layout.container(row.id), name)
+
+    def clear(self) -> None:
+        """Remove what rollbacks, and snapshots that were interrupted, have left. Raises `OSError`."""
+        for row in self._containers.all():
+            with contextlib.suppress(NotFound):
+                snapshots.clear(self._layout.container(row.id))
