@@ -5,6 +5,7 @@ import os
 import random
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import threading
@@ -23,6 +24,7 @@ from test_clone import told
 from test_containers import BOX, runs, wait_for
 
 from layerstore import Container, Store
+from layerstore._core.files import punch_holes
 from layerstore.containers import snapshots
 from layerstore.errors import Conflict, InvalidInput, NotFound
 
@@ -256,6 +258,41 @@ class TestFork:
         with fork.mount() as view:
             assert (view / "tmp/file").read_bytes() == b"there\n"
         assert origin.state == "running"
+
+
+def test_any_input_and_output(store: Store) -> None:
+    """In the manner of fsx: a file of the image, written to in every way, against memory; and forks of it meanwhile."""
+    rng = random.Random(7)
+    origin = store.create("base:1")
+    expected = bytearray(LARGE[: 2 << 20])
+    forks = []
+    with origin.mount() as view, open(view / "large", "r+b", buffering=0) as file:
+        os.ftruncate(file.fileno(), len(expected))
+        for step in range(3000):
+            at, length = rng.randrange(2 << 20), rng.randrange(1, 70_000)
+            kind = rng.random()
+            if kind < 0.45:
+                data = rng.randbytes(length)
+                assert os.pwrite(file.fileno(), data, at) == length
+                expected.extend(bytes(max(0, at - len(expected))))
+                expected[at : at + length] = data
+            elif kind < 0.55:
+                os.ftruncate(file.fileno(), at)
+                expected = expected[:at] + bytes(max(0, at - len(expected)))
+            elif kind < 0.65:
+                punch_holes(file.fileno(), struct.pack("<QQ", at, length))
+                end = min(len(expected), at + length)
+                expected[at:end] = bytes(max(0, end - at))
+            elif kind < 0.98:
+                assert os.pread(file.fileno(), length, at) == expected[at : at + length]
+            elif kind < 0.99:
+                os.fsync(file.fileno())
+            if step % 200 == 199:
+                forks.append((origin.fork(), bytes(expected)))
+        assert os.pread(file.fileno(), 4 << 20, 0) == expected
+    for fork, content in forks:
+        with fork.mount() as view:
+            assert (view / "large").read_bytes() == content
 
 
 class TestSnapshots:
