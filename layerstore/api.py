@@ -149,6 +149,8 @@ class Store:
         """
         self._database.close()
         self._mounts.close()
+        self._known_images.clear()
+        self._chains.close()
         self._opened_contents = None
         self._let_go()
 

@@ -268,6 +268,14 @@ class TestAttaching:
         two.close()
         assert not is_attached(root)
 
+    def test_what_was_looked_at_does_not_keep_it(self, root: Path) -> None:
+        with Store(root, create=True, pool_bytes=POOL_BYTES) as store:
+            store.import_rootfs(io.BytesIO(write_tar([Entry("file", "f", data=b"x")])), "one")
+            container = store.create("one")
+            assert container.diff() == []
+            assert store.image("one").view.read_bytes("/f") == b"x"
+        assert not is_attached(root)
+
     def test_a_killed_process_leaves_nothing_that_matters(self, root: Path) -> None:
         Store(root, create=True, pool_bytes=POOL_BYTES).close()
         program = """if True:
@@ -451,13 +459,13 @@ def wait_until(holds: Callable[[], bool], seconds: float = 10) -> bool:
 
 class TestCommand:
     def test_from_init_to_detach(self, root: Path) -> None:
-        assert command(root, "init", "--pool", "512M").stdout == f"{root}\n"
+        assert command(root, "init", "--pool", "512MB").stdout == f"{root}\n"
         shown = json.loads(command(root, "pool", "--format", "json").stdout)[0]
         assert shown["image"] == str(root / "pool.img")
         assert is_attached(root)  # a command leaves it so: the next one is quicker
-        assert command(root, "pool", "grow", "1G").returncode == 0
+        assert command(root, "pool", "grow", "1.024GB").returncode == 0
         grown = json.loads(command(root, "pool", "show", "--format", "json").stdout)[0]
-        assert grown["size_bytes"] == shown["size_bytes"] + (512 << 20)
+        assert abs(grown["size_bytes"] - shown["size_bytes"] - 512_000_000) < 2 << 20
         assert command(root, "pool").stdout.startswith("SIZE ")
         assert command(root, "pool", "trim").stdout.endswith(" given back\n")
         with Store(root):
@@ -472,7 +480,7 @@ class TestCommand:
             done = command(shared.root, *arguments)
             assert done.returncode == 1
             assert "pool grow SIZE" in done.stderr
-        assert "is not a size such as 64G" in command(root, "init", "--pool", "much").stderr
+        assert "'much' is not a size" in command(root, "init", "--pool", "much").stderr
         Store(root, create=True).close()
         done = command(root, "pool")
         assert done.returncode == 1

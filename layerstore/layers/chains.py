@@ -102,6 +102,10 @@ class Chains:
         # Should two threads come here at once, either's will do: what it caches can be had again.
         return MergedIndexes(self._layout, self.derived, self.layer_index)
 
+    def close(self) -> None:
+        """Let go of the merged indexes that are open, for they keep files open. They can be asked for again."""
+        self.__dict__.pop("_indexes", None)  # the cached property's value
+
     def layer_index(self, diff_id: DiffId) -> Index:
         """The index of one stored layer. Raises `CorruptError` when it is missing or damaged."""
         try:
