@@ -18,8 +18,8 @@ C_SOURCES = files("csrc/*.c")
 # What everything is built again for.
 COMMON = ["setup.py", *files("csrc/*.h")]
 
-compile_args = ["-std=gnu11", "-O3", "-fvisibility=hidden", "-Wall", "-Wextra"]
-link_args = []
+compile_args = ["-std=gnu11", "-O3", "-fvisibility=hidden", "-Wall", "-Wextra", "-pthread"]
+link_args = ["-pthread"]
 if os.environ.get("LAYERSTORE_WERROR"):
     compile_args.append("-Werror")
 if os.environ.get("LAYERSTORE_SANITIZE"):

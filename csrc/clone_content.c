@@ -106,7 +106,7 @@ static int has_unwritten(int fd)
 
 int ls_clone_begin_writing(const struct ls_clone *clone, int source, const struct stat *status)
 {
-	if (clone->no_reflink || is_small(status) || !has_unwritten(source))
+	if (atomic_load(&clone->shared->no_reflink) || is_small(status) || !has_unwritten(source))
 		return 0;
 	return !sync_file_range(source, 0, 0, SYNC_FILE_RANGE_WRITE);
 }
@@ -115,12 +115,12 @@ int ls_clone_content(struct ls_clone *clone, int source, int target, const struc
 {
 	if (!status->st_size)
 		return 0;
-	if (!clone->no_reflink && !is_small(status)) {
+	if (!atomic_load(&clone->shared->no_reflink) && !is_small(status)) {
 		if (!ioctl(target, FICLONE, source))
 			return 0;
 		if (!says_that_it_cannot(errno))
 			return -1;
-		clone->no_reflink = 1;
+		atomic_store(&clone->shared->no_reflink, 1);
 	}
 	if (is_small(status))
 		return copy_through(clone, source, target, 0, status->st_size);

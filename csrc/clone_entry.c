@@ -25,7 +25,7 @@ int ls_clone_fail(const struct ls_clone *clone, const char *name)
 
 	return ls_fail_errno(clone->err, "cannot clone \"%s\" of \"%s\"",
 	                     ls_printable(shown, sizeof(shown), name, strlen(name)),
-	                     ls_printable(tree, sizeof(tree), clone->source, strlen(clone->source)));
+	                     ls_printable(tree, sizeof(tree), clone->shared->source, strlen(clone->shared->source)));
 }
 
 static struct subject of_fd(int fd)
@@ -134,42 +134,42 @@ int ls_clone_attributes(struct ls_clone *clone, int source, int target, const st
 }
 
 /* Returns 1 when the inode has a name in the clone already, and now this one too; 0 when not; -1 with errno. */
-static int link_known(struct ls_clone *clone, const struct stat *status, int target_dir, const char *name)
+static int link_known(const struct ls_clone_shared *shared, const struct stat *status, int target_dir, const char *name)
 {
 	char number[24];
 
-	if (status->st_nlink < 2 || clone->links_fd < 0)
+	if (status->st_nlink < 2 || shared->links_fd < 0)
 		return 0;
 	snprintf(number, sizeof(number), "%llu", (unsigned long long)status->st_ino);
-	if (!linkat(clone->links_fd, number, target_dir, name, 0))
+	if (!linkat(shared->links_fd, number, target_dir, name, 0))
 		return 1;
 	return errno == ENOENT ? 0 : -1;
 }
 
-static int open_links(struct ls_clone *clone)
+static int open_links(struct ls_clone_shared *shared)
 {
 	char path[PATH_MAX];
 
-	if (clone->links_fd >= 0)
+	if (shared->links_fd >= 0)
 		return 0;
-	snprintf(path, sizeof(path), "%s.links", clone->target);
-	if (mkdirat(clone->target_fd, path, 0700))
+	snprintf(path, sizeof(path), "%s.links", shared->target);
+	if (mkdirat(shared->target_fd, path, 0700))
 		return -1;
-	clone->links_fd = openat(clone->target_fd, path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-	return clone->links_fd < 0 ? -1 : 0;
+	shared->links_fd = openat(shared->target_fd, path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	return shared->links_fd < 0 ? -1 : 0;
 }
 
 /* Have other names of the inode find this one. */
-static int remember(struct ls_clone *clone, const struct stat *status, int target_dir, const char *name)
+static int remember(struct ls_clone_shared *shared, const struct stat *status, int target_dir, const char *name)
 {
 	char number[24];
 
 	if (status->st_nlink < 2)
 		return 0;
-	if (open_links(clone))
+	if (open_links(shared))
 		return -1;
 	snprintf(number, sizeof(number), "%llu", (unsigned long long)status->st_ino);
-	return linkat(target_dir, name, clone->links_fd, number, 0);
+	return linkat(target_dir, name, shared->links_fd, number, 0);
 }
 
 /* Returns 0; 1 when overlayfs has copied the data up meanwhile, so that the clone is neither before nor after that;
@@ -209,9 +209,26 @@ static int make_file(struct ls_clone *clone, int source, struct stat *status, in
 		if (result < 0)
 			return LS_SYSTEM;
 	} while (result && !unlinkat(target_dir, name, 0) && !fstat(source, status));
-	if (result || remember(clone, status, target_dir, name))
+	if (result || remember(clone->shared, status, target_dir, name))
 		return ls_clone_fail(clone, name);
 	return LS_OK;
+}
+
+static int clone_opened(struct ls_clone *clone, int source, struct stat *status, int target_dir, const char *name)
+{
+	int linked;
+	int result;
+
+	if (status->st_nlink < 2)
+		return make_file(clone, source, status, target_dir, name);
+	pthread_mutex_lock(&clone->shared->links_lock);
+	linked = link_known(clone->shared, status, target_dir, name);
+	if (linked)
+		result = linked < 0 ? ls_clone_fail(clone, name) : LS_OK;
+	else
+		result = make_file(clone, source, status, target_dir, name);
+	pthread_mutex_unlock(&clone->shared->links_lock);
+	return result;
 }
 
 int ls_clone_file(struct ls_clone *clone, int source_dir, int target_dir, const char *name, int may_defer)
@@ -223,19 +240,14 @@ int ls_clone_file(struct ls_clone *clone, int source_dir, int target_dir, const 
 
 	if (source < 0)
 		return has_changed(errno) ? LS_CLONE_CHANGED : ls_clone_fail(clone, name);
-	if (fstat(source, &status)) {
+	if (fstat(source, &status))
 		result = ls_clone_fail(clone, name);
-	} else if (!S_ISREG(status.st_mode)) {
+	else if (!S_ISREG(status.st_mode))
 		result = LS_CLONE_CHANGED;
-	} else if (may_defer && ls_clone_begin_writing(clone, source, &status)) {
+	else if (may_defer && ls_clone_begin_writing(clone, source, &status))
 		result = LS_CLONE_LATER;
-	} else {
-		int linked = link_known(clone, &status, target_dir, name);
-
-		result = linked < 0 ? ls_clone_fail(clone, name) : LS_OK;
-		if (!linked)
-			result = make_file(clone, source, &status, target_dir, name);
-	}
+	else
+		result = clone_opened(clone, source, &status, target_dir, name);
 	close(source);
 	return result;
 }
@@ -276,7 +288,7 @@ static int set_special_attributes(struct ls_clone *clone, int source_dir, int ta
 	return utimensat(target_dir, name, times, AT_SYMLINK_NOFOLLOW);
 }
 
-int ls_clone_special(struct ls_clone *clone, int source_dir, int target_dir, const char *name)
+static int clone_special(struct ls_clone *clone, int source_dir, int target_dir, const char *name)
 {
 	struct stat status;
 	int linked;
@@ -285,7 +297,7 @@ int ls_clone_special(struct ls_clone *clone, int source_dir, int target_dir, con
 		return has_changed(errno) ? LS_CLONE_CHANGED : ls_clone_fail(clone, name);
 	if (S_ISREG(status.st_mode) || S_ISDIR(status.st_mode))
 		return LS_CLONE_CHANGED;
-	linked = link_known(clone, &status, target_dir, name);
+	linked = link_known(clone->shared, &status, target_dir, name);
 	if (linked > 0)
 		return LS_OK;
 	if (linked < 0 || make_special(source_dir, target_dir, name, &status)) {
@@ -297,5 +309,15 @@ int ls_clone_special(struct ls_clone *clone, int source_dir, int target_dir, con
 			return ls_clone_fail(clone, name);
 		return unlinkat(target_dir, name, 0) ? ls_clone_fail(clone, name) : LS_CLONE_CHANGED;
 	}
-	return remember(clone, &status, target_dir, name) ? ls_clone_fail(clone, name) : LS_OK;
+	return remember(clone->shared, &status, target_dir, name) ? ls_clone_fail(clone, name) : LS_OK;
+}
+
+int ls_clone_special(struct ls_clone *clone, int source_dir, int target_dir, const char *name)
+{
+	int result;
+
+	pthread_mutex_lock(&clone->shared->links_lock);
+	result = clone_special(clone, source_dir, target_dir, name);
+	pthread_mutex_unlock(&clone->shared->links_lock);
+	return result;
 }

@@ -1,20 +1,29 @@
-/* What the walk (clone_tree.c), the entries (clone_entry.c) and the contents (clone_content.c) of a cloned tree share. */
+/* What the walk (clone_tree.c), its helpers (clone_crew.c), the entries (clone_entry.c) and the contents (clone_content.c) of a cloned tree share. */
 #ifndef LS_CLONE_IMPL_H
 #define LS_CLONE_IMPL_H
 
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdint.h>
 #include <sys/stat.h>
 
 #include "status.h"
 
-struct ls_clone {
+/* What all threads that clone one tree have in common. */
+struct ls_clone_shared {
 	const char *source; /* in messages */
 	int target_fd;
 	const char *target;
-	int links_fd;   /* of <target>.links, where inodes with several names are found by number; -1: none yet */
-	int no_reflink; /* the file system has said that it cannot */
-	char *names;    /* of attributes, LS_CLONE_XATTR_SIZE bytes */
-	char *value;    /* of one attribute, LS_CLONE_XATTR_SIZE bytes; a piece of content that is copied */
+	pthread_mutex_t links_lock; /* held while an inode with several names is cloned */
+	int links_fd;               /* of <target>.links, where such inodes are found by number; -1: none yet */
+	atomic_int no_reflink;      /* the file system has said that it cannot */
+};
+
+/* What each of them has. */
+struct ls_clone {
+	struct ls_clone_shared *shared;
+	char *names; /* of attributes, LS_CLONE_XATTR_SIZE bytes */
+	char *value; /* of one attribute, LS_CLONE_XATTR_SIZE bytes; a piece of content that is copied */
 	struct ls_error *err;
 };
 

@@ -11,25 +11,50 @@
 #include <unistd.h>
 
 #include "buffer.h"
+#include "clone_crew.h"
 #include "clone_impl.h"
 
-/* A directory that is being cloned: its other entries are, once read; those directories in it follow, one by one. */
+/* Threads do not pay for fewer files than this in the whole tree; a piece of work has about so many. */
+#define ALONE_FILES 256
+#define PIECE_FILES 64
+
+/* A directory that is being cloned. Once read, its files are cloned, maybe by helpers, and the directories in it entered
+ * one by one. Whoever is the last to need it gives it its attributes and frees it. */
 struct frame {
+	struct walk *walk;
 	DIR *source;
 	int target_fd;
 	struct stat status;
-	struct ls_buffer subdirectories; /* names, each with its NUL */
-	struct ls_buffer later;          /* likewise, of files that are being written out */
-	size_t next;
+	struct ls_buffer files, subdirectories; /* names, each with its NUL; they stay while somebody needs them */
+	size_t next;                            /* of the subdirectories, which to enter */
+	atomic_int users;                       /* the walk, and each piece of work */
+	atomic_int changed;                     /* something went after the directory was read */
 	int passes;
-	int changed; /* something went while it was read */
+	struct frame *again; /* the next one to read again */
 };
 
 struct walk {
-	struct ls_clone clone;
-	struct frame *frames; /* from the top of the tree down */
+	struct ls_clone clone; /* of the thread that walks */
+	struct ls_crew crew;
+	struct frame **frames; /* from the top of the tree down */
 	size_t depth, capacity;
+	size_t files;
+	atomic_int failed;
+	pthread_mutex_t lock; /* of what follows */
+	struct frame *again;
+	struct ls_error failure; /* the first; its status is LS_OK before */
 };
+
+static void note_failure(struct walk *walk, int status, const struct ls_error *err)
+{
+	if (status <= 0)
+		return;
+	pthread_mutex_lock(&walk->lock);
+	if (!walk->failure.status)
+		walk->failure = *err;
+	pthread_mutex_unlock(&walk->lock);
+	atomic_store(&walk->failed, 1);
+}
 
 static void close_frame(struct frame *frame)
 {
@@ -38,23 +63,59 @@ static void close_frame(struct frame *frame)
 	if (frame->target_fd >= 0)
 		close(frame->target_fd);
 	ls_buffer_free(&frame->subdirectories);
-	ls_buffer_free(&frame->later);
+	ls_buffer_free(&frame->files);
+	free(frame);
 }
 
-static int reserve_frame(struct walk *walk)
+static void read_again_later(struct frame *frame)
+{
+	struct walk *walk = frame->walk;
+
+	pthread_mutex_lock(&walk->lock);
+	frame->again = walk->again;
+	walk->again = frame;
+	pthread_mutex_unlock(&walk->lock);
+}
+
+/* The walk, or a piece of work, is done with a directory. */
+static void release(struct ls_clone *clone, struct frame *frame)
+{
+	int status;
+
+	if (atomic_fetch_sub(&frame->users, 1) > 1)
+		return;
+	if (!atomic_load(&frame->walk->failed)) {
+		if (atomic_load(&frame->changed) && frame->passes + 1 < LS_CLONE_PASSES) {
+			read_again_later(frame);
+			return;
+		}
+		status = ls_clone_attributes(clone, dirfd(frame->source), frame->target_fd, &frame->status, ".");
+		note_failure(frame->walk, status, clone->err);
+	}
+	close_frame(frame);
+}
+
+static int push(struct walk *walk, struct frame *frame)
 {
 	size_t capacity = walk->capacity ? 2 * walk->capacity : 16;
-	struct frame *frames;
+	struct frame **frames;
 
-	if (walk->depth < walk->capacity)
-		return LS_OK;
-	frames = reallocarray(walk->frames, capacity, sizeof(*frames));
-	if (!frames)
-		return ls_fail(walk->clone.err, LS_NO_MEMORY, "out of memory for a tree %zu directories deep",
-		               capacity);
-	walk->frames = frames;
-	walk->capacity = capacity;
+	if (walk->depth == walk->capacity) {
+		frames = reallocarray(walk->frames, capacity, sizeof(struct frame *));
+		if (!frames)
+			return ls_fail(walk->clone.err, LS_NO_MEMORY, "out of memory for a tree %zu directories deep",
+			               capacity);
+		walk->frames = frames;
+		walk->capacity = capacity;
+	}
+	atomic_store(&frame->users, 1);
+	walk->frames[walk->depth++] = frame;
 	return LS_OK;
+}
+
+static struct frame *top(const struct walk *walk)
+{
+	return walk->frames[walk->depth - 1];
 }
 
 /* The directory opened for reading, NULL with errno otherwise. */
@@ -81,32 +142,84 @@ static int open_frame(struct frame *frame, int target_parent, const char *target
 /* Go down into a directory. LS_CLONE_CHANGED where it has gone. */
 static int enter(struct walk *walk, int source_parent, const char *source, int target_parent, const char *target)
 {
-	struct frame frame = {.target_fd = -1};
-	int status = reserve_frame(walk);
+	struct frame *frame = calloc(1, sizeof(*frame));
+	int status;
 
-	if (status)
-		return status;
-	frame.source = open_source(source_parent, source);
-	if (!frame.source && walk->depth && (errno == ENOENT || errno == ENOTDIR || errno == ELOOP))
-		return LS_CLONE_CHANGED;
-	if (!frame.source || open_frame(&frame, target_parent, target)) {
+	if (!frame)
+		return ls_fail(walk->clone.err, LS_NO_MEMORY, "out of memory for a directory");
+	frame->walk = walk;
+	frame->target_fd = -1;
+	frame->source = open_source(source_parent, source);
+	if (!frame->source && walk->depth && (errno == ENOENT || errno == ENOTDIR || errno == ELOOP))
+		status = LS_CLONE_CHANGED;
+	else if (!frame->source || open_frame(frame, target_parent, target))
 		status = ls_clone_fail(&walk->clone, source);
-		close_frame(&frame);
-		return status;
+	else
+		status = push(walk, frame);
+	if (status)
+		close_frame(frame);
+	return status;
+}
+
+/* Clone files of a directory; those whose content is on its way to the disk after the others. */
+static int clone_files(struct ls_clone *clone, struct frame *frame, const char *names, size_t length, int may_defer)
+{
+	struct ls_buffer later = {0};
+	const char *end = names + length;
+	int status = LS_OK;
+
+	for (const char *name = names; name != end && status <= 0; name += strlen(name) + 1) {
+		status = ls_clone_file(clone, dirfd(frame->source), frame->target_fd, name, may_defer);
+		if (status == LS_CLONE_CHANGED)
+			atomic_store(&frame->changed, 1);
+		else if (status == LS_CLONE_LATER)
+			status = ls_buffer_append(&later, name, strlen(name) + 1, clone->err);
 	}
-	walk->frames[walk->depth++] = frame;
+	if (status <= 0 && later.length)
+		status = clone_files(clone, frame, (const char *)later.bytes, later.length, 0);
+	ls_buffer_free(&later);
+	return status > 0 ? status : LS_OK;
+}
+
+static void run_piece(struct ls_clone *clone, const struct ls_crew_piece *piece)
+{
+	struct frame *frame = piece->directory;
+	struct walk *walk = frame->walk;
+
+	if (!atomic_load(&walk->failed))
+		note_failure(walk, clone_files(clone, frame, piece->names, piece->length, 1), clone->err);
+	release(clone, frame);
+}
+
+/* The files of a directory that was just read: here, or by the crew. */
+static int clone_all_files(struct walk *walk, struct frame *frame)
+{
+	const char *names = (const char *)frame->files.bytes;
+	const char *end;
+
+	if (!frame->files.length)
+		return LS_OK;
+	if (walk->files < ALONE_FILES)
+		return clone_files(&walk->clone, frame, names, frame->files.length, 1);
+	end = names + frame->files.length;
+	while (names != end) {
+		struct ls_crew_piece piece = {.directory = frame, .names = names};
+
+		for (int i = 0; i < PIECE_FILES && names != end; i++)
+			names += strlen(names) + 1;
+		piece.length = (size_t)(names - piece.names);
+		atomic_fetch_add(&frame->users, 1);
+		ls_crew_add(&walk->crew, &walk->clone, piece);
+	}
 	return LS_OK;
 }
 
-static int add_name(struct walk *walk, struct ls_buffer *names, const char *name)
-{
-	return ls_buffer_append(names, name, strlen(name) + 1, walk->clone.err);
-}
-
-static int clone_entry(struct walk *walk, struct frame *frame, const struct dirent *entry)
+/* Note the name of a file or directory, clone what is neither. */
+static int read_entry(struct walk *walk, struct frame *frame, const struct dirent *entry)
 {
 	int source_fd = dirfd(frame->source);
 	unsigned char type = entry->d_type;
+	struct ls_buffer *names;
 	struct stat status;
 
 	if (frame->passes && !fstatat(frame->target_fd, entry->d_name, &status, AT_SYMLINK_NOFOLLOW))
@@ -116,137 +229,158 @@ static int clone_entry(struct walk *walk, struct frame *frame, const struct dire
 			return errno == ENOENT ? LS_CLONE_CHANGED : ls_clone_fail(&walk->clone, entry->d_name);
 		type = IFTODT(status.st_mode);
 	}
-	if (type == DT_DIR)
-		return add_name(walk, &frame->subdirectories, entry->d_name);
-	if (type == DT_REG)
-		return ls_clone_file(&walk->clone, source_fd, frame->target_fd, entry->d_name, 1);
-	return ls_clone_special(&walk->clone, source_fd, frame->target_fd, entry->d_name);
+	if (type != DT_REG && type != DT_DIR)
+		return ls_clone_special(&walk->clone, source_fd, frame->target_fd, entry->d_name);
+	walk->files += type == DT_REG;
+	names = type == DT_REG ? &frame->files : &frame->subdirectories;
+	return ls_buffer_append(names, entry->d_name, strlen(entry->d_name) + 1, walk->clone.err);
 }
 
-static int clone_later(struct walk *walk, struct frame *frame)
-{
-	const char *name = (const char *)frame->later.bytes;
-	const char *end = name + frame->later.length;
-	int status = LS_OK;
-
-	for (; name < end && status <= 0; name += strlen(name) + 1) {
-		status = ls_clone_file(&walk->clone, dirfd(frame->source), frame->target_fd, name, 0);
-		frame->changed |= status == LS_CLONE_CHANGED;
-	}
-	return status > 0 ? status : LS_OK;
-}
-
-/* Clone what is in the directory but for the directories, and note their names. */
 static int read_entries(struct walk *walk, struct frame *frame)
 {
 	const struct dirent *entry;
 	int status;
 
-	frame->subdirectories.length = frame->later.length = frame->next = 0;
+	frame->files.length = frame->subdirectories.length = frame->next = 0;
 	while (errno = 0, (entry = readdir(frame->source))) {
 		if (!strcmp(entry->d_name, ".") || !strcmp(entry->d_name, ".."))
 			continue;
-		status = clone_entry(walk, frame, entry);
-		if (status == LS_CLONE_LATER)
-			status = add_name(walk, &frame->later, entry->d_name);
+		status = read_entry(walk, frame, entry);
 		if (status > 0)
 			return status;
-		frame->changed |= status == LS_CLONE_CHANGED;
+		if (status == LS_CLONE_CHANGED)
+			atomic_store(&frame->changed, 1);
 	}
-	return errno ? ls_clone_fail(&walk->clone, ".") : clone_later(walk, frame);
-}
-
-/* All in the directory is done: read it again where something changed, or leave it. */
-static int leave(struct walk *walk, struct frame *frame)
-{
-	int status;
-
-	if (frame->changed && ++frame->passes < LS_CLONE_PASSES) {
-		frame->changed = 0;
-		rewinddir(frame->source);
-		return read_entries(walk, frame);
-	}
-	status = ls_clone_attributes(&walk->clone, dirfd(frame->source), frame->target_fd, &frame->status, ".");
-	close_frame(frame);
-	walk->depth--;
-	return status;
+	return errno ? ls_clone_fail(&walk->clone, ".") : clone_all_files(walk, frame);
 }
 
 static int step(struct walk *walk)
 {
-	struct frame *frame = &walk->frames[walk->depth - 1];
+	struct frame *frame = top(walk);
 	const char *name;
 	int status;
 
-	if (frame->next == frame->subdirectories.length)
-		return leave(walk, frame);
+	if (frame->next == frame->subdirectories.length) {
+		walk->depth--;
+		release(&walk->clone, frame);
+		return LS_OK;
+	}
 	name = (const char *)frame->subdirectories.bytes + frame->next;
 	frame->next += strlen(name) + 1;
 	status = enter(walk, dirfd(frame->source), name, frame->target_fd, name);
 	if (status == LS_CLONE_CHANGED) {
-		walk->frames[walk->depth - 1].changed = 1; /* the frames may have moved */
+		atomic_store(&frame->changed, 1);
 		return LS_OK;
 	}
-	return status ? status : read_entries(walk, &walk->frames[walk->depth - 1]);
+	return status ? status : read_entries(walk, top(walk));
 }
 
-static int walk_all(struct walk *walk, int source_fd)
+/* Go down from the directory on top until it and all that is below is done, or something failed. */
+static void walk_down(struct walk *walk)
 {
-	const struct ls_clone *clone = &walk->clone;
-	int status = enter(walk, source_fd, clone->source, clone->target_fd, clone->target);
+	int status = read_entries(walk, top(walk));
 
-	if (!status)
-		status = read_entries(walk, &walk->frames[0]);
-	while (!status && walk->depth)
+	while (!status && walk->depth && !atomic_load(&walk->failed))
 		status = step(walk);
+	note_failure(walk, status, walk->clone.err);
 	while (walk->depth)
-		close_frame(&walk->frames[--walk->depth]);
-	return status;
+		release(&walk->clone, walk->frames[--walk->depth]);
+	ls_crew_finish(&walk->crew, &walk->clone);
+}
+
+static struct frame *take_changed(struct walk *walk)
+{
+	struct frame *frame;
+
+	pthread_mutex_lock(&walk->lock);
+	frame = walk->again;
+	if (frame)
+		walk->again = frame->again;
+	pthread_mutex_unlock(&walk->lock);
+	return frame;
+}
+
+static void read_changed_again(struct walk *walk)
+{
+	struct frame *frame;
+
+	while ((frame = take_changed(walk))) {
+		int status = atomic_load(&walk->failed) ? LS_OK : push(walk, frame);
+
+		note_failure(walk, status, walk->clone.err);
+		if (atomic_load(&walk->failed)) {
+			close_frame(frame);
+			continue;
+		}
+		frame->passes++;
+		atomic_store(&frame->changed, 0);
+		rewinddir(frame->source);
+		walk_down(walk);
+	}
+}
+
+static void walk_all(struct walk *walk, int source_fd)
+{
+	const struct ls_clone_shared *shared = walk->clone.shared;
+	int status = enter(walk, source_fd, shared->source, shared->target_fd, shared->target);
+
+	note_failure(walk, status, walk->clone.err);
+	if (status)
+		return;
+	walk_down(walk);
+	read_changed_again(walk);
 }
 
 /* Take away the directory of links: its names, as the inodes have others. */
-static int remove_links(struct ls_clone *clone)
+static int remove_links(const struct ls_clone *clone)
 {
+	const struct ls_clone_shared *shared = clone->shared;
 	char path[PATH_MAX];
 	DIR *directory;
 	const struct dirent *entry;
 	int failed = 0;
 
-	if (clone->links_fd < 0)
+	if (shared->links_fd < 0)
 		return LS_OK;
-	directory = fdopendir(clone->links_fd);
+	directory = fdopendir(shared->links_fd);
 	if (!directory) {
-		close(clone->links_fd);
+		close(shared->links_fd);
 		return ls_clone_fail(clone, ".links");
 	}
 	while (!failed && (entry = readdir(directory)))
 		if (strcmp(entry->d_name, ".") && strcmp(entry->d_name, ".."))
-			failed = unlinkat(clone->links_fd, entry->d_name, 0);
+			failed = unlinkat(shared->links_fd, entry->d_name, 0);
 	closedir(directory);
-	snprintf(path, sizeof(path), "%s.links", clone->target);
-	if (failed || unlinkat(clone->target_fd, path, AT_REMOVEDIR))
+	snprintf(path, sizeof(path), "%s.links", shared->target);
+	if (failed || unlinkat(shared->target_fd, path, AT_REMOVEDIR))
 		return ls_clone_fail(clone, ".links");
 	return LS_OK;
 }
 
 int ls_clone_tree(int source_fd, const char *source, int target_fd, const char *target, struct ls_error *err)
 {
-	char *buffers = malloc(2 * LS_CLONE_XATTR_SIZE);
-	struct walk walk = {.clone = {.source = source, .target_fd = target_fd, .target = target, .links_fd = -1}};
-	struct ls_error later;
-	int status;
+	struct ls_clone_shared shared = {
+	    .source = source,
+	    .target_fd = target_fd,
+	    .target = target,
+	    .links_lock = PTHREAD_MUTEX_INITIALIZER,
+	    .links_fd = -1,
+	};
+	struct walk walk = {.clone = {.shared = &shared}, .lock = PTHREAD_MUTEX_INITIALIZER};
+	struct ls_error own;
 
-	if (!buffers)
+	walk.clone.err = &own;
+	walk.clone.names = malloc(2 * LS_CLONE_XATTR_SIZE);
+	if (!walk.clone.names)
 		return ls_fail(err, LS_NO_MEMORY, "out of memory for the attributes of a file");
-	walk.clone.names = buffers;
-	walk.clone.value = buffers + LS_CLONE_XATTR_SIZE;
-	walk.clone.err = err;
-	status = walk_all(&walk, source_fd);
-	if (status)
-		walk.clone.err = &later;
-	if (remove_links(&walk.clone) && !status)
-		status = err ? err->status : LS_SYSTEM;
+	walk.clone.value = walk.clone.names + LS_CLONE_XATTR_SIZE;
+	ls_crew_begin(&walk.crew, &shared, run_piece);
+	walk_all(&walk, source_fd);
+	ls_crew_end(&walk.crew);
+	note_failure(&walk, remove_links(&walk.clone), &own);
 	free(walk.frames);
-	free(buffers);
-	return status;
+	free(walk.clone.names);
+	if (walk.failure.status && err)
+		*err = walk.failure;
+	return walk.failure.status;
 }

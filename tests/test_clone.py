@@ -224,6 +224,45 @@ def test_what_was_just_written_is_whole(top: Path) -> None:
     assert {path.name: path.read_bytes() for path in (top / "copy").iterdir()} == contents
 
 
+def wide_tree(top: Path) -> Path:
+    """More files than one thread clones alone, and hard links between directories."""
+    tree = top / "tree"
+    for d in range(15):
+        (tree / f"{d}/in").mkdir(parents=True)
+        for i in range(70):
+            (tree / f"{d}/{i}").write_bytes(bytes([i]) * (i * 200))
+        for i in range(0, 70, 9):
+            os.link(tree / f"{d}/{i}", tree / f"{d}/in/{i}")
+            os.link(tree / f"0/{i}", tree / f"{d}/of the first {i}")
+        os.chmod(tree / f"{d}", 0o700 + d)
+        os.utime(tree / f"{d}", ns=(d, d * 1_000_000_007))
+    return tree
+
+
+def test_by_many_threads(top: Path) -> None:
+    tree = wide_tree(top)
+    for i in range(5):
+        clone(tree, top / f"copy{i}")
+        assert told(top / f"copy{i}") == told(tree)
+    assert sorted(os.listdir(top)) == [*(f"copy{i}" for i in range(5)), "tree"]
+
+
+def test_a_failure_among_many_files(tmp_path: Path) -> None:
+    tree = wide_tree(tmp_path)
+    (tree / "7/large").write_bytes(bytes(100_000))
+    threads, descriptors = threading.active_count(), set(os.listdir("/proc/self/fd"))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
+    try:
+        with pytest.raises(OSError, match='"large" of "tree": File too large'):
+            clone(tree, tmp_path / "copy")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert set(os.listdir("/proc/self/fd")) == descriptors
+    assert len(os.listdir("/proc/self/task")) == threads
+    assert not (tmp_path / "copy.links").exists()
+
+
 def test_a_target_that_is_there_and_empty(top: Path) -> None:
     tree = full_tree(top)
     (top / "copy").mkdir(mode=0o500)
@@ -279,9 +318,10 @@ def test_data_that_is_being_copied_up_is_left_out(top: Path) -> None:
     assert os.getxattr(top / "copy/file", METACOPY) == b""
 
 
-def test_a_tree_that_changes_meanwhile(top: Path) -> None:
+@pytest.mark.parametrize("wide", [False, True])
+def test_a_tree_that_changes_meanwhile(top: Path, wide: bool) -> None:
     """Files replaced by rename are always there, as a whole; files that come and go are whole or not there."""
-    tree = top / "tree"
+    tree = wide_tree(top) if wide else top / "tree"
     (tree / "sub").mkdir(parents=True)
     kept = [tree / f"kept{i}" for i in range(40)]
     for path in kept:
