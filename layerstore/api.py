@@ -677,7 +677,7 @@ class Container:
         """Make a container that starts from what this one is now, or `count` of them, alike, as a list: all or none.
 
         On a file system with reflink (XFS, btrfs, a pool) contents are shared and a fork costs the time of making its
-        files again, 2 ms and 20 µs for each changed file; without, it costs their bytes.
+        files again, about 20 µs for each changed file; without, it costs their bytes.
 
         This one may be mounted and in use. A file that is being written is in the fork as it was at one moment, where
         contents are shared; where they are copied, each write of that while may be in it or not. The tree is not of one
