@@ -206,7 +206,7 @@ def test_interrupted(empty: Cli) -> None:
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c not in ("init", "load", "import")])
 def test_without_a_store(empty: Cli, command: str) -> None:
-    args = {"tag": ["x", "y"], "cat": ["x", "y"], "gc": [], "ps": [], "images": []}.get(command, ["x"])
+    args = {"tag": ["x", "y"], "cat": ["x", "y"], "gc": [], "ps": [], "images": [], "pool": []}.get(command, ["x"])
     text = empty(command, *args, status=125 if command == "run" else 1)
     assert text.startswith(f"layerstore {command}: there is no store at {empty.root}; `layerstore init`")
     assert not empty.root.exists()
