@@ -2,8 +2,8 @@
 #include "extent_io.h"
 
 #include <errno.h>
-#include <limits.h>
 #include <string.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include "files.h"
@@ -84,7 +84,7 @@ int ls_read_all(const struct ls_read *reads, size_t n, struct ls_error *err)
 static int write_all(int fd, uint64_t position, struct iovec *vectors, int n)
 {
 	while (n) {
-		ssize_t done = pwritev(fd, vectors, n < IOV_MAX ? n : IOV_MAX, (off_t)position);
+		ssize_t done = pwritev(fd, vectors, n, (off_t)position);
 
 		if (done < 0 && errno == EINTR)
 			continue;
@@ -96,10 +96,23 @@ static int write_all(int fd, uint64_t position, struct iovec *vectors, int n)
 	return 0;
 }
 
-int ls_log_append(int fd, uint64_t position, struct iovec *vectors, int n, struct ls_error *err)
+static struct iovec vector(const void *bytes, size_t length)
 {
-	int cause;
+	return (struct iovec){(void *)(uintptr_t)bytes, length};
+}
 
+int ls_log_append(int fd, uint64_t position, const uint8_t *records, size_t length, const struct ls_log_record *record,
+                  const uint8_t *payload, struct ls_error *err)
+{
+	static const uint8_t padding[LS_LOG_ALIGN];
+	struct iovec vectors[4] = {vector(records, length)};
+	int n = 1, cause;
+
+	if (record) {
+		vectors[n++] = vector(record, sizeof(*record));
+		vectors[n++] = vector(payload, record->payload_length);
+		vectors[n++] = vector(padding, ls_log_padding(record->payload_length));
+	}
 	if (!write_all(fd, position, vectors, n))
 		return LS_OK;
 	cause = errno;

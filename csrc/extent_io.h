@@ -5,8 +5,8 @@
 
 #include <stddef.h>
 #include <stdint.h>
-#include <sys/uio.h>
 
+#include "log.h"
 #include "status.h"
 
 /* `length` bytes at `offset` of a file are wanted at `into`; zeros where fd is LS_READ_ZEROS. */
@@ -23,8 +23,10 @@ struct ls_read {
  * a log with a record's header between. LS_CORRUPT for a file that ends before, LS_SYSTEM. */
 int ls_read_all(const struct ls_read *reads, size_t n, struct ls_error *err);
 
-/* Write `vectors`, which are used up, at byte `position`, the end of a log: in one system call unless the kernel does less or
- * there are more than IOV_MAX. Where it fails (LS_SYSTEM) the file ends at `position` again. */
-int ls_log_append(int fd, uint64_t position, struct iovec *vectors, int n, struct ls_error *err);
+/* Write at byte `position`, the end of a log: the `length` bytes of records that are encoded already and, unless it is NULL, one
+ * more record, which is sealed, with its payload. One system call unless the kernel writes less. Where it fails (LS_SYSTEM) the
+ * file ends at `position` again. */
+int ls_log_append(int fd, uint64_t position, const uint8_t *records, size_t length, const struct ls_log_record *record,
+                  const uint8_t *payload, struct ls_error *err);
 
 #endif

@@ -105,7 +105,12 @@ def test_the_version_is_the_same_everywhere() -> None:
 
 
 @pytest.mark.parametrize(
-    ("page", "header", "macro"), [("pack", "contents", "LS_PACK_VERSION"), ("index", "index", "LS_INDEX_VERSION")]
+    ("page", "header", "macro"),
+    [
+        ("pack", "contents", "LS_PACK_VERSION"),
+        ("index", "index", "LS_INDEX_VERSION"),
+        ("log", "log", "LS_LOG_VERSION"),
+    ],
 )
 def test_a_format_page_tells_the_version_that_is_written(page: str, header: str, macro: str) -> None:
     defined = re.search(rf"#define {macro} (\d+)", (ROOT / f"csrc/{header}.h").read_text())

@@ -35,11 +35,6 @@ from layerstore._core.status cimport check, ls_error
 
 from layerstore._core.status import CorruptError, InvalidInput
 
-cdef extern from "<sys/uio.h>" nogil:
-    struct iovec:
-        void *iov_base
-        size_t iov_len
-
 cdef extern from "buffer.h" nogil:
     struct ls_buffer:
         uint8_t *bytes
@@ -61,16 +56,21 @@ cdef extern from "extent_io.h" nogil:
         size_t length
 
     int ls_read_all(const ls_read *reads, size_t n, ls_error *err)
-    int ls_log_append(int fd, uint64_t position, iovec *vectors, int n, ls_error *err)
+    int ls_log_append(
+        int fd,
+        uint64_t position,
+        const uint8_t *records,
+        size_t length,
+        const ls_log_record *record,
+        const uint8_t *payload,
+        ls_error *err,
+    )
 
 cdef enum:
     PIECES = 64
     GATHERED_BYTES = 1 << 20
     # Data that is written as it is: copying it first would cost more than the system call that it saves.
     DIRECT_BYTES = 128 << 10
-
-cdef uint8_t[8] ZEROS
-memset(ZEROS, 0, sizeof(ZEROS))
 
 
 cdef class Content:
@@ -203,23 +203,15 @@ cdef class LogWriter(LogFile):
         """Append what was gathered, and that record if there is one."""
         cdef ls_error err
         cdef int status
-        cdef iovec[4] vectors
         cdef uint64_t end = self.length + self.gathered.length
         cdef const uint8_t *id = <const uint8_t *>PyBytes_AS_STRING(self.id)
-        cdef int n = 1
-        vectors[0] = iovec(self.gathered.bytes, self.gathered.length)
-        if record != NULL:
-            vectors[1] = iovec(record, sizeof(ls_log_record))
-            vectors[2] = iovec(<void *>data, record.payload_length)
-            vectors[3] = iovec(ZEROS, ls_log_padding(record.payload_length))
-            n = 4
-        elif not self.gathered.length:
+        if record == NULL and not self.gathered.length:
             return 0
         with nogil:
             if record != NULL:
                 ls_log_seal(record, data, id, end)
                 end += ls_log_record_bytes(record.payload_length)
-            status = ls_log_append(self.fd, self.length, vectors, n, &err)
+            status = ls_log_append(self.fd, self.length, self.gathered.bytes, self.gathered.length, record, data, &err)
         check(status, &err)
         self.length = end
         self.gathered.length = 0

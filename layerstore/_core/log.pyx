@@ -56,6 +56,8 @@ cdef class Record:
     ):
         if name is None or payload is None:
             raise TypeError("the name and the payload of a record are bytes")
+        if len(name) > 0xFFFF or len(name) + len(payload) > LS_LOG_MAX_PAYLOAD:
+            raise OverflowError(f"a name of {len(name)} and a payload of {len(payload)} bytes do not fit a record")
         memset(&self.fields, 0, sizeof(self.fields))
         self.fields.type = type
         self.fields.inode = inode
