@@ -39,13 +39,14 @@ static int check_counts(const struct ls_index_header *h, struct ls_error *err)
 	good = good && h->record_count >= 1 && h->record_count <= LS_INDEX_MAX_RECORDS;
 	good = good && h->slot_count == ls_index_slot_count(h->record_count);
 	good = good && h->content_count != LS_NONE && h->heap_bytes >= 1 && h->heap_bytes <= LS_INDEX_MAX_HEAP_BYTES;
+	good = good && (h->kind == LS_INDEX_LAYER ? !h->tree_count : h->tree_count && h->tree_count <= h->record_count);
 	good = good && !memcmp(h->reserved, zeros, sizeof(zeros));
 	if (!good)
 		return ls_fail(
 		    err, LS_CORRUPT,
 		    "opening an index: impossible header (kind %u, %u layers, %u records, %u slots, %u contents, "
-		    "%llu heap bytes); rebuild it",
-		    h->kind, h->layer_count, h->record_count, h->slot_count, h->content_count,
+		    "%u trees, %llu heap bytes); rebuild it",
+		    h->kind, h->layer_count, h->record_count, h->slot_count, h->content_count, h->tree_count,
 		    (unsigned long long)h->heap_bytes);
 	return LS_OK;
 }
@@ -67,7 +68,8 @@ void ls_index_layout(struct ls_index *index, const void *bytes)
 	index->records = (const struct ls_record *)(header + 1);
 	index->slots = (const struct ls_slot *)(index->records + header->record_count);
 	index->contents = (const struct ls_content *)(index->slots + header->slot_count);
-	index->heap = (const uint8_t *)(index->contents + header->content_count);
+	index->trees = (const struct ls_tree *)(index->contents + header->content_count);
+	index->heap = (const uint8_t *)(index->trees + header->tree_count);
 }
 
 int ls_index_open(struct ls_index *index, const void *bytes, size_t length, struct ls_error *err)
@@ -91,7 +93,8 @@ int ls_index_open(struct ls_index *index, const void *bytes, size_t length, stru
 		return status;
 	expected = sizeof(*header) + (uint64_t)header->record_count * sizeof(struct ls_record) +
 	           (uint64_t)header->slot_count * sizeof(struct ls_slot) +
-	           (uint64_t)header->content_count * sizeof(struct ls_content) + header->heap_bytes;
+	           (uint64_t)header->content_count * sizeof(struct ls_content) +
+	           (uint64_t)header->tree_count * sizeof(struct ls_tree) + header->heap_bytes;
 	if (length != expected)
 		return ls_fail(err, LS_CORRUPT, "opening an index: %zu bytes where its header says %llu; rebuild it",
 		               length, (unsigned long long)expected);
@@ -158,6 +161,29 @@ int ls_index_children(const struct ls_index *index, uint32_t number, uint32_t *f
 		               record->data, record->count, index->header->record_count);
 	*first = record->data;
 	*count = record->count;
+	return LS_OK;
+}
+
+int ls_index_content(const struct ls_index *index, const struct ls_record *file, const struct ls_content **content,
+                     struct ls_error *err)
+{
+	*content = NULL;
+	if (file->data == LS_NONE)
+		return LS_OK;
+	if (file->data >= index->header->content_count)
+		return ls_fail(err, LS_CORRUPT, "reading an index: content %u of %u; verify or rebuild it", file->data,
+		               index->header->content_count);
+	*content = &index->contents[file->data];
+	return LS_OK;
+}
+
+int ls_index_tree(const struct ls_index *index, const struct ls_record *directory, const struct ls_tree **tree,
+                  struct ls_error *err)
+{
+	if (directory->size >= index->header->tree_count)
+		return ls_fail(err, LS_CORRUPT, "reading an index: tree %llu of %u; verify or rebuild it",
+		               (unsigned long long)directory->size, index->header->tree_count);
+	*tree = &index->trees[directory->size];
 	return LS_OK;
 }
 

@@ -2,13 +2,16 @@
  * merged chain of layers. docs/format/index.md describes the bytes; this header is the C view of
  * them. Little-endian; sections start at multiples of 8.
  *
- *     header | records | slots | contents | heap
+ *     header | records | slots | contents | trees | heap
  *
  * Records are in breadth-first order: the root first, then level by level, ordered within a level by
  * (parent's record number, name bytewise). So a parent stands before its children, and the children of
  * a directory are one range. Slots are an open-addressing table (linear probing) over a keyed hash
  * (SipHash-1-3) of the path, the key derived by the writer from the identity of what is indexed, so that equal
  * input gives equal bytes and no archive can be made to collide in it.
+ *
+ * A chain has a digest for every directory, of all that is below it (a Merkle tree, as git's): two directories that
+ * hold the same have the same digest, whatever layers they come from.
  *
  * An ls_index borrows its buffer: keep it alive and unchanged. Reading is safe from many threads.
  * ls_index_open checks the header and the section bounds; every accessor checks the offsets that it
@@ -46,7 +49,8 @@ struct ls_record {
 	uint32_t parent;     /* record number; the root's is 0 */
 	uint32_t mode;       /* as st_mode; 0 for a whiteout and a lower link */
 	uint32_t uid, gid;
-	uint64_t size; /* regular: bytes; symlink, lower link: bytes of the target; device: major << 32 | minor */
+	uint64_t size; /* regular: bytes; symlink, lower link: bytes of the target; device: major << 32 | minor;
+	                  directory of a chain: number of its tree */
 	int64_t mtime_seconds;
 	uint32_t mtime_nanoseconds;
 	uint32_t data;   /* regular: content number, LS_NONE when empty; symlink, lower link: heap offset of the
@@ -68,6 +72,11 @@ static inline int ls_mode_has_type(uint32_t mode)
 struct ls_content {
 	uint8_t digest[32]; /* BLAKE3-256 of the logical content */
 	uint64_t size;      /* bytes, never 0 */
+};
+
+/* Of a directory: BLAKE3-256 of what is in it, at any depth. */
+struct ls_tree {
+	uint8_t digest[32];
 };
 
 struct ls_slot {
@@ -94,13 +103,15 @@ struct ls_index_header {
 	uint32_t layer_count; /* layer: 1 */
 	uint64_t heap_bytes;  /* the first heap byte is 0, so that offset 0 means nothing */
 	uint8_t hash_key[16];
-	uint8_t reserved[32];
+	uint32_t tree_count; /* chain: the directories; layer: 0 */
+	uint8_t reserved[28];
 	uint8_t body_digest[32];  /* BLAKE3-256 of every byte after the header */
 	uint8_t header_digest[8]; /* the first 8 bytes of the BLAKE3-256 of the header's bytes before it */
 };
 
 _Static_assert(sizeof(struct ls_record) == 64, "format");
 _Static_assert(sizeof(struct ls_content) == 40, "format");
+_Static_assert(sizeof(struct ls_tree) == 32, "format");
 _Static_assert(sizeof(struct ls_slot) == 8, "format");
 _Static_assert(sizeof(struct ls_path_head) == 6, "format");
 _Static_assert(sizeof(struct ls_index_header) == 128, "format");
@@ -110,12 +121,14 @@ struct ls_index {
 	const struct ls_record *records;
 	const struct ls_slot *slots;
 	const struct ls_content *contents;
+	const struct ls_tree *trees;
 	const uint8_t *heap;
 };
 
 int ls_index_open(struct ls_index *index, const void *bytes, size_t length, struct ls_error *err);
 
-/* Compare body_digest and walk everything once: order, parents, ranges, links, xattr blocks, slots. */
+/* Compare body_digest and walk everything once: order, parents, ranges, links, xattr blocks, slots; the trees are
+ * hashed again. */
 int ls_index_verify(const struct ls_index *index, struct ls_error *err);
 
 /* The record of a path of that spelling (no leading '/', no "." or ".."; "" is the root), or LS_NONE. */
@@ -137,6 +150,14 @@ int ls_index_name(const struct ls_index *index, const struct ls_record *record, 
  * that going down always ends. */
 int ls_index_children(const struct ls_index *index, uint32_t number, uint32_t *first, uint32_t *count,
                       struct ls_error *err);
+
+/* The content of a regular file, NULL when it is empty. */
+int ls_index_content(const struct ls_index *index, const struct ls_record *file, const struct ls_content **content,
+                     struct ls_error *err);
+
+/* The tree of a directory of a chain; LS_CORRUPT where the index has none for it. */
+int ls_index_tree(const struct ls_index *index, const struct ls_record *directory, const struct ls_tree **tree,
+                  struct ls_error *err);
 
 /* Pointer into the heap, checked. */
 int ls_index_string(const struct ls_index *index, uint32_t offset, uint64_t length, const char **string,

@@ -3,6 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "trees.h"
+
 /* One message for every find: what to do about it is the same. */
 static int fail_record(struct ls_error *err, uint32_t number, const char *why)
 {
@@ -87,6 +89,8 @@ static int verify_xattrs(const struct ls_index *index, uint32_t number, struct l
 		int status = ls_index_xattr_next(index, index->records[number].xattrs, &cursor, err);
 		int order = 0;
 
+		if (!status && !cursor.name && !before && index->records[number].xattrs)
+			return fail_record(err, number, "has an xattr block without xattrs");
 		if (status || !cursor.name)
 			return status;
 		if (before)
@@ -117,6 +121,8 @@ static int verify_data(const struct ls_index *index, uint32_t number, struct ls_
 
 	if (S_ISREG(r->mode))
 		return verify_regular(index, number, err);
+	if (S_ISDIR(r->mode) && r->size && index->header->kind == LS_INDEX_LAYER)
+		return fail_record(err, number, "has a tree, which only a directory of a chain has");
 	if (S_ISDIR(r->mode))
 		return LS_OK;
 	if (S_ISLNK(r->mode) || r->flags & LS_RECORD_LOWER_LINK)
@@ -260,6 +266,54 @@ static int verify_slots(const struct ls_index *index, struct ls_error *err)
 	return LS_OK;
 }
 
+/* The trees are those of the directories, in their order. */
+static int list_directories(const struct ls_index *index, uint32_t *directories, struct ls_error *err)
+{
+	uint32_t count = 0;
+
+	for (uint32_t i = 0; i < index->header->record_count; i++) {
+		if (!S_ISDIR(index->records[i].mode))
+			continue;
+		if (index->records[i].size != count || count == index->header->tree_count)
+			return fail_record(err, i, "has another tree than the next one");
+		directories[count++] = i;
+	}
+	if (count != index->header->tree_count)
+		return ls_fail(err, LS_CORRUPT,
+		               "verifying an index: it has %u trees of %u directories; rebuild the index",
+		               index->header->tree_count, count);
+	return LS_OK;
+}
+
+static int compare_trees(const struct ls_index *index, const uint32_t *directories, const struct ls_tree *trees,
+                         struct ls_error *err)
+{
+	for (uint32_t i = 0; i < index->header->tree_count; i++)
+		if (memcmp(&trees[i], &index->trees[i], sizeof(trees[i])))
+			return fail_record(err, directories[i], "has a tree that is not the digest of what is in it");
+	return LS_OK;
+}
+
+static int verify_trees(const struct ls_index *index, struct ls_error *err)
+{
+	uint32_t tree_count = index->header->tree_count;
+	uint32_t *directories = malloc(tree_count * sizeof(*directories));
+	struct ls_tree *trees = malloc(tree_count * sizeof(*trees));
+	int status = LS_OK;
+
+	if (!directories || !trees)
+		status = ls_fail(err, LS_NO_MEMORY, "verifying an index: out of memory for %u trees", tree_count);
+	if (!status)
+		status = list_directories(index, directories, err);
+	if (!status)
+		status = ls_index_hash_trees(index, directories, tree_count, trees, err);
+	if (!status)
+		status = compare_trees(index, directories, trees, err);
+	free(directories);
+	free(trees);
+	return status;
+}
+
 int ls_index_verify(const struct ls_index *index, struct ls_error *err)
 {
 	int status = verify_body_digest(index, err);
@@ -272,6 +326,8 @@ int ls_index_verify(const struct ls_index *index, struct ls_error *err)
 		status = verify_records(index, err);
 	if (!status)
 		status = verify_link_counts(index, err);
+	if (!status && index->header->kind == LS_INDEX_CHAIN)
+		status = verify_trees(index, err);
 	if (!status)
 		status = verify_slots(index, err);
 	return status;

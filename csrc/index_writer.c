@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "siphash.h"
+#include "trees.h"
 
 /* The xattr blocks already in the heap: open addressing over a keyed hash, grown by doubling. */
 struct xattr_set {
@@ -20,7 +21,8 @@ struct xattr_set {
 struct writer {
 	const struct ls_index_node *nodes;
 	uint32_t node_count;
-	uint32_t record_count; /* nodes that are written */
+	uint32_t record_count;    /* nodes that are written */
+	uint32_t directory_count; /* of them */
 	enum ls_index_kind kind;
 	uint32_t content_count;
 	uint32_t layer_count;
@@ -30,9 +32,11 @@ struct writer {
 	uint32_t *children;   /* node numbers, by parent, then by name */
 	uint32_t *order;      /* by record: its node */
 	uint32_t *first_link; /* by node that stands for an inode: the inode's first record, LS_NONE before */
+	uint32_t *unhashed;   /* record numbers of the directories whose trees are to be computed */
+	uint32_t tree_count, unhashed_count;
 	struct xattr_set xattrs;
 	struct ls_buffer *out;
-	size_t records_at, slots_at, contents_at, heap_at;
+	size_t records_at, slots_at, contents_at, trees_at, heap_at;
 };
 
 /* The heap grows at the end of `out`, which may move: no pointer into it is kept. */
@@ -53,6 +57,7 @@ static int fail_node(struct ls_error *err, int status, const struct ls_index_nod
 static int group_by_parent(struct writer *w, struct ls_error *err)
 {
 	w->record_count = 1;
+	w->directory_count = 1;
 	for (uint32_t i = 1; i < w->node_count; i++) {
 		uint32_t parent = w->nodes[i].parent;
 
@@ -62,6 +67,7 @@ static int group_by_parent(struct writer *w, struct ls_error *err)
 			return fail_node(err, LS_INVALID, &w->nodes[i], "has a parent that is not there");
 		w->first[parent]++;
 		w->record_count++;
+		w->directory_count += S_ISDIR(w->nodes[i].record.mode);
 	}
 	if (w->record_count > LS_INDEX_MAX_RECORDS)
 		return ls_fail(err, LS_LIMIT, "writing an index: %u paths, the limit is %u", w->record_count,
@@ -321,7 +327,7 @@ static int put_record(struct writer *w, uint32_t number, uint32_t parent, uint32
 	if (node->inode >= w->node_count || w->nodes[node->inode].inode != node->inode)
 		return fail_node(err, LS_INVALID, node, "is a link to an inode that is not there");
 	inode = &w->nodes[node->inode];
-	if (inode != node && S_ISDIR(inode->record.mode))
+	if (inode != node && (S_ISDIR(inode->record.mode) || S_ISDIR(node->record.mode)))
 		return fail_node(err, LS_INVALID, node, "is a hard link to a directory");
 	if (node->record.layer >= w->layer_count)
 		return fail_node(err, LS_INVALID, node, "is of a layer that is not there");
@@ -342,6 +348,25 @@ static int put_record(struct writer *w, uint32_t number, uint32_t parent, uint32
 	return status;
 }
 
+/* What a record has that only a directory has. */
+static void put_directory(struct writer *w, uint32_t number, const struct ls_index_node *node, uint32_t first,
+                          uint32_t count)
+{
+	struct ls_record *record = record_at(w, number);
+
+	record->size = 0;
+	record->data = count ? first : LS_NONE;
+	record->count = count;
+	if (w->kind != LS_INDEX_CHAIN)
+		return;
+	record->size = w->tree_count++;
+	if (node->tree)
+		memcpy(w->out->bytes + w->trees_at + record->size * sizeof(*node->tree), node->tree,
+		       sizeof(*node->tree));
+	else
+		w->unhashed[w->unhashed_count++] = number;
+}
+
 /* Pass 2: write the records level by level; `order` is the queue. */
 static int put_records(struct writer *w, struct ls_error *err)
 {
@@ -360,9 +385,7 @@ static int put_records(struct writer *w, struct ls_error *err)
 				                 "has children but is not a directory");
 			continue;
 		}
-		record_at(w, i)->size = 0;
-		record_at(w, i)->data = count ? tail : LS_NONE;
-		record_at(w, i)->count = count;
+		put_directory(w, i, &w->nodes[node], tail, count);
 		status = sort_children(w, children, count, err);
 		for (uint32_t c = 0; c < count && !status; c++) {
 			w->order[tail] = children[c];
@@ -386,7 +409,17 @@ static void spread_link_counts(struct writer *w)
 			records[i].count = records[records[i].inode].count;
 }
 
-/* Pass 4. The home slots of a window of paths are fetched ahead: in a large index each is a cache miss. */
+/* Pass 4: the trees that are not known. What is read is well-formed. */
+static int put_trees(struct writer *w, struct ls_error *err)
+{
+	struct ls_index index;
+
+	ls_index_layout(&index, w->out->bytes);
+	return ls_index_hash_trees(&index, w->unhashed, w->unhashed_count,
+	                           (struct ls_tree *)(w->out->bytes + w->trees_at), err);
+}
+
+/* Pass 5. The home slots of a window of paths are fetched ahead: in a large index each is a cache miss. */
 #define WINDOW 16
 
 static void put_slots(struct writer *w)
@@ -420,6 +453,20 @@ static void put_slots(struct writer *w)
 
 static int seal(struct writer *w, struct ls_error *err)
 {
+	struct ls_index_header *header = (struct ls_index_header *)w->out->bytes;
+	uint8_t digest[32];
+	int status = ls_index_digest(header + 1, w->out->length - sizeof(*header), header->body_digest, err);
+
+	if (!status)
+		status = ls_index_digest(header, offsetof(struct ls_index_header, header_digest), digest, err);
+	if (!status)
+		memcpy(header->header_digest, digest, sizeof(header->header_digest));
+	return status;
+}
+
+/* The header, but for its digests: once the heap is complete. */
+static void put_header(struct writer *w)
+{
 	struct ls_index_header header = {
 	    .version = LS_INDEX_VERSION,
 	    .kind = w->kind,
@@ -428,22 +475,12 @@ static int seal(struct writer *w, struct ls_error *err)
 	    .slot_count = ls_index_slot_count(w->record_count),
 	    .layer_count = w->layer_count,
 	    .heap_bytes = w->out->length - w->heap_at,
+	    .tree_count = w->tree_count,
 	};
-	uint8_t digest[32];
-	int status;
 
 	memcpy(header.magic, LS_INDEX_MAGIC, sizeof(header.magic));
 	memcpy(header.hash_key, w->hash_key, sizeof(header.hash_key));
-	status =
-	    ls_index_digest(w->out->bytes + sizeof(header), w->out->length - sizeof(header), header.body_digest, err);
-	if (status)
-		return status;
-	status = ls_index_digest(&header, offsetof(struct ls_index_header, header_digest), digest, err);
-	if (status)
-		return status;
-	memcpy(header.header_digest, digest, sizeof(header.header_digest));
 	memcpy(w->out->bytes, &header, sizeof(header));
-	return LS_OK;
 }
 
 /* Room for everything of known size, and the heap's first byte. */
@@ -455,7 +492,10 @@ static int lay_out(struct writer *w, struct ls_error *err)
 	w->records_at = sizeof(struct ls_index_header);
 	w->slots_at = w->records_at + w->record_count * sizeof(struct ls_record);
 	w->contents_at = w->slots_at + ls_index_slot_count(w->record_count) * sizeof(struct ls_slot);
-	w->heap_at = w->contents_at + w->content_count * sizeof(struct ls_content);
+	w->trees_at = w->contents_at + w->content_count * sizeof(struct ls_content);
+	w->heap_at = w->trees_at;
+	if (w->kind == LS_INDEX_CHAIN)
+		w->heap_at += w->directory_count * sizeof(struct ls_tree);
 	status = ls_buffer_append(w->out, NULL, w->heap_at, err);
 	if (status)
 		return status;
@@ -491,7 +531,8 @@ static int allocate(struct writer *w, struct ls_error *err)
 	w->children = malloc(w->node_count * sizeof(*w->children));
 	w->order = malloc(w->node_count * sizeof(*w->order));
 	w->first_link = malloc(w->node_count * sizeof(*w->first_link));
-	if (!w->first || !w->children || !w->order || !w->first_link)
+	w->unhashed = malloc(w->node_count * sizeof(*w->unhashed));
+	if (!w->first || !w->children || !w->order || !w->first_link || !w->unhashed)
 		return ls_fail(err, LS_NO_MEMORY, "writing an index: out of memory for %u nodes", w->node_count);
 	memset(w->first_link, 0xff, w->node_count * sizeof(*w->first_link));
 	return LS_OK;
@@ -512,6 +553,10 @@ static int write_index(struct writer *w, struct ls_error *err)
 	if (status)
 		return status;
 	spread_link_counts(w);
+	put_header(w);
+	status = put_trees(w, err);
+	if (status)
+		return status;
 	put_slots(w);
 	return seal(w, err);
 }
@@ -536,6 +581,7 @@ int ls_index_write(enum ls_index_kind kind, uint32_t layer_count, const uint8_t 
 	free(w.children);
 	free(w.order);
 	free(w.first_link);
+	free(w.unhashed);
 	free(w.xattrs.entries);
 	if (status)
 		out->length = 0;

@@ -20,6 +20,8 @@ struct ls_index_node {
 	const char *target;    /* symlink and lower link: record.size bytes; else NULL */
 	const uint8_t *xattrs; /* an encoded xattr block, NULL for none; equal blocks are stored once */
 	size_t xattrs_length;
+	const struct ls_tree *tree; /* directory of a chain: its tree where that is known, so that it need not be
+	                               computed; else NULL */
 };
 
 /* Write the index of the tree. Names must differ within a directory, be neither empty nor "." nor "..", contain neither

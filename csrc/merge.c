@@ -358,6 +358,18 @@ static int put_lower_link(struct merge *m, struct ls_index_node *node, struct so
 	return status ? status : layer_number(m, link, &node->record.layer, err);
 }
 
+/* The tree of a merged directory in which only one of a chain shows through: it is that one's, with all below. */
+static const struct ls_tree *known_tree(const struct merge *m, const struct directory *directory)
+{
+	struct source source = m->sources[directory->first_source];
+	const struct ls_index *layer = m->layers[source.layer];
+	uint64_t number = source_record(m, source)->size;
+
+	if (directory->source_count != 1 || layer->header->kind != LS_INDEX_CHAIN)
+		return NULL;
+	return number < layer->header->tree_count ? &layer->trees[number] : NULL;
+}
+
 /* A directory, from the directories on top of the group. Those down to an opaque one become its sources; the first
  * that is described, even below an opaque one, describes it. */
 static int put_directory(struct merge *m, struct ls_index_node *node, const struct source *group, size_t count,
@@ -383,6 +395,7 @@ static int put_directory(struct merge *m, struct ls_index_node *node, const stru
 		}
 		opaque = opaque || record->flags & LS_RECORD_OPAQUE;
 	}
+	node->tree = known_tree(m, directory);
 	return describe(m, node, description, err);
 }
 
@@ -518,7 +531,8 @@ static int reserve(const struct merge *m, struct ls_buffer *out, struct ls_error
 	return ls_buffer_reserve(out,
 	                         sizeof(struct ls_index_header) + m->node_count * sizeof(struct ls_record) +
 	                             ls_index_slot_count(m->node_count) * sizeof(struct ls_slot) +
-	                             m->content_count * sizeof(struct ls_content) + heap,
+	                             m->content_count * sizeof(struct ls_content) +
+	                             m->directory_count * sizeof(struct ls_tree) + heap,
 	                         err);
 }
 

@@ -20,7 +20,7 @@ from layerstore.mount.shared import Mounts
 from layerstore.oci.configs import CONFIG_LIMIT_BYTES, parse_config
 from layerstore.store.db import SET_NAME, Database
 from layerstore.store.layout import Layout
-from layerstore.types import ChainId, DiffId, Digest, ImageId, chain_id, normalise_name
+from layerstore.types import ChainId, DiffId, Digest, ImageId, chain_id, normalise_name, parse_digest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -208,6 +208,49 @@ class Store:
             execute("DELETE FROM images WHERE image_id = ?", (image.id,))
             done.append(f"Deleted: {image.id}")
         return done
+
+    def diff(self, a: Image | str | Sequence[DiffId], b: Image | str | Sequence[DiffId]) -> list[Change]:
+        """What `b` has otherwise than `a`: paths added (A), changed (C) or deleted (D), sorted.
+
+        Each is an image, its name or id, or the diff_ids of stored layers, bottom first (none: an empty tree).
+        A path has changed when its type, mode, owner, time of modification, content, link target, device number or
+        xattrs have. A directory in which something differs has not changed for that; of one that came or went, or that
+        something else became or replaced, every path below is listed too. Which layers say so makes no difference.
+        It takes time in proportion to the directories that differ.
+
+        Raises `NotFound` where there is no such image or layer, `InvalidInput` when ambiguous, `CorruptError`.
+        """
+        from layerstore.views.comparison import changes
+
+        return changes(self._chains.index(self._stack(a)), self._chains.index(self._stack(b)))
+
+    def _stack(self, chain: Image | str | Sequence[DiffId]) -> Sequence[DiffId]:
+        if isinstance(chain, Image | str):
+            image = self._image_to_compare(chain) if isinstance(chain, str) else chain
+            stack = image.diff_ids
+            if chain_id(stack) != image.chain_id:
+                raise NotFound(f"image {image.short_id} was removed; load it again")
+            return stack
+        execute = self._database.read().execute
+        for diff_id in chain:
+            parse_digest(diff_id, "a layer to compare")
+            if execute("SELECT 1 FROM layers WHERE diff_id = ?", (diff_id,)).fetchone() is None:
+                raise NotFound(f"there is no layer {diff_id}; `layerstore inspect IMAGE` lists those of an image")
+        return chain
+
+    def _image_to_compare(self, name: str) -> Image:
+        """The image of that name or id; who names a container instead is told so."""
+        try:
+            return self.image(name)
+        except NotFound as missing:
+            try:
+                container = self._containers.find(name)
+            except (NotFound, InvalidInput):
+                raise missing from None
+        raise InvalidInput(
+            f"{name!r} is a container of {container.image_name}, and images are compared with images; "
+            f"`layerstore diff {name}` shows what it changed"
+        )
 
     def collect_garbage(self) -> Collected:
         """Give back the space of what nothing uses any more; waits for loads that are under way.

@@ -1,4 +1,4 @@
-"""What the library tells its callers: changes of a container, the history of an image, progress of an import."""
+"""What the library tells its callers: what changed, the history of an image, progress of an import."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,8 @@ from layerstore.types import ImageId
 
 @dataclass(frozen=True)
 class Change:
-    """One line of a container's diff: `kind` is "A" (added), "C" (changed) or "D" (deleted); `path` is absolute."""
+    """One line of a container's diff or of a comparison of images: `kind` is "A" (added), "C" (changed) or "D"
+    (deleted); `path` is absolute."""
 
     kind: str
     path: str

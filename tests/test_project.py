@@ -34,10 +34,11 @@ RANKS = {
         "store": 3,
         "oci": 3,
         "layers": 4,
-        "mount": 5,
-        "containers": 6,
+        "views": 5,
+        "mount": 6,
+        "containers": 7,
     },
-    **{"api": 7, "cli": 8, "__main__": 9},
+    **{"api": 8, "cli": 9, "__main__": 10},
 }
 
 

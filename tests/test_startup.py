@@ -25,6 +25,7 @@ OURS_TO_LOAD_AN_IMAGE = {
     *(f"layerstore._core.{name}" for name in ("erofs", "hashing", "index", "ingest", "layer", "tar", "files")),
     *(f"layerstore.layers.{name}" for name in ("imports", "loading", "streams", "recipe", "garbage")),
     *("layerstore.oci.archives", "layerstore.oci.images", "layerstore.store.contents", "layerstore.containers.changes"),
+    *("layerstore._core.compare", "layerstore.views.comparison"),
 }
 
 

@@ -221,7 +221,7 @@ cdef class Index:
             mode=r.mode,
             uid=r.uid,
             gid=r.gid,
-            size=r.size,
+            size=0 if S_ISDIR(r.mode) else r.size,
             mtime_ns=int(r.mtime_seconds) * 1_000_000_000 + r.mtime_nanoseconds,
             target=self._string(r.data, r.size) if S_ISLNK(r.mode) or r.flags & LS_RECORD_LOWER_LINK else None,
             first_child=first,

@@ -32,7 +32,7 @@ COMMANDS = {
     "run": "run a program in a new container",
     "ps": "list containers",
     "rm": "remove containers",
-    "diff": "show what a container changed",
+    "diff": "show what a container changed, or one image against another",
     "gc": "give back the space of contents that nothing uses",
 }
 _MODULES = {"import": "import_"}
