@@ -420,6 +420,35 @@ def test_readers_beside_a_writer(layer_log: Log) -> None:
     assert failures == []
 
 
+def test_a_map_that_is_frozen_while_its_data_is_written(layer_log: Log) -> None:
+    """What does not come into the map does not stay in the log either."""
+    data = bytes(16 * MIB)
+    begun = threading.Event()
+
+    def freeze(extents: ExtentMap) -> None:
+        begun.wait()
+        while os.fstat(layer_log.fd).st_size == size:
+            pass
+        extents.freeze()
+
+    for _ in range(3):
+        size = layer_log.writer.length
+        extents = ExtentMap()
+        thread = threading.Thread(target=freeze, args=(extents,))
+        thread.start()
+        begun.set()
+        try:
+            layer_log.writer.write(extents, 1, 0, data, 0)
+        except Conflict:
+            assert (layer_log.writer.length, extents.size) == (size, 0)
+        else:
+            assert (layer_log.writer.length, extents.size) == (size + 64 + len(data), len(data))
+        # The other thread looks for a change of the size.
+        layer_log.writer.append([Record(log.TRUNCATE, 1)])
+        thread.join()
+    assert LogReader(layer_log.bytes()).end == layer_log.writer.length == os.fstat(layer_log.fd).st_size
+
+
 def test_writers_of_different_files_share_a_log(layer_log: Log) -> None:
     maps = [ExtentMap() for _ in range(4)]
 

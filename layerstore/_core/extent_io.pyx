@@ -143,7 +143,8 @@ cdef class LogWriter(LogFile):
             memset(&record, 0, sizeof(record))
             record.type = LS_LOG_WRITE
             record.inode = inode
-            record.mtime_seconds, record.mtime_nanoseconds = divmod(mtime_ns, 1_000_000_000)
+            record.mtime_seconds = mtime_ns // 1_000_000_000
+            record.mtime_nanoseconds = <uint32_t>(mtime_ns % 1_000_000_000)
             with self.lock:
                 while done < <uint64_t>view.len:
                     record.offset = <uint64_t>offset + done
