@@ -342,6 +342,12 @@ def test_a_record_that_makes_no_sense(record: tuple[bytes, int]) -> None:
         LogReader(header() + sealed(128, *record))
 
 
+def test_a_payload_that_passes_the_limit() -> None:
+    body = RECORD.pack(0, 0, log.MAX_PAYLOAD_BYTES + 1, log.WRITE, 0, 0, 1, *[0] * 7)[4:]
+    with pytest.raises(CorruptError, match="passes the limit, 67108864 bytes"):
+        LogReader(header() + struct.pack("<I", xxh32(body, seed_of(128))) + body)
+
+
 def test_a_record_that_makes_no_sense_is_not_written(tmp_path: Path) -> None:
     with File(tmp_path / "log") as file:
         file.writer.write(ExtentMap(), 1, 0, b"x", 0)
