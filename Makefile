@@ -14,12 +14,15 @@ UNITS   := $(patsubst csrc/%.c,%,$(wildcard csrc/*.c))
 PORTABLE := $(filter-out %_avx2 %_avx512,$(UNITS))
 # What clang-format writes differs between its versions: .clang-format is for this one.
 CLANG_FORMAT := clang-format-14
-C_FILES := $(wildcard csrc/*.c csrc/*.h tests/fuzz/*.c)
+C_FILES := $(wildcard csrc/*.c csrc/*.h tests/fuzz/*.c tests/fuzz/*.h)
 FUZZERS := $(patsubst tests/fuzz/%.c,%,$(wildcard tests/fuzz/*.c))
 PACKAGES := $(addprefix packages-,demo test bench lint fuzz)
 
 # Tests of the compiled core itself: what `make sanitize` runs.
 CORE_TESTS = $(shell grep -lE 'layerstore\._core' tests/test_*.py)
+# Tests of random stacks, as many as LAYERSTORE_EXAMPLES says.
+CAMPAIGN_TESTS = $(shell grep -l 'max_examples=EXAMPLES' tests/test_*.py)
+EXAMPLES ?= 5000
 FUZZ_SECONDS ?= 20
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
@@ -28,12 +31,13 @@ BENCH_ARGS ?=
 C_FLAGS := -std=gnu11 -O2 -Wall -Wextra -Werror -Icsrc
 FUZZ_FLAGS := -std=gnu11 -g -O1 -Icsrc -fsanitize=address,undefined -fno-sanitize-recover=undefined
 
-.PHONY: help demo test lint format sanitize fuzz bench clean $(PACKAGES)
+.PHONY: help demo test campaign lint format sanitize fuzz bench clean $(PACKAGES)
 .DELETE_ON_ERROR:
 
 help:
 	@echo 'make demo      one real image in, a thousand containers out (DEMO_ARGS=--help)'
 	@echo 'make test      the tests (PYTEST_ARGS="-k name")'
+	@echo 'make campaign  random stacks of layers against models and the kernel, EXAMPLES ($(EXAMPLES)) for each test'
 	@echo 'make lint      ruff, mypy, clang-format, and the C core without warnings, for another processor too'
 	@echo 'make sanitize  the tests of the core under AddressSanitizer and UndefinedBehaviorSanitizer'
 	@echo 'make fuzz      each fuzzer for FUZZ_SECONDS ($(FUZZ_SECONDS))'
@@ -45,6 +49,9 @@ demo: packages-demo $(STAMPS)/core
 
 test: packages-test $(STAMPS)/core
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+campaign: packages-test $(STAMPS)/core
+	LAYERSTORE_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest -o timeout=0 --hypothesis-show-statistics $(CAMPAIGN_TESTS)
 
 bench: packages-bench $(STAMPS)/core
 	$(BIN)/python -m bench.run $(BENCH_ARGS)
@@ -110,5 +117,5 @@ build/fuzz/core.a: $(UNITS:%=build/fuzz/objects/%.o)
 	@rm -f $@
 	@ar rc $@ $^
 
-build/fuzz/%: tests/fuzz/%.c build/fuzz/core.a
-	@clang $(FUZZ_FLAGS) -fsanitize=fuzzer -o $@ $^
+build/fuzz/%: tests/fuzz/%.c build/fuzz/core.a $(wildcard tests/fuzz/*.h)
+	@clang $(FUZZ_FLAGS) -fsanitize=fuzzer -o $@ $(filter-out %.h,$^)

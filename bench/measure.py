@@ -9,7 +9,9 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
+K = TypeVar("K")
 CSRC = Path(__file__).parent / "csrc"
 KERNEL_MEMORY = ("Slab", "Percpu", "KernelStack", "PageTables", "VmallocUsed")
 PROCESS_MEMORY = (*KERNEL_MEMORY, "AnonPages", "Shmem")
@@ -21,9 +23,9 @@ def seconds(work: Callable[..., object], *arguments: object) -> float:
     return time.perf_counter() - begin
 
 
-def interleaved(works: dict[str, Callable[[], float]], rounds: int) -> dict[str, float]:
+def interleaved(works: dict[K, Callable[[], float]], rounds: int) -> dict[K, float]:
     """The median of each work's figures. Rounds alternate, so that what else the machine does weighs on all."""
-    figures: dict[str, list[float]] = {name: [] for name in works}
+    figures: dict[K, list[float]] = {name: [] for name in works}
     for _ in range(rounds):
         for name, work in works.items():
             figures[name].append(work())

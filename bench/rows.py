@@ -45,6 +45,11 @@ def at_most(work: str, unit: str, ours: float | None, peers: dict[str, float], l
     return Row(work, unit, ours, peers, target, None if ours is None or ours < 0 else ours <= limit)
 
 
+def at_least(work: str, unit: str, ours: float, limit: float) -> Row:
+    """Ours is to be at least `limit`: more is better."""
+    return Row(work, unit, ours, {}, f"≥ {limit:,.4g} {unit}", ours >= limit, more_is_better=True)
+
+
 def known(work: str, unit: str, ours: float | None, peers: dict[str, float]) -> Row:
     """Without a target: for the reader."""
     return Row(work, unit, ours, peers)

@@ -29,8 +29,8 @@ from bench.loopfs import loop_file_system
 from bench.rows import Row
 
 ROOT = Path(__file__).parent.parent
-NAMES = ("import", "mount", "run", "startup", "read", "blake3")
-ON_DEMAND = ("threshold",)
+NAMES = ("import", "mount", "run", "startup", "read", "index", "blake3")
+ON_DEMAND = ("packs", "threshold")
 """Behind a decision (docs/measurements.md); they run when they are named."""
 INSIDE = "LAYERSTORE_BENCH_INSIDE"
 HYBRID_CGROUP = Path("/sys/fs/cgroup/unified")
@@ -165,7 +165,7 @@ def commit() -> str:
 
 
 def write_results(rows: list[Row], options: argparse.Namespace) -> None:
-    """The JSON of every run; docs/benchmarks.md only of a complete one."""
+    """The JSON of every run; docs/benchmarks.md and its picture only of a complete one."""
     now = datetime.datetime.now(datetime.UTC)
     about = {"date": now.isoformat(timespec="seconds"), "commit": commit(), "file_system": options.file_system}
     result = {**about, "quick": options.quick, "machine": machine(), "rows": [report.as_json(row) for row in rows]}
@@ -174,10 +174,13 @@ def write_results(rows: list[Row], options: argparse.Namespace) -> None:
     path.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
     print(f"bench: wrote {path}", file=sys.stderr)
     if not options.quick and not options.peers_only and set(options.names) == set(NAMES):
+        from bench.plot_index import PICTURE, draw
+
         document = ROOT / "docs/benchmarks.md"
         document.parent.mkdir(exist_ok=True)
         document.write_text(page(rows, result))
-        print(f"bench: wrote {document}", file=sys.stderr)
+        draw(result["rows"], PICTURE)
+        print(f"bench: wrote {document} and {PICTURE}", file=sys.stderr)
 
 
 def page(rows: list[Row], result: dict[str, Any]) -> str:
@@ -193,6 +196,8 @@ Medians; rounds of ours and of the peers alternate.
 `bench/README.md` says what each line measures.
 
 {report.markdown(rows)}
+
+![The time of a lookup by the number of layers, log-log](lookup-by-depth.svg)
 """
 
 

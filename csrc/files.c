@@ -4,6 +4,8 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
 
 int ls_punch_holes(int fd, const struct ls_range *ranges, size_t n, struct ls_error *err)
 {
@@ -36,4 +38,28 @@ int ls_vectors_advance(struct iovec *vectors, int count, size_t done)
 	}
 	memmove(vectors, vectors + first, (size_t)(count - first) * sizeof(*vectors));
 	return count - first;
+}
+
+int ls_map(int fd, struct ls_mapping *mapping, struct ls_error *err)
+{
+	struct stat status;
+	void *bytes;
+
+	*mapping = (struct ls_mapping){NULL, 0};
+	if (fstat(fd, &status))
+		return ls_fail_errno(err, "cannot ask for the size of a file to be mapped");
+	if (!status.st_size)
+		return LS_OK;
+	bytes = mmap(NULL, (size_t)status.st_size, PROT_READ, MAP_SHARED, fd, 0);
+	if (bytes == MAP_FAILED)
+		return ls_fail_errno(err, "cannot map a file of %llu bytes", (unsigned long long)status.st_size);
+	*mapping = (struct ls_mapping){bytes, (size_t)status.st_size};
+	return LS_OK;
+}
+
+void ls_unmap(struct ls_mapping *mapping)
+{
+	if (mapping->bytes)
+		munmap((void *)(uintptr_t)mapping->bytes, mapping->length);
+	*mapping = (struct ls_mapping){NULL, 0};
 }

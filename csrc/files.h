@@ -21,4 +21,15 @@ int ls_punch_holes(int fd, const struct ls_range *ranges, size_t n, struct ls_er
  * front. */
 int ls_vectors_advance(struct iovec *vectors, int count, size_t done);
 
+/* A file in memory, read-only. */
+struct ls_mapping {
+	const uint8_t *bytes; /* NULL for an empty file */
+	size_t length;
+};
+
+/* Map the whole file, which may then be closed: a store has more indexes and packs than a process may have descriptors.
+ * Undone by ls_unmap, which takes a zeroed mapping too. */
+int ls_map(int fd, struct ls_mapping *mapping, struct ls_error *err);
+void ls_unmap(struct ls_mapping *mapping);
+
 #endif

@@ -242,12 +242,15 @@ int ls_index_lookup(const struct ls_index *index, const char *path, size_t lengt
 }
 
 /* A lookup follows two dependent cache misses, the slot and the path. The stages below take each of them for a
- * window of paths at once, as prefetches; only probe() decides. */
+ * window of paths at once: fetch the home slots; look at them and fetch the paths; compare. (A stage that did nothing
+ * but prefetch would be for GCC a function without effects, and its calls dropped.) */
 #define WINDOW 64
-#define GLANCE 8 /* slots of one 64-byte line */
+#define GLANCE 8             /* slots of one 64-byte line */
+#define UNSURE (LS_NONE - 1) /* no head fits there */
 
-/* Fetch the path that the tag points at. Where the glance does not find it, probe() will wait for it. */
-static void prefetch_path(const struct ls_index *index, uint64_t hash, size_t length)
+/* Where the path's head must be if its tag is in one of the first slots; it is being fetched. LS_NONE: the index does
+ * not have the path. UNSURE: neither is clear so far. */
+static uint32_t glance(const struct ls_index *index, uint64_t hash, size_t length)
 {
 	uint32_t mask = index->header->slot_count - 1;
 	uint32_t tag = hash >> 32;
@@ -255,42 +258,79 @@ static void prefetch_path(const struct ls_index *index, uint64_t hash, size_t le
 	for (uint32_t i = 0; i < GLANCE; i++) {
 		struct ls_slot slot = index->slots[((uint32_t)hash + i) & mask];
 
-		if (slot.path >= index->header->heap_bytes)
-			return;
+		if (slot.path == LS_NONE)
+			return LS_NONE;
 		if (slot.tag != tag)
 			continue;
+		if (slot.path >= index->header->heap_bytes)
+			return UNSURE;
 		__builtin_prefetch(index->heap + slot.path);
 		if (length <= 128)
 			__builtin_prefetch(index->heap + slot.path + sizeof(struct ls_path_head) + length);
-		return;
+		return slot.path;
 	}
+	return UNSURE;
 }
 
-static int lookup_window(const struct ls_index *index, const char *bytes, const uint64_t *offsets, size_t n,
-                         uint32_t *records, struct ls_error *err)
+/* Two paths may have one tag: what is no match at a glance is probed for from the start. */
+static int settle(const struct ls_index *index, uint32_t at, uint64_t hash, struct ls_path path, uint32_t *record,
+                  struct ls_error *err)
+{
+	int status;
+
+	*record = LS_NONE;
+	if (at == LS_NONE)
+		return LS_OK;
+	if (at != UNSURE) {
+		status = match(index, at, path.bytes, path.length, record, err);
+		if (status || *record != LS_NONE)
+			return status;
+	}
+	return probe(index, hash, path.bytes, path.length, record, err);
+}
+
+static int find_window(const struct ls_index *index, const struct ls_path *paths, size_t n, uint32_t *records,
+                       struct ls_error *err)
 {
 	uint64_t hashes[WINDOW];
+	uint32_t at[WINDOW];
 	int status = LS_OK;
 
 	for (size_t i = 0; i < n; i++) {
-		hashes[i] = ls_siphash13(index->header->hash_key, bytes + offsets[i], offsets[i + 1] - offsets[i]);
+		hashes[i] = ls_siphash13(index->header->hash_key, paths[i].bytes, paths[i].length);
 		__builtin_prefetch(&index->slots[(uint32_t)hashes[i] & (index->header->slot_count - 1)]);
 	}
 	for (size_t i = 0; i < n; i++)
-		prefetch_path(index, hashes[i], offsets[i + 1] - offsets[i]);
+		at[i] = glance(index, hashes[i], paths[i].length);
 	for (size_t i = 0; i < n && !status; i++)
-		status = probe(index, hashes[i], bytes + offsets[i], offsets[i + 1] - offsets[i], &records[i], err);
+		status = settle(index, at[i], hashes[i], paths[i], &records[i], err);
+	return status;
+}
+
+int ls_index_find_many(const struct ls_index *index, const struct ls_path *paths, size_t n, uint32_t *records,
+                       struct ls_error *err)
+{
+	int status = LS_OK;
+
+	for (size_t done = 0; done < n && !status; done += WINDOW)
+		status = find_window(index, paths + done, n - done < WINDOW ? n - done : WINDOW, records + done, err);
 	return status;
 }
 
 int ls_index_lookup_many(const struct ls_index *index, const char *bytes, const uint64_t *offsets, size_t n,
                          uint32_t *records, struct ls_error *err)
 {
+	struct ls_path paths[WINDOW];
 	int status = LS_OK;
 
-	for (size_t done = 0; done < n && !status; done += WINDOW)
-		status = lookup_window(index, bytes, offsets + done, n - done < WINDOW ? n - done : WINDOW,
-		                       records + done, err);
+	for (size_t done = 0; done < n && !status; done += WINDOW) {
+		size_t count = n - done < WINDOW ? n - done : WINDOW;
+
+		for (size_t i = 0; i < count; i++)
+			paths[i] =
+			    (struct ls_path){bytes + offsets[done + i], offsets[done + i + 1] - offsets[done + i]};
+		status = find_window(index, paths, count, records + done, err);
+	}
 	return status;
 }
 

@@ -131,10 +131,21 @@ int ls_index_open(struct ls_index *index, const void *bytes, size_t length, stru
  * hashed again. */
 int ls_index_verify(const struct ls_index *index, struct ls_error *err);
 
+/* Only compare the digest of all bytes with the header's: what was written whole and verified before is still so. */
+int ls_index_verify_digest(const struct ls_index *index, struct ls_error *err);
+
 /* The record of a path of that spelling (no leading '/', no "." or ".."; "" is the root), or LS_NONE. */
 int ls_index_lookup(const struct ls_index *index, const char *path, size_t length, uint32_t *record,
                     struct ls_error *err);
-/* The same for `n` paths, path i at bytes + offsets[i] up to offsets[i + 1]; prefetches across the batch. */
+
+/* The same for `n` paths; prefetches across the batch. */
+struct ls_path {
+	const char *bytes;
+	size_t length;
+};
+int ls_index_find_many(const struct ls_index *index, const struct ls_path *paths, size_t n, uint32_t *records,
+                       struct ls_error *err);
+/* The same for paths that stand one after another: path i at bytes + offsets[i] up to offsets[i + 1]. */
 int ls_index_lookup_many(const struct ls_index *index, const char *bytes, const uint64_t *offsets, size_t n,
                          uint32_t *records, struct ls_error *err);
 

@@ -11,7 +11,7 @@ static int fail_record(struct ls_error *err, uint32_t number, const char *why)
 	return ls_fail(err, LS_CORRUPT, "verifying an index: record %u %s; rebuild the index", number, why);
 }
 
-static int verify_body_digest(const struct ls_index *index, struct ls_error *err)
+int ls_index_verify_digest(const struct ls_index *index, struct ls_error *err)
 {
 	const struct ls_index_header *header = index->header;
 	const uint8_t *body = (const uint8_t *)(header + 1);
@@ -316,7 +316,7 @@ static int verify_trees(const struct ls_index *index, struct ls_error *err)
 
 int ls_index_verify(const struct ls_index *index, struct ls_error *err)
 {
-	int status = verify_body_digest(index, err);
+	int status = ls_index_verify_digest(index, err);
 
 	if (!status && index->heap[0])
 		return ls_fail(err, LS_CORRUPT, "verifying an index: its heap does not begin with 0; rebuild it");

@@ -44,13 +44,17 @@ static inline void absorb(struct state *s, uint64_t word, unsigned c)
 	s->v0 ^= word;
 }
 
-/* The last word: the 0 to 7 bytes that are left, and the length's low byte on top. */
-static inline uint64_t last_word(const uint8_t *bytes, size_t length)
+/* The last word: the 0 to 7 bytes that are left, and the length's low byte on top. `end` is where the bytes end.
+ * Where there are eight to load, those left are their high part, and no branch depends on how many they are. */
+static inline uint64_t last_word(const uint8_t *end, size_t length)
 {
+	unsigned left = length & 7;
 	uint64_t word = (uint64_t)length << 56;
 
-	for (size_t i = 0; i < (length & 7); i++)
-		word |= (uint64_t)bytes[i] << (8 * i);
+	if (length >= 8)
+		return word | load_word(end - 8) >> 1 >> (63 - 8 * left);
+	for (size_t i = 0; i < left; i++)
+		word |= (uint64_t)end[(ptrdiff_t)i - left] << (8 * i);
 	return word;
 }
 
@@ -65,7 +69,7 @@ __attribute__((always_inline)) static inline uint64_t hash(unsigned c, unsigned 
 
 	for (size_t i = 0; i < whole; i += 8)
 		absorb(&s, load_word(bytes + i), c);
-	absorb(&s, last_word(bytes + whole, length), c);
+	absorb(&s, last_word(bytes + length, length), c);
 	s.v2 ^= 0xff;
 	sip_rounds(&s, d);
 	return s.v0 ^ s.v1 ^ s.v2 ^ s.v3;

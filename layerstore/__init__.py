@@ -19,24 +19,48 @@ if TYPE_CHECKING:
     from typing import Any
 
     from layerstore import errors as errors
+    from layerstore._core.entry import Entry as Entry
     from layerstore.api import Container as Container
     from layerstore.api import Image as Image
     from layerstore.api import Store as Store
     from layerstore.api import Volume as Volume
     from layerstore.results import Change as Change
     from layerstore.results import HistoryEntry as HistoryEntry
+    from layerstore.results import LayerSummary as LayerSummary
     from layerstore.results import Progress as Progress
+    from layerstore.results import Version as Version
+    from layerstore.views.paths import ImagePath as ImagePath
+    from layerstore.views.view import View as View
 
 _HOMES = {
     "Change": "layerstore.results",
     "Container": "layerstore.api",
+    "Entry": "layerstore._core.entry",
     "HistoryEntry": "layerstore.results",
     "Image": "layerstore.api",
+    "ImagePath": "layerstore.views.paths",
+    "LayerSummary": "layerstore.results",
     "Progress": "layerstore.results",
     "Store": "layerstore.api",
+    "Version": "layerstore.results",
+    "View": "layerstore.views.view",
     "Volume": "layerstore.api",
 }
-__all__ = ["Change", "Container", "HistoryEntry", "Image", "Progress", "Store", "Volume", "errors"]
+__all__ = [
+    "Change",
+    "Container",
+    "Entry",
+    "HistoryEntry",
+    "Image",
+    "ImagePath",
+    "LayerSummary",
+    "Progress",
+    "Store",
+    "Version",
+    "View",
+    "Volume",
+    "errors",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -18,9 +18,9 @@ from layerstore.errors import RELOAD, Conflict, InvalidInput, NotFound, Unsuppor
 from layerstore.layers.chains import Chains
 from layerstore.mount.shared import Mounts
 from layerstore.oci.configs import CONFIG_LIMIT_BYTES, parse_config
-from layerstore.store.db import SET_NAME, Database
-from layerstore.store.layout import Layout
-from layerstore.types import ChainId, DiffId, Digest, ImageId, chain_id, normalise_name, parse_digest
+from layerstore.store.db import LAYERS_OF, SET_NAME, Database
+from layerstore.store.layout import DERIVED_LIMIT_BYTES, Layout
+from layerstore.types import ChainId, DiffId, Digest, ImageId, chain_id, chain_ids, normalise_name, parse_digest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,8 +33,10 @@ if TYPE_CHECKING:
     from layerstore.containers.containers import ContainerRow
     from layerstore.layers.garbage import Collected
     from layerstore.oci.configs import ImageConfig
-    from layerstore.results import Change, HistoryEntry, Progress
+    from layerstore.results import Change, HistoryEntry, LayerSummary, Progress, Version
     from layerstore.store.contents import ContentStore
+    from layerstore.views.paths import ImagePath
+    from layerstore.views.view import View
 
     ProgressCallback: TypeAlias = Callable[[Progress], None]
 
@@ -47,14 +49,24 @@ class Store:
     Args:
         root: the directory.
         create: make the store if there is none.
+        derived_limit_bytes: what merged indexes and tree images may take on disk. They are made when first needed;
+            where they exceed it, those that were not used for longest are removed, and made again when needed again.
 
     Raises:
         NotFound: there is no store and `create` is false.
-        InvalidInput: the directory holds something else, or is open to other users.
+        InvalidInput: the directory holds something else, or is open to other users; the limit is below 0.
         CorruptError: the database is damaged.
     """
 
-    def __init__(self, root: str | os.PathLike[str], *, create: bool = False) -> None:
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        *,
+        create: bool = False,
+        derived_limit_bytes: int = DERIVED_LIMIT_BYTES,
+    ) -> None:
+        if derived_limit_bytes < 0:
+            raise InvalidInput(f"a limit of {derived_limit_bytes} bytes cannot be; 0 keeps nothing that is not in use")
         self.layout = Layout(root)
         if create and not self.layout.exists():
             self.layout.create()
@@ -62,7 +74,7 @@ class Store:
         self._database = Database(self.layout.database)
         self._opened_contents: ContentStore | None = None
         self._known_images: dict[str, Image] = {}
-        self._chains = Chains(self.layout, lambda: self._contents)
+        self._chains = Chains(self.layout, self._database, lambda: self._contents, derived_limit_bytes)
         self._mounts = Mounts(self.layout)
         self._containers = Containers(self.layout, self._database, self._chains, self._mounts)
 
@@ -233,7 +245,7 @@ class Store:
             return stack
         execute = self._database.read().execute
         for diff_id in chain:
-            parse_digest(diff_id, "a layer to compare")
+            parse_digest(diff_id, "a layer of a stack")
             if execute("SELECT 1 FROM layers WHERE diff_id = ?", (diff_id,)).fetchone() is None:
                 raise NotFound(f"there is no layer {diff_id}; `layerstore inspect IMAGE` lists those of an image")
         return chain
@@ -252,14 +264,35 @@ class Store:
             f"`layerstore diff {name}` shows what it changed"
         )
 
-    def collect_garbage(self) -> Collected:
+    def view(self, diff_ids: Sequence[DiffId]) -> View:
+        """The merged tree of a stack of stored layers, bottom first, to look into without mounting it.
+
+        Raises `NotFound` for a layer that is not stored, `CorruptError`.
+        """
+        from layerstore.views.view import View
+
+        return View(self._chains.index(self._stack(diff_ids)), self._contents)
+
+    def collect_garbage(self, *, derived_limit_bytes: int | None = None) -> Collected:
         """Give back the space of what nothing uses any more; waits for loads that are under way.
 
+        Derived files are brought under `derived_limit_bytes`, by default the store's limit (`evict_derived`).
         Raises `OSError`, `CorruptError`; it can be run again then.
         """
         from layerstore.layers import garbage
 
-        return garbage.collect(self.layout, self._database, self._contents, self._chains)
+        return garbage.collect(self.layout, self._database, self._contents, self._chains, derived_limit_bytes)
+
+    def evict_derived(self, limit_bytes: int) -> int:
+        """Remove merged indexes and tree images, longest unused first, until at most so many bytes are left.
+
+        They are made again when they are needed. What is mounted or being made stays; who has an index open keeps it.
+        Returns the bytes removed. Raises `OSError`.
+        """
+        from layerstore.store.locks import locked
+
+        with locked(self.layout.garbage_lock, exclusive=False):
+            return self._chains.derived.evict(limit_bytes)
 
     def _image(self, image_id: str) -> Image:
         # An image never changes, so what was read of it (its config above all) serves every later use.
@@ -334,6 +367,7 @@ class Image:
         self.id = image_id
         self._config: ImageConfig | None = None
         self._chain_id: ChainId | None = None
+        self._view: View | None = None
 
     def __repr__(self) -> str:
         return f"<Image {self.short_id} {' '.join(self.names)}>"
@@ -362,8 +396,7 @@ class Image:
     @property
     def diff_ids(self) -> tuple[DiffId, ...]:
         """The layers, bottom first."""
-        query = "SELECT diff_id FROM image_layers WHERE image_id = ? ORDER BY position"
-        return tuple(DiffId(d) for (d,) in self._store._database.read().execute(query, (self.id,)))
+        return tuple(DiffId(d) for d, _ in self._store._database.read().execute(LAYERS_OF, (self.id,)))
 
     @property
     def chain_id(self) -> ChainId:
@@ -389,48 +422,114 @@ class Image:
         return sum(self._layer_bytes().values())
 
     def _layer_bytes(self) -> dict[int, int]:
-        query = (
-            "SELECT position, files_bytes FROM image_layers JOIN layers USING (diff_id) "
-            "WHERE image_id = ? ORDER BY position"
-        )
-        return dict(self._store._database.read().execute(query, (self.id,)).fetchall())
+        rows = self._store._database.read().execute(LAYERS_OF, (self.id,))
+        return {position: files_bytes for position, (_, files_bytes) in enumerate(rows)}
 
     def history(self) -> list[HistoryEntry]:
-        """Its steps, newest first, as `docker image history` lists them."""
+        """Its steps, newest first, as `docker image history` lists them.
+
+        A layer that the config's history says nothing of is a step too, so that the sizes add up to `size_bytes`.
+        """
         from layerstore.results import HistoryEntry
 
-        steps = self.config.document.get("history") or [{} for _ in self.config.diff_ids]
+        steps = self.config.steps()
         sizes = self._layer_bytes()
         ids = self._images_of_prefixes()
-        found: list[HistoryEntry] = []
-        layer = 0
-        for number, step in enumerate(steps):
-            empty = bool(step.get("empty_layer"))
-            found.append(
-                HistoryEntry(
-                    image_id=self.id if number == len(steps) - 1 else (None if empty else ids.get(layer + 1)),
-                    created=str(step.get("created") or ""),
-                    created_by=str(step.get("created_by") or ""),
-                    comment=str(step.get("comment") or ""),
-                    size_bytes=0 if empty else sizes.get(layer, 0),
-                    empty_layer=empty,
-                )
+        last = len(steps) - 1
+        found = [
+            HistoryEntry(
+                image_id=self.id if number == last else (None if layer is None else ids.get(layer + 1)),
+                created=str(step.get("created") or ""),
+                created_by=str(step.get("created_by") or ""),
+                comment=str(step.get("comment") or ""),
+                size_bytes=0 if layer is None else sizes.get(layer, 0),
+                empty_layer=bool(step.get("empty_layer")),
             )
-            layer += not empty
+            for number, (step, layer) in enumerate(steps)
+        ]
         return found[::-1]
 
     def _images_of_prefixes(self) -> dict[int, ImageId]:
         """Images of the store that end where a step of this one does, by their number of layers."""
+        lengths = {chain: n for n, chain in enumerate(chain_ids(self.diff_ids)[:-1], 1)}
+        rows = self._store._database.read().execute("SELECT image_id, chain_id FROM images")
+        return {lengths[chain]: ImageId(image) for image, chain in rows if chain in lengths}
+
+    def layers(self) -> list[LayerSummary]:
+        """What each layer brought and what later ones left of it, bottom first.
+
+        Raises `CorruptError`, `InvalidInput` for an image with a hard link to nothing, `NotFound` when it is gone.
+        """
+        from layerstore.views import provenance
+
+        diff_ids, sizes = self.diff_ids, self._layer_bytes()
+        made_by = {layer: str(step.get("created_by") or "") for step, layer in self.config.steps()}
+        numbers = range(len(diff_ids))
+        return provenance.layers(
+            self._layer_indexes(diff_ids), diff_ids, [made_by.get(n, "") for n in numbers], [sizes[n] for n in numbers]
+        )
+
+    @property
+    def wasted_bytes(self) -> int:
+        """Bytes in files of its layers that nothing shows any more: later layers replaced or hid them.
+
+        They are part of `size_bytes`, and travel with the image. A file with several hard links is wasted when the last
+        of them is gone. What dive calls wasted is an estimate by path: all versions of a path that more than one layer
+        has, the visible one too (https://github.com/wagoodman/dive, dive/filetree/efficiency.go).
+        """
+        return sum(layer.wasted_bytes for layer in self.layers())
+
+    def layer_changes(self, number: int) -> list[Change]:
+        """What a layer (from 0 at the bottom) adds, changes and hides in the view of those below it, sorted by path.
+
+        A directory that is hidden is told alone, without what was in it, as docker tells it; one that is described
+        again as it was is no change, whatever changes in it.
+        Raises `NotFound` where there is no such layer, `CorruptError`, `InvalidInput` as `layers`.
+        """
+        from layerstore.views import provenance
+
         diff_ids = self.diff_ids
-        chains = {chain_id(diff_ids[: n + 1]): n + 1 for n in range(len(diff_ids) - 1)}
-        query = "SELECT image_id, chain_id FROM images WHERE chain_id IN ({})"
-        marks = ",".join("?" * len(chains))
-        rows = self._store._database.read().execute(query.format(marks), tuple(chains))
-        return {chains[ChainId(chain)]: ImageId(image) for image, chain in rows}
+        if not 0 <= number < len(diff_ids):
+            raise NotFound(f"image {self.short_id} has no layer {number}; it has {len(diff_ids)}, counted from 0")
+        return provenance.changes(self._layer_indexes(diff_ids[: number + 1]))
+
+    def versions(self, path: str | bytes) -> list[Version]:
+        """Every version of a path in its layers, the topmost first, with what ended each.
+
+        Each layer is asked for the path, nothing is walked. No symlink is followed: neither in the path nor at its end.
+        Raises `FileNotFoundError` when no layer ever had it, `CorruptError`.
+        """
+        from layerstore.views import provenance
+
+        diff_ids = self.diff_ids
+        return provenance.versions(self._layer_indexes(diff_ids), diff_ids, path)
+
+    def _layer_indexes(self, diff_ids: Sequence[DiffId]) -> list[Index]:
+        return [self._store._chains.layer_index(diff_id) for diff_id in diff_ids]
 
     def index(self) -> Index:
         """The merged index of its layers."""
         return self._store._chains.index(self.diff_ids)
+
+    @property
+    def view(self) -> View:
+        """Its tree, to look into without mounting it or being root: `image.view.listdir("/etc")`.
+
+        Raises `NotFound` when the image is gone, `CorruptError`.
+        """
+        if self._view is None:
+            self._view = self._store.view(self._store._stack(self))
+        return self._view
+
+    @property
+    def path(self) -> ImagePath:
+        """The root of its tree as a path to go on from: `(image.path / "etc" / "os-release").read_text()`.
+
+        Raises as `view`.
+        """
+        from layerstore.views.paths import ImagePath
+
+        return ImagePath(self.view)
 
     def layer_tar(self, diff_id: DiffId) -> Iterator[bytes]:
         """The tar of one of its layers, bit for bit as it came in, in pieces. Raises `CorruptError`, `OSError`."""

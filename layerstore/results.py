@@ -1,14 +1,16 @@
-"""What the library tells its callers: what changed, the history of an image, progress of an import."""
+"""What the library tells its callers: what changed, the history and layers of an image, progress of an import."""
 
 from dataclasses import dataclass
 
-from layerstore.types import ImageId
+from layerstore.types import DiffId, ImageId
 
 
 @dataclass(frozen=True)
 class Change:
-    """One line of a container's diff or of a comparison of images: `kind` is "A" (added), "C" (changed) or "D"
-    (deleted); `path` is absolute."""
+    """One line of what a container or a layer changed, or of a comparison of images.
+
+    `kind` is "A" (added), "C" (changed) or "D" (deleted); `path` is absolute.
+    """
 
     kind: str
     path: str
@@ -28,6 +30,60 @@ class HistoryEntry:
     comment: str
     size_bytes: int
     empty_layer: bool
+
+
+@dataclass(frozen=True)
+class LayerSummary:
+    """What a layer brought to its image, and what later layers left of it.
+
+    `number` counts from 0 at the bottom. `created_by` is the step of the image's history that made the layer, "" where
+    it has none. `size_bytes` is the sum of the sizes of the regular files in the layer's tar, as `history` shows it.
+
+    Paths, directories too, that it brought are `added` where the layers below did not show them, else `changed`;
+    `hidden` are those that it took away, all that was in a directory included. A directory that is described again as
+    it was is no change.
+
+    `added_bytes` are those of its regular files: less than `size_bytes` where the tar has a path twice. Of these,
+    `wasted_bytes` are in files that no path shows any more, because later layers replaced or hid them.
+    """
+
+    number: int
+    diff_id: DiffId
+    created_by: str
+    size_bytes: int
+    added: int
+    changed: int
+    hidden: int
+    added_bytes: int
+    wasted_bytes: int
+
+
+@dataclass(frozen=True)
+class Version:
+    """What an image's layer has at a path, and how that ended.
+
+    `layer` counts from 0 at the bottom. `kind` is "file", "directory", "symlink", "character device", "block device",
+    "fifo" or "socket"; `mode` the permission bits; `mtime_ns` nanoseconds since the epoch; `target` a symlink's.
+    `linked_to` is the absolute path in the layers below that it is a hard link to, None for what is no such link.
+
+    The version ended by layer `ended_by`, None while it is visible. `ended_how`: it was "replaced" or "deleted", or a
+    directory above it was: "directory replaced" (by what is none), "directory deleted", or "directory emptied" (an
+    opaque directory hides what the layers below have in it). `ended_at` is the absolute path where that was done.
+    """
+
+    layer: int
+    diff_id: DiffId
+    kind: str
+    mode: int
+    uid: int
+    gid: int
+    size_bytes: int
+    mtime_ns: int
+    target: str | None
+    linked_to: str | None
+    ended_by: int | None
+    ended_how: str | None
+    ended_at: str | None
 
 
 @dataclass(frozen=True)

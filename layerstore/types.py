@@ -75,13 +75,21 @@ def hash_key(identity: str) -> bytes:
 
 def chain_id(diff_ids: Iterable[DiffId]) -> ChainId:
     """ChainID of a stack, bottom first, as the OCI image specification defines it ("config.md", "Layer ChainID")."""
-    chain = ""
+    return chain_ids(diff_ids)[-1]
+
+
+def chain_ids(diff_ids: Iterable[DiffId], below: ChainId | None = None) -> list[ChainId]:
+    """The ChainIDs of the stack's lowest layer, its two lowest layers, and so on to all; one for a stack of none.
+
+    The layers lie upon the chain `below` where that is given.
+    """
+    found: list[ChainId] = []
+    chain: str = below or ""
     for diff_id in diff_ids:
         chain = sha256_digest(f"{chain} {diff_id}".encode()) if chain else diff_id
-    if not chain:
-        # A stack of no layers has no ChainID in the specification; this one cannot be that of any layer.
-        chain = sha256_digest(b"layerstore: no layers")
-    return ChainId(chain)
+        found.append(ChainId(chain))
+    # A stack of no layers has no ChainID in the specification; this one cannot be that of any layer.
+    return found or [ChainId(sha256_digest(b"layerstore: no layers"))]
 
 
 def normalise_name(text: str) -> str:

@@ -136,6 +136,11 @@ FAILURES: list[tuple[tuple[str, ...], int, str]] = [
     (("import", "/etc/hosts", "Bad Name"), 1, "Bad Name"),
     (("images", "--format", "xml"), 2, "xml"),
     (("history", "nothing"), 1, "no image 'nothing'"),
+    (("ls", "nothing"), 1, "no image 'nothing'"),
+    (("ls", "plain:1", "/nope"), 1, "layerstore ls: /nope: No such file or directory"),
+    (("ls",), 2, "required"),
+    (("cat", "nothing", "/x"), 1, "no image 'nothing'"),
+    (("cat", "plain:1"), 2, "required"),
     (("inspect", "nothing"), 1, "no image or container 'nothing'"),
     (("inspect",), 2, "required"),
     (("tag", "nothing", "x"), 1, "no image 'nothing'"),
@@ -201,7 +206,7 @@ def test_interrupted(empty: Cli) -> None:
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c not in ("init", "load", "import")])
 def test_without_a_store(empty: Cli, command: str) -> None:
-    args = {"tag": ["x", "y"], "gc": [], "ps": [], "images": []}.get(command, ["x"])
+    args = {"tag": ["x", "y"], "cat": ["x", "y"], "gc": [], "ps": [], "images": []}.get(command, ["x"])
     text = empty(command, *args, status=125 if command == "run" else 1)
     assert text.startswith(f"layerstore {command}: there is no store at {empty.root}; `layerstore init`")
     assert not empty.root.exists()
@@ -313,6 +318,90 @@ class TestImages:
         cli("rmi", "plain:1", "box:1")
         assert cli("gc").endswith("given back\n")
         assert cli("gc") == "0 contents dropped, 0B given back\n"
+
+
+LOOKED_AT = [
+    Entry("dir", "etc", mode=0o755, mtime=(1, 0)),
+    Entry("file", "etc/.dot", data=b"dot\n", mode=0o4640, uid=1000, gid=20, mtime=(1_700_000_000, 5)),
+    Entry("file", "etc/large", data=bytes(3_000_000), mtime=(-1, 0)),
+    Entry("symlink", "etc/to", link=".dot", mode=0o777),
+    Entry("symlink", "conf", link="etc", mode=0o777),
+    Entry("char", "null", device=(1, 3), mode=0o666),
+    Entry("file", "esc\x1b[2J", data=b"\xff\0", xattrs={"user.a": b"\xfe"}),
+    Entry("file", "\udcff"),
+]
+
+
+class TestLooking:
+    @pytest.fixture
+    def cli(self, tmp_path: Path) -> Cli:
+        (tmp_path / "image.tar").write_bytes(write_tar(LOOKED_AT))
+        with Store(tmp_path / "store", create=True) as store:
+            store.import_rootfs(tmp_path / "image.tar", "box:1")
+        return Cli(tmp_path / "store")
+
+    def bytes_of(self, cli: Cli, *args: str) -> tuple[int, bytes, bytes]:
+        command = [sys.executable, "-m", "layerstore", *args]
+        done = subprocess.run(command, env=cli.environment, capture_output=True)
+        return done.returncode, done.stdout, done.stderr
+
+    def test_ls(self, cli: Cli) -> None:
+        assert self.bytes_of(cli, "ls", "box:1") == (0, b"conf\nesc\x1b[2J\netc\nnull\n\xff\n", b"")
+        for path in ("/etc", "conf", "/conf/../etc/"):
+            assert cli("ls", "box:1", path) == ".dot\nlarge\nto\n"
+        assert cli("ls", "box:1", "/etc/to") == "/etc/to\n"
+
+    def test_ls_long(self, cli: Cli) -> None:
+        assert cli("ls", "-l", "box:1", "/etc").splitlines() == [
+            "-rwSr----- 1 1000 20       4 2023-11-14 22:13:20 0 .dot",
+            "-rw-r--r-- 1    0  0 3000000 1969-12-31 23:59:59 0 large",
+            "lrwxrwxrwx 1    0  0       4 1970-01-01 00:00:00 0 to -> .dot",
+        ]
+        assert cli("ls", "-l", "box:1", "/conf") == "lrwxrwxrwx 1 0 0 3 1970-01-01 00:00:00 0 /conf -> etc\n"
+        assert cli("ls", "-l", "box:1", "/null") == "crw-rw-rw- 1 0 0 1, 3 1970-01-01 00:00:00 0 /null\n"
+        assert cli("ls", "-l", "box:1", "/conf/").count("\n") == 3
+
+    def test_a_time_that_no_calendar_has(self) -> None:
+        from layerstore.cli import ls
+
+        assert ls._time(2**63 * 10**9 - 1) == f"@{2**63 - 1}"
+
+    def test_ls_recursive(self, cli: Cli) -> None:
+        assert cli("ls", "-R", "box:1", "etc") == "etc:\n.dot\nlarge\nto\n"
+        status, out, _ = self.bytes_of(cli, "ls", "-R", "box:1")
+        assert (status, out.split(b"\n\n")[1]) == (0, b"/etc:\n.dot\nlarge\nto\n")
+
+    def test_ls_json(self, cli: Cli) -> None:
+        (found,) = cli.json("ls", "box:1", "/conf/to")
+        assert (found["path"], found["mode"], found["size"], found["target"]) == ("/etc/.dot", 0o104640, 4, None)
+        assert found["mtime_ns"] == 1_700_000_000_000_000_005
+        assert [entry["path"] for entry in cli.json("ls", "box:1", "-R")][-3:] == ["/etc/.dot", "/etc/large", "/etc/to"]
+        odd = next(entry for entry in cli.json("ls", "box:1") if "esc" in str(entry["path"]))
+        assert odd["xattrs"] == {"user.a": "fe"}
+
+    def test_a_name_is_no_order_to_a_terminal(self, cli: Cli) -> None:
+        parent, child = pty.openpty()
+        subprocess.run(
+            [sys.executable, "-m", "layerstore", "ls", "box:1"], env=cli.environment, stdout=child, check=True
+        )
+        os.close(child)
+        shown = os.read(parent, 65536)
+        os.close(parent)
+        assert b"esc [2J" in shown
+        assert b"\x1b" not in shown
+
+    def test_cat(self, cli: Cli) -> None:
+        status, out, said = self.bytes_of(cli, "cat", "box:1", "/etc/to", "esc\x1b[2J", "/etc/large", "conf/.dot")
+        assert (status, said) == (0, b"")
+        assert out == b"dot\n\xff\0" + bytes(3_000_000) + b"dot\n"
+
+    def test_cat_goes_on(self, cli: Cli) -> None:
+        assert self.bytes_of(cli, "cat", "box:1", "/etc", "/etc/to", "nope", "/null", "/etc/to/x") == (
+            1,
+            b"dot\n",
+            b"layerstore cat: /etc: Is a directory\nlayerstore cat: nope: No such file or directory\n"
+            b"layerstore cat: /null: No such device or address\nlayerstore cat: /etc/to/x: Not a directory\n",
+        )
 
 
 class TestContainers:

@@ -6,15 +6,15 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
-import test_merge
+import stack_model
 import test_trees
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from images import Image, docker_files, tar_of
 from layer_model import Entry, write_tar
+from stack_model import directory, regular, stacks
 from test_cli import Cli
 from test_index import KEY, ROOT, D, F, flips, reseal
-from test_merge import directory, regular, stacks
 
 from layerstore import Store
 from layerstore._core import index as ix
@@ -27,13 +27,13 @@ from layerstore.views.comparison import changes
 Described = dict[bytes, tuple[object, ...]]
 
 
-def chain_of(layers: Sequence[test_merge.Layer]) -> Index:
-    return Index(merge([test_merge.layer_index(layer) for layer in layers], KEY))
+def chain_of(layers: Sequence[stack_model.Layer]) -> Index:
+    return Index(merge([stack_model.layer_index(layer) for layer in layers], KEY))
 
 
 def described(index: Index) -> Described:
     """All that a comparison looks at, by path."""
-    return {path: attributes[:8] for path, attributes in test_merge.describe_index(index)[0].items()}
+    return {path: attributes[:8] for path, attributes in stack_model.describe_index(index)[0].items()}
 
 
 def expected(a: Described, b: Described) -> list[tuple[bytes, str]]:
@@ -50,7 +50,7 @@ def walk_order(path: bytes) -> list[bytes]:
 
 @settings(max_examples=200, deadline=None)
 @given(stacks(), stacks())
-def test_any_two_chains(left: list[test_merge.Layer], right: list[test_merge.Layer]) -> None:
+def test_any_two_chains(left: list[stack_model.Layer], right: list[stack_model.Layer]) -> None:
     a, b = chain_of(left), chain_of(right)
     found, read = compare(a, b)
     assert sorted(found) == expected(described(a), described(b))
@@ -62,25 +62,25 @@ def test_any_two_chains(left: list[test_merge.Layer], right: list[test_merge.Lay
 
 @settings(max_examples=200, deadline=None)
 @given(stacks(min_size=2), st.data())
-def test_a_chain_and_one_that_grew_from_it(layers: list[test_merge.Layer], data: st.DataObject) -> None:
+def test_a_chain_and_one_that_grew_from_it(layers: list[stack_model.Layer], data: st.DataObject) -> None:
     """The trees of both are partly taken from a third: `b` is made on top of `a`'s lower layers."""
     split = data.draw(st.integers(1, len(layers) - 1))
     a = chain_of(layers[:split])
-    b = Index(merge([a, *map(test_merge.layer_index, layers[split:])], KEY))
+    b = Index(merge([a, *map(stack_model.layer_index, layers[split:])], KEY))
     assert sorted(compare(a, b)[0]) == expected(described(a), described(b))
 
 
 @settings(max_examples=100, deadline=None)
 @given(stacks(), st.randoms(use_true_random=False))
-def test_the_same_tree_in_other_layers_does_not_differ(layers: list[test_merge.Layer], shuffle) -> None:
-    view = {path: inode for path, (inode, _) in test_merge.model(layers).items()}
+def test_the_same_tree_in_other_layers_does_not_differ(layers: list[stack_model.Layer], shuffle) -> None:
+    view = {path: inode for path, (inode, _) in stack_model.model(layers).items()}
     stacked = chain_of(layers)
-    flat = Index(merge([test_merge.layer_index(view, shuffle)], bytes(16)))
+    flat = Index(merge([stack_model.layer_index(view, shuffle)], bytes(16)))
     assert compare(stacked, flat) == ([], 2)
     assert tree(stacked, 0) == tree(flat, 0)
 
 
-def rule(a: test_merge.Layer, b: test_merge.Layer) -> list[tuple[str, str]]:
+def rule(a: stack_model.Layer, b: stack_model.Layer) -> list[tuple[str, str]]:
     root = {(): directory()}
     return [(change.kind, change.path) for change in changes(chain_of([root | a]), chain_of([root | b]))]
 
@@ -254,7 +254,7 @@ def test_against_nothing(store: Store) -> None:
         ("absent", NotFound, "there is no image 'absent'"),
         ("box", InvalidInput, "'box' is a container of two:latest, .* `layerstore diff box` shows what it changed"),
         (["sha256:" + "0" * 64], NotFound, "there is no layer sha256:0000"),
-        (["../../etc"], InvalidInput, "a layer to compare is '../../etc', not a digest"),
+        (["../../etc"], InvalidInput, "a layer of a stack is '../../etc', not a digest"),
     ],
     ids=["absent", "container", "layer", "no-digest"],
 )

@@ -224,6 +224,7 @@ def test_a_collection_killed_at_a_step(store: Store, tmp_path: Path, step: int) 
     with Store(tmp_path / "fresh", create=True) as fresh:
         for image in (FIRST, SECOND):
             load(fresh, tmp_path, image)
+            check_loaded(fresh, image)
             fresh.create(image.names[0]).remove()
         fresh.remove_image("first:1")
         fresh.collect_garbage()

@@ -136,12 +136,22 @@ class TestHistory:
         load(store, TOP, other)
         assert [s.image_id for s in store.image("top").history()] == [TOP.id, None, None, None, None]
 
-    @pytest.mark.parametrize("history", [None, [], [step("only one")]])
-    def test_a_config_that_says_less(self, store: Store, history: object) -> None:
+    @pytest.mark.parametrize("history", [None, [], [step("only one")], [step("nothing", True)]])
+    def test_a_history_that_says_less(self, store: Store, history: list[dict[str, object]] | None) -> None:
         load(store, Image([layer(0), layer(1)], ["x:1"], document={"history": history}))
         steps = store.image("x:1").history()
-        assert sum(s.size_bytes for s in steps) == (3000 if not history else 1000)
-        assert steps[0].image_id is not None
+        assert sum(s.size_bytes for s in steps) == 3000
+        assert [s.created_by for s in steps[::-1][: len(history or [])]] == [s["created_by"] for s in history or []]
+        assert [s.image_id for s in steps] == [store.image("x:1").id, *(None for _ in steps[1:])]
+
+    def test_a_history_that_says_more(self, store: Store) -> None:
+        more = [step("one"), step("two"), step("three"), step("four", True)]
+        load(store, Image([layer(0), layer(1)], ["x:1"], document={"history": more}))
+        steps = store.image("x:1").history()
+        assert [s.created_by for s in steps] == ["four", "three", "two", "one"]
+        assert [s.size_bytes for s in steps] == [0, 0, 2000, 1000]
+        assert [s.image_id is None for s in steps] == [False, True, True, True]
+        assert [s.empty_layer for s in steps] == [True, False, False, False]
 
 
 class TestInspect:

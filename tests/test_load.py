@@ -9,7 +9,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -751,9 +751,10 @@ def test_an_exception_of_the_callback_ends_the_load(store: Store, tmp_path: Path
 # -- processes --------------------------------------------------------------------------------------------------------
 
 
-def child(program: str, *arguments: object, **options: Any) -> subprocess.Popen[bytes]:
+def child(program: str, *arguments: object, before: Sequence[str] = (), **options: Any) -> subprocess.Popen[bytes]:
+    """Run a program in Python, with the command `before` in front."""
     environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
-    command = [sys.executable, "-c", textwrap.dedent(program), *map(str, arguments)]
+    command = [*before, sys.executable, "-c", textwrap.dedent(program), *map(str, arguments)]
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, **options)
 
 

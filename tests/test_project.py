@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from layerstore import Store
 from layerstore.cli import COMMANDS
 
 ROOT = Path(__file__).parent.parent
@@ -38,7 +39,7 @@ RANKS = {
         "mount": 6,
         "containers": 7,
     },
-    **{"api": 8, "cli": 9, "__main__": 10},
+    **{"api": 8, "filesystem": 9, "cli": 9, "__main__": 10},
 }
 
 
@@ -182,7 +183,7 @@ def test_figures_of_the_readme_are_those_that_were_measured() -> None:
     assert not shown or set(shown) <= set(measured.read_text().splitlines())
 
 
-# The example of the README
+# The examples of the README
 
 
 def archive_of_busybox(path: Path) -> None:
@@ -206,23 +207,45 @@ def archive_of_busybox(path: Path) -> None:
             tar.addfile(member, io.BytesIO(content))
 
 
+def run_example(example: str, tmp_path: Path) -> str:
+    """What an example prints, run with a store and an archive of its own."""
+    assert len(example.splitlines()) <= 24
+    assert '"/var/tmp/example-store"' in example
+    code = example.replace('"/var/tmp/example-store"', repr(str(tmp_path / "store")))
+    command = [sys.executable, "-c", code, str(tmp_path / "image.tar")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def examples() -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+
+
 @pytest.mark.root
 @pytest.mark.kernel
 def test_the_example_of_the_readme_runs(tmp_path: Path) -> None:
     if not BUSYBOX.exists():
         pytest.skip("no static /bin/busybox (busybox-static)")
-    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert len(example.splitlines()) <= 24
-    assert '"/var/tmp/example-store"' in example
     archive_of_busybox(tmp_path / "image.tar")
-    code = example.replace('"/var/tmp/example-store"', repr(str(tmp_path / "store")))
-    command = [sys.executable, "-c", code, str(tmp_path / "image.tar")]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
-    assert lines[0].startswith("['busybox:test'] ")
-    assert "100 views, the first at " in done.stdout
-    assert "A /note" in lines
+    printed = run_example(examples()[0], tmp_path)
+    assert printed.startswith("['busybox:test'] ")
+    assert "100 views, the first at " in printed
+    assert "A /note" in printed.splitlines()
+
+
+def test_the_example_of_looking_into_an_image_runs(tmp_path: Path) -> None:
+    if not BUSYBOX.exists():
+        pytest.skip("no static /bin/busybox (busybox-static)")
+    archive_of_busybox(tmp_path / "image.tar")
+    with Store(tmp_path / "store", create=True) as store:
+        store.load(tmp_path / "image.tar")
+    size = BUSYBOX.stat().st_size
+    assert run_example(examples()[1], tmp_path).splitlines() == [
+        f"/bin/sh {size} b'\\x7fELF'",
+        "['sh'] ['/bin/sh']",
+        f"[ True False] {size} [ 0 -1]",
+    ]
 
 
 # Leftovers

@@ -64,6 +64,12 @@ def test_commands_load_what_they_need(store: Path, arguments: tuple[str, ...]) -
     assert loaded & (SLOW | OURS_TO_LOAD_AN_IMAGE) == set()
 
 
+@pytest.mark.parametrize("arguments", [("ls", "-lR", "box:1"), ("cat", "plain:1", "/second")])
+def test_looking_loads_no_numpy(store: Path, arguments: tuple[str, ...]) -> None:
+    loaded = modules_of(["--root", store, *arguments])
+    assert loaded & {"numpy", "shutil", "tempfile", "subprocess", "dataclasses", "layerstore._core.erofs"} == set()
+
+
 @root_only
 @pytest.mark.root
 @pytest.mark.kernel

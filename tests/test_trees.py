@@ -5,13 +5,13 @@ import struct
 from pathlib import Path
 
 import pytest
-import test_merge
+import stack_model
 from blake3 import blake3
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from stack_model import stacks
 from test_index import CONTENTS, KEY, ROOT, D, F, flips, forge, path_of, reseal
 from test_index import trees as layer_trees
-from test_merge import stacks
 
 from layerstore._core import index as ix
 from layerstore._core.compare import tree
@@ -132,8 +132,8 @@ def test_a_layer_has_no_trees() -> None:
 
 @settings(max_examples=150, deadline=None)
 @given(stacks())
-def test_the_trees_of_a_merge_are_those_of_its_records(layers: list[test_merge.Layer]) -> None:
-    indexes = [test_merge.layer_index(layer) for layer in layers]
+def test_the_trees_of_a_merge_are_those_of_its_records(layers: list[stack_model.Layer]) -> None:
+    indexes = [stack_model.layer_index(layer) for layer in layers]
     chain = Index(merge(indexes, KEY))
     chain.verify()
     check_trees(chain)
@@ -141,8 +141,8 @@ def test_the_trees_of_a_merge_are_those_of_its_records(layers: list[test_merge.L
 
 @settings(max_examples=150, deadline=None)
 @given(stacks(min_size=2), st.data())
-def test_trees_that_are_taken_from_a_chain_are_right(layers: list[test_merge.Layer], data: st.DataObject) -> None:
-    indexes = [test_merge.layer_index(layer) for layer in layers]
+def test_trees_that_are_taken_from_a_chain_are_right(layers: list[stack_model.Layer], data: st.DataObject) -> None:
+    indexes = [stack_model.layer_index(layer) for layer in layers]
     chain = Index(merge(indexes[:1], KEY))
     for layer in indexes[1:]:
         chain = Index(merge([chain, layer], KEY))

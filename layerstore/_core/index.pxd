@@ -3,6 +3,14 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from layerstore._core.status cimport ls_error
 
 
+cdef extern from "buffer.h" nogil:
+    struct ls_buffer:
+        uint8_t *bytes
+        size_t length
+
+    void ls_buffer_free(ls_buffer *buffer)
+
+
 cdef extern from "index.h" nogil:
     const uint32_t LS_NONE
 
@@ -59,6 +67,7 @@ cdef extern from "index.h" nogil:
 
     int ls_index_open(ls_index *index, const void *bytes, size_t length, ls_error *err)
     int ls_index_verify(const ls_index *index, ls_error *err)
+    int ls_index_verify_digest(const ls_index *index, ls_error *err)
     int ls_index_lookup(const ls_index *index, const char *path, size_t length, uint32_t *record, ls_error *err)
     int ls_index_lookup_many(const ls_index *index, const char *bytes, const uint64_t *offsets, size_t n,
                              uint32_t *records, ls_error *err)
@@ -78,3 +87,8 @@ cdef class Index:
     cdef int _check_content(self, uint32_t number) except -1
     cdef bytes _string(self, uint32_t offset, uint64_t length)
     cdef dict _xattrs(self, uint32_t block)
+
+
+cdef class Written:
+    # Filled by the C core, once, before anyone asks for a memoryview.
+    cdef ls_buffer buffer

@@ -22,14 +22,6 @@ cdef extern from "<sys/stat.h>" nogil:
     bint S_ISBLK(uint32_t mode)
 
 
-cdef extern from "buffer.h" nogil:
-    struct ls_buffer:
-        uint8_t *bytes
-        size_t length
-
-    void ls_buffer_free(ls_buffer *buffer)
-
-
 cdef extern from "siphash.h" nogil:
     uint64_t ls_siphash13(const uint8_t *key, const void *bytes, size_t length)
     uint64_t ls_siphash(unsigned c, unsigned d, const uint8_t *key, const void *bytes, size_t length)
@@ -167,6 +159,15 @@ cdef class Index:
 
         with nogil:
             status = ls_index_verify(&self.index, &err)
+        check(status, &err)
+
+    def verify_digest(self):
+        """Compare the digest of all bytes only: enough for what this store wrote itself. Raises CorruptError."""
+        cdef ls_error err
+        cdef int status
+
+        with nogil:
+            status = ls_index_verify_digest(&self.index, &err)
         check(status, &err)
 
     def lookup(self, bytes path not None):
@@ -310,10 +311,8 @@ cdef class Index:
             xattrs[name] = PyBytes_FromStringAndSize(<const char *> cursor.value, cursor.value_length)
 
 
-cdef class _Written:
-    """Owns what the C core wrote: up to megabytes, which are not copied once more into a bytes object."""
-
-    cdef ls_buffer buffer
+cdef class Written:
+    """Owns what the C core wrote: up to gigabytes, which are not copied once more into a bytes object."""
 
     def __getbuffer__(self, Py_buffer *view, int flags):
         PyBuffer_FillInfo(view, self, self.buffer.bytes, self.buffer.length, True, flags)
@@ -337,7 +336,7 @@ def merge(layers, bytes hash_key not None):
     """
     cdef ls_error err
     cdef int status
-    cdef _Written out = _Written()
+    cdef Written out = Written()
     cdef list owners = list(layers)
     cdef size_t n = len(owners)
     cdef const uint8_t *key = _key(hash_key)
@@ -372,7 +371,7 @@ def write_index(kind, layer_count, bytes hash_key not None, nodes, contents=()):
     """
     cdef ls_error err
     cdef int status
-    cdef _Written out = _Written()
+    cdef Written out = Written()
     cdef const uint8_t *key = _key(hash_key)
     cdef uint32_t node_count = len(nodes), content_count = len(contents)
     cdef list alive = []

@@ -3,19 +3,13 @@
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport uint8_t, uint32_t, uint64_t, uintptr_t
-from libc.stdlib cimport malloc
+from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
 
+from layerstore._core.index cimport Written, ls_buffer, ls_buffer_free
 from layerstore._core.status cimport check, ls_error
 
 from layerstore._core.status import InvalidInput
-
-cdef extern from "buffer.h" nogil:
-    struct ls_buffer:
-        uint8_t *bytes
-        size_t length
-        size_t capacity
-    void ls_buffer_free(ls_buffer *buffer)
 
 cdef extern from "blake3.h" nogil:
     struct ls_b3_kernel:
@@ -54,6 +48,8 @@ cdef extern from "contents.h" nogil:
     int ls_contents_new(ls_contents **contents, int staging, int pack, const ls_digests *digests,
                         size_t pack_threshold, const ls_b3_kernel *kernel, ls_error *err)
     void ls_contents_free(ls_contents *contents)
+    int ls_contents_put_many(ls_contents *contents, const uint8_t *const *inputs, const size_t *length, size_t n,
+                             uint8_t *out, ls_error *err)
     int ls_contents_publish(ls_contents *contents, int objects, uint32_t pack, ls_error *err)
     ls_contents_counts ls_contents_counts_ "ls_contents_counts" (const ls_contents *contents)
     const ls_digest_record *ls_contents_records(const ls_contents *contents, uint32_t *count)
@@ -145,6 +141,35 @@ cdef class Digests:
         return out
 
 
+cdef class Spans:
+    """The bytes of a list of bytes-like objects as C wants them, kept while this lives."""
+
+    cdef list kept
+    cdef size_t count
+    cdef const uint8_t **starts
+    cdef size_t *lengths
+
+    def __cinit__(self, objects):
+        cdef const uint8_t[::1] view
+        cdef size_t i
+        self.kept = [memoryview(each).cast("B") for each in objects]
+        self.count = len(self.kept)
+        self.starts = <const uint8_t **>calloc(self.count + 1, sizeof(uint8_t *))
+        self.lengths = <size_t *>calloc(self.count + 1, sizeof(size_t))
+        if self.starts == NULL or self.lengths == NULL:
+            raise MemoryError(f"out of memory for {self.count} contents")
+        for i in range(self.count):
+            view = self.kept[i]
+            if not view.shape[0]:
+                raise InvalidInput("an empty file has no content to be stored")
+            self.starts[i] = &view[0]
+            self.lengths[i] = view.shape[0]
+
+    def __dealloc__(self):
+        free(self.starts)
+        free(self.lengths)
+
+
 cdef class Contents:
     """The new contents of one import, written to the directory `staging_fd` and the empty file `pack_fd`.
 
@@ -173,6 +198,22 @@ cdef class Contents:
         if self.closed:
             raise InvalidInput("this import failed or was published: begin another")
         return 0
+
+    def put_many(self, contents not None):
+        """Hash contents (bytes-like objects, none empty) and store those that are new; returns their digests, 32 bytes
+        each. Raises `OSError`.
+        """
+        cdef ls_error err
+        cdef int status
+        cdef Spans spans = Spans(contents)
+        cdef bytes digests = PyBytes_FromStringAndSize(NULL, 32 * <Py_ssize_t>spans.count)
+        cdef uint8_t *out = <uint8_t *>PyBytes_AS_STRING(digests)
+        self.check_open()
+        with nogil:
+            status = ls_contents_put_many(self.contents, spans.starts, spans.lengths, spans.count, out, &err)
+        self.closed = status != 0
+        check(status, &err)
+        return digests
 
     def publish(self, int objects_fd, uint32_t pack):
         """Finish the pack, which has that number, and move the objects to their places below `objects_fd`.
@@ -271,10 +312,13 @@ cdef class LayerIngest:
         return self.take_recipe(ls_ingest_finish(self.ingest, &err), &err)
 
     def index(self, bytes hash_key not None):
-        """The layer's index as bytes, its path hash keyed by `hash_key` (16 bytes). Once, after `finish`."""
+        """The layer's index as a read-only memoryview, its path hash keyed by `hash_key` (16 bytes).
+
+        Once, after `finish`.
+        """
         cdef ls_error err
         cdef int status
-        cdef ls_buffer out
+        cdef Written out = Written()
         cdef const uint8_t *key
         if len(hash_key) != 16:
             raise InvalidInput(f"a path hash key is 16 bytes, not {len(hash_key)}")
@@ -282,15 +326,10 @@ cdef class LayerIngest:
             raise InvalidInput("a layer has its index after finish, and gives it once")
         self.indexed = True
         key = <const uint8_t *>PyBytes_AS_STRING(hash_key)
-        out.bytes = NULL
-        out.length = out.capacity = 0
         with nogil:
-            status = ls_ingest_index(self.ingest, key, &out, &err)
-        try:
-            check(status, &err)
-            return PyBytes_FromStringAndSize(<const char *>out.bytes, out.length)
-        finally:
-            ls_buffer_free(&out)
+            status = ls_ingest_index(self.ingest, key, &out.buffer, &err)
+        check(status, &err)
+        return memoryview(out)
 
     @property
     def files_bytes(self):

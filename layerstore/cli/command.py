@@ -16,17 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-def default_root() -> str:
-    """$LAYERSTORE_ROOT, or the usual place of this user."""
-    given = os.environ.get("LAYERSTORE_ROOT")
-    if given:
-        return given
-    if os.geteuid() == 0:
-        return "/var/lib/layerstore"
-    data = os.environ.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share")
-    return f"{data}/layerstore"
-
-
 def _formatter(prog: str) -> argparse.HelpFormatter:
     # Without a width it would load shutil to ask for it, for each argument that is added.
     try:
@@ -46,6 +35,7 @@ def run(name: str, module_name: str, root: str | None, arguments: Sequence[str])
     module.arguments(parser)
     args = parser.parse_args(arguments)
     from layerstore.api import Store
+    from layerstore.store.layout import default_root
 
     try:
         # Not closed: the process ends, and with its last connection SQLite would move its log to the database and sync.

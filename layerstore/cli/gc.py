@@ -12,10 +12,15 @@ if TYPE_CHECKING:
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    pass
+    parser.add_argument(
+        "--derived-limit",
+        type=output.parse_size,
+        metavar="SIZE",
+        help="leave at most so much of what can be made again (merged indexes, tree images): 0, 500MB, 4GB ...",
+    )
 
 
 def run(store: Store, args: argparse.Namespace) -> int:
-    collected = store.collect_garbage()
+    collected = store.collect_garbage(derived_limit_bytes=args.derived_limit)
     print(f"{collected.contents} contents dropped, {output.size(collected.freed_bytes)} given back")
     return 0

@@ -32,7 +32,7 @@ def run(store: Store, args: argparse.Namespace) -> int:
     columns: output.Columns = {
         "IMAGE": str if args.no_trunc else lambda value: value.removeprefix("sha256:")[:12],
         "CREATED": output.age,
-        "CREATED BY": str if args.no_trunc else lambda value: value if len(value) <= 45 else value[:44] + "…",
+        "CREATED BY": str if args.no_trunc else output.shortened,
         "SIZE": output.size,
         "COMMENT": str,
     }

@@ -28,13 +28,13 @@ def listing(rows: Sequence[Mapping[str, Any]], columns: Columns, form: str) -> N
         print(json.dumps(list(rows), indent=2))
         return
     lines = [list(columns)]
-    lines += [[_printable(show(row[heading])) for heading, show in columns.items()] for row in rows]
+    lines += [[printable(show(row[heading])) for heading, show in columns.items()] for row in rows]
     widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
     for line in lines:
         print("   ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """What an image says of itself could break lines, or be an order to the terminal."""
     return "".join(c if c.isprintable() else " " for c in text)
 
@@ -47,6 +47,33 @@ def size(value: int) -> str:
             return f"{number:.3g}{unit}" if number < 999.5 else f"{number:.0f}{unit}"
         number /= 1000
     raise AssertionError
+
+
+def shortened(text: str) -> str:
+    """A command that fits beside other columns."""
+    return text if len(text) <= 45 else text[:44] + "…"
+
+
+def time(nanoseconds: int) -> str:
+    """A time since the epoch, to the second, in UTC."""
+    from datetime import UTC, datetime, timedelta
+
+    try:
+        then = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=nanoseconds // 10**9)
+    except OverflowError:
+        return f"{nanoseconds // 10**9} s"  # before the year 1 or after 9999
+    return f"{then:%Y-%m-%d %H:%M:%S}"
+
+
+def parse_size(text: str) -> int:
+    """An argument that is a number of bytes, as `size` prints it or without a unit."""
+    import argparse
+    import re
+
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?([kKMGT]?)B?", text, re.ASCII)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size; give bytes, or 500MB, 4GB ...")
+    return int(float(match[1]) * 1000 ** ("", "K", "M", "G", "T").index(match[2].upper()))
 
 
 def age(created: str) -> str:
@@ -87,7 +114,7 @@ def progress_bar() -> Iterator[Callable[[Progress], None] | None]:
             if bar is not None:
                 bar.close()
             bar, what = None, progress.what
-            label = _printable(what)[:19]
+            label = printable(what)[:19]
             if progress.stage == "stored":
                 print(f"{label}: already stored", file=sys.stderr)
                 return

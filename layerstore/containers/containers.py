@@ -162,14 +162,24 @@ class Containers:
             images[row.chain_id] = row.image_id
             batches.setdefault((row.chain_id, bool(row.volatile)), []).append(row.id)
         for (chain, volatile), ids in batches.items():
-            mountable = self._chains.mountable(chain, partial(diff_ids, images[chain]))
+            self._mount_chain(chain, ids, volatile, partial(diff_ids, images[chain]))
+
+    def _mount_chain(
+        self, chain: ChainId, ids: Sequence[str], volatile: bool, diff_ids: Callable[[], Sequence[DiffId]]
+    ) -> None:
+        while True:
+            mountable = self._chains.mountable(chain, diff_ids)
             try:
-                self._mounts.mount(mountable, ids, volatile=volatile)
+                return self._mounts.mount(mountable, ids, volatile=volatile)
             except FileNotFoundError as error:
                 gone = [container for container in ids if not os.path.exists(self.upper(container))]
-                if not gone:
+                if gone:
+                    raise NotFound(
+                        f"container {gone[0][:12]} was removed; `layerstore ps` lists what is there"
+                    ) from error
+                # An image that was evicted between the two is made again, perhaps with other packs.
+                if self._chains.is_current(mountable):
                     raise
-                raise NotFound(f"container {gone[0][:12]} was removed; `layerstore ps` lists what is there") from error
 
     def unmount(self, rows: Sequence[ContainerRow], *, lazy: bool = False) -> None:
         """Unmount them, and the chain and pack mounts that nobody uses then.

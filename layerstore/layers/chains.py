@@ -1,8 +1,8 @@
 """Chains: the merged index of a stack of layers and its EROFS tree image. Derived, made when first needed.
 
-The tree image is kept on disk beside a description of what it needs to be mounted. The merged index is
-made in memory from the layers' when it is asked for: it takes a few milliseconds, and on disk would double what a
-further image of the same layers costs.
+The tree image is kept on disk beside a description of what it needs to be mounted. The merged index is kept on disk
+once somebody has looked something up in it, and not because an image was mounted: it would double what a further image
+of the same layers costs.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import contextlib
 import json
 import os
 import stat
-import threading
-from collections import OrderedDict
+import time
+from functools import cached_property
 
 from layerstore.errors import RELOAD, CorruptError, NotFound
 from layerstore.store import durable
 from layerstore.store.locks import locked
-from layerstore.types import Value, chain_id, hash_key
+from layerstore.types import Value, chain_id
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,25 +25,29 @@ if TYPE_CHECKING:
     from typing import Any
 
     from layerstore._core.index import Index
+    from layerstore.layers.derived import Derived
+    from layerstore.layers.indexes import MergedIndexes
     from layerstore.store.contents import ContentStore
+    from layerstore.store.db import Database
     from layerstore.store.layout import Layout
     from layerstore.types import ChainId, DiffId
 
-_EMPTY_TAR = bytes(1024)
-_CACHED_INDEXES = 8
+_NOTE_USE_SECONDS = 60
 
 
 class Chain(Value):
     """A chain that can be mounted: its tree image, the data-only layers that its files are in, and its root directory.
 
+    `image_version` tells the image from one that was made in its place: inode number and time of modification, ns.
     `devices` are those in it, each ("b" or "c", major, minor). `root_mode` is permission bits, `root_mtime_ns`
     nanoseconds.
     """
 
-    def __init__(self, chain_id: ChainId, image: str, needs: dict[str, Any]) -> None:
+    def __init__(self, chain_id: ChainId, image: str, version: tuple[int, int], needs: dict[str, Any]) -> None:
         root = needs["root"]
         self.chain_id = chain_id
         self.image = image
+        self.image_version = version
         self.packs = tuple(map(int, needs["packs"]))
         self.objects = bool(needs["objects"])
         self.devices = tuple((str(kind), int(major), int(minor)) for kind, major, minor in needs["devices"])
@@ -54,29 +58,49 @@ class Chain(Value):
         self.root_xattrs = tuple((bytes.fromhex(name), bytes.fromhex(value)) for name, value in root["xattrs"].items())
 
 
-def open_index(path: str) -> Index:
-    """Map an index file. Raises `CorruptError`, `OSError`."""
-    import mmap
+def version_of(status: os.stat_result) -> tuple[int, int]:
+    """Of a tree image: see `Chain`."""
+    return status.st_ino, status.st_mtime_ns
 
+
+def open_index(path: str) -> Index:
+    """Map an index file. Raises `CorruptError`, `Unsupported` for another version's, `OSError`."""
+    from layerstore._core.files import MappedFile
     from layerstore._core.index import Index
 
-    with open(path, "rb") as file:
-        try:
-            return Index(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-        except ValueError:
-            raise CorruptError(f"{path} is empty; {RELOAD}") from None
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return Index(MappedFile(fd))
+    finally:
+        os.close(fd)
 
 
 class Chains:
     """Makes and opens chains. Safe for many threads and processes."""
 
-    def __init__(self, layout: Layout, contents: Callable[[], ContentStore]) -> None:
+    def __init__(
+        self, layout: Layout, database: Database, contents: Callable[[], ContentStore], derived_limit_bytes: int
+    ) -> None:
         self._layout = layout
+        self._database = database
         self._contents = contents
-        self._lock = threading.Lock()
-        self._indexes: OrderedDict[ChainId, Index] = OrderedDict()
-        # What was read of a chain, and of which tree image: inode and time of modification.
-        self._described: dict[ChainId, tuple[int, int, Chain]] = {}
+        self._derived_limit_bytes = derived_limit_bytes
+        self._described: dict[ChainId, Chain] = {}
+        self._noted: dict[ChainId, float] = {}
+
+    @cached_property
+    def derived(self) -> Derived:
+        """The limit on what is made here."""
+        from layerstore.layers.derived import Derived
+
+        return Derived(self._layout, self._derived_limit_bytes)
+
+    @cached_property
+    def _indexes(self) -> MergedIndexes:
+        from layerstore.layers.indexes import MergedIndexes
+
+        # Should two threads come here at once, either's will do: what it caches can be had again.
+        return MergedIndexes(self._layout, self.derived, self.layer_index)
 
     def layer_index(self, diff_id: DiffId) -> Index:
         """The index of one stored layer. Raises `CorruptError` when it is missing or damaged."""
@@ -86,35 +110,12 @@ class Chains:
             raise CorruptError(f"the index of layer {diff_id} is missing; {RELOAD}") from None
 
     def index(self, diff_ids: Sequence[DiffId]) -> Index:
-        """The merged index of a stack. Raises `CorruptError` when a layer's index is missing or damaged."""
-        chain = chain_id(diff_ids)
-        with self._lock:
-            index = self._indexes.get(chain)
-        if index is None:
-            from layerstore._core.index import Index
+        """The merged index of a stack, kept on disk from now on.
 
-            index = Index(self._merge(diff_ids))
-        with self._lock:
-            self._indexes[chain] = index
-            self._indexes.move_to_end(chain)
-            while len(self._indexes) > _CACHED_INDEXES:
-                self._indexes.popitem(last=False)
-        return index
-
-    def _merge(self, diff_ids: Sequence[DiffId]) -> memoryview:
-        from layerstore._core.index import Index, merge
-        from layerstore._core.layer import build_layer
-
-        key = hash_key(chain_id(diff_ids))
-        layers = []
-        for diff_id in diff_ids:
-            layer = self.layer_index(diff_id)
-            layer.verify()
-            layers.append(layer)
-        if not layers:
-            empty, _ = build_layer(_EMPTY_TAR, key)
-            layers.append(Index(empty))
-        return merge(layers, key)
+        It is merged from the longest stack below it that is merged already, and what is above that. Raises
+        `CorruptError` when a layer's index is missing or damaged.
+        """
+        return self._indexes.shared(diff_ids)
 
     def mountable(self, chain: ChainId, diff_ids: Callable[[], Sequence[DiffId]]) -> Chain:
         """The chain with its tree image, made if it is missing; only then is `diff_ids` asked for the stack.
@@ -122,7 +123,9 @@ class Chains:
         Raises `NotFound` where that is not the chain's (any more: the image was removed), `CorruptError`, `OSError`.
         """
         try:
-            return self.described(chain)
+            found = self.described(chain)
+            self._note_use(chain)
+            return found
         except (FileNotFoundError, CorruptError):
             pass
         # Garbage collection would take the contents' places away between their lookup and the image that names them.
@@ -136,46 +139,57 @@ class Chains:
                 stack = diff_ids()
                 if chain_id(stack) != chain:
                     raise NotFound("the image was removed meanwhile; load it again") from None
-                self._write_image(self.index(stack), chain)
-        return self.described(chain)
+                self._write_image(self._indexes.private(stack), chain)
+                return self.described(chain)
 
     def described(self, chain: ChainId) -> Chain:
         """A chain that was made mountable before. Raises `CorruptError`, `OSError` when it is not there."""
         known = self._described.get(chain)
-        image = known[2].image if known else self._layout.chain_image(chain)
+        image = known.image if known else self._layout.chain_image(chain)
         status = os.stat(image)
-        if known is None or (status.st_ino, status.st_mtime_ns) != known[:2]:
-            known = (status.st_ino, status.st_mtime_ns, self._read(chain, image, status.st_size))
-            self._described[chain] = known
-        return known[2]
+        if known is None or version_of(status) != known.image_version:
+            known = self._described[chain] = self._read(chain, image, status)
+        return known
 
-    def _read(self, chain: ChainId, image: str, size: int) -> Chain:
+    def is_current(self, chain: Chain) -> bool:
+        """Whether the chain is still as it was described: not evicted, nor made again with other packs."""
+        try:
+            return self.described(chain.chain_id) == chain
+        except (FileNotFoundError, CorruptError):
+            return False
+
+    def _note_use(self, chain: ChainId) -> None:
+        """Tell eviction, once a minute at most, that the image is in use."""
+        now = time.monotonic()
+        if now > self._noted.get(chain, 0.0):
+            self._noted[chain] = now + _NOTE_USE_SECONDS
+            with contextlib.suppress(OSError):  # a full disk, or it was evicted at this moment
+                os.utime(self._layout.chain_description(chain))
+
+    def _read(self, chain: ChainId, image: str, status: os.stat_result) -> Chain:
         description = self._layout.chain_description(chain)
         try:
             with open(description, "rb") as file:
                 needs = json.load(file)
-            if int(needs["image_bytes"]) != size:
+            if int(needs["image_bytes"]) != status.st_size:
                 raise CorruptError(f"{image} does not have the {needs['image_bytes']} bytes that it was written with")
-            return Chain(chain, image, needs)
+            return Chain(chain, image, version_of(status), needs)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise CorruptError(f"{description} is damaged: {error}") from error
 
     def _write_image(self, index: Index, chain: ChainId) -> None:
-        import struct
-
         from layerstore._core.erofs import write_tree
-        from layerstore._core.index import CONTENT_BYTES
-        from layerstore._core.ingest import LOCATION_OBJECT
+        from layerstore.layers.packs import locate_in_few, packs_of
 
-        locations = self._contents().locate_many(index.contents_bytes(), CONTENT_BYTES)
-        packs = {pack for pack, _ in struct.iter_unpack("<II", locations)}
-        image = write_tree(index, locations)
+        locations = locate_in_few(self._layout, self._database, self._contents(), index.contents_bytes())
+        packs, objects = packs_of(locations)
+        image = memoryview(write_tree(index, locations))
         root = index.record(0)
         needs = {
-            "packs": sorted(packs - {LOCATION_OBJECT}),
-            "objects": LOCATION_OBJECT in packs,
+            "packs": sorted(packs),
+            "objects": objects,
             "devices": sorted(index.devices()),
-            "image_bytes": len(image),
+            "image_bytes": image.nbytes,
             "root": {
                 "mode": stat.S_IMODE(root.mode),
                 "uid": root.uid,
@@ -188,5 +202,6 @@ class Chains:
         # The description comes last: it is what says that the image is whole.
         with contextlib.suppress(FileNotFoundError):
             os.unlink(description)
-        durable.write_file(self._layout.chain_image(chain), memoryview(image))
+        durable.write_file(self._layout.chain_image(chain), image)
         durable.write_file(description, json.dumps(needs).encode())
+        self.derived.written(image.nbytes)

@@ -3,10 +3,14 @@
 Runs under the exclusive garbage lock, so that no import and no creation of a container is half-way. One transaction
 takes the dead contents out of the digest log first; only then are they removed, so that a crash leaves nothing but more
 garbage, which the next run finds by itself.
+
+A pack whose contents were all copied to another (layers/packs.py) goes as a whole, and only when no tree image that is
+mounted names it: what a live content's bytes were is never punched.
 """
 
 import contextlib
 import os
+import re
 import shutil
 import struct
 from collections.abc import Callable, Iterable
@@ -16,16 +20,20 @@ from pathlib import Path
 from layerstore._core.files import punch_holes
 from layerstore._core.index import CONTENT_BYTES
 from layerstore._core.ingest import LOCATION_OBJECT, RECORD_BYTES
+from layerstore.errors import CorruptError
 from layerstore.layers.chains import Chains
+from layerstore.layers.derived import remove_derived, without_mounting
+from layerstore.layers.packs import bring_small_together
 from layerstore.store.contents import ContentStore, Pack
-from layerstore.store.db import Database
+from layerstore.store.db import UNUSED_CHAINS, Database
 from layerstore.store.layout import Layout
 from layerstore.store.locks import locked
-from layerstore.types import DiffId, digest_hex
+from layerstore.types import ChainId, DiffId, digest_hex
 
 _RANGE = struct.Struct("<QQ")
 _WHERE = struct.Struct("<32sQII")
 _BLOCK_BYTES = 4096
+_CHAIN_LOCK = re.compile(r"[0-9a-f]{64}\.lock")
 
 
 @dataclass(frozen=True)
@@ -36,21 +44,28 @@ class Collected:
     freed_bytes: int
 
 
-def collect(layout: Layout, database: Database, contents: ContentStore, chains: Chains) -> Collected:
-    """Collect garbage; waits for imports that are under way. Raises `OSError`, `CorruptError`."""
+def collect(
+    layout: Layout, database: Database, contents: ContentStore, chains: Chains, derived_limit_bytes: int | None
+) -> Collected:
+    """Collect garbage, bring small packs together, and derived files under that limit, or the store's own.
+
+    Waits for imports that are under way. Raises `OSError`, `CorruptError`.
+    """
+    before = _used_bytes(layout)
+    bring_small_together(layout, database, contents)
     with locked(layout.garbage_lock, exclusive=True):
-        before = _used_bytes(layout)
         with database.transaction() as db:
-            db.execute("DELETE FROM layers WHERE diff_id NOT IN (SELECT diff_id FROM image_layers)")
+            db.execute(f"DELETE FROM chains WHERE {UNUSED_CHAINS}")
+            db.execute("DELETE FROM layers WHERE diff_id NOT IN (SELECT diff_id FROM chains)")
         # Derived files say where contents are, so they go before the contents that they name.
         _sweep_chains(layout, database)
         live = _live_digests(database, chains)
         records = contents.log_records()
-        kept = b"".join(record for record in _records(records) if record[:32] in live)
-        dropped = (len(records) - len(kept)) // RECORD_BYTES
+        kept = _kept_records(records, live, lambda in_use: _packs_of_images(layout, chains, in_use))
+        dropped = sum(record[:32] not in live for record in _records(records))
         objects, slots = _by_place(kept)
         with database.transaction() as db:
-            if dropped:
+            if len(kept) != len(records):
                 contents.replace_log(db, kept)
             packs = [number for (number,) in db.execute("SELECT number FROM packs")]
             db.executemany("DELETE FROM packs WHERE number = ?", [(n,) for n in packs if n not in slots])
@@ -58,11 +73,51 @@ def collect(layout: Layout, database: Database, contents: ContentStore, chains: 
         _remove_files(layout, database, objects, set(map(str, slots)))
         for number, alive in sorted(slots.items()):
             _punch_dead_slots(layout.pack(number), alive)
+        chains.derived.evict(chains.derived.limit_bytes if derived_limit_bytes is None else derived_limit_bytes)
+        _sweep(Path(layout.run), lambda name: not _CHAIN_LOCK.fullmatch(name))
         return Collected(dropped, max(0, before - _used_bytes(layout)))
+
+
+def _kept_records(log: bytes, live: set[bytes], packs_needed: Callable[[set[int]], set[int]]) -> bytes:
+    """The records of live contents, in their order: the last of each, and earlier ones in packs that stay anyway.
+
+    `packs_needed` gives those that stay, where contents are looked up in the packs given to it.
+    """
+    last = {record[:32]: at for at, record in enumerate(_records(log)) if record[:32] in live}
+    current = set(last.values())
+    stay = packs_needed({pack for at, pack in enumerate(_packs(log)) if at in current})
+    kept = (
+        record
+        for at, (record, pack) in enumerate(zip(_records(log), _packs(log), strict=True))
+        if at in current or (pack in stay and record[:32] in live)
+    )
+    return b"".join(kept)
+
+
+def _packs_of_images(layout: Layout, chains: Chains, in_use: set[int]) -> set[int]:
+    """Packs that stay: those in use, and others of tree images that are mounted. Other images that name such packs are
+    removed, and made again with the packs in use when they are needed."""
+    stay = set(in_use)
+    with without_mounting(layout) as attached:
+        for path in Path(layout.chains).glob("*.json"):
+            chain = ChainId(f"sha256:{path.stem}")
+            try:
+                packs = set(chains.described(chain).packs)
+            except (FileNotFoundError, CorruptError):
+                continue  # no image, or one that will be made again
+            if chain in attached:
+                stay |= packs
+            elif packs - in_use:
+                remove_derived([str(path), layout.chain_image(chain)])
+    return stay
 
 
 def _records(log: bytes) -> Iterable[bytes]:
     return (log[at : at + RECORD_BYTES] for at in range(0, len(log), RECORD_BYTES))
+
+
+def _packs(log: bytes) -> Iterable[int]:
+    return (pack for _, _, pack, _ in _WHERE.iter_unpack(log))
 
 
 def _live_digests(database: Database, chains: Chains) -> set[bytes]:

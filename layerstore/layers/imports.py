@@ -7,18 +7,21 @@ in one transaction. What a killed import leaves is unreachable, and the next imp
 import contextlib
 import functools
 import hashlib
+import itertools
+import json
 import os
 import queue
 import secrets
 import shutil
+import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from layerstore._core.erofs import write_pack
-from layerstore._core.ingest import Contents, LayerIngest
+from layerstore._core.ingest import Contents, Digests, LayerIngest
 from layerstore.errors import DigestMismatch, InvalidInput
 from layerstore.layers.streams import (
     QUEUED_PIECES,
@@ -36,7 +39,7 @@ from layerstore.store.contents import ContentStore
 from layerstore.store.db import SET_NAME, Database
 from layerstore.store.layout import PACK_THRESHOLD_BYTES, Layout
 from layerstore.store.locks import locked, try_lock
-from layerstore.types import DiffId, Digest, chain_id, digest_hex, hash_key
+from layerstore.types import ChainId, DiffId, Digest, chain_ids, digest_hex, hash_key
 
 
 @dataclass(frozen=True)
@@ -65,12 +68,18 @@ class _Pending:
 
 
 class Import:
-    """Use as a context manager; leaving it without `commit` throws away what was staged."""
+    """Use as a context manager; leaving it without `commit` throws away what was staged.
 
-    def __init__(self, layout: Layout, database: Database, contents: ContentStore) -> None:
+    Contents that are `known` are not stored again: by default all that the store has.
+    """
+
+    def __init__(
+        self, layout: Layout, database: Database, contents: ContentStore, *, known: Digests | None = None
+    ) -> None:
         self._layout = layout
         self._database = database
         self._store = contents
+        self._known = known
         self._pending = _Pending()
         self._staging = Path(layout.staging, secrets.token_hex(8))
         self._contents: Contents | None = None
@@ -90,21 +99,23 @@ class Import:
                 stack.callback(_drop_pack, self._layout, self._database, self._pack_number)
             staging_fd = os.open(self._staging, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             stack.callback(os.close, staging_fd)
-            self._contents = Contents(staging_fd, pack_fd, self._store.digests(), PACK_THRESHOLD_BYTES)
+            known = self._store.digests() if self._known is None else self._known
+            self._contents = Contents(staging_fd, pack_fd, known, PACK_THRESHOLD_BYTES)
             self._cleanup = stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._cleanup.close()
 
-    def has_layer(self, diff_id: DiffId) -> bool:
-        """Is the layer in the store, or staged here?"""
-        return diff_id in self._pending.layers or self.is_stored(diff_id)
+    def is_staged(self, diff_id: DiffId) -> bool:
+        """Was the layer added here?"""
+        return diff_id in self._pending.layers
 
-    def is_stored(self, diff_id: DiffId) -> bool:
-        """Was the layer in the store before this import?"""
-        row = self._database.read().execute("SELECT 1 FROM layers WHERE diff_id = ?", (diff_id,)).fetchone()
-        return row is not None
+    def stored_layers(self, diff_ids: Iterable[DiffId]) -> set[DiffId]:
+        """Those of the layers that were in the store before this import."""
+        query = "SELECT diff_id FROM layers WHERE diff_id IN (SELECT value FROM json_each(?))"
+        rows = self._database.read().execute(query, (json.dumps(list(diff_ids)),))
+        return {DiffId(diff_id) for (diff_id,) in rows}
 
     def add_layer(
         self,
@@ -165,6 +176,12 @@ class Import:
         """Stage an image over layers that are staged or stored. `blobs` (its config, its manifest) are kept."""
         self._pending.images.append((config, list(names), blobs))
 
+    def copy_contents(self, contents: Sequence[Piece]) -> bytes:
+        """Stage contents that belong to layers which are stored; returns their digests, 32 bytes each."""
+        if self._contents is None:
+            raise InvalidInput("an import is used as a context manager")
+        return self._contents.put_many(contents)
+
     def commit(self) -> None:
         """Make everything staged durable and visible, in this order: contents, indexes, digest log, transaction.
 
@@ -215,30 +232,48 @@ class Import:
 
 
 def _insert_image(
-    execute: Callable[..., object], config: ImageConfig, names: Iterable[str], blobs: Iterable[Digest]
+    execute: Callable[..., sqlite3.Cursor], config: ImageConfig, names: Iterable[str], blobs: Iterable[Digest]
 ) -> None:
+    chains = chain_ids(config.diff_ids)
     execute(
-        "INSERT OR IGNORE INTO images VALUES (?, ?, ?, ?)",
-        (config.image_id, chain_id(config.diff_ids), config.created, time.time()),
+        "INSERT OR IGNORE INTO images VALUES (?, ?, ?, ?)", (config.image_id, chains[-1], config.created, time.time())
     )
-    for position, diff_id in enumerate(config.diff_ids):
-        execute("INSERT OR IGNORE INTO image_layers VALUES (?, ?, ?)", (config.image_id, position, diff_id))
+    _insert_chains(execute, chains, config.diff_ids)
     for digest in blobs:
         execute("INSERT OR IGNORE INTO image_blobs VALUES (?, ?)", (config.image_id, digest))
     for name in names:
         execute(SET_NAME, (name, config.image_id))
 
 
+def _insert_chains(
+    execute: Callable[..., sqlite3.Cursor], chains: Sequence[ChainId], diff_ids: Sequence[DiffId]
+) -> None:
+    """From the top down to one that is there: those below it are there too, from an image that this one is built on."""
+    for number in range(len(diff_ids) - 1, -1, -1):
+        parent = chains[number - 1] if number else None
+        row = (chains[number], parent, diff_ids[number])
+        if not execute("INSERT OR IGNORE INTO chains VALUES (?, ?, ?)", row).rowcount:
+            return
+
+
 @contextlib.contextmanager
 def _read_ahead(pieces: Iterable[Piece]) -> Iterator[Iterator[Piece]]:
-    """Read `pieces` in a thread of its own, a few ahead. Its exceptions are raised here; leaving stops it."""
+    """Read `pieces` in a thread of its own, a few ahead. Its exceptions are raised here; leaving stops it.
+
+    One piece needs no thread, and starting one would be most of the work on a small layer.
+    """
+    source = iter(pieces)
+    head = list(itertools.islice(source, 2))
+    if len(head) < 2:
+        yield iter(head)
+        return
     ready: queue.Queue[Piece | BaseException | None] = queue.Queue(QUEUED_PIECES)
     stopped = threading.Event()
 
     def read() -> None:
         end: BaseException | None = None
         try:
-            for piece in pieces:
+            for piece in source:
                 ready.put(piece)
                 if stopped.is_set():
                     return
@@ -247,6 +282,7 @@ def _read_ahead(pieces: Iterable[Piece]) -> Iterator[Iterator[Piece]]:
         ready.put(end)
 
     def received() -> Iterator[Piece]:
+        yield from head
         while (piece := ready.get()) is not None:
             if isinstance(piece, BaseException):
                 raise piece
@@ -285,9 +321,11 @@ def _clear_abandoned(layout: Layout, database: Database) -> None:
     for directory in Path(layout.staging).iterdir():
         _if_abandoned(directory / "lock", functools.partial(shutil.rmtree, directory, ignore_errors=True))
     committed = {number for (number,) in database.read().execute("SELECT number FROM packs")}
-    for path in Path(layout.packs).glob("*.pack"):
-        if int(path.stem) not in committed:
-            _if_abandoned(path, functools.partial(_drop_pack, layout, database, int(path.stem)))
+    with os.scandir(layout.packs) as entries:
+        packs = [int(entry.name.removesuffix(".pack")) for entry in entries if entry.name.endswith(".pack")]
+    for number in packs:
+        if number not in committed:
+            _if_abandoned(Path(layout.pack(number)), functools.partial(_drop_pack, layout, database, number))
 
 
 def _if_abandoned(lock: Path, remove: Callable[[], object]) -> None:

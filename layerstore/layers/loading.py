@@ -5,7 +5,7 @@ import io
 import json
 import os
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -63,8 +63,9 @@ class _Loader:
     def load_members(self, members: DirectoryMembers | TarMembers, label: str) -> None:
         """An archive whose files can be opened in any order: only the layers that are missing are read."""
         for image in archives.list_images(members, label):
+            stored = self.importing.stored_layers(layer.diff_id for layer in image.layers)
             for layer in image.layers:
-                if self.importing.has_layer(layer.diff_id):
+                if layer.diff_id in stored or self.importing.is_staged(layer.diff_id):
                     self.tell_known(layer)
                     continue
                 with members.open(layer.member) as blob:
@@ -86,8 +87,9 @@ class _Loader:
         except tarfile.TarError as error:
             raise CorruptError(f"the stream cannot be read as a tar archive: {error}") from error
         for image in archives.list_images(seen, label):
+            stored = self.importing.stored_layers(layer.diff_id for layer in image.layers)
             for layer in image.layers:
-                seen.check(layer, self.importing)
+                seen.check(layer, stored)
             self.add_image(image)
 
     def _take_member(self, archive: tarfile.TarFile, member: tarfile.TarInfo, seen: "_StreamedMembers") -> None:
@@ -135,12 +137,15 @@ class _StreamedMembers:
             raise LimitExceeded(f"{name} has more than {limit_bytes} bytes")
         return data
 
-    def check(self, wanted: LayerSource, importing: Import) -> None:
-        """Does the layer that passed keep what the image promises for it? Raises `DigestMismatch`, `NotFound`."""
+    def check(self, wanted: LayerSource, stored: Container[DiffId]) -> None:
+        """Does the layer that passed keep what the image promises for it? One that did not pass is in `stored`.
+
+        Raises `DigestMismatch`, `NotFound`.
+        """
         layer = self.layers.get(archives.resolve_links(wanted.member, self.links))
         if layer is not None:
             layer.check(wanted.diff_id, wanted.digest, wanted.size_bytes)
-        elif not importing.is_stored(wanted.diff_id):
+        elif wanted.diff_id not in stored:
             raise NotFound(f"the archive has no layer {wanted.member}; save the image again")
 
 

@@ -51,15 +51,16 @@ def prefixed(head: Piece, rest: Iterable[Piece]) -> Iterator[Piece]:
 class BackgroundHash:
     """SHA-256 in a thread of its own, so that hashing a compressed blob does not slow its decompression down.
 
-    As a context manager it has ended its thread when it is left.
+    The thread starts with the second piece: hashing one takes no longer than that. As a context manager it has ended
+    its thread when it is left.
     """
 
     def __init__(self) -> None:
         self._hash = hashlib.sha256()
         self._pieces: queue.SimpleQueue[Piece | None] = queue.SimpleQueue()
         self._room = threading.Semaphore(QUEUED_PIECES)
-        self._thread = threading.Thread(target=self._run, name="layerstore-hash", daemon=True)
-        self._thread.start()
+        self._thread: threading.Thread | None = None
+        self._begun = False
 
     def _run(self) -> None:
         while (piece := self._pieces.get()) is not None:
@@ -67,6 +68,13 @@ class BackgroundHash:
             self._room.release()
 
     def update(self, piece: Piece, /) -> None:
+        if not self._begun:
+            self._begun = True
+            self._hash.update(piece)
+            return
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="layerstore-hash", daemon=True)
+            self._thread.start()
         self._room.acquire()
         self._pieces.put(piece)
 
@@ -79,7 +87,7 @@ class BackgroundHash:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._thread.is_alive():
+        if self._thread is not None and self._thread.is_alive():
             self._pieces.put(None)
             self._thread.join()
 

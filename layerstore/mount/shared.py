@@ -7,12 +7,14 @@ container of theirs is mounted, so that all share one page cache, and taken away
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 
 from layerstore._core import mount
-from layerstore.errors import Unsupported
+from layerstore.errors import CorruptError, Unsupported
+from layerstore.layers.chains import version_of
+from layerstore.store.layout import chain_of_mount
 from layerstore.store.locks import locked
-from layerstore.types import ChainId, digest_hex
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,9 +22,7 @@ if TYPE_CHECKING:
 
     from layerstore.layers.chains import Chain
     from layerstore.store.layout import Layout
-
-MAX_LOWER_LAYERS = 500
-"""Overlayfs's own limit, data-only layers counted."""
+    from layerstore.types import ChainId
 
 _READ_AHEAD_BYTES = 128 << 10
 """The least that any device lets one request for readahead cover; the kernel drops what is beyond."""
@@ -43,8 +43,8 @@ class Mounts:
         if fd >= 0:  # a second time it would be somebody else's
             os.close(fd)
 
-    def _target(self, chain: ChainId) -> str:
-        return f"{self._layout.chain_mounts}/{digest_hex(chain)}"
+    def _target(self, chain: Chain) -> str:
+        return self._layout.chain_mount(chain.chain_id, chain.packs)
 
     def _pack_target(self, number: int) -> str:
         return f"{self._layout.pack_mounts}/{number}"
@@ -54,12 +54,11 @@ class Mounts:
 
         `volatile` ones are never synced, not even when they are unmounted.
 
-        Raises `Unsupported` where this user or kernel cannot, `OSError`. What was mounted before an error stays.
+        Raises `Unsupported` where this user or kernel cannot, `FileNotFoundError` where the chain's image was evicted
+        since it was described, `OSError`. What was mounted before an error stays.
         """
-        if len(chain.packs) + 2 > MAX_LOWER_LAYERS:
-            raise Unsupported(f"the image needs {len(chain.packs)} packs; overlayfs allows {MAX_LOWER_LAYERS} layers")
         with self._shared(chain), contextlib.ExitStack() as stack:
-            lower = [_open_path(stack, self._target(chain.chain_id))]
+            lower = [_open_path(stack, self._target(chain))]
             data = [_open_path(stack, self._pack_target(number)) for number in chain.packs]
             if chain.objects:
                 data.append(_open_path(stack, self._layout.objects))
@@ -78,15 +77,19 @@ class Mounts:
 
     def _all_attached(self, chain: Chain) -> bool:
         # The chain is attached last and detached first.
-        return _is_mounted(self._target(chain.chain_id))
+        return _is_mounted(self._target(chain))
 
     def _attach(self, chain: Chain) -> None:
         for number in chain.packs:
             target = self._pack_target(number)
             if not _is_mounted(target):
                 _attach_image(self._layout.pack_image(number), self._layout.pack(number), target)
-        target = self._target(chain.chain_id)
+        target = self._target(chain)
         if not _is_mounted(target):
+            if version_of(os.stat(chain.image)) != chain.image_version:
+                raise FileNotFoundError(
+                    errno.ENOENT, "the tree image was made anew since it was described", chain.image
+                )
             _attach_image(chain.image, None, target)
 
     def unmount(self, containers: Sequence[str], *, lazy: bool = False) -> None:
@@ -106,18 +109,36 @@ class Mounts:
         return mount.mounted_many(self.containers_fd, containers)
 
     def release(self, in_use: Callable[[ChainId], Chain | None]) -> None:
-        """Take away the chain and pack mounts that nothing uses. `in_use` gives a chain in use."""
+        """Take away the chain and pack mounts that nothing uses.
+
+        `in_use` gives a chain in use as it is described, None for one that is not in use. Of a chain whose description
+        is not that of what is attached, nobody knows the packs: then all of them stay.
+        """
         with locked(self._layout.mount_lock, exclusive=True):
             packs: set[int] = set()
+            all_known = True
             for name in os.listdir(self._layout.chain_mounts):
-                chain = in_use(ChainId(f"sha256:{name}"))
+                target = f"{self._layout.chain_mounts}/{name}"
+                if not mount.is_mounted(target):
+                    continue
+                try:
+                    chain = in_use(chain_of_mount(name))
+                except (FileNotFoundError, CorruptError):  # evicted by who did not see this mount
+                    all_known = False
+                    continue
                 if chain is None:
-                    _detach(f"{self._layout.chain_mounts}/{name}")
-                else:
+                    _detach(target)
+                elif self._target(chain) == target:
                     packs.update(chain.packs)
-            for name in os.listdir(self._layout.pack_mounts):
-                if int(name) not in packs:
-                    _detach(f"{self._layout.pack_mounts}/{name}")
+                else:
+                    all_known = False
+            if all_known:
+                self._detach_packs(packs)
+
+    def _detach_packs(self, but: set[int]) -> None:
+        for name in os.listdir(self._layout.pack_mounts):
+            if int(name) not in but:
+                _detach(self._pack_target(int(name)))
 
 
 def _attach_image(image: str, device: str | None, target: str) -> None:

@@ -30,6 +30,20 @@ class ImageConfig(Value):
         value = self.document.get("config")
         return value if isinstance(value, dict) else {}
 
+    def steps(self) -> list[tuple[dict[str, Any], int | None]]:
+        """The steps of the history, oldest first, each with the number of the layer that it made.
+
+        That is None for a step without a layer, or one more than there are layers. Layers that the history says nothing
+        of are steps too, empty objects; every layer has one step.
+        """
+        found: list[tuple[dict[str, Any], int | None]] = []
+        layer, count = 0, len(self.diff_ids)
+        for step in self.document.get("history") or []:
+            makes_layer = not step.get("empty_layer") and layer < count
+            found.append((step, layer if makes_layer else None))
+            layer += makes_layer
+        return found + [({}, number) for number in range(layer, count)]
+
 
 def parse_json(data: bytes, what: str, limit_bytes: int) -> Any:
     """Decode JSON of at most `limit_bytes`. Raises `LimitExceeded`, `InvalidInput` naming `what`."""

@@ -1,13 +1,16 @@
 """The contents of the store: where each is, and reading it (docs/format/pack.md, docs/format/digests.md)."""
 
 import io
-import mmap
 import os
 import sqlite3
 import struct
 import threading
+from collections.abc import Callable, Iterable, Sequence
+from itertools import groupby
 from pathlib import Path
+from typing import TypeVar
 
+from layerstore._core.files import MappedFile, copy_ranges
 from layerstore._core.hashing import blake3
 from layerstore._core.ingest import LOCATION_NONE, LOCATION_OBJECT, RECORD_BYTES, Digests
 from layerstore.errors import RELOAD, CorruptError, NotFound
@@ -15,6 +18,7 @@ from layerstore.store import durable
 from layerstore.store.db import Database
 from layerstore.store.layout import Layout
 
+_Found = TypeVar("_Found")
 _LOG_HEADER = b"LSDIGEST" + struct.pack("<IIQQ", 1, RECORD_BYTES, 0, 0)
 _LOCATION = struct.Struct("<II")
 _SLOT = struct.Struct("<QQ32s")
@@ -27,7 +31,7 @@ class Pack:
     def __init__(self, path: str) -> None:
         self.path = path
         with open(path, "rb") as file:
-            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            self._map = memoryview(MappedFile(file.fileno()))
         footer_at = len(self._map) - _FOOTER.size
         if footer_at < 0:
             raise CorruptError(f"{path} is too short for a pack; restore it from a copy of the store")
@@ -52,7 +56,11 @@ class Pack:
     def content(self, number: int) -> memoryview:
         """The bytes of a slot, without a copy; valid while the view lives."""
         offset, size, _ = self.slot(number)
-        return memoryview(self._map)[offset : offset + size]
+        return self._map[offset : offset + size]
+
+    def copies(self, numbers: Iterable[int]) -> list[bytes]:
+        """The bytes of many slots, in the order given. The GIL is released while they are copied."""
+        return copy_ranges(self._map, [self.slot(number)[:2] for number in numbers])
 
 
 class ContentStore:
@@ -83,7 +91,7 @@ class ContentStore:
         with open(path, "rb") as file:
             if file.read(len(_LOG_HEADER)) != _LOG_HEADER:
                 raise CorruptError(f"{path} is not a digest log; restore it from a copy of the store")
-            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))[len(_LOG_HEADER) :]
+            return memoryview(MappedFile(file.fileno()))[len(_LOG_HEADER) :]
 
     def log_records(self) -> bytes:
         """All committed records of the digest log."""
@@ -120,6 +128,10 @@ class ContentStore:
                 if str(path) != self._layout.digests(generation):
                     path.unlink()
 
+    def log_state(self) -> tuple[int, int]:
+        """Changes with each commit and collection: locations that were looked up before may be out of date then."""
+        return _log_state(self._database.read())
+
     def locate_many(self, digests: bytes | memoryview, stride: int) -> bytes:
         """Locations as `Digests.locate_many`. Raises `CorruptError` when one is not stored."""
         locations = self.digests().locate_many(digests, stride)
@@ -129,14 +141,49 @@ class ContentStore:
                 raise CorruptError(f"content {digest} is missing from the store; {RELOAD}")
         return locations
 
-    def open(self, digest: bytes) -> io.BufferedReader | io.BytesIO:
-        """A binary file over one content, positioned at its start. Raises `NotFound`, `CorruptError`, `OSError`."""
+    def find(self, digest: bytes) -> memoryview | io.FileIO:
+        """The bytes of a content that is in a pack, without a copy; for others the object's file, opened.
+
+        Raises `NotFound`, `CorruptError`, `OSError`.
+        """
+        return _settled(lambda: self._find(digest))
+
+    def _find(self, digest: bytes) -> memoryview | io.FileIO:
         pack, slot = _LOCATION.unpack(self.digests().locate_many(digest, 32))
         if pack == LOCATION_NONE:
             raise NotFound(f"content {digest.hex()} is not in the store")
         if pack == LOCATION_OBJECT:
-            return open(self._layout.object(digest.hex()), "rb")
-        return io.BytesIO(self.pack(pack).content(slot))
+            return io.FileIO(self._layout.object(digest.hex()))
+        return self.pack(pack).content(slot)
+
+    def open(self, digest: bytes) -> io.BufferedReader | io.BytesIO:
+        """A binary file over one content, positioned at its start. Raises as `find`."""
+        found = self.find(digest)
+        return io.BufferedReader(found) if isinstance(found, io.FileIO) else io.BytesIO(found)
+
+    def read(self, digest: bytes) -> bytes:
+        """One content whole. Raises as `find`."""
+        with self.find(digest) as found:
+            return found.readall() if isinstance(found, io.FileIO) else bytes(found)
+
+    def read_many(self, digests: Sequence[bytes]) -> list[bytes]:
+        """Many contents whole: looked up at once, read in the order in which they lie in packs, equal ones once.
+
+        Raises `CorruptError` where one is missing, `OSError`.
+        """
+        found = _settled(lambda: self._read_unique(list(dict.fromkeys(digests))))
+        return [found[digest] for digest in digests]
+
+    def _read_unique(self, digests: list[bytes]) -> dict[bytes, bytes]:
+        locations = _LOCATION.iter_unpack(self.locate_many(b"".join(digests), 32))
+        found: dict[bytes, bytes] = {}
+        for pack, places in groupby(sorted(zip(locations, digests, strict=True)), key=lambda place: place[0][0]):
+            slots, names = zip(*((slot, digest) for (_, slot), digest in places), strict=True)
+            if pack == LOCATION_OBJECT:
+                found.update((digest, Path(self._layout.object(digest.hex())).read_bytes()) for digest in names)
+            else:
+                found.update(zip(names, self.pack(pack).copies(slots), strict=True))
+        return found
 
     def pack(self, number: int) -> Pack:
         """An open pack."""
@@ -145,6 +192,19 @@ class ContentStore:
             if pack is None:
                 pack = self._packs[number] = Pack(self._layout.pack(number))
             return pack
+
+
+def _settled(read: Callable[[], _Found]) -> _Found:
+    """What `read` gives. Reading takes no lock, so that garbage collection may take away a file after the content was
+    looked up in it; a second lookup finds where the content is now."""
+    try:
+        return read()
+    except FileNotFoundError:
+        pass
+    try:
+        return read()
+    except FileNotFoundError as error:
+        raise CorruptError(f"{error.filename} is missing from the store; {RELOAD}") from error
 
 
 def _log_state(db: sqlite3.Connection) -> tuple[int, int]:

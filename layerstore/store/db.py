@@ -20,10 +20,28 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 SET_NAME = "INSERT INTO names VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET image_id = excluded.image_id"
 """Gives an image (id, second) a name (first); one that another image has moves to it."""
+LAYERS_OF = """
+WITH RECURSIVE stack (diff_id, parent, depth) AS (
+    SELECT diff_id, parent, 0 FROM chains WHERE chain_id = (SELECT chain_id FROM images WHERE image_id = ?)
+    UNION ALL
+    SELECT chains.diff_id, chains.parent, depth + 1 FROM stack JOIN chains ON chains.chain_id = stack.parent
+)
+SELECT diff_id, files_bytes FROM stack JOIN layers USING (diff_id) ORDER BY depth DESC
+"""
+"""The layers of an image, bottom first, and the bytes of their files."""
+UNUSED_CHAINS = """
+chain_id NOT IN (
+    WITH RECURSIVE needed (chain_id) AS (
+        SELECT chain_id FROM images UNION SELECT parent FROM needed JOIN chains USING (chain_id) WHERE parent NOT NULL
+    )
+    SELECT chain_id FROM needed
+)
+"""
+"""The chains that no image ends in or goes through."""
 _TIMEOUT_SECONDS = 60
 _LOG_PAGES = 100
 _ERRNO = {
@@ -42,11 +60,10 @@ CREATE TABLE layers (diff_id TEXT PRIMARY KEY, files_bytes INTEGER NOT NULL) WIT
 CREATE TABLE images (
     image_id TEXT PRIMARY KEY, chain_id TEXT NOT NULL, created TEXT NOT NULL, stored_seconds REAL NOT NULL
 ) WITHOUT ROWID;
-CREATE TABLE image_layers (
-    image_id TEXT NOT NULL REFERENCES images ON DELETE CASCADE, position INTEGER NOT NULL,
-    diff_id TEXT NOT NULL REFERENCES layers, PRIMARY KEY (image_id, position)
+CREATE TABLE chains (
+    chain_id TEXT PRIMARY KEY, parent TEXT, diff_id TEXT NOT NULL REFERENCES layers
 ) WITHOUT ROWID;
-CREATE INDEX image_layers_by_layer ON image_layers (diff_id);
+CREATE INDEX chains_of_layer ON chains (diff_id);
 CREATE TABLE image_blobs (
     image_id TEXT NOT NULL REFERENCES images ON DELETE CASCADE, digest TEXT NOT NULL, PRIMARY KEY (image_id, digest)
 ) WITHOUT ROWID;

@@ -29,6 +29,19 @@ def write_file(path: str | os.PathLike[str], data: bytes | memoryview, *, mode: 
 
     Raises `OSError`; nothing is left behind then.
     """
+    _replace(path, data, mode, sync=True)
+    sync_directory(os.path.dirname(path))
+
+
+def write_whole(path: str | os.PathLike[str], data: bytes | memoryview, *, mode: int = 0o600) -> None:
+    """As `write_file`, but not durable: after a power cut the file may be missing, old or damaged.
+
+    For what is checked when it is opened, and can be made again. Other processes see it whole or not at all.
+    """
+    _replace(path, data, mode, sync=False)
+
+
+def _replace(path: str | os.PathLike[str], data: bytes | memoryview, mode: int, *, sync: bool) -> None:
     directory, name = os.path.split(path)
     temporary = os.path.join(directory, f".{name}.{os.urandom(6).hex()}")
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
@@ -37,7 +50,8 @@ def write_file(path: str | os.PathLike[str], data: bytes | memoryview, *, mode: 
             view = memoryview(data).cast("B")
             while view:
                 view = view[os.write(fd, view) :]
-            os.fsync(fd)
+            if sync:
+                os.fsync(fd)
         finally:
             os.close(fd)
         os.rename(temporary, path)
@@ -45,4 +59,3 @@ def write_file(path: str | os.PathLike[str], data: bytes | memoryview, *, mode: 
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
         raise
-    sync_directory(directory)

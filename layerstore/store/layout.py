@@ -7,21 +7,42 @@ import stat
 
 from layerstore.errors import InvalidInput, NotFound
 from layerstore.store import durable
-from layerstore.types import digest_hex
+from layerstore.types import ChainId, digest_hex, sha256_digest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from layerstore.types import ChainId, DiffId, Digest
+    from collections.abc import Iterable
+
+    from layerstore.types import DiffId, Digest
 
 FORMAT = "layerstore 1\n"
 PACK_THRESHOLD_BYTES = 128 * 1024
 """Contents up to this size go to a pack, larger ones become objects (docs/measurements.md, "Pack threshold")."""
+
+DERIVED_LIMIT_BYTES = 4 << 30
+"""What derived files may take by default: a tree image and an index for each of some 800 images like Debian's."""
 
 
 def absolute(path: str | os.PathLike[str]) -> str:
     """The path from the root directory; its links and ".." stay, as the kernel alone knows where they lead."""
     text = os.fspath(path)
     return (text if os.path.isabs(text) else os.path.join(os.getcwd(), text)).rstrip("/") or "/"
+
+
+def chain_of_mount(name: str) -> ChainId:
+    """The chain whose tree image is attached in the directory of that name (`Layout.chain_mount`)."""
+    return ChainId(f"sha256:{name.partition('.')[0]}")
+
+
+def default_root() -> str:
+    """$LAYERSTORE_ROOT, or the usual place of this user."""
+    given = os.environ.get("LAYERSTORE_ROOT")
+    if given:
+        return given
+    if os.geteuid() == 0:
+        return "/var/lib/layerstore"
+    data = os.environ.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share")
+    return f"{data}/layerstore"
 
 
 class Layout:
@@ -45,6 +66,7 @@ class Layout:
         self.garbage_lock = f"{self.run}/garbage.lock"
         self.staging_lock = f"{self.run}/staging.lock"
         self.mount_lock = f"{self.run}/mount.lock"
+        self.packs_lock = f"{self.run}/packs.lock"
 
     def digests(self, generation: int) -> str:
         return f"{self.root}/digests.{generation}"
@@ -64,11 +86,20 @@ class Layout:
     def layer_recipe(self, diff_id: DiffId) -> str:
         return f"{self.layers}/{digest_hex(diff_id)}.recipe"
 
+    def chain_index(self, chain: ChainId) -> str:
+        return f"{self.chains}/{digest_hex(chain)}.index"
+
     def chain_image(self, chain: ChainId) -> str:
         return f"{self.chains}/{digest_hex(chain)}.erofs"
 
     def chain_description(self, chain: ChainId) -> str:
         return f"{self.chains}/{digest_hex(chain)}.json"
+
+    def chain_mount(self, chain: ChainId, packs: Iterable[int]) -> str:
+        """Where a tree image is attached. One that was made anew with other packs has another place: while the old one
+        is attached, perhaps in another mount namespace, neither may be taken for the other."""
+        needs = sha256_digest(",".join(map(str, packs)).encode())
+        return f"{self.chain_mounts}/{digest_hex(chain)}.{digest_hex(needs)[:16]}"
 
     def chain_lock(self, chain: ChainId) -> str:
         return f"{self.run}/{digest_hex(chain)}.lock"

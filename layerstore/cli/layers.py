@@ -1,0 +1,130 @@
+"""Show what each layer of an image brought, counted in paths and bytes, and what later layers left of it. With PATH,
+show every version of it in the layers, the topmost first. With --changes, show what one layer changed: A added, C
+changed, D deleted, a path a line."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+from layerstore.cli import output
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from typing import Any
+
+    from layerstore.api import Image, Store
+    from layerstore.results import Version
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("image", metavar="IMAGE")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("path", metavar="PATH", nargs="?", help="show the versions of this path")
+    what.add_argument("--changes", metavar="LAYER", type=int, help="show what this layer changed, by its number")
+    parser.add_argument("--no-trunc", action="store_true", help="print ids and commands whole")
+    output.add_format(parser)
+
+
+def run(store: Store, args: argparse.Namespace) -> int:
+    image = store.image(args.image)
+    if args.changes is not None:
+        _changes(image, args.changes, args.format)
+    elif args.path is not None:
+        _versions(image, args.path, args.no_trunc, args.format)
+    else:
+        _layers(image, args.no_trunc, args.format)
+    return 0
+
+
+def _layers(image: Image, whole: bool, form: str) -> None:
+    rows: list[dict[str, Any]] = [
+        {
+            "LAYER": layer.number,
+            "DIFF ID": layer.diff_id,
+            "SIZE": layer.size_bytes,
+            "ADDED": layer.added,
+            "CHANGED": layer.changed,
+            "HIDDEN": layer.hidden,
+            "WASTED": layer.wasted_bytes,
+            "CREATED BY": layer.created_by,
+        }
+        for layer in image.layers()
+    ]
+    if form != "json":
+        rows.append(_total(rows))
+    columns: output.Columns = {
+        "LAYER": str,
+        "DIFF ID": str if whole else _short,
+        "SIZE": output.size,
+        "ADDED": str,
+        "CHANGED": str,
+        "HIDDEN": str,
+        "WASTED": output.size,
+        "CREATED BY": str if whole else output.shortened,
+    }
+    output.listing(rows, columns, form)
+
+
+def _total(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    sums = {heading: sum(row[heading] for row in rows) for heading in ("SIZE", "ADDED", "CHANGED", "HIDDEN", "WASTED")}
+    return {"LAYER": "total", "DIFF ID": "", **sums, "CREATED BY": ""}
+
+
+def _short(digest: str) -> str:
+    return digest.removeprefix("sha256:")[:12]
+
+
+def _changes(image: Image, layer: int, form: str) -> None:
+    changes = image.layer_changes(layer)
+    if form == "json":
+        print(json.dumps([{"kind": change.kind, "path": change.path} for change in changes], indent=2))
+        return
+    for change in changes:
+        print(change.kind, change.path)
+
+
+def _versions(image: Image, path: str, whole: bool, form: str) -> None:
+    versions = image.versions(path)
+    if form == "json":
+        print(json.dumps([dataclasses.asdict(version) for version in versions], indent=2))
+        return
+    rows = [
+        {
+            "LAYER": version.layer,
+            "DIFF ID": version.diff_id,
+            "KIND": _kind(version),
+            "MODE": version.mode,
+            "OWNER": f"{version.uid}:{version.gid}",
+            "SIZE": version.size_bytes,
+            "MODIFIED": version.mtime_ns,
+            "ENDED": _ended(version),
+        }
+        for version in versions
+    ]
+    columns: output.Columns = {
+        "LAYER": str,
+        "DIFF ID": str if whole else _short,
+        "KIND": str,
+        "MODE": "{:04o}".format,
+        "OWNER": str,
+        "SIZE": output.size,
+        "MODIFIED": output.time,
+        "ENDED": str,
+    }
+    output.listing(rows, columns, form)
+
+
+def _kind(version: Version) -> str:
+    if version.linked_to is not None:
+        return f"{version.kind}, linked to {version.linked_to}"
+    return f"{version.kind} to {version.target}" if version.target is not None else version.kind
+
+
+def _ended(version: Version) -> str:
+    if version.ended_how is None:
+        return ""
+    if not version.ended_how.startswith("directory "):
+        return f"{version.ended_how} by layer {version.ended_by}"
+    return f"{version.ended_at} {version.ended_how.removeprefix('directory ')} by layer {version.ended_by}"

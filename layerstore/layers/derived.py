@@ -1,0 +1,123 @@
+"""Keeps what is derived (merged indexes, tree images) under a size: the least recently used goes first.
+
+A file's time of modification says when it was used last: `used` sets it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+
+from layerstore._core.mount import is_mounted
+from layerstore.store.layout import chain_of_mount
+from layerstore.store.locks import locked, try_lock
+from layerstore.types import ChainId
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from layerstore.store.layout import Layout
+
+_LOOK_EVERY = 16
+"""Files are counted again when a sixteenth of the limit was written, and then an eighth is made free: a build that
+writes an index at every step would otherwise spend its time on counting."""
+_FREE = 8
+
+
+class _Unit:
+    """Files that are of use together only: an index, or a tree image and its description."""
+
+    def __init__(self, chain: ChainId) -> None:
+        self.chain = chain
+        self.size_bytes = 0
+        self.used_ns = 0
+        self.paths: list[str] = []
+
+    def add(self, entry: os.DirEntry[str]) -> None:
+        status = entry.stat(follow_symlinks=False)
+        self.size_bytes += status.st_size
+        self.used_ns = max(self.used_ns, status.st_mtime_ns)
+        self.paths.append(entry.path)
+
+
+class Derived:
+    """The derived files of a store and their limit, bytes. Safe for many threads and processes."""
+
+    def __init__(self, layout: Layout, limit_bytes: int) -> None:
+        self._layout = layout
+        self._lock = threading.Lock()
+        self.limit_bytes = limit_bytes
+        self._unlooked_bytes: int | None = None
+
+    def written(self, size_bytes: int) -> None:
+        """Something of that size was written: make room where there is too much. As `evict` otherwise."""
+        with self._lock:
+            unlooked, self._unlooked_bytes = self._unlooked_bytes, (self._unlooked_bytes or 0) + size_bytes
+            if unlooked is not None and self._unlooked_bytes <= self.limit_bytes // _LOOK_EVERY:
+                return
+            self._unlooked_bytes = 0
+        self._shrink(self.limit_bytes, self.limit_bytes - self.limit_bytes // _FREE)
+
+    def evict(self, limit_bytes: int) -> int:
+        """Remove what was not used for longest until at most `limit_bytes` are left; returns the bytes removed.
+
+        What is mounted or locked by someone stays. Under the garbage lock of the caller's. Raises `OSError`.
+        """
+        return self._shrink(limit_bytes, limit_bytes)
+
+    def _shrink(self, limit_bytes: int, target_bytes: int) -> int:
+        units = self._units()
+        total = used = sum(unit.size_bytes for unit in units)
+        if total <= limit_bytes:
+            return 0
+        with without_mounting(self._layout) as attached:
+            for unit in sorted(units, key=lambda unit: unit.used_ns):
+                if total <= target_bytes:
+                    break
+                if unit.chain not in attached and self._remove(unit):
+                    total -= unit.size_bytes
+        return used - total
+
+    def _units(self) -> Iterable[_Unit]:
+        units: dict[tuple[str, bool], _Unit] = {}
+        with os.scandir(self._layout.chains) as entries:
+            for entry in entries:
+                digits, _, ending = entry.name.partition(".")
+                if digits:  # what is being written begins with a dot
+                    key = (digits, ending == "index")
+                    with contextlib.suppress(FileNotFoundError):
+                        units.setdefault(key, _Unit(ChainId(f"sha256:{digits}"))).add(entry)
+        return units.values()
+
+    def _remove(self, unit: _Unit) -> bool:
+        fd = os.open(self._layout.chain_lock(unit.chain), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            if not try_lock(fd):
+                return False
+            remove_derived(unit.paths)
+            return True
+        finally:
+            os.close(fd)
+
+
+def used(path: str) -> None:
+    """Note that a derived file is in use."""
+    with contextlib.suppress(OSError):  # a full disk, or it was evicted at this moment
+        os.utime(path)
+
+
+def remove_derived(paths: Iterable[str]) -> None:
+    """Remove derived files, descriptions first: they say that an image is whole."""
+    for path in sorted(paths, key=lambda path: not path.endswith(".json")):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+
+
+@contextlib.contextmanager
+def without_mounting(layout: Layout) -> Iterator[set[ChainId]]:
+    """Inside, no tree image is attached below run/ but those of the chains given, and none is taken away."""
+    with locked(layout.mount_lock, exclusive=False):
+        names = [name for name in os.listdir(layout.chain_mounts) if is_mounted(f"{layout.chain_mounts}/{name}")]
+        yield {chain_of_mount(name) for name in names}

@@ -1,0 +1,143 @@
+"""Which layer brought what: summaries and changes of the layers of a stack, the versions of a path."""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import TYPE_CHECKING
+
+from layerstore._core import provenance as core
+from layerstore._core.index import LOWER_LINK
+from layerstore.errors import CorruptError
+from layerstore.results import Change, LayerSummary, Version
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from layerstore._core.index import Index, Record
+    from layerstore.types import DiffId
+
+_KINDS = {
+    stat.S_IFREG: "file",
+    stat.S_IFDIR: "directory",
+    stat.S_IFLNK: "symlink",
+    stat.S_IFCHR: "character device",
+    stat.S_IFBLK: "block device",
+    stat.S_IFIFO: "fifo",
+    stat.S_IFSOCK: "socket",
+}
+_ENDS = {
+    core.REPLACED: "replaced",
+    core.WHITEOUT: "deleted",
+    core.ABOVE_WHITEOUT: "directory deleted",
+    core.ABOVE_REPLACED: "directory replaced",
+    core.ABOVE_OPAQUE: "directory emptied",
+}
+
+
+def layers(
+    indexes: Sequence[Index], diff_ids: Sequence[DiffId], created_by: Sequence[str], sizes_bytes: Sequence[int]
+) -> list[LayerSummary]:
+    """A summary of each layer of a stack, given what else is known of each; all are bottom first."""
+    found = zip(_trace(indexes).figures, diff_ids, created_by, sizes_bytes, strict=True) if indexes else ()
+    return [
+        LayerSummary(
+            number=number,
+            diff_id=diff_id,
+            created_by=step,
+            size_bytes=size,
+            added=figures.added,
+            changed=figures.changed,
+            hidden=figures.hidden,
+            added_bytes=figures.added_bytes,
+            wasted_bytes=figures.wasted_bytes,
+        )
+        for number, (figures, diff_id, step, size) in enumerate(found)
+    ]
+
+
+def changes(indexes: Sequence[Index]) -> list[Change]:
+    """What the topmost layer of a stack adds, changes and hides in what those below it show, sorted by path."""
+    top = len(indexes) - 1
+    lives = _trace(indexes).of_layer(top)
+    found = {life.path: "C" if life.is_change else "A" for life in lives if life.layer == top}
+    found |= {life.path: "D" for life in lives if life.end_layer == top and _is_told(life, indexes[top])}
+    return [Change(kind, "/" + os.fsdecode(path)) for path, kind in sorted(found.items())]
+
+
+def _is_told(life: core.Life, layer: Index) -> bool:
+    """Whether what a layer hid is told itself: the directory that it was in is still there, or there again."""
+    if life.end == core.ABOVE_OPAQUE:
+        return layer.lookup(life.path.rpartition(b"/")[0]) is not None
+    return life.end == core.WHITEOUT
+
+
+def versions(indexes: Sequence[Index], diff_ids: Sequence[DiffId], path: str | bytes) -> list[Version]:
+    """Every version of a path in a stack, the topmost first. Raises `FileNotFoundError` when there is none."""
+    lives = core.versions_of(indexes, clean(path)) if indexes else []
+    if not lives:
+        import errno
+
+        raise FileNotFoundError(errno.ENOENT, "no layer of the image ever had it", path)
+    return [_version(indexes, diff_ids, life) for life in reversed(lives)]
+
+
+def clean(path: str | bytes) -> bytes:
+    """A path as an index spells it: no "/" at its ends or twice, no "."; ".." leads up, and no further than the root.
+
+    No symlink is followed: where one is in the path, ".." leads to the directory that it is in.
+    """
+    parts: list[bytes] = []
+    for part in os.fsencode(path).split(b"/"):
+        if part == b"..":
+            del parts[-1:]
+        elif part not in (b"", b"."):
+            parts.append(part)
+    return b"/".join(parts)
+
+
+def _trace(indexes: Sequence[Index]) -> core.Provenance:
+    for index in indexes:
+        index.verify()
+    return core.Provenance(indexes)
+
+
+def _version(indexes: Sequence[Index], diff_ids: Sequence[DiffId], life: core.Life) -> Version:
+    record = indexes[life.layer].record(life.record)
+    shown = _shown(indexes, life.layer, record)
+    return Version(
+        layer=life.layer,
+        diff_id=diff_ids[life.layer],
+        kind=_KINDS[stat.S_IFMT(shown.mode)],
+        mode=stat.S_IMODE(shown.mode),
+        uid=shown.uid,
+        gid=shown.gid,
+        size_bytes=shown.size if stat.S_ISREG(shown.mode) else 0,
+        mtime_ns=shown.mtime_ns,
+        target=None if shown.target is None else os.fsdecode(shown.target),
+        linked_to="/" + os.fsdecode(record.target or b"") if record.flags & LOWER_LINK else None,
+        ended_by=life.end_layer,
+        ended_how=_ENDS.get(life.end),
+        ended_at=_ended_at(indexes, life),
+    )
+
+
+def _shown(indexes: Sequence[Index], layer: int, record: Record) -> Record:
+    """The record that a hard link into the layers below stands for; any other one itself."""
+    while record.flags & LOWER_LINK:
+        lives = core.versions_of(indexes[:layer], record.target or b"") if layer else []
+        if not lives or lives[-1].end != core.VISIBLE:
+            name, target = os.fsdecode(record.path), os.fsdecode(record.target or b"")
+            raise CorruptError(
+                f'"{name}" of layer {layer} is a hard link to "{target}", and the layers below it show no file there; '
+                "the image is broken: build or pull it again"
+            )
+        layer = lives[-1].layer
+        record = indexes[layer].record(lives[-1].record)
+    return record
+
+
+def _ended_at(indexes: Sequence[Index], life: core.Life) -> str | None:
+    if life.end_layer is None or life.end_record is None:
+        return None
+    return "/" + os.fsdecode(indexes[life.end_layer].record(life.end_record).path)
