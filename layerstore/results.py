@@ -1,39 +1,44 @@
 """What the library tells its callers: what changed, the history and layers of an image, progress of an import."""
 
-from dataclasses import dataclass
+from __future__ import annotations
 
-from layerstore.types import DiffId, ImageId
+from layerstore.types import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from layerstore.types import DiffId, ImageId
 
 
-@dataclass(frozen=True)
-class Change:
+class Change(Value):
     """One line of what a container or a layer changed, or of a comparison of images.
 
     `kind` is "A" (added), "C" (changed) or "D" (deleted); `path` is absolute.
     """
 
-    kind: str
-    path: str
+    def __init__(self, kind: str, path: str) -> None:
+        self.kind = kind
+        self.path = path
 
 
-@dataclass(frozen=True)
-class HistoryEntry:
+class HistoryEntry(Value):
     """One line of an image's history, newest first.
 
     `image_id` is None where the step has no image of its own in the store (docker prints `<missing>`); `size_bytes` is
     the sum of the sizes of the layer's regular files, 0 for a step without a layer.
     """
 
-    image_id: ImageId | None
-    created: str
-    created_by: str
-    comment: str
-    size_bytes: int
-    empty_layer: bool
+    def __init__(
+        self, image_id: ImageId | None, created: str, created_by: str, comment: str, size_bytes: int, empty_layer: bool
+    ) -> None:
+        self.image_id = image_id
+        self.created = created
+        self.created_by = created_by
+        self.comment = comment
+        self.size_bytes = size_bytes
+        self.empty_layer = empty_layer
 
 
-@dataclass(frozen=True)
-class LayerSummary:
+class LayerSummary(Value):
     """What a layer brought to its image, and what later layers left of it.
 
     `number` counts from 0 at the bottom. `created_by` is the step of the image's history that made the layer, "" where
@@ -47,19 +52,30 @@ class LayerSummary:
     `wasted_bytes` are in files that no path shows any more, because later layers replaced or hid them.
     """
 
-    number: int
-    diff_id: DiffId
-    created_by: str
-    size_bytes: int
-    added: int
-    changed: int
-    hidden: int
-    added_bytes: int
-    wasted_bytes: int
+    def __init__(
+        self,
+        number: int,
+        diff_id: DiffId,
+        created_by: str,
+        size_bytes: int,
+        added: int,
+        changed: int,
+        hidden: int,
+        added_bytes: int,
+        wasted_bytes: int,
+    ) -> None:
+        self.number = number
+        self.diff_id = diff_id
+        self.created_by = created_by
+        self.size_bytes = size_bytes
+        self.added = added
+        self.changed = changed
+        self.hidden = hidden
+        self.added_bytes = added_bytes
+        self.wasted_bytes = wasted_bytes
 
 
-@dataclass(frozen=True)
-class Version:
+class Version(Value):
     """What an image's layer has at a path, and how that ended.
 
     `layer` counts from 0 at the bottom. `kind` is "file", "directory", "symlink", "character device", "block device",
@@ -71,29 +87,45 @@ class Version:
     opaque directory hides what the layers below have in it). `ended_at` is the absolute path where that was done.
     """
 
-    layer: int
-    diff_id: DiffId
-    kind: str
-    mode: int
-    uid: int
-    gid: int
-    size_bytes: int
-    mtime_ns: int
-    target: str | None
-    linked_to: str | None
-    ended_by: int | None
-    ended_how: str | None
-    ended_at: str | None
+    def __init__(
+        self,
+        layer: int,
+        diff_id: DiffId,
+        kind: str,
+        mode: int,
+        uid: int,
+        gid: int,
+        size_bytes: int,
+        mtime_ns: int,
+        target: str | None,
+        linked_to: str | None,
+        ended_by: int | None,
+        ended_how: str | None,
+        ended_at: str | None,
+    ) -> None:
+        self.layer = layer
+        self.diff_id = diff_id
+        self.kind = kind
+        self.mode = mode
+        self.uid = uid
+        self.gid = gid
+        self.size_bytes = size_bytes
+        self.mtime_ns = mtime_ns
+        self.target = target
+        self.linked_to = linked_to
+        self.ended_by = ended_by
+        self.ended_how = ended_how
+        self.ended_at = ended_at
 
 
-@dataclass(frozen=True)
-class Progress:
+class Progress(Value):
     """How far a long operation is: `done_bytes` of `total_bytes` (None when unknown) of `what`.
 
     `stage` is "import" while something is read, "stored" for a layer that is in the store already and passed over.
     """
 
-    stage: str
-    what: str
-    done_bytes: int
-    total_bytes: int | None
+    def __init__(self, stage: str, what: str, done_bytes: int, total_bytes: int | None) -> None:
+        self.stage = stage
+        self.what = what
+        self.done_bytes = done_bytes
+        self.total_bytes = total_bytes

@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+import tarfile
 import textwrap
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -29,6 +30,7 @@ from layerstore.errors import (
     LimitExceeded,
     NotFound,
 )
+from layerstore.oci.archives import resolve_links
 
 ROOT = Path(__file__).parent.parent
 BIG = random.Random(1).randbytes(200_000)  # more than a pack takes
@@ -693,6 +695,14 @@ def test_a_layer_comes_back_bit_for_bit(store: Store, tmp_path: Path, case: str)
     image = Image([TARS[case]])
     store.load(write(tmp_path, tar_of(docker_files([image], "20.10", "gzip"))))
     check_loaded(store, image)
+
+
+@pytest.mark.parametrize(("name", "target"), [("layer.tar", "../other.tar"), ("a/layer.tar", "../../other.tar")])
+def test_a_link_out_of_the_archive_is_refused(name: str, target: str) -> None:
+    link = tarfile.TarInfo(name)
+    link.type, link.linkname = tarfile.SYMTYPE, target
+    with pytest.raises(InvalidInput, match="leaves it"):
+        resolve_links(name, {name: link})
 
 
 def test_a_layer_twice_in_one_image(store: Store, tmp_path: Path) -> None:

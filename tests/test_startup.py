@@ -14,16 +14,17 @@ from test_containers import BOX, PLAIN
 from layerstore import Store
 
 ROOT = Path(__file__).parent.parent
+ZSTD = "compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd"
 
 # Each takes between one and twenty milliseconds, with what it loads itself; a bare Python takes about ten.
 SLOW = {
     *("dataclasses", "inspect", "typing", "pathlib", "shutil", "tempfile", "tarfile", "platform", "socket", "secrets"),
     *("random", "queue", "subprocess", "locale", "zoneinfo", "importlib.metadata", "bz2", "lzma", "zlib", "mmap"),
-    *("tqdm", "hashlib", "isal", "backports.zstd", "compression.zstd"),
+    *("tqdm", "hashlib", "isal", ZSTD),
 }
 OURS_TO_LOAD_AN_IMAGE = {
     *(f"layerstore._core.{name}" for name in ("erofs", "hashing", "index", "ingest", "layer", "tar", "files")),
-    *(f"layerstore.layers.{name}" for name in ("imports", "loading", "streams", "recipe", "garbage")),
+    *(f"layerstore.layers.{name}" for name in ("imports", "loading", "streams", "zstd", "recipe", "garbage")),
     *("layerstore.oci.archives", "layerstore.oci.images", "layerstore.store.contents", "layerstore.containers.changes"),
     *("layerstore._core.compare", "layerstore.views.comparison"),
 }
@@ -91,11 +92,28 @@ def test_run_loads_what_it_needs(store: Path) -> None:
     assert "layerstore.containers.runtime" in loaded
 
 
+def standard_for_loading() -> set[str]:
+    """What the modules of the standard library that a load cannot do without load themselves."""
+    code = "import queue, sys, tarfile; print(*sys.modules)"
+    return set(subprocess.check_output([sys.executable, "-c", code], text=True).split())
+
+
+@pytest.mark.parametrize(("compression", "decoders"), [("none", set()), ("gzip", {"isal"}), ("zstd", set())])
+def test_load_loads_what_it_needs(tmp_path: Path, compression: str, decoders: set[str]) -> None:
+    (tmp_path / "archive.tar").write_bytes(tar_of(docker_files([PLAIN], compression=compression)))
+    arguments = ("--root", tmp_path / "store", "load", "-i", tmp_path / "archive.tar")
+    standard = standard_for_loading()
+    # Every new layer is hashed, and its recipe compressed with zstd.
+    assert modules_of(arguments) & SLOW - standard == {"hashlib", ZSTD, *decoders} - standard
+    assert modules_of(arguments) & SLOW - standard == set()
+
+
 def test_what_is_slow_is_seen(store: Path, tmp_path: Path) -> None:
     """The names are those that Python knows the modules by."""
     (tmp_path / "archive.tar").write_bytes(tar_of(docker_files([PLAIN], compression="gzip")))
     loaded = modules_of(["--root", tmp_path / "store", "load", "-i", tmp_path / "archive.tar"])
-    assert {"tarfile", "dataclasses", "pathlib", "isal", "layerstore.layers.loading", "hashlib"} <= loaded
+    assert {"tarfile", "isal", ZSTD, "layerstore.layers.loading", "layerstore.layers.zstd", "hashlib"} <= loaded
+    assert {"dataclasses", "inspect", "pathlib"} <= modules_of(["--root", store, "gc"])
 
 
 def test_the_program_leaves_a_store_that_opens(store: Path) -> None:

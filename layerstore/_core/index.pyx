@@ -2,7 +2,7 @@
 
 import struct
 from array import array
-from typing import NamedTuple
+from collections import namedtuple
 
 from cpython.array cimport array as c_array
 from cpython.buffer cimport PyBuffer_FillInfo
@@ -57,7 +57,17 @@ IMPLIED = LS_RECORD_IMPLIED
 LOWER_LINK = LS_RECORD_LOWER_LINK
 
 
-class Record(NamedTuple):
+_RECORD_FIELDS = (
+    *("path", "name", "parent", "mode", "uid", "gid", "size", "mtime_ns", "target", "first_child", "count", "inode"),
+    *("xattrs", "flags", "layer", "content", "rdev"),
+)
+_NODE_DEFAULTS = {
+    **{"uid": 0, "gid": 0, "mtime_ns": 0, "content": None, "target": None, "rdev": None, "xattrs": {}, "flags": 0},
+    **{"layer": 0, "inode": None},
+}
+
+
+class Record(namedtuple("Record", _RECORD_FIELDS)):
     """One path of an index.
 
     path, name: bytes without a leading '/'; the root's are empty.
@@ -69,42 +79,14 @@ class Record(NamedTuple):
     whatever is not a regular file. rdev: (major, minor) of a device.
     """
 
-    path: bytes
-    name: bytes
-    parent: int
-    mode: int
-    uid: int
-    gid: int
-    size: int
-    mtime_ns: int
-    target: bytes | None
-    first_child: int
-    count: int
-    inode: int
-    xattrs: dict[bytes, bytes]
-    flags: int
-    layer: int
-    content: int | None
-    rdev: tuple[int, int] | None
+    __slots__ = ()
 
 
-class Node(NamedTuple):
+class Node(namedtuple("Node", ("parent", "name", "mode", *_NODE_DEFAULTS), defaults=_NODE_DEFAULTS.values())):
     """What `write_index` makes a record of; see csrc/index_writer.h. parent and inode are node numbers (inode None: its
     own); the root is node 0. size is taken from content or target where there is one."""
 
-    parent: int | None
-    name: bytes
-    mode: int
-    uid: int = 0
-    gid: int = 0
-    mtime_ns: int = 0
-    content: int | None = None
-    target: bytes | None = None
-    rdev: tuple[int, int] | None = None
-    xattrs: dict[bytes, bytes] = {}
-    flags: int = 0
-    layer: int = 0
-    inode: int | None = None
+    __slots__ = ()
 
 
 cdef class Index:

@@ -4,7 +4,6 @@ changed, D deleted, a path a line."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 
 from layerstore.cli import output
@@ -88,7 +87,7 @@ def _changes(image: Image, layer: int, form: str) -> None:
 def _versions(image: Image, path: str, whole: bool, form: str) -> None:
     versions = image.versions(path)
     if form == "json":
-        print(json.dumps([dataclasses.asdict(version) for version in versions], indent=2))
+        print(json.dumps([vars(version) for version in versions], indent=2))
         return
     rows = [
         {

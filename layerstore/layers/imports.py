@@ -4,52 +4,59 @@ Everything new goes to a staging directory and one new pack. `commit` makes it d
 in one transaction. What a killed import leaves is unreachable, and the next import clears it away.
 """
 
+from __future__ import annotations
+
 import contextlib
 import functools
-import hashlib
 import itertools
 import json
 import os
 import queue
-import secrets
 import shutil
-import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
 
 from layerstore._core.erofs import write_pack
-from layerstore._core.ingest import Contents, Digests, LayerIngest
+from layerstore._core.ingest import Contents, LayerIngest
 from layerstore.errors import DigestMismatch, InvalidInput
 from layerstore.layers.streams import (
     QUEUED_PIECES,
     BackgroundHash,
     Counted,
-    Piece,
     compression_of,
     decompressed,
     prefixed,
-    recipe_compressor,
 )
-from layerstore.oci.configs import ImageConfig
 from layerstore.store import durable
-from layerstore.store.contents import ContentStore
-from layerstore.store.db import SET_NAME, Database
-from layerstore.store.layout import PACK_THRESHOLD_BYTES, Layout
+from layerstore.store.db import SET_NAME
+from layerstore.store.layout import PACK_THRESHOLD_BYTES
 from layerstore.store.locks import locked, try_lock
-from layerstore.types import ChainId, DiffId, Digest, chain_ids, digest_hex, hash_key
+from layerstore.types import DiffId, Digest, Value, chain_ids, digest_hex, hash_key
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from typing_extensions import Buffer
+
+    from layerstore._core.ingest import Digests
+    from layerstore.layers.streams import Piece
+    from layerstore.oci.configs import ImageConfig
+    from layerstore.store.contents import ContentStore
+    from layerstore.store.db import Database
+    from layerstore.store.layout import Layout
+    from layerstore.types import ChainId
 
 
-@dataclass(frozen=True)
-class ImportedLayer:
+class ImportedLayer(Value):
     """A layer in the staging area: its identity, its blob's, and what it holds."""
 
-    diff_id: DiffId
-    digest: Digest
-    blob_bytes: int
-    files_bytes: int
+    def __init__(self, diff_id: DiffId, digest: Digest, blob_bytes: int, files_bytes: int) -> None:
+        self.diff_id = diff_id
+        self.digest = digest
+        self.blob_bytes = blob_bytes
+        self.files_bytes = files_bytes
 
     def check(self, diff_id: DiffId | None, digest: Digest | None, size_bytes: int | None) -> None:
         """Raise `DigestMismatch` unless the layer is what was promised, as far as anything was."""
@@ -59,12 +66,6 @@ class ImportedLayer:
             raise DigestMismatch(f"a layer's blob has digest {self.digest}, but {digest} was promised")
         if diff_id is not None and self.diff_id != diff_id:
             raise DigestMismatch(f"a layer has diff_id {self.diff_id}, but {diff_id} was promised")
-
-
-@dataclass
-class _Pending:
-    layers: dict[DiffId, ImportedLayer] = field(default_factory=dict)
-    images: list[tuple[ImageConfig, list[str], dict[Digest, bytes]]] = field(default_factory=list)
 
 
 class Import:
@@ -80,18 +81,19 @@ class Import:
         self._database = database
         self._store = contents
         self._known = known
-        self._pending = _Pending()
-        self._staging = Path(layout.staging, secrets.token_hex(8))
+        self._layers: dict[DiffId, ImportedLayer] = {}
+        self._images: list[tuple[ImageConfig, list[str], dict[Digest, bytes]]] = []
+        self._staging = f"{layout.staging}/{os.urandom(8).hex()}"
         self._contents: Contents | None = None
 
-    def __enter__(self) -> "Import":
+    def __enter__(self) -> Import:
         with contextlib.ExitStack() as stack:
             stack.enter_context(locked(self._layout.garbage_lock, exclusive=False))
             with locked(self._layout.staging_lock, exclusive=True):
                 _clear_abandoned(self._layout, self._database)
-                self._staging.mkdir(mode=0o700)
+                os.mkdir(self._staging, mode=0o700)
                 stack.callback(shutil.rmtree, self._staging, ignore_errors=True)
-                lock_fd = os.open(self._staging / "lock", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                lock_fd = os.open(f"{self._staging}/lock", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
                 stack.callback(os.close, lock_fd)
                 try_lock(lock_fd)
                 self._pack_number, pack_fd = _reserve_pack(self._layout, self._database)
@@ -109,7 +111,7 @@ class Import:
 
     def is_staged(self, diff_id: DiffId) -> bool:
         """Was the layer added here?"""
-        return diff_id in self._pending.layers
+        return diff_id in self._layers
 
     def stored_layers(self, diff_ids: Iterable[DiffId]) -> set[DiffId]:
         """Those of the layers that were in the store before this import."""
@@ -141,14 +143,18 @@ class Import:
         else:
             layer = self._ingest(Counted(prefixed(head, source), progress=progress), "", None)
         layer.check(diff_id, digest, size_bytes)
-        self._pending.layers[layer.diff_id] = layer
+        self._layers[layer.diff_id] = layer
         return layer
 
     def _ingest(self, blob: Counted, compression: str, blob_hash: BackgroundHash | None) -> ImportedLayer:
         if self._contents is None:
             raise InvalidInput("an import is used as a context manager")
+        import hashlib
+
+        from layerstore.layers.zstd import recipe_compressor
+
         ingest = LayerIngest(self._contents)
-        recipe = self._staging / f"{secrets.token_hex(8)}.recipe"
+        recipe = f"{self._staging}/{os.urandom(8).hex()}.recipe"
         compressor = recipe_compressor()
         # The reading thread hashes the tar where it need not decompress it; else this one, which stores it, does.
         tar_hash = hashlib.sha256()
@@ -163,8 +169,8 @@ class Import:
         diff_id = DiffId(f"sha256:{tar_hash.hexdigest()}")
         index = ingest.index(hash_key(diff_id))
         hex_id = digest_hex(diff_id)
-        (self._staging / f"{hex_id}.index").write_bytes(index)
-        recipe.rename(self._staging / f"{hex_id}.recipe")
+        _write(f"{self._staging}/{hex_id}.index", index)
+        os.rename(recipe, f"{self._staging}/{hex_id}.recipe")
         return ImportedLayer(
             diff_id=diff_id,
             digest=Digest(f"sha256:{blob_hash.hexdigest()}" if blob_hash else diff_id),
@@ -174,7 +180,7 @@ class Import:
 
     def add_image(self, config: ImageConfig, names: Iterable[str], blobs: dict[Digest, bytes]) -> None:
         """Stage an image over layers that are staged or stored. `blobs` (its config, its manifest) are kept."""
-        self._pending.images.append((config, list(names), blobs))
+        self._images.append((config, list(names), blobs))
 
     def copy_contents(self, contents: Sequence[Piece]) -> bytes:
         """Stage contents that belong to layers which are stored; returns their digests, 32 bytes each."""
@@ -189,17 +195,17 @@ class Import:
         """
         if self._contents is None:
             raise InvalidInput("an import is used as a context manager")
-        used = {diff_id for config, _, _ in self._pending.images for diff_id in config.diff_ids}
-        layers = [layer for diff_id, layer in self._pending.layers.items() if diff_id in used]
+        used = {diff_id for config, _, _ in self._images for diff_id in config.diff_ids}
+        layers = [layer for diff_id, layer in self._layers.items() if diff_id in used]
         records, has_pack = self._publish_contents()
         for layer in layers:
             for path in (self._layout.layer_index(layer.diff_id), self._layout.layer_recipe(layer.diff_id)):
-                (self._staging / Path(path).name).rename(path)
-        for _, _, blobs in self._pending.images:
+                os.rename(f"{self._staging}/{os.path.basename(path)}", path)
+        for _, _, blobs in self._images:
             for digest, data in blobs.items():
-                staged = self._staging / digest_hex(digest)
-                staged.write_bytes(data)
-                staged.rename(self._layout.blob(digest))
+                staged = f"{self._staging}/{digest_hex(digest)}"
+                _write(staged, data)
+                os.rename(staged, self._layout.blob(digest))
         durable.sync_file_system(self._layout.root)
         with self._database.transaction() as db:
             if records:
@@ -209,7 +215,7 @@ class Import:
                 db.execute("UPDATE counters SET value = max(value, ?) WHERE name = 'packs'", (self._pack_number + 1,))
             for layer in layers:
                 db.execute("INSERT OR IGNORE INTO layers VALUES (?, ?)", (layer.diff_id, layer.files_bytes))
-            for config, names, blobs in self._pending.images:
+            for config, names, blobs in self._images:
                 _insert_image(db.execute, config, names, blobs)
 
     def _publish_contents(self) -> tuple[bytes, bool]:
@@ -227,8 +233,13 @@ class Import:
         slots, contents_bytes = contents.slots()
         if slots:
             image = write_pack(self._pack_number, contents_bytes, slots)
-            Path(self._layout.pack_image(self._pack_number)).write_bytes(image)
+            _write(self._layout.pack_image(self._pack_number), image)
         return contents.records(), bool(slots)
+
+
+def _write(path: str, data: Buffer) -> None:
+    with open(path, "wb") as file:
+        file.write(data)
 
 
 def _insert_image(
@@ -318,17 +329,18 @@ def _reserve_pack(layout: Layout, database: Database) -> tuple[int, int]:
 
 def _clear_abandoned(layout: Layout, database: Database) -> None:
     """Remove the staging directories and packs of imports that were killed. Under the staging lock."""
-    for directory in Path(layout.staging).iterdir():
-        _if_abandoned(directory / "lock", functools.partial(shutil.rmtree, directory, ignore_errors=True))
+    for name in os.listdir(layout.staging):
+        directory = f"{layout.staging}/{name}"
+        _if_abandoned(f"{directory}/lock", functools.partial(shutil.rmtree, directory, ignore_errors=True))
     committed = {number for (number,) in database.read().execute("SELECT number FROM packs")}
     with os.scandir(layout.packs) as entries:
         packs = [int(entry.name.removesuffix(".pack")) for entry in entries if entry.name.endswith(".pack")]
     for number in packs:
         if number not in committed:
-            _if_abandoned(Path(layout.pack(number)), functools.partial(_drop_pack, layout, database, number))
+            _if_abandoned(layout.pack(number), functools.partial(_drop_pack, layout, database, number))
 
 
-def _if_abandoned(lock: Path, remove: Callable[[], object]) -> None:
+def _if_abandoned(lock: str, remove: Callable[[], object]) -> None:
     try:
         fd = os.open(lock, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -346,4 +358,5 @@ def _drop_pack(layout: Layout, database: Database, number: int) -> None:
     commit and whoever would have noted it, and another import may commit between a listing and the lock."""
     if database.read().execute("SELECT 1 FROM packs WHERE number = ?", (number,)).fetchone() is None:
         for path in (layout.pack_image(number), layout.pack(number)):
-            Path(path).unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)

@@ -1,16 +1,15 @@
 """Loads archives into the store: which layers are missing, in what order their bytes come, what becomes of them."""
 
+from __future__ import annotations
+
 import contextlib
 import io
 import json
 import os
 import tarfile
-from collections.abc import Callable, Container, Iterator
-from pathlib import Path
-from typing import BinaryIO
 
 from layerstore.errors import CorruptError, InvalidInput, LimitExceeded, NotFound
-from layerstore.layers.imports import Import, ImportedLayer
+from layerstore.layers.imports import Import
 from layerstore.layers.streams import (
     INPUT_BYTES,
     PIECE_BYTES,
@@ -21,15 +20,25 @@ from layerstore.layers.streams import (
     prefixed,
 )
 from layerstore.oci import archives
-from layerstore.oci.archives import ArchivedImage, DirectoryMembers, LayerSource, TarMembers, clean_member
+from layerstore.oci.archives import DirectoryMembers, TarMembers, clean_member
 from layerstore.oci.configs import CONFIG_LIMIT_BYTES, parse_config
 from layerstore.results import Progress
-from layerstore.store.contents import ContentStore
-from layerstore.store.db import Database
-from layerstore.store.layout import Layout
-from layerstore.types import DiffId, ImageId, sha256_digest
+from layerstore.types import sha256_digest
 
-ProgressCallback = Callable[[Progress], None]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Container, Iterator
+    from typing import BinaryIO, TypeAlias
+
+    from layerstore.layers.imports import ImportedLayer
+    from layerstore.oci.archives import ArchivedImage, LayerSource
+    from layerstore.store.contents import ContentStore
+    from layerstore.store.db import Database
+    from layerstore.store.layout import Layout
+    from layerstore.types import DiffId, ImageId
+
+    ProgressCallback: TypeAlias = Callable[[Progress], None]
+
 _SMALL_FILES_LIMIT_BYTES = 64 << 20
 
 
@@ -92,7 +101,7 @@ class _Loader:
                 seen.check(layer, stored)
             self.add_image(image)
 
-    def _take_member(self, archive: tarfile.TarFile, member: tarfile.TarInfo, seen: "_StreamedMembers") -> None:
+    def _take_member(self, archive: tarfile.TarFile, member: tarfile.TarInfo, seen: _StreamedMembers) -> None:
         name = clean_member(member.name)
         if member.issym() or member.islnk():
             seen.links[name] = member
@@ -170,14 +179,14 @@ def _opened(source: str | os.PathLike[str] | BinaryIO) -> Iterator[tuple[BinaryI
     """The source as a binary file, and a label for it."""
     if isinstance(source, (str, os.PathLike)):
         with open(source, "rb", buffering=0) as file:
-            yield file, _label(Path(source))
+            yield file, _label(source)
     else:
         yield source, "stream"
 
 
-def _label(path: Path) -> str:
+def _label(path: str | os.PathLike[str]) -> str:
     """The name of a file or directory as the repository of images that have none."""
-    stem = path.resolve().name
+    stem = os.path.basename(os.path.realpath(path))
     for ending in (".gz", ".zst", ".tar", ".tgz"):
         stem = stem.removesuffix(ending)
     label = "".join(c if c.isalnum() and c.isascii() else "-" for c in stem.lower()).strip("-")
@@ -194,8 +203,8 @@ def load(
     """Load every image of an archive; see `layerstore.Store.load`."""
     with Import(layout, database, contents) as importing:
         loader = _Loader(importing, progress)
-        if isinstance(source, (str, os.PathLike)) and Path(source).is_dir():
-            loader.load_members(DirectoryMembers(Path(source)), _label(Path(source)))
+        if isinstance(source, (str, os.PathLike)) and os.path.isdir(source):
+            loader.load_members(DirectoryMembers(os.fspath(source)), _label(source))
         else:
             with _opened(source) as (file, label):
                 _load_file(loader, file, label)

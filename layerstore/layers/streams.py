@@ -3,23 +3,45 @@
 A piece is a bytes-like object of 1 byte to a few MiB that is not changed afterwards.
 """
 
-import hashlib
-import queue
-import sys
-import threading
-from collections.abc import Callable, Iterable, Iterator
-from typing import Protocol
+from __future__ import annotations
 
-from isal import igzip_lib
+import queue
+import threading
 
 from layerstore.errors import CorruptError, LimitExceeded
 
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from typing import Protocol, TypeAlias
 
-Piece = bytes | memoryview
+    Piece: TypeAlias = bytes | memoryview
+
+    class Readable(Protocol):
+        """What a blob is read from."""
+
+        def read(self, size: int, /) -> bytes: ...
+
+    class Hash(Protocol):
+        """What `Counted` gives its pieces to."""
+
+        def update(self, piece: Piece, /) -> None: ...
+
+    class _Decoder(Protocol):
+        """What the decoders of isal and zstd have in common. Each decodes one gzip member or zstd frame."""
+
+        @property
+        def eof(self) -> bool: ...
+
+        @property
+        def needs_input(self) -> bool: ...
+
+        @property
+        def unused_data(self) -> bytes: ...
+
+        def decompress(self, data: Piece, max_length: int, /) -> bytes: ...
+
+
 PIECE_BYTES = 1 << 20
 QUEUED_PIECES = 8
 INPUT_BYTES = 1 << 18
@@ -27,12 +49,6 @@ INPUT_BYTES = 1 << 18
 MAX_WINDOW_LOG = 27
 GZIP_MAGIC = b"\x1f\x8b"
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
-
-
-class Readable(Protocol):
-    """What a blob is read from."""
-
-    def read(self, size: int, /) -> bytes: ...
 
 
 def pieces_of(source: Readable, size: int = PIECE_BYTES) -> Iterator[Piece]:
@@ -56,6 +72,8 @@ class BackgroundHash:
     """
 
     def __init__(self) -> None:
+        import hashlib
+
         self._hash = hashlib.sha256()
         self._pieces: queue.SimpleQueue[Piece | None] = queue.SimpleQueue()
         self._room = threading.Semaphore(QUEUED_PIECES)
@@ -83,19 +101,13 @@ class BackgroundHash:
         self.__exit__()
         return self._hash.hexdigest()
 
-    def __enter__(self) -> "BackgroundHash":
+    def __enter__(self) -> BackgroundHash:
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._thread is not None and self._thread.is_alive():
             self._pieces.put(None)
             self._thread.join()
-
-
-class Hash(Protocol):
-    """What `Counted` gives its pieces to."""
-
-    def update(self, piece: Piece, /) -> None: ...
 
 
 class Counted:
@@ -119,34 +131,22 @@ class Counted:
             yield piece
 
 
-class _Decoder(Protocol):
-    """What the decoders of isal and zstd have in common. Each decodes one gzip member or zstd frame."""
+def _gzip() -> tuple[Callable[[], _Decoder], type[Exception], bytes]:
+    from isal import igzip_lib
 
-    @property
-    def eof(self) -> bool: ...
-
-    @property
-    def needs_input(self) -> bool: ...
-
-    @property
-    def unused_data(self) -> bytes: ...
-
-    def decompress(self, data: Piece, max_length: int, /) -> bytes: ...
-
-
-def _gunzip() -> _Decoder:
-    return igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)
-
-
-def _unzstd() -> _Decoder:
-    return zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: MAX_WINDOW_LOG})
-
-
-_FORMATS: dict[str, tuple[Callable[[], _Decoder], type[Exception], bytes]] = {
     # The stub of isal says that IsalError is an instance.
-    "gzip": (_gunzip, igzip_lib.IsalError, GZIP_MAGIC),  # type: ignore[dict-item]
-    "zstd": (_unzstd, zstd.ZstdError, ZSTD_MAGIC),
-}
+    failure: type[Exception] = igzip_lib.IsalError  # type: ignore[assignment]
+    return lambda: igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP), failure, GZIP_MAGIC
+
+
+def _zstd() -> tuple[Callable[[], _Decoder], type[Exception], bytes]:
+    from layerstore.layers.zstd import ZstdError, decompressor
+
+    return lambda: decompressor(MAX_WINDOW_LOG), ZstdError, ZSTD_MAGIC
+
+
+_FORMATS = {"gzip": _gzip, "zstd": _zstd}
+"""What loads the module for a compression and gives: what makes a decoder, what a decoder raises, the magic number."""
 
 
 def decompressed(pieces: Iterable[Piece], compression: str) -> Iterable[Piece]:
@@ -159,7 +159,7 @@ def decompressed(pieces: Iterable[Piece], compression: str) -> Iterable[Piece]:
 
 
 def _decompressed(pieces: Iterable[Piece], compression: str) -> Iterator[Piece]:
-    new_decoder, failure, magic = _FORMATS[compression]
+    new_decoder, failure, magic = _FORMATS[compression]()
     decoder: _Decoder | None = None
     for piece in pieces:
         pending: Piece = piece
@@ -191,11 +191,6 @@ def compression_of(head: Piece) -> str:
     if bytes(head[:2]) == GZIP_MAGIC:
         return "gzip"
     return "zstd" if bytes(head[:4]) == ZSTD_MAGIC else ""
-
-
-def recipe_compressor() -> zstd.ZstdCompressor:
-    """The compressor of recipes (docs/format/recipe.md)."""
-    return zstd.ZstdCompressor(level=1)
 
 
 class Reader:

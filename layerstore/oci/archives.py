@@ -3,66 +3,73 @@
 `list_images` reads what an archive says of its images; their layers are opened by name after that.
 """
 
+from __future__ import annotations
+
 import os
-import platform
+import stat
 import tarfile
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import BinaryIO, Protocol
 
 from layerstore.errors import CorruptError, InvalidInput, LimitExceeded, NotFound
-from layerstore.oci.configs import CONFIG_LIMIT_BYTES, ImageConfig, parse_config, parse_json
+from layerstore.oci.configs import CONFIG_LIMIT_BYTES, parse_config, parse_json
 from layerstore.oci.images import (
     MANIFEST_LIMIT_BYTES,
-    Descriptor,
     check_blob,
     for_platform,
     is_index,
     parse_index,
     parse_manifest,
 )
-from layerstore.types import DiffId, Digest, normalise_name, sha256_digest
+from layerstore.types import Value, normalise_name, sha256_digest
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import BinaryIO, Protocol
+
+    from layerstore.oci.configs import ImageConfig
+    from layerstore.oci.images import Descriptor
+    from layerstore.types import DiffId, Digest
+
+    class Readable(Protocol):
+        def read(self, size: int, /) -> bytes: ...
+
+    class Members(Protocol):
+        """Random access to the files of an archive by name."""
+
+        def read(self, name: str, limit_bytes: int) -> bytes: ...
+
+        def has(self, name: str) -> bool: ...
+
 
 _GO_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}
 _INDEX_DEPTH = 4
 
 
-@dataclass(frozen=True)
-class LayerSource:
+class LayerSource(Value):
     """A layer that an image wants: where it is in the archive, and what is promised for it."""
 
-    member: str
-    diff_id: DiffId
-    digest: Digest | None
-    size_bytes: int | None
+    def __init__(self, member: str, diff_id: DiffId, digest: Digest | None, size_bytes: int | None) -> None:
+        self.member = member
+        self.diff_id = diff_id
+        self.digest = digest
+        self.size_bytes = size_bytes
 
 
-@dataclass(frozen=True)
-class ArchivedImage:
+class ArchivedImage(Value):
     """An image of an archive: its config, its layers bottom first, its names, its blobs (config, manifest) to keep."""
 
-    config: ImageConfig
-    layers: tuple[LayerSource, ...]
-    names: tuple[str, ...]
-    blobs: dict[Digest, bytes]
-
-
-class Readable(Protocol):
-    def read(self, size: int, /) -> bytes: ...
-
-
-class Members(Protocol):
-    """Random access to the files of an archive by name."""
-
-    def read(self, name: str, limit_bytes: int) -> bytes: ...
-
-    def has(self, name: str) -> bool: ...
+    def __init__(
+        self, config: ImageConfig, layers: tuple[LayerSource, ...], names: tuple[str, ...], blobs: dict[Digest, bytes]
+    ) -> None:
+        self.config = config
+        self.layers = layers
+        self.names = names
+        self.blobs = blobs
 
 
 def go_architecture() -> str:
     """This machine's architecture in the names that images use."""
-    machine = platform.machine()
+    machine = os.uname().machine
     return _GO_ARCHITECTURES.get(machine, machine)
 
 
@@ -110,7 +117,7 @@ def _docker_images(members: Members) -> Iterator[ArchivedImage]:
 
 def _check_named_digest(name: str, data: bytes) -> None:
     """A config file is named by its digest; one that is not would change the image's id unseen."""
-    stem = PurePosixPath(name).name.removesuffix(".json")
+    stem = os.path.basename(clean_member(name)).removesuffix(".json")
     if len(stem) == 64 and sha256_digest(data) != f"sha256:{stem}":
         raise CorruptError(f"config {name} has digest {sha256_digest(data)}; save the image again")
 
@@ -187,20 +194,24 @@ def clean_member(name: str) -> str:
 class DirectoryMembers:
     """An OCI layout (or unpacked docker archive) in a directory; symlinks are not followed."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: str) -> None:
         self._root = root
 
     def has(self, name: str) -> bool:
-        return (self._root / name).is_file()
+        try:
+            return stat.S_ISREG(os.stat(os.path.join(self._root, name)).st_mode)
+        except FileNotFoundError:
+            return False
 
     def open(self, name: str) -> BinaryIO:
         try:
-            return open(os.open(self._root / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb", buffering=0)
+            fd = os.open(os.path.join(self._root, name), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except FileNotFoundError:
             raise NotFound(f"{self._root} has no {name}; copy the layout again") from None
+        return open(fd, "rb", buffering=0)
 
     def size_bytes(self, name: str) -> int:
-        return (self._root / name).lstat().st_size
+        return os.lstat(os.path.join(self._root, name)).st_size
 
     def read(self, name: str, limit_bytes: int) -> bytes:
         with self.open(name) as file:
@@ -227,7 +238,7 @@ class Range:
         self._left -= len(data)
         return data
 
-    def __enter__(self) -> "Range":
+    def __enter__(self) -> Range:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -274,7 +285,8 @@ def resolve_links(name: str, links: dict[str, tarfile.TarInfo]) -> str:
         member = links.get(name)
         if member is None:
             return name
-        base = str(PurePosixPath(name).parent) if member.issym() else ""
+        # From "." and not from "", below which ".." would lead to the top again: a link out of the archive is refused.
+        base = (os.path.dirname(name) or ".") if member.issym() else ""
         name = clean_member(os.path.normpath(f"{base}/{member.linkname}").lstrip("/"))
     raise InvalidInput(f"the archive's member {name!r} is a loop of links")
 

@@ -1,12 +1,15 @@
 """Manifests of the OCI image specification and of docker, checked as they are read."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from __future__ import annotations
 
 from layerstore.errors import DigestMismatch, InvalidInput, LimitExceeded
 from layerstore.oci.configs import LAYERS_LIMIT, json_list, json_object
-from layerstore.types import Digest, parse_digest, sha256_digest
+from layerstore.types import Digest, Value, parse_digest, sha256_digest
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from typing import Any
 
 MANIFEST_LIMIT_BYTES = 4 << 20
 
@@ -35,23 +38,25 @@ _LAYER_TYPES = {
 }
 
 
-@dataclass(frozen=True)
-class Descriptor:
+class Descriptor(Value):
     """A reference to a blob ("descriptor.md"): what it is, its digest, its size in bytes, annotations, platform."""
 
-    media_type: str
-    digest: Digest
-    size_bytes: int
-    annotations: dict[str, str]
-    platform: dict[str, Any]
+    def __init__(
+        self, media_type: str, digest: Digest, size_bytes: int, annotations: dict[str, str], platform: dict[str, Any]
+    ) -> None:
+        self.media_type = media_type
+        self.digest = digest
+        self.size_bytes = size_bytes
+        self.annotations = annotations
+        self.platform = platform
 
 
-@dataclass(frozen=True)
-class Manifest:
+class Manifest(Value):
     """An image manifest: config and layers, bottom first."""
 
-    config: Descriptor
-    layers: tuple[Descriptor, ...]
+    def __init__(self, config: Descriptor, layers: tuple[Descriptor, ...]) -> None:
+        self.config = config
+        self.layers = layers
 
 
 def parse_descriptor(value: Any, what: str) -> Descriptor:

@@ -1,24 +1,30 @@
 """The contents of the store: where each is, and reading it (docs/format/pack.md, docs/format/digests.md)."""
 
+from __future__ import annotations
+
 import io
 import os
-import sqlite3
 import struct
 import threading
-from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
-from pathlib import Path
-from typing import TypeVar
 
 from layerstore._core.files import MappedFile, copy_ranges
 from layerstore._core.hashing import blake3
 from layerstore._core.ingest import LOCATION_NONE, LOCATION_OBJECT, RECORD_BYTES, Digests
 from layerstore.errors import RELOAD, CorruptError, NotFound
 from layerstore.store import durable
-from layerstore.store.db import Database
-from layerstore.store.layout import Layout
 
-_Found = TypeVar("_Found")
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Callable, Iterable, Sequence
+    from typing import TypeVar
+
+    from layerstore.store.db import Database
+    from layerstore.store.layout import Layout
+
+    _Found = TypeVar("_Found")
+
 _LOG_HEADER = b"LSDIGEST" + struct.pack("<IIQQ", 1, RECORD_BYTES, 0, 0)
 _LOCATION = struct.Struct("<II")
 _SLOT = struct.Struct("<QQ32s")
@@ -123,10 +129,10 @@ class ContentStore:
     def remove_old_logs(self) -> None:
         """Remove the logs that `replace_log` has replaced, and what it left when it was killed."""
         generation, _ = _log_state(self._database.read())
-        for pattern in ("digests.*", ".digests.*"):
-            for path in Path(self._layout.root).glob(pattern):
-                if str(path) != self._layout.digests(generation):
-                    path.unlink()
+        for name in os.listdir(self._layout.root):
+            path = f"{self._layout.root}/{name}"
+            if name.startswith(("digests.", ".digests.")) and path != self._layout.digests(generation):
+                os.unlink(path)
 
     def log_state(self) -> tuple[int, int]:
         """Changes with each commit and collection: locations that were looked up before may be out of date then."""
@@ -180,10 +186,14 @@ class ContentStore:
         for pack, places in groupby(sorted(zip(locations, digests, strict=True)), key=lambda place: place[0][0]):
             slots, names = zip(*((slot, digest) for (_, slot), digest in places), strict=True)
             if pack == LOCATION_OBJECT:
-                found.update((digest, Path(self._layout.object(digest.hex())).read_bytes()) for digest in names)
+                found.update((digest, self._read_object(digest)) for digest in names)
             else:
                 found.update(zip(names, self.pack(pack).copies(slots), strict=True))
         return found
+
+    def _read_object(self, digest: bytes) -> bytes:
+        with open(self._layout.object(digest.hex()), "rb") as file:
+            return file.read()
 
     def pack(self, number: int) -> Pack:
         """An open pack."""
