@@ -36,10 +36,11 @@ RANKS = {
         "oci": 3,
         "layers": 4,
         "views": 5,
-        "mount": 6,
-        "containers": 7,
+        "extents": 6,
+        "mount": 7,
+        "containers": 8,
     },
-    **{"api": 8, "filesystem": 9, "cli": 9, "__main__": 10},
+    **{"api": 9, "filesystem": 10, "cli": 10, "__main__": 11},
 }
 
 
