@@ -66,6 +66,8 @@ class LayerFile(io.RawIOBase):
         super().__init__()
         self.name = name
         self._tree = tree
+        self._table = tree.table
+        self._logs = tree.logs.files
         self._number = number
         self._mode = mode
         self._position = 0
@@ -123,16 +125,14 @@ class LayerFile(io.RawIOBase):
 
     def readinto_at(self, buffer: Buffer, position: int) -> int:
         """Fill `buffer` from byte `position`; the file's own position stays. Returns how many bytes."""
-        tree = self._tree
-        if not self._may_read or tree.closed:
+        if not self._may_read or self._tree.closed:
             self._check(self._mode.readable, "reading")
-        table = tree.table
-        inode = table.own.get(self._number) or table.get(self._number)
+        inode = self._table.own.get(self._number) or self._table.get(self._number)
         extents = inode.extents
         if inode.digest is None:
-            return 0 if extents is None else read(extents, tree.logs.files, None, position, buffer)
+            return 0 if extents is None else read(extents, self._logs, None, position, buffer)
         original, content = self._source or self._image(inode)
-        return read(original if extents is None else extents, tree.logs.files, content, position, buffer)
+        return read(original if extents is None else extents, self._logs, content, position, buffer)
 
     def write(self, data: Buffer) -> int:
         self._check(self._mode.writable, "writing")
