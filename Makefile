@@ -21,7 +21,7 @@ PACKAGES := $(addprefix packages-,demo test bench lint fuzz)
 # Tests of the compiled core itself: what `make sanitize` runs.
 CORE_TESTS = $(shell grep -lE 'layerstore\._core' tests/test_*.py)
 # Tests of random stacks, as many as LAYERSTORE_EXAMPLES says.
-CAMPAIGN_TESTS = $(shell grep -l 'max_examples=EXAMPLES' tests/test_*.py)
+CAMPAIGN_TESTS = $(shell grep -lE 'max_examples=EXAMPLES|[*] EXAMPLES' tests/test_*.py)
 EXAMPLES ?= 5000
 FUZZ_SECONDS ?= 20
 PYTEST_ARGS ?=

@@ -10,6 +10,8 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include "files.h"
+
 #define VECTORS 1024
 #define STREAM_NAME "stream"
 #define ZERO_BYTES (1 << 16)
@@ -111,21 +113,6 @@ static int add_record(struct ls_contents *c, const uint8_t *digest, uint64_t siz
 	                         c->records.length / sizeof(record), err);
 }
 
-/* Drop the first `done` bytes from the vectors; returns how many vectors are left, moved to the front. */
-static int advance(struct iovec *vectors, int count, size_t done)
-{
-	int first = 0;
-
-	while (first < count && done >= vectors[first].iov_len)
-		done -= vectors[first++].iov_len;
-	if (first < count) {
-		vectors[first].iov_base = (uint8_t *)vectors[first].iov_base + done;
-		vectors[first].iov_len -= done;
-	}
-	memmove(vectors, vectors + first, (size_t)(count - first) * sizeof(*vectors));
-	return count - first;
-}
-
 /* Have the kernel begin to write a range back, so that the sync at the end of the import finds little left to do. Only
  * a hint: where it fails, that sync does the work. */
 static void begin_writeback(int fd, uint64_t offset, uint64_t length)
@@ -146,7 +133,7 @@ static int flush_pack(struct ls_contents *c, struct ls_error *err)
 			return ls_fail_errno(err, "cannot write to the pack at byte %llu; free space and import again",
 			                     (unsigned long long)c->pack_written);
 		c->pack_written += (uint64_t)done;
-		c->vector_count = advance(c->vectors, c->vector_count, (size_t)done);
+		c->vector_count = ls_vectors_advance(c->vectors, c->vector_count, (size_t)done);
 	}
 	/* A length of 0 would mean everything up to the end of the file. */
 	if (c->pack_written > from)

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 
@@ -23,6 +24,20 @@ int ls_punch_holes(int fd, const struct ls_range *ranges, size_t n, struct ls_er
 		}
 	}
 	return LS_OK;
+}
+
+int ls_vectors_advance(struct iovec *vectors, int count, size_t done)
+{
+	int first = 0;
+
+	while (first < count && done >= vectors[first].iov_len)
+		done -= vectors[first++].iov_len;
+	if (first < count) {
+		vectors[first].iov_base = (uint8_t *)vectors[first].iov_base + done;
+		vectors[first].iov_len -= done;
+	}
+	memmove(vectors, vectors + first, (size_t)(count - first) * sizeof(*vectors));
+	return count - first;
 }
 
 int ls_map(int fd, struct ls_mapping *mapping, struct ls_error *err)

@@ -1,9 +1,10 @@
-/* File operations that Python does not have. Thread-safe. */
+/* File operations that Python or the C library do not have. Thread-safe. */
 #ifndef LS_FILES_H
 #define LS_FILES_H
 
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/uio.h>
 
 #include "status.h"
 
@@ -15,6 +16,10 @@ struct ls_range {
 /* Give the blocks of these ranges of the file back to the file system, keeping the file's size; the ranges
  * read as zeros then (fallocate(2), FALLOC_FL_PUNCH_HOLE). LS_UNSUPPORTED where the file system cannot. */
 int ls_punch_holes(int fd, const struct ls_range *ranges, size_t n, struct ls_error *err);
+
+/* Drop the first `done` bytes of vectors, after a short read or write; returns how many vectors are left, moved to the
+ * front. */
+int ls_vectors_advance(struct iovec *vectors, int count, size_t done);
 
 /* A file in memory, read-only. */
 struct ls_mapping {

@@ -9,12 +9,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import threading
 
 from layerstore.containers import program
 from layerstore.containers.bundle import Volume, needs_device_rules, runtime_spec
 from layerstore.containers.containers import Containers
 from layerstore.containers.runtime import may_use_cgroups
 from layerstore.errors import RELOAD, Conflict, InvalidInput, NotFound, Unsupported
+from layerstore.extents.operations import Operations
 from layerstore.layers.chains import Chains
 from layerstore.mount.shared import Mounts
 from layerstore.oci.configs import CONFIG_LIMIT_BYTES, parse_config
@@ -32,6 +34,9 @@ if TYPE_CHECKING:
     from layerstore._core.index import Index
     from layerstore.containers.containers import ContainerRow
     from layerstore.containers.forks import Forks
+    from layerstore.containers.writable import WritableContainers
+    from layerstore.extents.image import ImageTree
+    from layerstore.extents.layers import Layer, Layers
     from layerstore.layers.garbage import Collected
     from layerstore.oci.configs import ImageConfig
     from layerstore.results import Change, HistoryEntry, LayerSummary, Progress, Snapshot, Version
@@ -40,6 +45,7 @@ if TYPE_CHECKING:
     from layerstore.views.paths import ImagePath
     from layerstore.views.view import View
 
+    Driver: TypeAlias = Literal["overlay", "extent"]
     ProgressCallback: TypeAlias = Callable[[Progress], None]
 
 __all__ = ["Container", "Image", "Store", "Volume"]
@@ -113,6 +119,9 @@ class Store:
         self._chains = Chains(self.layout, self._database, lambda: self._contents, derived_limit_bytes)
         self._mounts = Mounts(self.layout)
         self._containers = Containers(self.layout, self._database, self._chains, self._mounts)
+        self._opened_layers: Layers | None = None
+        self._opening = threading.Lock()
+        self._image_trees: dict[ImageId, ImageTree] = {}
 
     def __enter__(self) -> Store:
         return self
@@ -142,14 +151,40 @@ class Store:
             self._opened_contents = ContentStore(self.layout, self._database)
         return self._opened_contents
 
+    @property
+    def _writable(self) -> WritableContainers:
+        from layerstore.containers.writable import WritableContainers
+
+        if self._opened_layers is None:
+            from layerstore.extents.layers import Layers
+
+            with self._opening:
+                if self._opened_layers is None:
+                    os.makedirs(self.layout.logs, mode=0o700, exist_ok=True)
+                    self._opened_layers = Layers(self.layout, self._database, self._image_tree)
+        return WritableContainers(self.layout, self._database, self._opened_layers)
+
+    def _image_tree(self, image: ImageId) -> ImageTree:
+        from layerstore.extents.image import ImageTree
+
+        tree = self._image_trees.get(image)
+        if tree is None:
+            tree = self._image_trees[image] = ImageTree(self._image(image).view, self._contents)
+        return tree
+
     def close(self) -> None:
-        """Close the database, once or more often. Mounted containers stay mounted.
+        """Close the database, once or more often. Mounted containers stay mounted; what was written to containers of
+        the extent driver is handed to the system, and other processes may write to them.
 
         A pool is detached when nobody else uses it: no other store, no mounted container, no content still open.
+        Raises `OSError`.
         """
+        if self._opened_layers is not None:
+            self._opened_layers.close()
         self._database.close()
         self._mounts.close()
         self._known_images.clear()
+        self._image_trees.clear()
         self._chains.close()
         self._opened_contents = None
         self._let_go()
@@ -364,28 +399,47 @@ class Store:
     if TYPE_CHECKING:
 
         @overload
-        def create(self, image: Image | str, *, name: str | None = None, volatile: bool = False) -> Container: ...
+        def create(
+            self, image: Image | str, *, name: str | None = None, volatile: bool = False, driver: Driver = "overlay"
+        ) -> Container: ...
 
         @overload
-        def create(self, image: Image | str, *, count: int, volatile: bool = False) -> list[Container]: ...
+        def create(
+            self, image: Image | str, *, count: int, volatile: bool = False, driver: Driver = "overlay"
+        ) -> list[Container]: ...
 
     def create(
-        self, image: Image | str, *, count: int | None = None, name: str | None = None, volatile: bool = False
+        self,
+        image: Image | str,
+        *,
+        count: int | None = None,
+        name: str | None = None,
+        volatile: bool = False,
+        driver: Driver = "overlay",
     ) -> Container | list[Container]:
         """Make a container, or `count` of them as a list: all or none. They are not mounted yet.
 
-        What is written in a `volatile` one is never synced to disk: fsync returns at once, and unmounting does not
-        flush the store's file system. It is for containers that need not outlive the machine; remove them after a
-        power loss.
+        driver: "overlay", whose writable layer is the kernel's and which programs run in; or "extent", whose writable
+        layer is ours: without root or a mount, worked on from Python, forked and rolled back at once.
+
+        What is written in a `volatile` one (of the overlay driver) is never synced to disk: fsync returns at once, and
+        unmounting does not flush the store's file system. It is for containers that need not outlive the machine;
+        remove them after a power loss.
 
         Raises `NotFound`, `Conflict` when `name` is taken, `InvalidInput` when it is no name, `OSError`.
         """
-        if count is not None and (count < 1 or name is not None):
-            raise InvalidInput("count is at least 1, and a name goes with one container only")
+        _check_count(count, name)
         found = self._resolve(image)
         shown = image if isinstance(image, str) else next(iter(found.names), found.short_id)
-        chain = self._chains.mountable(found.chain_id, lambda: found.diff_ids)
-        rows = self._containers.create(found.id, shown, chain, count or 1, name, volatile)
+        if driver == "extent":
+            if volatile:
+                raise InvalidInput("the extent driver syncs only what it is asked to; create it without volatile")
+            rows = self._writable.create(found.id, shown, found.chain_id, count or 1, name)
+        elif driver == "overlay":
+            chain = self._chains.mountable(found.chain_id, lambda: found.diff_ids)
+            rows = self._containers.create(found.id, shown, chain, count or 1, name, volatile)
+        else:
+            raise InvalidInput(f"there is no driver {driver!r}; it is 'overlay' or 'extent'")
         made = [Container(self, row) for row in rows]
         return made[0] if count is None else made
 
@@ -410,7 +464,10 @@ class Store:
 
     def remove(self, containers: Sequence[Container], *, force: bool = False) -> None:
         """Remove containers and what they wrote. Raises `Conflict` where one runs or is in use, without `force`."""
-        self._containers.remove([container.row for container in containers], force=force)
+        rows = [container.row for container in containers]
+        if self._opened_layers is not None:
+            self._writable.forget(rows)
+        self._containers.remove(rows, force=force)
 
     def states(self, containers: Sequence[Container]) -> list[str]:
         """Of each: "created", "mounted" or "running"."""
@@ -614,8 +671,12 @@ class Image:
         }
 
 
-class Container:
-    """A writable layer on an image. As a context manager it is mounted inside the block and unmounted after it."""
+class Container(Operations):
+    """A writable layer on an image. As a context manager it is mounted inside the block and unmounted after it.
+
+    The functions of the `os` module (see `Operations`) are for the extent driver, mounting and programs for the overlay
+    driver.
+    """
 
     def __init__(self, store: Store, row: ContainerRow) -> None:
         self._store = store
@@ -636,6 +697,11 @@ class Container:
     @property
     def image(self) -> Image:
         return self._store._image(self.row.image_id)
+
+    @property
+    def driver(self) -> str:
+        """ "overlay" or "extent"."""
+        return self.row.driver
 
     @property
     def root(self) -> Path:
@@ -665,6 +731,20 @@ class Container:
         """Remove it and what it wrote. Raises `Conflict` while it runs or is in use, without `force`."""
         self._store.remove([self], force=force)
 
+    # The extent driver
+
+    def _layer(self) -> Layer:
+        return self._writable.layer(self.row)
+
+    @property
+    def _writable(self) -> WritableContainers:
+        if self.row.driver != "extent":
+            raise Unsupported(
+                f"container {self.id[:12]} is of the overlay driver; mount it and work on the files below its root, "
+                "or create one with the driver 'extent'"
+            )
+        return self._store._writable
+
     if TYPE_CHECKING:
 
         @overload
@@ -674,22 +754,23 @@ class Container:
         def fork(self, count: int) -> list[Container]: ...
 
     def fork(self, count: int | None = None, name: str | None = None) -> Container | list[Container]:
-        """Make a container that starts from what this one is now, or `count` of them, alike, as a list: all or none.
+        """Make a container that goes on from what this one is now, or `count` of them, alike, as a list: all or none.
 
-        On a file system with reflink (XFS, btrfs, a pool) contents are shared and a fork costs the time of making its
-        files again, about 20 µs for each changed file; without, it costs their bytes.
+        With the extent driver it takes the same time whatever is in it, and copies nothing. The moment is between two
+        operations on this container, of whatever thread or process: of another process, what it has flushed counts.
 
-        This one may be mounted and in use. A file that is being written is in the fork as it was at one moment, where
-        contents are shared; where they are copied, each write of that while may be in it or not. The tree is not of one
-        moment: of two files that are written one after the other, the fork may have the second write and not the first.
-        Who minds stops the container's programs meanwhile. What programs hold in memory is not in a fork.
+        With the overlay driver, on a file system with reflink (XFS, btrfs, a pool) contents are shared and a fork costs
+        the time of making its files again, about 20 µs for each changed file; without, it costs their bytes. This one
+        may be mounted and in use. A file that is being written is in the fork as it was at one moment, where contents
+        are shared; where they are copied, each write of that while may be in it or not. The tree is not of one moment:
+        of two files that are written one after the other, the fork may have the second write and not the first. Who
+        minds stops the container's programs meanwhile. What programs hold in memory is not in a fork.
 
         Raises `Conflict` when `name` is taken, `InvalidInput` when it is no name, `NotFound` when this one was removed,
         `OSError`.
         """
-        if count is not None and (count < 1 or name is not None):
-            raise InvalidInput("count is at least 1, and a name goes with one container only")
-        made = [Container(self._store, row) for row in self._store._forks.fork(self.row, count or 1, name)]
+        _check_count(count, name)
+        made = [Container(self._store, row) for row in self._states.fork(self.row, count or 1, name)]
         return made[0] if count is None else made
 
     def snapshot(self, name: str) -> None:
@@ -697,32 +778,42 @@ class Container:
 
         Raises `Conflict` when there is a snapshot of that name, `InvalidInput` when it is no name, `OSError`.
         """
-        self._store._forks.snapshot(self.row, name)
+        self._states.snapshot(self.row, name)
 
     def snapshots(self) -> list[Snapshot]:
         """Its snapshots, oldest first."""
-        return self._store._forks.snapshots(self.row)
+        return self._states.snapshots(self.row)
 
     def rollback(self, name: str) -> None:
         """Have it be what it was at a snapshot, which stays. It takes no longer the more has changed.
 
-        What it was until now is given back by `collect_garbage`, or with the container. The next `mount` takes the
-        snapshot again first, as long as `snapshot` took.
+        Files of the extent driver that are open raise `OSError` with ESTALE then. With the overlay driver, what it was
+        until now is given back by `collect_garbage`, or with the container, and the next `mount` takes the snapshot
+        again first, as long as `snapshot` took.
 
-        Raises `Conflict` while it is mounted or runs, `NotFound` when there is no such snapshot, `OSError`.
+        Raises `NotFound` when there is no such snapshot, `Conflict` while it is mounted, runs, or another process
+        writes to it, `OSError`.
         """
-        self._store._forks.rollback(self.row, name)
+        self._states.rollback(self.row, name)
 
     def remove_snapshot(self, name: str) -> None:
-        """Remove a snapshot. Raises `NotFound` when there is none of that name, `OSError`."""
-        self._store._forks.remove_snapshot(self.row, name)
+        """Remove a snapshot, and give back what only it needed. Raises `NotFound` when there is none, `OSError`."""
+        self._states.remove_snapshot(self.row, name)
+
+    @property
+    def _states(self) -> WritableContainers | Forks:
+        return self._store._writable if self.row.driver == "extent" else self._store._forks
 
     def diff(self) -> list[Change]:
-        """What it changed, sorted by path. Raises `NotFound` when it was removed."""
+        """What it changed, sorted by path. Raises `NotFound` when removed, `Unsupported` for the extent driver."""
         from pathlib import Path
 
         from layerstore.containers import changes
 
+        if self.row.driver != "overlay":
+            raise Unsupported(
+                f"container {self.id[:12]} is of the {self.row.driver} driver, of which there is no diff yet"
+            )
         try:
             return changes.changes(Path(self._store._containers.upper(self.id)), self.image.index())
         except FileNotFoundError:
@@ -828,11 +919,12 @@ class Container:
             "Name": self.name,
             "Image": self.row.image_id,
             "ImageName": self.row.image_name,
+            "Driver": self.row.driver,
             "Created": datetime.fromtimestamp(self.row.created_seconds, UTC).isoformat(),
             "Command": json.loads(self.row.command) if self.row.command else None,
             "State": state,
             "Root": str(self.root) if state != "created" else None,
-            "Upper": self._store._containers.upper(self.id),
+            "Upper": self._store._containers.upper(self.id) if self.row.driver == "overlay" else None,
         }
 
     def _needs_device_rules(self) -> bool:
@@ -895,6 +987,11 @@ class _Mounted:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._container.umount()
+
+
+def _check_count(count: int | None, name: str | None) -> None:
+    if count is not None and (count < 1 or name is not None):
+        raise InvalidInput("count is at least 1, and a name goes with one container only")
 
 
 def _descriptor(file: int | BinaryIO | None, own: int) -> int:

@@ -1,7 +1,9 @@
-"""Images as a file system of fsspec: `layer://NAME:TAG/path`, read-only (https://filesystem-spec.readthedocs.io).
+"""Images and containers as file systems of fsspec (https://filesystem-spec.readthedocs.io): `layer://NAME:TAG/path`,
+read-only, and `container://NAME/path`.
 
 fsspec.open("layer://debian:12/etc/os-release", store="/var/lib/layerstore")
 pandas.read_csv("layer://data:latest/table.csv", storage_options={"store": …})
+table.to_csv("container://work/table.csv", storage_options={"store": …})
 """
 
 from __future__ import annotations
@@ -9,6 +11,8 @@ from __future__ import annotations
 import errno
 import io
 import os
+import shutil
+import stat
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any, NoReturn
@@ -16,13 +20,14 @@ from typing import Any, NoReturn
 from fsspec import AbstractFileSystem
 
 from layerstore._core.entry import Entry
-from layerstore.api import Image, Store
+from layerstore.api import Container, Image, Store
 from layerstore.errors import InvalidInput, NotFound
 from layerstore.store.layout import default_root
 from layerstore.views.view import View
 
 _TYPES = {"f": "file", "d": "directory", "l": "link"}
 _SHORT_ID = 12
+_COPY_BYTES = 1 << 20
 
 
 class LayerFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no types
@@ -173,6 +178,148 @@ class _File(io.BufferedReader):
     def __init__(self, file: io.BufferedReader, size: int) -> None:
         super().__init__(file.detach())
         self.size = size
+
+
+class ContainerFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no types
+    """The containers of the extent driver, to be read and written: a directory each, named by name or id.
+
+    Links are followed inside the container when a path is asked for; listings show them as links. What was written to
+    a file is there for others when it is flushed or closed. The first change makes this process the one that writes to
+    that container, until `store` is closed.
+
+    Args:
+        store: the store's directory; without it $LAYERSTORE_ROOT, or the usual place of this user.
+        auto_mkdir: make the directories above a file that is written, as `LocalFileSystem` of fsspec does.
+
+    Raises `NotFound` where there is no store.
+    """
+
+    protocol = "container"
+    root_marker = ""
+
+    def __init__(
+        self, store: str | os.PathLike[str] | None = None, auto_mkdir: bool = False, **storage_options: Any
+    ) -> None:
+        super().__init__(store=store, auto_mkdir=auto_mkdir, **storage_options)
+        self.store = Store(default_root() if store is None else store)
+        self.auto_mkdir = auto_mkdir
+
+    def _split(self, path: str) -> tuple[Container, str]:
+        """The container that a path is in, and the path there. Raises `FileNotFoundError`."""
+        path = self._strip_protocol(path)
+        name, _, inner = path.partition("/")
+        try:
+            return self.store.container(name), f"/{inner}"
+        except (NotFound, InvalidInput):
+            raise FileNotFoundError(
+                errno.ENOENT, "no container of this name; `layerstore ps` lists them", path
+            ) from None
+
+    def _make_parent(self, container: Container, inner: str) -> None:
+        if self.auto_mkdir:
+            container.makedirs(os.path.dirname(inner), exist_ok=True)  # noqa: PTH120  # a path in a container
+
+    def info(self, path: str, **_: Any) -> dict[str, Any]:
+        """Of what a path leads to: name, size (bytes), type ("file", "directory", "other"), mode, uid, gid, mtime
+        (seconds), ino, nlink, islink and destination."""
+        path = self._strip_protocol(path)
+        if not path:
+            return _directory(path)
+        container, inner = self._split(path)
+        status = container.lstat(inner)
+        link = {"islink": True, "destination": container.readlink(inner)} if stat.S_ISLNK(status.st_mode) else {}
+        return {**_status_info(path, container.stat(inner)), "islink": False, **link}
+
+    def ls(self, path: str, detail: bool = True, **_: Any) -> list[dict[str, Any]] | list[str]:
+        """The entries of a directory, or the one file. Links are shown as links."""
+        path = self._strip_protocol(path)
+        infos = list(self._infos(path))
+        return infos if detail else [info["name"] for info in infos]
+
+    def _infos(self, path: str) -> Iterator[dict[str, Any]]:
+        if not path:
+            containers = [each for each in self.store.containers() if each.driver == "extent"]
+            yield from sorted((_directory(each.name or each.id) for each in containers), key=lambda info: info["name"])
+            return
+        container, inner = self._split(path)
+        if not stat.S_ISDIR(container.stat(inner).st_mode):
+            yield self.info(path)
+            return
+        for entry in container.scandir(inner):
+            yield _status_info(f"{path}/{entry.name!s}", entry.stat(follow_symlinks=False))
+
+    def modified(self, path: str) -> datetime:
+        """When the file was modified."""
+        seconds: float = self.info(path).get("mtime", 0)
+        return datetime.fromtimestamp(seconds, UTC)
+
+    def _open(self, path: str, mode: str = "rb", **_: Any) -> Any:
+        container, inner = self._split(path)
+        if mode != "rb":
+            self._make_parent(container, inner)
+        file: Any = container.open(inner, mode)
+        return _File(file, container.stat(inner).st_size) if isinstance(file, io.BufferedReader) else file
+
+    def mkdir(self, path: str, create_parents: bool = True, **_: Any) -> None:
+        """As `os.mkdir`, or with the directories above as `os.makedirs`."""
+        container, inner = self._split(path)
+        (container.makedirs if create_parents else container.mkdir)(inner)
+
+    def makedirs(self, path: str, exist_ok: bool = False) -> None:
+        """As `os.makedirs`."""
+        container, inner = self._split(path)
+        container.makedirs(inner, exist_ok=exist_ok)
+
+    def rmdir(self, path: str) -> None:
+        """As `os.rmdir`."""
+        container, inner = self._split(path)
+        container.rmdir(inner)
+
+    def rm_file(self, path: str) -> None:
+        """Remove a file, or an empty directory: `rm` asks for both by this."""
+        container, inner = self._split(path)
+        is_directory = stat.S_ISDIR(container.lstat(inner).st_mode)
+        (container.rmdir if is_directory else container.unlink)(inner)
+
+    def cp_file(self, path1: str, path2: str, **_: Any) -> None:
+        """Copy the content of a file; of a directory, make one."""
+        if self.isdir(path1):
+            self.makedirs(path2, exist_ok=True)
+            return
+        self.makedirs(self._parent(path2), exist_ok=True)
+        with self.open(path1, "rb") as read, self.open(path2, "wb") as write:
+            shutil.copyfileobj(read, write, _COPY_BYTES)
+
+    def mv(self, path1: str, path2: str, recursive: bool = False, maxdepth: int | None = None, **kwargs: Any) -> None:
+        """Rename, inside of one container; else copy and remove."""
+        container, old = self._split(path1)
+        other, new = self._split(path2)
+        if container.id == other.id and maxdepth is None:
+            container.rename(old, new)
+        else:
+            super().mv(path1, path2, recursive=recursive, maxdepth=maxdepth, **kwargs)
+
+    def touch(self, path: str, truncate: bool = True, **_: Any) -> None:
+        """Make an empty file, or set the time of one."""
+        container, inner = self._split(path)
+        self._make_parent(container, inner)
+        container.open(inner, "wb" if truncate else "ab", 0).close()
+        container.utime(inner)
+
+
+def _status_info(path: str, status: os.stat_result) -> dict[str, Any]:
+    types = {stat.S_IFREG: "file", stat.S_IFDIR: "directory", stat.S_IFLNK: "link"}
+    return {
+        "name": path,
+        "size": 0 if stat.S_ISDIR(status.st_mode) else status.st_size,
+        "type": types.get(stat.S_IFMT(status.st_mode), "other"),
+        "mode": status.st_mode,
+        "uid": status.st_uid,
+        "gid": status.st_gid,
+        "mtime": status.st_mtime_ns / 1e9,
+        "ino": status.st_ino,
+        "nlink": status.st_nlink,
+    }
 
 
 def _has_tag(name: str) -> bool:

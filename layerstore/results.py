@@ -38,6 +38,14 @@ class HistoryEntry(Value):
         self.empty_layer = empty_layer
 
 
+class Snapshot(Value):
+    """A moment of a container that it can be rolled back to; seconds since the epoch."""
+
+    def __init__(self, name: str, created_seconds: float) -> None:
+        self.name = name
+        self.created_seconds = created_seconds
+
+
 class LayerSummary(Value):
     """What a layer brought to its image, and what later layers left of it.
 
@@ -116,14 +124,6 @@ class Version(Value):
         self.ended_by = ended_by
         self.ended_how = ended_how
         self.ended_at = ended_at
-
-
-class Snapshot(Value):
-    """A moment of a container that it can be rolled back to; seconds since the epoch."""
-
-    def __init__(self, name: str, created_seconds: float) -> None:
-        self.name = name
-        self.created_seconds = created_seconds
 
 
 class Progress(Value):

@@ -36,10 +36,11 @@ RANKS = {
         "oci": 3,
         "layers": 4,
         "views": 5,
-        "mount": 6,
-        "containers": 7,
+        "extents": 6,
+        "mount": 7,
+        "containers": 8,
     },
-    **{"api": 8, "filesystem": 9, "cli": 9, "__main__": 10},
+    **{"api": 9, "filesystem": 10, "cli": 10, "__main__": 11},
 }
 
 
@@ -107,7 +108,12 @@ def test_the_version_is_the_same_everywhere() -> None:
 
 
 @pytest.mark.parametrize(
-    ("page", "header", "macro"), [("pack", "contents", "LS_PACK_VERSION"), ("index", "index", "LS_INDEX_VERSION")]
+    ("page", "header", "macro"),
+    [
+        ("pack", "contents", "LS_PACK_VERSION"),
+        ("index", "index", "LS_INDEX_VERSION"),
+        ("log", "log", "LS_LOG_VERSION"),
+    ],
 )
 def test_a_format_page_tells_the_version_that_is_written(page: str, header: str, macro: str) -> None:
     defined = re.search(rf"#define {macro} (\d+)", (ROOT / f"csrc/{header}.h").read_text())

@@ -18,15 +18,21 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--volatile", action="store_true", help="never sync what is written in them: fast, lost with power"
     )
     parser.add_argument("--name", help="a name for the container")
+    parser.add_argument(
+        "--driver",
+        choices=("overlay", "extent"),
+        default="overlay",
+        help="overlay: to be mounted and run programs (default); extent: to be worked on from Python, without root",
+    )
 
 
 def run(store: Store, args: argparse.Namespace) -> int:
     if args.count is not None and args.name is not None:
         raise InvalidInput("--name goes with one container only, so not with --count")
     if args.count is None:
-        made = [store.create(args.image, name=args.name, volatile=args.volatile)]
+        made = [store.create(args.image, name=args.name, volatile=args.volatile, driver=args.driver)]
     else:
-        made = store.create(args.image, count=args.count, volatile=args.volatile)
+        made = store.create(args.image, count=args.count, volatile=args.volatile, driver=args.driver)
     for container in made:
         print(container.id)
     return 0

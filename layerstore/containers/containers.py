@@ -11,8 +11,9 @@ from functools import partial
 
 from layerstore._core.mount import container_make_many, container_remove_many
 from layerstore.containers.runtime import find_runtime
-from layerstore.errors import Conflict, InvalidInput, NotFound
-from layerstore.store.locks import locked
+from layerstore.errors import Conflict, InvalidInput, NotFound, Unsupported
+from layerstore.store import logs
+from layerstore.store.locks import locked, try_lock
 from layerstore.types import Value
 
 TYPE_CHECKING = False
@@ -28,13 +29,20 @@ if TYPE_CHECKING:
     from layerstore.store.layout import Layout
     from layerstore.types import ChainId, DiffId, ImageId
 
-_COLUMNS = "id, name, image_id, image_name, chain_id, created_seconds, volatile, command"
+_COLUMNS = "id, name, image_id, image_name, chain_id, created_seconds, volatile, command, driver, log"
 NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}"
 _BATCH = 500
+_LOGS_OF = (
+    "SELECT log FROM containers WHERE id = :id "
+    "UNION SELECT log FROM snapshots WHERE container_id = :id AND log IS NOT NULL"
+)
 
 
 class ContainerRow(Value):
-    """What the database knows of a container. `command` is what was last run in it, None if nothing was."""
+    """What the database knows of a container. `command` is what was last run in it, None if nothing was.
+
+    `log` names the log that a container of the extent driver begins with; it may have another one later.
+    """
 
     def __init__(
         self,
@@ -46,6 +54,8 @@ class ContainerRow(Value):
         created_seconds: float,
         volatile: bool,
         command: str | None,
+        driver: str = "overlay",
+        log: str | None = None,
     ) -> None:
         self.id = id
         self.name = name
@@ -55,6 +65,8 @@ class ContainerRow(Value):
         self.created_seconds = created_seconds
         self.volatile = volatile
         self.command = command
+        self.driver = driver
+        self.log = log
 
 
 def _root_xattrs(xattrs: Mapping[bytes, bytes]) -> list[tuple[bytes, bytes]]:
@@ -69,7 +81,7 @@ def check_name(name: str, what: str) -> None:
 
 
 def insert_rows(db: Connection, rows: Sequence[ContainerRow]) -> None:
-    """Add the rows of new containers, alike but for their ids, in a transaction.
+    """Add the rows of new containers, alike but for their ids and logs, in a transaction.
 
     Raises `NotFound` where the image is gone, `Conflict` where the name is taken.
     """
@@ -80,7 +92,16 @@ def insert_rows(db: Connection, rows: Sequence[ContainerRow]) -> None:
     if name is not None and db.execute("SELECT 1 FROM containers WHERE name = ?", (name,)).fetchone():
         raise Conflict(f"there is a container named {name!r} already; `layerstore rm {name}` first")
     values = [tuple(vars(row).values()) for row in rows]
-    db.executemany(f"INSERT INTO containers ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", values)
+    db.executemany(f"INSERT INTO containers ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
+
+
+def _require_overlay(rows: Iterable[ContainerRow]) -> None:
+    for row in rows:
+        if row.driver != "overlay":
+            raise Unsupported(
+                f"container {row.id[:12]} is of the {row.driver} driver and not mounted; work on it from Python "
+                "(`container.open` and its like), or create one with `--driver overlay`"
+            )
 
 
 class Containers:
@@ -184,6 +205,8 @@ class Containers:
 
         Raises `NotFound` where one was removed, `Unsupported`, `OSError`; those mounted before stay.
         """
+        rows = list(rows)
+        _require_overlay(rows)
         batches: dict[tuple[ChainId, bool], list[str]] = {}
         images: dict[ChainId, ImageId] = {}
         for row in rows:
@@ -294,11 +317,34 @@ class Containers:
             for row in known:
                 if self.is_running(row.id):
                     raise Conflict(f"container {row.id[:12]} is running; end it first, or remove it by force")
+            for row in rows:
+                if row.driver == "extent" and self._is_written(row.id):
+                    raise Conflict(
+                        f"another process writes to container {row.id[:12]}; end it first, or remove it by force"
+                    )
         for row in known:
             with contextlib.suppress(NotFound):
                 self.runtime().delete(row.id, force=True)
         self.unmount(rows, lazy=force)
         # Rows first: what is left of a directory whose row is gone is garbage, not half a container.
         with self._database.transaction(durable=False) as db:
+            extent = [row.id for row in rows if row.driver == "extent"]
+            needed = [log for container in extent for (log,) in db.execute(_LOGS_OF, {"id": container})]
             db.executemany("DELETE FROM containers WHERE id = ?", [(row.id,) for row in rows])
+            gone = logs.forget_unneeded(db, needed)
         container_remove_many(self._mounts.containers_fd, [row.id for row in rows])
+        logs.unlink(self._layout, gone)
+
+    def _is_written(self, container: str) -> bool:
+        """Does a process write to this container of the extent driver?"""
+        row = self._database.read().execute("SELECT log FROM containers WHERE id = ?", (container,)).fetchone()
+        if row is None:
+            return False
+        try:
+            fd = os.open(self._layout.log(row[0]), os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        try:
+            return not try_lock(fd)
+        finally:
+            os.close(fd)

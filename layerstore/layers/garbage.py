@@ -1,4 +1,4 @@
-"""Gives back what no committed row reaches: contents, packs, indexes, chains, blobs, container directories.
+"""Gives back what no committed row reaches: contents, packs, indexes, chains, blobs, container directories, logs.
 
 Runs under the exclusive garbage lock, so that no import and no creation of a container is half-way. One transaction
 takes the dead contents out of the digest log first; only then are they removed, so that a crash leaves nothing but more
@@ -146,11 +146,14 @@ def _remove_files(layout: Layout, database: Database, objects: dict[str, set[str
     layers = {digest_hex(diff_id) for (diff_id,) in db.execute("SELECT diff_id FROM layers")}
     blobs = {digest_hex(digest) for (digest,) in db.execute("SELECT digest FROM image_blobs")}
     containers = {container for (container,) in db.execute("SELECT id FROM containers")}
+    logs = {log for (log,) in db.execute("SELECT id FROM logs")}
     for directory in Path(layout.objects).iterdir():
         _sweep(directory, objects.get(directory.name, set()).__contains__)
     _sweep(Path(layout.packs), lambda name: name.split(".")[0] in packs)
     _sweep(Path(layout.layers), lambda name: name.split(".")[0] in layers)
     _sweep(Path(layout.blobs), blobs.__contains__)
+    if Path(layout.logs).is_dir():
+        _sweep(Path(layout.logs), logs.__contains__)
     for directory in Path(layout.containers).iterdir():
         if directory.name not in containers:
             with contextlib.suppress(FileNotFoundError):  # whoever removed the row may be removing it too
@@ -191,5 +194,5 @@ def _punch_dead_slots(path: str, alive: set[int]) -> None:
 
 
 def _used_bytes(layout: Layout) -> int:
-    tops = (layout.objects, layout.packs, layout.layers, layout.chains, layout.blobs)
+    tops = (layout.objects, layout.packs, layout.layers, layout.chains, layout.blobs, layout.logs)
     return sum(path.lstat().st_blocks * 512 for top in tops for path in Path(top).rglob("*"))

@@ -162,6 +162,18 @@ class ContentStore:
             return io.FileIO(self._layout.object(digest.hex()))
         return self.pack(pack).content(slot)
 
+    def place(self, digest: bytes) -> tuple[str, int, bool]:
+        """The file that a content is in, the byte at which it begins, and whether other contents are in that file.
+
+        Raises as `find`.
+        """
+        pack, slot = _LOCATION.unpack(self.digests().locate_many(digest, 32))
+        if pack == LOCATION_NONE:
+            raise NotFound(f"content {digest.hex()} is not in the store")
+        if pack == LOCATION_OBJECT:
+            return self._layout.object(digest.hex()), 0, False
+        return self._layout.pack(pack), self.pack(pack).slot(slot)[0], True
+
     def open(self, digest: bytes) -> io.BufferedReader | io.BytesIO:
         """A binary file over one content, positioned at its start. Raises as `find`."""
         found = self.find(digest)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 SET_NAME = "INSERT INTO names VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET image_id = excluded.image_id"
 """Gives an image (id, second) a name (first); one that another image has moves to it."""
@@ -76,6 +76,24 @@ CREATE TABLE containers (
 CREATE INDEX containers_of_chain ON containers (chain_id);
 CREATE INDEX containers_of_image ON containers (image_id);
 """
+_LOGS = """
+CREATE TABLE logs (id TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE log_uses (
+    log TEXT NOT NULL REFERENCES logs ON DELETE CASCADE, used TEXT NOT NULL REFERENCES logs,
+    length INTEGER NOT NULL, PRIMARY KEY (log, used)
+) WITHOUT ROWID;
+CREATE INDEX log_uses_of ON log_uses (used);
+ALTER TABLE containers ADD COLUMN driver TEXT NOT NULL DEFAULT 'overlay';
+ALTER TABLE containers ADD COLUMN log TEXT REFERENCES logs;
+CREATE INDEX containers_of_log ON containers (log) WHERE log IS NOT NULL;
+CREATE TABLE snapshots (
+    container_id TEXT NOT NULL REFERENCES containers ON DELETE CASCADE, name TEXT NOT NULL,
+    created_seconds REAL NOT NULL, log TEXT REFERENCES logs, length INTEGER, PRIMARY KEY (container_id, name)
+) WITHOUT ROWID;
+CREATE INDEX snapshots_of_log ON snapshots (log) WHERE log IS NOT NULL;
+"""
+_STEPS = {0: _SCHEMA, 2: _LOGS}
+"""What is done to a database of that version. The one of version 1 is not read any more."""
 
 
 class _Connection(sqlite3.Connection):
@@ -123,19 +141,22 @@ class Database:
         self._connections: list[sqlite3.Connection] = []
         version = _version(self.read())
         if version == 0:
-            version = self._create()
+            _begin_wal(self.read())
+        if version < SCHEMA_VERSION:
+            version = self._bring_up()
         if version != SCHEMA_VERSION:
             raise CorruptError(
-                f"{path} has schema version {version}; this layerstore reads version {SCHEMA_VERSION} only"
+                f"{path} has schema version {version}; this layerstore reads versions 2 and {SCHEMA_VERSION} only"
             )
 
-    def _create(self) -> int:
-        """Make the tables, unless another process has made them meanwhile; returns the schema's version."""
-        _begin_wal(self.read())
+    def _bring_up(self) -> int:
+        """Make the tables of today, unless another process has made them meanwhile; returns the schema's version."""
         with self.transaction() as db:
-            if _version(db) == 0:
-                for statement in _SCHEMA.split(";\n"):
-                    db.execute(statement)
+            version = _version(db)
+            if version in _STEPS:
+                for step in [step for needed, step in _STEPS.items() if needed >= version]:
+                    for statement in step.split(";\n"):
+                        db.execute(statement)
                 db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
             return _version(db)
 

@@ -60,6 +60,7 @@ class Layout:
         self.layers = f"{self.root}/layers"
         self.chains = f"{self.root}/chains"
         self.containers = f"{self.root}/containers"
+        self.logs = f"{self.root}/logs"
         self.blobs = f"{self.root}/blobs/sha256"
         self.run = f"{self.root}/run"
         self.staging = f"{self.root}/staging"
@@ -113,6 +114,9 @@ class Layout:
     def container(self, container: str) -> str:
         return f"{self.containers}/{container}"
 
+    def log(self, log: str) -> str:
+        return f"{self.logs}/{log}"
+
     def exists(self) -> bool:
         return os.path.exists(self.format)
 
@@ -132,7 +136,7 @@ class Layout:
         os.makedirs(self.root, mode=0o700, exist_ok=True)
         os.chmod(self.root, 0o700)
         for directory in (
-            *(self.packs, self.objects, self.layers, self.chains, self.containers, self.blobs),
+            *(self.packs, self.objects, self.layers, self.chains, self.containers, self.logs, self.blobs),
             *(self.staging, self.runtime, self.chain_mounts, self.pack_mounts),
             *(f"{self.objects}/{i:02x}" for i in range(256)),
         ):
@@ -162,6 +166,6 @@ class Layout:
             raise InvalidInput(f"{self.root} is open to other users; `chmod 700 {self.root}` first")
 
     def _own_names(self) -> set[str]:
-        own = (self.format, self.packs, self.objects, self.layers, self.chains, self.containers, self.run, self.staging)
+        own = (self.format, self.packs, self.objects, self.layers, self.chains, self.containers, self.logs)
         database = (self.database + ending for ending in ("", "-wal", "-shm"))
-        return {os.path.basename(path) for path in (*own, *database)} | {"blobs"}
+        return {os.path.basename(path) for path in (*own, self.run, self.staging, *database)} | {"blobs"}

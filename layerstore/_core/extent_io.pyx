@@ -1,0 +1,341 @@
+"""Reading files through extent maps, and appending to logs, over csrc/extent_io.h."""
+
+import os
+from _thread import allocate_lock
+
+from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_AS_STRING
+from libc.stddef cimport size_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memset
+
+from layerstore._core.extents cimport (
+    LS_EXTENT_IMAGE,
+    LS_EXTENT_LOG_BYTES,
+    LS_EXTENT_LOG_SHIFT,
+    LS_EXTENT_MAX_LOGS,
+    LS_EXTENT_ZERO,
+    ExtentMap,
+    ls_extents_lookup,
+    ls_piece,
+    unsigned,
+)
+from layerstore._core.log cimport (
+    LS_LOG_MAX_PAYLOAD,
+    LS_LOG_MORE,
+    LS_LOG_WRITE,
+    Record,
+    ls_log_check,
+    ls_log_padding,
+    ls_log_record,
+    ls_log_record_bytes,
+    ls_log_seal,
+)
+from layerstore._core.status cimport check, ls_error
+
+from layerstore._core.status import CorruptError, InvalidInput
+
+cdef extern from "buffer.h" nogil:
+    struct ls_buffer:
+        uint8_t *bytes
+        size_t length
+        size_t capacity
+
+    int ls_buffer_reserve(ls_buffer *buffer, size_t extra, ls_error *err)
+    int ls_buffer_append(ls_buffer *buffer, const void *bytes, size_t length, ls_error *err)
+    void ls_buffer_free(ls_buffer *buffer)
+
+cdef extern from "extent_io.h" nogil:
+    enum:
+        LS_READ_ZEROS
+
+    struct ls_read:
+        int fd
+        uint64_t offset
+        uint8_t *into
+        size_t length
+
+    int ls_read_all(const ls_read *reads, size_t n, ls_error *err)
+    int ls_log_append(
+        int fd,
+        uint64_t position,
+        const uint8_t *records,
+        size_t length,
+        const ls_log_record *record,
+        const uint8_t *payload,
+        ls_error *err,
+    )
+
+cdef enum:
+    PIECES = 64
+    GATHERED_BYTES = 1 << 20
+    # Data that is written as it is: copying it first would cost more than the system call that it saves.
+    DIRECT_BYTES = 128 << 10
+
+
+cdef class Content:
+    """Where a content of the image is: `size` bytes at `offset` of the file of descriptor `fd`, which is borrowed."""
+
+    cdef int fd
+    cdef uint64_t offset
+    cdef uint64_t size
+
+    def __cinit__(self, int fd, uint64_t offset, uint64_t size):
+        self.fd = fd
+        self.offset = offset
+        self.size = size
+
+
+cdef class LogFile:
+    """A log to read from: the first `length` bytes of the file of descriptor `fd`, which is borrowed."""
+
+    cdef int fd
+    cdef readonly uint64_t length
+    cdef ls_buffer gathered  # what comes after `length`
+
+    def __init__(self, int fd, uint64_t length):
+        self.fd = fd
+        self.length = length
+
+    def __dealloc__(self):
+        ls_buffer_free(&self.gathered)
+
+
+cdef class LogWriter(LogFile):
+    """Appends to a log that is `length` bytes long and has this `id` (16 bytes); `number` is the one that sources name it by.
+
+    Data is gathered in memory up to 1 MiB and readable at once; anything else is appended at once, after it. Safe for many
+    threads. Raises `OSError` where the file cannot be written (a full disk): the log's length is what it was before the
+    call, what was gathered before stays gathered and readable, and the next call tries it again.
+    """
+
+    cdef object lock
+    cdef bytes id
+    cdef uint64_t source
+
+    def __init__(self, int fd, uint64_t length, bytes id not None, uint64_t number):
+        LogFile.__init__(self, fd, length)
+        if len(id) != 16 or length % 8 or number >= LS_EXTENT_MAX_LOGS:
+            raise InvalidInput("a log has an id of 16 bytes, a length that is a multiple of 8, and a number below 65535")
+        self.lock = allocate_lock()
+        self.id = id
+        self.source = number << LS_EXTENT_LOG_SHIFT
+
+    @property
+    def end(self):
+        """Bytes with those that are gathered."""
+        return self.length + self.gathered.length
+
+    def write(self, ExtentMap extents not None, uint64_t inode, long long offset, data, long long mtime_ns):
+        """Write `data` at byte `offset` of a file: a WRITE record (several beyond MAX_PAYLOAD_BYTES), and into its map.
+
+        Raises `OverflowError`, `ValueError` and `Conflict` as of `ExtentMap.write`, before anything is written. Where only a
+        part of several records could be written, that part is in the map when `OSError` is raised.
+        """
+        cdef Py_buffer view
+        cdef ls_piece piece
+        cdef ls_log_record record
+        cdef uint64_t done = 0
+        PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+        try:
+            piece = ls_piece(unsigned(offset, "an offset"), <uint64_t>view.len, LS_EXTENT_ZERO)
+            extents.check_piece(&piece)
+            memset(&record, 0, sizeof(record))
+            record.type = LS_LOG_WRITE
+            record.inode = inode
+            record.mtime_seconds = mtime_ns // 1_000_000_000
+            record.mtime_nanoseconds = <uint32_t>(mtime_ns % 1_000_000_000)
+            with self.lock:
+                while done < <uint64_t>view.len:
+                    record.offset = <uint64_t>offset + done
+                    record.payload_length = <uint32_t>min(<uint64_t>view.len - done, <uint64_t>LS_LOG_MAX_PAYLOAD)
+                    self.write_record(extents, &record, <const uint8_t *>view.buf + done)
+                    done += record.payload_length
+        finally:
+            PyBuffer_Release(&view)
+
+    cdef int write_record(self, ExtentMap extents, ls_log_record *record, const uint8_t *data) except -1:
+        cdef size_t length = record.payload_length
+        cdef ls_piece piece = ls_piece(record.offset, length, 0)
+        if length < DIRECT_BYTES and self.gathered.length + ls_log_record_bytes(length) > GATHERED_BYTES:
+            self.flush_gathered(NULL, NULL)
+        piece.source = self.source_after_header()
+        if length >= DIRECT_BYTES:
+            self.write_directly(extents, record, data, &piece)
+            return 0
+        self.reserve(length)
+        extents.put(&piece)
+        self.gather(record, data)
+        return 0
+
+    cdef int write_directly(
+        self, ExtentMap extents, ls_log_record *record, const uint8_t *data, const ls_piece *piece
+    ) except -1:
+        cdef uint64_t before = self.length + self.gathered.length
+        self.flush_gathered(record, data)
+        try:
+            extents.put(piece)
+        except BaseException:
+            # Or it would be in the file when the log is read the next time.
+            self.length = before
+            os.ftruncate(self.fd, before)
+            raise
+        return 0
+
+    cdef uint64_t source_after_header(self) except? 0:
+        cdef uint64_t at = self.length + self.gathered.length + sizeof(ls_log_record)
+        if at >= LS_EXTENT_LOG_BYTES:
+            raise InvalidInput("this log is full: it has 2^48 bytes; compact the layer")
+        return self.source | at
+
+    cdef int reserve(self, size_t payload_length) except -1:
+        cdef ls_error err
+        return check(ls_buffer_reserve(&self.gathered, ls_log_record_bytes(payload_length), &err), &err)
+
+    cdef void gather(self, ls_log_record *record, const uint8_t *payload):
+        """Append a record to what is gathered, where there is room."""
+        cdef size_t length = record.payload_length
+        ls_log_seal(record, payload, <const uint8_t *>PyBytes_AS_STRING(self.id), self.length + self.gathered.length)
+        ls_buffer_append(&self.gathered, record, sizeof(ls_log_record), NULL)
+        ls_buffer_append(&self.gathered, payload, length, NULL)
+        ls_buffer_append(&self.gathered, NULL, ls_log_padding(length), NULL)
+
+    cdef int flush_gathered(self, ls_log_record *record, const uint8_t *data) except -1:
+        """Append what was gathered, and that record if there is one."""
+        cdef ls_error err
+        cdef int status
+        cdef uint64_t end = self.length + self.gathered.length
+        cdef const uint8_t *id = <const uint8_t *>PyBytes_AS_STRING(self.id)
+        if record == NULL and not self.gathered.length:
+            return 0
+        with nogil:
+            if record != NULL:
+                ls_log_seal(record, data, id, end)
+                end += ls_log_record_bytes(record.payload_length)
+            status = ls_log_append(self.fd, self.length, self.gathered.bytes, self.gathered.length, record, data, &err)
+        check(status, &err)
+        self.length = end
+        self.gathered.length = 0
+        if self.gathered.capacity > 2 * GATHERED_BYTES:
+            ls_buffer_free(&self.gathered)
+        return 0
+
+    def append(self, records not None):
+        """Append what was gathered and then one operation, all of `records` or none of them. Returns the new length, bytes.
+
+        Raises `InvalidInput` for a record that makes no sense, naming it.
+        """
+        cdef size_t before
+        with self.lock:
+            before = self.gathered.length
+            try:
+                self.gather_records(tuple(records))
+                self.flush_gathered(NULL, NULL)
+            except BaseException:
+                self.gathered.length = before
+                raise
+            return self.length
+
+    cdef int gather_records(self, tuple records) except -1:
+        cdef Record record
+        cdef ls_log_record fields
+        cdef ls_error err
+        cdef const uint8_t *payload
+        cdef Py_ssize_t left = len(records)
+        for record in records:
+            left -= 1
+            joined = record.name + record.payload if record.name else record.payload
+            payload = <const uint8_t *>PyBytes_AS_STRING(joined)
+            fields = record.fields
+            if <size_t>len(joined) != fields.payload_length:
+                raise InvalidInput(f"the data of {record!r}, which was read, is not in it")
+            fields.flags = LS_LOG_MORE if left else 0
+            check(ls_log_check(&fields, payload, &err), &err)
+            self.reserve(fields.payload_length)
+            self.gather(&fields, payload)
+        return 0
+
+    def flush(self):
+        """Append what was gathered. Returns the length, bytes."""
+        with self.lock:
+            self.flush_gathered(NULL, NULL)
+            return self.length
+
+    def sync(self):
+        """`flush`, and have all of it durable (fdatasync(2)). Returns the length, bytes."""
+        length = self.flush()
+        os.fdatasync(self.fd)
+        return length
+
+
+cdef int plan_log(LogFile log, const ls_piece *piece, ls_read *read) except -1:
+    """Copy what of a piece is still gathered in memory; plan to read the rest. Returns whether there is a rest."""
+    cdef uint64_t offset = piece.source & (LS_EXTENT_LOG_BYTES - 1), length = piece.length
+    cdef uint64_t filed = min(length, log.length - offset) if offset < log.length else 0
+    cdef uint64_t at = offset + filed - log.length
+    if filed < length and (at > log.gathered.length or length - filed > log.gathered.length - at):
+        raise CorruptError(
+            f"a file needs {length} bytes at byte {offset} of a log that has {log.length + log.gathered.length} bytes; "
+            f"restore the log from a copy of the store"
+        )
+    if filed < length:
+        memcpy(read.into + filed, log.gathered.bytes + at, <size_t>(length - filed))
+    read.fd = log.fd
+    read.offset = offset
+    read.length = <size_t>filed
+    return filed > 0
+
+
+cdef int plan(const ls_piece *piece, logs, Content content, ls_read *read) except -1:
+    """Plan to read one piece to `read.into`. Returns whether something is to be read."""
+    cdef uint64_t number = piece.source >> LS_EXTENT_LOG_SHIFT
+    read.length = <size_t>piece.length
+    if piece.source == LS_EXTENT_ZERO:
+        read.fd = LS_READ_ZEROS
+        return 1
+    if piece.source != LS_EXTENT_IMAGE:
+        if number >= <uint64_t>len(logs):
+            raise CorruptError(f"a file needs log {number} of {len(logs)}; restore the logs from a copy of the store")
+        return plan_log(<LogFile?>logs[number], piece, read)
+    if content is None or piece.start + piece.length > content.size:
+        raise CorruptError(
+            f"a file needs {piece.length} bytes at byte {piece.start} of the image's content, which has "
+            f"{0 if content is None else content.size} bytes; restore the log from a copy of the store"
+        )
+    read.fd = content.fd
+    read.offset = content.offset + piece.start
+    return 1
+
+
+def read(ExtentMap extents not None, logs not None, Content content, long long position, buffer):
+    """Fill `buffer` with the file's bytes from `position` on; returns how many, less at the end of the file.
+
+    `logs` are the logs by number. The GIL is released for what is read from files. Raises `CorruptError` where an extent
+    names bytes that a log or the content does not have; `OSError`; `InvalidInput` for a negative position.
+    """
+    cdef ls_piece[PIECES] pieces
+    cdef ls_read[PIECES] reads
+    cdef Py_buffer view
+    cdef ls_error err
+    cdef int status
+    cdef size_t n, i, planned
+    cdef uint64_t first = unsigned(position, "an offset"), at = first, end
+    PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE)
+    try:
+        end = first + <uint64_t>view.len
+        while at < end:
+            n = ls_extents_lookup(&extents.map, at, end, pieces, PIECES)
+            planned = 0
+            for i in range(n):
+                reads[planned].into = <uint8_t *>view.buf + (pieces[i].start - first)
+                planned += plan(&pieces[i], logs, content, &reads[planned])
+            if not n:
+                break
+            at = pieces[n - 1].start + pieces[n - 1].length
+            if planned:
+                with nogil:
+                    status = ls_read_all(reads, planned, &err)
+                check(status, &err)
+        return at - first
+    finally:
+        PyBuffer_Release(&view)

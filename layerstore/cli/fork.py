@@ -1,0 +1,27 @@
+"""Make containers that go on from what a container is at this moment, and print their ids. Nothing is copied."""
+
+from __future__ import annotations
+
+from layerstore.errors import InvalidInput
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+
+    from layerstore.api import Store
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("container", metavar="CONTAINER")
+    parser.add_argument("--count", type=int, metavar="N", help="how many (default: 1)")
+    parser.add_argument("--name", help="a name for the new container")
+
+
+def run(store: Store, args: argparse.Namespace) -> int:
+    if args.count is not None and args.name is not None:
+        raise InvalidInput("--name goes with one container only, so not with --count")
+    container = store.container(args.container)
+    made = [container.fork(name=args.name)] if args.count is None else container.fork(count=args.count)
+    for fork in made:
+        print(fork.id)
+    return 0

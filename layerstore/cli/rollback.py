@@ -1,0 +1,19 @@
+"""Have a container be again what it was at a snapshot. What was done since then is gone, the snapshot stays."""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+
+    from layerstore.api import Store
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("container", metavar="CONTAINER")
+    parser.add_argument("name", metavar="NAME", help="of the snapshot")
+
+
+def run(store: Store, args: argparse.Namespace) -> int:
+    store.container(args.container).rollback(args.name)
+    return 0

@@ -1,0 +1,24 @@
+"""Remember what a container is at this moment, under a name, or forget that again."""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+
+    from layerstore.api import Store
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("container", metavar="CONTAINER")
+    parser.add_argument("name", metavar="NAME", help="of the snapshot")
+    parser.add_argument("--rm", action="store_true", help="forget the snapshot")
+
+
+def run(store: Store, args: argparse.Namespace) -> int:
+    container = store.container(args.container)
+    if args.rm:
+        container.remove_snapshot(args.name)
+    else:
+        container.snapshot(args.name)
+    return 0

@@ -1,0 +1,151 @@
+"""Writing a layer's log anew, so that it holds what lives alone and goes on from no other log."""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from layerstore._core import log as kinds
+from layerstore._core.extent_io import LogWriter, read
+from layerstore._core.extents import IMAGE, ZERO, ExtentMap, source
+from layerstore._core.log import Record
+from layerstore.extents.log import create_log
+from layerstore.store import logs as store_logs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from layerstore.extents.table import Inode
+    from layerstore.extents.tree import Tree
+    from layerstore.store.layout import Layout
+    from layerstore.types import ChainId
+
+_MAX_LOGS = 64
+_WORTHWHILE_BYTES = 1 << 20
+_COPIED_BYTES = 1 << 20
+_PIECE_BYTES = 1 << 20
+_EXTENT = struct.Struct("<QQQ")
+_EXTENTS_A_RECORD = 1 << 20
+_LOG_SHIFT = 48
+_LOG_OFFSETS = (1 << _LOG_SHIFT) - 1
+_EVERYTHING = kinds.SET_MODE | kinds.SET_UID | kinds.SET_GID | kinds.SET_MTIME
+
+
+def is_due(tree: Tree, needed_bytes: int | None) -> bool:
+    """Whether a layer is better written anew: it goes on from many logs, or most of its own is dead and nobody needs
+    it."""
+    if len(tree.logs) > _MAX_LOGS:
+        return True
+    end = tree.logs.files[tree.log_number].length
+    if needed_bytes is not None or end <= 2 * _WORTHWHILE_BYTES:
+        return False
+    dead = end - _live_bytes(tree)[tree.log_number]
+    return dead > _WORTHWHILE_BYTES and dead > end // 2
+
+
+def _live_bytes(tree: Tree) -> Counter[int]:
+    """How many bytes of each log are in files."""
+    live: Counter[int] = Counter()
+    for inode in tree.table:
+        if inode.extents is not None:
+            live.update(inode.extents.live_bytes())
+    return live
+
+
+def rewrite(layout: Layout, chain: ChainId, tree: Tree) -> tuple[str, dict[str, int]]:
+    """Write the state of a tree to a log of its own, durable; returns its id, and of which logs it has data up to
+    where.
+
+    Data of the last log, and of others that have little that lives, is copied. Raises `OSError`; nothing is left then.
+    """
+    live = _live_bytes(tree)
+    copied = {number for number, count in live.items() if number == tree.log_number or count < _COPIED_BYTES}
+    kept = {number: new for new, number in enumerate(sorted(live.keys() - copied), 1)}
+    log = create_log(layout, chain, None)
+    try:
+        fd = os.open(layout.log(log), os.O_RDWR | os.O_CLOEXEC)
+        try:
+            writer = LogWriter(fd, os.fstat(fd).st_size, bytes.fromhex(log), 0)
+            records = [
+                Record(kinds.SOURCE_LOG, value=kept[number], payload=bytes.fromhex(tree.logs.ids[number]))
+                for number in kept
+            ]
+            inodes = list(tree.table)
+            for inode in inodes:
+                records += _inode(tree, inode, kept)
+            records += [record for inode in inodes for record in _names(tree, inode, added=True)]
+            records += [record for inode in inodes for record in _names(tree, inode, added=False)]
+            if records:
+                writer.append(records)
+            for inode in inodes:
+                _copy(tree, writer, inode, copied)
+            writer.sync()
+        finally:
+            os.close(fd)
+    except BaseException:
+        store_logs.unlink(layout, [log])
+        raise
+    return log, {tree.logs.ids[number]: tree.logs.files[number].length for number in kept}
+
+
+def _inode(tree: Tree, inode: Inode, kept: dict[int, int]) -> Iterator[Record]:
+    number, mode = inode.number, inode.mode & 0o7777
+    if number >= kinds.FIRST_NEW_INODE:
+        before: dict[bytes, bytes] = {}
+        yield Record(
+            kinds.CREATE,
+            number,
+            0,
+            inode.rdev,
+            inode.mode,
+            inode.uid,
+            inode.gid,
+            inode.mtime_ns,
+            payload=inode.target or b"",
+        )
+    else:
+        before = tree.table.image.inode(number).xattrs
+        yield Record(kinds.ATTRIBUTES, number, 0, _EVERYTHING, mode, inode.uid, inode.gid, inode.mtime_ns)
+    for name, value in inode.xattrs.items():
+        if before.get(name) != value:
+            yield Record(kinds.XATTR, number, name=name, payload=value)
+    for name in before.keys() - inode.xattrs.keys():
+        yield Record(kinds.XATTR_REMOVE, number, name=name)
+    if inode.extents is not None:
+        if inode.digest is not None:
+            yield Record(kinds.TRUNCATE, number, value=0, mtime_ns=inode.mtime_ns)
+        yield Record(kinds.TRUNCATE, number, value=inode.extents.size, mtime_ns=inode.mtime_ns)
+        pieces = [(s, n, _renumbered(where, kept)) for s, n, where in inode.extents]
+        words = [_EXTENT.pack(s, n, where) for s, n, where in pieces if where is not None and where != ZERO]
+        for first in range(0, len(words), _EXTENTS_A_RECORD):
+            yield Record(kinds.EXTENTS, number, payload=b"".join(words[first : first + _EXTENTS_A_RECORD]))
+
+
+def _renumbered(where: int, kept: dict[int, int]) -> int | None:
+    """A source as the new log names it, None where its data is copied."""
+    if where in (IMAGE, ZERO):
+        return where
+    number = kept.get(where >> _LOG_SHIFT)
+    return None if number is None else source(number, where & _LOG_OFFSETS)
+
+
+def _names(tree: Tree, inode: Inode, *, added: bool) -> Iterator[Record]:
+    for name, number in (inode.entries or {}).items():
+        if added and number is not None:
+            yield Record(kinds.ENTRY, inode.number, value=number, mtime_ns=inode.mtime_ns, payload=name)
+        elif not added and number is None:
+            yield Record(kinds.REMOVE, inode.number, mtime_ns=inode.mtime_ns, payload=name)
+
+
+def _copy(tree: Tree, writer: LogWriter, inode: Inode, copied: set[int]) -> None:
+    scratch = ExtentMap()
+    for start, length, where in inode.extents or ():
+        if where in (IMAGE, ZERO) or where >> _LOG_SHIFT not in copied:
+            continue
+        for position in range(start, start + length, _PIECE_BYTES):
+            data = bytearray(min(_PIECE_BYTES, start + length - position))
+            assert inode.extents is not None
+            read(inode.extents, tree.logs.files, None, position, data)
+            writer.write(scratch, inode.number, position, data, inode.mtime_ns)

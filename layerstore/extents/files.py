@@ -1,0 +1,258 @@
+"""Files of a writable layer, opened: raw, buffered and text, as the built-in `open` gives them."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+from typing import TYPE_CHECKING, NamedTuple
+
+from layerstore._core.extent_io import read
+from layerstore._core.extents import ExtentMap
+from layerstore.extents.paths import error
+
+if TYPE_CHECKING:
+    from typing import IO
+
+    from typing_extensions import Buffer
+
+    from layerstore._core.extent_io import Content
+    from layerstore._core.view import AnyPath
+    from layerstore.extents.image import Descriptor
+    from layerstore.extents.table import Inode
+    from layerstore.extents.tree import Tree
+
+_BUFFER_BYTES = 64 * 1024
+
+
+class Mode(NamedTuple):
+    """What a mode of `open` asks for."""
+
+    readable: bool
+    writable: bool
+    create: bool
+    exclusive: bool
+    truncate: bool
+    append: bool
+    text: bool
+
+
+def parse_mode(mode: str) -> Mode:
+    """A mode of the built-in `open`. Raises `ValueError` for one that is none."""
+    letters = set(mode)
+    kind = letters & set("rwax")
+    if len(letters) != len(mode) or not letters <= set("rwaxbt+") or len(kind) != 1 or {"b", "t"} <= letters:
+        raise ValueError(f"invalid mode: {mode!r}")
+    plus = "+" in letters
+    return Mode(
+        readable="r" in letters or plus,
+        writable="r" not in letters or plus,
+        create="r" not in letters,
+        exclusive="x" in letters,
+        truncate="w" in letters,
+        append="a" in letters,
+        text="b" not in letters,
+    )
+
+
+class LayerFile(io.RawIOBase):
+    """A raw file of a writable layer. `name` is the path that was opened. Safe for many threads.
+
+    It has no descriptor of the system: `sync` stands for `os.fsync`. After a rollback of the container every operation
+    raises `OSError` with ESTALE.
+    """
+
+    def __init__(self, tree: Tree, number: int, mode: Mode, name: AnyPath) -> None:
+        super().__init__()
+        self.name = name
+        self._tree = tree
+        self._table = tree.table
+        self._logs = tree.logs.files
+        self._number = number
+        self._mode = mode
+        self._position = 0
+        self._source: tuple[ExtentMap, Content | None] | None = None
+        self._descriptor: Descriptor | None = None
+        self._may_read = mode.readable
+        opened = tree.applier.opened
+        opened[number] = opened.get(number, 0) + 1
+        self._opened = True
+
+    @property
+    def mode(self) -> str:
+        """As that of `io.FileIO`."""
+        start = "x" if self._mode.exclusive else "a" if self._mode.append else "r"
+        return ("w" if start == "r" and not self._mode.readable else start) + (
+            "b+" if self._mode[:2] == (True, True) else "b"
+        )
+
+    def _check(self, allowed: bool = True, what: str = "") -> None:
+        if self.closed:
+            raise ValueError("I/O operation on closed file")
+        if not allowed:
+            raise io.UnsupportedOperation(f"File not open for {what}")
+        if self._tree.closed:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), self.name)
+
+    def _image(self, inode: Inode) -> tuple[ExtentMap, Content | None]:
+        """The map of a file that nobody wrote to, and the image's content of it."""
+        content, self._descriptor = self._tree.table.image.content(inode.digest or b"", inode.image_size)
+        self._source = ExtentMap(inode.image_size), content
+        return self._source
+
+    def readable(self) -> bool:
+        self._check()
+        return self._mode.readable
+
+    def writable(self) -> bool:
+        self._check()
+        return self._mode.writable
+
+    def seekable(self) -> bool:
+        self._check()
+        return True
+
+    def readinto(self, buffer: Buffer) -> int:
+        count = self.readinto_at(buffer, self._position)
+        self._position += count
+        return count
+
+    def readall(self) -> bytes:
+        self._check(self._mode.readable, "reading")
+        data = bytearray(max(0, self._tree.table.get(self._number).size - self._position))
+        count = self.readinto(data)
+        return bytes(memoryview(data)[:count])
+
+    def readinto_at(self, buffer: Buffer, position: int) -> int:
+        """Fill `buffer` from byte `position`; the file's own position stays. Returns how many bytes."""
+        if not self._may_read or self._tree.closed:
+            self._check(self._mode.readable, "reading")
+        inode = self._table.own.get(self._number) or self._table.get(self._number)
+        extents = inode.extents
+        if inode.digest is None:
+            return 0 if extents is None else read(extents, self._logs, None, position, buffer)
+        original, content = self._source or self._image(inode)
+        return read(original if extents is None else extents, self._logs, content, position, buffer)
+
+    def write(self, data: Buffer) -> int:
+        self._check(self._mode.writable, "writing")
+        view = memoryview(data).cast("B")
+        with self._tree.lock:
+            if self._mode.append:
+                self._position = self._tree.table.get(self._number).size
+            self._tree.write(self._number, self._position, view)
+            self._position += len(view)
+        return len(view)
+
+    def write_at(self, data: Buffer, position: int) -> int:
+        """Write at byte `position`; the file's own position stays. Returns how many bytes."""
+        self._check(self._mode.writable, "writing")
+        view = memoryview(data).cast("B")
+        with self._tree.lock:
+            self._tree.write(self._number, position, view)
+        return len(view)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        if self._opened and whence == os.SEEK_SET and offset >= 0:
+            self._position = offset
+            return offset
+        self._check()
+        if whence not in (os.SEEK_SET, os.SEEK_CUR, os.SEEK_END):
+            raise ValueError(f"invalid whence ({whence}, should be 0, 1 or 2)")
+        start = (0, self._position, self._tree.table.get(self._number).size)[whence]
+        if start + offset < 0:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        self._position = start + offset
+        return self._position
+
+    def tell(self) -> int:
+        self._check()
+        return self._position
+
+    def truncate(self, size: int | None = None) -> int:
+        self._check(self._mode.writable, "writing")
+        length = self._position if size is None else size
+        if length < 0:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        with self._tree.lock:
+            self._tree.truncate(self._number, length)
+        return length
+
+    def punch(self, offset: int, length: int) -> None:
+        """Have a range be zeros that takes no space; the size stays, as of fallocate(2) with FALLOC_FL_PUNCH_HOLE."""
+        self._check(self._mode.writable, "writing")
+        with self._tree.lock:
+            self._tree.punch(self._number, offset, length)
+
+    def flush(self) -> None:
+        """Hand what was written to the system: it survives the end of this process, and others see it."""
+        super().flush()
+        if not self.closed and self._mode.writable and not self._tree.closed:
+            with self._tree.lock:
+                self._tree.flush()
+
+    def sync(self) -> None:
+        """As `os.fsync`: what was written to the container is durable when this returns."""
+        self._check()
+        self._tree.sync()
+
+    def close(self) -> None:
+        if not self.closed:
+            try:
+                super().close()
+            finally:
+                if self._opened:
+                    self._opened = self._may_read = False
+                    with self._tree.lock:
+                        self._tree.applier.release(self._number)
+
+
+class _Writer(io.BufferedWriter):
+    def flush(self) -> None:
+        super().flush()
+        self.raw.flush()
+
+
+class _Random(io.BufferedRandom):
+    def flush(self) -> None:
+        super().flush()
+        self.raw.flush()
+
+
+def wrap(
+    raw: LayerFile, mode: Mode, buffering: int, encoding: str | None, errors: str | None, newline: str | None
+) -> IO[bytes] | IO[str]:
+    """A file as the built-in `open` makes it of a raw one, but that text is UTF-8 where nothing else is said."""
+    try:
+        if not mode.text and (encoding, errors, newline) != (None, None, None):
+            raise ValueError("binary mode takes no encoding, errors or newline")
+        if mode.text and buffering == 0:
+            raise ValueError("can't have unbuffered text I/O")
+        if buffering == 0:
+            return raw  # type: ignore[return-value]  # a raw file is one of bytes, which typeshed's IO does not say
+        size = buffering if buffering > 1 else _BUFFER_BYTES
+        buffered: io.BufferedReader | io.BufferedWriter | io.BufferedRandom
+        if mode.readable and mode.writable:
+            buffered = _Random(raw, size)
+        else:
+            buffered = _Writer(raw, size) if mode.writable else io.BufferedReader(raw, size)
+        if mode.append:
+            buffered.seek(0, os.SEEK_END)
+        if not mode.text:
+            return buffered
+        return io.TextIOWrapper(buffered, encoding or "utf-8", errors, newline, line_buffering=buffering == 1)
+    except BaseException:
+        raw.close()
+        raise
+
+
+def open_raw(tree: Tree, path: AnyPath, mode: Mode) -> LayerFile:
+    """Open a regular file of a tree whose lock is held. Raises `OSError`."""
+    made = tree.table.next_number
+    number = tree.create(path, 0o666, exclusive=mode.exclusive) if mode.create else tree.find(path).number
+    inode = tree.table.get(number)
+    if not inode.is_file():
+        raise error(errno.EISDIR if inode.is_dir() else errno.ENXIO, path)
+    if mode.truncate and number != made:
+        tree.truncate(number, 0)
+    return LayerFile(tree, number, mode, path)

@@ -1,0 +1,97 @@
+"""The image below a writable layer: its inodes as those of the layer are, and the files that its contents are in."""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import TYPE_CHECKING
+
+from layerstore._core.extent_io import Content
+from layerstore.extents.table import Inode
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from layerstore.store.contents import ContentStore
+    from layerstore.views.view import View
+
+ROOT = 0
+"""The number of the root directory: an inode of the image has the number of its first record in the index."""
+_CACHED = 4096
+
+
+class Descriptor:
+    """An open file, closed when nobody refers to it any more."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def __del__(self) -> None:
+        os.close(self.fd)
+
+
+class ImageTree:
+    """Inodes and names of an image. What it gives is shared: whoever changes an inode copies it first.
+
+    Raises `CorruptError` where the index is damaged. Safe for many threads.
+    """
+
+    def __init__(self, view: View, contents: ContentStore) -> None:
+        self._index = view.index
+        self._contents = contents
+        self._inodes: dict[int, Inode] = {}
+        self._children: dict[tuple[int, bytes], int | None] = {}
+        self._files: dict[str, Descriptor] = {}
+
+    def inode(self, number: int) -> Inode:
+        """The inode of that number."""
+        inode = self._inodes.get(number)
+        if inode is None:
+            inode = self._read(number)
+            if len(self._inodes) >= _CACHED:
+                self._inodes.clear()
+            self._inodes[number] = inode
+        return inode
+
+    def _read(self, number: int) -> Inode:
+        record = self._index.record(number)
+        inode = Inode(number, record.mode, record.uid, record.gid, record.mtime_ns, record.count)
+        inode.xattrs = record.xattrs
+        inode.target = record.target
+        if record.rdev is not None:
+            inode.rdev = os.makedev(*record.rdev)
+        if stat.S_ISDIR(record.mode):
+            inode.nlink, inode.lower, inode.entries = 1, number, {}
+        elif record.content is not None:
+            inode.digest, inode.image_size = self._index.content(record.content)
+        return inode
+
+    def child(self, directory: int, name: bytes) -> int | None:
+        """The number of the inode of that name in a directory, None where there is none."""
+        key = directory, name
+        try:
+            return self._children[key]
+        except KeyError:
+            pass
+        path = self._index.record(directory).path
+        record = self._index.lookup(path + b"/" + name if path else name)
+        number = None if record is None else self._index.record(record).inode
+        if len(self._children) >= _CACHED:
+            self._children.clear()
+        self._children[key] = number
+        return number
+
+    def children(self, directory: int) -> Iterator[tuple[bytes, int]]:
+        """The names in a directory, in their order as bytes, with the numbers of their inodes."""
+        for record in map(self._index.record, self._index.children(directory)):
+            yield record.name, record.inode
+
+    def content(self, digest: bytes, size: int) -> tuple[Content, Descriptor]:
+        """Where a content is, and what keeps its file open. Raises `NotFound`, `CorruptError`, `OSError`."""
+        path, offset, shared = self._contents.place(digest)
+        file = self._files.get(path)
+        if file is None:
+            file = Descriptor(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+            if shared:
+                self._files[path] = file
+        return Content(file.fd, offset, size), file

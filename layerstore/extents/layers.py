@@ -1,0 +1,379 @@
+"""The writable layers of a store: opening them, their forks, snapshots and rollbacks."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+import time
+from collections import OrderedDict
+from typing import TYPE_CHECKING
+
+from layerstore._core.extent_io import LogWriter
+from layerstore._core.log import FIRST_NEW_INODE, HEADER_BYTES
+from layerstore.errors import Conflict, NotFound
+from layerstore.extents import compaction
+from layerstore.extents.log import Logs, OpenLog, create_log, open_log
+from layerstore.extents.table import Table
+from layerstore.extents.tree import Tree
+from layerstore.store import durable, logs
+from layerstore.store.locks import locked, try_lock
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from layerstore.extents.image import Descriptor, ImageTree
+    from layerstore.extents.log import State
+    from layerstore.extents.table import Inode
+    from layerstore.store.db import Database
+    from layerstore.store.layout import Layout
+    from layerstore.types import ChainId, ImageId
+
+_CACHED_STATES = 64
+_OPEN_LAYERS = 256
+
+
+class Frozen:
+    """A state of a layer in memory, which those that go on from it share."""
+
+    def __init__(self, levels: tuple[dict[int, Inode], ...], logs: Logs, next_number: int) -> None:
+        self.levels = levels
+        self.logs = logs
+        self.next_number = next_number
+
+
+class Layers:
+    """Opens the writable layers of a store's containers, and keeps those in memory that were used last.
+
+    Safe for many threads.
+    """
+
+    def __init__(self, layout: Layout, database: Database, image_tree: Callable[[ImageId], ImageTree]) -> None:
+        self.layout = layout
+        self.database = database
+        self.image_tree = image_tree
+        self._lock = threading.RLock()  # taken before that of a layer, which is taken before that of its tree
+        self._states_lock = threading.Lock()
+        self._states: OrderedDict[State, Frozen] = OrderedDict()
+        self._layers: OrderedDict[str, Layer] = OrderedDict()
+
+    def layer(self, container: str, image: ImageId, chain: ChainId) -> Layer:
+        """The layer of a container."""
+        with self._lock:
+            layer = self._layers.get(container)
+            if layer is None:
+                layer = self._layers[container] = Layer(self, container, image, chain)
+            self._layers.move_to_end(container)
+            if len(self._layers) > _OPEN_LAYERS:
+                self._retire_one(layer)
+            return layer
+
+    def _retire_one(self, but: Layer) -> None:
+        """Close the layer that was not used for the longest time, of those without open files."""
+        for layer in self._layers.values():
+            if layer is not but and not layer.in_use:
+                layer.close(retire=True)
+                del self._layers[layer.container]
+                return
+
+    def forget(self, container: str) -> None:
+        """The container was removed."""
+        with self._lock:
+            layer = self._layers.pop(container, None)
+            if layer is not None:
+                layer.close(retire=True)
+
+    def close(self) -> None:
+        """Append what is gathered and let others write. Raises `OSError`."""
+        with self._lock:
+            while self._layers:
+                self._layers.popitem()[1].close(retire=True)
+        with self._states_lock:
+            self._states.clear()
+
+    # States
+
+    def keep(self, state: State, frozen: Frozen) -> None:
+        """Have a state at hand for those who will go on from it."""
+        with self._states_lock:
+            self._states[state] = frozen
+            self._states.move_to_end(state)
+            while len(self._states) > _CACHED_STATES:
+                self._states.popitem(last=False)
+
+    def frozen(self, image: ImageTree, chain: ChainId, state: State | None) -> Frozen:
+        """A state, read from its logs if it is not at hand. Raises `CorruptError`, `OSError`."""
+        waiting: list[tuple[State, OpenLog]] = []
+        found: Frozen | None = None
+        while state is not None:
+            with self._states_lock:
+                found = self._states.get(state)
+            if found is not None:
+                break
+            log = OpenLog(self.layout, chain, state[0], open_log(self.layout, state[0]), state[1])
+            waiting.append((state, log))
+            state = log.base
+        found = found or Frozen((), Logs(), FIRST_NEW_INODE)
+        for reached, log in reversed(waiting):
+            found = self.freeze(self.replayed(image, found, log, 0))
+            self.keep(reached, found)
+        return found
+
+    def replayed(self, image: ImageTree, base: Frozen, log: OpenLog, device: int) -> Tree:
+        """What a log makes of the state that it goes on from. Raises `CorruptError`, `OSError`."""
+        table = Table(image, base.levels, base.next_number)
+        names = Logs(base.logs)
+
+        def add_source(log_id: bytes) -> int:
+            descriptor = open_log(self.layout, log_id.hex())
+            return names.add(log_id.hex(), descriptor, os.fstat(descriptor.fd).st_size)
+
+        number = names.add(log.id, log.descriptor, log.end)
+        tree = Tree(table, names, number, device, add_source)
+        tree.applier.replay(log.reader)
+        return tree
+
+    def freeze(self, tree: Tree) -> Frozen:
+        """What a tree is now, whatever is done to it later. What is gathered was appended before."""
+        names = Logs(tree.logs)
+        if tree.writer is not None:
+            number = tree.log_number
+            fresh = Logs()
+            fresh.add(names.ids[number], names.descriptors[number], tree.writer.length)
+            names.files[number] = fresh.files[0]
+        return Frozen(tree.table.freeze(), names, tree.table.next_number)
+
+
+class Layer:
+    """The writable layer of one container. Safe for many threads."""
+
+    def __init__(self, layers: Layers, container: str, image: ImageId, chain: ChainId) -> None:
+        self.container = container
+        self._layers = layers
+        self._layout = layers.layout
+        self._database = layers.database
+        self._image = image
+        self._chain = chain
+        self._device = int(container[:15], 16)
+        self._lock = threading.RLock()
+        self._tree: Tree | None = None
+        self._log = ""
+        self._seen_bytes = 0
+        self._retired = False
+
+    @property
+    def in_use(self) -> bool:
+        """Whether files of it are open."""
+        return self._tree is not None and bool(self._tree.applier.opened)
+
+    def close(self, *, retire: bool = False) -> None:
+        """Append what is gathered and let others write. Raises `OSError`.
+
+        retire: another `Layer` stands for the container from then on.
+        """
+        with self._lock:
+            self._retired = self._retired or retire
+            descriptor = self._end()
+            if descriptor is not None:
+                fcntl.flock(descriptor.fd, fcntl.LOCK_UN)
+
+    def _end(self) -> Descriptor | None:
+        """Let go of the tree; returns the log where it is locked. Forks of this process may go on reading through
+        it."""
+        tree, self._tree = self._tree, None
+        if tree is None or tree.writer is None:
+            return None
+        try:
+            tree.end()
+        except BaseException:
+            fcntl.flock(tree.logs.descriptors[tree.log_number].fd, fcntl.LOCK_UN)
+            raise
+        return tree.logs.descriptors[tree.log_number]
+
+    def _current_log(self) -> str:
+        row = self._database.read().execute("SELECT log FROM containers WHERE id = ?", (self.container,)).fetchone()
+        if row is None:
+            raise NotFound(f"container {self.container[:12]} was removed; `layerstore ps` lists what is there")
+        return str(row[0])
+
+    # Reading
+
+    def reading(self) -> Tree:
+        """The tree to look into: of the moment, also where another process writes to it.
+
+        Raises `NotFound` where the container is gone, `CorruptError`, `OSError`.
+        """
+        tree = self._tree
+        if tree is not None and tree.writer is not None:
+            return tree
+        with self._lock:
+            if self._retired:
+                return self._successor().reading()
+            if self._tree is not None and self._tree.writer is not None:
+                return self._tree
+            return self._read(self._current_log(), None)
+
+    def _read(self, log: str, descriptor: Descriptor | None) -> Tree:
+        """The tree of a log as it is on disk, read again only where the log has changed."""
+        if self._tree is not None and self._log == log:
+            known = self._tree.logs.descriptors[self._tree.log_number]
+            if os.fstat(known.fd).st_size == self._seen_bytes:
+                return self._tree
+        opened = OpenLog(self._layout, self._chain, log, descriptor or open_log(self._layout, log))
+        image = self._layers.image_tree(self._image)
+        base = self._layers.frozen(image, self._chain, opened.base)
+        self._tree = self._layers.replayed(image, base, opened, self._device)
+        self._log, self._seen_bytes = log, opened.size
+        return self._tree
+
+    # Writing
+
+    def writing(self) -> Tree:
+        """The tree to change. Until `close`, or the end of this process, no other one can write.
+
+        Raises `Conflict` where another one does, and as `reading`.
+        """
+        tree = self._tree
+        if tree is not None and tree.writer is not None:
+            return tree
+        with self._lock:
+            if self._retired:
+                return self._successor().writing()
+            if self._tree is not None and self._tree.writer is not None:
+                return self._tree
+            tree = self._begin(*self._locked())
+            if not tree.applier.opened and compaction.is_due(tree, self._needed_bytes(self._log)):
+                tree = self._compact(tree)
+            return tree
+
+    def _successor(self) -> Layer:
+        return self._layers.layer(self.container, self._image, self._chain)
+
+    def _locked(self) -> tuple[Descriptor, str]:
+        """The current log, open and locked."""
+        while True:
+            log = self._current_log()
+            descriptor = open_log(self._layout, log, write=True)
+            if not try_lock(descriptor.fd):
+                raise Conflict(
+                    f"another process writes to container {self.container[:12]}; try again when it has closed its store"
+                )
+            if self._current_log() == log:
+                return descriptor, log
+
+    def _needed_bytes(self, log: str) -> int | None:
+        return logs.needed_bytes(self._database.read(), log)
+
+    def _begin(self, descriptor: Descriptor, log: str) -> Tree:
+        """Read the log that is locked, and go on writing to it."""
+        tree = self._read(log, descriptor)
+        number = tree.log_number
+        end = tree.logs.files[number].length
+        if (self._needed_bytes(log) or 0) > end:
+            # A crash took what a fork or snapshot goes on from. That must not become what is written from now on.
+            self._switch((log, end))
+            return self._begin(*self._locked())
+        if os.fstat(descriptor.fd).st_size > end:
+            os.ftruncate(descriptor.fd, end)
+        tree.logs.descriptors[number] = descriptor
+        tree.begin(LogWriter(descriptor.fd, end, bytes.fromhex(log), number), self._make_durable)
+        return tree
+
+    def _make_durable(self) -> None:
+        """What the log of the layer depends on: its bases, the names of logs, and the rows."""
+        tree = self._tree
+        for descriptor in tree.logs.descriptors if tree is not None else ():
+            os.fdatasync(descriptor.fd)
+        durable.sync_directory(self._layout.logs)
+        with self._database.transaction() as db:
+            db.execute("UPDATE containers SET log = log WHERE id = ?", (self.container,))
+
+    def _compact(self, tree: Tree) -> Tree:
+        """Go on with a log that holds what lives alone."""
+        with locked(self._layout.garbage_lock, exclusive=False):
+            self._set_log(*compaction.rewrite(self._layout, self._chain, tree))
+        self._end()
+        return self._begin(*self._locked())
+
+    # States
+
+    def state(self) -> State:
+        """The state of the moment: of this process's writing, or of what another one has written to the log.
+
+        Raises `NotFound`, `CorruptError`, `OSError`.
+        """
+        with self._lock:
+            tree = self._tree
+            if tree is not None and tree.writer is not None:
+                with tree.lock:
+                    state = self._log, tree.flush()
+                    self._layers.keep(state, self._layers.freeze(tree))
+                return state
+            log = self._current_log()
+            descriptor = open_log(self._layout, log)
+            return log, os.fstat(descriptor.fd).st_size
+
+    def origin(self) -> State | None:
+        """What a fork of the moment goes on from: the state, or where the layer itself came from if nothing was done
+        to it.
+
+        Raises as `state`.
+        """
+        log, length = self.state()
+        if length > HEADER_BYTES:
+            return log, length
+        return OpenLog(self._layout, self._chain, log, open_log(self._layout, log)).base
+
+    def _switch(self, state: State) -> None:
+        """Go on from a state with a log of its own."""
+        with locked(self._layout.garbage_lock, exclusive=False):
+            self._set_log(create_log(self._layout, self._chain, state), dict([state]))
+
+    def _set_log(self, new: str, uses: dict[str, int]) -> None:
+        try:
+            with self._database.transaction(durable=False) as db:
+                old = self._current_log()
+                logs.insert(db, [new], uses)
+                db.execute("UPDATE containers SET log = ? WHERE id = ?", (new, self.container))
+                gone = logs.forget_unneeded(db, [old])
+        except BaseException:
+            logs.unlink(self._layout, [new])
+            raise
+        logs.unlink(self._layout, gone)
+
+    def rollback(self, name: str) -> None:
+        """Be again what a snapshot was. Files that are open raise `OSError` with ESTALE from then on.
+
+        Raises `NotFound`, `Conflict` where another process writes to it.
+        """
+        with self._lock:
+            state = self.snapshot_state(name)
+            descriptor = self._end() or self._locked()[0]
+            try:
+                self._switch(state)
+            finally:
+                fcntl.flock(descriptor.fd, fcntl.LOCK_UN)
+
+    def snapshot(self, name: str) -> None:
+        """Remember the state of the moment. Raises `Conflict` where the name is taken."""
+        state = self.state()
+        with self._database.transaction(durable=False) as db:
+            self._current_log()
+            taken = "SELECT 1 FROM snapshots WHERE container_id = ? AND name = ?"
+            if db.execute(taken, (self.container, name)).fetchone():
+                raise Conflict(
+                    f"container {self.container[:12]} has a snapshot {name!r} already; "
+                    "give another name, or remove it first"
+                )
+            db.execute("INSERT INTO snapshots VALUES (?, ?, ?, ?, ?)", (self.container, name, time.time(), *state))
+
+    def snapshot_state(self, name: str) -> State:
+        """The state that a snapshot names. Raises `NotFound`."""
+        query = "SELECT log, length FROM snapshots WHERE container_id = ? AND name = ?"
+        row = self._database.read().execute(query, (self.container, name)).fetchone()
+        if row is None:
+            raise NotFound(
+                f"container {self.container[:12]} has no snapshot {name!r}; "
+                "`layerstore snapshots` lists those that it has"
+            )
+        return str(row[0]), int(row[1])

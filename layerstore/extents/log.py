@@ -1,0 +1,91 @@
+"""Logs as files: making, opening and reading them again."""
+
+from __future__ import annotations
+
+import mmap
+import os
+from typing import TYPE_CHECKING
+
+from layerstore._core.extent_io import LogFile
+from layerstore._core.log import HEADER_BYTES, Header, LogReader
+from layerstore.errors import CorruptError
+from layerstore.extents.image import Descriptor
+
+if TYPE_CHECKING:
+    from layerstore.store.layout import Layout
+    from layerstore.types import ChainId
+
+State = tuple[str, int]
+"""A state of a layer: the id of a log, 32 hexadecimal digits, and how many of its bytes count."""
+
+
+class Logs:
+    """The logs that the extents of one table name, by their numbers: to read from, by id, and what keeps them open."""
+
+    def __init__(self, other: Logs | None = None) -> None:
+        self.files: list[LogFile] = list(other.files) if other else []
+        self.ids: list[str] = list(other.ids) if other else []
+        self.descriptors: list[Descriptor] = list(other.descriptors) if other else []
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def add(self, log: str, descriptor: Descriptor, length: int) -> int:
+        """Add a log, of which `length` bytes count; returns its number."""
+        self.files.append(LogFile(descriptor.fd, length))
+        self.ids.append(log)
+        self.descriptors.append(descriptor)
+        return len(self.files) - 1
+
+
+def open_log(layout: Layout, log: str, *, write: bool = False) -> Descriptor:
+    """Open the file of a log. Raises `CorruptError` where it is missing, `OSError`."""
+    try:
+        return Descriptor(os.open(layout.log(log), (os.O_RDWR if write else os.O_RDONLY) | os.O_CLOEXEC))
+    except FileNotFoundError:
+        raise CorruptError(
+            f"log {log} of a container is missing: it was lost with power before it was synced, or removed; "
+            "`layerstore rm` the container"
+        ) from None
+
+
+class OpenLog:
+    """The first `length` bytes of a log (all without it), open and read up to the first record that is not whole.
+
+    Raises `CorruptError` where it is no log or not that of this image, `OSError`.
+    """
+
+    def __init__(
+        self, layout: Layout, chain: ChainId, log: str, descriptor: Descriptor, length: int | None = None
+    ) -> None:
+        self.id = log
+        self.descriptor = descriptor
+        self.size = os.fstat(descriptor.fd).st_size
+        count = self.size if length is None else min(self.size, length)
+        if count < HEADER_BYTES:
+            raise CorruptError(f"{layout.log(log)} ends in its header; `layerstore rm` the container")
+        self.reader = LogReader(mmap.mmap(descriptor.fd, count, access=mmap.ACCESS_READ))
+        header = self.reader.header
+        if header.id.hex() != log or header.chain_id != chain_bytes(chain):
+            raise CorruptError(f"{layout.log(log)} is the log of another layer; restore it from a copy of the store")
+        self.end = self.reader.end
+        self.base: State | None = (header.base_id.hex(), header.base_length) if header.base_length else None
+
+
+def chain_bytes(chain: ChainId) -> bytes:
+    """A chain's id as the header of a log has it."""
+    return bytes.fromhex(chain.removeprefix("sha256:"))
+
+
+def create_log(layout: Layout, chain: ChainId, base: State | None) -> str:
+    """Make an empty log that goes on from a state; returns its id. Raises `OSError`."""
+    log = os.urandom(16)
+    header = (
+        Header(log, chain_bytes(chain), bytes.fromhex(base[0]), base[1]) if base else Header(log, chain_bytes(chain))
+    )
+    fd = os.open(layout.log(log.hex()), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(fd, header.pack())
+    finally:
+        os.close(fd)
+    return log.hex()

@@ -1,0 +1,521 @@
+"""Containers of the extent driver: states, what happens in crashes and to what other processes do, what it costs on
+disk."""
+
+import errno
+import io
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from images import Image, docker_files, tar_of
+from layer_model import Entry, write_tar
+
+from layerstore import Store
+from layerstore.api import Container
+from layerstore.errors import Conflict, CorruptError, InvalidInput, NotFound, Unsupported
+from layerstore.store import db
+
+ROOT = Path(__file__).parent.parent
+NOBODY = 65534
+LARGE = bytes(range(256)) * 4096
+IMAGE = Image(
+    [
+        write_tar(
+            [
+                Entry("file", "small", data=b"small"),
+                Entry("file", "large", data=LARGE, mode=0o600),
+                Entry("dir", "d/e", mode=0o755),
+                Entry("file", "d/e/f", data=b"f"),
+                Entry("hardlink", "again", link="d/e/f"),
+            ]
+        )
+    ],
+    ["app:1"],
+)
+
+
+@pytest.fixture
+def filled(store: Store) -> Store:
+    store.load(io.BytesIO(tar_of(docker_files([IMAGE]))))
+    return store
+
+
+@pytest.fixture
+def container(filled: Store) -> Container:
+    return filled.create("app:1", driver="extent")
+
+
+def used_bytes(store: Store) -> int:
+    return sum(path.stat().st_blocks * 512 for path in Path(store.layout.logs).iterdir())
+
+
+def log_of(container: Container) -> Path:
+    query = "SELECT log FROM containers WHERE id = ?"
+    (log,) = container._store._database.read().execute(query, (container.id,)).fetchone()
+    return Path(container._store.layout.log(log))
+
+
+def in_another_process(store: Store, code: str) -> subprocess.CompletedProcess[str]:
+    program = f"import os, sys\nfrom layerstore import Store\nstore = Store({str(store.root)!r})\n{code}"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
+
+
+# What it costs
+
+
+def test_a_small_write_and_chmod_copy_nothing(filled: Store, container: Container) -> None:
+    before = used_bytes(filled)
+    container.chmod("/large", 0o644)
+    container.chown("/large", 1, 1)
+    container.sync()
+    assert used_bytes(filled) - before <= 4096
+    with container.open("/large", "r+b", 0) as file:
+        file.seek(500_000)
+        file.write(bytes(4096))
+    container.sync()
+    assert used_bytes(filled) - before <= 16384
+    assert container.read_bytes("/large") == LARGE[:500_000] + bytes(4096) + LARGE[504_096:]
+
+
+def test_a_log_that_is_mostly_dead_is_written_anew(filled: Store, container: Container) -> None:
+    container.write_bytes("/kept", b"kept" * 1000)
+    container.setxattr("/small", "user.a", b"1")
+    container.rename("/d", "/moved")
+    container.rename("/small", "/swap")
+    container.rename("/large", "/small")
+    container.rename("/swap", "/large")
+    container.unlink("/again")
+    for _ in range(10):
+        container.write_bytes("/f", os.urandom(1 << 20))
+    with container.open("/small", "r+b", 0) as file:
+        file.seek(100)
+        file.write(b"x" * 5000)
+    expected = told(container)
+    filled._writable._layers.close()
+    before, log = used_bytes(filled), log_of(container)
+    container.mkdir("/new")
+    assert log_of(container) != log
+    assert not log.exists()
+    assert used_bytes(filled) < before / 5
+    container.rmdir("/new")
+    assert told(container) == expected
+    filled._writable._layers.close()
+    assert told(container) == expected
+
+
+def told(container: Container) -> dict[str, object]:
+    from host_tree import dump
+
+    found = dump(container, container.read_bytes)
+    return {path: facts[1:] if path == "." else facts for path, facts in found.items()}
+
+
+def test_what_a_snapshot_needs_is_not_compacted(filled: Store, container: Container) -> None:
+    container.write_bytes("/f", b"old")
+    container.snapshot("s")
+    for _ in range(6):
+        container.write_bytes("/f", os.urandom(1 << 20))
+    filled._writable._layers.close()
+    log = log_of(container)
+    container.mkdir("/new")
+    assert log_of(container) == log
+    container.rollback("s")
+    assert container.read_bytes("/f") == b"old"
+
+
+def test_many_generations_of_forks(filled: Store, container: Container) -> None:
+    """Each goes on from the one before, which is removed; what is open at the end does not depend on how many there
+    were."""
+    for number in range(150):
+        container.write_bytes(f"/f{number % 20}", b"%d" % number)
+        container, before = container.fork(), container
+        before.remove()
+    assert sorted(container.read_bytes(f"/f{number}") for number in range(20)) == sorted(
+        b"%d" % n for n in range(130, 150)
+    )
+    assert len(container._layer().reading().logs) < 100
+    filled._writable._layers.close()
+    assert container.read_bytes("/f0") == b"140"
+
+
+def test_a_fork_of_an_unwritten_container_does_not_need_it(container: Container) -> None:
+    fork = container.fork().fork()
+    assert not fork._layer().reading().logs.ids[:-1]
+
+
+# Forks, snapshots
+
+
+def test_forks_go_their_own_ways(container: Container) -> None:
+    container.write_bytes("/f", b"0")
+    forks = container.fork(count=3)
+    named = container.fork(name="special")
+    container.write_bytes("/f", b"1")
+    for number, fork in enumerate(forks):
+        assert fork.read_bytes("/f") == b"0"
+        fork.write_bytes("/f", b"fork %d" % number)
+        fork.unlink("/small")
+    assert [fork.read_bytes("/f") for fork in forks] == [b"fork 0", b"fork 1", b"fork 2"]
+    assert container.exists("/small")
+    assert named._store.container("special").read_bytes("/f") == b"0"
+    with pytest.raises(Conflict, match="there is a container named 'special' already"):
+        container.fork(name="special")
+    with pytest.raises(InvalidInput, match="count is at least 1"):
+        container.fork(count=0)
+
+
+def test_a_removed_container_s_forks_live(filled: Store, container: Container) -> None:
+    container.write_bytes("/f", b"data")
+    fork = container.fork()
+    log = log_of(container)
+    container.remove()
+    assert log.exists()
+    filled._writable._layers.close()
+    assert fork.read_bytes("/f") == b"data"
+    with pytest.raises(NotFound, match="was removed"):
+        container.read_bytes("/f")
+    with pytest.raises(NotFound, match="was removed"):
+        container.fork()
+    filled.collect_garbage()
+    assert fork.read_bytes("/f") == b"data"
+    fork.remove()
+    assert used_bytes(filled) == 0
+
+
+def test_snapshots_are_listed_and_removed(filled: Store, container: Container) -> None:
+    container.snapshot("before")
+    container.write_bytes("/f", b"1")
+    container.snapshot("after")
+    assert [snapshot.name for snapshot in container.snapshots()] == ["before", "after"]
+    with pytest.raises(Conflict, match="has a snapshot 'after' already"):
+        container.snapshot("after")
+    with pytest.raises(InvalidInput, match="is not a name for a snapshot"):
+        container.snapshot("no/name")
+    container.rollback("before")
+    assert not container.exists("/f")
+    container.rollback("after")
+    assert container.read_bytes("/f") == b"1"
+    container.remove_snapshot("before")
+    container.remove_snapshot("after")
+    assert container.snapshots() == []
+    assert container.read_bytes("/f") == b"1"
+    for call in (container.rollback, container.remove_snapshot):
+        with pytest.raises(NotFound, match="has no snapshot 'after'"):
+            call("after")
+
+
+def test_a_file_that_was_open_during_a_rollback_is_stale(container: Container) -> None:
+    container.write_bytes("/f", b"1")
+    container.snapshot("s")
+    with container.open("/f", "r+b", 0) as file:
+        container.rollback("s")
+        for call in (lambda: file.write(b"2"), lambda: file.read(1), lambda: file.truncate(0)):
+            with pytest.raises(OSError, match="tale file handle") as caught:
+                call()
+            assert caught.value.errno == errno.ESTALE
+    assert container.read_bytes("/f") == b"1"
+
+
+# Processes and crashes
+
+
+def test_another_process_may_look_and_fork_but_not_write(filled: Store, container: Container) -> None:
+    container.write_bytes("/f", b"1")
+    name = container.id
+    looking = f"c = store.container({name!r}); print(c.read_text('/f'), c.fork().read_text('/f')); c.snapshot('s')"
+    assert in_another_process(filled, looking).stdout == "1 1\n"
+    for code in ("c.write_bytes('/f', b'2')", "c.rollback('s')", "store.remove([c])"):
+        failed = in_another_process(filled, f"c = store.container({name!r})\n{code}")
+        assert "Conflict: another process writes to container" in failed.stderr, code
+    filled._writable._layers.close()
+    assert in_another_process(filled, f"store.container({name!r}).write_bytes('/f', b'2'); store.close()").stderr == ""
+    assert container.read_bytes("/f") == b"2"
+    assert in_another_process(filled, f"store.container({name!r}).rollback('s')").stderr == ""
+    assert container.read_bytes("/f") == b"1"
+
+
+def test_what_was_flushed_survives_a_kill(filled: Store, container: Container) -> None:
+    code = f"""c = store.container({container.id!r})
+c.mkdir("/made")
+f = c.open("/made/f", "wb"); f.write(b"flushed"); f.flush()
+g = c.open("/made/g", "wb"); g.write(b"x" * 1000)
+os.kill(os.getpid(), 9)"""
+    assert in_another_process(filled, code).returncode == -9
+    assert container.read_bytes("/made/f") == b"flushed"
+    container.write_bytes("/made/h", b"h")
+    assert container.listdir("/made") == ["f", "g", "h"]
+
+
+def test_a_torn_record_is_cut_off(filled: Store, container: Container) -> None:
+    container.write_bytes("/f", b"1")
+    container.mkdir("/gone")
+    filled._writable._layers.close()
+    log = log_of(container)
+    with open(log, "r+b") as file:
+        file.truncate(log.stat().st_size - 3)
+    assert not container.exists("/gone")
+    container.mkdir("/other")
+    filled._writable._layers.close()
+    assert log_of(container) == log
+    assert container.listdir("/") == ["again", "d", "f", "large", "other", "small"]
+
+
+def test_what_a_fork_goes_on_from_is_not_written_over_after_a_crash(filled: Store, container: Container) -> None:
+    container.write_bytes("/f", b"1")
+    container.mkdir("/lost")
+    fork = container.fork()
+    filled._writable._layers.close()
+    log = log_of(container)
+    with open(log, "r+b") as file:
+        file.truncate(log.stat().st_size - 3)
+    container.mkdir("/after")
+    assert log_of(container) != log
+    assert not fork.exists("/after")
+    assert fork.read_bytes("/f") == container.read_bytes("/f") == b"1"
+    filled._writable._layers.close()
+    assert not fork.exists("/after")
+    assert container.exists("/after")
+
+
+def test_damage_in_a_header_and_a_missing_log_are_told(filled: Store, container: Container) -> None:
+    log = log_of(container)
+    data = bytearray(log.read_bytes())
+    log.write_bytes(data[:50])
+    with pytest.raises(CorruptError, match="ends in its header"):
+        container.listdir("/")
+    data[20] ^= 1
+    log.write_bytes(data)
+    with pytest.raises(CorruptError):
+        container.listdir("/")
+    log.unlink()
+    with pytest.raises(CorruptError, match="is missing"):
+        container.listdir("/")
+    filled.remove([container])
+
+
+def test_a_full_disk_loses_nothing(container: Container) -> None:
+    import resource
+    import signal
+
+    container.write_bytes("/f", b"before")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, limits[1]))
+        with pytest.raises(OSError, match="large"), container.open("/f", "r+b", 0) as file:
+            file.write(bytes(2 << 20))
+        with pytest.raises(OSError, match="large"):
+            container.write_bytes("/g", bytes(2 << 20))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, before)
+    assert (container.read_bytes("/f"), container.read_bytes("/g")) == (b"before", b"")
+    container.write_bytes("/g", b"after")
+    container._store._writable._layers.close()
+    assert container.read_bytes("/g") == b"after"
+
+
+# Beside the overlay driver
+
+
+def test_drivers_say_what_they_cannot(filled: Store, container: Container) -> None:
+    overlay = filled.create("app:1")
+    assert (overlay.driver, container.driver) == ("overlay", "extent")
+    for call in (lambda: overlay.listdir("/"), overlay.fork, lambda: overlay.open("/f", "w")):
+        with pytest.raises(Unsupported, match="is of the overlay driver; mount it"):
+            call()
+    with pytest.raises(Unsupported, match="is of the extent driver"):
+        container.mount()
+    with pytest.raises(InvalidInput, match="volatile"):
+        filled.create("app:1", driver="extent", volatile=True)
+    with pytest.raises(InvalidInput, match="no driver 'fuse'"):
+        filled.create("app:1", driver="fuse")  # type: ignore[call-overload]
+    assert container.state == "created"
+    assert container.inspect()["Driver"] == "extent"
+    with pytest.raises(Conflict, match="uses image"):
+        filled.remove_image("app:1")
+    filled.remove([overlay, container])
+    assert filled.containers() == []
+
+
+def test_a_database_of_the_version_before_is_brought_up(filled: Store, tmp_path: Path) -> None:
+    filled.create("app:1", name="old")
+    filled.close()
+    connection = sqlite3.connect(filled.layout.database, isolation_level=None)
+    connection.executescript(
+        "DROP TABLE snapshots; DROP INDEX containers_of_log; ALTER TABLE containers DROP COLUMN log;"
+        "ALTER TABLE containers DROP COLUMN driver; DROP TABLE log_uses; DROP TABLE logs; PRAGMA user_version = 2;"
+    )
+    connection.close()
+    shutil.rmtree(filled.layout.logs)
+    with Store(filled.root) as opened:
+        assert opened.container("old").driver == "overlay"
+        made = opened.create("app:1", driver="extent", name="new")
+        made.write_bytes("/f", b"1")
+        assert opened.container("new").read_bytes("/f") == b"1"
+        opened.collect_garbage()
+        with sqlite3.connect(opened.layout.database) as other:
+            assert other.execute("PRAGMA user_version").fetchone()[0] == db.SCHEMA_VERSION
+        opened.remove(opened.containers())
+
+
+def test_garbage_collection_takes_logs_without_a_row(filled: Store, container: Container) -> None:
+    stray = Path(filled.layout.log("0" * 32))
+    stray.write_bytes(bytes(10_000))
+    container.write_bytes("/f", b"1")
+    assert filled.collect_garbage().freed_bytes >= 8192
+    assert not stray.exists()
+    assert container.read_bytes("/f") == b"1"
+
+
+# Trees
+
+
+def test_trees_are_copied_in_and_out(container: Container, tmp_path: Path) -> None:
+    from host_tree import dump
+
+    tree = tmp_path / "tree"
+    (tree / "d" / "empty").mkdir(parents=True)
+    (tree / "d" / "file").write_bytes(b"data" * 100_000)
+    os.link(tree / "d" / "file", tree / "same")
+    (tree / "link").symlink_to("d/file")
+    os.mkfifo(tree / "fifo", 0o640)
+    os.setxattr(tree / "d" / "file", "user.x", b"1")
+    os.utime(tree / "d", ns=(5, 5))
+    os.chmod(tree / "d", 0o2750)
+    container.copy_in(tree, "/copied")
+    container.copy_in(tree, "/copied")
+    container.copy_out("/copied", tmp_path / "back")
+    container.copy_out("/copied", tmp_path / "back")
+    want = dump(top=str(tree))
+    assert {
+        path.removeprefix(str(tmp_path / "back")): told[:-1] for path, told in dump(top=str(tmp_path / "back")).items()
+    } == {path.removeprefix(str(tree)): told[:-1] for path, told in want.items()}
+    assert container.stat("/copied/same").st_ino == container.stat("/copied/d/file").st_ino
+    container.copy_in(tree / "d" / "file", "/small")
+    assert container.read_bytes("/small") == b"data" * 100_000
+    with pytest.raises(IsADirectoryError):
+        container.copy_in(tree / "d" / "file", "/d")
+
+
+def test_walking_is_as_on_the_host(container: Container, tmp_path: Path) -> None:
+    container.symlink("d", "/to-d")
+    container.copy_out("/", tmp_path / "out")
+    for top_down in (True, False):
+        for follow in (True, False):
+            host = [
+                (path.removeprefix(str(tmp_path / "out")) or "/", sorted(names), sorted(others))
+                for path, names, others in os.walk(tmp_path / "out", topdown=top_down, followlinks=follow)
+            ]
+            found = [(path, names, others) for path, names, others in container.walk("/", top_down, follow)]
+            assert sorted(found) == sorted(host)
+    entries = {entry.name: entry for entry in container.scandir("/")}
+    assert (entries["to-d"].is_dir(), entries["to-d"].is_dir(follow_symlinks=False), entries["to-d"].is_symlink()) == (
+        True,
+        False,
+        True,
+    )
+    assert entries["small"].stat().st_size == 5
+    assert os.fspath(entries["small"]) == "/small"
+    container.makedirs("/x/y/z")
+    container.makedirs("/x/y/z", exist_ok=True)
+    with pytest.raises(FileExistsError):
+        container.makedirs("/x/y/z")
+    assert container.listdir(b"/x") == [b"y"]
+    assert container.readlink(b"/to-d") == b"d"
+
+
+@pytest.mark.root
+def test_a_user_without_rights_works_with_it(tmp_path: Path) -> None:
+    """Everything, owners too: they are only written down."""
+    with tempfile.TemporaryDirectory() as name:
+        os.chown(name, NOBODY, NOBODY)
+        archive = io.BytesIO(tar_of(docker_files([IMAGE])))
+        read, write = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            status = 1
+            try:
+                warm_up(tmp_path / "warm", archive)
+                os.setgroups([])
+                os.setgid(NOBODY)
+                os.setuid(NOBODY)
+                os.write(write, repr(work(Path(name) / "store", archive)).encode())
+                status = 0
+            finally:
+                os._exit(status)
+        os.close(write)
+        with os.fdopen(read) as answer:
+            told = answer.read()
+        assert os.waitpid(pid, 0)[1] == 0
+        assert told == repr((5, 6, b"1", "text", ["e"]))
+
+
+def warm_up(root: Path, archive: io.BytesIO) -> None:
+    """Load what is loaded when first needed: Python's own files are root's, maybe."""
+    work(root, archive)
+
+
+def work(root: Path, archive: io.BytesIO) -> tuple[object, ...]:
+    archive.seek(0)
+    with Store(root, create=True) as store:
+        store.load(archive)
+        container = store.create("app:1", driver="extent")
+        container.chown("/small", 5, 6)
+        container.mknod("/null", 0o20666, os.makedev(1, 3))
+        container.write_text("/f", "text")
+        container.setxattr("/small", "trusted.x", b"1")
+        container.snapshot("s")
+        container.rmtree("/d")
+        container.rollback("s")
+        fork = container.fork()
+        status = fork.stat("/small")
+        found = (
+            status.st_uid,
+            status.st_gid,
+            fork.getxattr("/small", "trusted.x"),
+            fork.read_text("/f"),
+            fork.listdir("/d"),
+        )
+        container.sync()
+        return found
+
+
+# The command line
+
+
+@pytest.fixture
+def command(filled: Store) -> Iterator[object]:
+    def run(*arguments: str) -> str:
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        line = [sys.executable, "-m", "layerstore", "--root", str(filled.root), *arguments]
+        done = subprocess.run(line, capture_output=True, text=True, env=environment)
+        return done.stdout if done.returncode == 0 else f"{done.returncode}: {done.stderr}"
+
+    return run
+
+
+def test_the_commands_fork_and_roll_back(filled: Store, command) -> None:  # type: ignore[no-untyped-def]
+    made = command("create", "--driver", "extent", "--name", "c", "app:1").strip()
+    filled.container(made).write_bytes("/f", b"1")
+    filled._writable._layers.close()
+    assert command("snapshot", "c", "s") == ""
+    assert len(command("fork", "c", "--count", "3").split()) == 3
+    assert filled.container(command("fork", "c", "--name", "other").strip()).name == "other"
+    filled.container("other").unlink("/f")
+    filled.container("c").unlink("/f")
+    assert command("rollback", "c", "s").startswith("1: layerstore rollback: another process writes to container")
+    filled._writable._layers.close()
+    assert command("rollback", "c", "s") == ""
+    assert filled.container("c").read_bytes("/f") == b"1"
+    assert command("snapshots", "c").split()[:3] == ["NAME", "CREATED", "s"]
+    assert command("snapshot", "--rm", "c", "s") == ""
+    assert command("rollback", "c", "s").startswith("1: layerstore rollback: container")
+    assert command("fork", "c", "--count", "2", "--name", "x").startswith("1: layerstore fork: --name goes with one")

@@ -1,0 +1,384 @@
+"""The extent driver against the kernel: any operations, forks, snapshots, rollbacks and crashes, by hypothesis."""
+
+import fcntl
+import io
+import os
+import shutil
+import tarfile
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from host_tree import Dump, HostTree, dump, facts
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from images import Image, docker_files, tar_of
+from layer_model import Entry, write_tar
+from stack_model import EXAMPLES
+
+from layerstore import Store
+from layerstore.api import Container
+from layerstore.extents import compaction, layers
+
+ROOT = os.geteuid() == 0
+LAYER = [
+    Entry("dir", "d", mode=0o755, mtime=(10, 0)),
+    Entry("dir", "d/sub", mode=0o750, mtime=(11, 5)),
+    Entry("file", "d/sub/deep", data=b"deep" * 3000, mode=0o640, mtime=(12, 0)),
+    Entry("file", "d/a", data=b"hello", mode=0o644, mtime=(13, 0), xattrs={"user.x": b"1"}),
+    Entry("hardlink", "d/b", link="d/a"),
+    Entry("hardlink", "c", link="d/a"),
+    Entry("file", "a", data=b"A" * 5000, mode=0o4755, mtime=(14, 0)),
+    Entry("file", "empty", mtime=(15, 0)),
+    Entry("symlink", "l", link="d/sub", mode=0o777, mtime=(16, 0)),
+    Entry("symlink", "up", link="d/a", mode=0o777, mtime=(17, 0)),
+    Entry("dir", "e", mode=0o2775, mtime=(18, 0)),
+    Entry("fifo", "e/fifo", mode=0o644, mtime=(19, 0)),
+]
+TAR = write_tar([Entry("dir", ".", mode=0o755, mtime=(9, 0)), *LAYER])
+IMAGE = Image([TAR], ["model:1"])
+
+NAMES = ["a", "b", "c", "d", "e", "l", "sub", "new"]
+SAFE_TARGETS = ["a", "d", "d/a", "sub/deep", "l", "nowhere", "d/", "./d/../a", "."]
+TARGETS = [*SAFE_TARGETS, "..", "../..", "/", "/d/sub", "/l/deep", "../../d/a", "/nowhere/x"] if ROOT else SAFE_TARGETS
+names = st.sampled_from(NAMES)
+paths = st.builds(
+    lambda parts, slash: "/".join(parts) + slash,
+    st.lists(
+        st.one_of(names, names, names, st.sampled_from([".", "..", "deep", "fifo"] if ROOT else ["deep"])),
+        min_size=1,
+        max_size=3,
+    ),
+    st.sampled_from(["", "", "", "", "", "/", "/."]),
+)
+sizes = st.one_of(st.integers(0, 20), st.integers(4000, 9000))
+payloads = st.builds(lambda letter, count: bytes([letter]) * count, st.integers(97, 122), sizes)
+attributes = st.sampled_from(["user.x", "user.y", *(["trusted.t"] if ROOT else []), "nonsense"])
+modes = st.sampled_from(
+    [0o644, 0o755, 0o4755, 0o2755, 0o2644, 0o600, 0o1777, 0o6777] if ROOT else [0o644, 0o755, 0o700, 0o777]
+)
+times = st.integers(0, 10**18)
+
+
+def extract(target: Path) -> None:
+    with tarfile.open(fileobj=io.BytesIO(TAR)) as archive:
+        for member in archive:
+            archive.extract(member, target, numeric_owner=True, filter="fully_trusted", set_attrs=True)
+            for key, value in member.pax_headers.items():
+                if key.startswith("SCHILY.xattr."):
+                    os.setxattr(target / member.name, key.removeprefix("SCHILY.xattr."), value.encode())
+    for entry in reversed(LAYER):
+        seconds, ns = entry.mtime
+        if entry.kind != "hardlink":
+            os.utime(target / entry.path, ns=(0, seconds * 10**9 + ns), follow_symlinks=False)
+        if entry.kind == "dir":
+            os.chmod(target / entry.path, entry.mode)
+    os.utime(target, ns=(0, 9 * 10**9))
+    os.chmod(target, 0o755)
+
+
+class World:
+    """A container and the tree that it must be like. `history`: what it was at which length of its log."""
+
+    def __init__(self, container: Container, host: HostTree) -> None:
+        self.container = container
+        self.host = host
+        self.snapshots: dict[str, Path] = {}
+        self.log = ""
+        self.history: list[tuple[int, Dump]] = []
+        self.least_bytes = 0
+
+    def note(self) -> None:
+        layer = self.container._layer()
+        tree = layer._tree
+        if tree is None or tree.writer is None:
+            return
+        if layer._log != self.log:
+            self.log, self.history, self.least_bytes = layer._log, [], tree.writer.end
+        self.history.append((tree.writer.end, self.host.dump()))
+
+    def compare(self) -> None:
+        assert dump(self.container, self.container.read_bytes) == self.host.dump()
+
+
+class ExtentMachine(RuleBasedStateMachine):
+    """Worlds are told by a number, taken modulo how many there are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.top = Path(tempfile.mkdtemp(prefix="extent-model-"))
+        self.worlds: list[World] = []
+        self.trees = 0
+
+    @initialize()
+    def begin(self) -> None:
+        self.store = Store(self.top / "store", create=True)
+        self.store.load(io.BytesIO(tar_of(docker_files([IMAGE]))))
+        tree = self.new_tree(None)
+        extract(tree)
+        self.worlds.append(World(self.store.create("model:1", driver="extent"), HostTree(tree)))
+        self.worlds[0].compare()
+
+    def new_tree(self, like: Path | None) -> Path:
+        self.trees += 1
+        tree = self.top / f"tree{self.trees}"
+        if like is None:
+            tree.mkdir()
+        else:
+            assert os.spawnlp(os.P_WAIT, "cp", "cp", "-a", str(like), str(tree)) == 0
+        return tree
+
+    def teardown(self) -> None:
+        try:
+            for world in self.worlds:
+                world.compare()
+            if self.worlds:
+                self.store.remove(self.store.containers())
+                assert os.listdir(self.store.layout.logs) == []
+                self.store.close()
+        finally:
+            for world in self.worlds:
+                world.host.close()
+            shutil.rmtree(self.top)
+
+    def world(self, number: int) -> World:
+        return self.worlds[number % len(self.worlds)]
+
+    # Operations on files
+
+    def both(self, number: int, name: str, *arguments: Any, **options: Any) -> None:
+        world = self.world(number)
+        try:
+            expected: Any = world.host.call(name, *arguments, **options)
+        except OSError as error:
+            expected = error.errno
+        try:
+            found: Any = self.in_container(world.container, name, arguments, options)
+        except OSError as error:
+            found = error.errno
+        assert found == expected, (name, arguments, options)
+        world.note()
+
+    def in_container(self, container: Container, name: str, arguments: Any, options: Any) -> Any:
+        if name == "create":
+            return container.open(arguments[0], "xb", 0).close()
+        if name == "pwrite":
+            with container.open(arguments[0], "r+b", 0) as file:
+                file.seek(arguments[1])
+                file.write(arguments[2])
+            return None
+        if name == "append":
+            with container.open(arguments[0], "ab", 0) as file:
+                file.write(arguments[1])
+            return None
+        if name == "stat":
+            return facts(container.stat(arguments[0], follow_symlinks=arguments[1]))
+        return getattr(container, name)(*arguments, **options)
+
+    worlds_numbers = st.integers(0, 3)
+
+    @rule(n=worlds_numbers, path=paths, mode=modes)
+    def mkdir(self, n: int, path: str, mode: int) -> None:
+        self.both(n, "mkdir", path, mode)
+
+    @rule(n=worlds_numbers, path=paths)
+    def rmdir(self, n: int, path: str) -> None:
+        self.both(n, "rmdir", path)
+
+    @rule(n=worlds_numbers, path=paths)
+    def unlink(self, n: int, path: str) -> None:
+        self.both(n, "unlink", path)
+
+    @rule(n=worlds_numbers, name=st.lists(names, min_size=1, max_size=2))
+    def rmtree(self, n: int, name: list[str]) -> None:
+        self.both(n, "rmtree", "/".join(name))
+
+    @rule(n=worlds_numbers, old=paths, new=paths)
+    def rename(self, n: int, old: str, new: str) -> None:
+        self.both(n, "rename", old, new)
+
+    @rule(n=worlds_numbers, old=paths, new=paths)
+    def link(self, n: int, old: str, new: str) -> None:
+        self.both(n, "link", old, new)
+
+    @rule(n=worlds_numbers, text=st.sampled_from(TARGETS), path=paths)
+    def symlink(self, n: int, text: str, path: str) -> None:
+        self.both(n, "symlink", text, path)
+
+    @rule(n=worlds_numbers, path=paths)
+    def create(self, n: int, path: str) -> None:
+        self.both(n, "create", path)
+
+    @rule(n=worlds_numbers, path=paths, kind=st.sampled_from([0o010000, 0o100000, 0o140000]), mode=modes)
+    def mknod(self, n: int, path: str, kind: int, mode: int) -> None:
+        self.both(n, "mknod", path, kind | mode)
+
+    @rule(n=worlds_numbers, path=paths, offset=sizes, data=payloads)
+    def pwrite(self, n: int, path: str, offset: int, data: bytes) -> None:
+        if not path.endswith("fifo"):
+            self.both(n, "pwrite", path, offset, data)
+
+    @rule(n=worlds_numbers, path=paths, size=sizes)
+    def truncate(self, n: int, path: str, size: int) -> None:
+        self.both(n, "truncate", path, size)
+
+    @rule(n=worlds_numbers, path=paths, mode=modes)
+    def chmod(self, n: int, path: str, mode: int) -> None:
+        self.both(n, "chmod", path, mode)
+
+    @precondition(lambda self: ROOT)
+    @rule(n=worlds_numbers, path=paths, uid=st.integers(-1, 2), gid=st.integers(-1, 2), follow=st.booleans())
+    def chown(self, n: int, path: str, uid: int, gid: int, follow: bool) -> None:
+        self.both(n, "chown", path, uid, gid, follow_symlinks=follow)
+
+    @rule(n=worlds_numbers, path=paths, ns=times, follow=st.booleans())
+    def utime(self, n: int, path: str, ns: int, follow: bool) -> None:
+        self.both(n, "utime", path, ns=(0, ns), follow_symlinks=follow)
+
+    @rule(
+        n=worlds_numbers,
+        path=paths,
+        name=attributes,
+        value=payloads,
+        flags=st.sampled_from([0, 0, 1, 2]),
+        follow=st.booleans(),
+    )
+    def setxattr(self, n: int, path: str, name: str, value: bytes, flags: int, follow: bool) -> None:
+        self.both(n, "setxattr", path, name, value[:100], flags, follow_symlinks=follow)
+
+    @rule(n=worlds_numbers, path=paths, name=attributes, follow=st.booleans())
+    def removexattr(self, n: int, path: str, name: str, follow: bool) -> None:
+        self.both(n, "removexattr", path, name, follow_symlinks=follow)
+
+    @rule(n=worlds_numbers, path=paths, follow=st.booleans())
+    def look(self, n: int, path: str, follow: bool) -> None:
+        self.both(n, "stat", path, follow)
+        self.both(n, "readlink", path)
+        self.both(n, "listdir", path)
+
+    # States
+
+    @precondition(lambda self: len(self.worlds) < 4)
+    @rule(n=worlds_numbers)
+    def fork(self, n: int) -> None:
+        world = self.world(n)
+        made = World(world.container.fork(), HostTree(self.new_tree(world.host.root)))
+        self.protect(world)
+        self.worlds.append(made)
+        made.compare()
+
+    def protect(self, world: World) -> None:
+        """What was forked or remembered does not go in the crashes of this test: it was handed to the system."""
+        if world.log:
+            world.least_bytes = max(world.least_bytes, os.stat(self.store.layout.log(world.log)).st_size)
+
+    @rule(n=worlds_numbers, name=names)
+    def snapshot(self, n: int, name: str) -> None:
+        world = self.world(n)
+        if name in world.snapshots:
+            world.container.remove_snapshot(name)
+        world.container.snapshot(name)
+        self.protect(world)
+        world.snapshots[name] = self.new_tree(world.host.root)
+
+    @precondition(lambda self: any(world.snapshots for world in self.worlds))
+    @rule(data=st.data())
+    def rollback(self, data: st.DataObject) -> None:
+        world = data.draw(st.sampled_from([world for world in self.worlds if world.snapshots]))
+        name = data.draw(st.sampled_from(sorted(world.snapshots)))
+        world.container.rollback(name)
+        world.host.close()
+        world.host = HostTree(self.new_tree(world.snapshots[name]))
+        world.log = ""
+        world.compare()
+
+    @rule()
+    def sync(self) -> None:
+        world = self.worlds[0]
+        tree = world.container._layer()._tree
+        if tree is not None and tree.writer is not None:
+            world.container.sync()
+            world.least_bytes = tree.writer.length
+
+    @rule()
+    def reopen(self) -> None:
+        self.store.close()
+        self.open_again()
+        for world in self.worlds:
+            world.compare()
+
+    def open_again(self) -> None:
+        self.store = Store(self.top / "store")
+        for world in self.worlds:
+            world.container = self.store.container(world.container.id)
+
+    @rule(data=st.data())
+    def crash(self, data: st.DataObject) -> None:
+        """Everything that the process has in memory is gone, and one log ends anywhere after what was synced."""
+        lengths = {world.log: os.stat(self.store.layout.log(world.log)).st_size for world in self.worlds if world.log}
+        assert self.store._opened_layers is not None or not lengths
+        for world in self.worlds:
+            tree = world.container._layer()._tree
+            if tree is not None and tree.writer is not None:
+                # The children have the descriptor, too, and would keep the lock.
+                fcntl.flock(tree.logs.descriptors[tree.log_number].fd, fcntl.LOCK_UN)
+        self.store._opened_layers = None
+        self.store._database.close()
+        victim = data.draw(st.sampled_from(self.worlds))
+        if victim.log:
+            lengths[victim.log] = data.draw(
+                st.integers(min(victim.least_bytes, lengths[victim.log]), lengths[victim.log])
+            )
+            os.truncate(self.store.layout.log(victim.log), lengths[victim.log])
+        self.open_again()
+        for world in self.worlds:
+            if world.log and world.history:
+                self.survive(world, lengths[world.log])
+            world.compare()
+
+    def survive(self, world: World, length: int) -> None:
+        ends = [(end, told) for end, told in world.history if end <= length]
+        assert ends, (length, world.least_bytes, [end for end, _ in world.history])
+        tree = self.new_tree(None)
+        world.container.copy_out("/", tree, keep_owner=ROOT)
+        world.host.close()
+        world.host = HostTree(tree)
+        assert world.host.dump() == ends[-1][1]
+        world.history = ends
+
+    @invariant()
+    def is_like_the_host(self) -> None:
+        for world in self.worlds[:1]:
+            world.compare()
+
+
+def run_machine() -> None:
+    checks = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large]
+    run_state_machine_as_test(
+        ExtentMachine,
+        settings=settings(
+            max_examples=EXAMPLES // 10, stateful_step_count=60, deadline=None, suppress_health_check=checks
+        ),
+    )
+
+
+def test_a_container_is_what_the_kernel_would_make_of_it() -> None:
+    run_machine()
+
+
+def test_so_it_is_where_logs_are_written_anew_all_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compaction, "_MAX_LOGS", 2)
+    monkeypatch.setattr(compaction, "_WORTHWHILE_BYTES", 500)
+    monkeypatch.setattr(compaction, "_COPIED_BYTES", 3000)
+    monkeypatch.setattr(layers, "_OPEN_LAYERS", 2)
+    monkeypatch.setattr(layers, "_CACHED_STATES", 1)
+    run_machine()
