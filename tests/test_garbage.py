@@ -1,11 +1,13 @@
 """Giving space back: what is dropped, what stays readable, and what a killed collection leaves."""
 
+import io
 import os
 import random
 import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import images
 import pytest
@@ -14,6 +16,8 @@ from layer_model import Entry, write_tar
 from test_load import check_loaded, child
 
 from layerstore import Store
+from layerstore.errors import CorruptError, NotFound
+from layerstore.store.contents import ContentStore
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
 
@@ -266,3 +270,81 @@ def test_collecting_while_loading(store: Store, tmp_path: Path) -> None:
     assert loading.returncode == 0, errors.decode()
     store.collect_garbage()
     assert files_of(store) == []
+
+
+def archive_of(data: dict[str, bytes]) -> io.BytesIO:
+    return io.BytesIO(write_tar([Entry("file", name, data=content) for name, content in data.items()]))
+
+
+@pytest.fixture
+def punched(store: Store) -> tuple[Store, bytes]:
+    """Image a:1 alone has "dead", in a pack that stays for b:1. Removing a:1 and collecting punches it."""
+    data = {"dead": random.Random(1).randbytes(120_000), "live": b"live" * 1_000}
+    store.import_rootfs(archive_of(data), "a:1")
+    store.import_rootfs(archive_of({"live": data["live"], "other": b"o"}), "b:1")
+    return store, data["dead"]
+
+
+def remove_elsewhere(store: Store, *names: str) -> None:
+    with Store(store.root) as other:
+        for name in names:
+            other.remove_image(name)
+        assert other.collect_garbage().contents > 0
+
+
+def test_a_file_that_is_open_stays_what_it_was(punched: tuple[Store, bytes]) -> None:
+    store, dead = punched
+    view = store.image("a:1").view
+    digest = bytes.fromhex(view.find("/dead").digest or "")
+    with view.open("/dead") as file, store._contents.open(digest) as content:
+        start = file.read(10)
+        remove_elsewhere(store, "a:1")
+        assert start + file.read() == dead
+        assert content.read() == dead
+    with pytest.raises(NotFound):
+        view.open("/dead")
+
+
+@pytest.mark.parametrize("how", ["read", "read_many", "open"])
+def test_what_is_collected_between_lookup_and_reading_is_no_zeros(
+    punched: tuple[Store, bytes], monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    store, dead = punched
+    view = store.image("a:1").view
+    assert view.read_bytes("/dead") == dead
+    pack_of = ContentStore._pack
+
+    def collected_meanwhile(*args: Any) -> Any:
+        found = pack_of(*args)
+        monkeypatch.undo()
+        remove_elsewhere(store, "a:1")
+        return found
+
+    monkeypatch.setattr(ContentStore, "_pack", collected_meanwhile)
+    with pytest.raises((NotFound, CorruptError), match=r"content .* (is not in|is missing from) the store"):
+        {"read": view.read_bytes, "open": view.open, "read_many": lambda path: view.read_many([path])}[how]("/dead")
+
+
+def test_a_log_that_is_collected_before_it_is_opened(
+    punched: tuple[Store, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is read anew, and is no path that is missing."""
+    store, _ = punched
+    with Store(store.root) as reader:
+        contents = reader._contents
+        mapped = contents._map_log
+
+        def collected_meanwhile(generation: int, count: int) -> memoryview:
+            monkeypatch.undo()
+            remove_elsewhere(store, "a:1")
+            return mapped(generation, count)
+
+        monkeypatch.setattr(contents, "_map_log", collected_meanwhile)
+        assert reader.image("b:1").view.lookup_many(["/live"])["found"].tolist() == [True]
+
+
+def test_a_log_that_is_missing(punched: tuple[Store, bytes]) -> None:
+    store, _ = punched
+    (store.root / "digests.0").unlink()
+    with Store(store.root) as reader, pytest.raises(CorruptError, match=r"digests\.0 is missing"):
+        reader.image("b:1").view.lookup_many(["/live"])

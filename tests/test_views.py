@@ -428,24 +428,24 @@ def test_a_content_that_moves_between_lookup_and_reading_is_looked_up_again(
     opened: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     view, contents = opened.view(opened.image("app:1").diff_ids), opened._contents
-    for gone in (1, 10):
-        left = [gone]
+    found, failing, current = contents._pack, [True], [True]
 
-        def pack(number: int, left: list[int] = left, found: Callable[[int], Any] = contents.pack) -> Any:
-            if left[0]:
-                left[0] -= 1
-                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), f"packs/{number}.pack")
-            return found(number)
+    def pack(generation: Any, number: int) -> Any:
+        if failing.pop():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), f"packs/{number}.pack")
+        return found(generation, number)
 
-        monkeypatch.setattr(contents, "pack", pack)
-        for read in (view.read_bytes, lambda path: view.read_many([path])[0], lambda path: view.open(path).read()):
-            if gone == 1:
-                left[0] = 1
-                assert read("/etc/old") == b"new"
-            else:
-                with pytest.raises(CorruptError, match=r"packs/0.pack is missing from the store"):
-                    read("/etc/old")
-        monkeypatch.undo()
+    monkeypatch.setattr(contents, "_pack", pack)
+    monkeypatch.setattr(contents, "_is_current", lambda _: current.pop())
+    for read in (view.read_bytes, lambda path: view.read_many([path])[0], lambda path: view.open(path).read()):
+        failing[:], current[:] = [False, True], [True, False]  # the last comes first
+        assert read("/etc/old") == b"new"
+        failing[:], current[:] = [False, False], [True, False]
+        assert read("/etc/old") == b"new"
+        assert failing == current == []
+        failing[:], current[:] = [True], [True]
+        with pytest.raises(CorruptError, match=r"packs/0.pack is missing from the store"):
+            read("/etc/old")
 
 
 # Threads
