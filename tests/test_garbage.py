@@ -1,5 +1,7 @@
 """Giving space back: what is dropped, what stays readable, and what a killed collection leaves."""
 
+import contextlib
+import errno
 import io
 import os
 import random
@@ -17,6 +19,8 @@ from test_load import check_loaded, child
 
 from layerstore import Store
 from layerstore.errors import CorruptError, NotFound
+from layerstore.layers import packs
+from layerstore.layers.imports import Import
 from layerstore.store.contents import ContentStore
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
@@ -348,3 +352,121 @@ def test_a_log_that_is_missing(punched: tuple[Store, bytes]) -> None:
     (store.root / "digests.0").unlink()
     with Store(store.root) as reader, pytest.raises(CorruptError, match=r"digests\.0 is missing"):
         reader.image("b:1").view.lookup_many(["/live"])
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four packs are many."""
+    monkeypatch.setattr(packs, "MAX_PACKS", 4)
+    monkeypatch.setattr(packs, "_PACKS_LEFT", 2)
+
+
+def import_singly(store: Store, count: int) -> list[bytes]:
+    """Images i0:1, i1:1 ... of a small content each, in a pack of its own; returns the contents."""
+    data = [random.Random(number).randbytes(20_000) for number in range(count)]
+    for number, content in enumerate(data):
+        store.import_rootfs(archive_of({"f": content}), f"i{number}:1")
+    return data
+
+
+def flip(path: Path, at: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.chmod(0o600)
+    path.write_bytes(data)
+
+
+@pytest.mark.usefixtures("few")
+def test_on_a_full_disk(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is dead is given back, although there is no room to bring the rest together."""
+    data = import_singly(store, 10)
+    for number in range(3):
+        store.remove_image(f"i{number}:1")
+
+    def full(*_: object) -> bytes:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Import, "copy_contents", full)
+        collected = store.collect_garbage()
+    assert collected.contents == 3
+    assert collected.freed_bytes >= 3 * 20_000
+    assert len(list((store.root / "packs").glob("*.pack"))) == 7
+    assert list((store.root / "staging").iterdir()) == []
+    assert store.collect_garbage().contents == 0
+    assert len(list((store.root / "packs").glob("*.pack"))) == 1
+    for number in range(3, 10):
+        assert store.image(f"i{number}:1").view.read_bytes("/f") == data[number]
+
+
+@pytest.mark.root
+@pytest.mark.kernel
+def test_on_a_full_file_system(tmp_path: Path) -> None:
+    directory = tmp_path / "full"
+    directory.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=60m", "none", directory], check=True)
+    try:
+        with Store(directory / "store", create=True) as store:
+            for number in range(70):
+                content = random.Random(number).randbytes(120_000)
+                store.import_rootfs(archive_of({"f": content, "g": content[1:]}), f"i{number}:1")
+            for number in range(69):
+                store.remove_image(f"i{number}:1")
+            with open(directory / "filling", "wb", buffering=0) as filling, contextlib.suppress(OSError):
+                while True:
+                    filling.write(bytes(4096))
+            os.truncate(directory / "filling", (directory / "filling").stat().st_size - (1 << 20))
+            assert store.collect_garbage().freed_bytes > 69 * 239_000
+            assert store.image("i69:1").view.read_bytes("/f") == content
+    finally:
+        subprocess.run(["umount", "-l", directory], check=True)  # the view has files mapped
+
+
+@pytest.mark.usefixtures("few")
+def test_what_is_dead_is_not_copied(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    import_singly(store, 10)
+    for number in range(8):
+        store.remove_image(f"i{number}:1")
+    monkeypatch.setattr(Import, "copy_contents", lambda *_: pytest.fail("it was copied"))
+    assert store.collect_garbage().contents == 8
+
+
+@pytest.mark.usefixtures("few")
+def test_contents_are_counted_once_however_often_they_were_copied(store: Store) -> None:
+    data = import_singly(store, 8)
+    store.import_rootfs(archive_of({str(number): content for number, content in enumerate(data)}), "all:1")
+    store.create("all:1").remove()
+    for number in range(8):
+        store.remove_image(f"i{number}:1")
+    store.remove_image("all:1")
+    assert store.collect_garbage().contents == 8
+
+
+@pytest.mark.usefixtures("few")
+@pytest.mark.parametrize("removed", [True, False])
+def test_a_damaged_content_stops_nothing(store: Store, removed: bool) -> None:
+    """Neither a dead one nor a live one: that stays where it is, and the others are brought together without it."""
+    data = import_singly(store, 10)
+    flip(store.root / "packs" / "5.pack", 7)
+    store.remove_image("i5:1" if removed else "i6:1")
+    collected = store.collect_garbage()
+    assert collected.contents == 1
+    assert len(list((store.root / "packs").glob("*.pack"))) == (1 if removed else 2)
+    for number in {*range(10)} - {5, 6}:
+        assert store.image(f"i{number}:1").view.read_bytes("/f") == data[number]
+    if not removed:
+        assert store.image("i5:1").view.read_bytes("/f") != data[5]
+        assert store.collect_garbage().freed_bytes == 0
+
+
+@pytest.mark.usefixtures("few")
+def test_a_pack_of_damaged_slots_stops_nothing(store: Store) -> None:
+    data = import_singly(store, 10)
+    flip(store.root / "packs" / "5.pack", -70)
+    (store.root / "packs" / "4.pack").unlink()
+    store.remove_image("i0:1")
+    assert store.collect_garbage().contents == 1
+    for number in (1, 2, 3, 6, 7, 8, 9):
+        assert store.image(f"i{number}:1").view.read_bytes("/f") == data[number]
+    with pytest.raises(CorruptError, match=r"the slots of .*5\.pack are damaged"):
+        store.image("i5:1").view.read_bytes("/f")

@@ -51,31 +51,48 @@ def collect(
 
     Waits for imports that are under way. Raises `OSError`, `CorruptError`.
     """
+    limit = chains.derived.limit_bytes if derived_limit_bytes is None else derived_limit_bytes
     before = _used_bytes(layout)
-    bring_small_together(layout, database, contents)
+    dropped = _collect(layout, database, contents, chains, limit)
+    # Not before: a copy needs room, and what is dead is not worth one. What was copied from goes at once.
+    if bring_small_together(layout, database, contents):
+        dropped += _collect(layout, database, contents, chains, limit)
+    return Collected(dropped, max(0, before - _used_bytes(layout)))
+
+
+def _collect(layout: Layout, database: Database, contents: ContentStore, chains: Chains, derived_limit: int) -> int:
+    """Returns how many contents were dropped."""
     with locked(layout.garbage_lock, exclusive=True):
-        with database.transaction() as db:
-            db.execute(f"DELETE FROM chains WHERE {UNUSED_CHAINS}")
-            db.execute("DELETE FROM layers WHERE diff_id NOT IN (SELECT diff_id FROM chains)")
-        # Derived files say where contents are, so they go before the contents that they name.
+        # Derived files say where contents are, so they go before the contents that they name; and on a full disk they
+        # are room for the database to say what else is to go.
         _sweep_chains(layout, database)
+        chains.derived.evict(derived_limit)
+        removed = _forget_unused(database)
         live = _live_digests(database, chains)
         records = contents.log_records()
         kept = _kept_records(records, live, lambda in_use: _packs_of_images(layout, chains, in_use))
-        dropped = sum(record[:32] not in live for record in _records(records))
         objects, slots = _by_place(kept)
         with database.transaction() as db:
-            if len(kept) != len(records):
+            if removed or len(kept) != len(records):
                 contents.replace_log(db, kept)
             packs = [number for (number,) in db.execute("SELECT number FROM packs")]
             db.executemany("DELETE FROM packs WHERE number = ?", [(n,) for n in packs if n not in slots])
         contents.remove_old_logs()
         _remove_files(layout, database, objects, set(map(str, slots)))
         for number, alive in sorted(slots.items()):
-            _punch_dead_slots(layout.pack(number), alive)
-        chains.derived.evict(chains.derived.limit_bytes if derived_limit_bytes is None else derived_limit_bytes)
+            # A pack that is missing or has damaged slots keeps nobody from collecting the others.
+            with contextlib.suppress(CorruptError, FileNotFoundError):
+                _punch_dead_slots(layout.pack(number), alive)
         _sweep(Path(layout.run), lambda name: not _CHAIN_LOCK.fullmatch(name))
-        return Collected(dropped, max(0, before - _used_bytes(layout)))
+        return len({record[:32] for record in _records(records)} - live)
+
+
+def _forget_unused(database: Database) -> bool:
+    """Remove the rows of chains and layers that no image has; returns whether there were any."""
+    with database.transaction() as db:
+        chains = db.execute(f"DELETE FROM chains WHERE {UNUSED_CHAINS}").rowcount
+        layers = db.execute("DELETE FROM layers WHERE diff_id NOT IN (SELECT diff_id FROM chains)").rowcount
+    return bool(chains or layers)
 
 
 def _kept_records(log: bytes, live: set[bytes], packs_needed: Callable[[set[int]], set[int]]) -> bytes:
