@@ -470,3 +470,41 @@ def test_a_pack_of_damaged_slots_stops_nothing(store: Store) -> None:
         assert store.image(f"i{number}:1").view.read_bytes("/f") == data[number]
     with pytest.raises(CorruptError, match=r"the slots of .*5\.pack are damaged"):
         store.image("i5:1").view.read_bytes("/f")
+
+
+def test_a_damaged_index_of_a_layer_is_not_believed(store: Store, tmp_path: Path) -> None:
+    load(store, tmp_path, FIRST)
+    load(store, tmp_path, SECOND)
+    (diff_id,) = store.image("first:1").diff_ids
+    path = Path(store.layout.layer_index(diff_id))
+    whole = path.read_bytes()
+    name = bytes.fromhex(store.image("first:1").view.find("/small3").digest or "")
+    store.remove_image("second:1")
+    state = files_of(store)
+    for damaged in (whole.replace(name, bytes(32)), whole[:-1], None):
+        path.unlink()
+        if damaged is not None:
+            path.write_bytes(damaged)
+        with pytest.raises(CorruptError, match=f"nothing was collected: what layer {diff_id} needs is not known"):
+            store.collect_garbage()
+        path.write_bytes(whole)
+        assert [file for file in state if "/chains/" not in file] == [f for f in files_of(store) if "/chains/" not in f]
+    check_loaded(store, FIRST)
+    path.write_bytes(bytes(len(whole)))
+    store.remove_image("first:1")
+    assert store.collect_garbage().contents == 2 * 30, "after what the message says to do"
+    assert files_of(store) == []
+
+
+def test_the_index_of_another_layer_is_not_taken_for_it(store: Store) -> None:
+    for name, data in (("a:1", b"A"), ("b:1", b"B")):
+        store.import_rootfs(archive_of({"f": data}), name)
+    paths = [Path(store.layout.layer_index(store.image(name).diff_ids[0])) for name in ("a:1", "b:1")]
+    indexes = [path.read_bytes() for path in paths]
+    for path, index in zip(paths, reversed(indexes), strict=True):
+        path.write_bytes(index)
+    for use in (lambda: store.image("a:1").view, lambda: store.create("a:1"), store.image("a:1").layers):
+        with pytest.raises(CorruptError, match="is the index of another layer"):
+            use()
+    with pytest.raises(CorruptError, match="nothing was collected"):
+        store.collect_garbage()

@@ -17,7 +17,7 @@ from functools import cached_property
 from layerstore.errors import RELOAD, CorruptError, NotFound
 from layerstore.store import durable
 from layerstore.store.locks import locked
-from layerstore.types import Value, chain_id
+from layerstore.types import Value, chain_id, hash_key
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -103,11 +103,16 @@ class Chains:
         return MergedIndexes(self._layout, self.derived, self.layer_index)
 
     def layer_index(self, diff_id: DiffId) -> Index:
-        """The index of one stored layer. Raises `CorruptError` when it is missing or damaged."""
+        """The index of one stored layer. Raises `CorruptError` when it is missing, damaged or another layer's."""
+        from layerstore._core.index import LAYER
+
         try:
-            return open_index(self._layout.layer_index(diff_id))
+            index = open_index(self._layout.layer_index(diff_id))
         except FileNotFoundError:
             raise CorruptError(f"the index of layer {diff_id} is missing; {RELOAD}") from None
+        if (index.kind, index.hash_key) != (LAYER, hash_key(diff_id)):
+            raise CorruptError(f"{self._layout.layer_index(diff_id)} is the index of another layer; {RELOAD}")
+        return index
 
     def index(self, diff_ids: Sequence[DiffId]) -> Index:
         """The merged index of a stack, kept on disk from now on.

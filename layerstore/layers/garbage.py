@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from layerstore._core.files import punch_holes
-from layerstore._core.index import CONTENT_BYTES
+from layerstore._core.index import CONTENT_BYTES, Index
 from layerstore._core.ingest import LOCATION_OBJECT, RECORD_BYTES
-from layerstore.errors import CorruptError
+from layerstore.errors import RELOAD, CorruptError
 from layerstore.layers.chains import Chains
 from layerstore.layers.derived import remove_derived, without_mounting
 from layerstore.layers.packs import bring_small_together
@@ -49,7 +49,8 @@ def collect(
 ) -> Collected:
     """Collect garbage, bring small packs together, and derived files under that limit, or the store's own.
 
-    Waits for imports that are under way. Raises `OSError`, `CorruptError`.
+    Waits for imports that are under way. Raises `CorruptError` where the index of a layer is damaged, before anything
+    that is not derived was removed, and `OSError`.
     """
     limit = chains.derived.limit_bytes if derived_limit_bytes is None else derived_limit_bytes
     before = _used_bytes(layout)
@@ -140,9 +141,22 @@ def _packs(log: bytes) -> Iterable[int]:
 def _live_digests(database: Database, chains: Chains) -> set[bytes]:
     live: set[bytes] = set()
     for (diff_id,) in database.read().execute("SELECT diff_id FROM layers").fetchall():
-        table = bytes(chains.layer_index(DiffId(diff_id)).contents_bytes())
+        table = bytes(_verified(chains, DiffId(diff_id)).contents_bytes())
         live.update(table[at : at + 32] for at in range(0, len(table), CONTENT_BYTES))
     return live
+
+
+def _verified(chains: Chains, diff_id: DiffId) -> Index:
+    """A layer's index, by which contents are dropped for good that it does not name."""
+    try:
+        index = chains.layer_index(diff_id)
+        index.verify_digest()
+        return index
+    except CorruptError as error:
+        raise CorruptError(
+            f"nothing was collected: what layer {diff_id} needs is not known, "
+            f"as its index is missing or damaged; {RELOAD}"
+        ) from error
 
 
 def _by_place(records: bytes) -> tuple[dict[str, set[str]], dict[int, set[int]]]:
