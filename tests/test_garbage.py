@@ -508,3 +508,33 @@ def test_the_index_of_another_layer_is_not_taken_for_it(store: Store) -> None:
             use()
     with pytest.raises(CorruptError, match="nothing was collected"):
         store.collect_garbage()
+
+
+@pytest.mark.root
+@pytest.mark.kernel
+def test_a_file_in_a_mount_that_was_detached_by_force(punched: tuple[Store, bytes]) -> None:
+    """Neither its container nor its image is there any more, but who has it open reads what it was."""
+    store, dead = punched
+    container = store.create("a:1")
+    container.mount()
+    with open(container.root / "dead", "rb", buffering=0) as file:
+        start = file.read(4096)
+        store.remove([container], force=True)
+        store.remove_image("a:1")
+        assert store.collect_garbage().contents == 1
+        assert start + file.readall() == dead
+    assert store.collect_garbage().freed_bytes >= 116 << 10
+    assert store.image("b:1").view.read_bytes("/live") == b"live" * 1_000
+
+
+def test_a_pack_that_another_process_has_open_is_punched_later(punched: tuple[Store, bytes]) -> None:
+    store, _ = punched
+    with Store(store.root) as reader:
+        reader.image("b:1").view.read_bytes("/live")
+        store.remove_image("a:1")
+        before = os.stat(store.layout.pack(0)).st_blocks
+        store.collect_garbage()
+        assert os.stat(store.layout.pack(0)).st_blocks == before
+        reader.image("b:1").view.lookup_many([])
+        assert store.collect_garbage().freed_bytes >= 116 << 10
+        assert reader.image("b:1").view.read_bytes("/live") == b"live" * 1_000

@@ -5,7 +5,8 @@ takes the dead contents out of the digest log first; only then are they removed,
 garbage, which the next run finds by itself.
 
 A pack whose contents were all copied to another (layers/packs.py) goes as a whole, and only when no tree image that is
-mounted names it: what a live content's bytes were is never punched.
+mounted names it: what a live content's bytes were is never punched. What a dead one's were is punched in packs that
+nobody has open, in no mount and no process; in others by a later run.
 """
 
 import contextlib
@@ -27,7 +28,7 @@ from layerstore.layers.packs import bring_small_together
 from layerstore.store.contents import ContentStore, Pack
 from layerstore.store.db import UNUSED_CHAINS, Database
 from layerstore.store.layout import Layout
-from layerstore.store.locks import locked
+from layerstore.store.locks import locked, open_elsewhere
 from layerstore.types import ChainId, DiffId, digest_hex
 
 _RANGE = struct.Struct("<QQ")
@@ -80,6 +81,7 @@ def _collect(layout: Layout, database: Database, contents: ContentStore, chains:
             db.executemany("DELETE FROM packs WHERE number = ?", [(n,) for n in packs if n not in slots])
         contents.remove_old_logs()
         _remove_files(layout, database, objects, set(map(str, slots)))
+        contents.forget_packs()
         for number, alive in sorted(slots.items()):
             # A pack that is missing or has damaged slots keeps nobody from collecting the others.
             with contextlib.suppress(CorruptError, FileNotFoundError):
@@ -201,9 +203,21 @@ def _sweep(directory: Path, keep: Callable[[str], bool]) -> None:
 
 
 def _punch_dead_slots(path: str, alive: set[int]) -> None:
-    pack = Pack(path)
-    if len(alive) == pack.slot_count:
+    """Give back what is dead in a pack that nobody has open: a file whose image is gone may still be read in a mount
+    that was detached by force, or that is in another mount namespace."""
+    holes = _dead_ranges(path, alive)
+    if not holes:
         return
+    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        if not open_elsewhere(fd):
+            punch_holes(fd, holes)
+    finally:
+        os.close(fd)
+
+
+def _dead_ranges(path: str, alive: set[int]) -> bytes:
+    pack = Pack(path)
     ranges: list[list[int]] = []
     for slot in range(pack.slot_count):
         offset, size, _ = pack.slot(slot)
@@ -214,11 +228,7 @@ def _punch_dead_slots(path: str, alive: set[int]) -> None:
         else:
             ranges.append([offset, slot, offset + size])
     holes = ((start, end - start) for start, _, end in ranges if end - start >= _BLOCK_BYTES)
-    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    try:
-        punch_holes(fd, b"".join(_RANGE.pack(*hole) for hole in holes))
-    finally:
-        os.close(fd)
+    return b"".join(_RANGE.pack(*hole) for hole in holes)
 
 
 def _used_bytes(layout: Layout) -> int:

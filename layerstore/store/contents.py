@@ -240,6 +240,11 @@ class ContentStore:
         """An open pack. Its bytes stay what they are under the garbage lock only. Raises `CorruptError`, `OSError`."""
         return self._pack(self._opened, number)
 
+    def forget_packs(self) -> None:
+        """Let go of the packs that are open here."""
+        with self._lock:
+            self._opened.packs.clear()
+
     def _pack(self, opened: _Generation, number: int) -> Pack:
         with self._lock:
             pack = opened.packs.get(number)
