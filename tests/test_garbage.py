@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -538,3 +539,28 @@ def test_a_pack_that_another_process_has_open_is_punched_later(punched: tuple[St
         reader.image("b:1").view.lookup_many([])
         assert store.collect_garbage().freed_bytes >= 116 << 10
         assert reader.image("b:1").view.read_bytes("/live") == b"live" * 1_000
+
+
+def test_nobody_needs_to_be_root() -> None:
+    code = """
+import os, sys
+from layerstore import Store
+from layerstore.layers import garbage, imports, loading
+from test_garbage import archive_of
+if os.geteuid() == 0:
+    os.setgroups([]); os.setgid(65534); os.setuid(65534)
+with Store(sys.argv[1] + "/store", create=True) as store:
+    store.import_rootfs(archive_of({"dead": os.urandom(100_000), "live": b"live"}), "a:1")
+    store.import_rootfs(archive_of({"live": b"live"}), "b:1")
+    store.remove_image("a:1")
+    assert store.collect_garbage().freed_bytes >= 96 << 10
+    assert oct(os.stat(store.layout.pack(0)).st_mode) == "0o100400"
+print(os.geteuid())
+"""
+    with tempfile.TemporaryDirectory() as directory:
+        if os.geteuid() == 0:
+            os.chown(directory, 65534, 65534)
+        with child(code, directory, stdout=subprocess.PIPE) as process:
+            output, errors = process.communicate()
+        assert process.returncode == 0, errors.decode()
+        assert int(output) != 0

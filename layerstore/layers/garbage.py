@@ -208,7 +208,12 @@ def _punch_dead_slots(path: str, alive: set[int]) -> None:
     holes = _dead_ranges(path, alive)
     if not holes:
         return
-    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    # It may not be written to, not even by its owner, who need not be root.
+    Path(path).chmod(0o600)
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    finally:
+        Path(path).chmod(0o400)
     try:
         if not open_elsewhere(fd):
             punch_holes(fd, holes)
