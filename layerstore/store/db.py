@@ -13,7 +13,7 @@ import sqlite3
 import threading
 import time
 
-from layerstore.errors import Conflict, CorruptError
+from layerstore.errors import Conflict, CorruptError, Unsupported
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -113,8 +113,8 @@ def _translated(error: sqlite3.Error, path: str) -> Exception:
 class Database:
     """One SQLite file, a connection for each thread.
 
-    Its connections raise `CorruptError` where SQLite finds the file damaged, `Conflict` where another process does not
-    let go of it, and `OSError`.
+    Raises `Unsupported` where another version of layerstore made it. Its connections raise `CorruptError` where SQLite
+    finds the file damaged, `Conflict` where another process does not let go of it, and `OSError`.
     """
 
     def __init__(self, path: str) -> None:
@@ -125,8 +125,9 @@ class Database:
         if version == 0:
             version = self._create()
         if version != SCHEMA_VERSION:
-            raise CorruptError(
-                f"{path} has schema version {version}; this layerstore reads version {SCHEMA_VERSION} only"
+            raise Unsupported(
+                f"{path} is of another version of layerstore (schema {version}, and {SCHEMA_VERSION} is read): "
+                "use that version, or load the images into a new store"
             )
 
     def _create(self) -> int:
