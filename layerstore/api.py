@@ -55,6 +55,7 @@ class Store:
     Raises:
         NotFound: there is no store and `create` is false.
         InvalidInput: the directory holds something else, or is open to other users; the limit is below 0.
+        Unsupported: another version of layerstore made it.
         CorruptError: the database is damaged.
     """
 
@@ -73,7 +74,7 @@ class Store:
         self.layout.check()
         self._database = Database(self.layout.database)
         self._opened_contents: ContentStore | None = None
-        self._known_images: dict[str, Image] = {}
+        self._known_images: tuple[int, dict[str, Image]] = -1, {}
         self._chains = Chains(self.layout, self._database, lambda: self._contents, derived_limit_bytes)
         self._mounts = Mounts(self.layout)
         self._containers = Containers(self.layout, self._database, self._chains, self._mounts)
@@ -295,8 +296,13 @@ class Store:
             return self._chains.derived.evict(limit_bytes)
 
     def _image(self, image_id: str) -> Image:
-        # An image never changes, so what was read of it (its config above all) serves every later use.
-        return self._known_images.setdefault(image_id, Image(self, ImageId(image_id)))
+        # An image never changes, so what was read of it (its config above all) serves every later use; until something
+        # was collected: one that is removed would keep its files.
+        collections = self._database.collections()
+        known = self._known_images
+        if known[0] != collections:
+            known = self._known_images = collections, {}
+        return known[1].setdefault(image_id, Image(self, ImageId(image_id)))
 
     def _resolve(self, image: Image | str) -> Image:
         return image if isinstance(image, Image) else self.image(image)

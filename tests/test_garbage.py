@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import gc
 import io
 import os
 import random
@@ -564,3 +565,26 @@ print(os.geteuid())
             output, errors = process.communicate()
         assert process.returncode == 0, errors.decode()
         assert int(output) != 0
+
+
+def deleted_maps(store: Store) -> list[str]:
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    return [line.split(maxsplit=5)[5] for line in lines if str(store.root) in line and line.endswith(" (deleted)")]
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_process_lets_go_of_what_is_collected(store: Store, shared: bool) -> None:
+    """Also of an image all of whose contents others have."""
+    data = import_singly(store, 4)
+    if shared:
+        store.import_rootfs(archive_of({str(number): content for number, content in enumerate(data)}), "all:1")
+    for number, content in enumerate(data):
+        assert store.image(f"i{number}:1").view.read_bytes("/f") == content
+    with Store(store.root) as other:
+        for number in range(4):
+            other.remove_image(f"i{number}:1")
+        other.collect_garbage()
+    assert deleted_maps(store) != []
+    store.import_rootfs(archive_of({"f": b"new"}), "new:1").view.read_bytes("/f")
+    gc.collect()
+    assert deleted_maps(store) == []

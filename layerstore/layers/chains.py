@@ -85,6 +85,7 @@ class Chains:
         self._database = database
         self._contents = contents
         self._derived_limit_bytes = derived_limit_bytes
+        self._known_indexes: tuple[int, MergedIndexes] | None = None
         self._described: dict[ChainId, Chain] = {}
         self._noted: dict[ChainId, float] = {}
 
@@ -95,12 +96,17 @@ class Chains:
 
         return Derived(self._layout, self._derived_limit_bytes)
 
-    @cached_property
+    @property
     def _indexes(self) -> MergedIndexes:
         from layerstore.layers.indexes import MergedIndexes
 
         # Should two threads come here at once, either's will do: what it caches can be had again.
-        return MergedIndexes(self._layout, self.derived, self.layer_index)
+        collections = self._database.collections()
+        known = self._known_indexes
+        if known is None or known[0] != collections:
+            known = collections, MergedIndexes(self._layout, self.derived, self.layer_index)
+            self._known_indexes = known
+        return known[1]
 
     def layer_index(self, diff_id: DiffId) -> Index:
         """The index of one stored layer. Raises `CorruptError` when it is missing, damaged or another layer's."""

@@ -162,6 +162,12 @@ class Database:
             self._connections.append(connection)
         return connection
 
+    def collections(self) -> int:
+        """How often something was taken away by garbage collection: the generation of the digest log. What was read
+        before and is kept in memory may be of what is gone, and keeps its files from being given back."""
+        query = "SELECT value FROM counters WHERE name = 'digests_generation'"
+        return int(self.read().execute(query).fetchone()[0])
+
     @contextlib.contextmanager
     def transaction(self, *, durable: bool = True) -> Iterator[sqlite3.Connection]:
         """Begin immediately, commit at the end, roll back on an exception. Not nested."""
