@@ -19,7 +19,7 @@ from layerstore.layers.chains import Chains
 from layerstore.mount.shared import Mounts
 from layerstore.oci.configs import CONFIG_LIMIT_BYTES, parse_config
 from layerstore.store.db import LAYERS_OF, SET_NAME, Database
-from layerstore.store.layout import DERIVED_LIMIT_BYTES, Layout
+from layerstore.store.layout import Layout
 from layerstore.types import ChainId, DiffId, Digest, ImageId, chain_id, chain_ids, normalise_name, parse_digest
 
 TYPE_CHECKING = False
@@ -49,8 +49,9 @@ class Store:
     Args:
         root: the directory.
         create: make the store if there is none.
-        derived_limit_bytes: what merged indexes and tree images may take on disk. They are made when first needed;
-            where they exceed it, those that were not used for longest are removed, and made again when needed again.
+        derived_limit_bytes: what merged indexes and tree images may take on disk. It is the store's from then on, for
+            every process and command; where none was ever given, 4 GiB. They are made when first needed; where they
+            exceed it, those that were not used for longest are removed, and made again when needed again.
 
     Raises:
         NotFound: there is no store and `create` is false.
@@ -64,10 +65,8 @@ class Store:
         root: str | os.PathLike[str],
         *,
         create: bool = False,
-        derived_limit_bytes: int = DERIVED_LIMIT_BYTES,
+        derived_limit_bytes: int | None = None,
     ) -> None:
-        if derived_limit_bytes < 0:
-            raise InvalidInput(f"a limit of {derived_limit_bytes} bytes cannot be; 0 keeps nothing that is not in use")
         self.layout = Layout(root)
         if create and not self.layout.exists():
             self.layout.create()
@@ -75,7 +74,9 @@ class Store:
         self._database = Database(self.layout.database)
         self._opened_contents: ContentStore | None = None
         self._known_images: tuple[int, dict[str, Image]] = -1, {}
-        self._chains = Chains(self.layout, self._database, lambda: self._contents, derived_limit_bytes)
+        self._chains = Chains(self.layout, self._database, lambda: self._contents)
+        if derived_limit_bytes is not None:
+            self._chains.derived.limit_bytes = derived_limit_bytes
         self._mounts = Mounts(self.layout)
         self._containers = Containers(self.layout, self._database, self._chains, self._mounts)
 
@@ -91,6 +92,11 @@ class Store:
         from pathlib import Path
 
         return Path(self.layout.root)
+
+    @property
+    def derived_limit_bytes(self) -> int:
+        """What merged indexes and tree images may take on disk, as it was given last by any process."""
+        return self._chains.derived.limit_bytes
 
     @property
     def _contents(self) -> ContentStore:

@@ -78,13 +78,10 @@ def open_index(path: str) -> Index:
 class Chains:
     """Makes and opens chains. Safe for many threads and processes."""
 
-    def __init__(
-        self, layout: Layout, database: Database, contents: Callable[[], ContentStore], derived_limit_bytes: int
-    ) -> None:
+    def __init__(self, layout: Layout, database: Database, contents: Callable[[], ContentStore]) -> None:
         self._layout = layout
         self._database = database
         self._contents = contents
-        self._derived_limit_bytes = derived_limit_bytes
         self._known_indexes: tuple[int, MergedIndexes] | None = None
         self._described: dict[ChainId, Chain] = {}
         self._noted: dict[ChainId, float] = {}
@@ -94,7 +91,7 @@ class Chains:
         """The limit on what is made here."""
         from layerstore.layers.derived import Derived
 
-        return Derived(self._layout, self._derived_limit_bytes)
+        return Derived(self._layout, self._database)
 
     @property
     def _indexes(self) -> MergedIndexes:
