@@ -588,3 +588,20 @@ def test_a_process_lets_go_of_what_is_collected(store: Store, shared: bool) -> N
     store.import_rootfs(archive_of({"f": b"new"}), "new:1").view.read_bytes("/f")
     gc.collect()
     assert deleted_maps(store) == []
+
+
+def test_files_that_go_while_they_are_counted(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By an import that ends or an eviction: nothing is locked then."""
+    load(store, tmp_path, FIRST)
+    store.image("first:1").index()
+    lstat, gone = Path.lstat, []
+
+    def late(path: Path) -> os.stat_result:
+        if path.suffix == ".index" and path.parent.name == "chains" and not gone:
+            gone.append(path)
+            path.unlink()
+        return lstat(path)
+
+    monkeypatch.setattr(Path, "lstat", late)
+    assert store.collect_garbage().contents == 0
+    assert gone != []

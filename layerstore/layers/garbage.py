@@ -237,5 +237,9 @@ def _dead_ranges(path: str, alive: set[int]) -> bytes:
 
 
 def _used_bytes(layout: Layout) -> int:
-    tops = (layout.objects, layout.packs, layout.layers, layout.chains, layout.blobs)
-    return sum(path.lstat().st_blocks * 512 for top in tops for path in Path(top).rglob("*"))
+    used = 0
+    for top in (layout.objects, layout.packs, layout.layers, layout.chains, layout.blobs):
+        for path in Path(top).rglob("*"):
+            with contextlib.suppress(FileNotFoundError):  # an import or an eviction renames and removes meanwhile
+                used += path.lstat().st_blocks * 512
+    return used
