@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, overload
 from layerstore._core.index import CONTENT_BYTES
 from layerstore._core.ingest import LOCATION_NONE, LOCATION_OBJECT
 from layerstore._core.view import ROW_FIELDS, Tree
+from layerstore.errors import RELOAD, CorruptError, NotFound
 from layerstore.views.files import asks_for_text, open_content
 from layerstore.views.globbing import glob
 
 if TYPE_CHECKING:
     import io
-    from collections.abc import Iterable, Iterator
-    from typing import IO, Any, Literal
+    from collections.abc import Callable, Iterable, Iterator
+    from typing import IO, Any, Literal, TypeVar
 
     import numpy as np
     from numpy.typing import NDArray
@@ -25,10 +26,13 @@ if TYPE_CHECKING:
     from layerstore._core.view import AnyPath
     from layerstore.store.contents import ContentStore
 
+    _Read = TypeVar("_Read")
+
 IN_OBJECT = LOCATION_OBJECT
 """As the pack of a row's location: the content is an object, a file of its own."""
 NO_CONTENT = LOCATION_NONE
-"""As the pack of a row's location: there is no content (a missing path, an empty file, no regular file)."""
+"""As the pack of a row's location: there is no content (a missing path, an empty file, no regular file), or the store
+does not have it any more (a regular file whose size is not 0)."""
 
 
 class View(Tree):
@@ -37,7 +41,8 @@ class View(Tree):
     Paths are str (UTF-8 with surrogateescape, as `os.fsdecode` gives it), bytes or os.PathLike; relative ones begin at
     the root. Symbolic links are followed inside the tree only. What is not there raises the `OSError` that the system
     would (FileNotFoundError, NotADirectoryError, IsADirectoryError, ELOOP) with the path as it was given; a damaged
-    index or content raises `CorruptError`. Safe for many threads.
+    index raises `CorruptError`, and so does reading a content that is damaged or not in the store any more. Safe for
+    many threads.
 
     From `Tree`: `lookup(path)` gives an `Entry` or None, `find(path)` an `Entry` or the error.
     """
@@ -59,7 +64,7 @@ class View(Tree):
         location (pack u4, slot u4; the pack is `IN_OBJECT` for an object, `NO_CONTENT` for none). A time outside of
         what i8 holds is the nearest that it does.
 
-        Raises `TypeError` for one path, `CorruptError` also where a content of the index is missing from the store.
+        Raises `TypeError` for one path.
         """
         import numpy as np
 
@@ -74,7 +79,8 @@ class View(Tree):
         state = self._contents.log_state()
         located = self._located
         if located is None or located[0] != state:
-            located = state, self._contents.locate_many(self.index.contents_bytes(), CONTENT_BYTES)
+            # Not that of the store, which raises where any content of the image is missing: rows are of metadata, too.
+            located = state, self._contents.digests().locate_many(self.index.contents_bytes(), CONTENT_BYTES)
             self._located = located
         return located[1]
 
@@ -210,14 +216,11 @@ class View(Tree):
         """
         options = (encoding, errors, newline)
         text = asks_for_text(mode, buffering, options, path)
-        digest = self._regular(path).digest
-        found = self._contents.find(bytes.fromhex(digest)) if digest else b""
-        return open_content(found, path, text, buffering, options)
+        return open_content(self._content(self._contents.find, path), path, text, buffering, options)
 
     def read_bytes(self, path: AnyPath) -> bytes:
         """The content of a regular file. Raises as `open`."""
-        digest = self._regular(path).digest
-        return self._contents.read(bytes.fromhex(digest)) if digest else b""
+        return self._content(self._contents.read, path)
 
     def read_text(self, path: AnyPath, encoding: str = "utf-8", errors: str = "strict") -> str:
         """The content of a regular file as text, its line ends made "\\n". Raises as `open`; `UnicodeDecodeError`."""
@@ -233,6 +236,16 @@ class View(Tree):
         digests = [self._regular(path).digest for path in paths]
         contents = iter(self._contents.read_many([bytes.fromhex(digest) for digest in digests if digest]))
         return [next(contents) if digest else b"" for digest in digests]
+
+    def _content(self, read: Callable[[bytes], _Read], path: AnyPath) -> _Read | bytes:
+        """What `read` gives of the digest of a regular file's content. Raises as `open`."""
+        digest = self._regular(path).digest
+        if digest is None:
+            return b""
+        try:
+            return read(bytes.fromhex(digest))
+        except NotFound:
+            raise CorruptError(f"content {digest} of {os.fspath(path)!r} is missing from the store; {RELOAD}") from None
 
     def _regular(self, path: AnyPath) -> Entry:
         entry = self.find(path)
