@@ -230,7 +230,8 @@ class Store:
         something else became or replaced, every path below is listed too. Which layers say so makes no difference.
         It takes time in proportion to the directories that differ.
 
-        Raises `NotFound` where there is no such image or layer, `InvalidInput` when ambiguous, `CorruptError`.
+        Raises `NotFound` where there is no such image or layer, `InvalidInput` when ambiguous or as `view`,
+        `CorruptError`.
         """
         from layerstore.views.comparison import changes
 
@@ -267,7 +268,8 @@ class Store:
     def view(self, diff_ids: Sequence[DiffId]) -> View:
         """The merged tree of a stack of stored layers, bottom first, to look into without mounting it.
 
-        Raises `NotFound` for a layer that is not stored, `CorruptError`.
+        Raises `NotFound` for a layer that is not stored, `InvalidInput` where one has a hard link to what those below it
+        do not show, `CorruptError`.
         """
         from layerstore.views.view import View
 
@@ -508,14 +510,14 @@ class Image:
         return [self._store._chains.layer_index(diff_id) for diff_id in diff_ids]
 
     def index(self) -> Index:
-        """The merged index of its layers."""
+        """The merged index of its layers. Raises as `view`."""
         return self._store._chains.index(self.diff_ids)
 
     @property
     def view(self) -> View:
         """Its tree, to look into without mounting it or being root: `image.view.listdir("/etc")`.
 
-        Raises `NotFound` when the image is gone, `CorruptError`.
+        Raises `NotFound` when the image is gone, `InvalidInput` for one with a hard link to nothing, `CorruptError`.
         """
         if self._view is None:
             self._view = self._store.view(self._store._stack(self))

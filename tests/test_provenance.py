@@ -1,6 +1,7 @@
 """Which layer brought what, and what ended it: against a replay of the layers, and rule by rule."""
 
 import contextlib
+import io
 import json
 import os
 import subprocess
@@ -276,8 +277,12 @@ def test_layers_that_cannot_be_traced() -> None:
     broken = layer_index({(): directory(), (b"link",): lower_link(b"absent")})
     with pytest.raises(InvalidInput, match=r'tracing layers: "link" of layer 1 is a hard link to "absent"'):
         Provenance([layer, broken])
-    with pytest.raises(CorruptError, match="show no file there"):
+    with pytest.raises(InvalidInput, match=r'tracing layers: "link" of layer 1 is a hard link to "absent"'):
         provenance.versions([layer, broken], ["", ""], "link")
+    with pytest.raises(InvalidInput, match="layer 1 of 1 has no record 0"):
+        core.follow([layer], 1, 0)
+    with pytest.raises(InvalidInput, match="layer 0 of 1 has no record 1"):
+        core.follow([layer], 0, 1)
 
 
 def test_two_thousand_layers() -> None:
@@ -370,6 +375,17 @@ class TestImages:
         assert (image.layers(), image.wasted_bytes, image.history()) == ([], 0, [])
         with pytest.raises(FileNotFoundError):
             image.versions("/")
+
+    def test_a_hard_link_to_nothing(self, store: Store) -> None:
+        layers = [write_tar([Entry("file", "f")]), write_tar([Entry("hardlink", "ln", "nope")])]
+        store.load(io.BytesIO(tar_of(docker_files([Image(layers, ["broken:1"])]))))
+        image = store.image("broken:1")
+        looks = (image.layers, lambda: image.layer_changes(1), lambda: image.versions("ln"), lambda: image.view)
+        for look in looks:
+            with pytest.raises(
+                InvalidInput, match=r'"ln" of layer 1 is a hard link to "nope", and the layers below it'
+            ):
+                look()
 
     def test_a_damaged_layer(self, loaded: Store) -> None:
         image = loaded.image("layered:1")

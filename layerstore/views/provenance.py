@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING
 
 from layerstore._core import provenance as core
 from layerstore._core.index import LOWER_LINK
-from layerstore.errors import CorruptError
 from layerstore.results import Change, LayerSummary, Version
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from layerstore._core.index import Index, Record
+    from layerstore._core.index import Index
     from layerstore.types import DiffId
 
 _KINDS = {
@@ -104,7 +103,10 @@ def _trace(indexes: Sequence[Index]) -> core.Provenance:
 
 def _version(indexes: Sequence[Index], diff_ids: Sequence[DiffId], life: core.Life) -> Version:
     record = indexes[life.layer].record(life.record)
-    shown = _shown(indexes, life.layer, record)
+    shown = record
+    if record.flags & LOWER_LINK:
+        layer, number = core.follow(indexes, life.layer, life.record)
+        shown = indexes[layer].record(number)
     return Version(
         layer=life.layer,
         diff_id=diff_ids[life.layer],
@@ -120,21 +122,6 @@ def _version(indexes: Sequence[Index], diff_ids: Sequence[DiffId], life: core.Li
         ended_how=_ENDS.get(life.end),
         ended_at=_ended_at(indexes, life),
     )
-
-
-def _shown(indexes: Sequence[Index], layer: int, record: Record) -> Record:
-    """The record that a hard link into the layers below stands for; any other one itself."""
-    while record.flags & LOWER_LINK:
-        lives = core.versions_of(indexes[:layer], record.target or b"") if layer else []
-        if not lives or lives[-1].end != core.VISIBLE:
-            name, target = os.fsdecode(record.path), os.fsdecode(record.target or b"")
-            raise CorruptError(
-                f'"{name}" of layer {layer} is a hard link to "{target}", and the layers below it show no file there; '
-                "the image is broken: build or pull it again"
-            )
-        layer = lives[-1].layer
-        record = indexes[layer].record(lives[-1].record)
-    return record
 
 
 def _ended_at(indexes: Sequence[Index], life: core.Life) -> str | None:
