@@ -268,8 +268,8 @@ class Store:
     def view(self, diff_ids: Sequence[DiffId]) -> View:
         """The merged tree of a stack of stored layers, bottom first, to look into without mounting it.
 
-        Raises `NotFound` for a layer that is not stored, `InvalidInput` where one has a hard link to what those below it
-        do not show, `CorruptError`.
+        Raises `NotFound` for a layer that is not stored, `InvalidInput` where one has a hard link to what those below
+        it do not show, `CorruptError`.
         """
         from layerstore.views.view import View
 

@@ -376,6 +376,23 @@ class TestImages:
         with pytest.raises(FileNotFoundError):
             image.versions("/")
 
+    def test_paths_are_the_same_text_in_every_locale(self, store: Store) -> None:
+        layers = [write_tar([Entry("dir", "d")]), write_tar([Entry("file", "d/é"), Entry("file", "d/\udcff")])]
+        store.load(io.BytesIO(tar_of(docker_files([Image(layers, ["names:1"])]))))
+        code = (
+            "import sys\n"
+            "from layerstore import Store\n"
+            "image = Store(sys.argv[1]).image('names:1')\n"
+            "names = ['/d/\\xe9', '/d/\\udcff']\n"
+            "assert [change.path for change in image.layer_changes(1)] == names\n"
+            "assert [change.path for change in Store(sys.argv[1]).diff(image.diff_ids[:1], image)][-2:] == names\n"
+            "assert [len(image.versions(name)) for name in names] == [1, 1]\n"
+            "assert [image.view.find(name).path for name in names] == names\n"
+        )
+        plain = {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+        for environment in ({}, plain):
+            subprocess.run([sys.executable, "-c", code, store.root], env=os.environ | environment, check=True)
+
     def test_a_hard_link_to_nothing(self, store: Store) -> None:
         layers = [write_tar([Entry("file", "f")]), write_tar([Entry("hardlink", "ln", "nope")])]
         store.load(io.BytesIO(tar_of(docker_files([Image(layers, ["broken:1"])]))))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import stat
 from typing import TYPE_CHECKING
 
 from layerstore._core import provenance as core
 from layerstore._core.index import LOWER_LINK
 from layerstore.results import Change, LayerSummary, Version
+from layerstore.types import decode_path, encode_path
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -61,7 +61,7 @@ def changes(indexes: Sequence[Index]) -> list[Change]:
     lives = _trace(indexes).of_layer(top)
     found = {life.path: "C" if life.is_change else "A" for life in lives if life.layer == top}
     found |= {life.path: "D" for life in lives if life.end_layer == top and _is_told(life, indexes[top])}
-    return [Change(kind, "/" + os.fsdecode(path)) for path, kind in sorted(found.items())]
+    return [Change(kind, "/" + decode_path(path)) for path, kind in sorted(found.items())]
 
 
 def _is_told(life: core.Life, layer: Index) -> bool:
@@ -87,7 +87,7 @@ def clean(path: str | bytes) -> bytes:
     No symlink is followed: where one is in the path, ".." leads to the directory that it is in.
     """
     parts: list[bytes] = []
-    for part in os.fsencode(path).split(b"/"):
+    for part in encode_path(path).split(b"/"):
         if part == b"..":
             del parts[-1:]
         elif part not in (b"", b"."):
@@ -116,8 +116,8 @@ def _version(indexes: Sequence[Index], diff_ids: Sequence[DiffId], life: core.Li
         gid=shown.gid,
         size_bytes=shown.size if stat.S_ISREG(shown.mode) else 0,
         mtime_ns=shown.mtime_ns,
-        target=None if shown.target is None else os.fsdecode(shown.target),
-        linked_to="/" + os.fsdecode(record.target or b"") if record.flags & LOWER_LINK else None,
+        target=None if shown.target is None else decode_path(shown.target),
+        linked_to="/" + decode_path(record.target or b"") if record.flags & LOWER_LINK else None,
         ended_by=life.end_layer,
         ended_how=_ENDS.get(life.end),
         ended_at=_ended_at(indexes, life),
@@ -127,4 +127,4 @@ def _version(indexes: Sequence[Index], diff_ids: Sequence[DiffId], life: core.Li
 def _ended_at(indexes: Sequence[Index], life: core.Life) -> str | None:
     if life.end_layer is None or life.end_record is None:
         return None
-    return "/" + os.fsdecode(indexes[life.end_layer].record(life.end_record).path)
+    return "/" + decode_path(indexes[life.end_layer].record(life.end_record).path)

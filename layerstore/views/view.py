@@ -10,6 +10,7 @@ from layerstore._core.index import CONTENT_BYTES
 from layerstore._core.ingest import LOCATION_NONE, LOCATION_OBJECT
 from layerstore._core.view import ROW_FIELDS, Tree
 from layerstore.errors import RELOAD, CorruptError, NotFound
+from layerstore.types import encode_path
 from layerstore.views.files import asks_for_text, open_content
 from layerstore.views.globbing import glob
 
@@ -103,7 +104,7 @@ class View(Tree):
         target = self.find(path, follow_symlinks=False).target
         if target is None:
             raise _error(errno.EINVAL, path)
-        return _encoded(target) if _is_bytes(path) else target
+        return encode_path(target) if _is_bytes(path) else target
 
     @overload
     def resolve(self, path: str | os.PathLike[str]) -> str: ...
@@ -112,7 +113,7 @@ class View(Tree):
     def resolve(self, path: AnyPath) -> str | bytes:
         """Where a path leads: absolute, without links, as `os.path.realpath(path, strict=True)`."""
         found = self.find(path).path
-        return _encoded(found) if _is_bytes(path) else found
+        return encode_path(found) if _is_bytes(path) else found
 
     # Directories
 
@@ -123,7 +124,7 @@ class View(Tree):
     def listdir(self, path: AnyPath = "/") -> list[str] | list[bytes]:
         """As `os.listdir`, ordered as bytes; names in bytes for a path of bytes."""
         names = self.names(self._directory(path))
-        return [_encoded(name) for name in names] if _is_bytes(path) else names
+        return [encode_path(name) for name in names] if _is_bytes(path) else names
 
     def scandir(self, path: AnyPath = "/") -> Iterator[Entry]:
         """The entries of a directory, ordered by name as bytes; of a link the link (`follow` gives where it leads)."""
@@ -260,7 +261,3 @@ def _error(number: int, path: AnyPath) -> OSError:
 
 def _is_bytes(path: AnyPath) -> bool:
     return isinstance(os.fspath(path), bytes)
-
-
-def _encoded(text: str) -> bytes:
-    return text.encode("utf-8", "surrogateescape")
