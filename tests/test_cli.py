@@ -1,5 +1,6 @@
 """The command line: every command, what it prints, its messages and exit statuses."""
 
+import io
 import json
 import os
 import pty
@@ -350,6 +351,14 @@ class TestLooking:
         for path in ("/etc", "conf", "/conf/../etc/"):
             assert cli("ls", "box:1", path) == ".dot\nlarge\nto\n"
         assert cli("ls", "box:1", "/etc/to") == "/etc/to\n"
+
+    def test_names_come_out_as_they_are_in_every_locale(self, cli: Cli) -> None:
+        with Store(cli.environment["LAYERSTORE_ROOT"]) as store:
+            store.import_rootfs(io.BytesIO(write_tar([Entry("file", "é")])), "box:2")
+        cli.environment |= {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+        assert self.bytes_of(cli, "ls", "box:2") == (0, "é\n".encode(), b"")
+        assert self.bytes_of(cli, "layers", "box:2", "--changes", "0") == (0, "A /\nA /é\n".encode(), b"")
+        assert self.bytes_of(cli, "ls", "box:2", "é") == (0, "é\n".encode(), b"")
 
     def test_ls_long(self, cli: Cli) -> None:
         assert cli("ls", "-l", "box:1", "/etc").splitlines() == [
