@@ -498,13 +498,17 @@ class Image:
     def versions(self, path: str | bytes) -> list[Version]:
         """Every version of a path in its layers, the topmost first, with what ended each.
 
-        Each layer is asked for the path, nothing is walked. No symlink is followed: neither in the path nor at its end.
-        Raises `FileNotFoundError` when no layer ever had it, `CorruptError`.
+        Symlinks above the last component are followed as the whole image shows them: of "/bin/sh", where /bin is a link
+        to usr/bin, those of /usr/bin/sh are told (`Version.path`), and those of /bin/sh from layers where /bin was a
+        directory yet. A symlink at the end is not followed: it has versions itself. Each layer is asked for the path,
+        nothing is walked.
+        Raises `FileNotFoundError` when no layer ever had it, otherwise as `view`.
         """
         from layerstore.views import provenance
 
         diff_ids = self.diff_ids
-        return provenance.versions(self._layer_indexes(diff_ids), diff_ids, path)
+        tree = self.view if diff_ids else None
+        return provenance.versions(self._layer_indexes(diff_ids), diff_ids, tree, path)
 
     def _layer_indexes(self, diff_ids: Sequence[DiffId]) -> list[Index]:
         return [self._store._chains.layer_index(diff_id) for diff_id in diff_ids]

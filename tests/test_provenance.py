@@ -34,6 +34,7 @@ from layerstore._core import index as ix
 from layerstore._core import provenance as core
 from layerstore._core.index import Index, merge
 from layerstore._core.provenance import Figures, Provenance, versions_of
+from layerstore._core.view import Tree
 from layerstore.errors import CorruptError, InvalidInput, LimitExceeded, NotFound
 from layerstore.views import provenance
 
@@ -278,7 +279,7 @@ def test_layers_that_cannot_be_traced() -> None:
     with pytest.raises(InvalidInput, match=r'tracing layers: "link" of layer 1 is a hard link to "absent"'):
         Provenance([layer, broken])
     with pytest.raises(InvalidInput, match=r'tracing layers: "link" of layer 1 is a hard link to "absent"'):
-        provenance.versions([layer, broken], ["", ""], "link")
+        provenance.versions([layer, broken], ["", ""], Tree(Index(merge([layer], KEY))), "link")
     with pytest.raises(InvalidInput, match="layer 1 of 1 has no record 0"):
         core.follow([layer], 1, 0)
     with pytest.raises(InvalidInput, match="layer 0 of 1 has no record 1"):
@@ -362,6 +363,35 @@ class TestImages:
         assert image.versions("twice")[0].target == "link"
         assert image.versions("d/big")[0].ended_how == "deleted"
         assert [v.layer for v in image.versions("/..")] == [0]
+        assert {v.path for v in image.versions("twice")} == {"/twice"}
+
+    def test_versions_through_links(self, store: Store) -> None:
+        layers = [
+            [Entry("file", "bin/sh", data=b"old"), Entry("file", "usr/x", data=b"x"), Entry("symlink", "loop", "loop")],
+            [Entry("file", ".wh.bin"), Entry("file", "usr/bin/sh", data=b"sh"), Entry("symlink", "to", "bin/sh")],
+            [
+                Entry("symlink", "bin", "usr/bin"),
+                Entry("file", "usr/bin/.wh.gone"),
+                Entry("symlink", "usr/bin/l", "sh"),
+            ],
+            [Entry("file", "usr/bin/sh", data=b"newer"), Entry("symlink", "deep", "/to/../../bin/../bin")],
+        ]
+        image = Image([write_tar(entries) for entries in layers], ["merged:1"])
+        (stored,) = store.load(io.BytesIO(tar_of(docker_files([image]))))
+
+        def told(path: str | bytes) -> list[tuple[str, int, str | None]]:
+            return [(version.path, version.layer, version.ended_how) for version in stored.versions(path)]
+
+        new = [("/usr/bin/sh", 3, None), ("/usr/bin/sh", 1, "replaced")]
+        assert told("/usr/bin/sh") == new
+        assert told("/bin/sh") == told(b"bin//./sh") == [*new, ("/bin/sh", 0, "directory deleted")]
+        assert told("/bin") == [("/bin", 2, None), ("/bin", 0, "deleted")]
+        assert told("/bin/l") == [("/usr/bin/l", 2, None)]
+        assert told("/bin/../x") == [("/usr/x", 0, None)]
+        assert [path for path, _, _ in told("/bin/..")] == ["/usr"]
+        for path in ("/bin/nothing", "/loop/x", "/to/x", "/deep/sh"):
+            with pytest.raises(FileNotFoundError, match="no layer of the image ever had it"):
+                told(path)
 
     def test_a_path_that_no_layer_ever_had(self, loaded: Store) -> None:
         for path in ("absent", "d/absent", "twice/x", "d/.wh.big", "x\0y"):
@@ -445,6 +475,11 @@ class TestCommand:
         assert "file, linked to /d/small" in layers("layered:1", "link")
         assert "symlink to link" in layers("layered:1", "twice")
         assert [v["ended_by"] for v in json.loads(layers("layered:1", "d/new", "--format", "json"))] == [3, 2]
+        assert [line.split()[0] for line in layers("layered:1", "x/../d/new").splitlines()] == [
+            "PATH",
+            "/d/new",
+            "/d/new",
+        ]
         assert layers("layered:1", "nope", status=1) == "layerstore layers: nope: no layer of the image ever had it\n"
 
     def test_changes(self, layers) -> None:

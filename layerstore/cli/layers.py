@@ -1,5 +1,6 @@
 """Show what each layer of an image brought, counted in paths and bytes, and what later layers left of it. With PATH,
-show every version of it in the layers, the topmost first. With --changes, show what one layer changed: A added, C
+show every version of it in the layers, the topmost first; symbolic links above its last component are followed, and a
+column tells where to. With --changes, show what one layer changed: A added, C
 changed, D deleted, a path a line."""
 
 from __future__ import annotations
@@ -112,6 +113,9 @@ def _versions(image: Image, path: str, whole: bool, form: str) -> None:
         "MODIFIED": output.time,
         "ENDED": str,
     }
+    if any(version.path != "/" + path.strip("/") for version in versions):
+        rows = [{"PATH": version.path, **row} for version, row in zip(versions, rows, strict=True)]
+        columns = {"PATH": str, **columns}
     output.listing(rows, columns, form)
 
 
