@@ -383,6 +383,8 @@ class TestLooking:
     def test_ls_json(self, cli: Cli) -> None:
         (found,) = cli.json("ls", "box:1", "/conf/to")
         assert (found["path"], found["mode"], found["size"], found["target"]) == ("/etc/.dot", 0o104640, 4, None)
+        assert found["name"] == "/conf/to"
+        assert [entry["name"] for entry in cli.json("ls", "box:1", "/conf")] == [".dot", "large", "to"]
         assert found["mtime_ns"] == 1_700_000_000_000_000_005
         assert [entry["path"] for entry in cli.json("ls", "box:1", "-R")][-3:] == ["/etc/.dot", "/etc/large", "/etc/to"]
         odd = next(entry for entry in cli.json("ls", "box:1") if "esc" in str(entry["path"]))

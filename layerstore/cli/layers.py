@@ -12,10 +12,11 @@ from layerstore.cli import output
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Sequence
     from typing import Any
 
     from layerstore.api import Image, Store
-    from layerstore.results import Version
+    from layerstore.results import LayerSummary, Version
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,6 +40,10 @@ def run(store: Store, args: argparse.Namespace) -> int:
 
 
 def _layers(image: Image, whole: bool, form: str) -> None:
+    layers = image.layers()
+    if form == "json":
+        _document(layers)
+        return
     rows: list[dict[str, Any]] = [
         {
             "LAYER": layer.number,
@@ -50,10 +55,9 @@ def _layers(image: Image, whole: bool, form: str) -> None:
             "WASTED": layer.wasted_bytes,
             "CREATED BY": layer.created_by,
         }
-        for layer in image.layers()
+        for layer in layers
     ]
-    if form != "json":
-        rows.append(_total(rows))
+    rows.append(_total(rows))
     columns: output.Columns = {
         "LAYER": str,
         "DIFF ID": str if whole else _short,
@@ -65,6 +69,10 @@ def _layers(image: Image, whole: bool, form: str) -> None:
         "CREATED BY": str if whole else output.shortened,
     }
     output.listing(rows, columns, form)
+
+
+def _document(results: Sequence[LayerSummary] | Sequence[Version]) -> None:
+    print(json.dumps([vars(result) for result in results], indent=2))
 
 
 def _total(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -88,7 +96,7 @@ def _changes(image: Image, layer: int, form: str) -> None:
 def _versions(image: Image, path: str, whole: bool, form: str) -> None:
     versions = image.versions(path)
     if form == "json":
-        print(json.dumps([vars(version) for version in versions], indent=2))
+        _document(versions)
         return
     rows = [
         {

@@ -38,7 +38,7 @@ def run(store: Store, args: argparse.Namespace) -> int:
     view = store.image(args.image).view
     listings = _listings(view, args.path, args.long, args.recursive)
     if args.format == "json":
-        print(json.dumps([_document(entry) for _, entries in listings for _, entry in entries], indent=2))
+        print(json.dumps([_document(name, entry) for _, entries in listings for name, entry in entries], indent=2))
         return 0
     for number, (heading, entries) in enumerate(listings):
         if heading and args.recursive:
@@ -85,7 +85,8 @@ def _time(ns: int) -> str:
         return f"@{ns // 10**9}"  # a year that the calendar of the system does not have
 
 
-def _document(entry: Entry) -> dict[str, Any]:
-    names = ("path", "type", "mode", "uid", "gid", "size", "mtime_ns", "nlink", "layer", "target", "digest", "rdev")
-    xattrs = {name: value.hex() for name, value in entry.xattrs.items()}
-    return {name: getattr(entry, name) for name in names} | {"xattrs": xattrs}
+def _document(name: str, entry: Entry) -> dict[str, Any]:
+    """`name` is as in the lines: as it was asked for, or as its directory has it; `path` is where it is."""
+    fields = ("path", "type", "mode", "uid", "gid", "size", "mtime_ns", "nlink", "layer", "target", "digest", "rdev")
+    xattrs = {xattr: value.hex() for xattr, value in entry.xattrs.items()}
+    return {"name": name} | {field: getattr(entry, field) for field in fields} | {"xattrs": xattrs}
