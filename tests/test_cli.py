@@ -390,16 +390,25 @@ class TestLooking:
         odd = next(entry for entry in cli.json("ls", "box:1") if "esc" in str(entry["path"]))
         assert odd["xattrs"] == {"user.a": "fe"}
 
-    def test_a_name_is_no_order_to_a_terminal(self, cli: Cli) -> None:
+    @pytest.mark.parametrize(
+        "command", [("ls", "box:1"), ("layers", "box:1", "--changes", "0"), ("diff", "plain:1", "box:1")]
+    )
+    def test_a_name_is_no_order_to_a_terminal(self, cli: Cli, command: tuple[str, ...]) -> None:
+        with Store(cli.environment["LAYERSTORE_ROOT"]) as store:
+            store.import_rootfs(io.BytesIO(write_tar([Entry("file", "f")])), "plain:1")
         parent, child = pty.openpty()
-        subprocess.run(
-            [sys.executable, "-m", "layerstore", "ls", "box:1"], env=cli.environment, stdout=child, check=True
-        )
+        subprocess.run([sys.executable, "-m", "layerstore", *command], env=cli.environment, stdout=child, check=True)
         os.close(child)
         shown = os.read(parent, 65536)
         os.close(parent)
         assert b"esc [2J" in shown
         assert b"\x1b" not in shown
+        assert b"\x1b" in self.bytes_of(cli, *command)[1]
+
+    def test_an_empty_path(self, cli: Cli) -> None:
+        for command in ("ls", "cat"):
+            said = f"layerstore {command}: '': No such file or directory\n".encode()
+            assert self.bytes_of(cli, command, "box:1", "") == (1, b"", said)
 
     def test_cat(self, cli: Cli) -> None:
         status, out, said = self.bytes_of(cli, "cat", "box:1", "/etc/to", "esc\x1b[2J", "/etc/large", "conf/.dot")

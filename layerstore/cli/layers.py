@@ -31,7 +31,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(store: Store, args: argparse.Namespace) -> int:
     image = store.image(args.image)
     if args.changes is not None:
-        _changes(image, args.changes, args.format)
+        output.changes(image.layer_changes(args.changes), args.format)
     elif args.path is not None:
         _versions(image, args.path, args.no_trunc, args.format)
     else:
@@ -82,15 +82,6 @@ def _total(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _short(digest: str) -> str:
     return digest.removeprefix("sha256:")[:12]
-
-
-def _changes(image: Image, layer: int, form: str) -> None:
-    changes = image.layer_changes(layer)
-    if form == "json":
-        print(json.dumps([{"kind": change.kind, "path": change.path} for change in changes], indent=2))
-        return
-    for change in changes:
-        print(change.kind, change.path)
 
 
 def _versions(image: Image, path: str, whole: bool, form: str) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import stat
-import sys
 import time
 
 from layerstore.cli import output
@@ -42,8 +41,8 @@ def run(store: Store, args: argparse.Namespace) -> int:
         return 0
     for number, (heading, entries) in enumerate(listings):
         if heading and args.recursive:
-            print("\n" * bool(number) + _shown(heading) + ":")
-        for line in _long(entries) if args.long else (_shown(name) for name, _ in entries):
+            print("\n" * bool(number) + output.shown(heading) + ":")
+        for line in _long(entries) if args.long else (output.shown(name) for name, _ in entries):
             print(line)
     return 0
 
@@ -59,11 +58,6 @@ def _listings(view: View, path: str, long: bool, recursive: bool) -> Iterator[tu
         yield top, [(entry.name, entry) for entry in view.scandir(top)]
 
 
-def _shown(name: str) -> str:
-    """As it is to a program; to a terminal without what could be an order to it."""
-    return output.printable(name) if sys.stdout.isatty() else name
-
-
 def _long(entries: Sequence[tuple[str, Entry]]) -> Iterator[str]:
     rows = [_row(name, entry) for name, entry in entries]
     widths = [max(map(len, column)) for column in zip(*(row[:-1] for row in rows), strict=True)]
@@ -73,9 +67,10 @@ def _long(entries: Sequence[tuple[str, Entry]]) -> Iterator[str]:
 
 def _row(name: str, entry: Entry) -> list[str]:
     size = str(entry.size) if entry.rdev is None else "{}, {}".format(*entry.rdev)
-    target = "" if entry.target is None else f" -> {_shown(entry.target)}"
+    target = "" if entry.target is None else f" -> {entry.target}"
     owner = [str(entry.nlink), str(entry.uid), str(entry.gid)]
-    return [stat.filemode(entry.mode), *owner, size, _time(entry.mtime_ns), str(entry.layer), _shown(name) + target]
+    times = [_time(entry.mtime_ns), str(entry.layer)]
+    return [stat.filemode(entry.mode), *owner, size, *times, output.shown(name + target)]
 
 
 def _time(ns: int) -> str:
