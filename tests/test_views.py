@@ -200,6 +200,13 @@ def test_a_walk_goes_where_the_caller_lets_it(view: View) -> None:
     assert [path for path, _, _ in view.walk("etc")] == ["etc"]
     links = [path for path, _, _ in view.walk("/", follow_symlinks=True) if path.count("/") < 3]
     assert links == ["/", "/bin", "/data", "/data/up", "/etc", "/sbin"]
+    for topdown in (True, False):
+        walked = [(path, *names) for path, *names in view.walk("/", topdown=topdown)]
+        as_bytes = [
+            (os.fsencode(path), list(map(os.fsencode, directories)), list(map(os.fsencode, others)))
+            for path, directories, others in walked
+        ]
+        assert list(view.walk(b"/", topdown=topdown)) == as_bytes
     deepest = max((path for path, _, _ in view.walk("/", follow_symlinks=True)), key=len)
     assert deepest.count("up") == 40
 

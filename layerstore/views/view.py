@@ -136,24 +136,31 @@ class View(Tree):
             raise _error(errno.ENOTDIR, path)
         return entry
 
+    @overload
     def walk(
         self, top: str | os.PathLike[str] = "/", *, topdown: bool = True, follow_symlinks: bool = False
-    ) -> Iterator[tuple[str, list[str], list[str]]]:
-        """As `os.walk`: (directory, names of directories in it, names of the rest), ordered as bytes.
+    ) -> Iterator[tuple[str, list[str], list[str]]]: ...
+    @overload
+    def walk(
+        self, top: bytes | os.PathLike[bytes], *, topdown: bool = True, follow_symlinks: bool = False
+    ) -> Iterator[tuple[bytes, list[bytes], list[bytes]]]: ...
+    def walk(self, top: AnyPath = "/", *, topdown: bool = True, follow_symlinks: bool = False) -> Iterator[Any]:
+        """As `os.walk`: (directory, names of directories in it, names of the rest), ordered as bytes, and all as bytes
+        where `top` is.
 
         Links to directories count as directories; they are gone into with `follow_symlinks` only, where a link upwards
         is followed up to 40 times. With `topdown`, what the caller leaves in the list of directories is gone into. A
         `top` that is no directory raises, unlike that of `os.walk`.
         """
-        waiting: list[tuple[str, Entry] | tuple[str, list[str], list[str]]]
-        waiting = [(os.fspath(top), self._directory(top))]
+        is_bytes = _is_bytes(top)
+        waiting: list[tuple[Any, Entry] | tuple[Any, list[Any], list[Any]]] = [(os.fspath(top), self._directory(top))]
         while waiting:
             place = waiting.pop()
             if len(place) == 3:
                 yield place
                 continue
             path, directory = place
-            names, others = self._split(directory)
+            names, others = self._split(directory, is_bytes)
             if topdown:
                 yield path, names, others
             else:
@@ -164,13 +171,14 @@ class View(Tree):
                 if entry is not None and entry.is_dir():
                     waiting.append((below, entry))
 
-    def _split(self, directory: Entry) -> tuple[list[str], list[str]]:
+    def _split(self, directory: Entry, is_bytes: bool) -> tuple[list[Any], list[Any]]:
         """The names of a directory's entries that are or lead to directories, and those of the others."""
-        names: list[str] = []
-        others: list[str] = []
+        names: list[Any] = []
+        others: list[Any] = []
         for entry in self.children(directory):
             target = self.follow(entry)
-            (names if target is not None and target.is_dir() else others).append(entry.name)
+            name = encode_path(entry.name) if is_bytes else entry.name
+            (names if target is not None and target.is_dir() else others).append(name)
         return names, others
 
     def glob(self, pattern: str) -> list[str]:
