@@ -538,7 +538,7 @@ def test_many_threads_look_into_one_view(view: View) -> None:
 def test_nobody_needs_to_be_root() -> None:
     """As another user, with nothing mounted before or after."""
     code = """
-import io, os, sys
+import hashlib, io, os, sys
 import numpy
 from layerstore import Store, api
 from layerstore.layers import loading
