@@ -237,7 +237,8 @@ class Store:
         something else became or replaced, every path below is listed too. Which layers say so makes no difference.
         It takes time in proportion to the directories that differ.
 
-        Raises `NotFound` where there is no such image or layer, `InvalidInput` when ambiguous, `CorruptError`.
+        Raises `NotFound` where there is no such image or layer, `InvalidInput` when ambiguous or as `view`,
+        `CorruptError`.
         """
         from layerstore.views.comparison import changes
 
@@ -274,7 +275,8 @@ class Store:
     def view(self, diff_ids: Sequence[DiffId]) -> View:
         """The merged tree of a stack of stored layers, bottom first, to look into without mounting it.
 
-        Raises `NotFound` for a layer that is not stored, `CorruptError`.
+        Raises `NotFound` for a layer that is not stored, `InvalidInput` where one has a hard link to what those below
+        it do not show, `CorruptError`.
         """
         from layerstore.views.view import View
 
@@ -508,26 +510,30 @@ class Image:
     def versions(self, path: str | bytes) -> list[Version]:
         """Every version of a path in its layers, the topmost first, with what ended each.
 
-        Each layer is asked for the path, nothing is walked. No symlink is followed: neither in the path nor at its end.
-        Raises `FileNotFoundError` when no layer ever had it, `CorruptError`.
+        Symlinks above the last component are followed as the whole image shows them: of "/bin/sh", where /bin is a link
+        to usr/bin, those of /usr/bin/sh are told (`Version.path`), and those of /bin/sh from layers where /bin was a
+        directory yet. A symlink at the end is not followed: it has versions itself. Each layer is asked for the path,
+        nothing is walked.
+        Raises `FileNotFoundError` when no layer ever had it, otherwise as `view`.
         """
         from layerstore.views import provenance
 
         diff_ids = self.diff_ids
-        return provenance.versions(self._layer_indexes(diff_ids), diff_ids, path)
+        tree = self.view if diff_ids else None
+        return provenance.versions(self._layer_indexes(diff_ids), diff_ids, tree, path)
 
     def _layer_indexes(self, diff_ids: Sequence[DiffId]) -> list[Index]:
         return [self._store._chains.layer_index(diff_id) for diff_id in diff_ids]
 
     def index(self) -> Index:
-        """The merged index of its layers."""
+        """The merged index of its layers. Raises as `view`."""
         return self._store._chains.index(self.diff_ids)
 
     @property
     def view(self) -> View:
         """Its tree, to look into without mounting it or being root: `image.view.listdir("/etc")`.
 
-        Raises `NotFound` when the image is gone, `CorruptError`.
+        Raises `NotFound` when the image is gone, `InvalidInput` for one with a hard link to nothing, `CorruptError`.
         """
         if self._view is None:
             self._view = self._store.view(self._store._stack(self))

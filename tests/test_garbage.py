@@ -307,7 +307,7 @@ def test_a_file_that_is_open_stays_what_it_was(punched: tuple[Store, bytes]) -> 
         remove_elsewhere(store, "a:1")
         assert start + file.read() == dead
         assert content.read() == dead
-    with pytest.raises(NotFound):
+    with pytest.raises(CorruptError):
         view.open("/dead")
 
 
