@@ -130,7 +130,7 @@ static int flush_pack(struct ls_contents *c, struct ls_error *err)
 		if (done < 0 && errno == EINTR)
 			continue;
 		if (done < 0)
-			return ls_fail_errno(err, "cannot write to the pack at byte %llu; free space and import again",
+			return ls_fail_errno(err, "cannot write to the pack at byte %llu; free space and try again",
 			                     (unsigned long long)c->pack_written);
 		c->pack_written += (uint64_t)done;
 		c->vector_count = ls_vectors_advance(c->vectors, c->vector_count, (size_t)done);
@@ -189,7 +189,7 @@ static int write_all(int fd, const uint8_t *bytes, size_t length, struct ls_erro
 		if (done < 0 && errno == EINTR)
 			continue;
 		if (done < 0)
-			return ls_fail_errno(err, "cannot write an object of the store; free space and import again");
+			return ls_fail_errno(err, "cannot write an object of the store; free space and try again");
 		bytes += done;
 		length -= (size_t)done;
 	}

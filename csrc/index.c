@@ -317,23 +317,6 @@ int ls_index_find_many(const struct ls_index *index, const struct ls_path *paths
 	return status;
 }
 
-int ls_index_lookup_many(const struct ls_index *index, const char *bytes, const uint64_t *offsets, size_t n,
-                         uint32_t *records, struct ls_error *err)
-{
-	struct ls_path paths[WINDOW];
-	int status = LS_OK;
-
-	for (size_t done = 0; done < n && !status; done += WINDOW) {
-		size_t count = n - done < WINDOW ? n - done : WINDOW;
-
-		for (size_t i = 0; i < count; i++)
-			paths[i] =
-			    (struct ls_path){bytes + offsets[done + i], offsets[done + i + 1] - offsets[done + i]};
-		status = find_window(index, paths, count, records + done, err);
-	}
-	return status;
-}
-
 int ls_index_xattr_next(const struct ls_index *index, uint32_t block, struct ls_xattr_cursor *cursor,
                         struct ls_error *err)
 {

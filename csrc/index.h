@@ -145,9 +145,6 @@ struct ls_path {
 };
 int ls_index_find_many(const struct ls_index *index, const struct ls_path *paths, size_t n, uint32_t *records,
                        struct ls_error *err);
-/* The same for paths that stand one after another: path i at bytes + offsets[i] up to offsets[i + 1]. */
-int ls_index_lookup_many(const struct ls_index *index, const char *bytes, const uint64_t *offsets, size_t n,
-                         uint32_t *records, struct ls_error *err);
 
 /* A record by its number. */
 int ls_index_record(const struct ls_index *index, uint32_t number, const struct ls_record **record,

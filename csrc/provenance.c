@@ -427,3 +427,23 @@ int ls_provenance_path(const struct ls_index *const *layers, size_t layer_count,
 	end(&t);
 	return status;
 }
+
+int ls_provenance_follow(const struct ls_index *const *layers, size_t layer_count, uint32_t *layer, uint32_t *record,
+                         struct ls_error *err)
+{
+	struct trace t = {0};
+	struct ls_source source = {*layer, *record};
+	int status = begin(&t, layers, layer_count, err);
+
+	if (!status && (*layer >= layer_count || *record >= layers[*layer]->header->record_count))
+		status = ls_fail(err, LS_INVALID, "tracing layers: layer %u of %zu has no record %u", *layer,
+		                 layer_count, *record);
+	if (!status)
+		status = ls_union_follow(&t.stack, source, &source, err);
+	if (!status) {
+		*layer = source.layer;
+		*record = source.record;
+	}
+	end(&t);
+	return status;
+}

@@ -54,4 +54,9 @@ int ls_provenance(const struct ls_index *const *layers, size_t layer_count, stru
 int ls_provenance_path(const struct ls_index *const *layers, size_t layer_count, const char *path, size_t length,
                        struct ls_buffer *versions, struct ls_error *err);
 
+/* What a version shows: from its layer and record to those that a lower link stands for (ls_union_follow); of anything
+ * else they stay what they are. LS_INVALID as ls_provenance, and for a record that is not there. */
+int ls_provenance_follow(const struct ls_index *const *layers, size_t layer_count, uint32_t *layer, uint32_t *record,
+                         struct ls_error *err);
+
 #endif

@@ -21,7 +21,7 @@ from layerstore.layers.chains import Chains
 from layerstore.mount.shared import Mounts
 from layerstore.oci.configs import CONFIG_LIMIT_BYTES, parse_config
 from layerstore.store.db import LAYERS_OF, SET_NAME, Database
-from layerstore.store.layout import DERIVED_LIMIT_BYTES, POOL_NAME, Layout, absolute
+from layerstore.store.layout import POOL_NAME, Layout, absolute
 from layerstore.types import ChainId, DiffId, Digest, ImageId, chain_id, chain_ids, normalise_name, parse_digest
 
 TYPE_CHECKING = False
@@ -57,8 +57,9 @@ class Store:
     Args:
         root: the directory.
         create: make the store if there is none.
-        derived_limit_bytes: what merged indexes and tree images may take on disk. They are made when first needed;
-            where they exceed it, those that were not used for longest are removed, and made again when needed again.
+        derived_limit_bytes: what merged indexes and tree images may take on disk. It is the store's from then on, for
+            every process and command; where none was ever given, 4 GiB. They are made when first needed; where they
+            exceed it, those that were not used for longest are removed, and made again when needed again.
         pool_bytes: when it is made on a file system without reflink, give it a pool of this size: a file system of its
             own in a sparse file (needs root and mkfs.xfs). With reflink none is needed, and none is made: see `pool`.
 
@@ -67,7 +68,8 @@ class Store:
         InvalidInput: the directory holds something else, or is open to other users; the pool is too small, or
             the limit below 0.
         Conflict: there is a store, and it has no pool.
-        Unsupported: a pool cannot be made or attached by this user or on this machine.
+        Unsupported: another version of layerstore made it; a pool cannot be made or attached by this user or on this
+            machine.
         CorruptError: the database is damaged.
     """
 
@@ -76,11 +78,9 @@ class Store:
         root: str | os.PathLike[str],
         *,
         create: bool = False,
-        derived_limit_bytes: int = DERIVED_LIMIT_BYTES,
+        derived_limit_bytes: int | None = None,
         pool_bytes: int | None = None,
     ) -> None:
-        if derived_limit_bytes < 0:
-            raise InvalidInput(f"a limit of {derived_limit_bytes} bytes cannot be; 0 keeps nothing that is not in use")
         self._root = absolute(root)
         self.pool = self._find_pool(create, pool_bytes)
         if self.pool is None:
@@ -108,15 +108,17 @@ class Store:
             pool.create(pool_bytes)
         return pool if pool.exists() else None
 
-    def _open(self, root: str, create: bool, derived_limit_bytes: int) -> None:
+    def _open(self, root: str, create: bool, derived_limit_bytes: int | None) -> None:
         self.layout = Layout(root)
         if create and not self.layout.exists():
             self.layout.create()
         self.layout.check()
         self._database = Database(self.layout.database)
         self._opened_contents: ContentStore | None = None
-        self._known_images: dict[str, Image] = {}
-        self._chains = Chains(self.layout, self._database, lambda: self._contents, derived_limit_bytes)
+        self._known_images: tuple[int, dict[str, Image]] = -1, {}
+        self._chains = Chains(self.layout, self._database, lambda: self._contents)
+        if derived_limit_bytes is not None:
+            self._chains.derived.limit_bytes = derived_limit_bytes
         self._mounts = Mounts(self.layout)
         self._containers = Containers(self.layout, self._database, self._chains, self._mounts)
         self._opened_layers: Layers | None = None
@@ -141,6 +143,11 @@ class Store:
         from layerstore.containers.forks import Forks
 
         return Forks(self.layout, self._database, self._mounts, self._containers)
+
+    @property
+    def derived_limit_bytes(self) -> int:
+        """What merged indexes and tree images may take on disk, as it was given last by any process."""
+        return self._chains.derived.limit_bytes
 
     @property
     def _contents(self) -> ContentStore:
@@ -183,7 +190,7 @@ class Store:
             self._opened_layers.close()
         self._database.close()
         self._mounts.close()
-        self._known_images.clear()
+        self._known_images = -1, {}
         self._image_trees.clear()
         self._chains.close()
         self._opened_contents = None
@@ -319,7 +326,8 @@ class Store:
         something else became or replaced, every path below is listed too. Which layers say so makes no difference.
         It takes time in proportion to the directories that differ.
 
-        Raises `NotFound` where there is no such image or layer, `InvalidInput` when ambiguous, `CorruptError`.
+        Raises `NotFound` where there is no such image or layer, `InvalidInput` when ambiguous or as `view`,
+        `CorruptError`.
         """
         from layerstore.views.comparison import changes
 
@@ -356,7 +364,8 @@ class Store:
     def view(self, diff_ids: Sequence[DiffId]) -> View:
         """The merged tree of a stack of stored layers, bottom first, to look into without mounting it.
 
-        Raises `NotFound` for a layer that is not stored, `CorruptError`.
+        Raises `NotFound` for a layer that is not stored, `InvalidInput` where one has a hard link to what those below
+        it do not show, `CorruptError`.
         """
         from layerstore.views.view import View
 
@@ -388,8 +397,13 @@ class Store:
             return self._chains.derived.evict(limit_bytes)
 
     def _image(self, image_id: str) -> Image:
-        # An image never changes, so what was read of it (its config above all) serves every later use.
-        return self._known_images.setdefault(image_id, Image(self, ImageId(image_id)))
+        # An image never changes, so what was read of it (its config above all) serves every later use; until something
+        # was collected: one that is removed would keep its files.
+        collections = self._database.collections()
+        known = self._known_images
+        if known[0] != collections:
+            known = self._known_images = collections, {}
+        return known[1].setdefault(image_id, Image(self, ImageId(image_id)))
 
     def _resolve(self, image: Image | str) -> Image:
         return image if isinstance(image, Image) else self.image(image)
@@ -611,26 +625,30 @@ class Image:
     def versions(self, path: str | bytes) -> list[Version]:
         """Every version of a path in its layers, the topmost first, with what ended each.
 
-        Each layer is asked for the path, nothing is walked. No symlink is followed: neither in the path nor at its end.
-        Raises `FileNotFoundError` when no layer ever had it, `CorruptError`.
+        Symlinks above the last component are followed as the whole image shows them: of "/bin/sh", where /bin is a link
+        to usr/bin, those of /usr/bin/sh are told (`Version.path`), and those of /bin/sh from layers where /bin was a
+        directory yet. A symlink at the end is not followed: it has versions itself. Each layer is asked for the path,
+        nothing is walked.
+        Raises `FileNotFoundError` when no layer ever had it, otherwise as `view`.
         """
         from layerstore.views import provenance
 
         diff_ids = self.diff_ids
-        return provenance.versions(self._layer_indexes(diff_ids), diff_ids, path)
+        tree = self.view if diff_ids else None
+        return provenance.versions(self._layer_indexes(diff_ids), diff_ids, tree, path)
 
     def _layer_indexes(self, diff_ids: Sequence[DiffId]) -> list[Index]:
         return [self._store._chains.layer_index(diff_id) for diff_id in diff_ids]
 
     def index(self) -> Index:
-        """The merged index of its layers."""
+        """The merged index of its layers. Raises as `view`."""
         return self._store._chains.index(self.diff_ids)
 
     @property
     def view(self) -> View:
         """Its tree, to look into without mounting it or being root: `image.view.listdir("/etc")`.
 
-        Raises `NotFound` when the image is gone, `CorruptError`.
+        Raises `NotFound` when the image is gone, `InvalidInput` for one with a hard link to nothing, `CorruptError`.
         """
         if self._view is None:
             self._view = self._store.view(self._store._stack(self))

@@ -15,6 +15,7 @@ import shutil
 import stat
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, NoReturn
 
 from fsspec import AbstractFileSystem
@@ -30,7 +31,15 @@ _SHORT_ID = 12
 _COPY_BYTES = 1 << 20
 
 
-class LayerFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no types
+class _ByUsualStore(type(AbstractFileSystem)):  # type: ignore[misc]  # fsspec has no types
+    """fsspec keeps file systems by their arguments; without one, which store is meant changes with the environment."""
+
+    @property
+    def usual_store(cls) -> str:
+        return str(Path(default_root()).absolute())
+
+
+class LayerFileSystem(AbstractFileSystem, metaclass=_ByUsualStore):  # type: ignore[misc]  # fsspec has no types
     """Every image of a store, as a directory named `NAME:TAG` (with directories above it where NAME has slashes).
 
     The tag may be left out for `latest`, and 12 or more digits of an image's id stand for its name. Symbolic links are
@@ -38,13 +47,15 @@ class LayerFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has n
     through them. Whatever writes raises `OSError` with EROFS.
 
     Args:
-        store: the store's directory; without it $LAYERSTORE_ROOT, or the usual place of this user.
+        store: the store's directory; without it that of $LAYERSTORE_ROOT at that moment, or the usual place of this
+            user.
 
     Raises `NotFound` where there is no store.
     """
 
     protocol = "layer"
     root_marker = ""
+    _extra_tokenize_attributes = ("usual_store",)
 
     def __init__(self, store: str | os.PathLike[str] | None = None, **storage_options: Any) -> None:
         super().__init__(store=store, **storage_options)
@@ -139,9 +150,16 @@ class LayerFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has n
             return not path or bool(self._names_below(path))
 
     def modified(self, path: str) -> datetime:
-        """When the file was modified, as the image says."""
+        """When the file was modified, as the image says; the nearest time that a `datetime` holds."""
         seconds: float = self.info(path).get("mtime", 0)
-        return datetime.fromtimestamp(seconds, UTC)
+        try:
+            return datetime.fromtimestamp(seconds, UTC)
+        except (OverflowError, ValueError, OSError):
+            return (datetime.min if seconds < 0 else datetime.max).replace(tzinfo=UTC)
+
+    def created(self, path: str) -> NoReturn:
+        """Raises `NotImplementedError`: layers say when a file was modified only."""
+        raise NotImplementedError(f"images do not say when {path!r} was created; `modified` tells when it was modified")
 
     def ukey(self, path: str) -> str:
         """The content's digest: equal for equal contents, whatever their paths. Of a directory that of its info."""

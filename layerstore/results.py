@@ -86,6 +86,8 @@ class LayerSummary(Value):
 class Version(Value):
     """What an image's layer has at a path, and how that ended.
 
+    `path` is where the path that was asked for leads: absolute, with no symlink in it other than the last component.
+
     `layer` counts from 0 at the bottom. `kind` is "file", "directory", "symlink", "character device", "block device",
     "fifo" or "socket"; `mode` the permission bits; `mtime_ns` nanoseconds since the epoch; `target` a symlink's.
     `linked_to` is the absolute path in the layers below that it is a hard link to, None for what is no such link.
@@ -97,6 +99,7 @@ class Version(Value):
 
     def __init__(
         self,
+        path: str,
         layer: int,
         diff_id: DiffId,
         kind: str,
@@ -111,6 +114,7 @@ class Version(Value):
         ended_how: str | None,
         ended_at: str | None,
     ) -> None:
+        self.path = path
         self.layer = layer
         self.diff_id = diff_id
         self.kind = kind

@@ -43,6 +43,16 @@ class Value:
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in vars(self).items())})"
 
 
+def decode_path(path: bytes) -> str:
+    """A path of an image as text, also one that is no UTF-8; whatever the locale says of paths of this machine."""
+    return path.decode("utf-8", "surrogateescape")
+
+
+def encode_path(path: str | bytes) -> bytes:
+    """The bytes of a path of an image that `decode_path` gave, or of any other text."""
+    return path if isinstance(path, bytes) else path.encode("utf-8", "surrogateescape")
+
+
 _NAME_PART = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _NAME = (
     rf"(?:(?P<host>[A-Za-z0-9.-]+(?::[0-9]+)?)/)?(?P<path>{_NAME_PART}(?:/{_NAME_PART})*)"

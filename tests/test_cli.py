@@ -1,5 +1,6 @@
 """The command line: every command, what it prints, its messages and exit statuses."""
 
+import io
 import json
 import os
 import pty
@@ -352,6 +353,14 @@ class TestLooking:
             assert cli("ls", "box:1", path) == ".dot\nlarge\nto\n"
         assert cli("ls", "box:1", "/etc/to") == "/etc/to\n"
 
+    def test_names_come_out_as_they_are_in_every_locale(self, cli: Cli) -> None:
+        with Store(cli.environment["LAYERSTORE_ROOT"]) as store:
+            store.import_rootfs(io.BytesIO(write_tar([Entry("file", "é")])), "box:2")
+        cli.environment |= {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+        assert self.bytes_of(cli, "ls", "box:2") == (0, "é\n".encode(), b"")
+        assert self.bytes_of(cli, "layers", "box:2", "--changes", "0") == (0, "A /\nA /é\n".encode(), b"")
+        assert self.bytes_of(cli, "ls", "box:2", "é") == (0, "é\n".encode(), b"")
+
     def test_ls_long(self, cli: Cli) -> None:
         assert cli("ls", "-l", "box:1", "/etc").splitlines() == [
             "-rwSr----- 1 1000 20       4 2023-11-14 22:13:20 0 .dot",
@@ -375,21 +384,32 @@ class TestLooking:
     def test_ls_json(self, cli: Cli) -> None:
         (found,) = cli.json("ls", "box:1", "/conf/to")
         assert (found["path"], found["mode"], found["size"], found["target"]) == ("/etc/.dot", 0o104640, 4, None)
+        assert found["name"] == "/conf/to"
+        assert [entry["name"] for entry in cli.json("ls", "box:1", "/conf")] == [".dot", "large", "to"]
         assert found["mtime_ns"] == 1_700_000_000_000_000_005
         assert [entry["path"] for entry in cli.json("ls", "box:1", "-R")][-3:] == ["/etc/.dot", "/etc/large", "/etc/to"]
         odd = next(entry for entry in cli.json("ls", "box:1") if "esc" in str(entry["path"]))
         assert odd["xattrs"] == {"user.a": "fe"}
 
-    def test_a_name_is_no_order_to_a_terminal(self, cli: Cli) -> None:
+    @pytest.mark.parametrize(
+        "command", [("ls", "box:1"), ("layers", "box:1", "--changes", "0"), ("diff", "plain:1", "box:1")]
+    )
+    def test_a_name_is_no_order_to_a_terminal(self, cli: Cli, command: tuple[str, ...]) -> None:
+        with Store(cli.environment["LAYERSTORE_ROOT"]) as store:
+            store.import_rootfs(io.BytesIO(write_tar([Entry("file", "f")])), "plain:1")
         parent, child = pty.openpty()
-        subprocess.run(
-            [sys.executable, "-m", "layerstore", "ls", "box:1"], env=cli.environment, stdout=child, check=True
-        )
+        subprocess.run([sys.executable, "-m", "layerstore", *command], env=cli.environment, stdout=child, check=True)
         os.close(child)
         shown = os.read(parent, 65536)
         os.close(parent)
         assert b"esc [2J" in shown
         assert b"\x1b" not in shown
+        assert b"\x1b" in self.bytes_of(cli, *command)[1]
+
+    def test_an_empty_path(self, cli: Cli) -> None:
+        for command in ("ls", "cat"):
+            said = f"layerstore {command}: '': No such file or directory\n".encode()
+            assert self.bytes_of(cli, command, "box:1", "") == (1, b"", said)
 
     def test_cat(self, cli: Cli) -> None:
         status, out, said = self.bytes_of(cli, "cat", "box:1", "/etc/to", "esc\x1b[2J", "/etc/large", "conf/.dot")

@@ -7,6 +7,7 @@ import pickle
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -265,6 +266,30 @@ def test_it_is_made_again_from_its_arguments(layers: LayerFileSystem, store: Sto
     assert fsspec.filesystem("layer", store=str(store.root)).cat("app:1/link") == TABLE
 
 
-def test_the_usual_store(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LAYERSTORE_ROOT", str(store.root))
-    assert LayerFileSystem(skip_instance_cache=True).exists("app:1/link")
+def test_the_usual_store_is_that_of_the_moment(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Store(tmp_path / "other", create=True) as other:
+        other.import_rootfs(io.BytesIO(LAYERS[0]), "elsewhere:1")
+        for _ in range(2):
+            monkeypatch.setenv("LAYERSTORE_ROOT", str(store.root))
+            with fsspec.open(url("link")) as file:
+                assert file.read() == TABLE
+            usual = fsspec.filesystem("layer")
+            assert fsspec.filesystem("layer") is usual
+            monkeypatch.setenv("LAYERSTORE_ROOT", str(other.root))
+            with fsspec.open(url("link", "elsewhere:1")) as file:
+                assert file.read() == TABLE
+            assert fsspec.filesystem("layer") is not usual
+
+
+def test_times(layers: LayerFileSystem, store: Store) -> None:
+    years = {"late": 2**45, "early": -(2**45), "new": 1_000_000_000}
+    layer = write_tar([Entry("file", name, mtime=(seconds, 0)) for name, seconds in years.items()])
+    store.import_rootfs(io.BytesIO(layer), "times:1")
+    found = [layers.modified(f"times:1/{name}") for name in years]
+    assert found == [
+        datetime.max.replace(tzinfo=UTC),
+        datetime.min.replace(tzinfo=UTC),
+        datetime(2001, 9, 9, 1, 46, 40, tzinfo=UTC),
+    ]
+    with pytest.raises(NotImplementedError, match="do not say when 'times:1/new' was created"):
+        layers.created("times:1/new")

@@ -1,11 +1,17 @@
 """Giving space back: what is dropped, what stays readable, and what a killed collection leaves."""
 
+import contextlib
+import errno
+import gc
+import io
 import os
 import random
 import signal
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import images
 import pytest
@@ -14,6 +20,10 @@ from layer_model import Entry, write_tar
 from test_load import check_loaded, child
 
 from layerstore import Store
+from layerstore.errors import CorruptError, NotFound
+from layerstore.layers import packs
+from layerstore.layers.imports import Import
+from layerstore.store.contents import ContentStore
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
 
@@ -266,3 +276,332 @@ def test_collecting_while_loading(store: Store, tmp_path: Path) -> None:
     assert loading.returncode == 0, errors.decode()
     store.collect_garbage()
     assert files_of(store) == []
+
+
+def archive_of(data: dict[str, bytes]) -> io.BytesIO:
+    return io.BytesIO(write_tar([Entry("file", name, data=content) for name, content in data.items()]))
+
+
+@pytest.fixture
+def punched(store: Store) -> tuple[Store, bytes]:
+    """Image a:1 alone has "dead", in a pack that stays for b:1. Removing a:1 and collecting punches it."""
+    data = {"dead": random.Random(1).randbytes(120_000), "live": b"live" * 1_000}
+    store.import_rootfs(archive_of(data), "a:1")
+    store.import_rootfs(archive_of({"live": data["live"], "other": b"o"}), "b:1")
+    return store, data["dead"]
+
+
+def remove_elsewhere(store: Store, *names: str) -> None:
+    with Store(store.root) as other:
+        for name in names:
+            other.remove_image(name)
+        assert other.collect_garbage().contents > 0
+
+
+def test_a_file_that_is_open_stays_what_it_was(punched: tuple[Store, bytes]) -> None:
+    store, dead = punched
+    view = store.image("a:1").view
+    digest = bytes.fromhex(view.find("/dead").digest or "")
+    with view.open("/dead") as file, store._contents.open(digest) as content:
+        start = file.read(10)
+        remove_elsewhere(store, "a:1")
+        assert start + file.read() == dead
+        assert content.read() == dead
+    with pytest.raises(CorruptError):
+        view.open("/dead")
+
+
+@pytest.mark.parametrize("how", ["read", "read_many", "open"])
+def test_what_is_collected_between_lookup_and_reading_is_no_zeros(
+    punched: tuple[Store, bytes], monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    store, dead = punched
+    view = store.image("a:1").view
+    assert view.read_bytes("/dead") == dead
+    pack_of = ContentStore._pack
+
+    def collected_meanwhile(*args: Any) -> Any:
+        found = pack_of(*args)
+        monkeypatch.undo()
+        remove_elsewhere(store, "a:1")
+        return found
+
+    monkeypatch.setattr(ContentStore, "_pack", collected_meanwhile)
+    with pytest.raises((NotFound, CorruptError), match=r"content .* (is not in|is missing from) the store"):
+        {"read": view.read_bytes, "open": view.open, "read_many": lambda path: view.read_many([path])}[how]("/dead")
+
+
+def test_a_log_that_is_collected_before_it_is_opened(
+    punched: tuple[Store, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is read anew, and is no path that is missing."""
+    store, _ = punched
+    with Store(store.root) as reader:
+        contents = reader._contents
+        mapped = contents._map_log
+
+        def collected_meanwhile(generation: int, count: int) -> memoryview:
+            monkeypatch.undo()
+            remove_elsewhere(store, "a:1")
+            return mapped(generation, count)
+
+        monkeypatch.setattr(contents, "_map_log", collected_meanwhile)
+        assert reader.image("b:1").view.lookup_many(["/live"])["found"].tolist() == [True]
+
+
+def test_a_log_that_is_missing(punched: tuple[Store, bytes]) -> None:
+    store, _ = punched
+    (store.root / "digests.0").unlink()
+    with Store(store.root) as reader, pytest.raises(CorruptError, match=r"digests\.0 is missing"):
+        reader.image("b:1").view.lookup_many(["/live"])
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four packs are many."""
+    monkeypatch.setattr(packs, "MAX_PACKS", 4)
+    monkeypatch.setattr(packs, "_PACKS_LEFT", 2)
+
+
+def import_singly(store: Store, count: int) -> list[bytes]:
+    """Images i0:1, i1:1 ... of a small content each, in a pack of its own; returns the contents."""
+    data = [random.Random(number).randbytes(20_000) for number in range(count)]
+    for number, content in enumerate(data):
+        store.import_rootfs(archive_of({"f": content}), f"i{number}:1")
+    return data
+
+
+def flip(path: Path, at: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.chmod(0o600)
+    path.write_bytes(data)
+
+
+@pytest.mark.usefixtures("few")
+def test_on_a_full_disk(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is dead is given back, although there is no room to bring the rest together."""
+    data = import_singly(store, 10)
+    for number in range(3):
+        store.remove_image(f"i{number}:1")
+
+    def full(*_: object) -> bytes:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Import, "copy_contents", full)
+        collected = store.collect_garbage()
+    assert collected.contents == 3
+    assert collected.freed_bytes >= 3 * 20_000
+    assert len(list((store.root / "packs").glob("*.pack"))) == 7
+    assert list((store.root / "staging").iterdir()) == []
+    assert store.collect_garbage().contents == 0
+    assert len(list((store.root / "packs").glob("*.pack"))) == 1
+    for number in range(3, 10):
+        assert store.image(f"i{number}:1").view.read_bytes("/f") == data[number]
+
+
+@pytest.mark.root
+@pytest.mark.kernel
+def test_on_a_full_file_system(tmp_path: Path) -> None:
+    directory = tmp_path / "full"
+    directory.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=60m", "none", directory], check=True)
+    try:
+        with Store(directory / "store", create=True) as store:
+            for number in range(70):
+                content = random.Random(number).randbytes(120_000)
+                store.import_rootfs(archive_of({"f": content, "g": content[1:]}), f"i{number}:1")
+            for number in range(69):
+                store.remove_image(f"i{number}:1")
+            with open(directory / "filling", "wb", buffering=0) as filling, contextlib.suppress(OSError):
+                while True:
+                    filling.write(bytes(4096))
+            os.truncate(directory / "filling", (directory / "filling").stat().st_size - (1 << 20))
+            assert store.collect_garbage().freed_bytes > 69 * 239_000
+            assert store.image("i69:1").view.read_bytes("/f") == content
+    finally:
+        subprocess.run(["umount", "-l", directory], check=True)  # the view has files mapped
+
+
+@pytest.mark.usefixtures("few")
+def test_what_is_dead_is_not_copied(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    import_singly(store, 10)
+    for number in range(8):
+        store.remove_image(f"i{number}:1")
+    monkeypatch.setattr(Import, "copy_contents", lambda *_: pytest.fail("it was copied"))
+    assert store.collect_garbage().contents == 8
+
+
+@pytest.mark.usefixtures("few")
+def test_contents_are_counted_once_however_often_they_were_copied(store: Store) -> None:
+    data = import_singly(store, 8)
+    store.import_rootfs(archive_of({str(number): content for number, content in enumerate(data)}), "all:1")
+    store.create("all:1").remove()
+    for number in range(8):
+        store.remove_image(f"i{number}:1")
+    store.remove_image("all:1")
+    assert store.collect_garbage().contents == 8
+
+
+@pytest.mark.usefixtures("few")
+@pytest.mark.parametrize("removed", [True, False])
+def test_a_damaged_content_stops_nothing(store: Store, removed: bool) -> None:
+    """Neither a dead one nor a live one: that stays where it is, and the others are brought together without it."""
+    data = import_singly(store, 10)
+    flip(store.root / "packs" / "5.pack", 7)
+    store.remove_image("i5:1" if removed else "i6:1")
+    collected = store.collect_garbage()
+    assert collected.contents == 1
+    assert len(list((store.root / "packs").glob("*.pack"))) == (1 if removed else 2)
+    for number in {*range(10)} - {5, 6}:
+        assert store.image(f"i{number}:1").view.read_bytes("/f") == data[number]
+    if not removed:
+        assert store.image("i5:1").view.read_bytes("/f") != data[5]
+        assert store.collect_garbage().freed_bytes == 0
+
+
+@pytest.mark.usefixtures("few")
+def test_a_pack_of_damaged_slots_stops_nothing(store: Store) -> None:
+    data = import_singly(store, 10)
+    flip(store.root / "packs" / "5.pack", -70)
+    (store.root / "packs" / "4.pack").unlink()
+    store.remove_image("i0:1")
+    assert store.collect_garbage().contents == 1
+    for number in (1, 2, 3, 6, 7, 8, 9):
+        assert store.image(f"i{number}:1").view.read_bytes("/f") == data[number]
+    with pytest.raises(CorruptError, match=r"the slots of .*5\.pack are damaged"):
+        store.image("i5:1").view.read_bytes("/f")
+
+
+def test_a_damaged_index_of_a_layer_is_not_believed(store: Store, tmp_path: Path) -> None:
+    load(store, tmp_path, FIRST)
+    load(store, tmp_path, SECOND)
+    (diff_id,) = store.image("first:1").diff_ids
+    path = Path(store.layout.layer_index(diff_id))
+    whole = path.read_bytes()
+    name = bytes.fromhex(store.image("first:1").view.find("/small3").digest or "")
+    store.remove_image("second:1")
+    state = files_of(store)
+    for damaged in (whole.replace(name, bytes(32)), whole[:-1], None):
+        path.unlink()
+        if damaged is not None:
+            path.write_bytes(damaged)
+        with pytest.raises(CorruptError, match=f"nothing was collected: what layer {diff_id} needs is not known"):
+            store.collect_garbage()
+        path.write_bytes(whole)
+        assert [file for file in state if "/chains/" not in file] == [f for f in files_of(store) if "/chains/" not in f]
+    check_loaded(store, FIRST)
+    path.write_bytes(bytes(len(whole)))
+    store.remove_image("first:1")
+    assert store.collect_garbage().contents == 2 * 30, "after what the message says to do"
+    assert files_of(store) == []
+
+
+def test_the_index_of_another_layer_is_not_taken_for_it(store: Store) -> None:
+    for name, data in (("a:1", b"A"), ("b:1", b"B")):
+        store.import_rootfs(archive_of({"f": data}), name)
+    paths = [Path(store.layout.layer_index(store.image(name).diff_ids[0])) for name in ("a:1", "b:1")]
+    indexes = [path.read_bytes() for path in paths]
+    for path, index in zip(paths, reversed(indexes), strict=True):
+        path.write_bytes(index)
+    for use in (lambda: store.image("a:1").view, lambda: store.create("a:1"), store.image("a:1").layers):
+        with pytest.raises(CorruptError, match="is the index of another layer"):
+            use()
+    with pytest.raises(CorruptError, match="nothing was collected"):
+        store.collect_garbage()
+
+
+@pytest.mark.root
+@pytest.mark.kernel
+def test_a_file_in_a_mount_that_was_detached_by_force(punched: tuple[Store, bytes]) -> None:
+    """Neither its container nor its image is there any more, but who has it open reads what it was."""
+    store, dead = punched
+    container = store.create("a:1")
+    container.mount()
+    with open(container.root / "dead", "rb", buffering=0) as file:
+        start = file.read(4096)
+        store.remove([container], force=True)
+        store.remove_image("a:1")
+        assert store.collect_garbage().contents == 1
+        assert start + file.readall() == dead
+    assert store.collect_garbage().freed_bytes >= 116 << 10
+    assert store.image("b:1").view.read_bytes("/live") == b"live" * 1_000
+
+
+def test_a_pack_that_another_process_has_open_is_punched_later(punched: tuple[Store, bytes]) -> None:
+    store, _ = punched
+    with Store(store.root) as reader:
+        reader.image("b:1").view.read_bytes("/live")
+        store.remove_image("a:1")
+        before = os.stat(store.layout.pack(0)).st_blocks
+        store.collect_garbage()
+        assert os.stat(store.layout.pack(0)).st_blocks == before
+        reader.image("b:1").view.lookup_many([])
+        assert store.collect_garbage().freed_bytes >= 116 << 10
+        assert reader.image("b:1").view.read_bytes("/live") == b"live" * 1_000
+
+
+def test_nobody_needs_to_be_root() -> None:
+    code = """
+import os, sys
+from layerstore import Store
+from layerstore.layers import garbage, imports, loading
+from test_garbage import archive_of
+if os.geteuid() == 0:
+    os.setgroups([]); os.setgid(65534); os.setuid(65534)
+with Store(sys.argv[1] + "/store", create=True) as store:
+    store.import_rootfs(archive_of({"dead": os.urandom(100_000), "live": b"live"}), "a:1")
+    store.import_rootfs(archive_of({"live": b"live"}), "b:1")
+    store.remove_image("a:1")
+    assert store.collect_garbage().freed_bytes >= 96 << 10
+    assert oct(os.stat(store.layout.pack(0)).st_mode) == "0o100400"
+print(os.geteuid())
+"""
+    with tempfile.TemporaryDirectory() as directory:
+        if os.geteuid() == 0:
+            os.chown(directory, 65534, 65534)
+        with child(code, directory, stdout=subprocess.PIPE) as process:
+            output, errors = process.communicate()
+        assert process.returncode == 0, errors.decode()
+        assert int(output) != 0
+
+
+def deleted_maps(store: Store) -> list[str]:
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    return [line.split(maxsplit=5)[5] for line in lines if str(store.root) in line and line.endswith(" (deleted)")]
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_process_lets_go_of_what_is_collected(store: Store, shared: bool) -> None:
+    """Also of an image all of whose contents others have."""
+    data = import_singly(store, 4)
+    if shared:
+        store.import_rootfs(archive_of({str(number): content for number, content in enumerate(data)}), "all:1")
+    for number, content in enumerate(data):
+        assert store.image(f"i{number}:1").view.read_bytes("/f") == content
+    with Store(store.root) as other:
+        for number in range(4):
+            other.remove_image(f"i{number}:1")
+        other.collect_garbage()
+    assert deleted_maps(store) != []
+    store.import_rootfs(archive_of({"f": b"new"}), "new:1").view.read_bytes("/f")
+    gc.collect()
+    assert deleted_maps(store) == []
+
+
+def test_files_that_go_while_they_are_counted(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By an import that ends or an eviction: nothing is locked then."""
+    load(store, tmp_path, FIRST)
+    store.image("first:1").index()
+    lstat, gone = Path.lstat, []
+
+    def late(path: Path) -> os.stat_result:
+        if path.suffix == ".index" and path.parent.name == "chains" and not gone:
+            gone.append(path)
+            path.unlink()
+        return lstat(path)
+
+    monkeypatch.setattr(Path, "lstat", late)
+    assert store.collect_garbage().contents == 0
+    assert gone != []

@@ -1,6 +1,8 @@
 """Images in a store: listings, names, history, inspect, removal."""
 
+import contextlib
 import io
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +12,7 @@ from images import CREATED, Image, docker_files, oci_files, tar_of
 from layer_model import Entry, write_tar
 
 from layerstore import Store
-from layerstore.errors import Conflict, CorruptError, InvalidInput, NotFound
+from layerstore.errors import Conflict, CorruptError, InvalidInput, NotFound, Unsupported
 from layerstore.types import normalise_name
 
 
@@ -245,6 +247,13 @@ class TestStore:
         Store(tmp_path / "s", create=True).close()
         (tmp_path / "s/format").write_text("layerstore 2\n")
         with pytest.raises(InvalidInput, match="layerstore 2"):
+            Store(tmp_path / "s")
+
+    def test_a_database_of_another_version(self, tmp_path: Path) -> None:
+        Store(tmp_path / "s", create=True).close()
+        with contextlib.closing(sqlite3.connect(tmp_path / "s/layerstore.db")) as db:
+            db.execute("PRAGMA user_version = 1")
+        with pytest.raises(Unsupported, match="load the images into a new store"):
             Store(tmp_path / "s")
 
     def test_a_damaged_database(self, tmp_path: Path) -> None:

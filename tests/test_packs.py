@@ -132,7 +132,7 @@ def test_two_stores_at_one_root(store: Store) -> None:
         store.collect_garbage()
         assert other._contents.digests() is not digests
         check_contents(other, stack, 20)
-        other._contents._packs.clear()
+        other._contents._opened.packs.clear()
         check_contents(other, stack, 20)
         assert len(needs(other, "grown:20")) <= 4
 
@@ -142,18 +142,18 @@ def test_a_reader_that_located_a_content_before_it_was_moved(store: Store, monke
     stack = Stack(9)
     stack.load(store, range(1, 10))
     contents = store._contents
-    before = contents.digests()
+    before = contents._current()
+    before.packs.clear()
     store.create("grown:9").remove()
     store.collect_garbage()
-    late, calls = contents.digests, []
+    late, calls = contents._current, []
 
-    def stale() -> Digests:
+    def stale() -> object:
         calls.append(1)
         return before if len(calls) == 1 else late()
 
     index = store.image("grown:9").index()
-    monkeypatch.setattr(contents, "digests", stale)
-    contents._packs.clear()
+    monkeypatch.setattr(contents, "_current", stale)
     record = index.record(index.lookup(b"dir0/own0") or 0)
     with contents.open(index.content(record.content or 0)[0]) as file:
         assert file.read() == stack.files(9)["dir0/own0"]

@@ -1,6 +1,7 @@
 """Which layer brought what, and what ended it: against a replay of the layers, and rule by rule."""
 
 import contextlib
+import io
 import json
 import os
 import subprocess
@@ -33,6 +34,7 @@ from layerstore._core import index as ix
 from layerstore._core import provenance as core
 from layerstore._core.index import Index, merge
 from layerstore._core.provenance import Figures, Provenance, versions_of
+from layerstore._core.view import Tree
 from layerstore.errors import CorruptError, InvalidInput, LimitExceeded, NotFound
 from layerstore.views import provenance
 
@@ -276,8 +278,12 @@ def test_layers_that_cannot_be_traced() -> None:
     broken = layer_index({(): directory(), (b"link",): lower_link(b"absent")})
     with pytest.raises(InvalidInput, match=r'tracing layers: "link" of layer 1 is a hard link to "absent"'):
         Provenance([layer, broken])
-    with pytest.raises(CorruptError, match="show no file there"):
-        provenance.versions([layer, broken], ["", ""], "link")
+    with pytest.raises(InvalidInput, match=r'tracing layers: "link" of layer 1 is a hard link to "absent"'):
+        provenance.versions([layer, broken], ["", ""], Tree(Index(merge([layer], KEY))), "link")
+    with pytest.raises(InvalidInput, match="layer 1 of 1 has no record 0"):
+        core.follow([layer], 1, 0)
+    with pytest.raises(InvalidInput, match="layer 0 of 1 has no record 1"):
+        core.follow([layer], 0, 1)
 
 
 def test_two_thousand_layers() -> None:
@@ -357,6 +363,35 @@ class TestImages:
         assert image.versions("twice")[0].target == "link"
         assert image.versions("d/big")[0].ended_how == "deleted"
         assert [v.layer for v in image.versions("/..")] == [0]
+        assert {v.path for v in image.versions("twice")} == {"/twice"}
+
+    def test_versions_through_links(self, store: Store) -> None:
+        layers = [
+            [Entry("file", "bin/sh", data=b"old"), Entry("file", "usr/x", data=b"x"), Entry("symlink", "loop", "loop")],
+            [Entry("file", ".wh.bin"), Entry("file", "usr/bin/sh", data=b"sh"), Entry("symlink", "to", "bin/sh")],
+            [
+                Entry("symlink", "bin", "usr/bin"),
+                Entry("file", "usr/bin/.wh.gone"),
+                Entry("symlink", "usr/bin/l", "sh"),
+            ],
+            [Entry("file", "usr/bin/sh", data=b"newer"), Entry("symlink", "deep", "/to/../../bin/../bin")],
+        ]
+        image = Image([write_tar(entries) for entries in layers], ["merged:1"])
+        (stored,) = store.load(io.BytesIO(tar_of(docker_files([image]))))
+
+        def told(path: str | bytes) -> list[tuple[str, int, str | None]]:
+            return [(version.path, version.layer, version.ended_how) for version in stored.versions(path)]
+
+        new = [("/usr/bin/sh", 3, None), ("/usr/bin/sh", 1, "replaced")]
+        assert told("/usr/bin/sh") == new
+        assert told("/bin/sh") == told(b"bin//./sh") == [*new, ("/bin/sh", 0, "directory deleted")]
+        assert told("/bin") == [("/bin", 2, None), ("/bin", 0, "deleted")]
+        assert told("/bin/l") == [("/usr/bin/l", 2, None)]
+        assert told("/bin/../x") == [("/usr/x", 0, None)]
+        assert [path for path, _, _ in told("/bin/..")] == ["/usr"]
+        for path in ("/bin/nothing", "/loop/x", "/to/x", "/deep/sh"):
+            with pytest.raises(FileNotFoundError, match="no layer of the image ever had it"):
+                told(path)
 
     def test_a_path_that_no_layer_ever_had(self, loaded: Store) -> None:
         for path in ("absent", "d/absent", "twice/x", "d/.wh.big", "x\0y"):
@@ -370,6 +405,34 @@ class TestImages:
         assert (image.layers(), image.wasted_bytes, image.history()) == ([], 0, [])
         with pytest.raises(FileNotFoundError):
             image.versions("/")
+
+    def test_paths_are_the_same_text_in_every_locale(self, store: Store) -> None:
+        layers = [write_tar([Entry("dir", "d")]), write_tar([Entry("file", "d/é"), Entry("file", "d/\udcff")])]
+        store.load(io.BytesIO(tar_of(docker_files([Image(layers, ["names:1"])]))))
+        code = (
+            "import sys\n"
+            "from layerstore import Store\n"
+            "image = Store(sys.argv[1]).image('names:1')\n"
+            "names = ['/d/\\xe9', '/d/\\udcff']\n"
+            "assert [change.path for change in image.layer_changes(1)] == names\n"
+            "assert [change.path for change in Store(sys.argv[1]).diff(image.diff_ids[:1], image)][-2:] == names\n"
+            "assert [len(image.versions(name)) for name in names] == [1, 1]\n"
+            "assert [image.view.find(name).path for name in names] == names\n"
+        )
+        plain = {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+        for environment in ({}, plain):
+            subprocess.run([sys.executable, "-c", code, store.root], env=os.environ | environment, check=True)
+
+    def test_a_hard_link_to_nothing(self, store: Store) -> None:
+        layers = [write_tar([Entry("file", "f")]), write_tar([Entry("hardlink", "ln", "nope")])]
+        store.load(io.BytesIO(tar_of(docker_files([Image(layers, ["broken:1"])]))))
+        image = store.image("broken:1")
+        looks = (image.layers, lambda: image.layer_changes(1), lambda: image.versions("ln"), lambda: image.view)
+        for look in looks:
+            with pytest.raises(
+                InvalidInput, match=r'"ln" of layer 1 is a hard link to "nope", and the layers below it'
+            ):
+                look()
 
     def test_a_damaged_layer(self, loaded: Store) -> None:
         image = loaded.image("layered:1")
@@ -402,8 +465,7 @@ class TestCommand:
         assert lines[1].split() == ["0", first[7:19], "1.02kB", "5", "0", "0", "1.01kB", "ADD", "all"]
         assert lines[5].split() == ["total", "1.17kB", "7", "2", "4", "1.16kB"]
         rows = json.loads(layers("layered:1", "--format", "json"))
-        assert [row["WASTED"] for row in rows] == [1007, 100, 50, 0]
-        assert rows[0]["DIFF ID"] == first
+        assert rows == [vars(layer) for layer in loaded.image("layered:1").layers()]
 
     def test_versions(self, layers) -> None:
         lines = layers("layered:1", "/d/new").splitlines()
@@ -412,6 +474,11 @@ class TestCommand:
         assert "file, linked to /d/small" in layers("layered:1", "link")
         assert "symlink to link" in layers("layered:1", "twice")
         assert [v["ended_by"] for v in json.loads(layers("layered:1", "d/new", "--format", "json"))] == [3, 2]
+        assert [line.split()[0] for line in layers("layered:1", "x/../d/new").splitlines()] == [
+            "PATH",
+            "/d/new",
+            "/d/new",
+        ]
         assert layers("layered:1", "nope", status=1) == "layerstore layers: nope: no layer of the image ever had it\n"
 
     def test_changes(self, layers) -> None:

@@ -360,8 +360,37 @@ def test_a_store_keeps_its_limit(tmp_path: Path, stack: Stack) -> None:
             seen.append(derived_bytes(store))
         assert limit // 2 < max(seen) <= limit + limit // 8
         assert f"{store.image('grown:60').chain_id[7:]}.index" in chain_files(store)
+    with Store(tmp_path / "store") as other:
+        assert other.derived_limit_bytes == limit, "also in processes that were not told"
+        other.collect_garbage()
+        assert limit // 2 < derived_bytes(other) <= limit
+        Store(tmp_path / "store", derived_limit_bytes=1_000).close()
+        assert other.derived_limit_bytes == 1_000, "also in those that have it open"
+        command = [sys.executable, "-m", "layerstore", "--root", str(other.root), "gc"]
+        subprocess.check_output(command, cwd=Path(__file__).parent.parent)
+        assert derived_bytes(other) <= 1_000
     with pytest.raises(InvalidInput):
         Store(tmp_path / "store", derived_limit_bytes=-1)
+
+
+def test_what_a_killed_writer_left_counts_and_goes(store: Store, stack: Stack) -> None:
+    stack.load(store, [10, 11])
+    make_all(store, store.image("grown:11"))
+    kept, whole = chain_files(store), derived_bytes(store)
+    left = [f".{store.image('grown:10').chain_id[7:]}.{kind}.0123456789ab" for kind in ("index", "erofs", "json")]
+    for name in left:
+        path = store.root / "chains" / name
+        path.write_bytes(bytes(1_000))
+        os.utime(path, (1, 1))
+    assert store.evict_derived(whole + 2_999) in (1_000, 2_000)
+    assert store.evict_derived(whole) in (1_000, 2_000)
+    assert chain_files(store) == kept
+    for name in left:
+        (store.root / "chains" / name).write_bytes(b"being written")
+    with open(store.layout.chain_lock(store.image("grown:10").chain_id), "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        store.evict_derived(0)
+    assert chain_files(store) == set(left)
 
 
 def test_what_is_locked_stays(store: Store, stack: Stack) -> None:
@@ -384,7 +413,7 @@ def test_what_is_mounted_stays(store: Store, stack: Stack) -> None:
     chain = store.image("grown:10").chain_id[7:]
     with store.create("grown:10").mount() as root:
         store.evict_derived(0)
-        assert chain_files(store) == {f"{chain}.erofs", f"{chain}.json", f"{chain}.index"}
+        assert chain_files(store) == {f"{chain}.erofs", f"{chain}.json"}
         assert contents_of(root) == stack.files(10)
         with store.create("grown:10").mount() as other:
             assert contents_of(other) == stack.files(10)

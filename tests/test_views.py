@@ -1,10 +1,12 @@
 """Looking into images from Python: against the `os` module and Python's own programs in a chroot, and on odd trees."""
 
+import contextlib
 import errno
 import glob
 import io
 import os
 import pickle
+import random
 import stat
 import subprocess
 import sys
@@ -26,6 +28,10 @@ from test_resolve import Spec, make_on_disk, specs, tree_of
 
 import layerstore
 from layerstore import Store
+from layerstore._core.compare import compare
+from layerstore._core.entry import Entry as Found
+from layerstore._core.index import Index
+from layerstore._core.view import ROW_BYTES, Tree
 from layerstore.errors import CorruptError, NotFound
 from layerstore.views import globbing
 from layerstore.views.view import IN_OBJECT, NO_CONTENT, View
@@ -194,6 +200,13 @@ def test_a_walk_goes_where_the_caller_lets_it(view: View) -> None:
     assert [path for path, _, _ in view.walk("etc")] == ["etc"]
     links = [path for path, _, _ in view.walk("/", follow_symlinks=True) if path.count("/") < 3]
     assert links == ["/", "/bin", "/data", "/data/up", "/etc", "/sbin"]
+    for topdown in (True, False):
+        walked = [(path, *names) for path, *names in view.walk("/", topdown=topdown)]
+        as_bytes = [
+            (os.fsencode(path), list(map(os.fsencode, directories)), list(map(os.fsencode, others)))
+            for path, directories, others in walked
+        ]
+        assert list(view.walk(b"/", topdown=topdown)) == as_bytes
     deepest = max((path for path, _, _ in view.walk("/", follow_symlinks=True)), key=len)
     assert deepest.count("up") == 40
 
@@ -413,13 +426,12 @@ def test_locations_follow_garbage_collection(tmp_path: Path) -> None:
         store.collect_garbage()
         assert kept.view.lookup_many(["/b"])["location"].tolist() == [(1, 0)]
         assert held.exists("/a")
-        with pytest.raises(CorruptError, match="missing from the store"):
-            held.lookup_many(["/a"])
-        for read in (held.read_bytes, held.open):
-            with pytest.raises(NotFound):
+        # What the index says is known without contents.
+        (row,) = held.lookup_many(["/a"])
+        assert (row["found"], row["size"], row["location"]["pack"]) == (True, 5, NO_CONTENT)
+        for read in (held.read_bytes, held.open, lambda path: held.read_many([path])):
+            with pytest.raises(CorruptError, match=r"is missing from the store; .* load the image again"):
                 read("/a")
-        with pytest.raises(CorruptError):
-            held.read_many(["/a"])
         with pytest.raises(NotFound, match="was removed"):
             _ = layerstore.Image(store, gone.id).view
 
@@ -428,24 +440,73 @@ def test_a_content_that_moves_between_lookup_and_reading_is_looked_up_again(
     opened: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     view, contents = opened.view(opened.image("app:1").diff_ids), opened._contents
-    for gone in (1, 10):
-        left = [gone]
+    found, failing, current = contents._pack, [True], [True]
 
-        def pack(number: int, left: list[int] = left, found: Callable[[int], Any] = contents.pack) -> Any:
-            if left[0]:
-                left[0] -= 1
-                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), f"packs/{number}.pack")
-            return found(number)
+    def pack(generation: Any, number: int) -> Any:
+        if failing.pop():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), f"packs/{number}.pack")
+        return found(generation, number)
 
-        monkeypatch.setattr(contents, "pack", pack)
-        for read in (view.read_bytes, lambda path: view.read_many([path])[0], lambda path: view.open(path).read()):
-            if gone == 1:
-                left[0] = 1
-                assert read("/etc/old") == b"new"
-            else:
-                with pytest.raises(CorruptError, match=r"packs/0.pack is missing from the store"):
-                    read("/etc/old")
-        monkeypatch.undo()
+    monkeypatch.setattr(contents, "_pack", pack)
+    monkeypatch.setattr(contents, "_is_current", lambda _: current.pop())
+    for read in (view.read_bytes, lambda path: view.read_many([path])[0], lambda path: view.open(path).read()):
+        failing[:], current[:] = [False, True], [True, False]  # the last comes first
+        assert read("/etc/old") == b"new"
+        failing[:], current[:] = [False, False], [True, False]
+        assert read("/etc/old") == b"new"
+        assert failing == current == []
+        failing[:], current[:] = [True], [True]
+        with pytest.raises(CorruptError, match=r"packs/0.pack is missing from the store"):
+            read("/etc/old")
+
+
+# Damage
+
+CHAIN = (Path(__file__).parent / "data" / "index-chain-v1.bin").read_bytes()
+HEADER_BYTES = 128
+
+
+def exercise(damaged: bytes, whole: Index) -> None:
+    """Ask an index for everything that a view of it could be asked for; an error of the system is an answer, too."""
+    index = Index(damaged)
+    tree = Tree(index)
+    everywhere = [f"/{path}" for path in ("", "*", "**", "*/*", "*/.*", "a/b/..", "bin/sh")]
+    entries: list[Found] = []
+
+    def listed(directory: Found) -> None:
+        entries.extend(tree.children(directory))
+        tree.names(directory)
+
+    calls: list[Callable[[], Any]] = [lambda: entries.append(tree.find("/"))]
+    calls += [lambda path=path: entries.append(tree.find(path)) for path in everywhere]
+    calls += [lambda pattern=pattern: globbing.glob(tree, pattern, hidden=False) for pattern in everywhere]
+    calls += [lambda: compare(index, whole), lambda: compare(whole, index), lambda: compare(index, index)]
+    locations, rows = bytes(8 * index.content_count), bytearray(ROW_BYTES * len(everywhere))
+    calls += [lambda: tree.fill_rows(everywhere, True, locations, rows)]
+    for call in calls:
+        with contextlib.suppress(CorruptError, OSError):
+            call()
+    for entry in entries:
+        for name in ENTRY_NAMES:
+            with contextlib.suppress(CorruptError):
+                value = getattr(entry, name)
+                value() if callable(value) else None
+        for step in (tree.follow, listed):
+            with contextlib.suppress(CorruptError):
+                step(entry)
+
+
+ENTRY_NAMES = [name for name in dir(Found) if not name.startswith("_")] + ["__repr__"]
+
+
+def test_damage_is_an_error_or_an_answer() -> None:
+    """As of a view that was damaged after it was opened: what is opened is compared with its digest."""
+    rnd, whole = random.Random(3), Index(CHAIN)
+    for _ in range(2000):
+        damaged = bytearray(CHAIN)
+        for _ in range(rnd.randint(1, 5)):
+            damaged[rnd.randrange(HEADER_BYTES, len(damaged))] = rnd.choice((0, 1, 3, 255, rnd.randrange(256)))
+        exercise(bytes(damaged), whole)
 
 
 # Threads
@@ -477,7 +538,7 @@ def test_many_threads_look_into_one_view(view: View) -> None:
 def test_nobody_needs_to_be_root() -> None:
     """As another user, with nothing mounted before or after."""
     code = """
-import io, os, sys
+import hashlib, io, os, sys
 import numpy
 from layerstore import Store, api
 from layerstore.layers import loading

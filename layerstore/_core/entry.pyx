@@ -11,6 +11,8 @@ from libc.string cimport memcpy
 from layerstore._core.index cimport LS_NONE, Index, ls_index_name, ls_index_string, ls_record
 from layerstore._core.status cimport check, ls_error
 
+from layerstore._core.status import CorruptError
+
 
 cdef extern from "<sys/stat.h>" nogil:
     bint S_ISREG(uint32_t mode)
@@ -118,9 +120,14 @@ cdef class Entry:
     @property
     def rdev(self):
         """The (major, minor) numbers of a device; else None."""
-        if S_ISCHR(self._record.mode) or S_ISBLK(self._record.mode):
-            return self._record.size >> 32, self._record.size & 0xFFFFFFFF
-        return None
+        if not S_ISCHR(self._record.mode) and not S_ISBLK(self._record.mode):
+            return None
+        major, minor = self._record.size >> 32, self._record.size & 0xFFFFFFFF
+        if major >= 1 << 12 or minor >= 1 << 20:
+            raise CorruptError(
+                f"reading an index: {self.path!r} is device {major}:{minor}, which no import takes; rebuild the index"
+            )
+        return major, minor
 
     @property
     def digest(self):

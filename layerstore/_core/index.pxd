@@ -65,12 +65,15 @@ cdef extern from "index.h" nogil:
         const uint8_t *value
         size_t value_length
 
+    struct ls_path:
+        const char *bytes
+        size_t length
+
     int ls_index_open(ls_index *index, const void *bytes, size_t length, ls_error *err)
     int ls_index_verify(const ls_index *index, ls_error *err)
     int ls_index_verify_digest(const ls_index *index, ls_error *err)
     int ls_index_lookup(const ls_index *index, const char *path, size_t length, uint32_t *record, ls_error *err)
-    int ls_index_lookup_many(const ls_index *index, const char *bytes, const uint64_t *offsets, size_t n,
-                             uint32_t *records, ls_error *err)
+    int ls_index_find_many(const ls_index *index, const ls_path *paths, size_t n, uint32_t *records, ls_error *err)
     int ls_index_record(const ls_index *index, uint32_t number, const ls_record **record, ls_error *err)
     int ls_index_name(const ls_index *index, const ls_record *record, const char **name, size_t *length, ls_error *err)
     int ls_index_children(const ls_index *index, uint32_t number, uint32_t *first, uint32_t *count, ls_error *err)

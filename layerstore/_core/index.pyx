@@ -1,14 +1,12 @@
 """The path index: the paths of a layer, or of a whole chain of layers, in one immutable buffer (csrc/index.h)."""
 
 import struct
-from array import array
 from collections import namedtuple
 
-from cpython.array cimport array as c_array
 from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 
 from layerstore._core.status cimport check, ls_error
@@ -161,28 +159,27 @@ cdef class Index:
         return None if number == LS_NONE else number
 
     def lookup_many(self, paths not None):
-        """The record numbers of many paths, as an array('q') in their order; -1 where there is none."""
+        """The record numbers of many paths, as a list in their order; None where there is none."""
         cdef ls_error err
         cdef int status
         cdef list items = list(paths)
         cdef Py_ssize_t i, n = len(items)
-        cdef bytes joined = b"".join(items)
-        cdef c_array offsets = array("Q", bytes(8 * (n + 1)))
-        cdef c_array numbers = array("I", bytes(4 * n))
-        cdef c_array result = array("q", bytes(8 * n))
-        cdef const char *text = joined
-        cdef uint32_t number
+        cdef ls_path *c_paths = <ls_path *> malloc((n + 1) * sizeof(ls_path))
+        cdef uint32_t *numbers = <uint32_t *> malloc((n + 1) * sizeof(uint32_t))
 
-        for i in range(n):
-            offsets.data.as_ulonglongs[i + 1] = offsets.data.as_ulonglongs[i] + PyBytes_GET_SIZE(<bytes?> items[i])
-        with nogil:
-            status = ls_index_lookup_many(&self.index, text, <const uint64_t *> offsets.data.as_ulonglongs, n,
-                                          <uint32_t *> numbers.data.as_uints, &err)
+        try:
+            if c_paths == NULL or numbers == NULL:
+                raise MemoryError()
             for i in range(n):
-                number = numbers.data.as_uints[i]
-                result.data.as_longlongs[i] = -1 if number == LS_NONE else <int64_t> number
-        check(status, &err)
-        return result
+                c_paths[i].bytes = PyBytes_AS_STRING(<bytes?> items[i])
+                c_paths[i].length = PyBytes_GET_SIZE(items[i])
+            with nogil:
+                status = ls_index_find_many(&self.index, c_paths, n, numbers, &err)
+            check(status, &err)
+            return [None if number == LS_NONE else number for number in numbers[:n]]
+        finally:
+            free(c_paths)
+            free(numbers)
 
     def record(self, number):
         """The record of that number. Raises IndexError where there is none, CorruptError where it is damaged."""

@@ -46,6 +46,8 @@ cdef extern from "provenance.h" nogil:
                       ls_layer_figures *figures, ls_error *err)
     int ls_provenance_path(const ls_index *const *layers, size_t layer_count, const char *path, size_t length,
                            ls_buffer *versions, ls_error *err)
+    int ls_provenance_follow(const ls_index *const *layers, size_t layer_count, uint32_t *layer, uint32_t *record,
+                             ls_error *err)
 
 
 VISIBLE = LS_VERSION_VISIBLE
@@ -200,3 +202,17 @@ def versions_of(layers, bytes path not None):
         status = ls_provenance_path(stack.indexes, n, text, length, &versions.buffer, &err)
     check(status, &err)
     return [_life(stack, versions.at(i)) for i in range(versions.count())]
+
+
+def follow(layers, uint32_t layer, uint32_t record):
+    """The (layer, record) that a record of a layer shows: those that a hard link into the layers below it stands for,
+    and its own where it is none. Raises as Provenance does."""
+    cdef ls_error err
+    cdef int status
+    cdef _Stack stack = _Stack(layers)
+    cdef size_t n = len(stack.owners)
+
+    with nogil:
+        status = ls_provenance_follow(stack.indexes, n, &layer, &record, &err)
+    check(status, &err)
+    return layer, record

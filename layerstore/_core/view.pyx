@@ -8,16 +8,10 @@ from libc.stdint cimport uint8_t, uint32_t
 from libc.stdlib cimport free, malloc
 
 from layerstore._core.entry cimport Entry, make_entry, text
-from layerstore._core.index cimport LS_NONE, Index, ls_index, ls_index_children, ls_index_name
+from layerstore._core.index cimport LS_NONE, Index, ls_index, ls_index_children, ls_index_name, ls_path
 from layerstore._core.status cimport check, ls_error
 
 from layerstore._core.status import CorruptError
-
-
-cdef extern from "index.h" nogil:
-    struct ls_path:
-        const char *bytes
-        size_t length
 
 
 cdef extern from "resolve.h" nogil:

@@ -82,7 +82,8 @@ def run(argv: Sequence[str]) -> int:
     try:
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
-                stream.reconfigure(errors="surrogateescape")  # names of files are bytes, whatever the locale says
+                # Names of files are bytes, which come out as they are whatever the locale says.
+                stream.reconfigure(encoding="utf-8", errors="surrogateescape")
         status = _run(list(argv))
         sys.stdout.flush()
         return status

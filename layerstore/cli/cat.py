@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import sys
+
+from layerstore.cli.command import told
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def _copy(view: View, path: str) -> int:
         file = view.open(path)
     except OSError as error:
         sys.stdout.flush()
-        print(f"layerstore cat: {os.fsdecode(path)}: {error.strerror}", file=sys.stderr)
+        print(f"layerstore cat: {told(error)}", file=sys.stderr)
         return 1
     with file:
         while piece := file.read(_PIECE_BYTES):

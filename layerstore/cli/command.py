@@ -53,13 +53,14 @@ def run(name: str, module_name: str, root: str | None, arguments: Sequence[str])
         print(f"layerstore {name}: interrupted; nothing half-done was kept", file=sys.stderr)
         raise
     except (LayerstoreError, OSError, MemoryError, sqlite3.Error) as error:
-        print(f"layerstore {name}: {_told(error)}", file=sys.stderr)
+        print(f"layerstore {name}: {told(error)}", file=sys.stderr)
         statuses: dict[type[Exception], int] = getattr(module, "STATUS_OF", {})
         return statuses.get(type(error), getattr(module, "FAILURE_STATUS", 1))
 
 
-def _told(error: BaseException) -> str:
+def told(error: BaseException) -> str:
     """An error of the system without its number, and what it is about first."""
     if isinstance(error, OSError) and error.strerror:
-        return f"{os.fsdecode(error.filename)}: {error.strerror}" if error.filename else error.strerror
+        about = None if error.filename is None else os.fsdecode(error.filename) or "''"
+        return error.strerror if about is None else f"{about}: {error.strerror}"
     return str(error) or type(error).__name__

@@ -5,8 +5,7 @@ A path a line: A added, C changed, D deleted.
 
 from __future__ import annotations
 
-import json
-
+from layerstore.cli import output
 from layerstore.errors import InvalidInput, NotFound
 
 TYPE_CHECKING = False
@@ -25,11 +24,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(store: Store, args: argparse.Namespace) -> int:
     changes = _of_container(store, args.first) if args.second is None else store.diff(args.first, args.second)
-    if args.format == "json":
-        print(json.dumps([{"kind": change.kind, "path": change.path} for change in changes], indent=2))
-        return 0
-    for change in changes:
-        print(change.kind, change.path)
+    output.changes(changes, args.format)
     return 0
 
 

@@ -1,5 +1,6 @@
 """Show what each layer of an image brought, counted in paths and bytes, and what later layers left of it. With PATH,
-show every version of it in the layers, the topmost first. With --changes, show what one layer changed: A added, C
+show every version of it in the layers, the topmost first; symbolic links above its last component are followed, and a
+column tells where to. With --changes, show what one layer changed: A added, C
 changed, D deleted, a path a line."""
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ from layerstore.cli import output
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Sequence
     from typing import Any
 
     from layerstore.api import Image, Store
-    from layerstore.results import Version
+    from layerstore.results import LayerSummary, Version
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +31,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(store: Store, args: argparse.Namespace) -> int:
     image = store.image(args.image)
     if args.changes is not None:
-        _changes(image, args.changes, args.format)
+        output.changes(image.layer_changes(args.changes), args.format)
     elif args.path is not None:
         _versions(image, args.path, args.no_trunc, args.format)
     else:
@@ -38,6 +40,10 @@ def run(store: Store, args: argparse.Namespace) -> int:
 
 
 def _layers(image: Image, whole: bool, form: str) -> None:
+    layers = image.layers()
+    if form == "json":
+        _document(layers)
+        return
     rows: list[dict[str, Any]] = [
         {
             "LAYER": layer.number,
@@ -49,10 +55,9 @@ def _layers(image: Image, whole: bool, form: str) -> None:
             "WASTED": layer.wasted_bytes,
             "CREATED BY": layer.created_by,
         }
-        for layer in image.layers()
+        for layer in layers
     ]
-    if form != "json":
-        rows.append(_total(rows))
+    rows.append(_total(rows))
     columns: output.Columns = {
         "LAYER": str,
         "DIFF ID": str if whole else _short,
@@ -66,6 +71,10 @@ def _layers(image: Image, whole: bool, form: str) -> None:
     output.listing(rows, columns, form)
 
 
+def _document(results: Sequence[LayerSummary] | Sequence[Version]) -> None:
+    print(json.dumps([vars(result) for result in results], indent=2))
+
+
 def _total(rows: list[dict[str, Any]]) -> dict[str, Any]:
     sums = {heading: sum(row[heading] for row in rows) for heading in ("SIZE", "ADDED", "CHANGED", "HIDDEN", "WASTED")}
     return {"LAYER": "total", "DIFF ID": "", **sums, "CREATED BY": ""}
@@ -75,19 +84,10 @@ def _short(digest: str) -> str:
     return digest.removeprefix("sha256:")[:12]
 
 
-def _changes(image: Image, layer: int, form: str) -> None:
-    changes = image.layer_changes(layer)
-    if form == "json":
-        print(json.dumps([{"kind": change.kind, "path": change.path} for change in changes], indent=2))
-        return
-    for change in changes:
-        print(change.kind, change.path)
-
-
 def _versions(image: Image, path: str, whole: bool, form: str) -> None:
     versions = image.versions(path)
     if form == "json":
-        print(json.dumps([vars(version) for version in versions], indent=2))
+        _document(versions)
         return
     rows = [
         {
@@ -112,6 +112,9 @@ def _versions(image: Image, path: str, whole: bool, form: str) -> None:
         "MODIFIED": output.time,
         "ENDED": str,
     }
+    if any(version.path != "/" + path.strip("/") for version in versions):
+        rows = [{"PATH": version.path, **row} for version, row in zip(versions, rows, strict=True)]
+        columns = {"PATH": str, **columns}
     output.listing(rows, columns, form)
 
 

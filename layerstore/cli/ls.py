@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import stat
-import sys
 import time
 
 from layerstore.cli import output
@@ -38,12 +37,12 @@ def run(store: Store, args: argparse.Namespace) -> int:
     view = store.image(args.image).view
     listings = _listings(view, args.path, args.long, args.recursive)
     if args.format == "json":
-        print(json.dumps([_document(entry) for _, entries in listings for _, entry in entries], indent=2))
+        print(json.dumps([_document(name, entry) for _, entries in listings for name, entry in entries], indent=2))
         return 0
     for number, (heading, entries) in enumerate(listings):
         if heading and args.recursive:
-            print("\n" * bool(number) + _shown(heading) + ":")
-        for line in _long(entries) if args.long else (_shown(name) for name, _ in entries):
+            print("\n" * bool(number) + output.shown(heading) + ":")
+        for line in _long(entries) if args.long else (output.shown(name) for name, _ in entries):
             print(line)
     return 0
 
@@ -59,11 +58,6 @@ def _listings(view: View, path: str, long: bool, recursive: bool) -> Iterator[tu
         yield top, [(entry.name, entry) for entry in view.scandir(top)]
 
 
-def _shown(name: str) -> str:
-    """As it is to a program; to a terminal without what could be an order to it."""
-    return output.printable(name) if sys.stdout.isatty() else name
-
-
 def _long(entries: Sequence[tuple[str, Entry]]) -> Iterator[str]:
     rows = [_row(name, entry) for name, entry in entries]
     widths = [max(map(len, column)) for column in zip(*(row[:-1] for row in rows), strict=True)]
@@ -73,9 +67,10 @@ def _long(entries: Sequence[tuple[str, Entry]]) -> Iterator[str]:
 
 def _row(name: str, entry: Entry) -> list[str]:
     size = str(entry.size) if entry.rdev is None else "{}, {}".format(*entry.rdev)
-    target = "" if entry.target is None else f" -> {_shown(entry.target)}"
+    target = "" if entry.target is None else f" -> {entry.target}"
     owner = [str(entry.nlink), str(entry.uid), str(entry.gid)]
-    return [stat.filemode(entry.mode), *owner, size, _time(entry.mtime_ns), str(entry.layer), _shown(name) + target]
+    times = [_time(entry.mtime_ns), str(entry.layer)]
+    return [stat.filemode(entry.mode), *owner, size, *times, output.shown(name + target)]
 
 
 def _time(ns: int) -> str:
@@ -85,7 +80,8 @@ def _time(ns: int) -> str:
         return f"@{ns // 10**9}"  # a year that the calendar of the system does not have
 
 
-def _document(entry: Entry) -> dict[str, Any]:
-    names = ("path", "type", "mode", "uid", "gid", "size", "mtime_ns", "nlink", "layer", "target", "digest", "rdev")
-    xattrs = {name: value.hex() for name, value in entry.xattrs.items()}
-    return {name: getattr(entry, name) for name in names} | {"xattrs": xattrs}
+def _document(name: str, entry: Entry) -> dict[str, Any]:
+    """`name` is as in the lines: as it was asked for, or as its directory has it; `path` is where it is."""
+    fields = ("path", "type", "mode", "uid", "gid", "size", "mtime_ns", "nlink", "layer", "target", "digest", "rdev")
+    xattrs = {xattr: value.hex() for xattr, value in entry.xattrs.items()}
+    return {"name": name} | {field: getattr(entry, field) for field in fields} | {"xattrs": xattrs}

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from typing import Any, TypeAlias
 
-    from layerstore.results import Progress
+    from layerstore.results import Change, Progress
 
     Columns: TypeAlias = Mapping[str, Callable[[Any], str]]
 
@@ -37,6 +37,20 @@ def listing(rows: Sequence[Mapping[str, Any]], columns: Columns, form: str) -> N
 def printable(text: str) -> str:
     """What an image says of itself could break lines, or be an order to the terminal."""
     return "".join(c if c.isprintable() else " " for c in text)
+
+
+def shown(name: str) -> str:
+    """A name in a line of its own: as it is to a program; to a terminal without what could be an order to it."""
+    return printable(name) if sys.stdout.isatty() else name
+
+
+def changes(found: Sequence[Change], form: str) -> None:
+    """Print changes, a path a line after its kind, or as a JSON list."""
+    if form == "json":
+        print(json.dumps([{"kind": change.kind, "path": change.path} for change in found], indent=2))
+        return
+    for change in found:
+        print(change.kind, shown(change.path))
 
 
 def size(value: int) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from layerstore._core.index import Index
 from layerstore.results import Change
+from layerstore.types import decode_path
 
 _OPAQUE = "trusted.overlay.opaque"
 _REDIRECT = "trusted.overlay.redirect"
@@ -19,7 +20,7 @@ def changes(upper: Path, index: Index) -> list[Change]:
     """
     walk = _Walk(index)
     walk.directory(upper, b"", b"")
-    return [Change(kind, "/" + os.fsdecode(path)) for path, kind in sorted(walk.found.items())]
+    return [Change(kind, "/" + decode_path(path)) for path, kind in sorted(walk.found.items())]
 
 
 class _Walk:

@@ -88,10 +88,9 @@ class ImageTree:
 
     def content(self, digest: bytes, size: int) -> tuple[Content, Descriptor]:
         """Where a content is, and what keeps its file open. Raises `NotFound`, `CorruptError`, `OSError`."""
-        path, offset, shared = self._contents.place(digest)
-        file = self._files.get(path)
-        if file is None:
-            file = Descriptor(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
-            if shared:
-                self._files[path] = file
+        opened, offset, shared = self._contents.open_place(digest)
+        file = Descriptor(os.dup(opened.fileno()))
+        opened.close()
+        if shared:
+            file = self._files.setdefault(str(opened.name), file)
         return Content(file.fd, offset, size), file

@@ -17,7 +17,7 @@ from functools import cached_property
 from layerstore.errors import RELOAD, CorruptError, NotFound
 from layerstore.store import durable
 from layerstore.store.locks import locked
-from layerstore.types import Value, chain_id
+from layerstore.types import Value, chain_id, hash_key
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -78,13 +78,11 @@ def open_index(path: str) -> Index:
 class Chains:
     """Makes and opens chains. Safe for many threads and processes."""
 
-    def __init__(
-        self, layout: Layout, database: Database, contents: Callable[[], ContentStore], derived_limit_bytes: int
-    ) -> None:
+    def __init__(self, layout: Layout, database: Database, contents: Callable[[], ContentStore]) -> None:
         self._layout = layout
         self._database = database
         self._contents = contents
-        self._derived_limit_bytes = derived_limit_bytes
+        self._known_indexes: tuple[int, MergedIndexes] | None = None
         self._described: dict[ChainId, Chain] = {}
         self._noted: dict[ChainId, float] = {}
 
@@ -93,25 +91,35 @@ class Chains:
         """The limit on what is made here."""
         from layerstore.layers.derived import Derived
 
-        return Derived(self._layout, self._derived_limit_bytes)
+        return Derived(self._layout, self._database)
 
-    @cached_property
+    @property
     def _indexes(self) -> MergedIndexes:
         from layerstore.layers.indexes import MergedIndexes
 
         # Should two threads come here at once, either's will do: what it caches can be had again.
-        return MergedIndexes(self._layout, self.derived, self.layer_index)
+        collections = self._database.collections()
+        known = self._known_indexes
+        if known is None or known[0] != collections:
+            known = collections, MergedIndexes(self._layout, self.derived, self.layer_index)
+            self._known_indexes = known
+        return known[1]
 
     def close(self) -> None:
         """Let go of the merged indexes that are open, for they keep files open. They can be asked for again."""
         self.__dict__.pop("_indexes", None)  # the cached property's value
 
     def layer_index(self, diff_id: DiffId) -> Index:
-        """The index of one stored layer. Raises `CorruptError` when it is missing or damaged."""
+        """The index of one stored layer. Raises `CorruptError` when it is missing, damaged or another layer's."""
+        from layerstore._core.index import LAYER
+
         try:
-            return open_index(self._layout.layer_index(diff_id))
+            index = open_index(self._layout.layer_index(diff_id))
         except FileNotFoundError:
             raise CorruptError(f"the index of layer {diff_id} is missing; {RELOAD}") from None
+        if (index.kind, index.hash_key) != (LAYER, hash_key(diff_id)):
+            raise CorruptError(f"{self._layout.layer_index(diff_id)} is the index of another layer; {RELOAD}")
+        return index
 
     def index(self, diff_ids: Sequence[DiffId]) -> Index:
         """The merged index of a stack, kept on disk from now on.

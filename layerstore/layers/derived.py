@@ -10,7 +10,8 @@ import os
 import threading
 
 from layerstore._core.mount import is_mounted
-from layerstore.store.layout import chain_of_mount
+from layerstore.errors import InvalidInput
+from layerstore.store.layout import DERIVED_LIMIT_BYTES, chain_of_mount
 from layerstore.store.locks import locked, try_lock
 from layerstore.types import ChainId
 
@@ -18,19 +19,23 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from layerstore.store.db import Database
     from layerstore.store.layout import Layout
 
 _LOOK_EVERY = 16
 """Files are counted again when a sixteenth of the limit was written, and then an eighth is made free: a build that
 writes an index at every step would otherwise spend its time on counting."""
 _FREE = 8
+_LIMIT = "derived_limit"
+"""Its name in the table of counters, where one was set."""
 
 
 class _Unit:
-    """Files that are of use together only: an index, or a tree image and its description."""
+    """Files that are of use together only: an index; or a tree image, its description; and what was begun."""
 
-    def __init__(self, chain: ChainId) -> None:
+    def __init__(self, chain: ChainId, is_index: bool) -> None:
         self.chain = chain
+        self.is_index = is_index
         self.size_bytes = 0
         self.used_ns = 0
         self.paths: list[str] = []
@@ -45,25 +50,41 @@ class _Unit:
 class Derived:
     """The derived files of a store and their limit, bytes. Safe for many threads and processes."""
 
-    def __init__(self, layout: Layout, limit_bytes: int) -> None:
+    def __init__(self, layout: Layout, database: Database) -> None:
         self._layout = layout
+        self._database = database
         self._lock = threading.Lock()
-        self.limit_bytes = limit_bytes
         self._unlooked_bytes: int | None = None
+
+    @property
+    def limit_bytes(self) -> int:
+        """The store's limit, which is every process's. Raises `InvalidInput` when it is set to less than 0."""
+        row = self._database.read().execute(f"SELECT value FROM counters WHERE name = '{_LIMIT}'").fetchone()
+        return DERIVED_LIMIT_BYTES if row is None else int(row[0])
+
+    @limit_bytes.setter
+    def limit_bytes(self, limit_bytes: int) -> None:
+        if limit_bytes < 0:
+            raise InvalidInput(f"a limit of {limit_bytes} bytes cannot be; 0 keeps nothing that is not in use")
+        if limit_bytes != self.limit_bytes:
+            with self._database.transaction() as db:
+                db.execute(f"INSERT OR REPLACE INTO counters VALUES ('{_LIMIT}', ?)", (limit_bytes,))
 
     def written(self, size_bytes: int) -> None:
         """Something of that size was written: make room where there is too much. As `evict` otherwise."""
+        limit = self.limit_bytes
         with self._lock:
             unlooked, self._unlooked_bytes = self._unlooked_bytes, (self._unlooked_bytes or 0) + size_bytes
-            if unlooked is not None and self._unlooked_bytes <= self.limit_bytes // _LOOK_EVERY:
+            if unlooked is not None and self._unlooked_bytes <= limit // _LOOK_EVERY:
                 return
             self._unlooked_bytes = 0
-        self._shrink(self.limit_bytes, self.limit_bytes - self.limit_bytes // _FREE)
+        self._shrink(limit, limit - limit // _FREE)
 
     def evict(self, limit_bytes: int) -> int:
         """Remove what was not used for longest until at most `limit_bytes` are left; returns the bytes removed.
 
-        What is mounted or locked by someone stays. Under the garbage lock of the caller's. Raises `OSError`.
+        Tree images that are mounted and what is locked by someone stay. Under the garbage lock of the caller's. Raises
+        `OSError`.
         """
         return self._shrink(limit_bytes, limit_bytes)
 
@@ -76,7 +97,7 @@ class Derived:
             for unit in sorted(units, key=lambda unit: unit.used_ns):
                 if total <= target_bytes:
                     break
-                if unit.chain not in attached and self._remove(unit):
+                if (unit.is_index or unit.chain not in attached) and self._remove(unit):
                     total -= unit.size_bytes
         return used - total
 
@@ -84,11 +105,12 @@ class Derived:
         units: dict[tuple[str, bool], _Unit] = {}
         with os.scandir(self._layout.chains) as entries:
             for entry in entries:
-                digits, _, ending = entry.name.partition(".")
-                if digits:  # what is being written begins with a dot
-                    key = (digits, ending == "index")
-                    with contextlib.suppress(FileNotFoundError):
-                        units.setdefault(key, _Unit(ChainId(f"sha256:{digits}"))).add(entry)
+                # What is being written begins with a dot, under the lock of its chain; what a killed writer left, too.
+                digits, _, ending = entry.name.removeprefix(".").partition(".")
+                is_index = ending.startswith("index")
+                with contextlib.suppress(FileNotFoundError):
+                    unit = units.setdefault((digits, is_index), _Unit(ChainId(f"sha256:{digits}"), is_index))
+                    unit.add(entry)
         return units.values()
 
     def _remove(self, unit: _Unit) -> bool:

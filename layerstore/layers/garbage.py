@@ -5,7 +5,8 @@ takes the dead contents out of the digest log first; only then are they removed,
 garbage, which the next run finds by itself.
 
 A pack whose contents were all copied to another (layers/packs.py) goes as a whole, and only when no tree image that is
-mounted names it: what a live content's bytes were is never punched.
+mounted names it: what a live content's bytes were is never punched. What a dead one's were is punched in packs that
+nobody has open, in no mount and no process; in others by a later run.
 """
 
 import contextlib
@@ -18,16 +19,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from layerstore._core.files import punch_holes
-from layerstore._core.index import CONTENT_BYTES
+from layerstore._core.index import CONTENT_BYTES, Index
 from layerstore._core.ingest import LOCATION_OBJECT, RECORD_BYTES
-from layerstore.errors import CorruptError
+from layerstore.errors import RELOAD, CorruptError
 from layerstore.layers.chains import Chains
 from layerstore.layers.derived import remove_derived, without_mounting
 from layerstore.layers.packs import bring_small_together
 from layerstore.store.contents import ContentStore, Pack
 from layerstore.store.db import UNUSED_CHAINS, Database
 from layerstore.store.layout import Layout
-from layerstore.store.locks import locked
+from layerstore.store.locks import locked, open_elsewhere
 from layerstore.types import ChainId, DiffId, digest_hex
 
 _RANGE = struct.Struct("<QQ")
@@ -49,33 +50,52 @@ def collect(
 ) -> Collected:
     """Collect garbage, bring small packs together, and derived files under that limit, or the store's own.
 
-    Waits for imports that are under way. Raises `OSError`, `CorruptError`.
+    Waits for imports that are under way. Raises `CorruptError` where the index of a layer is damaged, before anything
+    that is not derived was removed, and `OSError`.
     """
+    limit = chains.derived.limit_bytes if derived_limit_bytes is None else derived_limit_bytes
     before = _used_bytes(layout)
-    bring_small_together(layout, database, contents)
+    dropped = _collect(layout, database, contents, chains, limit)
+    # Not before: a copy needs room, and what is dead is not worth one. What was copied from goes at once.
+    if bring_small_together(layout, database, contents):
+        dropped += _collect(layout, database, contents, chains, limit)
+    return Collected(dropped, max(0, before - _used_bytes(layout)))
+
+
+def _collect(layout: Layout, database: Database, contents: ContentStore, chains: Chains, derived_limit: int) -> int:
+    """Returns how many contents were dropped."""
     with locked(layout.garbage_lock, exclusive=True):
-        with database.transaction() as db:
-            db.execute(f"DELETE FROM chains WHERE {UNUSED_CHAINS}")
-            db.execute("DELETE FROM layers WHERE diff_id NOT IN (SELECT diff_id FROM chains)")
-        # Derived files say where contents are, so they go before the contents that they name.
+        # Derived files say where contents are, so they go before the contents that they name; and on a full disk they
+        # are room for the database to say what else is to go.
         _sweep_chains(layout, database)
+        chains.derived.evict(derived_limit)
+        removed = _forget_unused(database)
         live = _live_digests(database, chains)
         records = contents.log_records()
         kept = _kept_records(records, live, lambda in_use: _packs_of_images(layout, chains, in_use))
-        dropped = sum(record[:32] not in live for record in _records(records))
         objects, slots = _by_place(kept)
         with database.transaction() as db:
-            if len(kept) != len(records):
+            if removed or len(kept) != len(records):
                 contents.replace_log(db, kept)
             packs = [number for (number,) in db.execute("SELECT number FROM packs")]
             db.executemany("DELETE FROM packs WHERE number = ?", [(n,) for n in packs if n not in slots])
         contents.remove_old_logs()
         _remove_files(layout, database, objects, set(map(str, slots)))
+        contents.forget_packs()
         for number, alive in sorted(slots.items()):
-            _punch_dead_slots(layout.pack(number), alive)
-        chains.derived.evict(chains.derived.limit_bytes if derived_limit_bytes is None else derived_limit_bytes)
+            # A pack that is missing or has damaged slots keeps nobody from collecting the others.
+            with contextlib.suppress(CorruptError, FileNotFoundError):
+                _punch_dead_slots(layout.pack(number), alive)
         _sweep(Path(layout.run), lambda name: not _CHAIN_LOCK.fullmatch(name))
-        return Collected(dropped, max(0, before - _used_bytes(layout)))
+        return len({record[:32] for record in _records(records)} - live)
+
+
+def _forget_unused(database: Database) -> bool:
+    """Remove the rows of chains and layers that no image has; returns whether there were any."""
+    with database.transaction() as db:
+        chains = db.execute(f"DELETE FROM chains WHERE {UNUSED_CHAINS}").rowcount
+        layers = db.execute("DELETE FROM layers WHERE diff_id NOT IN (SELECT diff_id FROM chains)").rowcount
+    return bool(chains or layers)
 
 
 def _kept_records(log: bytes, live: set[bytes], packs_needed: Callable[[set[int]], set[int]]) -> bytes:
@@ -123,9 +143,22 @@ def _packs(log: bytes) -> Iterable[int]:
 def _live_digests(database: Database, chains: Chains) -> set[bytes]:
     live: set[bytes] = set()
     for (diff_id,) in database.read().execute("SELECT diff_id FROM layers").fetchall():
-        table = bytes(chains.layer_index(DiffId(diff_id)).contents_bytes())
+        table = bytes(_verified(chains, DiffId(diff_id)).contents_bytes())
         live.update(table[at : at + 32] for at in range(0, len(table), CONTENT_BYTES))
     return live
+
+
+def _verified(chains: Chains, diff_id: DiffId) -> Index:
+    """A layer's index, by which contents are dropped for good that it does not name."""
+    try:
+        index = chains.layer_index(diff_id)
+        index.verify_digest()
+        return index
+    except CorruptError as error:
+        raise CorruptError(
+            f"nothing was collected: what layer {diff_id} needs is not known, "
+            f"as its index is missing or damaged; {RELOAD}"
+        ) from error
 
 
 def _by_place(records: bytes) -> tuple[dict[str, set[str]], dict[int, set[int]]]:
@@ -173,9 +206,26 @@ def _sweep(directory: Path, keep: Callable[[str], bool]) -> None:
 
 
 def _punch_dead_slots(path: str, alive: set[int]) -> None:
-    pack = Pack(path)
-    if len(alive) == pack.slot_count:
+    """Give back what is dead in a pack that nobody has open: a file whose image is gone may still be read in a mount
+    that was detached by force, or that is in another mount namespace."""
+    holes = _dead_ranges(path, alive)
+    if not holes:
         return
+    # It may not be written to, not even by its owner, who need not be root.
+    Path(path).chmod(0o600)
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    finally:
+        Path(path).chmod(0o400)
+    try:
+        if not open_elsewhere(fd):
+            punch_holes(fd, holes)
+    finally:
+        os.close(fd)
+
+
+def _dead_ranges(path: str, alive: set[int]) -> bytes:
+    pack = Pack(path)
     ranges: list[list[int]] = []
     for slot in range(pack.slot_count):
         offset, size, _ = pack.slot(slot)
@@ -186,13 +236,13 @@ def _punch_dead_slots(path: str, alive: set[int]) -> None:
         else:
             ranges.append([offset, slot, offset + size])
     holes = ((start, end - start) for start, _, end in ranges if end - start >= _BLOCK_BYTES)
-    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    try:
-        punch_holes(fd, b"".join(_RANGE.pack(*hole) for hole in holes))
-    finally:
-        os.close(fd)
+    return b"".join(_RANGE.pack(*hole) for hole in holes)
 
 
 def _used_bytes(layout: Layout) -> int:
-    tops = (layout.objects, layout.packs, layout.layers, layout.chains, layout.blobs, layout.logs)
-    return sum(path.lstat().st_blocks * 512 for top in tops for path in Path(top).rglob("*"))
+    used = 0
+    for top in (layout.objects, layout.packs, layout.layers, layout.chains, layout.blobs, layout.logs):
+        for path in Path(top).rglob("*"):
+            with contextlib.suppress(FileNotFoundError):  # an import or an eviction renames and removes meanwhile
+                used += path.lstat().st_blocks * 512
+    return used

@@ -6,9 +6,11 @@ The old packs stay for the tree images that name them, until garbage collection 
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 
+from layerstore._core.hashing import hash_many
 from layerstore._core.index import CONTENT_BYTES
 from layerstore._core.ingest import LOCATION_OBJECT, Digests
 from layerstore.errors import CorruptError
@@ -16,7 +18,7 @@ from layerstore.store.locks import locked
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from layerstore.store.contents import ContentStore, Pack
     from layerstore.store.db import Database
@@ -41,7 +43,8 @@ def packs_of(locations: bytes) -> tuple[set[int], bool]:
 def locate_in_few(layout: Layout, database: Database, contents: ContentStore, table: memoryview) -> bytes:
     """Locations of the contents of an index in at most `MAX_PACKS` packs: the smallest are brought together before.
 
-    Under the garbage lock of the caller's, shared. Raises as `ContentStore.locate_many`, `OSError`.
+    Under the garbage lock of the caller's, shared. Raises as `ContentStore.locate_many`, `CorruptError` where a content
+    that would be copied is damaged, `OSError`.
     """
     locations = contents.locate_many(table, CONTENT_BYTES)
     if len(packs_of(locations)[0]) <= MAX_PACKS:
@@ -51,41 +54,84 @@ def locate_in_few(layout: Layout, database: Database, contents: ContentStore, ta
         packs, _ = packs_of(contents.locate_many(table, CONTENT_BYTES))
         if len(packs) > MAX_PACKS:
             by_size = sorted(packs, key=lambda number: (_used_bytes(layout, number), number))
-            _bring_together(layout, database, contents, sorted(by_size[: len(packs) - _PACKS_LEFT + 1]))
+            needed = {bytes(table[at : at + 32]) for at in range(0, len(table), CONTENT_BYTES)}
+            _bring_together(layout, database, contents, sorted(by_size[: len(packs) - _PACKS_LEFT + 1]), needed)
         return contents.locate_many(table, CONTENT_BYTES)
 
 
-def bring_small_together(layout: Layout, database: Database, contents: ContentStore) -> None:
+def bring_small_together(layout: Layout, database: Database, contents: ContentStore) -> bool:
     """Leave one small pack where the store has more than `MAX_PACKS` of them, as hundreds of small imports make them.
 
-    Raises `CorruptError`, `OSError`.
+    Returns whether there are packs now that may be collected for it. What is damaged stays where it is, and so does
+    everything where there is no room for a copy: collecting garbage is what makes room. Raises `OSError`.
     """
     with locked(layout.garbage_lock, exclusive=False), locked(layout.packs_lock, exclusive=True):
         rows = database.read().execute("SELECT number FROM packs ORDER BY number").fetchall()
-        small = [number for (number,) in rows if _used_bytes(layout, number) < _SMALL_BYTES]
-        if len(small) > MAX_PACKS:
-            in_use = [n for n in small if any(_slots_in_use(contents, n, contents.pack(n)))]
-            if len(in_use) > MAX_PACKS:
-                _bring_together(layout, database, contents, in_use)
+        small = [number for (number,) in rows if _is_small(layout, number)]
+        if len(small) <= MAX_PACKS:
+            return False
+        in_use = [number for number in small if _is_in_use(contents, number)]
+        if len(in_use) <= MAX_PACKS:
+            return False
+        try:
+            return _bring_together(layout, database, contents, in_use, set())
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            return False
 
 
 def _used_bytes(layout: Layout, number: int) -> int:
     return os.stat(layout.pack(number)).st_blocks * 512
 
 
-def _bring_together(layout: Layout, database: Database, contents: ContentStore, numbers: Iterable[int]) -> None:
-    """Copy all that is looked up in these packs to a new one, so that nothing is looked up in them any more."""
+def _is_small(layout: Layout, number: int) -> bool:
+    try:
+        return _used_bytes(layout, number) < _SMALL_BYTES
+    except FileNotFoundError:
+        return False
+
+
+def _is_in_use(contents: ContentStore, number: int) -> bool:
+    try:
+        return any(_slots_in_use(contents, number, contents.pack(number)))
+    except CorruptError:
+        return False
+
+
+def _bring_together(
+    layout: Layout, database: Database, contents: ContentStore, numbers: Iterable[int], needed: set[bytes]
+) -> bool:
+    """Copy all that is looked up in these packs to a new one, so that nothing is looked up in them any more.
+
+    A damaged content stays where it is; one that is `needed` raises `CorruptError`, and nothing is copied then. Returns
+    whether anything was copied.
+    """
     from layerstore.layers.imports import Import
 
     nothing_known = Digests(b"", 0)
+    copied = False
     with Import(layout, database, contents, known=nothing_known) as importing:
         for number in numbers:
             pack = contents.pack(number)
             for batch in _batches(pack, _slots_in_use(contents, number, pack)):
-                copied = importing.copy_contents([pack.content(slot) for slot, _ in batch])
-                if copied != b"".join(digest for _, digest in batch):
-                    raise CorruptError(f"a content in {pack.path} is damaged; restore it from a copy of the store")
+                sound = _sound(pack, batch, needed)
+                importing.copy_contents(sound)
+                copied = copied or bool(sound)
         importing.commit()
+    return copied
+
+
+def _sound(pack: Pack, batch: Sequence[tuple[int, bytes]], needed: set[bytes]) -> list[memoryview]:
+    """The contents of these slots that have their digests."""
+    found = [pack.content(slot) for slot, _ in batch]
+    sound = []
+    for content, (_, digest), real in zip(found, batch, hash_many(found), strict=True):
+        if real == digest:
+            sound.append(content)
+        elif digest in needed:
+            raise CorruptError(f"a content in {pack.path} is damaged; restore it from a copy of the store")
+    return sound
 
 
 def _slots_in_use(contents: ContentStore, number: int, pack: Pack) -> Iterator[tuple[int, bytes]]:

@@ -69,26 +69,51 @@ class Pack:
         return copy_ranges(self._map, [self.slot(number)[:2] for number in numbers])
 
 
+class _Generation:
+    """What was opened of one generation of the digest log: the table over it, and packs."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.digests = Digests(b"", 0)
+        self.packs: dict[int, Pack] = {}
+
+
 class ContentStore:
-    """Finds and reads contents by digest. Safe for many threads."""
+    """Finds and reads contents by digest. Safe for many threads.
+
+    No lock is held while a content is read, so garbage collection may remove its pack or punch it meanwhile. It commits
+    the next generation of the digest log before it touches a file: what was looked up and read within one generation
+    is what the digest says, and everything else is looked up again.
+    """
 
     def __init__(self, layout: Layout, database: Database) -> None:
         self._layout = layout
         self._database = database
         self._lock = threading.Lock()
-        self._digests: Digests | None = None
-        self._generation = 0
-        self._packs: dict[int, Pack] = {}
+        self._opened = _Generation(-1)
 
     def digests(self) -> Digests:
-        """The table over everything committed so far."""
-        generation, count = _log_state(self._database.read())
+        """The table over everything committed so far. Raises `CorruptError`, `OSError`."""
+        return self._current().digests
+
+    def _current(self) -> _Generation:
         with self._lock:
-            if self._digests is None or self._generation != generation or len(self._digests) < count:
-                base = self._digests if self._generation == generation else None
-                self._digests = Digests(self._map_log(generation, count), count, base)
-                self._generation = generation
-            return self._digests
+            while True:
+                number, count = _log_state(self._database.read())
+                opened = self._opened
+                try:
+                    if opened.number != number:
+                        # Packs that were collected are given back to the system with the generation that had them.
+                        opened = _Generation(number)
+                        opened.digests = Digests(self._map_log(number, count), count)
+                    elif len(opened.digests) < count:
+                        opened.digests = Digests(self._map_log(number, count), count, opened.digests)
+                except FileNotFoundError as error:
+                    if _log_state(self._database.read())[0] == number:
+                        raise _missing(error) from error
+                    continue  # it was collected between the two
+                self._opened = opened
+                return opened
 
     def _map_log(self, generation: int, count: int) -> memoryview:
         if count == 0:
@@ -140,39 +165,37 @@ class ContentStore:
 
     def locate_many(self, digests: bytes | memoryview, stride: int) -> bytes:
         """Locations as `Digests.locate_many`. Raises `CorruptError` when one is not stored."""
-        locations = self.digests().locate_many(digests, stride)
-        for i, (pack, _) in enumerate(_LOCATION.iter_unpack(locations)):
-            if pack == LOCATION_NONE:
-                digest = bytes(digests[i * stride : i * stride + 32]).hex()
-                raise CorruptError(f"content {digest} is missing from the store; {RELOAD}")
-        return locations
+        return _all_located(self.digests(), digests, stride)
 
-    def find(self, digest: bytes) -> memoryview | io.FileIO:
-        """The bytes of a content that is in a pack, without a copy; for others the object's file, opened.
+    def find(self, digest: bytes) -> bytes | io.FileIO:
+        """The bytes of a content that is in a pack; for others the object's file, opened.
 
-        Raises `NotFound`, `CorruptError`, `OSError`.
+        What was found stays readable, whatever is collected after. Raises `NotFound`, `CorruptError`, `OSError`.
         """
-        return _settled(lambda: self._find(digest))
+        return self._settled(lambda opened: self._find(opened, digest))
 
-    def _find(self, digest: bytes) -> memoryview | io.FileIO:
-        pack, slot = _LOCATION.unpack(self.digests().locate_many(digest, 32))
+    def _find(self, opened: _Generation, digest: bytes) -> bytes | io.FileIO:
+        pack, slot = _LOCATION.unpack(opened.digests.locate_many(digest, 32))
         if pack == LOCATION_NONE:
             raise NotFound(f"content {digest.hex()} is not in the store")
         if pack == LOCATION_OBJECT:
             return io.FileIO(self._layout.object(digest.hex()))
-        return self.pack(pack).content(slot)
+        return bytes(self._pack(opened, pack).content(slot))
 
-    def place(self, digest: bytes) -> tuple[str, int, bool]:
-        """The file that a content is in, the byte at which it begins, and whether other contents are in that file.
+    def open_place(self, digest: bytes) -> tuple[io.FileIO, int, bool]:
+        """The file that a content is in, opened, the byte at which it begins, and whether others are in that file.
 
-        Raises as `find`.
+        While it is open nothing is punched in it. Raises as `find`.
         """
-        pack, slot = _LOCATION.unpack(self.digests().locate_many(digest, 32))
+        return self._settled(lambda opened: self._open_place(opened, digest))
+
+    def _open_place(self, opened: _Generation, digest: bytes) -> tuple[io.FileIO, int, bool]:
+        pack, slot = _LOCATION.unpack(opened.digests.locate_many(digest, 32))
         if pack == LOCATION_NONE:
             raise NotFound(f"content {digest.hex()} is not in the store")
         if pack == LOCATION_OBJECT:
-            return self._layout.object(digest.hex()), 0, False
-        return self._layout.pack(pack), self.pack(pack).slot(slot)[0], True
+            return io.FileIO(self._layout.object(digest.hex())), 0, False
+        return io.FileIO(self._layout.pack(pack)), self._pack(opened, pack).slot(slot)[0], True
 
     def open(self, digest: bytes) -> io.BufferedReader | io.BytesIO:
         """A binary file over one content, positioned at its start. Raises as `find`."""
@@ -181,52 +204,81 @@ class ContentStore:
 
     def read(self, digest: bytes) -> bytes:
         """One content whole. Raises as `find`."""
-        with self.find(digest) as found:
-            return found.readall() if isinstance(found, io.FileIO) else bytes(found)
+        found = self.find(digest)
+        if isinstance(found, bytes):
+            return found
+        with found:
+            return found.readall()
 
     def read_many(self, digests: Sequence[bytes]) -> list[bytes]:
         """Many contents whole: looked up at once, read in the order in which they lie in packs, equal ones once.
 
         Raises `CorruptError` where one is missing, `OSError`.
         """
-        found = _settled(lambda: self._read_unique(list(dict.fromkeys(digests))))
+        unique = list(dict.fromkeys(digests))
+        found = self._settled(lambda opened: self._read_unique(opened, unique))
         return [found[digest] for digest in digests]
 
-    def _read_unique(self, digests: list[bytes]) -> dict[bytes, bytes]:
-        locations = _LOCATION.iter_unpack(self.locate_many(b"".join(digests), 32))
+    def _read_unique(self, opened: _Generation, digests: list[bytes]) -> dict[bytes, bytes]:
+        locations = _LOCATION.iter_unpack(_all_located(opened.digests, b"".join(digests), 32))
         found: dict[bytes, bytes] = {}
         for pack, places in groupby(sorted(zip(locations, digests, strict=True)), key=lambda place: place[0][0]):
             slots, names = zip(*((slot, digest) for (_, slot), digest in places), strict=True)
             if pack == LOCATION_OBJECT:
                 found.update((digest, self._read_object(digest)) for digest in names)
             else:
-                found.update(zip(names, self.pack(pack).copies(slots), strict=True))
+                found.update(zip(names, self._pack(opened, pack).copies(slots), strict=True))
         return found
 
     def _read_object(self, digest: bytes) -> bytes:
         with open(self._layout.object(digest.hex()), "rb") as file:
             return file.read()
 
+    def _settled(self, read: Callable[[_Generation], _Found]) -> _Found:
+        """What `read` gives of a generation that was the current one until it had read. It ends, as each further round
+        takes a collection that was committed during the last."""
+        while True:
+            opened = self._current()
+            try:
+                found = read(opened)
+            except FileNotFoundError as error:
+                if self._is_current(opened):
+                    raise _missing(error) from error
+                continue
+            if isinstance(found, io.FileIO) or self._is_current(opened):  # an open file stays what it is
+                return found
+
+    def _is_current(self, opened: _Generation) -> bool:
+        return _log_state(self._database.read())[0] == opened.number
+
     def pack(self, number: int) -> Pack:
-        """An open pack."""
+        """An open pack. Its bytes stay what they are under the garbage lock only. Raises `CorruptError`, `OSError`."""
+        return self._pack(self._opened, number)
+
+    def forget_packs(self) -> None:
+        """Let go of the packs that are open here."""
         with self._lock:
-            pack = self._packs.get(number)
+            self._opened.packs.clear()
+
+    def _pack(self, opened: _Generation, number: int) -> Pack:
+        with self._lock:
+            pack = opened.packs.get(number)
             if pack is None:
-                pack = self._packs[number] = Pack(self._layout.pack(number))
+                pack = opened.packs[number] = Pack(self._layout.pack(number))
             return pack
 
 
-def _settled(read: Callable[[], _Found]) -> _Found:
-    """What `read` gives. Reading takes no lock, so that garbage collection may take away a file after the content was
-    looked up in it; a second lookup finds where the content is now."""
-    try:
-        return read()
-    except FileNotFoundError:
-        pass
-    try:
-        return read()
-    except FileNotFoundError as error:
-        raise CorruptError(f"{error.filename} is missing from the store; {RELOAD}") from error
+def _all_located(table: Digests, digests: bytes | memoryview, stride: int) -> bytes:
+    locations = table.locate_many(digests, stride)
+    for i, (pack, _) in enumerate(_LOCATION.iter_unpack(locations)):
+        if pack == LOCATION_NONE:
+            digest = bytes(digests[i * stride : i * stride + 32]).hex()
+            raise CorruptError(f"content {digest} is missing from the store; {RELOAD}")
+    return locations
+
+
+def _missing(error: FileNotFoundError) -> CorruptError:
+    return CorruptError(f"{error.filename} is missing from the store; {RELOAD}")
 
 
 def _log_state(db: sqlite3.Connection) -> tuple[int, int]:

@@ -13,7 +13,7 @@ import sqlite3
 import threading
 import time
 
-from layerstore.errors import Conflict, CorruptError
+from layerstore.errors import Conflict, CorruptError, Unsupported
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -131,8 +131,8 @@ def _translated(error: sqlite3.Error, path: str) -> Exception:
 class Database:
     """One SQLite file, a connection for each thread.
 
-    Its connections raise `CorruptError` where SQLite finds the file damaged, `Conflict` where another process does not
-    let go of it, and `OSError`.
+    Raises `Unsupported` where another version of layerstore made it. Its connections raise `CorruptError` where SQLite
+    finds the file damaged, `Conflict` where another process does not let go of it, and `OSError`.
     """
 
     def __init__(self, path: str) -> None:
@@ -145,8 +145,9 @@ class Database:
         if version < SCHEMA_VERSION:
             version = self._bring_up()
         if version != SCHEMA_VERSION:
-            raise CorruptError(
-                f"{path} has schema version {version}; this layerstore reads versions 2 and {SCHEMA_VERSION} only"
+            raise Unsupported(
+                f"{path} is of another version of layerstore (schema {version}, and 2 and {SCHEMA_VERSION} are read): "
+                "use that version, or load the images into a new store"
             )
 
     def _bring_up(self) -> int:
@@ -181,6 +182,12 @@ class Database:
             self._local.durable = None
             self._connections.append(connection)
         return connection
+
+    def collections(self) -> int:
+        """How often something was taken away by garbage collection: the generation of the digest log. What was read
+        before and is kept in memory may be of what is gone, and keeps its files from being given back."""
+        query = "SELECT value FROM counters WHERE name = 'digests_generation'"
+        return int(self.read().execute(query).fetchone()[0])
 
     @contextlib.contextmanager
     def transaction(self, *, durable: bool = True) -> Iterator[sqlite3.Connection]:

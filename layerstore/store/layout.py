@@ -23,7 +23,7 @@ PACK_THRESHOLD_BYTES = 128 * 1024
 """Contents up to this size go to a pack, larger ones become objects (docs/measurements.md, "Pack threshold")."""
 
 DERIVED_LIMIT_BYTES = 4 << 30
-"""What derived files may take by default: a tree image and an index for each of some 800 images like Debian's."""
+"""What derived files may take where no limit was set: a tree image and an index for some 800 images like Debian's."""
 
 
 def absolute(path: str | os.PathLike[str]) -> str:

@@ -1,8 +1,9 @@
-"""flock(2) locks: held by this process, gone when it dies."""
+"""flock(2) locks: held by this process, gone when it dies; and whether a file is in use at all."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 
@@ -42,3 +43,22 @@ def try_lock(fd: int) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def open_elsewhere(fd: int) -> bool:
+    """Whether a file, open here for writing, is open or mapped once more, by anybody.
+
+    The kernel gives a lease for writing (fcntl(2), "Leases") only where it is not. A mount of the file counts, in
+    whatever mount namespace it is, and also when it was detached and lives on for who uses it. Raises `OSError`.
+    """
+    import signal
+
+    # Who opens the file at this moment makes the kernel send SIGIO, of which a program dies that does not expect it.
+    fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+    except OSError as error:
+        # A file system without leases is none that files are mounted from.
+        return error.errno != errno.EINVAL
+    fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    return False

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
-
 from layerstore._core.compare import compare
 from layerstore.results import Change
+from layerstore.types import decode_path
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,4 +19,4 @@ def changes(a: Index, b: Index) -> list[Change]:
     Raises `InvalidInput` where one is the index of a layer, `CorruptError` where one is damaged.
     """
     found, _ = compare(a, b)
-    return [Change(kind, "/" + os.fsdecode(path)) for path, kind in sorted(found)]
+    return [Change(kind, "/" + decode_path(path)) for path, kind in sorted(found)]

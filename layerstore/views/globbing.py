@@ -65,7 +65,7 @@ def _wild(tree: Tree, place: tuple[str, Entry], part: str, last: bool, hidden: b
     shows = hidden or part.startswith(".")
     for entry in tree.children(directory):
         name = entry.name
-        if (shows or name[0] != ".") and matches(name) and (last or not entry.is_file()):
+        if (shows or not name.startswith(".")) and matches(name) and (last or not entry.is_file()):
             yield f"{place[0]}/{name}", entry
 
 
@@ -82,7 +82,7 @@ def _recursive(
         path, directory = waiting.pop()
         for entry in tree.children(directory):
             name = entry.name
-            if not hidden and name[0] == ".":
+            if not hidden and name.startswith("."):
                 continue
             if entry.is_dir():
                 waiting.append((f"{path}/{name}", entry))

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import stat
 from typing import TYPE_CHECKING
 
 from layerstore._core import provenance as core
 from layerstore._core.index import LOWER_LINK
-from layerstore.errors import CorruptError
 from layerstore.results import Change, LayerSummary, Version
+from layerstore.types import decode_path, encode_path
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
-    from layerstore._core.index import Index, Record
+    from layerstore._core.index import Index
+    from layerstore._core.view import Tree
     from layerstore.types import DiffId
 
 _KINDS = {
@@ -62,7 +62,7 @@ def changes(indexes: Sequence[Index]) -> list[Change]:
     lives = _trace(indexes).of_layer(top)
     found = {life.path: "C" if life.is_change else "A" for life in lives if life.layer == top}
     found |= {life.path: "D" for life in lives if life.end_layer == top and _is_told(life, indexes[top])}
-    return [Change(kind, "/" + os.fsdecode(path)) for path, kind in sorted(found.items())]
+    return [Change(kind, "/" + decode_path(path)) for path, kind in sorted(found.items())]
 
 
 def _is_told(life: core.Life, layer: Index) -> bool:
@@ -72,28 +72,50 @@ def _is_told(life: core.Life, layer: Index) -> bool:
     return life.end == core.WHITEOUT
 
 
-def versions(indexes: Sequence[Index], diff_ids: Sequence[DiffId], path: str | bytes) -> list[Version]:
-    """Every version of a path in a stack, the topmost first. Raises `FileNotFoundError` when there is none."""
-    lives = core.versions_of(indexes, clean(path)) if indexes else []
-    if not lives:
+def versions(
+    indexes: Sequence[Index], diff_ids: Sequence[DiffId], tree: Tree | None, path: str | bytes
+) -> list[Version]:
+    """Every version of a path and of where it leads in a stack, the topmost first. `tree` is what the stack shows, None
+    for no layers. Raises `FileNotFoundError` when there is none."""
+    places = () if tree is None else _places(tree, path)
+    found = [_version(indexes, diff_ids, life) for place in places for life in core.versions_of(indexes, place)[::-1]]
+    if not found:
         import errno
 
         raise FileNotFoundError(errno.ENOENT, "no layer of the image ever had it", path)
-    return [_version(indexes, diff_ids, life) for life in reversed(lives)]
+    return sorted(found, key=lambda version: -version.layer)
 
 
-def clean(path: str | bytes) -> bytes:
-    """A path as an index spells it: no "/" at its ends or twice, no "."; ".." leads up, and no further than the root.
+def _places(tree: Tree, path: str | bytes) -> Iterable[bytes]:
+    """Where a path leads, and itself as it is spelled: there may have been directories where there are links now."""
+    parts = [part for part in encode_path(path).split(b"/") if part not in (b"", b".")]
+    leads = _followed(tree, parts)
+    # ".." leads up from where a link leads, so that without following it the spelling means something else.
+    return (leads,) if b".." in parts else dict.fromkeys((leads, b"/".join(parts)))
 
-    No symlink is followed: where one is in the path, ".." leads to the directory that it is in.
+
+def _followed(tree: Tree, parts: list[bytes]) -> bytes:
+    """A path as an index spells it when the symbolic links in it are followed, but for one that is its last component.
+
+    From the first component on that the tree does not show as a directory, it is taken as it is spelled.
     """
-    parts: list[bytes] = []
-    for part in os.fsencode(path).split(b"/"):
+    names = parts[:-1] if parts[-1:] != [b".."] else parts
+    for count in reversed(range(len(names) + 1)):
+        above = tree.lookup(b"/".join(names[:count]) or b"/")
+        if above is not None and above.is_dir():
+            return _clean([*encode_path(above.path).split(b"/"), *parts[count:]])
+    raise AssertionError("a tree has a root, which is a directory")
+
+
+def _clean(parts: Iterable[bytes]) -> bytes:
+    """A path as an index spells it, from its components: ".." leads up, and no further than the root."""
+    found: list[bytes] = []
+    for part in parts:
         if part == b"..":
-            del parts[-1:]
-        elif part not in (b"", b"."):
-            parts.append(part)
-    return b"/".join(parts)
+            del found[-1:]
+        elif part:
+            found.append(part)
+    return b"/".join(found)
 
 
 def _trace(indexes: Sequence[Index]) -> core.Provenance:
@@ -104,8 +126,12 @@ def _trace(indexes: Sequence[Index]) -> core.Provenance:
 
 def _version(indexes: Sequence[Index], diff_ids: Sequence[DiffId], life: core.Life) -> Version:
     record = indexes[life.layer].record(life.record)
-    shown = _shown(indexes, life.layer, record)
+    shown = record
+    if record.flags & LOWER_LINK:
+        layer, number = core.follow(indexes, life.layer, life.record)
+        shown = indexes[layer].record(number)
     return Version(
+        path="/" + decode_path(record.path),
         layer=life.layer,
         diff_id=diff_ids[life.layer],
         kind=_KINDS[stat.S_IFMT(shown.mode)],
@@ -114,30 +140,15 @@ def _version(indexes: Sequence[Index], diff_ids: Sequence[DiffId], life: core.Li
         gid=shown.gid,
         size_bytes=shown.size if stat.S_ISREG(shown.mode) else 0,
         mtime_ns=shown.mtime_ns,
-        target=None if shown.target is None else os.fsdecode(shown.target),
-        linked_to="/" + os.fsdecode(record.target or b"") if record.flags & LOWER_LINK else None,
+        target=None if shown.target is None else decode_path(shown.target),
+        linked_to="/" + decode_path(record.target or b"") if record.flags & LOWER_LINK else None,
         ended_by=life.end_layer,
         ended_how=_ENDS.get(life.end),
         ended_at=_ended_at(indexes, life),
     )
 
 
-def _shown(indexes: Sequence[Index], layer: int, record: Record) -> Record:
-    """The record that a hard link into the layers below stands for; any other one itself."""
-    while record.flags & LOWER_LINK:
-        lives = core.versions_of(indexes[:layer], record.target or b"") if layer else []
-        if not lives or lives[-1].end != core.VISIBLE:
-            name, target = os.fsdecode(record.path), os.fsdecode(record.target or b"")
-            raise CorruptError(
-                f'"{name}" of layer {layer} is a hard link to "{target}", and the layers below it show no file there; '
-                "the image is broken: build or pull it again"
-            )
-        layer = lives[-1].layer
-        record = indexes[layer].record(lives[-1].record)
-    return record
-
-
 def _ended_at(indexes: Sequence[Index], life: core.Life) -> str | None:
     if life.end_layer is None or life.end_record is None:
         return None
-    return "/" + os.fsdecode(indexes[life.end_layer].record(life.end_record).path)
+    return "/" + decode_path(indexes[life.end_layer].record(life.end_record).path)

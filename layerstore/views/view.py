@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, overload
 from layerstore._core.index import CONTENT_BYTES
 from layerstore._core.ingest import LOCATION_NONE, LOCATION_OBJECT
 from layerstore._core.view import ROW_FIELDS, Tree
+from layerstore.errors import RELOAD, CorruptError, NotFound
+from layerstore.types import encode_path
 from layerstore.views.files import asks_for_text, open_content
 from layerstore.views.globbing import glob
 
 if TYPE_CHECKING:
     import io
-    from collections.abc import Iterable, Iterator
-    from typing import IO, Any, Literal
+    from collections.abc import Callable, Iterable, Iterator
+    from typing import IO, Any, Literal, TypeVar
 
     import numpy as np
     from numpy.typing import NDArray
@@ -25,10 +27,13 @@ if TYPE_CHECKING:
     from layerstore._core.view import AnyPath
     from layerstore.store.contents import ContentStore
 
+    _Read = TypeVar("_Read")
+
 IN_OBJECT = LOCATION_OBJECT
 """As the pack of a row's location: the content is an object, a file of its own."""
 NO_CONTENT = LOCATION_NONE
-"""As the pack of a row's location: there is no content (a missing path, an empty file, no regular file)."""
+"""As the pack of a row's location: there is no content (a missing path, an empty file, no regular file), or the store
+does not have it any more (a regular file whose size is not 0)."""
 
 
 class View(Tree):
@@ -37,7 +42,8 @@ class View(Tree):
     Paths are str (UTF-8 with surrogateescape, as `os.fsdecode` gives it), bytes or os.PathLike; relative ones begin at
     the root. Symbolic links are followed inside the tree only. What is not there raises the `OSError` that the system
     would (FileNotFoundError, NotADirectoryError, IsADirectoryError, ELOOP) with the path as it was given; a damaged
-    index or content raises `CorruptError`. Safe for many threads.
+    index raises `CorruptError`, and so does reading a content that is damaged or not in the store any more. Safe for
+    many threads.
 
     From `Tree`: `lookup(path)` gives an `Entry` or None, `find(path)` an `Entry` or the error.
     """
@@ -59,7 +65,7 @@ class View(Tree):
         location (pack u4, slot u4; the pack is `IN_OBJECT` for an object, `NO_CONTENT` for none). A time outside of
         what i8 holds is the nearest that it does.
 
-        Raises `TypeError` for one path, `CorruptError` also where a content of the index is missing from the store.
+        Raises `TypeError` for one path.
         """
         import numpy as np
 
@@ -74,7 +80,8 @@ class View(Tree):
         state = self._contents.log_state()
         located = self._located
         if located is None or located[0] != state:
-            located = state, self._contents.locate_many(self.index.contents_bytes(), CONTENT_BYTES)
+            # Not that of the store, which raises where any content of the image is missing: rows are of metadata, too.
+            located = state, self._contents.digests().locate_many(self.index.contents_bytes(), CONTENT_BYTES)
             self._located = located
         return located[1]
 
@@ -97,7 +104,7 @@ class View(Tree):
         target = self.find(path, follow_symlinks=False).target
         if target is None:
             raise _error(errno.EINVAL, path)
-        return _encoded(target) if _is_bytes(path) else target
+        return encode_path(target) if _is_bytes(path) else target
 
     @overload
     def resolve(self, path: str | os.PathLike[str]) -> str: ...
@@ -106,7 +113,7 @@ class View(Tree):
     def resolve(self, path: AnyPath) -> str | bytes:
         """Where a path leads: absolute, without links, as `os.path.realpath(path, strict=True)`."""
         found = self.find(path).path
-        return _encoded(found) if _is_bytes(path) else found
+        return encode_path(found) if _is_bytes(path) else found
 
     # Directories
 
@@ -117,7 +124,7 @@ class View(Tree):
     def listdir(self, path: AnyPath = "/") -> list[str] | list[bytes]:
         """As `os.listdir`, ordered as bytes; names in bytes for a path of bytes."""
         names = self.names(self._directory(path))
-        return [_encoded(name) for name in names] if _is_bytes(path) else names
+        return [encode_path(name) for name in names] if _is_bytes(path) else names
 
     def scandir(self, path: AnyPath = "/") -> Iterator[Entry]:
         """The entries of a directory, ordered by name as bytes; of a link the link (`follow` gives where it leads)."""
@@ -129,24 +136,31 @@ class View(Tree):
             raise _error(errno.ENOTDIR, path)
         return entry
 
+    @overload
     def walk(
         self, top: str | os.PathLike[str] = "/", *, topdown: bool = True, follow_symlinks: bool = False
-    ) -> Iterator[tuple[str, list[str], list[str]]]:
-        """As `os.walk`: (directory, names of directories in it, names of the rest), ordered as bytes.
+    ) -> Iterator[tuple[str, list[str], list[str]]]: ...
+    @overload
+    def walk(
+        self, top: bytes | os.PathLike[bytes], *, topdown: bool = True, follow_symlinks: bool = False
+    ) -> Iterator[tuple[bytes, list[bytes], list[bytes]]]: ...
+    def walk(self, top: AnyPath = "/", *, topdown: bool = True, follow_symlinks: bool = False) -> Iterator[Any]:
+        """As `os.walk`: (directory, names of directories in it, names of the rest), ordered as bytes, and all as bytes
+        where `top` is.
 
         Links to directories count as directories; they are gone into with `follow_symlinks` only, where a link upwards
         is followed up to 40 times. With `topdown`, what the caller leaves in the list of directories is gone into. A
         `top` that is no directory raises, unlike that of `os.walk`.
         """
-        waiting: list[tuple[str, Entry] | tuple[str, list[str], list[str]]]
-        waiting = [(os.fspath(top), self._directory(top))]
+        is_bytes = _is_bytes(top)
+        waiting: list[tuple[Any, Entry] | tuple[Any, list[Any], list[Any]]] = [(os.fspath(top), self._directory(top))]
         while waiting:
             place = waiting.pop()
             if len(place) == 3:
                 yield place
                 continue
             path, directory = place
-            names, others = self._split(directory)
+            names, others = self._split(directory, is_bytes)
             if topdown:
                 yield path, names, others
             else:
@@ -157,13 +171,14 @@ class View(Tree):
                 if entry is not None and entry.is_dir():
                     waiting.append((below, entry))
 
-    def _split(self, directory: Entry) -> tuple[list[str], list[str]]:
+    def _split(self, directory: Entry, is_bytes: bool) -> tuple[list[Any], list[Any]]:
         """The names of a directory's entries that are or lead to directories, and those of the others."""
-        names: list[str] = []
-        others: list[str] = []
+        names: list[Any] = []
+        others: list[Any] = []
         for entry in self.children(directory):
             target = self.follow(entry)
-            (names if target is not None and target.is_dir() else others).append(entry.name)
+            name = encode_path(entry.name) if is_bytes else entry.name
+            (names if target is not None and target.is_dir() else others).append(name)
         return names, others
 
     def glob(self, pattern: str) -> list[str]:
@@ -210,14 +225,11 @@ class View(Tree):
         """
         options = (encoding, errors, newline)
         text = asks_for_text(mode, buffering, options, path)
-        digest = self._regular(path).digest
-        found = self._contents.find(bytes.fromhex(digest)) if digest else b""
-        return open_content(found, path, text, buffering, options)
+        return open_content(self._content(self._contents.find, path), path, text, buffering, options)
 
     def read_bytes(self, path: AnyPath) -> bytes:
         """The content of a regular file. Raises as `open`."""
-        digest = self._regular(path).digest
-        return self._contents.read(bytes.fromhex(digest)) if digest else b""
+        return self._content(self._contents.read, path)
 
     def read_text(self, path: AnyPath, encoding: str = "utf-8", errors: str = "strict") -> str:
         """The content of a regular file as text, its line ends made "\\n". Raises as `open`; `UnicodeDecodeError`."""
@@ -234,6 +246,16 @@ class View(Tree):
         contents = iter(self._contents.read_many([bytes.fromhex(digest) for digest in digests if digest]))
         return [next(contents) if digest else b"" for digest in digests]
 
+    def _content(self, read: Callable[[bytes], _Read], path: AnyPath) -> _Read | bytes:
+        """What `read` gives of the digest of a regular file's content. Raises as `open`."""
+        digest = self._regular(path).digest
+        if digest is None:
+            return b""
+        try:
+            return read(bytes.fromhex(digest))
+        except NotFound:
+            raise CorruptError(f"content {digest} of {os.fspath(path)!r} is missing from the store; {RELOAD}") from None
+
     def _regular(self, path: AnyPath) -> Entry:
         entry = self.find(path)
         if not entry.is_file():
@@ -247,7 +269,3 @@ def _error(number: int, path: AnyPath) -> OSError:
 
 def _is_bytes(path: AnyPath) -> bool:
     return isinstance(os.fspath(path), bytes)
-
-
-def _encoded(text: str) -> bytes:
-    return text.encode("utf-8", "surrogateescape")

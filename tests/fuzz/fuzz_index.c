@@ -96,34 +96,24 @@ static void ask_record(const struct ls_index *index, uint32_t number, int is_goo
 static void ask_many(const struct ls_index *index, int is_good)
 {
 	uint32_t count = index->header->record_count, used = 0;
-	uint64_t *offsets = malloc((count + 1) * sizeof(*offsets));
+	struct ls_path *paths = malloc(count * sizeof(*paths));
 	uint32_t *found = malloc(count * sizeof(*found));
-	size_t room = 1;
-	char *bytes;
 
-	for (uint32_t i = 0; i < count; i++)
-		room += index->records[i].path_length;
-	bytes = malloc(room);
-	REQUIRE(offsets && found && bytes);
-	offsets[0] = 0;
+	REQUIRE(paths && found);
 	for (uint32_t i = 0; i < count; i++) {
 		const struct ls_record *record = &index->records[i];
-		const char *path = NULL;
 
-		if (ls_index_string(index, record->path, record->path_length, &path, NULL))
-			continue;
-		memcpy(bytes + offsets[used], path, record->path_length);
-		offsets[used + 1] = offsets[used] + record->path_length;
-		used++;
+		paths[used].length = record->path_length;
+		if (!ls_index_string(index, record->path, record->path_length, &paths[used].bytes, NULL))
+			used++;
 	}
-	if (ls_index_lookup_many(index, bytes, offsets, used, found, NULL))
+	if (ls_index_find_many(index, paths, used, found, NULL))
 		REQUIRE(!is_good);
 	else
 		for (uint32_t i = 0; i < used; i++)
-			REQUIRE(found[i] == find(index, bytes + offsets[i], offsets[i + 1] - offsets[i]));
-	free(offsets);
+			REQUIRE(found[i] == find(index, paths[i].bytes, paths[i].length));
+	free(paths);
 	free(found);
-	free(bytes);
 }
 
 static void ask(const struct ls_index *index)
