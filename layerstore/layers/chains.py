@@ -107,7 +107,7 @@ class Chains:
 
     def close(self) -> None:
         """Let go of the merged indexes that are open, for they keep files open. They can be asked for again."""
-        self.__dict__.pop("_indexes", None)  # the cached property's value
+        self._known_indexes = None
 
     def layer_index(self, diff_id: DiffId) -> Index:
         """The index of one stored layer. Raises `CorruptError` when it is missing, damaged or another layer's."""
