@@ -34,7 +34,7 @@ class ContainerFixtures(AbstractFixtures):
     def fs_path(self) -> str:
         return "work"
 
-    @pytest.fixture(scope="class")
+    @pytest.fixture
     def local_fs(self) -> LocalFileSystem:
         return LocalFileSystem(auto_mkdir=True)
 

@@ -258,6 +258,17 @@ def test_the_example_of_fsspec_runs(tmp_path: Path) -> None:
     assert run_example(examples()[2], tmp_path) == "b'\\x7fELF'\n"
 
 
+def test_the_example_of_the_extent_driver_runs(tmp_path: Path) -> None:
+    if not BUSYBOX.exists():
+        pytest.skip("no static /bin/busybox (busybox-static)")
+    archive_of_busybox(tmp_path / "image.tar")
+    with Store(tmp_path / "store", create=True) as store:
+        store.load(tmp_path / "image.tar")
+    assert run_example(examples()[3], tmp_path) == ""
+    with Store(tmp_path / "store") as store:
+        assert store.containers() == []
+
+
 # Leftovers
 
 
