@@ -1,7 +1,7 @@
 /* Threads that clone the files of directories while the walk goes on. Private to the clone_*.c.
  *
- * Making a file costs XFS about 25 us of a processor's time, nearly all of it in the kernel, and it lets several threads
- * do so at once: with two processors 24 to 29 us a file became 16 to 18 (docs/measurements.md). Helpers are started with
+ * Making a file costs XFS a processor's time, nearly all of it in the kernel, and it lets several threads
+ * do so at once: with two processors it takes 15 to 18 us a file (docs/measurements.md). Helpers are started with
  * the first piece of work that is handed over. Without any (one processor, no memory) the walk does all by itself. */
 #ifndef LS_CLONE_CREW_H
 #define LS_CLONE_CREW_H

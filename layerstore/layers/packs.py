@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from layerstore.store.layout import Layout
 
 MAX_PACKS = 64
-"""That one image needs. Overlayfs allows 500 layers, and each pack is one; but each also costs every mount 6 µs and
-every first opening of a file 0.1 µs (docs/measurements.md, "Packs of an image")."""
+"""That one image needs. Overlayfs allows 500 layers, and each pack is one; but each also costs every mount 7 µs and
+every first opening of a file 0.2 µs (docs/measurements.md, "Packs of an image")."""
 _PACKS_LEFT = MAX_PACKS // 2
 """After bringing together: half, so that an image that grows is not copied anew with each layer."""
 _SMALL_BYTES = 1 << 20
