@@ -9,18 +9,12 @@
 
 #include "compare.h"
 #include "index_writer.h"
+#include "require.h"
 
 #define MAX_NODES 60
 #define OP_BYTES 4
 #define PATCH_BYTES 4
 #define CONTENTS 4
-#define REQUIRE(condition)                                                                                             \
-	do {                                                                                                           \
-		if (!(condition)) {                                                                                    \
-			fprintf(stderr, "%s:%d: not so: %s\n", __FILE__, __LINE__, #condition);                        \
-			abort();                                                                                       \
-		}                                                                                                      \
-	} while (0)
 
 enum { A, B, SIDES };
 enum kind { DIRECTORY, REGULAR, SYMLINK, DEVICE, FIFO, KINDS, END = 255 };

@@ -9,15 +9,9 @@
 #include <string.h>
 
 #include "extents.h"
+#include "require.h"
 
 #define MOST 4096
-#define REQUIRE(condition)                                                                                             \
-	do {                                                                                                           \
-		if (!(condition)) {                                                                                    \
-			fprintf(stderr, "%s:%d: not so: %s\n", __FILE__, __LINE__, #condition);                        \
-			abort();                                                                                       \
-		}                                                                                                      \
-	} while (0)
 
 struct pair {
 	struct ls_extents map;

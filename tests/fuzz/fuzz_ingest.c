@@ -15,16 +15,10 @@
 #include "contents.h"
 #include "index.h"
 #include "ingest.h"
+#include "require.h"
 
 #define BLOCK 512
 #define THRESHOLD 600
-#define REQUIRE(condition)                                                                                             \
-	do {                                                                                                           \
-		if (!(condition)) {                                                                                    \
-			fprintf(stderr, "%s:%d: not so: %s\n", __FILE__, __LINE__, #condition);                        \
-			abort();                                                                                       \
-		}                                                                                                      \
-	} while (0)
 
 static const struct ls_tar_limits limits = {
     .path_bytes = 300,

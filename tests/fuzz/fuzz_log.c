@@ -10,14 +10,7 @@
 #include <string.h>
 
 #include "log.h"
-
-#define REQUIRE(condition)                                                                                             \
-	do {                                                                                                           \
-		if (!(condition)) {                                                                                    \
-			fprintf(stderr, "%s:%d: not so: %s\n", __FILE__, __LINE__, #condition);                        \
-			abort();                                                                                       \
-		}                                                                                                      \
-	} while (0)
+#include "require.h"
 
 /* How many records there are up to `end`, or SIZE_MAX where one is damaged. */
 static size_t read_records(const uint8_t *log, uint64_t end, struct ls_error *err)

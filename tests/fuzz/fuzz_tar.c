@@ -10,16 +10,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "require.h"
 #include "tar.h"
 
 #define BLOCK 512
-#define REQUIRE(condition)                                                                                             \
-	do {                                                                                                           \
-		if (!(condition)) {                                                                                    \
-			fprintf(stderr, "%s:%d: not so: %s\n", __FILE__, __LINE__, #condition);                        \
-			abort();                                                                                       \
-		}                                                                                                      \
-	} while (0)
 
 static const struct ls_tar_limits limits = {
     .path_bytes = 300,

@@ -8,14 +8,7 @@
 #include <string.h>
 
 #include "index.h"
-
-#define REQUIRE(condition)                                                                                             \
-	do {                                                                                                           \
-		if (!(condition)) {                                                                                    \
-			fprintf(stderr, "%s:%d: not so: %s\n", __FILE__, __LINE__, #condition);                        \
-			abort();                                                                                       \
-		}                                                                                                      \
-	} while (0)
+#include "require.h"
 
 /* A copy in memory of its own, so that reading past its end is seen. */
 static uint8_t *copy_of(const uint8_t *bytes, size_t length)
