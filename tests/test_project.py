@@ -223,24 +223,32 @@ def examples() -> list[str]:
     return re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
 
 
-@pytest.mark.root
-@pytest.mark.kernel
-def test_the_example_of_the_readme_runs(tmp_path: Path) -> None:
+@pytest.fixture
+def archive(tmp_path: Path) -> Path:
     if not BUSYBOX.exists():
         pytest.skip("no static /bin/busybox (busybox-static)")
     archive_of_busybox(tmp_path / "image.tar")
+    return tmp_path / "image.tar"
+
+
+@pytest.fixture
+def loaded(tmp_path: Path, archive: Path) -> None:
+    with Store(tmp_path / "store", create=True) as store:
+        store.load(archive)
+
+
+@pytest.mark.root
+@pytest.mark.kernel
+@pytest.mark.usefixtures("archive")
+def test_the_example_of_the_readme_runs(tmp_path: Path) -> None:
     printed = run_example(examples()[0], tmp_path)
     assert printed.startswith("['busybox:test'] ")
     assert "100 views, the first at " in printed
     assert "A /note" in printed.splitlines()
 
 
+@pytest.mark.usefixtures("loaded")
 def test_the_example_of_looking_into_an_image_runs(tmp_path: Path) -> None:
-    if not BUSYBOX.exists():
-        pytest.skip("no static /bin/busybox (busybox-static)")
-    archive_of_busybox(tmp_path / "image.tar")
-    with Store(tmp_path / "store", create=True) as store:
-        store.load(tmp_path / "image.tar")
     size = BUSYBOX.stat().st_size
     assert run_example(examples()[1], tmp_path).splitlines() == [
         f"/bin/sh {size} b'\\x7fELF'",
@@ -249,24 +257,29 @@ def test_the_example_of_looking_into_an_image_runs(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.usefixtures("loaded")
 def test_the_example_of_fsspec_runs(tmp_path: Path) -> None:
-    if not BUSYBOX.exists():
-        pytest.skip("no static /bin/busybox (busybox-static)")
-    archive_of_busybox(tmp_path / "image.tar")
-    with Store(tmp_path / "store", create=True) as store:
-        store.load(tmp_path / "image.tar")
     assert run_example(examples()[2], tmp_path) == "b'\\x7fELF'\n"
 
 
+@pytest.mark.usefixtures("loaded")
 def test_the_example_of_the_extent_driver_runs(tmp_path: Path) -> None:
-    if not BUSYBOX.exists():
-        pytest.skip("no static /bin/busybox (busybox-static)")
-    archive_of_busybox(tmp_path / "image.tar")
-    with Store(tmp_path / "store", create=True) as store:
-        store.load(tmp_path / "image.tar")
     assert run_example(examples()[3], tmp_path) == ""
     with Store(tmp_path / "store") as store:
         assert store.containers() == []
+
+
+# What the Makefile installs
+
+
+@pytest.mark.parametrize("target", ["demo", "test", "bench", "lint", "fuzz"])
+def test_make_installs_the_packages_of_a_target(target: str) -> None:
+    """It looks for no pattern rule for a phony target, and says nothing."""
+    if shutil.which("make") is None:
+        pytest.skip("no make")
+    command = ["make", "-n", "-C", str(ROOT), "--no-print-directory", f"packages-{target}"]
+    planned = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert planned.split() == ["ci/install-packages", target]
 
 
 # Leftovers
