@@ -144,14 +144,6 @@ class LayerFile(io.RawIOBase):
             self._position += len(view)
         return len(view)
 
-    def write_at(self, data: Buffer, position: int) -> int:
-        """Write at byte `position`; the file's own position stays. Returns how many bytes."""
-        self._check(self._mode.writable, "writing")
-        view = memoryview(data).cast("B")
-        with self._tree.lock:
-            self._tree.write(self._number, position, view)
-        return len(view)
-
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         if self._opened and whence == os.SEEK_SET and offset >= 0:
             self._position = offset
