@@ -452,7 +452,7 @@ class TestRun:
         assert list(Path("/sys/fs/cgroup").glob(f"**/{container.id}")) == []
 
     def test_other_devices_need_control_groups(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("layerstore.api.may_use_cgroups", lambda: False)
+        monkeypatch.setattr("layerstore.api.container.may_use_cgroups", lambda: False)
         container = store.create("devices:1")
         with pytest.raises(Unsupported, match="brings device files"):
             container.run(["/bin/true"])

@@ -80,6 +80,12 @@ def check_name(name: str, what: str) -> None:
         raise InvalidInput(f"{name!r} is not a name for {what}: it is letters, digits and . _ -")
 
 
+def check_count(count: int | None, name: str | None) -> None:
+    """Raise `InvalidInput` unless so many containers can be made, under that name."""
+    if count is not None and (count < 1 or name is not None):
+        raise InvalidInput("count is at least 1, and a name goes with one container only")
+
+
 def insert_rows(db: Connection, rows: Sequence[ContainerRow]) -> None:
     """Add the rows of new containers, alike but for their ids and logs, in a transaction.
 

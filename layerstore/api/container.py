@@ -1,0 +1,353 @@
+"""A container of a store."""
+
+from __future__ import annotations
+
+import json
+import os
+
+from layerstore.containers import program
+from layerstore.containers.bundle import needs_device_rules, runtime_spec
+from layerstore.containers.containers import check_count
+from layerstore.containers.runtime import may_use_cgroups
+from layerstore.errors import Unsupported
+from layerstore.extents.operations import Operations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+    from types import TracebackType
+    from typing import Any, BinaryIO, Literal, overload
+
+    from layerstore.api.image import Image
+    from layerstore.api.store import Store
+    from layerstore.containers.bundle import Volume
+    from layerstore.containers.containers import ContainerRow
+    from layerstore.containers.forks import Forks
+    from layerstore.containers.writable import WritableContainers
+    from layerstore.extents.layers import Layer
+    from layerstore.results import Change, Snapshot
+
+
+class Container(Operations):
+    """A writable layer on an image. As a context manager it is mounted inside the block and unmounted after it.
+
+    The functions of the `os` module (see `Operations`) are for the extent driver, mounting and programs for the overlay
+    driver.
+    """
+
+    def __init__(self, store: Store, row: ContainerRow) -> None:
+        self._store = store
+        self.row = row
+
+    def __repr__(self) -> str:
+        return f"<Container {self.id[:12]} of {self.row.image_name}>"
+
+    @property
+    def id(self) -> str:
+        """64 hexadecimal digits."""
+        return self.row.id
+
+    @property
+    def name(self) -> str | None:
+        return self.row.name
+
+    @property
+    def image(self) -> Image:
+        return self._store._image(self.row.image_id)
+
+    @property
+    def driver(self) -> str:
+        """ "overlay" or "extent"."""
+        return self.row.driver
+
+    @property
+    def root(self) -> Path:
+        """Where its view is while it is mounted."""
+        from pathlib import Path
+
+        return Path(self._store._containers.root(self.id))
+
+    @property
+    def state(self) -> str:
+        """ "created", "mounted" or "running"."""
+        return self._store.states([self])[0]
+
+    def mount(self) -> _Mounted:
+        """Mount it; the result is the path of its view, and as a context manager unmounts it at the end.
+
+        Raises `Unsupported` where this user or kernel cannot mount, `OSError`.
+        """
+        self._store.mount([self])
+        return _Mounted(self)
+
+    def umount(self, *, force: bool = False) -> None:
+        """Unmount it; nothing happens when it is not mounted. Raises `Conflict` while it is in use, without `force`."""
+        self._store.umount([self], force=force)
+
+    def remove(self, *, force: bool = False) -> None:
+        """Remove it and what it wrote. Raises `Conflict` while it runs or is in use, without `force`."""
+        self._store.remove([self], force=force)
+
+    # The extent driver
+
+    def _layer(self) -> Layer:
+        return self._writable.layer(self.row)
+
+    @property
+    def _writable(self) -> WritableContainers:
+        if self.row.driver != "extent":
+            raise Unsupported(
+                f"container {self.id[:12]} is of the overlay driver; mount it and work on the files below its root, "
+                "or create one with the driver 'extent'"
+            )
+        return self._store._writable
+
+    if TYPE_CHECKING:
+
+        @overload
+        def fork(self, count: None = None, name: str | None = None) -> Container: ...
+
+        @overload
+        def fork(self, count: int) -> list[Container]: ...
+
+    def fork(self, count: int | None = None, name: str | None = None) -> Container | list[Container]:
+        """Make a container that goes on from what this one is now, or `count` of them, alike, as a list: all or none.
+
+        With the extent driver it takes the same time whatever is in it, and copies nothing. The moment is between two
+        operations on this container, of whatever thread or process: of another process, what it has flushed counts.
+
+        With the overlay driver, on a file system with reflink (XFS, btrfs, a pool) contents are shared and a fork costs
+        the time of making its files again, about 20 µs for each changed file; without, it costs their bytes. This one
+        may be mounted and in use. A file that is being written is in the fork as it was at one moment, where contents
+        are shared; where they are copied, each write of that while may be in it or not. The tree is not of one moment:
+        of two files that are written one after the other, the fork may have the second write and not the first. Who
+        minds stops the container's programs meanwhile. What programs hold in memory is not in a fork.
+
+        Raises `Conflict` when `name` is taken, `InvalidInput` when it is no name, `NotFound` when this one was removed,
+        `OSError`.
+        """
+        check_count(count, name)
+        made = [Container(self._store, row) for row in self._states.fork(self.row, count or 1, name)]
+        return made[0] if count is None else made
+
+    def snapshot(self, name: str) -> None:
+        """Keep what it is now under a name, to roll back to. Costs as `fork`, and sees a container in use as that does.
+
+        Raises `Conflict` when there is a snapshot of that name, `InvalidInput` when it is no name, `OSError`.
+        """
+        self._states.snapshot(self.row, name)
+
+    def snapshots(self) -> list[Snapshot]:
+        """Its snapshots, oldest first."""
+        return self._states.snapshots(self.row)
+
+    def rollback(self, name: str) -> None:
+        """Have it be what it was at a snapshot, which stays. It takes no longer the more has changed.
+
+        Files of the extent driver that are open raise `OSError` with ESTALE then. With the overlay driver, what it was
+        until now is given back by `collect_garbage`, or with the container, and the next `mount` takes the snapshot
+        again first, as long as `snapshot` took.
+
+        Raises `NotFound` when there is no such snapshot, `Conflict` while it is mounted, runs, or another process
+        writes to it, `OSError`.
+        """
+        self._states.rollback(self.row, name)
+
+    def remove_snapshot(self, name: str) -> None:
+        """Remove a snapshot, and give back what only it needed. Raises `NotFound` when there is none, `OSError`."""
+        self._states.remove_snapshot(self.row, name)
+
+    @property
+    def _states(self) -> WritableContainers | Forks:
+        return self._store._writable if self.row.driver == "extent" else self._store._forks
+
+    def diff(self) -> list[Change]:
+        """What it changed, sorted by path. Raises `NotFound` when removed, `Unsupported` for the extent driver."""
+        from pathlib import Path
+
+        from layerstore.containers import changes
+
+        if self.row.driver != "overlay":
+            raise Unsupported(
+                f"container {self.id[:12]} is of the {self.row.driver} driver, of which there is no diff yet"
+            )
+        try:
+            return changes.changes(Path(self._store._containers.upper(self.id)), self.image.index())
+        except FileNotFoundError:
+            self._store.container(self.id)
+            raise
+
+    def run(
+        self,
+        args: Sequence[str] | None = None,
+        *,
+        entrypoint: Sequence[str] | None = None,
+        env: Sequence[str] | Mapping[str, str] = (),
+        workdir: str | None = None,
+        user: str | None = None,
+        tty: bool = False,
+        network: Literal["host", "none"] = "host",
+        volumes: Sequence[Volume] = (),
+        hostname: str | None = None,
+        stdin: int | BinaryIO | None = None,
+        stdout: int | BinaryIO | None = None,
+        stderr: int | BinaryIO | None = None,
+    ) -> int:
+        """Run a program in the container and wait for it; the container is mounted for it if it is not.
+
+        Args:
+            args: the arguments, in place of the image's command.
+            entrypoint: in place of the image's entrypoint and command.
+            env: `K=V` strings or a mapping, added to the image's environment.
+            network: "host" or "none".
+            stdin, stdout, stderr: descriptors or files with one; None is the caller's own.
+
+        Returns:
+            The exit status, 128 + N when signal N ended it.
+
+        Raises:
+            InvalidInput: the image says no command, or names a user that it does not have.
+            ProgramNotFound, ProgramNotExecutable: the program is not in the container, or no program for that user.
+            Conflict: a program runs in it already.
+            Unsupported: no OCI runtime, or no right to mount.
+        """
+        self._store._containers.forget_ended(self.id)
+        was_mounted = self.state != "created"
+        if not was_mounted:
+            self.mount()
+        try:
+            rules = self._needs_device_rules()
+            bundle = self._bundle(args, entrypoint, env, workdir, user, tty, network, volumes, hostname, rules)
+            fds = [_descriptor(file, own) for own, file in enumerate((stdin, stdout, stderr))]
+            runtime = self._store._containers.runtime()
+            return runtime.run(bundle, self.id, stdin=fds[0], stdout=fds[1], stderr=fds[2], tty=tty, own_group=rules)
+        finally:
+            if not was_mounted:
+                self.umount()
+
+    def start(
+        self,
+        args: Sequence[str] | None = None,
+        *,
+        entrypoint: Sequence[str] | None = None,
+        env: Sequence[str] | Mapping[str, str] = (),
+        workdir: str | None = None,
+        user: str | None = None,
+        network: Literal["host", "none"] = "host",
+        volumes: Sequence[Volume] = (),
+        hostname: str | None = None,
+        stdout: int | BinaryIO | None = None,
+        stderr: int | BinaryIO | None = None,
+    ) -> int:
+        """Start a program in the container and leave it running; returns the id of its first process.
+
+        Arguments as for `run`; standard input is empty, output goes nowhere unless a file is given. The container stays
+        mounted; `kill` ends the program, `remove` the container. Raises as `run`.
+        """
+        self._store._containers.forget_ended(self.id)
+        was_mounted = self.state != "created"
+        if not was_mounted:
+            self.mount()
+        try:
+            rules = self._needs_device_rules()
+            bundle = self._bundle(args, entrypoint, env, workdir, user, False, network, volumes, hostname, rules)
+            with open(os.devnull, "r+b", buffering=0) as nothing:
+                out, err = (nothing.fileno() if f is None else _descriptor(f, 1) for f in (stdout, stderr))
+                runtime = self._store._containers.runtime()
+                return runtime.start_detached(
+                    bundle, self.id, stdin=nothing.fileno(), stdout=out, stderr=err, own_group=rules
+                )
+        except BaseException:
+            if not was_mounted:
+                self.umount()
+            raise
+
+    def kill(self, number: int = 9) -> None:
+        """Send a signal (SIGKILL) to its first process. Raises `NotFound` when nothing runs in it."""
+        self._store._containers.runtime().kill(self.id, number)
+
+    def inspect(self) -> dict[str, Any]:
+        """What is known of the container."""
+        from datetime import UTC, datetime
+
+        state = self.state
+        return {
+            "Id": self.id,
+            "Name": self.name,
+            "Image": self.row.image_id,
+            "ImageName": self.row.image_name,
+            "Driver": self.row.driver,
+            "Created": datetime.fromtimestamp(self.row.created_seconds, UTC).isoformat(),
+            "Command": json.loads(self.row.command) if self.row.command else None,
+            "State": state,
+            "Root": str(self.root) if state != "created" else None,
+            "Upper": self._store._containers.upper(self.id) if self.row.driver == "overlay" else None,
+        }
+
+    def _needs_device_rules(self) -> bool:
+        """Raises `Unsupported` where there must be some, and cannot."""
+        needed = needs_device_rules(self._store._chains.described(self.row.chain_id).devices)
+        if needed and not may_use_cgroups():
+            raise Unsupported(
+                f"image {self.row.image_name} brings device files, and without the right to make control groups "
+                "nothing keeps its programs from opening them; run as root of the host"
+            )
+        return needed
+
+    def _bundle(
+        self,
+        args: Sequence[str] | None,
+        entrypoint: Sequence[str] | None,
+        env: Sequence[str] | Mapping[str, str],
+        workdir: str | None,
+        user: str | None,
+        tty: bool,
+        network: Literal["host", "none"],
+        volumes: Sequence[Volume],
+        hostname: str | None,
+        device_rules: bool,
+    ) -> str:
+        spec = runtime_spec(
+            self.image.config.document,
+            self._store._containers.root(self.id),
+            args=args,
+            entrypoint=entrypoint,
+            env=[f"{key}={value}" for key, value in env.items()] if hasattr(env, "items") else env,
+            workdir=workdir,
+            user=user,
+            tty=tty,
+            network=network,
+            volumes=volumes,
+            hostname=hostname or self.id[:12] if network == "none" else hostname,
+            device_rules=device_rules,
+        )
+        program.check(spec)
+        return self._store._containers.write_bundle(self.id, spec)
+
+
+class _Mounted:
+    """What `Container.mount` gives: a path already; inside a with block, one that is unmounted at its end."""
+
+    def __init__(self, container: Container) -> None:
+        self._container = container
+
+    def __fspath__(self) -> str:
+        return str(self._container.root)
+
+    def __str__(self) -> str:
+        return str(self._container.root)
+
+    def __enter__(self) -> Path:
+        return self._container.root
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._container.umount()
+
+
+def _descriptor(file: int | BinaryIO | None, own: int) -> int:
+    if file is None:
+        return own
+    return file if isinstance(file, int) else file.fileno()

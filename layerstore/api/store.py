@@ -1,0 +1,473 @@
+"""A store: images and containers in one directory."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+
+from layerstore.api.container import Container
+from layerstore.api.image import Image
+from layerstore.containers.containers import Containers, check_count
+from layerstore.errors import Conflict, InvalidInput, NotFound, Unsupported
+from layerstore.layers.chains import Chains
+from layerstore.mount.shared import Mounts
+from layerstore.store.db import SET_NAME, Database
+from layerstore.store.layout import POOL_NAME, Layout, absolute
+from layerstore.types import DiffId, ImageId, chain_id, normalise_name, parse_digest
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+    from typing import Any, BinaryIO, Literal, TypeAlias, overload
+
+    from layerstore.containers.forks import Forks
+    from layerstore.containers.writable import WritableContainers
+    from layerstore.extents.image import ImageTree
+    from layerstore.extents.layers import Layers
+    from layerstore.layers.garbage import Collected
+    from layerstore.results import Change, Progress
+    from layerstore.store.contents import ContentStore
+    from layerstore.store.pool import Pool
+    from layerstore.views.view import View
+
+    Driver: TypeAlias = Literal["overlay", "extent"]
+    ProgressCallback: TypeAlias = Callable[[Progress], None]
+
+
+class Store:
+    """A store of images and containers in one directory. Safe for many threads; many processes may have it open.
+
+    Args:
+        root: the directory.
+        create: make the store if there is none.
+        derived_limit_bytes: what merged indexes and tree images may take on disk. It is the store's from then on, for
+            every process and command; where none was ever given, 4 GiB. They are made when first needed; where they
+            exceed it, those that were not used for longest are removed, and made again when needed again.
+        pool_bytes: when it is made on a file system without reflink, give it a pool of this size: a file system of its
+            own in a sparse file (needs root and mkfs.xfs). With reflink none is needed, and none is made: see `pool`.
+
+    Raises:
+        NotFound: there is no store and `create` is false.
+        InvalidInput: the directory holds something else, or is open to other users; the pool is too small, or
+            the limit below 0.
+        Conflict: there is a store, and it has no pool.
+        Unsupported: another version of layerstore made it; a pool cannot be made or attached by this user or on this
+            machine.
+        CorruptError: the database is damaged.
+    """
+
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        *,
+        create: bool = False,
+        derived_limit_bytes: int | None = None,
+        pool_bytes: int | None = None,
+    ) -> None:
+        self._root = absolute(root)
+        self.pool = self._find_pool(create, pool_bytes)
+        if self.pool is None:
+            self._open(self._root, create, derived_limit_bytes)
+            return
+        try:
+            with self.pool.attached():
+                if not create and not Layout(self.pool.target).exists():
+                    raise NotFound(f"the store at {self._root} was never finished; `layerstore init` does that")
+                self._open(self.pool.target, create, derived_limit_bytes)
+        except BaseException:
+            self._let_go()
+            raise
+
+    def _find_pool(self, create: bool, pool_bytes: int | None) -> Pool | None:
+        if pool_bytes is None and not os.path.exists(f"{self._root}/{POOL_NAME}.img"):
+            return None
+        from layerstore.store.pool import Pool, has_reflink
+
+        pool = Pool(self._root)
+        if pool_bytes is not None and create and not pool.exists():
+            os.makedirs(self._root, mode=0o700, exist_ok=True)
+            if has_reflink(self._root):
+                return None
+            pool.create(pool_bytes)
+        return pool if pool.exists() else None
+
+    def _open(self, root: str, create: bool, derived_limit_bytes: int | None) -> None:
+        self.layout = Layout(root)
+        if create and not self.layout.exists():
+            self.layout.create()
+        self.layout.check()
+        self._database = Database(self.layout.database)
+        self._opened_contents: ContentStore | None = None
+        self._known_images: tuple[int, dict[str, Image]] = -1, {}
+        self._chains = Chains(self.layout, self._database, lambda: self._contents)
+        if derived_limit_bytes is not None:
+            self._chains.derived.limit_bytes = derived_limit_bytes
+        self._mounts = Mounts(self.layout)
+        self._containers = Containers(self.layout, self._database, self._chains, self._mounts)
+        self._opened_layers: Layers | None = None
+        self._opening = threading.Lock()
+        self._image_trees: dict[ImageId, ImageTree] = {}
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def root(self) -> Path:
+        """Its directory. With a pool what is in it is below `layout.root` while the store is open."""
+        from pathlib import Path
+
+        return Path(self._root)
+
+    @property
+    def _forks(self) -> Forks:
+        from layerstore.containers.forks import Forks
+
+        return Forks(self.layout, self._database, self._mounts, self._containers)
+
+    @property
+    def derived_limit_bytes(self) -> int:
+        """What merged indexes and tree images may take on disk, as it was given last by any process."""
+        return self._chains.derived.limit_bytes
+
+    @property
+    def _contents(self) -> ContentStore:
+        if self._opened_contents is None:
+            from layerstore.store.contents import ContentStore
+
+            # Should two threads come here at once, either's will do: it holds nothing but what was read.
+            self._opened_contents = ContentStore(self.layout, self._database)
+        return self._opened_contents
+
+    @property
+    def _writable(self) -> WritableContainers:
+        from layerstore.containers.writable import WritableContainers
+
+        if self._opened_layers is None:
+            from layerstore.extents.layers import Layers
+
+            with self._opening:
+                if self._opened_layers is None:
+                    os.makedirs(self.layout.logs, mode=0o700, exist_ok=True)
+                    self._opened_layers = Layers(self.layout, self._database, self._image_tree)
+        return WritableContainers(self.layout, self._database, self._opened_layers)
+
+    def _image_tree(self, image: ImageId) -> ImageTree:
+        from layerstore.extents.image import ImageTree
+
+        tree = self._image_trees.get(image)
+        if tree is None:
+            tree = self._image_trees[image] = ImageTree(self._image(image).view, self._contents)
+        return tree
+
+    def close(self) -> None:
+        """Close the database, once or more often. Mounted containers stay mounted; what was written to containers of
+        the extent driver is handed to the system, and other processes may write to them.
+
+        A pool is detached when nobody else uses it: no other store, no mounted container, no content still open.
+        Raises `OSError`.
+        """
+        if self._opened_layers is not None:
+            self._opened_layers.close()
+        self._database.close()
+        self._mounts.close()
+        self._known_images = -1, {}
+        self._image_trees.clear()
+        self._chains.close()
+        self._opened_contents = None
+        self._let_go()
+
+    def _let_go(self) -> None:
+        if self.pool is not None:
+            with contextlib.suppress(Unsupported):  # who may not unmount may have the store open all the same
+                self.pool.detach()
+
+    # Images
+
+    def load(
+        self, source: str | os.PathLike[str] | BinaryIO, *, progress: ProgressCallback | None = None
+    ) -> list[Image]:
+        """Take in every image of a docker archive or OCI layout: a file, a directory, or a binary stream.
+
+        Files may be compressed with gzip or zstd. Layers that are stored are not read again, files that are stored
+        not written again. Everything is verified before anything is visible; a failed load leaves nothing and can be
+        run again.
+
+        Raises:
+            InvalidInput: it is not such an archive, or an entry in it is not acceptable (named in the message).
+            DigestMismatch, CorruptError: bytes are not what was promised for them.
+            LimitExceeded, OSError.
+        """
+        from layerstore.layers import loading
+
+        ids = loading.load(self.layout, self._database, self._contents, source, progress)
+        return [self._image(image_id) for image_id in ids]
+
+    def import_rootfs(
+        self, source: str | os.PathLike[str] | BinaryIO, name: str, *, progress: ProgressCallback | None = None
+    ) -> Image:
+        """Make an image of one layer from the tar of a root file system, compressed with gzip or zstd or not.
+
+        The image has no command. Its creation time is SOURCE_DATE_EPOCH where that is set. Raises as `load`.
+        """
+        import time
+        from datetime import UTC, datetime
+
+        from layerstore.layers import loading
+
+        seconds = os.environ.get("SOURCE_DATE_EPOCH") or time.time()
+        try:
+            created = datetime.fromtimestamp(int(seconds), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        except (ValueError, OverflowError) as error:
+            raise InvalidInput(f"SOURCE_DATE_EPOCH is {seconds!r}, not a number of seconds: {error}") from error
+        image_id = loading.import_rootfs(
+            self.layout, self._database, self._contents, source, normalise_name(name), created, progress
+        )
+        return self._image(image_id)
+
+    def images(self) -> list[Image]:
+        """Every image, newest in the store first."""
+        query = "SELECT image_id FROM images ORDER BY stored_seconds DESC, image_id"
+        return [self._image(image_id) for (image_id,) in self._database.read().execute(query)]
+
+    def image(self, name: str) -> Image:
+        """The image of that name (`NAME[:TAG]`) or id (whole or an unambiguous beginning, with or without `sha256:`).
+
+        Raises `NotFound`, `InvalidInput` when ambiguous.
+        """
+        db = self._database.read()
+        digits = name.removeprefix("sha256:")
+        is_id = bool(digits) and all(c in "0123456789abcdef" for c in digits)
+        if "@" in name:
+            raise NotFound(f"no image is named by a registry's digest, as {name!r} is; `layerstore images` lists ids")
+        if not name.startswith("sha256:"):
+            row = db.execute(query := "SELECT image_id FROM names WHERE name = ?", (name,)).fetchone()
+            if row is None:
+                with contextlib.suppress(InvalidInput):
+                    row = db.execute(query, (normalise_name(name),)).fetchone()
+            if row is not None:
+                return self._image(row[0])
+        if is_id:
+            low, high = f"sha256:{digits}", f"sha256:{digits}g"
+            rows = db.execute("SELECT image_id FROM images WHERE image_id >= ? AND image_id < ? LIMIT 2", (low, high))
+            found = rows.fetchall()
+            if len(found) > 1:
+                raise InvalidInput(f"more than one image's id begins with {digits!r}; give more digits")
+            if found:
+                return self._image(found[0][0])
+        raise NotFound(f"there is no image {name!r}; `layerstore images` lists them, `layerstore load` brings them in")
+
+    def tag(self, image: Image | str, name: str) -> None:
+        """Give the image one more name; a name that another image has moves here."""
+        found = self._resolve(image)
+        with self._database.transaction() as db:
+            if db.execute("SELECT 1 FROM images WHERE image_id = ?", (found.id,)).fetchone() is None:
+                raise NotFound(f"image {found.short_id} was removed; load it again")
+            db.execute(SET_NAME, (normalise_name(name), found.id))
+
+    def remove_image(self, name: str, *, force: bool = False) -> list[str]:
+        """Remove a name, and the image when that was its last name.
+
+        By id the image goes with its names: with more than one only by `force`. Returns what was done, a line each, as
+        `docker rmi` says it. Layers and contents that nothing uses any more are given back by `collect_garbage`; until
+        then loading them again costs nothing.
+        Raises `Conflict` while a container uses the image, `NotFound`.
+        """
+        image = self.image(name)
+        with self._database.transaction() as db:
+            return self._remove_image(db.execute, image, name, force)
+
+    def _remove_image(self, execute: Callable[..., Any], image: Image, name: str, force: bool) -> list[str]:
+        names = [n for (n,) in execute("SELECT name FROM names WHERE image_id = ? ORDER BY name", (image.id,))]
+        by_name = None
+        if not name.startswith("sha256:"):
+            with contextlib.suppress(InvalidInput):
+                by_name = normalise_name(name) if normalise_name(name) in names else None
+        if by_name is None and len(names) > 1 and not force:
+            raise Conflict(f"image {name} has {len(names)} names ({', '.join(names)}); remove them, or force it")
+        gone = names if by_name is None else [by_name]
+        if len(gone) == len(names):
+            user = execute("SELECT id FROM containers WHERE image_id = ?", (image.id,)).fetchone()
+            if user is not None:
+                raise Conflict(f"container {user[0][:12]} uses image {name}; `layerstore rm {user[0][:12]}` first")
+        for each in gone:
+            execute("DELETE FROM names WHERE name = ?", (each,))
+        done = [f"Untagged: {each}" for each in gone]
+        if len(gone) == len(names):
+            execute("DELETE FROM images WHERE image_id = ?", (image.id,))
+            done.append(f"Deleted: {image.id}")
+        return done
+
+    def diff(self, a: Image | str | Sequence[DiffId], b: Image | str | Sequence[DiffId]) -> list[Change]:
+        """What `b` has otherwise than `a`: paths added (A), changed (C) or deleted (D), sorted.
+
+        Each is an image, its name or id, or the diff_ids of stored layers, bottom first (none: an empty tree).
+        A path has changed when its type, mode, owner, time of modification, content, link target, device number or
+        xattrs have. A directory in which something differs has not changed for that; of one that came or went, or that
+        something else became or replaced, every path below is listed too. Which layers say so makes no difference.
+        It takes time in proportion to the directories that differ.
+
+        Raises `NotFound` where there is no such image or layer, `InvalidInput` when ambiguous or as `view`,
+        `CorruptError`.
+        """
+        from layerstore.views.comparison import changes
+
+        return changes(self._chains.index(self._stack(a)), self._chains.index(self._stack(b)))
+
+    def _stack(self, chain: Image | str | Sequence[DiffId]) -> Sequence[DiffId]:
+        if isinstance(chain, Image | str):
+            image = self._image_to_compare(chain) if isinstance(chain, str) else chain
+            stack = image.diff_ids
+            if chain_id(stack) != image.chain_id:
+                raise NotFound(f"image {image.short_id} was removed; load it again")
+            return stack
+        execute = self._database.read().execute
+        for diff_id in chain:
+            parse_digest(diff_id, "a layer of a stack")
+            if execute("SELECT 1 FROM layers WHERE diff_id = ?", (diff_id,)).fetchone() is None:
+                raise NotFound(f"there is no layer {diff_id}; `layerstore inspect IMAGE` lists those of an image")
+        return chain
+
+    def _image_to_compare(self, name: str) -> Image:
+        """The image of that name or id; who names a container instead is told so."""
+        try:
+            return self.image(name)
+        except NotFound as missing:
+            try:
+                container = self._containers.find(name)
+            except (NotFound, InvalidInput):
+                raise missing from None
+        raise InvalidInput(
+            f"{name!r} is a container of {container.image_name}, and images are compared with images; "
+            f"`layerstore diff {name}` shows what it changed"
+        )
+
+    def view(self, diff_ids: Sequence[DiffId]) -> View:
+        """The merged tree of a stack of stored layers, bottom first, to look into without mounting it.
+
+        Raises `NotFound` for a layer that is not stored, `InvalidInput` where one has a hard link to what those below
+        it do not show, `CorruptError`.
+        """
+        from layerstore.views.view import View
+
+        return View(self._chains.index(self._stack(diff_ids)), self._contents)
+
+    def collect_garbage(self, *, derived_limit_bytes: int | None = None) -> Collected:
+        """Give back the space of what nothing uses any more, a pool's to the host; waits for loads that are under way.
+
+        Derived files are brought under `derived_limit_bytes`, by default the store's limit (`evict_derived`).
+        Raises `OSError`, `CorruptError`; it can be run again then.
+        """
+        from layerstore.layers import garbage
+
+        collected = garbage.collect(self.layout, self._database, self._contents, self._chains, derived_limit_bytes)
+        self._forks.clear()
+        if self.pool is not None:
+            self.pool.trim()
+        return collected
+
+    def evict_derived(self, limit_bytes: int) -> int:
+        """Remove merged indexes and tree images, longest unused first, until at most so many bytes are left.
+
+        They are made again when they are needed. What is mounted or being made stays; who has an index open keeps it.
+        Returns the bytes removed. Raises `OSError`.
+        """
+        from layerstore.store.locks import locked
+
+        with locked(self.layout.garbage_lock, exclusive=False):
+            return self._chains.derived.evict(limit_bytes)
+
+    def _image(self, image_id: str) -> Image:
+        # An image never changes, so what was read of it (its config above all) serves every later use; until something
+        # was collected: one that is removed would keep its files.
+        collections = self._database.collections()
+        known = self._known_images
+        if known[0] != collections:
+            known = self._known_images = collections, {}
+        return known[1].setdefault(image_id, Image(self, ImageId(image_id)))
+
+    def _resolve(self, image: Image | str) -> Image:
+        return image if isinstance(image, Image) else self.image(image)
+
+    # Containers
+
+    if TYPE_CHECKING:
+
+        @overload
+        def create(
+            self, image: Image | str, *, name: str | None = None, volatile: bool = False, driver: Driver = "overlay"
+        ) -> Container: ...
+
+        @overload
+        def create(
+            self, image: Image | str, *, count: int, volatile: bool = False, driver: Driver = "overlay"
+        ) -> list[Container]: ...
+
+    def create(
+        self,
+        image: Image | str,
+        *,
+        count: int | None = None,
+        name: str | None = None,
+        volatile: bool = False,
+        driver: Driver = "overlay",
+    ) -> Container | list[Container]:
+        """Make a container, or `count` of them as a list: all or none. They are not mounted yet.
+
+        driver: "overlay", whose writable layer is the kernel's and which programs run in; or "extent", whose writable
+        layer is ours: without root or a mount, worked on from Python, forked and rolled back at once.
+
+        What is written in a `volatile` one (of the overlay driver) is never synced to disk: fsync returns at once, and
+        unmounting does not flush the store's file system. It is for containers that need not outlive the machine;
+        remove them after a power loss.
+
+        Raises `NotFound`, `Conflict` when `name` is taken, `InvalidInput` when it is no name, `OSError`.
+        """
+        check_count(count, name)
+        found = self._resolve(image)
+        shown = image if isinstance(image, str) else next(iter(found.names), found.short_id)
+        if driver == "extent":
+            if volatile:
+                raise InvalidInput("the extent driver syncs only what it is asked to; create it without volatile")
+            rows = self._writable.create(found.id, shown, found.chain_id, count or 1, name)
+        elif driver == "overlay":
+            chain = self._chains.mountable(found.chain_id, lambda: found.diff_ids)
+            rows = self._containers.create(found.id, shown, chain, count or 1, name, volatile)
+        else:
+            raise InvalidInput(f"there is no driver {driver!r}; it is 'overlay' or 'extent'")
+        made = [Container(self, row) for row in rows]
+        return made[0] if count is None else made
+
+    def containers(self) -> list[Container]:
+        """Every container, newest first."""
+        return [Container(self, row) for row in self._containers.all()]
+
+    def container(self, name: str) -> Container:
+        """The container of that name, id or unambiguous beginning of an id. Raises `NotFound`, `InvalidInput`."""
+        return Container(self, self._containers.find(name))
+
+    def mount(self, containers: Sequence[Container]) -> None:
+        """Mount many at once; each view is then at its `root`. Those already mounted stay.
+
+        Raises `NotFound` where one was removed, `Unsupported` where this user or kernel cannot mount, `OSError`.
+        """
+        self._containers.mount([container.row for container in containers], lambda image: self._image(image).diff_ids)
+
+    def umount(self, containers: Sequence[Container], *, force: bool = False) -> None:
+        """Unmount many at once; `force` detaches those in use. Raises `Conflict` where one is in use."""
+        self._containers.unmount([container.row for container in containers], lazy=force)
+
+    def remove(self, containers: Sequence[Container], *, force: bool = False) -> None:
+        """Remove containers and what they wrote. Raises `Conflict` where one runs or is in use, without `force`."""
+        rows = [container.row for container in containers]
+        if self._opened_layers is not None:
+            self._writable.forget(rows)
+        self._containers.remove(rows, force=force)
+
+    def states(self, containers: Sequence[Container]) -> list[str]:
+        """Of each: "created", "mounted" or "running"."""
+        return self._containers.states([container.row for container in containers])
