@@ -458,6 +458,8 @@ static int resolve_hard_link(struct ls_layer_builder *builder, char *target, siz
 		return status;
 	if (!walk->length)
 		return ls_layer_refuse(builder, LS_INVALID, "is a hard link to the root directory", err);
+	if (walk_name_length(walk) > LS_LAYER_NAME_BYTES)
+		return ls_layer_refuse(builder, LS_LIMIT, "is a hard link to a name of more than 255 bytes", err);
 	status = ls_layer_resolve(builder, walk, err);
 	if (status)
 		return status;

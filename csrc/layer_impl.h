@@ -89,7 +89,8 @@ int ls_layer_refuse(const struct ls_layer_builder *builder, int status, const ch
 /* The node of a child, LS_NONE where there is none; `name` has at most LS_LAYER_NAME_BYTES. */
 uint32_t ls_layer_find_child(const struct ls_layer_builder *builder, uint32_t parent, const char *name, size_t length);
 
-/* Clean an archive's spelling of a path into the walk. */
+/* Clean an archive's spelling of a path into the walk. A name has at most LS_LAYER_NAME_BYTES, and before it maybe ".wh.",
+ * which is for whoever takes it for a name to count (ls_layer_find_child). */
 int ls_layer_clean(const struct ls_layer_builder *builder, struct walk *walk, struct ls_tar_bytes spelling,
                    struct ls_error *err);
 
