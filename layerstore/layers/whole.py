@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
-import stat
 
 from layerstore.layers.entries import Entry
 from layerstore.layers.sources import StoredContent
+from layerstore.types import decode_path
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,22 +17,26 @@ if TYPE_CHECKING:
     from layerstore.store.contents import ContentStore
 
 
+_MAX_LINKS = 40
+
+
 def whole(index: Index, contents: ContentStore, changed: Iterable[Entry], top: bytes = b"") -> Iterator[Entry]:
-    """Entries of everything at and below `top`, in their order; the root is one, too.
+    """Entries of everything at and below `top`, in their order: that of `top` itself first, also of the root.
 
     Args:
         index: of the image's chain.
         changed: the container's entries (layerstore/layers/entries.py).
-        top: a path as in entries, spelled as the tree has it: none of its directories is a symbolic link.
+        top: a path. Symbolic links on the way to its last name are followed, inside the tree.
 
     None of them is a whiteout, none opaque. Of an inode with several names the first that comes is the file.
-    Raises `FileNotFoundError` where there is nothing at `top`, `CorruptError` where the index is damaged.
+    Raises `OSError` (ENOENT, ENOTDIR, ELOOP) for a path that leads nowhere, `CorruptError` where the index is damaged.
     """
-    return _Walk(index, contents, changed).below(top)
+    walk = _Walk(index, contents, changed)
+    return walk.below(*walk.place(top))
 
 
 class _Walk:
-    """A place is a path and the number of the image's record that shows there, None where none does."""
+    """A place is a path without links and the number of the image's record that shows there, None where none does."""
 
     def __init__(self, index: Index, contents: ContentStore, changed: Iterable[Entry]) -> None:
         self._index = index
@@ -45,24 +50,66 @@ class _Walk:
             if name:
                 self._names.setdefault(directory, []).append(name)
 
-    def below(self, top: bytes) -> Iterator[Entry]:
-        waiting = [(top, self._lower(top))]
+    def place(self, top: bytes) -> tuple[bytes, int | None]:
+        """The place that a path leads to, spelled without links."""
+        above: list[tuple[bytes, int | None]] = []
+        path, lower = b"", self._index.lookup(b"")
+        waiting = _names(top)
+        links = 0
+        while waiting:
+            entry = self._entry(path, lower)
+            if not entry.is_dir():
+                raise _error(errno.ENOTDIR, top)
+            name = waiting.pop()
+            if name == b"..":
+                path, lower = above.pop() if above else (path, lower)
+                continue
+            above.append((path, lower))
+            path, lower = self._child(path, lower, name, top)
+            target = self._entry(path, lower).target if waiting else None
+            if target is not None:
+                links += 1
+                if links > _MAX_LINKS:
+                    raise _error(errno.ELOOP, top)
+                waiting += _names(target)
+                path, lower = above.pop()
+                if target.startswith(b"/") and above:
+                    path, lower = above[0]
+                    above.clear()
+        return path, lower
+
+    def _child(self, path: bytes, lower: int | None, name: bytes, top: bytes) -> tuple[bytes, int | None]:
+        child = _join(path, name)
+        for found, record in self._children(path, lower):
+            if found == child:
+                return found, record
+        raise _error(errno.ENOENT, top)
+
+    def below(self, top: bytes, lower: int | None) -> Iterator[Entry]:
+        """Entries of a place and all that is below it."""
+        waiting = [(top, lower)]
         while waiting:
             path, lower = waiting.pop()
-            entry = self._of_container(path) if path in self._changed else self._of_image(path, lower)
-            yield entry
+            entry = self._entry(path, lower)
+            yield entry.at(path, self._link(path, lower, entry))
             if entry.is_dir():
                 waiting += reversed(self._children(path, lower))
 
-    def _lower(self, top: bytes) -> int | None:
-        path, lower = b"", self._index.lookup(b"")
-        for name in top.split(b"/") if top else ():
-            places = dict(self._children(path, lower))
-            path = _join(path, name)
-            if path not in places:
-                raise FileNotFoundError(f"there is nothing at /{os.fsdecode(top)}")
-            lower = places[path]
-        return lower
+    def _entry(self, path: bytes, lower: int | None) -> Entry:
+        """What is at a place, under its own name."""
+        entry = self._changed.get(path)
+        if entry is None:
+            assert lower is not None, "a name is the container's or the image's"
+            return self._of_image(path, lower)
+        return entry if entry.link is None else self._changed[entry.link]
+
+    def _link(self, path: bytes, lower: int | None, entry: Entry) -> bytes | None:
+        """The name that this inode came under before."""
+        if entry.is_dir():
+            return None
+        inode = entry.path if path in self._changed else self._index.record(lower or 0).inode
+        first = self._first_names.setdefault(inode, path)
+        return None if first == path else first
 
     def _children(self, path: bytes, lower: int | None) -> list[tuple[bytes, int | None]]:
         """The places in a directory, ordered by name."""
@@ -77,28 +124,13 @@ class _Walk:
                 found.setdefault(name, None)
         return [(_join(path, name), found[name]) for name in sorted(found)]
 
-    def _of_container(self, path: bytes) -> Entry:
-        entry = self._changed[path]
-        if entry.is_dir():
-            return entry.at(path)
-        first = entry.link or path
-        return self._changed[first].at(path, self._linked(first, path))
-
-    def _linked(self, inode: int | bytes, path: bytes) -> bytes | None:
-        """The name of an inode that came before `path`."""
-        first = self._first_names.setdefault(inode, path)
-        return None if first == path else first
-
-    def _of_image(self, path: bytes, number: int | None) -> Entry:
-        assert number is not None, "a name is the container's or the image's"
+    def _of_image(self, path: bytes, number: int) -> Entry:
         record = self._index.record(number)
         entry = Entry(path, record.mode, record.uid, record.gid, record.mtime_ns)
         entry.xattrs = record.xattrs
         if record.rdev is not None:
             entry.rdev = os.makedev(*record.rdev)
         entry.target = record.target
-        if not stat.S_ISDIR(record.mode) and record.count > 1:
-            entry.link = self._linked(record.inode, path)
         if record.content is not None:
             digest, entry.size = self._index.content(record.content)
             entry.source = StoredContent(self._contents, digest)
@@ -108,3 +140,12 @@ class _Walk:
 
 def _join(directory: bytes, name: bytes) -> bytes:
     return directory + b"/" + name if directory else name
+
+
+def _names(path: bytes) -> list[bytes]:
+    """The names of a path, the last one first."""
+    return [name for name in reversed(path.split(b"/")) if name not in (b"", b".")]
+
+
+def _error(number: int, path: bytes) -> OSError:
+    return OSError(number, os.strerror(number), "/" + decode_path(path).lstrip("/"))
