@@ -9,7 +9,7 @@ import stat
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
     from typing import IO, TypeAlias
 
     from layerstore.containers.mounted import MountedFiles
@@ -105,6 +105,15 @@ def copy_out(entries: Iterable[Entry], target: str, keep_owner: bool) -> None:
             _attributes_out(entry, host, keep_owner)
     for host, entry in reversed(directories):
         _attributes_out(entry, host, keep_owner)
+
+
+def renamed(entries: Iterable[Entry]) -> Iterator[Entry]:
+    """A tree as it is put into a tar: its names begin with the last name of its top."""
+    above: int | None = None
+    for entry in entries:
+        if above is None:
+            above = entry.path.rfind(b"/") + 1
+        yield entry.at(entry.path[above:], None if entry.link is None else entry.link[above:])
 
 
 def _make_way(host: str) -> None:

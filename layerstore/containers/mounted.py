@@ -40,12 +40,15 @@ class MountedFiles:
 
     @contextlib.contextmanager
     def _place(self, path: str) -> Iterator[str]:
-        """A path of the host for the last name of `path`, that must not be followed."""
+        """A path of the host for the last name of `path`, that must not be followed. Errors name `path`."""
         directory, name = os.path.split(path.rstrip("/"))
         if name in ("", ".", ".."):
             directory, name = path, "."
-        with self._opened(directory, os.O_PATH | os.O_DIRECTORY) as fd:
-            yield f"/proc/self/fd/{fd}/{name}"
+        try:
+            with self._opened(directory, os.O_PATH | os.O_DIRECTORY) as fd:
+                yield f"/proc/self/fd/{fd}/{name}"
+        except OSError as error:
+            raise OSError(error.errno, os.strerror(error.errno or 0), path) from None
 
     def lstat(self, path: str) -> os.stat_result:
         """As `os.lstat`."""

@@ -19,6 +19,7 @@ import time
 from layerstore._core.erofs import write_pack
 from layerstore._core.ingest import Contents, LayerIngest
 from layerstore.errors import DigestMismatch, InvalidInput
+from layerstore.layers.sources import StoredContent
 from layerstore.layers.streams import (
     QUEUED_PIECES,
     BackgroundHash,
@@ -265,6 +266,8 @@ class _Clones:
         """What to read the next large content from: its clone, or where none can be made the source itself."""
         path = f"{self._staging}/clone.{self._count}"
         self._count += 1
+        if isinstance(source, StoredContent) and source.link_to(path):
+            return _pieces_of_file(path)
         with open(path, "xb", buffering=0, opener=_opener) as file:
             if source.clone_to(file.fileno()):
                 return _pieces_of_file(path)

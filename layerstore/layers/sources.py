@@ -35,6 +35,13 @@ class StoredContent:
         with found:
             yield from pieces_of(found, PIECE_BYTES)
 
+    def link_to(self, path: str) -> bool:
+        """Make `path` another name of the content's own file; False where it has none. It must not be changed.
+
+        Whoever calls holds the garbage lock. Raises `OSError`.
+        """
+        return self._contents.link_to(self.digest, path)
+
     def clone_to(self, fd: int) -> bool:
         """As `Source.clone_to`: where it is a file of its own, on a file system with reflink."""
         found = self._contents.find(self.digest)
