@@ -92,11 +92,11 @@ def test_large_files_are_read_from_what_was_cloned() -> None:
     seen: list[bytes] = []
     asked: list[int] = []
 
-    def clone(source: object, size: int) -> Bytes:
+    def clone(source: object, size: int) -> Iterator[bytes]:
         assert isinstance(source, Bytes)
         assert len(source.data) == size
         asked.append(size)
-        return Bytes(b"c" * size, piece=1000)
+        return Bytes(b"c" * size, piece=1000).pieces()
 
     for piece in tar_pieces(entries, clone):
         seen.append(bytes(piece))
