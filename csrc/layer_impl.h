@@ -4,6 +4,7 @@
 
 #include <sys/stat.h>
 
+#include "arena.h"
 #include "index_writer.h"
 #include "layer.h"
 #include "siphash.h"
@@ -33,8 +34,6 @@ struct walk {
 	size_t link_bytes; /* bytes of their targets */
 };
 
-struct arena_chunk;
-
 struct slot {
 	uint32_t tag;  /* low half of the hash of (parent, name); its low bits are also the slot's preferred place */
 	uint32_t node; /* LS_NONE when free */
@@ -52,7 +51,7 @@ struct ls_layer_builder {
 	uint32_t node_count, node_capacity;
 	struct slot *slots;
 	uint32_t slot_mask, slots_used;
-	struct arena_chunk *arena;
+	struct ls_arena arena; /* what lives as long as the builder */
 	uint8_t hash_key[LS_SIPHASH_KEY_BYTES];
 	uint64_t entries, implied;
 	uint64_t xattr_bytes;
