@@ -169,8 +169,6 @@ class Container(Operations):
 
     def diff(self) -> list[Change]:
         """What it changed, sorted by path. Raises `NotFound` when removed, `Unsupported` for the extent driver."""
-        from pathlib import Path
-
         from layerstore.containers import changes
 
         if self.row.driver != "overlay":
@@ -178,10 +176,14 @@ class Container(Operations):
                 f"container {self.id[:12]} is of the {self.row.driver} driver, of which there is no diff yet"
             )
         try:
-            return changes.changes(Path(self._store._containers.upper(self.id)), self.image.index())
+            fd = os.open(self._store._containers.upper(self.id), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except FileNotFoundError:
             self._store.container(self.id)
             raise
+        try:
+            return changes.changes(fd, self.image.index())
+        finally:
+            os.close(fd)
 
     # What it holds
 
