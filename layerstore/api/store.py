@@ -83,7 +83,8 @@ class Store:
     def _find_pool(self, create: bool, pool_bytes: int | None) -> Pool | None:
         if pool_bytes is None and not os.path.exists(f"{self._root}/{POOL_NAME}.img"):
             return None
-        from layerstore.store.pool import Pool, has_reflink
+        from layerstore.store.pool import Pool
+        from layerstore.store.reflink import has_reflink
 
         pool = Pool(self._root)
         if pool_bytes is not None and create and not pool.exists():
