@@ -214,16 +214,10 @@ class Store:
 
         The image has no command. Its creation time is SOURCE_DATE_EPOCH where that is set. Raises as `load`.
         """
-        import time
-        from datetime import UTC, datetime
-
         from layerstore.layers import loading
+        from layerstore.oci.configs import time_of_making
 
-        seconds = os.environ.get("SOURCE_DATE_EPOCH") or time.time()
-        try:
-            created = datetime.fromtimestamp(int(seconds), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        except (ValueError, OverflowError) as error:
-            raise InvalidInput(f"SOURCE_DATE_EPOCH is {seconds!r}, not a number of seconds: {error}") from error
+        created = time_of_making()
         image_id = loading.import_rootfs(
             self.layout, self._database, self._contents, source, normalise_name(name), created, progress
         )
