@@ -183,6 +183,8 @@ class Store:
             self._opened_layers.close()
         self._database.close()
         self._mounts.close()
+        for image in self._known_images[1].values():
+            image._let_go()
         self._known_images = -1, {}
         self._image_trees.clear()
         self._chains.close()
@@ -222,16 +224,10 @@ class Store:
 
         The image has no command. Its creation time is SOURCE_DATE_EPOCH where that is set. Raises as `load`.
         """
-        import time
-        from datetime import UTC, datetime
-
         from layerstore.layers import loading
+        from layerstore.oci.configs import time_of_making
 
-        seconds = os.environ.get("SOURCE_DATE_EPOCH") or time.time()
-        try:
-            created = datetime.fromtimestamp(int(seconds), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        except (ValueError, OverflowError) as error:
-            raise InvalidInput(f"SOURCE_DATE_EPOCH is {seconds!r}, not a number of seconds: {error}") from error
+        created = time_of_making()
         image_id = loading.import_rootfs(
             self.layout, self._database, self._contents, source, normalise_name(name), created, progress
         )

@@ -285,7 +285,7 @@ class Layer:
             return self._begin(*self._locked())
         if os.fstat(descriptor.fd).st_size > end:
             os.ftruncate(descriptor.fd, end)
-        tree.logs.descriptors[number] = descriptor
+        tree.logs.reopen(number, descriptor)
         tree.begin(LogWriter(descriptor.fd, end, bytes.fromhex(log), number), self._make_durable)
         return tree
 

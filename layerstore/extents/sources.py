@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from layerstore._core.extent_io import read
 from layerstore._core.extents import IMAGE, ZERO
 from layerstore._core.files import punch_holes
-from layerstore.layers.sources import PIECE_BYTES, write_at
+from layerstore.layers.sources import write_at
+from layerstore.layers.streams import PIECE_BYTES
 from layerstore.store import reflink
 
 if TYPE_CHECKING:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from layerstore.layers.streams import PIECE_BYTES
 from layerstore.store import reflink
 
 TYPE_CHECKING = False
@@ -13,7 +14,6 @@ if TYPE_CHECKING:
     from layerstore.layers.streams import Piece
     from layerstore.store.contents import ContentStore
 
-PIECE_BYTES = 1 << 20
 _BLOCK_BYTES = 64 << 10
 _PAGE_BYTES = 4096
 _ZEROS = bytes(_BLOCK_BYTES)
@@ -32,6 +32,13 @@ class StoredContent:
         with self._contents.open(self._digest) as file:
             while piece := file.read(PIECE_BYTES):
                 yield piece
+
+    def link_to(self, path: str) -> bool:
+        """Make `path` another name of the content's own file; False where it has none. Nobody may write to it.
+
+        Whoever calls holds the garbage lock. Raises `OSError`.
+        """
+        return self._contents.link_to(self._digest, path)
 
     def clone_to(self, fd: int) -> bool:
         file, _, shared = self._contents.open_place(self._digest)
