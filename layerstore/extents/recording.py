@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from layerstore._core import log as kinds
 from layerstore._core.branches import branches
 from layerstore._core.branches import record as record_of
-from layerstore._core.extent_io import LogWriter, read
+from layerstore._core.extent_file import read
+from layerstore._core.extent_io import LogWriter
 from layerstore._core.extents import ZERO, ExtentMap, source
 from layerstore._core.hashing import Hasher
 from layerstore._core.log import Record
@@ -269,7 +270,7 @@ class _Contents:
         for piece in content.pieces():
             data = memoryview(piece)
             there = bytearray(len(data))
-            read(extents, (), stored, size, there)
+            read(extents, [], stored, size, there)
             for start, end in differing(data, there):
                 self._writer.write(written, inode.number, size + start, data[start:end], entry.mtime_ns)
             size += len(data)
