@@ -39,6 +39,7 @@ RANKS = {
         "extents": 6,
         "mount": 7,
         "containers": 8,
+        "registry": 8,
     },
     **{"api": 9, "filesystem": 10, "cli": 10, "__main__": 11},
 }
