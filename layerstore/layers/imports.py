@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import itertools
 import json
 import os
-import queue
 import shutil
-import threading
 import time
 
 from layerstore._core.erofs import write_pack
@@ -21,13 +18,13 @@ from layerstore._core.ingest import Contents, LayerIngest
 from layerstore.errors import DigestMismatch, InvalidInput
 from layerstore.layers.sources import StoredContent
 from layerstore.layers.streams import (
-    QUEUED_PIECES,
     BackgroundHash,
     Counted,
     compression_of,
     decompressed,
     pieces_of,
     prefixed,
+    read_ahead,
 )
 from layerstore.store import durable
 from layerstore.store.db import SET_NAME
@@ -178,7 +175,7 @@ class Import:
         # The reading thread hashes the tar where it need not decompress it; else this one, which stores it, does.
         tar_hash = hashlib.sha256()
         tar = Counted(decompressed(blob, compression), digest=None if compression else tar_hash)
-        with open(recipe, "wb") as out, _read_ahead(tar) as spans:
+        with open(recipe, "wb") as out, read_ahead(tar) as spans:
             for span in spans:
                 if compression:
                     tar_hash.update(span)
@@ -314,50 +311,6 @@ def _insert_chains(
         row = (chains[number], parent, diff_ids[number])
         if not execute("INSERT OR IGNORE INTO chains VALUES (?, ?, ?)", row).rowcount:
             return
-
-
-@contextlib.contextmanager
-def _read_ahead(pieces: Iterable[Piece]) -> Iterator[Iterator[Piece]]:
-    """Read `pieces` in a thread of its own, a few ahead. Its exceptions are raised here; leaving stops it.
-
-    One piece needs no thread, and starting one would be most of the work on a small layer.
-    """
-    source = iter(pieces)
-    head = list(itertools.islice(source, 2))
-    if len(head) < 2:
-        yield iter(head)
-        return
-    ready: queue.Queue[Piece | BaseException | None] = queue.Queue(QUEUED_PIECES)
-    stopped = threading.Event()
-
-    def read() -> None:
-        end: BaseException | None = None
-        try:
-            for piece in source:
-                ready.put(piece)
-                if stopped.is_set():
-                    return
-        except BaseException as error:
-            end = error
-        ready.put(end)
-
-    def received() -> Iterator[Piece]:
-        yield from head
-        while (piece := ready.get()) is not None:
-            if isinstance(piece, BaseException):
-                raise piece
-            yield piece
-
-    thread = threading.Thread(target=read, name="layerstore-read-ahead", daemon=True)
-    thread.start()
-    try:
-        yield received()
-    finally:
-        stopped.set()
-        while thread.is_alive():
-            with contextlib.suppress(queue.Empty):
-                ready.get(timeout=0.01)
-        thread.join()
 
 
 def _reserve_pack(layout: Layout, database: Database) -> tuple[int, int]:
