@@ -103,8 +103,8 @@ class Authorization:
         wanted = ", ".join(scopes) or "its API"
         if self._credentials is None:
             return AccessDenied(
-                f"{self._host} wants credentials for {wanted}, and none are kept; `layerstore login {self._host}` keeps "
-                "some, as `docker login` and `podman login` do; or there is no such repository"
+                f"{self._host} wants credentials for {wanted}, and none are kept; `layerstore login {self._host}` "
+                "keeps some, as `docker login` and `podman login` do; or there is no such repository"
             )
         return AccessDenied(f"{self._host} does not let the user {self._credentials.user!r} have {wanted}")
 

@@ -55,7 +55,7 @@ def find_credentials(registry: str, repository: str = "") -> Credentials | None:
     `RegistryError` where a helper fails, `OSError`.
     """
     for path in _files():
-        document = _read(path)
+        document = read_config(path)
         found = _in_file(document, path, registry, repository)
         if found is not None:
             return found
@@ -78,7 +78,8 @@ def _files() -> Iterator[str]:
     yield docker_config()
 
 
-def _read(path: str) -> dict[str, Any]:
+def read_config(path: str) -> dict[str, Any]:
+    """A file that may hold credentials; empty where there is none. Raises `CorruptError`, `OSError`."""
     try:
         with open(path, "rb") as file:
             document = json.loads(file.read(_LIMIT_BYTES))
@@ -97,8 +98,8 @@ def _in_file(document: dict[str, Any], path: str, registry: str, repository: str
     for key in keys:
         if isinstance(helper := helpers.get(key), str):
             return _of_helper(helper, key)
-    auths = {_bare(key): value for key, value in _object(document, "auths").items()}
-    found = next((auths[key] for key in map(_bare, keys) if isinstance(auths.get(key), dict)), None)
+    auths = {bare_key(key): value for key, value in _object(document, "auths").items()}
+    found = next((auths[key] for key in map(bare_key, keys) if isinstance(auths.get(key), dict)), None)
     if found:
         return _of_entry(found, path, registry)
     store = document.get("credsStore")
@@ -119,7 +120,7 @@ def _keys(registry: str, repository: str) -> list[str]:
     return [*keys, HUB_KEY, "index.docker.io"] if registry == DOCKER_HUB else keys
 
 
-def _bare(key: str) -> str:
+def bare_key(key: str) -> str:
     """A key without what old versions of docker put around the host."""
     bare = key.removeprefix("https://").removeprefix("http://").rstrip("/")
     return re.sub(r"/v[12]$", "", bare)
@@ -139,30 +140,41 @@ def _of_entry(entry: dict[str, Any], path: str, registry: str) -> Credentials:
 
 
 def _of_helper(helper: str, key: str) -> Credentials | None:
-    """What the program `docker-credential-HELPER` keeps for the key."""
+    """What the helper keeps for the key."""
+    said = run_helper(helper, "get", key)
+    if said is None:
+        return None
+    try:
+        answer = json.loads(said)
+        user, secret = answer["Username"], answer["Secret"]
+        if not (isinstance(user, str) and isinstance(secret, str)):
+            raise TypeError("they are no strings")
+    except (ValueError, LookupError, TypeError) as error:
+        raise RegistryError(f"what docker-credential-{helper} gave for {key} is not credentials: {error}") from None
+    if not user and not secret:
+        return None
+    return Credentials("", "", secret) if user == _TOKEN_USER else Credentials(user, secret)
+
+
+def run_helper(helper: str, verb: str, given: str) -> bytes | None:
+    """What the program `docker-credential-HELPER VERB` says when it is given that; None where it has no credentials.
+
+    Raises `CorruptError` for a helper that has no such name, `NotFound` for one that is not installed, `RegistryError`.
+    """
     import subprocess
 
     if not _HELPER_NAME.fullmatch(helper):
         raise CorruptError(f"{helper!r} cannot be the name of a credential helper; mend docker's or podman's config")
     program = f"docker-credential-{helper}"
     try:
-        done = subprocess.run([program, "get"], input=key.encode(), capture_output=True, timeout=_HELPER_SECONDS)
+        done = subprocess.run([program, verb], input=given.encode(), capture_output=True, timeout=_HELPER_SECONDS)
     except FileNotFoundError:
-        raise NotFound(f"{program}, which keeps the credentials for {key}, is not installed") from None
+        raise NotFound(f"{program}, which keeps the credentials, is not installed") from None
     except subprocess.TimeoutExpired:
-        raise RegistryError(f"{program} gave no credentials for {key} within {_HELPER_SECONDS} s") from None
+        raise RegistryError(f"{program} {verb} did not end within {_HELPER_SECONDS} s") from None
     if done.returncode:
         said = (done.stdout or done.stderr).decode(errors="replace").strip()
         if "credentials not found" in said:
             return None
-        raise RegistryError(f"{program} gave no credentials for {key}: {said[:500]}")
-    try:
-        answer = json.loads(done.stdout)
-        user, secret = answer["Username"], answer["Secret"]
-        if not (isinstance(user, str) and isinstance(secret, str)):
-            raise TypeError("they are no strings")
-    except (ValueError, KeyError, TypeError) as error:
-        raise RegistryError(f"what {program} gave for {key} is not credentials: {error}") from None
-    if not user and not secret:
-        return None
-    return Credentials("", "", secret) if user == _TOKEN_USER else Credentials(user, secret)
+        raise RegistryError(f"{program} {verb} failed: {said[:500]}")
+    return done.stdout

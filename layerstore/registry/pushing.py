@@ -106,10 +106,10 @@ def _kept_manifest(layout: Layout, database: Database, config: ImageConfig) -> _
     """
     rows = database.read().execute("SELECT digest FROM image_blobs WHERE image_id = ?", (config.image_id,)).fetchall()
     found: list[_Kept] = []
-    for (digest,) in rows:
+    for digest in (Digest(row[0]) for row in rows if row[0] != str(config.image_id)):
         with open(layout.blob(digest), "rb") as file:
             data = file.read()
-        if digest == str(config.image_id) or sha256_digest(data) != digest:
+        if sha256_digest(data) != digest:
             continue
         document = parse_json(data, "a manifest", MANIFEST_LIMIT_BYTES)
         if "layers" not in document:

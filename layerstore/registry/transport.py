@@ -41,7 +41,7 @@ _AGENT = "layerstore"
 
 
 class Transient(RegistryError):
-    """A failure that may pass; `wait_seconds` is how long the server wants to be left alone, None if it says nothing."""
+    """A failure that may pass; `wait_seconds` is how long the server wants to be left alone, None if unsaid."""
 
     def __init__(self, message: str, wait_seconds: float | None = None) -> None:
         super().__init__(message)
