@@ -1,5 +1,5 @@
-"""What pull and push show: a line for what becomes of each layer, and on a terminal a bar while its bytes are on the way.
-And the options that they share."""
+"""What pull and push show: a line for what becomes of each layer, and on a terminal a bar while its bytes are on the
+way. And the options that they share."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 class Transfers:
     """A progress callback. As a context manager it leaves no bar behind.
 
-    `lines` says what a layer's line is at each stage that has one. `manifest` is the digest of the manifest, once known.
+    `lines` says what a layer's line is at each stage that has one. `manifest` is the manifest's digest, once known.
     """
 
     def __init__(self, lines: Mapping[str, str]) -> None:

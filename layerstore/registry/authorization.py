@@ -82,13 +82,8 @@ class Authorization:
                 if challenge.scheme == "bearer" and "realm" in challenge.parameters:
                     if sent is not None and sent != f"Bearer {self._tokens.pop(tuple(sorted(scopes)), ('', 0))[0]}":
                         return  # another thread has a newer one
-                elif not is_basic or self._credentials is None or self._credentials.identity_token:
+                elif not is_basic or self._credentials is None or self._credentials.identity_token or sent is not None:
                     continue
-                elif sent is not None:
-                    raise AccessDenied(
-                        f"{self._host} refuses the user {self._credentials.user!r} with this password; "
-                        f"`layerstore login {self._host}` changes it"
-                    )
                 self._challenge = challenge
                 return
         raise self.denied(scopes)
@@ -106,7 +101,10 @@ class Authorization:
                 f"{self._host} wants credentials for {wanted}, and none are kept; `layerstore login {self._host}` "
                 "keeps some, as `docker login` and `podman login` do; or there is no such repository"
             )
-        return AccessDenied(f"{self._host} does not let the user {self._credentials.user!r} have {wanted}")
+        return AccessDenied(
+            f"{self._host} does not let the user {self._credentials.user!r} with the password that is kept "
+            f"have {wanted}; `layerstore login {self._host}` keeps another one"
+        )
 
     def _fetch(self, scopes: tuple[str, ...]) -> tuple[str, float]:
         """A new token and the seconds that it lasts. Under the lock."""

@@ -1,4 +1,4 @@
-"""Keeping credentials where docker, podman and this library find them: docker's config.json, or the helper named there."""
+"""Keeping credentials where docker, podman and this library find them: docker's config.json, or the helper in it."""
 
 from __future__ import annotations
 

@@ -120,7 +120,7 @@ def _kept_manifest(layout: Layout, database: Database, config: ImageConfig) -> _
                 f"image {config.image_id} has layers that their maker alone may distribute, so it cannot be pushed"
             )
         is_docker = manifest.config.media_type == _DOCKER.config
-        if manifest.config.digest == config.image_id:
+        if manifest.config.digest == Digest(config.image_id):
             found.append(_Kept(data, manifest, _DOCKER if is_docker else _OCI))
     return min(found, key=lambda kept: (kept.family is _DOCKER, kept.data), default=None)
 

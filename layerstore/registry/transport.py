@@ -14,7 +14,7 @@ from urllib.parse import urljoin, urlsplit
 import urllib3
 from urllib3.exceptions import HTTPError, NameResolutionError, SSLError
 
-from layerstore.errors import LimitExceeded, RegistryError
+from layerstore.errors import InvalidInput, LimitExceeded, RegistryError
 from layerstore.registry.references import is_loopback
 from layerstore.types import Value
 
@@ -104,7 +104,7 @@ class Transport:
             try:
                 self.tls.load_verify_locations(os.fspath(ca_file))
             except ssl.SSLError as error:
-                raise RegistryError(f"{os.fspath(ca_file)} is no file of certificates in PEM: {error}") from error
+                raise InvalidInput(f"{os.fspath(ca_file)} is no file of certificates in PEM: {error}") from error
         timeout = urllib3.Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS)
         self._options: dict[str, Any] = {
             "ssl_context": self.tls,
