@@ -133,7 +133,8 @@ class Version(Value):
 class Progress(Value):
     """How far a long operation is: `done_bytes` of `total_bytes` (None when unknown) of `what`.
 
-    `stage` is "import" while something is read, "stored" for a layer that is in the store already and passed over.
+    `stage` is "import" while something is read, "stored" for a layer that is in the store already and passed over,
+    "save" while a layer is saved.
     """
 
     def __init__(self, stage: str, what: str, done_bytes: int, total_bytes: int | None) -> None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from layerstore._core.index import Index
     from layerstore.api.store import Store
+    from layerstore.layers.streams import Piece
     from layerstore.oci.configs import ImageConfig
     from layerstore.results import Change, HistoryEntry, LayerSummary, Version
     from layerstore.views.paths import ImagePath
@@ -196,13 +197,13 @@ class Image:
 
         return ImagePath(self.view)
 
-    def layer_tar(self, diff_id: DiffId) -> Iterator[bytes]:
+    def layer_tar(self, diff_id: DiffId) -> Iterator[Piece]:
         """The tar of one of its layers, bit for bit as it came in, in pieces. Raises `CorruptError`, `OSError`."""
         from layerstore.layers.recipe import tar_pieces
 
         store = self._store
         recipe = store.layout.layer_recipe(diff_id)
-        return tar_pieces(recipe, store._chains.layer_index(diff_id), store._contents.open)
+        return tar_pieces(recipe, store._chains.layer_index(diff_id), store._contents)
 
     def inspect(self) -> dict[str, Any]:
         """What is known of the image, in docker's words."""

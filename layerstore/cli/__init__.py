@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 COMMANDS = {
     "init": "make an empty store",
     "load": "take in images from a docker archive or OCI layout",
+    "save": "write images as a docker archive or OCI layout",
     "import": "make an image from the tar of a root file system",
     "images": "list images",
     "history": "show the steps that an image was made in",
