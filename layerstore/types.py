@@ -126,3 +126,11 @@ def normalise_name(text: str) -> str:
         if path.count("/") == 1:
             path = path.removeprefix("library/")
     return f"{host + '/' if host else ''}{path}:{match['tag'] or 'latest'}"
+
+
+def full_name(name: str) -> str:
+    """A name as `normalise_name` gives it with Docker Hub's prefixes spelled out, as containerd knows images."""
+    first, slash, _ = name.partition("/")
+    if slash and ("." in first or ":" in first or first == "localhost"):
+        return name
+    return f"docker.io/{name}" if slash else f"docker.io/library/{name}"

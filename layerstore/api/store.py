@@ -18,7 +18,7 @@ from layerstore.types import DiffId, ImageId, chain_id, normalise_name, parse_di
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
     from typing import Any, BinaryIO, Literal, TypeAlias, overload
 
@@ -296,6 +296,48 @@ class Store:
         with Client(reference, plain_http=plain_http, ca_file=ca_file) as client:
             return push(self.layout, self._database, client, reference, found.config, found.layer_tar, progress)
 
+    def save(
+        self,
+        images: Image | str | Iterable[Image | str],
+        target: str | os.PathLike[str] | BinaryIO,
+        *,
+        format: Literal["docker-archive", "oci-archive", "oci"] = "docker-archive",
+        compression: Literal["none", "gzip", "zstd"] = "none",
+        progress: ProgressCallback | None = None,
+    ) -> None:
+        """Write images, whose layers are the very tars that came in, each once whatever number of images has it.
+
+        An image that is given by a name has that name there, one given by an id none, an `Image` all its names.
+
+        Args:
+            target: a path, or for an archive a binary stream. A file there is replaced; a directory has to be empty.
+                Either is there, whole and durable, on return, and not at all when this raises.
+            format: "docker-archive", what `docker save` has written since version 25: an OCI layout that older versions
+                load, too; "oci-archive", an OCI layout as a tar; "oci", one in a directory.
+            compression: of the layers. docker before version 23 does not load zstd.
+            progress: called from a thread of its own, for one layer after the other.
+
+        Equal images give equal bytes. Layers that are compressed to a stream take space in the store meanwhile, one at
+        a time. Collecting garbage waits for this.
+
+        Raises:
+            NotFound, InvalidInput: there is no such image; the target is no such thing.
+            CorruptError: what the store has of a layer is missing or damaged.
+            OSError.
+        """
+        from layerstore.layers import saving
+
+        chosen: dict[ImageId, list[str]] = {}
+        for image in [images] if isinstance(images, (Image, str)) else images:
+            found = self._resolve(image)
+            names = chosen.setdefault(found.id, [])
+            given = found.names if isinstance(image, Image) else [_name_among(image, found.names)]
+            names += [name for name in given if name is not None and name not in names]
+        if not chosen:
+            raise InvalidInput("no image was given to save; `layerstore images` lists them")
+        layer_index = self._chains.layer_index
+        saving.save(self.layout, self._contents, layer_index, chosen, target, format, compression, progress)
+
     def images(self) -> list[Image]:
         """Every image, newest in the store first."""
         query = "SELECT image_id FROM images ORDER BY stored_seconds DESC, image_id"
@@ -355,10 +397,7 @@ class Store:
 
     def _remove_image(self, execute: Callable[..., Any], image: Image, name: str, force: bool) -> list[str]:
         names = [n for (n,) in execute("SELECT name FROM names WHERE image_id = ? ORDER BY name", (image.id,))]
-        by_name = None
-        if not name.startswith("sha256:"):
-            with contextlib.suppress(InvalidInput):
-                by_name = normalise_name(name) if normalise_name(name) in names else None
+        by_name = _name_among(name, names)
         if by_name is None and len(names) > 1 and not force:
             raise Conflict(f"image {name} has {len(names)} names ({', '.join(names)}); remove them, or force it")
         gone = names if by_name is None else [by_name]
@@ -543,3 +582,11 @@ class Store:
     def states(self, containers: Sequence[Container]) -> list[str]:
         """Of each: "created", "mounted" or "running"."""
         return self._containers.states([container.row for container in containers])
+
+
+def _name_among(text: str, names: Sequence[str]) -> str | None:
+    """The one of an image's names that is meant; None where the image is meant by its id."""
+    if not text.startswith("sha256:"):
+        with contextlib.suppress(InvalidInput):
+            return normalise_name(text) if normalise_name(text) in names else None
+    return None

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 COMMANDS = {
     "init": "make an empty store",
     "load": "take in images from a docker archive or OCI layout",
+    "save": "write images as a docker archive or OCI layout",
     "pull": "bring an image from a registry",
     "push": "have a registry have an image",
     "login": "keep credentials for a registry",

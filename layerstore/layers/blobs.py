@@ -55,7 +55,7 @@ class LayerBlob:
         if compression not in COMPRESSIONS:
             raise InvalidInput(f"there is no compression {compression!r}; it is one of {', '.join(COMPRESSIONS)}")
         self._compression = compression
-        self._diff_id = diff_id
+        self.diff_id = diff_id
         self._tar_hash = hashlib.sha256()
         self._blob_hash = self._tar_hash if compression == "none" else hashlib.sha256()
         self._tar = Counted(tar, digest=None if compression == "none" else self._tar_hash, progress=progress)
@@ -69,8 +69,8 @@ class LayerBlob:
                 self.size_bytes += len(piece)
                 yield piece
         found = f"sha256:{self._tar_hash.hexdigest()}"
-        if found != self._diff_id:
-            raise CorruptError(f"layer {self._diff_id} comes out of the store as {found}; {RELOAD}")
+        if found != self.diff_id:
+            raise CorruptError(f"layer {self.diff_id} comes out of the store as {found}; {RELOAD}")
 
     @property
     def digest(self) -> Digest:
