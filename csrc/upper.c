@@ -270,17 +270,6 @@ static int take_special(struct ls_upper *upper, const struct upper_item *item, s
 
 /* ---- regular files ---- */
 
-/* Without O_NOATIME the container would see that its files were read; only their owner may ask for it. O_NONBLOCK: should
- * it have become a fifo. */
-static int open_file(const struct ls_upper *upper, const struct upper_item *item)
-{
-	int flags = O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC;
-	int directory_fd = upper_walk_top(&upper->walk)->fd;
-	int fd = openat(directory_fd, item->name, flags | O_NOATIME);
-
-	return fd < 0 && errno == EPERM ? openat(directory_fd, item->name, flags) : fd;
-}
-
 static ssize_t read_some(int fd, uint8_t *bytes, size_t length, size_t at)
 {
 	ssize_t got;
@@ -430,7 +419,8 @@ static int take_opened(struct ls_upper *upper, const struct upper_item *item, in
 
 static int take_file(struct ls_upper *upper, const struct upper_item *item, struct ls_error *err)
 {
-	int fd = open_file(upper, item), status;
+	/* O_NONBLOCK: should it have become a fifo. */
+	int fd = upper_walk_open(&upper->walk, item, O_NONBLOCK), status;
 
 	if (fd < 0)
 		return upper_has_changed(errno) ? UPPER_CHANGED : upper_walk_fail(&upper->walk, err);
@@ -541,6 +531,8 @@ int ls_upper_next(struct ls_upper *upper, struct ls_upper_entry **entries, size_
 	upper->has_begun = 1;
 	while (!status && upper->walk.depth && !upper->is_full)
 		status = step(upper, err);
+	if (status)
+		upper_walk_end(&upper->walk);
 	*entries = upper->entries;
 	*count = upper->count;
 	return status;

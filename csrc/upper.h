@@ -23,8 +23,8 @@
 int ls_upper_changes(const struct ls_index *index, int upper_fd, struct ls_buffer *changes, struct ls_error *err);
 
 /* One entry of a layer that makes of the chain what the container is: what there are, and in which order, says
- * layerstore/layers/entries.py. Sockets count as nothing; of extended attributes, overlayfs's own and the host's
- * (security.selinux, security.ima, security.evm) are left out. */
+ * layerstore/layers/entries.py. Sockets count as nothing; of extended attributes, those are left out that begin
+ * with trusted.overlay., security.selinux, security.ima or security.evm. */
 struct ls_upper_entry {
 	struct ls_tar_bytes path; /* without a leading '/'; empty for the root */
 	uint32_t mode;            /* as st_mode; 0 for a whiteout, of which the path alone counts */

@@ -14,8 +14,6 @@
 #include "upper_impl.h"
 
 #define OVERLAY "trusted.overlay."
-/* Overlayfs gives and takes an image's own trusted.overlay.* under this prefix (Linux >= 6.7). */
-#define ESCAPED OVERLAY "overlay."
 
 /* Whose attributes: those of a descriptor, or where there can be none (links, devices) those at a path. */
 struct subject {
@@ -35,20 +33,20 @@ static int failed(const struct upper_reader *reader, struct ls_error *err)
 
 /* ---- extended attributes ---- */
 
-/* What the host has of its own, and gives to every file. */
-static int is_of_host(const char *name, size_t length)
+static int begins_with(const char *name, size_t length, const char *prefix)
 {
-	static const char *const names[] = {"security.selinux", "security.ima", "security.evm"};
-
-	for (size_t i = 0; i < sizeof(names) / sizeof(*names); i++)
-		if (length == strlen(names[i]) && !memcmp(name, names[i], length))
-			return 1;
-	return 0;
+	return length >= strlen(prefix) && !memcmp(name, prefix, strlen(prefix));
 }
 
-static int begins_with(const char *name, const char *prefix)
+/* What no entry has: overlayfs's attributes, and those that the host's kernel makes for itself. */
+static int is_left_out(const char *name, size_t length)
 {
-	return !strncmp(name, prefix, strlen(prefix));
+	static const char *const prefixes[] = {OVERLAY, "security.selinux", "security.ima", "security.evm"};
+
+	for (size_t i = 0; i < sizeof(prefixes) / sizeof(*prefixes); i++)
+		if (begins_with(name, length, prefixes[i]))
+			return 1;
+	return 0;
 }
 
 /* The length of the names, 0 where the file system has no attributes, -1 with errno. */
@@ -67,12 +65,12 @@ static ssize_t get_value(const struct upper_reader *reader, const struct subject
 	                   : lgetxattr(of->path, name, reader->value, UPPER_XATTR_BYTES);
 }
 
-/* One of overlayfs's own. */
-static void take_own(const char *name, const char *value, size_t length, struct upper_attributes *attributes)
+/* What overlayfs has to say of a file. */
+static void take_mark(const char *name, const char *value, size_t length, struct upper_attributes *attributes)
 {
 	if (!strcmp(name, UPPER_OPAQUE)) {
 		attributes->is_opaque = length == 1 && value[0] == 'y';
-	} else if (!strcmp(name, OVERLAY "metacopy")) {
+	} else if (!strcmp(name, UPPER_METACOPY)) {
 		attributes->is_metacopy = 1;
 	} else if (!strcmp(name, UPPER_REDIRECT) && length <= sizeof(attributes->redirect.text)) {
 		memcpy(attributes->redirect.text, value, length);
@@ -80,23 +78,21 @@ static void take_own(const char *name, const char *value, size_t length, struct 
 	}
 }
 
+static int is_mark(const char *name)
+{
+	return !strcmp(name, UPPER_OPAQUE) || !strcmp(name, UPPER_METACOPY) || !strcmp(name, UPPER_REDIRECT);
+}
+
 static int take_xattr(const struct upper_reader *reader, const char *name, size_t length, struct ls_tar_xattr *xattr,
                       struct ls_error *err)
 {
-	size_t skipped = begins_with(name, ESCAPED) ? strlen(ESCAPED) - strlen(OVERLAY) : 0;
-	size_t name_length = strlen(name) - skipped;
-	char *own_name = ls_arena_take(reader->arena, name_length);
+	size_t name_length = strlen(name);
+	void *own_name = ls_arena_copy(reader->arena, name, name_length);
 	void *value = ls_arena_copy(reader->arena, reader->value, length);
 
 	if (!own_name || !value)
 		return out_of_memory(err);
-	if (skipped) {
-		memcpy(own_name, OVERLAY, strlen(OVERLAY));
-		memcpy(own_name + strlen(OVERLAY), name + strlen(ESCAPED), strlen(name) - strlen(ESCAPED));
-	} else {
-		memcpy(own_name, name, name_length);
-	}
-	xattr->name = (struct ls_tar_bytes){(const uint8_t *)own_name, name_length};
+	xattr->name = (struct ls_tar_bytes){own_name, name_length};
 	xattr->value = (struct ls_tar_bytes){value, length};
 	return LS_OK;
 }
@@ -117,18 +113,18 @@ static int take_listed(const struct upper_reader *reader, const struct subject *
 	const char *end = reader->names + names_length;
 
 	for (const char *name = reader->names; name < end; name += strlen(name) + 1) {
-		int is_own = begins_with(name, OVERLAY) && !begins_with(name, ESCAPED), status = LS_OK;
+		int status = LS_OK, marks = is_mark(name);
 		ssize_t length;
 
-		if (is_of_host(name, strlen(name)))
+		if (!marks && is_left_out(name, strlen(name)))
 			continue;
 		length = get_value(reader, of, name);
 		if (length < 0 && errno == ENODATA)
 			continue;
 		if (length < 0)
 			return failed(reader, err);
-		if (is_own)
-			take_own(name, reader->value, (size_t)length, attributes);
+		if (marks)
+			take_mark(name, reader->value, (size_t)length, attributes);
 		else
 			status = take_xattr(reader, name, (size_t)length, &xattrs[attributes->xattr_count++], err);
 		if (status)
@@ -217,7 +213,7 @@ int upper_read_special(const struct upper_reader *reader, const struct upper_ite
 
 /* ---- records of the chain ---- */
 
-/* The next attribute of a record that is not the host's; name NULL after the last. */
+/* The next attribute of a record that an entry has, too; name NULL after the last. */
 static int next_xattr(const struct upper_reader *reader, const struct ls_record *record, struct ls_xattr_cursor *cursor,
                       struct ls_error *err)
 {
@@ -225,7 +221,7 @@ static int next_xattr(const struct upper_reader *reader, const struct ls_record 
 
 	do
 		status = ls_index_xattr_next(reader->walk->index, record->xattrs, cursor, err);
-	while (!status && cursor->name && is_of_host(cursor->name, cursor->name_length));
+	while (!status && cursor->name && is_left_out(cursor->name, cursor->name_length));
 	return status;
 }
 

@@ -11,6 +11,7 @@
 
 #define UPPER_OPAQUE "trusted.overlay.opaque"
 #define UPPER_REDIRECT "trusted.overlay.redirect"
+#define UPPER_METACOPY "trusted.overlay.metacopy"
 
 /* An item's type when the upper directory does not have the name: the chain alone does. The others are those of
  * dirent.h, among them DT_WHT for what hides the chain's, and for what has gone since its directory was read. */
@@ -102,7 +103,8 @@ int upper_walk_next(struct upper_walk *walk, struct upper_item **item, struct ls
 int upper_walk_enter(struct upper_walk *walk, int fd, uint32_t origin, uint32_t base, struct ls_error *err);
 int upper_walk_leave(struct upper_walk *walk, struct ls_error *err);
 
-/* Open the item, a directory: LS_OK, UPPER_CHANGED or LS_SYSTEM. */
+/* Open the item for reading; a descriptor, or -1 with errno. The second: a directory, LS_OK, UPPER_CHANGED or LS_SYSTEM. */
+int upper_walk_open(const struct upper_walk *walk, const struct upper_item *item, int flags);
 int upper_walk_open_directory(const struct upper_walk *walk, const struct upper_item *item, int *fd,
                               struct ls_error *err);
 

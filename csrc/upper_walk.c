@@ -443,10 +443,20 @@ int upper_walk_next(struct upper_walk *walk, struct upper_item **item, struct ls
 	return LS_OK;
 }
 
+/* Without O_NOATIME the container would see that its files were read; only their owner may ask for it. */
+int upper_walk_open(const struct upper_walk *walk, const struct upper_item *item, int flags)
+{
+	int directory_fd = upper_walk_top(walk)->fd, fd;
+
+	flags |= O_RDONLY | O_NOFOLLOW | O_CLOEXEC;
+	fd = openat(directory_fd, item->name, flags | O_NOATIME);
+	return fd < 0 && errno == EPERM ? openat(directory_fd, item->name, flags) : fd;
+}
+
 int upper_walk_open_directory(const struct upper_walk *walk, const struct upper_item *item, int *fd,
                               struct ls_error *err)
 {
-	*fd = openat(upper_walk_top(walk)->fd, item->name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	*fd = upper_walk_open(walk, item, O_DIRECTORY);
 	if (*fd >= 0)
 		return LS_OK;
 	return upper_has_changed(errno) ? UPPER_CHANGED : upper_walk_fail(walk, err);
