@@ -191,7 +191,10 @@ class Container(Operations):
         self.row = self._store._moves.move(self.row, driver)
 
     def diff(self) -> list[Change]:
-        """What it changed, sorted by path. Raises `NotFound` when removed, `CorruptError`, `LimitExceeded`, `OSError`."""
+        """What it changed, sorted by path.
+
+        Raises `NotFound` when it was removed, `LimitExceeded`, `CorruptError`, `OSError`.
+        """
         if self.row.driver == "extent":
             from layerstore.extents import delta
 

@@ -14,9 +14,10 @@ from layerstore._core.mount import open_inside
 from layerstore._core.tar_writer import TarWriter
 from layerstore._core.upper import UpperWalk
 from layerstore.layers.entries import Entry
-from layerstore.layers.sources import StoredContent, clone_file
+from layerstore.layers.sources import StoredContent
 from layerstore.layers.streams import PIECE_BYTES
 from layerstore.layers.tarring import content_of, write_content, write_header
+from layerstore.store import reflink
 from layerstore.store.layout import PACK_THRESHOLD_BYTES
 from layerstore.types import decode_path
 
@@ -121,7 +122,7 @@ class _OpenFile:
             at += len(piece)
 
     def clone_to(self, fd: int) -> bool:
-        if not clone_file(self._fd, fd):
+        if not reflink.share(fd, self._fd):
             return False
         size = os.fstat(fd).st_size
         if size < self._found.size:
