@@ -183,6 +183,7 @@ CONFIG, LAYERS = manifest_of(IMAGE)["config"], manifest_of(IMAGE)["layers"]
         ),
         ({"mediaType": f"{OCI}.index.v1+json"}, InvalidInput, "by the registry; no image"),
         ({"mediaType": "application/vnd.example"}, InvalidInput, "vnd.example"),
+        ({"mediaType": []}, InvalidInput, "no text"),
     ],
 )
 def test_a_manifest_that_is_not_right_is_refused(

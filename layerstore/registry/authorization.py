@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 
 from layerstore.errors import AccessDenied, RegistryError
 from layerstore.registry.references import is_loopback
-from layerstore.registry.transport import failure, origin_of, read_body
+from layerstore.registry.transport import discard, failure, origin_of, read_body
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ class Authorization:
             url = realm + ("&" if "?" in realm else "?") + urlencode(query)
         response = self._transport.send(method, url, headers, body)
         if response.status in (400, 401, 403):
-            response.drain_conn()
+            discard(response)
             raise self.denied(scopes)
         if response.status != 200:
             raise failure(response, method, url)

@@ -7,7 +7,7 @@ import socket
 import ssl
 from urllib.parse import urljoin, urlsplit
 
-from layerstore.errors import DigestMismatch, InvalidInput, NotFound, RegistryError
+from layerstore.errors import AccessDenied, DigestMismatch, InvalidInput, NotFound, RegistryError
 from layerstore.oci.images import INDEX_TYPES, MANIFEST_LIMIT_BYTES, MANIFEST_TYPES
 from layerstore.registry.authorization import Authorization
 from layerstore.registry.challenges import parse_challenges
@@ -17,6 +17,7 @@ from layerstore.registry.transport import (
     CONNECT_SECONDS,
     Patience,
     Transport,
+    discard,
     failure,
     origin_of,
     read_body,
@@ -127,15 +128,14 @@ class Client:
             if response.status != 401 or origin_of(url) != self._origin:
                 break
             fields = ", ".join(response.headers.getlist("WWW-Authenticate"))
-            response.drain_conn()
+            discard(response)
             if challenged:
                 raise self._authorization.denied(scopes)
             self._authorization.challenged(parse_challenges(fields), scopes, sent)
             if not (body is None or isinstance(body, bytes)):
                 raise self._authorization.denied(scopes)
         if response.status == 403:
-            refused = failure(response, method, url)
-            raise type(self._authorization.denied(scopes))(f"{self._authorization.denied(scopes)}: {refused}")
+            raise AccessDenied(f"{self._authorization.denied(scopes)}: {failure(response, method, url)}")
         return response
 
     def call(

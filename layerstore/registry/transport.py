@@ -135,7 +135,7 @@ class Transport:
             place = response.headers.get("Location")
             if response.status not in (301, 302, 303, 307, 308) or not place:
                 return response
-            response.drain_conn()
+            discard(response)
             target = urljoin(url, place)
             self._check_redirect(url, target, body)
             if origin_of(target) != origin_of(url):
@@ -206,6 +206,14 @@ def read_body(response: Response, limit_bytes: int, what: str, url: str) -> byte
         return b"".join(parts)
     except HTTPError as error:
         raise translated(error, url) from error
+
+
+def discard(response: Response) -> None:
+    """Have done with a response whose body is not needed; its connection is kept where the body is short."""
+    try:
+        read_body(response, _TOLD_BYTES, "a body", response.url or "")
+    except (Transient, LimitExceeded):
+        response.close()
 
 
 def failure(response: Response, method: str, url: str) -> RegistryError:

@@ -13,7 +13,7 @@ import threading
 from urllib.parse import urljoin
 
 from layerstore.errors import AccessDenied, DigestMismatch, LayerstoreError, RegistryError
-from layerstore.registry.transport import Transient, failure
+from layerstore.registry.transport import Transient, discard, failure
 from layerstore.types import sha256_digest
 
 TYPE_CHECKING = False
@@ -176,7 +176,7 @@ class Upload:
         place = response.headers.get("Location")
         if response.status not in (202, 204, 201):
             raise failure(response, "PATCH", self._location)
-        response.drain_conn()
+        discard(response)
         if place:
             self._location = urljoin(self._location, place)
 
@@ -190,7 +190,7 @@ class Upload:
         if response.status not in (201, 204):
             raise failure(response, "PUT", url)
         said = response.headers.get("Docker-Content-Digest")
-        response.drain_conn()
+        discard(response)
         if said and said.startswith("sha256:") and said != digest:
             raise DigestMismatch(f"{self._client.registry} has {said} where {digest} was sent; push again")
         self._location = None
@@ -198,7 +198,7 @@ class Upload:
     def _cancel(self) -> None:
         if self._location is not None:
             with contextlib.suppress(LayerstoreError):
-                self._client.open("DELETE", self._location, self._scopes).drain_conn()
+                discard(self._client.open("DELETE", self._location, self._scopes))
 
 
 def _head(pieces: Iterator[Piece]) -> tuple[list[Piece], bool]:
