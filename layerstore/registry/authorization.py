@@ -140,7 +140,8 @@ class Authorization:
     def _check_realm(self, realm: str) -> None:
         """Where the registry sends us for a token: a password goes there."""
         scheme, host, _ = origin_of(realm)
-        safe = scheme == "https" or (scheme == "http" and (is_loopback(self._origin[1]) or self._credentials is None))
+        here = is_loopback(self._origin[1]) and is_loopback(host)
+        safe = scheme == "https" or (scheme == "http" and (here or self._credentials is None))
         if not safe or not host:
             raise AccessDenied(
                 f"{self._host} sends its users to {realm} for a token, where a password would not be secret; "

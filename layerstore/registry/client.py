@@ -73,11 +73,10 @@ class Client:
         *,
         plain_http: bool = False,
         ca_file: str | os.PathLike[str] | None = None,
-        patience: Patience | None = None,
         find: Callable[[], Credentials | None] | None = None,
     ) -> None:
         self.registry = reference.registry
-        self.patience = patience or Patience()
+        self.patience = Patience()
         self._transport = Transport(ca_file)
         host = host_of(reference.registry)
         is_plain = plain_http or (is_loopback(urlsplit(f"//{host}").hostname) and not self._speaks_tls(host))
@@ -103,7 +102,7 @@ class Client:
                 return True
         except ssl.SSLCertVerificationError:
             return True
-        except OSError:
+        except (OSError, ValueError):  # a port that is none is told when it is used
             return False
 
     def open(
@@ -125,7 +124,8 @@ class Client:
             if origin_of(url) == self._origin and (sent := self._authorization.header(scopes)) is not None:
                 authorized["Authorization"] = sent
             response = self._transport.send(method, url, authorized, body)
-            if response.status != 401 or origin_of(url) != self._origin:
+            # Who is asked elsewhere, along a redirect, has no say in where credentials are sent.
+            if response.status != 401 or origin_of(response.url or url) != self._origin:
                 break
             fields = ", ".join(response.headers.getlist("WWW-Authenticate"))
             discard(response)

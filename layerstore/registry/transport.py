@@ -16,7 +16,6 @@ from urllib3.exceptions import HTTPError, NameResolutionError, SSLError
 
 from layerstore.errors import InvalidInput, LimitExceeded, RegistryError
 from layerstore.registry.references import is_loopback
-from layerstore.types import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,16 +47,15 @@ class Transient(RegistryError):
         self.wait_seconds = wait_seconds
 
 
-class Patience(Value):
+class Patience:
     """How often to try, and how long to wait between: twice as long each time, half of it by chance.
 
     A server that asks for more than `longest_seconds` (Retry-After) is not waited for.
     """
 
-    def __init__(self, tries: int = 5, first_seconds: float = 0.25, longest_seconds: float = 60.0) -> None:
-        self.tries = tries
-        self.first_seconds = first_seconds
-        self.longest_seconds = longest_seconds
+    tries = 5
+    first_seconds = 0.25
+    longest_seconds = 60.0
 
     def wait(self, failures: int, error: Transient, stopped: threading.Event | None = None) -> None:
         """Wait after so many failures in a row; raise the last one where there were too many of them."""
@@ -65,7 +63,7 @@ class Patience(Value):
             raise error
         delay = error.wait_seconds
         if delay is None:
-            delay = min(self.longest_seconds, self.first_seconds * 2 ** (failures - 1)) * random.uniform(0.5, 1)
+            delay = self.first_seconds * 2 ** (failures - 1) * random.uniform(0.5, 1)
         if stopped is None:
             time.sleep(delay)
         else:
