@@ -124,19 +124,25 @@ class Upload:
 
     def _send_stream(self, blob: LayerBlob, pieces: Iterable[Piece], new_blob: Callable[[], LayerBlob]) -> LayerBlob:
         """Send what `pieces` gives of a blob; after a failure, what is missing of a new one. Gives the last."""
-        failures, have = 0, 0
+        failures, have, reached = 0, 0, 0
         if self._location is None:
             self._begin()
         while True:
+            is_sent = False
             try:
                 self._patch(_Stream(pieces, have, self._on_the_way))
+                is_sent = True
                 self._finish(blob.digest)
                 return blob
             except Transient as error:
                 failures += 1
                 self._client.patience.wait(failures, error)
-            before, have = have, self._held()
-            failures = 0 if have > before else failures
+            if is_sent and self._repository.has_blob(blob.digest, self._scopes):
+                self._location = None
+                return blob
+            have = self._held()
+            if have > reached:
+                failures, reached = 0, have
             blob = new_blob()
             pieces = iter(blob)
 
