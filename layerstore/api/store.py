@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from typing import Any, BinaryIO, Literal, TypeAlias, overload
 
     from layerstore.containers.forks import Forks
+    from layerstore.containers.moving import Moves
     from layerstore.containers.writable import WritableContainers
     from layerstore.extents.image import ImageTree
     from layerstore.extents.layers import Layers
@@ -129,6 +130,12 @@ class Store:
         from layerstore.containers.forks import Forks
 
         return Forks(self.layout, self._database, self._mounts, self._containers)
+
+    @property
+    def _moves(self) -> Moves:
+        from layerstore.containers.moving import Moves
+
+        return Moves(self.layout, self._database, self._mounts, self._containers, self._writable.layers)
 
     @property
     def derived_limit_bytes(self) -> int:
