@@ -55,7 +55,7 @@ def encode_path(path: str | bytes) -> bytes:
 
 _NAME_PART = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _NAME = (
-    rf"(?:(?P<host>[A-Za-z0-9.-]+(?::[0-9]+)?)/)?(?P<path>{_NAME_PART}(?:/{_NAME_PART})*)"
+    rf"(?:(?P<host>(?:[A-Za-z0-9.-]+|\[[0-9a-fA-F:]+\])(?::[0-9]+)?)/)?(?P<path>{_NAME_PART}(?:/{_NAME_PART})*)"
     r"(?::(?P<tag>[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}))?"
 )
 _NAME_LIMIT = 255 + 129
