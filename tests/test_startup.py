@@ -108,6 +108,16 @@ def test_load_loads_what_it_needs(tmp_path: Path, compression: str, decoders: se
     assert modules_of(arguments) & SLOW - standard == set()
 
 
+@pytest.mark.parametrize(("compression", "encoders"), [("none", set()), ("gzip", {"isal"}), ("zstd", set())])
+def test_save_loads_what_it_needs(store: Path, tmp_path: Path, compression: str, encoders: set[str]) -> None:
+    arguments = ("--root", store, "save", "--compression", compression, "-o", tmp_path / "out", "plain:1")
+    # What is written is hashed, and the recipe is compressed with zstd.
+    standard = standard_for_loading()
+    loaded = modules_of(arguments)
+    assert loaded & SLOW - standard == {"hashlib", ZSTD, *encoders} - standard
+    assert "concurrent.futures" not in loaded, "for a layer of one block"
+
+
 def test_what_is_slow_is_seen(store: Path, tmp_path: Path) -> None:
     """The names are those that Python knows the modules by."""
     (tmp_path / "archive.tar").write_bytes(tar_of(docker_files([PLAIN], compression="gzip")))
