@@ -23,7 +23,16 @@ class ProgramNotExecutable(InvalidInput):
     """The program to run is there, but is no file that its user may execute."""
 
 
+class BuildFailed(LayerstoreError):
+    """A command of a build has failed: its line and command are in the message. `status` is its exit status."""
+
+    def __init__(self, message: str, status: int = 0) -> None:
+        super().__init__(message)
+        self.status = status
+
+
 __all__ = [
+    "BuildFailed",
     "Conflict",
     "CorruptError",
     "DigestMismatch",

@@ -39,8 +39,9 @@ RANKS = {
         "extents": 6,
         "mount": 7,
         "containers": 8,
+        "building": 9,
     },
-    **{"api": 9, "filesystem": 10, "cli": 10, "__main__": 11},
+    **{"api": 10, "filesystem": 11, "cli": 11, "__main__": 12},
 }
 
 

@@ -21,6 +21,7 @@ COMMANDS = {
     "init": "make an empty store",
     "load": "take in images from a docker archive or OCI layout",
     "import": "make an image from the tar of a root file system",
+    "build": "build an image by a Dockerfile",
     "images": "list images",
     "history": "show the steps that an image was made in",
     "layers": "show what each layer of an image brought and what became of it",
