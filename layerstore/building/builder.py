@@ -103,7 +103,7 @@ class _Build:
             ]
         else:
             state = State(planned.base, escape)
-        state.take_triggers()
+        state.begin()
         scope = Scope(self._shop.options.arguments, {**self._plan.globals.inherited, **self._plan.globals.declared})
         self._scopes.append(scope)
         is_result = planned.number == self._plan.target

@@ -99,7 +99,7 @@ class Copy:
         """
         owner = None if self._chown is None else owner_of(self._chown, tree)
         layer = NewLayer(tree, owner or (0, 0), now_ns)
-        target = tree.follow(encode_path(self._to))
+        target = tree.place_for(self._to)
         is_directory = self._to.endswith("/") or tree.is_dir(target)
         for item in self._items:
             unpacked = self._unpacked(item, stack)
@@ -156,17 +156,18 @@ class Copy:
 
 
 def items_of(files: Files, sources: Sequence[str]) -> list[Item]:
-    """What sources of COPY name. Raises `NotFound`, `InvalidInput`, `OSError`."""
+    """What sources of COPY name: a pattern may match nothing, not all of them. Raises `NotFound`, `InvalidInput`,
+    `OSError`."""
     found = []
     for source in sources:
         paths = [source]
         if has_wildcards(source):
             paths = files.match(source)
-            if not paths:
-                raise NotFound(f"nothing matches {source}")
         for path in paths:
             name = posixpath.basename(posixpath.normpath("/" + path))
             found.append(Item(name, list(files.below(files.resolve(path)))))
+    if sources and not found:
+        raise NotFound(f"nothing matches {' '.join(sources)}")
     return found
 
 
@@ -221,4 +222,4 @@ def _below(target: bytes, top: bytes, path: bytes) -> bytes:
 def _inside(tree: Tree, target: bytes, path: bytes) -> bytes:
     """Where an entry of an archive lands: links on the way to its last name are followed inside the image."""
     above, _, name = path.rpartition(b"/")
-    return _join(tree.follow(_join(target, above)), name)
+    return _join(tree.place_for(decode_path(_join(target, above))), name)

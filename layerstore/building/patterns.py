@@ -75,9 +75,11 @@ def _class(pattern: str, at: int) -> tuple[str, int]:
 
 
 def _class_letter(pattern: str, at: int) -> tuple[str, int]:
-    at += pattern.startswith("\\", at)
-    if at >= len(pattern) or pattern[at] in "-]":
+    if pattern[at : at + 1] in ("", "-", "]"):
         raise InvalidInput(f"the pattern {pattern!r} has a class with {pattern[at : at + 1]!r} where a letter comes")
+    at += pattern[at] == "\\"
+    if at == len(pattern):
+        raise InvalidInput(f"the pattern {pattern!r} ends in an escape")
     return pattern[at], at + 1
 
 

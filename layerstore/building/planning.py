@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from layerstore.building.dockerfile import parse_trigger, wrong
-from layerstore.building.mounts import parse_mount
 from layerstore.building.scope import Scope, platform, platform_arguments
 from layerstore.errors import InvalidInput, LayerstoreError, NotFound
 from layerstore.oci.words import expand, split_words
@@ -174,6 +173,8 @@ def _sources(instruction: Instruction) -> Iterator[str]:
         yield source
     for flag, value in instruction.flags:
         if flag == "mount" and "$" not in value:
+            from layerstore.building.mounts import parse_mount
+
             source = parse_mount(value).values.get("from")
             if source:
                 yield source

@@ -131,12 +131,13 @@ def _mount_points(root: str, command: Command) -> Iterator[None]:
     if command.network == "host":
         wanted += [(path, False) for path in _FROM_THE_HOST if os.path.isfile(path)]
     wanted += [(volume.target, os.path.isdir(volume.source)) for volume in command.volumes]
-    wanted += [(mount["destination"], True) for mount in command.mounts]
+    # What is below one of the runtime's own mounts, the runtime makes there.
+    own = tuple(f"{path}/" for path in _FROM_THE_RUNTIME)
+    others = (posixpath.normpath(mount["destination"]) for mount in command.mounts)
+    wanted += [(path, True) for path in others if not path.startswith(own)]
     with Rootfs(root) as inside, MountedFiles(root) as files:
         points = _Points(files)
         for path, is_directory in sorted(wanted, key=lambda point: point[0].count("/")):
-            if any(posixpath.normpath(path).startswith(f"{above}/") for above in _FROM_THE_RUNTIME):
-                continue  # the runtime makes it in what it mounts there
             points.note(inside.steps(path))
             inside.make_mount_point(path, directory=is_directory)
         points.made()

@@ -12,7 +12,7 @@ import os
 import posixpath
 import stat
 
-from layerstore.building import history, mounts
+from layerstore.building import history
 from layerstore.building.copying import Copy, Item, Text, check_sources, items_of
 from layerstore.building.scope import Scope
 from layerstore.building.steps import Step
@@ -21,7 +21,7 @@ from layerstore.building.workshop import Staged, Stopped, with_line
 from layerstore.containers.bundle import Volume
 from layerstore.errors import BuildFailed, InvalidInput
 from layerstore.layers.entries import Entry
-from layerstore.oci.configs import time_of_making
+from layerstore.oci.configs import says_nothing, time_of_making
 from layerstore.oci.instructions import exec_form
 from layerstore.oci.words import split_words
 from layerstore.results import BuildEvent
@@ -132,6 +132,8 @@ class StageBuild:
             state.add(step.created, created_by, step.diff_id)
         else:
             diff_id = make()
+            if diff_id is not None and says_nothing(diff_id):
+                diff_id = None
             created = time_of_making()
             state.add(created, created_by, diff_id)
             shop.steps.add(key, Step(created, diff_id, state.chain_id))
@@ -170,7 +172,7 @@ class StageBuild:
 
         def make() -> DiffId | None:
             tree = self._current_tree()
-            target = tree.follow(encode_path(path))
+            target = tree.place_for(path)
             if tree.is_dir(target) or not target:
                 return None
             layer = NewLayer(tree, (0, 0), self._shop.now_ns())
@@ -260,6 +262,8 @@ class StageBuild:
         given = sorted(f"{k}={v}" for k, v in self._scope.declared.items() if k not in environment)
         proxies = [f"{k}={v}" for k, v in self._scope.predefined.items() if k not in environment]
         args, script = self._command_line(instruction)
+        from layerstore.building import mounts
+
         wanted = [mounts.parse_mount(changes.expanded(value)) for flag, value in instruction.flags if flag == "mount"]
         network = instruction.flag("network") or "default"
         if network not in ("default", "host", "none"):
@@ -297,6 +301,8 @@ class StageBuild:
         """Of what a bind shows; nothing else that is mounted counts."""
         if mount.kind != "bind":
             return None
+        from layerstore.building import mounts
+
         source = mount.values.get("from")
         files = self._context if not source else self._files_of(source)
         return mounts.digest_of_bind([Item("", list(files.below(files.resolve(mount.source))))])
@@ -339,6 +345,8 @@ class StageBuild:
         self, stack: contextlib.ExitStack, wanted: Sequence[Mount]
     ) -> tuple[list[Volume], list[dict[str, object]], list[str]]:
         """What --mount asks for: volumes, mounts of the runtime's config, environment variables."""
+        from layerstore.building import mounts
+
         shop = self._shop
         volumes: list[Volume] = []
         others: list[dict[str, object]] = []
@@ -363,6 +371,8 @@ class StageBuild:
 
     def _bind_source(self, stack: contextlib.ExitStack, mount: Mount) -> str:
         """Where on the host what a bind shows is; what is written there is lost."""
+        from layerstore.building import mounts
+
         shop = self._shop
         source = mount.values.get("from")
         if not source:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 
 from layerstore._core.sha256 import sha256
-from layerstore.oci.archives import go_architecture
-from layerstore.oci.configs import image_config, platform_of, says_nothing
+from layerstore.containers.bundle import DEFAULT_PATH
+from layerstore.oci.configs import image_config, platform_of
+from layerstore.oci.images import go_architecture
 from layerstore.oci.instructions import ConfigChanges
 from layerstore.types import ChainId, chain_ids
 
@@ -60,18 +61,22 @@ class State:
         said = [_KEY_VERSION, self.chain_id, about, self.changes.config, *inputs]
         return sha256(json.dumps(said, sort_keys=True).encode()).hex()
 
-    def take_triggers(self) -> None:
-        """Forget the ONBUILD of the base: its triggers are run by the stage."""
-        if self.changes.config.pop("OnBuild", None):
+    def begin(self) -> None:
+        """What FROM changes: the base's ONBUILD goes, as the stage runs it, and there is a PATH."""
+        config = self.changes.config
+        if config.pop("OnBuild", None):
+            self.image_id = None
+        if "PATH" not in self.changes.environment:
+            config["Env"] = [*(config.get("Env") or ()), f"PATH={DEFAULT_PATH}"]
             self.image_id = None
 
     def set_author(self, author: str) -> None:
         self._about["author"] = author
 
     def add(self, created: str, created_by: str, diff_id: DiffId | None) -> None:
-        """One more step of the history, with the layer that it made; one that says nothing is none."""
+        """One more step of the history, with the layer that it made."""
         step: dict[str, Any] = {"created": created, "created_by": created_by, "comment": COMMENT}
-        if diff_id is None or says_nothing(diff_id):
+        if diff_id is None:
             step["empty_layer"] = True
         else:
             self.chain_id = chain_ids([diff_id], self.chain_id if self.diff_ids else None)[-1]

@@ -2,8 +2,9 @@
 
 A key is the SHA-256 of all that a step depends on (layerstore/building/stage.py); its entry is a file named by it. An
 entry says which layer the step made, and when. It keeps nothing: it counts as long as the layer is stored, which is as
-long as an image needs it, and after that until garbage is collected. Entries need no order and no sync of their own:
-one that is torn, or names a layer that never was committed, is no entry.
+long as an image needs it, and after that until garbage is collected. One of a step without a layer, which keeps the time
+alone, goes when no build has used it for a month. Entries need no order and no sync of their own: one that is torn, or
+names a layer that never was committed, is no entry.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import time
 
 from layerstore.errors import InvalidInput
 from layerstore.store import durable
@@ -20,6 +22,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from layerstore.store.db import Database
     from layerstore.store.layout import Layout
+
+_UNUSED_SECONDS = 30 * 86_400
 
 
 class Step(Value):
@@ -41,7 +45,11 @@ class Steps:
     def find(self, key: str) -> Step | None:
         """The entry of a key, None where there is none that counts. Under the garbage lock."""
         step = self._read(key)
-        if step is None or step.diff_id is None:
+        if step is None:
+            return None
+        if step.diff_id is None:
+            with contextlib.suppress(OSError):
+                os.utime(f"{self._directory}/{key}")
             return step
         query = "SELECT 1 FROM layers WHERE diff_id = ?"
         return step if self._database.read().execute(query, (step.diff_id,)).fetchone() else None
@@ -65,14 +73,20 @@ class Steps:
         durable.write_whole(f"{self._directory}/{key}", json.dumps(vars(step)).encode())
 
     def sweep(self) -> None:
-        """Remove the entries of chains that no image goes through. Raises `OSError`."""
+        """Remove the entries of chains that no image goes through, and those that are out of use. Raises `OSError`."""
         try:
             keys = os.listdir(self._directory)
         except FileNotFoundError:
             return
         query = "SELECT 1 FROM chains WHERE chain_id = :chain UNION SELECT 1 FROM images WHERE chain_id = :chain"
         for key in keys:
+            path = f"{self._directory}/{key}"
             step = self._read(key)
-            if step is None or not self._database.read().execute(query, {"chain": step.chain_id}).fetchone():
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(f"{self._directory}/{key}")
+            with contextlib.suppress(FileNotFoundError):
+                unused = time.time() - os.stat(path).st_mtime > _UNUSED_SECONDS
+                if (
+                    step is None
+                    or (step.diff_id is None and unused)
+                    or not self._database.read().execute(query, {"chain": step.chain_id}).fetchone()
+                ):
+                    os.unlink(path)

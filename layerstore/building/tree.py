@@ -75,6 +75,13 @@ class Tree:
             reached = child
         return reached
 
+    def place_for(self, path: str) -> bytes:
+        """As `follow`, for what is to be put there. Raises `InvalidInput`."""
+        try:
+            return self.follow(encode_path(path))
+        except OSError as error:
+            raise InvalidInput(f"{path} of the image: {os.strerror(error.errno or 0)}") from None
+
     def read_text(self, path: str, max_size_bytes: int) -> str:
         """As `Rootfs.read_text`."""
         entry = self.get(self.follow(encode_path(path)))

@@ -10,8 +10,6 @@ import time
 from layerstore.building.leftovers import Leftovers
 from layerstore.building.steps import Steps
 from layerstore.errors import BuildFailed, InvalidInput, LayerstoreError
-from layerstore.layers.imports import Import
-from layerstore.layers.tarring import tar_pieces
 from layerstore.oci.configs import parse_config, time_of_making
 from layerstore.results import BuildEvent
 from layerstore.store.db import SET_NAME
@@ -28,6 +26,7 @@ if TYPE_CHECKING:
     from layerstore.containers.containers import ContainerRow, Containers
     from layerstore.layers.chains import Chains
     from layerstore.layers.entries import Entry
+    from layerstore.layers.imports import Import
     from layerstore.oci.configs import ImageConfig
     from layerstore.store.contents import ContentStore
     from layerstore.store.db import Database
@@ -198,11 +197,12 @@ class Staged:
 
     def add(self, entries: Iterable[Entry]) -> DiffId:
         """Make a layer. Raises as `Import.add_tar`; the layers staged before are lost then."""
+        from layerstore.layers.tarring import tar_pieces
+
         shop = self._shop
-        if self._importing is None:
-            self._importing = Import(shop.layout, shop.database, shop.contents).__enter__()
+        importing = self._begun()
         try:
-            layer = self._importing.add_tar(lambda clone: tar_pieces(shop.clamped(entries), clone))
+            layer = importing.add_tar(lambda clone: tar_pieces(shop.clamped(entries), clone))
         except BaseException:
             self._drop()
             raise
@@ -232,11 +232,16 @@ class Staged:
         return config.image_id
 
     def _commit(self, config: ImageConfig, data: bytes) -> None:
-        shop = self._shop
+        importing = self._begun()
+        importing.add_image(config, (), {sha256_digest(data): data})
+        importing.commit()
+
+    def _begun(self) -> Import:
+        from layerstore.layers.imports import Import
+
         if self._importing is None:
-            self._importing = Import(shop.layout, shop.database, shop.contents).__enter__()
-        self._importing.add_image(config, (), {sha256_digest(data): data})
-        self._importing.commit()
+            self._importing = Import(self._shop.layout, self._shop.database, self._shop.contents).__enter__()
+        return self._importing
 
 
 def with_line(error: BaseException, name: str, line: int) -> BaseException:
