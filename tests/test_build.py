@@ -1,4 +1,4 @@
-"""Builds: the cache, stages, RUN and its mounts, failures, interrupts; tests/test_build_judges.py has docker as judge."""
+"""Builds: the cache, stages, RUN and its mounts, failures, interrupts. Docker judges in tests/test_build_judges.py."""
 
 import gzip
 import json
@@ -637,10 +637,11 @@ class TestRun:
 # Interrupts
 
 
-def started(work: Workplace, dockerfile: str) -> subprocess.Popen[bytes]:
+def started(work: Workplace, dockerfile: str, *secrets: str) -> subprocess.Popen[bytes]:
     """`layerstore build`, once its RUN has said "now"."""
     (work.context / "Dockerfile").write_text(dockerfile)
     command = [sys.executable, "-m", "layerstore", "--root", str(work.store.root), "build", str(work.context)]
+    command += [f"--secret={secret}" for secret in secrets]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
     assert process.stdout is not None
@@ -680,16 +681,22 @@ def test_ctrl_c(work: Workplace) -> None:
 @pytest.mark.kernel
 @pytest.mark.parametrize("by", ["gc", "build"])
 def test_what_a_killed_build_leaves_is_taken_away(work: Workplace, by: str) -> None:
-    process = started(work, SLEEPY)
+    secret = work.context.parent / "secret"
+    secret.write_text("hidden")
+    process = started(
+        work, SLEEPY.replace("RUN echo now", "RUN --mount=type=secret,id=s echo now"), f"id=s,src={secret}"
+    )
     process.kill()
     process.communicate()
     assert len(work.store.containers()) == 1
+    assert [path.read_text() for path in Path("/dev/shm").glob("layerstore-*/secret")] == ["hidden"]
     if by == "gc":
         work.store.collect_garbage()
     else:
         work.build("FROM base:1\nCMD x")
         work.store.remove_image(work.build("FROM base:1\nCMD x").id)
     work.is_clean()
+    assert not list(Path("/dev/shm").glob("layerstore-*"))
     assert not runs_sleep("4321")
     assert len(work.store.images()) == 2
 

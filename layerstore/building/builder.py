@@ -9,12 +9,12 @@ import sys
 import threading
 
 from layerstore.building.context import open_context
-from layerstore.building.dockerfile import parse, parse_trigger
+from layerstore.building.dockerfile import parse
 from layerstore.building.planning import plan
 from layerstore.building.scope import Scope
 from layerstore.building.stage import StageBuild
 from layerstore.building.state import State
-from layerstore.building.workshop import Stopped, Workshop
+from layerstore.building.workshop import Workshop
 from layerstore.errors import NotFound
 from layerstore.results import BuildEvent
 from layerstore.store.locks import locked
@@ -81,8 +81,9 @@ class _Build:
                 if isinstance(result, BaseException):
                     raise result
                 self._results[number] = result
-        except BaseException as error:
-            raise self._stopped(error) from None
+        except BaseException:
+            self._stop()
+            raise
         unused = self._scopes[0].unused(self._scopes[1:])
         if unused:
             self._warn(f"--build-arg {', '.join(unused)}: no ARG asks for it")
@@ -97,10 +98,6 @@ class _Build:
         escape = self._dockerfile.escape
         if isinstance(planned.base, int):
             state = self._results[planned.base].following(escape)
-            triggers = state.changes.config.get("OnBuild") or []
-            planned.instructions[:0] = [
-                parse_trigger(str(text), planned.stage.line, self._dockerfile.name) for text in triggers
-            ]
         else:
             state = State(planned.base, escape)
         state.begin()
@@ -130,16 +127,10 @@ class _Build:
         except BaseException as error:
             self._ended.put((number, error))
 
-    def _stopped(self, first: BaseException) -> BaseException:
-        """Have all stages end; gives the error to be told."""
+    def _stop(self) -> None:
+        """Have all stages end."""
         for thread in self._threads.values():
             while thread.is_alive():
                 self._shop.stop()
                 with contextlib.suppress(KeyboardInterrupt):  # a second one: it is on its way
                     thread.join(_STOP_SECONDS)
-        if not isinstance(first, Stopped):
-            return first
-        others = []
-        while not self._ended.empty():
-            others.append(self._ended.get()[1])
-        return next((error for error in others if isinstance(error, Exception)), first)

@@ -62,6 +62,10 @@ class Instruction(Value):
         flags = (f"--{name}={value}" if value else f"--{name}" for name, value in self.flags)
         return " ".join((self.name, *flags, self.text))
 
+    def heredoc_of(self, words: Sequence[str]) -> dict[str, Heredoc]:
+        """Those of the words that stand for heredocs, with these."""
+        return dict(zip(filter(_HEREDOC.fullmatch, words), self.heredocs, strict=False))
+
     def flag(self, name: str) -> str | None:
         """The value of a flag, the last one; None where it is not given."""
         return next((value for flag, value in reversed(self.flags) if flag == name), None)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from layerstore.store.layout import Layout
     from layerstore.types import ImageId
 
+_MEMORY = "/dev/shm"
 _NAMED = "SELECT id FROM containers WHERE name = ?"
 _FORGET_IMAGE = """
 DELETE FROM images WHERE image_id = ? AND image_id NOT IN (SELECT image_id FROM names)
@@ -83,7 +84,7 @@ class Leftovers:
             for image in images:
                 os.unlink(f"{self._images}/{image}")
         for name in os.listdir(self._temporary):
-            shutil.rmtree(f"{self._temporary}/{name}")
+            _remove(f"{self._temporary}/{name}")
 
     @contextlib.contextmanager
     def images_locked(self) -> Iterator[None]:
@@ -114,11 +115,25 @@ class Leftovers:
         os.unlink(f"{self._names}/{name}")
 
     @contextlib.contextmanager
-    def temporary(self) -> Iterator[str]:
-        """A directory for the block."""
-        directory = f"{self._temporary}/{os.urandom(8).hex()}"
+    def temporary(self, *, in_memory: bool = False) -> Iterator[str]:
+        """A directory for the block; `in_memory` it is on no disk."""
+        name = os.urandom(8).hex()
+        noted = directory = f"{self._temporary}/{name}"
+        if in_memory:
+            directory = f"{_MEMORY}/layerstore-{name}"
+            os.symlink(directory, noted)
         os.mkdir(directory, 0o700)
         try:
             yield directory
         finally:
-            shutil.rmtree(directory)
+            _remove(noted)
+
+
+def _remove(noted: str) -> None:
+    """Remove a temporary directory, or the one in memory that a link says."""
+    if not os.path.islink(noted):
+        shutil.rmtree(noted)
+        return
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(os.readlink(noted))
+    os.unlink(noted)

@@ -11,6 +11,7 @@ import posixpath
 from layerstore._core.sha256 import sha256
 from layerstore.building.copying import Copy, Item
 from layerstore.containers.bundle import Volume
+from layerstore.containers.copying import copy_out
 from layerstore.errors import InvalidInput, NotFound
 from layerstore.types import Value
 
@@ -144,14 +145,14 @@ def secret_data(mount: Mount, secrets: Mapping[str, str]) -> bytes | None:
         return file.read()
 
 
-def write_secret(mount: Mount, data: bytes, directory: str) -> Volume:
-    """A file of a directory in memory with a secret, as it is to be mounted. Raises `InvalidInput`, `OSError`."""
-    path = f"{directory}/{os.urandom(8).hex()}"
+def write_secret(mount: Mount, data: bytes, target: str, directory: str) -> Volume:
+    """A file with a secret in a directory, to be mounted at `target`. Raises `InvalidInput`, `OSError`."""
+    path = f"{directory}/secret"
     with open(path, "xb", opener=_private) as file:
         file.write(data)
         os.fchown(file.fileno(), mount.number("uid", 0), mount.number("gid", 0))
         os.fchmod(file.fileno(), mount.number("mode", 0o400, 8))
-    return Volume(path, mount.target, read_only=True)
+    return Volume(path, target, read_only=True)
 
 
 def _private(path: str, flags: int) -> int:
@@ -160,15 +161,13 @@ def _private(path: str, flags: int) -> int:
 
 def write_context(context: Context, source: str, directory: str) -> str:
     """A copy of what a bind shows of the context: writing to it changes nothing there. Raises `NotFound`, `OSError`."""
-    from layerstore.containers.copying import copy_out
-
     target = f"{directory}/{os.urandom(8).hex()}"
     copy_out(context.below(context.resolve(source)), target, keep_owner=True)
     return target
 
 
-def tmpfs(mount: Mount) -> dict[str, Any]:
-    """A mount of the runtime's config. Raises `InvalidInput`."""
+def tmpfs(mount: Mount, target: str) -> dict[str, Any]:
+    """A mount of the runtime's config, at `target`. Raises `InvalidInput`."""
     size = mount.number("size", 0)
     options = ["nosuid", "nodev", "mode=1777", *([f"size={size}"] if size else [])]
-    return {"destination": mount.target, "type": "tmpfs", "source": "tmpfs", "options": options}
+    return {"destination": target, "type": "tmpfs", "source": "tmpfs", "options": options}

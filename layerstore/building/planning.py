@@ -20,8 +20,8 @@ class PlannedStage:
     """A stage that is built.
 
     base: an image's config, the number of a stage, or None for `scratch`. instructions: with those that the base's
-    ONBUILD has before them; of a base that is a stage, they are known when that one has ended. needs: the numbers of
-    the stages that it reads. first_step: the number of its FROM among the steps of all stages.
+    ONBUILD has before them. needs: the numbers of the stages that it reads. first_step: the number of its FROM among
+    the steps of all stages.
     """
 
     def __init__(self, number: int, stage: Stage, base: ImageConfig | int | None, names: Mapping[str, int]) -> None:
@@ -131,11 +131,8 @@ class _Planner:
         try:
             base = self._base(stage, number)
             planned = PlannedStage(number, stage, base, self._names)
-            if base is not None and not isinstance(base, int):
-                triggers = base.runtime.get("OnBuild") or []
-                planned.instructions[:0] = [
-                    parse_trigger(str(text), stage.line, self._dockerfile.name) for text in triggers
-                ]
+            name = self._dockerfile.name
+            planned.instructions[:0] = [parse_trigger(text, stage.line, name) for text in self._triggers(base)]
         except LayerstoreError as error:
             raise _with_line(error, self._dockerfile.name, stage.line) from None
         for instruction in planned.instructions:
@@ -147,6 +144,12 @@ class _Planner:
             except InvalidInput as error:
                 raise wrong(self._dockerfile.name, instruction.line, str(error)) from None
         return planned
+
+    def _triggers(self, base: ImageConfig | int | None) -> list[str]:
+        """What the base has for those that are FROM it."""
+        if isinstance(base, int):
+            return [each.text for each in self._dockerfile.stages[base].instructions if each.name == "ONBUILD"]
+        return [] if base is None else [str(text) for text in base.runtime.get("OnBuild") or ()]
 
     def _base(self, stage: Stage, number: int) -> ImageConfig | int | None:
         name = expand(stage.base, self._variables, self._dockerfile.escape)

@@ -19,7 +19,7 @@ from layerstore.building.steps import Step
 from layerstore.building.tree import ImageFiles, NewLayer, Tree
 from layerstore.building.workshop import Staged, Stopped, with_line
 from layerstore.containers.bundle import Volume
-from layerstore.errors import BuildFailed, InvalidInput
+from layerstore.errors import BuildFailed, InvalidInput, LayerstoreError
 from layerstore.layers.entries import Entry
 from layerstore.oci.configs import says_nothing, time_of_making
 from layerstore.oci.instructions import exec_form
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from layerstore.building.context import Context
-    from layerstore.building.dockerfile import Dockerfile, Instruction
+    from layerstore.building.dockerfile import Dockerfile, Heredoc, Instruction
     from layerstore.building.mounts import Mount
     from layerstore.building.planning import PlannedStage
     from layerstore.building.state import State
@@ -92,7 +92,8 @@ class StageBuild:
                         self._step(instruction)
                 except BaseException:
                     if self._staged.has_layers:
-                        self._staged.publish(self._state)
+                        with contextlib.suppress(LayerstoreError, OSError):  # what came first is told
+                            self._staged.publish(self._state)
                     raise
                 if self._is_result:
                     image = self._staged.publish(self._state, is_result=True)
@@ -189,9 +190,7 @@ class StageBuild:
         words = split_words(instruction.text, self._dockerfile.escape) if words is None else words
         if len(words) < 2:
             raise InvalidInput(f"{name} {instruction.text}: it is {name} SOURCE ... TO")
-        heredocs = {
-            word: self._heredoc_item(instruction, n) for n, word in enumerate(_heredoc_words(instruction, words))
-        }
+        heredocs = {word: self._heredoc_item(heredoc) for word, heredoc in instruction.heredoc_of(words).items()}
         sources = [expanded(word) for word in words[:-1] if word not in heredocs]
         to = self._absolute(expanded(words[-1]))
         check_sources([*sources, *heredocs], to, name)
@@ -222,8 +221,7 @@ class StageBuild:
         absolute = "/" + posixpath.normpath(posixpath.join("/", directory, path)).lstrip("/")
         return f"{absolute.rstrip('/')}/" if is_directory else absolute
 
-    def _heredoc_item(self, instruction: Instruction, number: int) -> Item:
-        heredoc = instruction.heredocs[number]
+    def _heredoc_item(self, heredoc: Heredoc) -> Item:
         content = heredoc.content
         if heredoc.expands:
             content = self._state.changes.expanded_text(content)
@@ -241,11 +239,7 @@ class StageBuild:
 
     def _stage_of(self, source: str) -> State | None:
         number = self._planned.stage_number(source)
-        if number is None:
-            return None
-        if number not in self._results:
-            raise InvalidInput(f"an ONBUILD of the image reads the stage {source}, which is not built before this one")
-        return self._results[number]
+        return None if number is None else self._results[number]
 
     def _current_tree(self) -> Tree:
         if self._tree is None:
@@ -352,20 +346,20 @@ class StageBuild:
         others: list[dict[str, object]] = []
         variables: list[str] = []
         for mount in wanted:
+            target = self._absolute(mount.target).rstrip("/")
             if mount.kind == "tmpfs":
-                others.append(mounts.tmpfs(mount))
+                others.append(mounts.tmpfs(mount, target))
             elif mount.kind == "cache":
-                target = self._absolute(mount.target).rstrip("/")
                 volumes.append(stack.enter_context(mounts.cache(mount, target, f"{shop.layout.builds}/caches")))
             elif mount.kind == "secret":
                 data = mounts.secret_data(mount, shop.options.secrets)
                 if data is not None and "env" in mount.values:
                     variables.append(f"{mount.values['env']}={decode_path(data)}")
                 if data is not None and ("env" not in mount.values or "target" in mount.values):
-                    volumes.append(mounts.write_secret(mount, data, stack.enter_context(_memory())))
+                    memory = stack.enter_context(shop.leftovers.temporary(in_memory=True))
+                    volumes.append(mounts.write_secret(mount, data, target, memory))
             else:
                 place = self._bind_source(stack, mount)
-                target = self._absolute(mount.target).rstrip("/")
                 volumes.append(Volume(place, target, not mount.is_set("readwrite")))
         return volumes, others, variables
 
@@ -404,11 +398,6 @@ class _Script:
         return Volume(place, self.path, read_only=True)
 
 
-def _heredoc_words(instruction: Instruction, words: Sequence[str]) -> list[str]:
-    """The words of a COPY that stand for its heredocs, in their order."""
-    return [word for word in words if "<<" in word] if instruction.heredocs else []
-
-
 @contextlib.contextmanager
 def _upper(shop: Workshop, row: ContainerRow) -> Iterator[int]:
     fd = os.open(shop.containers.upper(row.id), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -416,15 +405,6 @@ def _upper(shop: Workshop, row: ContainerRow) -> Iterator[int]:
         yield fd
     finally:
         os.close(fd)
-
-
-@contextlib.contextmanager
-def _memory() -> Iterator[str]:
-    """A directory that is in no disk's file system."""
-    import tempfile
-
-    with tempfile.TemporaryDirectory(prefix="layerstore-", dir="/dev/shm") as directory:
-        yield directory
 
 
 _ACTIONS: dict[str, Callable[[StageBuild, Instruction], None]] = {

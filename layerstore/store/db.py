@@ -139,6 +139,8 @@ class Database:
         self._path = path
         self._local = threading.local()
         self._connections: list[sqlite3.Connection] = []
+        self._owners: list[tuple[threading.Thread, sqlite3.Connection]] = []
+        self._lock = threading.Lock()
         version = _version(self.read())
         if version == 0:
             _begin_wal(self.read())
@@ -180,8 +182,18 @@ class Database:
             connection.execute(f"PRAGMA wal_autocheckpoint = {_LOG_PAGES}")
             self._local.connection = connection
             self._local.durable = None
-            self._connections.append(connection)
+            self._keep(connection)
         return connection
+
+    def _keep(self, connection: sqlite3.Connection) -> None:
+        """Note a connection for `close`, and close those of threads that have ended."""
+        with self._lock:
+            self._connections.append(connection)
+            self._owners.append((threading.current_thread(), connection))
+            for owner in [owner for owner in self._owners if not owner[0].is_alive()]:
+                self._owners.remove(owner)
+                self._connections.remove(owner[1])
+                owner[1].close()
 
     def collections(self) -> int:
         """How often something was taken away by garbage collection: the generation of the digest log. What was read
@@ -208,8 +220,10 @@ class Database:
 
     def close(self) -> None:
         """Close the connections of all threads."""
-        while self._connections:
-            self._connections.pop().close()
+        with self._lock:
+            self._owners.clear()
+            while self._connections:
+                self._connections.pop().close()
         self._local = threading.local()
 
 
