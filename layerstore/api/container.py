@@ -168,15 +168,15 @@ class Container(Operations):
         return self._store._writable if self.row.driver == "extent" else self._store._forks
 
     def diff(self) -> list[Change]:
-        """What it changed, sorted by path. Raises `NotFound` when removed, `Unsupported` for the extent driver."""
+        """What it changed, sorted by path. Raises `NotFound` when removed, `CorruptError`, `OSError`."""
+        if self.row.driver == "extent":
+            from layerstore.extents import delta
+
+            return delta.changes(self._layer().moment())
         from pathlib import Path
 
         from layerstore.containers import changes
 
-        if self.row.driver != "overlay":
-            raise Unsupported(
-                f"container {self.id[:12]} is of the {self.row.driver} driver, of which there is no diff yet"
-            )
         try:
             return changes.changes(Path(self._store._containers.upper(self.id)), self.image.index())
         except FileNotFoundError:

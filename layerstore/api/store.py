@@ -84,7 +84,8 @@ class Store:
     def _find_pool(self, create: bool, pool_bytes: int | None) -> Pool | None:
         if pool_bytes is None and not os.path.exists(f"{self._root}/{POOL_NAME}.img"):
             return None
-        from layerstore.store.pool import Pool, has_reflink
+        from layerstore.store.pool import Pool
+        from layerstore.store.reflink import has_reflink
 
         pool = Pool(self._root)
         if pool_bytes is not None and create and not pool.exists():
@@ -176,6 +177,8 @@ class Store:
             self._opened_layers.close()
         self._database.close()
         self._mounts.close()
+        for image in self._known_images[1].values():
+            image._let_go()
         self._known_images = -1, {}
         self._image_trees.clear()
         self._chains.close()
