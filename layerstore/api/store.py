@@ -290,7 +290,7 @@ class Store:
         shop = Workshop(
             self.layout,
             self._database,
-            self._contents,
+            lambda: self._contents,
             self._chains,
             self._containers,
             lambda name: self.image(name).config,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import queue
 import sys
 import threading
 
@@ -65,7 +64,8 @@ class _Build:
         self._plan = planned
         self._results: dict[int, State] = {}
         self._scopes: list[Scope] = [planned.globals]
-        self._ended: queue.SimpleQueue[tuple[int, State | BaseException]] = queue.SimpleQueue()
+        self._ended: list[tuple[int, State | BaseException]] = []
+        self._count = threading.Semaphore(0)  # of those that have ended
         self._threads: dict[int, threading.Thread] = {}
 
     def run(self) -> ImageId:
@@ -76,7 +76,8 @@ class _Build:
                 for planned in ready[: _AT_ONCE - len(self._threads)]:
                     waiting.remove(planned)
                     self._start(planned)
-                number, result = self._ended.get()
+                self._count.acquire()
+                number, result = self._ended.pop()
                 self._threads.pop(number).join()
                 if isinstance(result, BaseException):
                     raise result
@@ -122,10 +123,13 @@ class _Build:
         thread.start()
 
     def _build(self, number: int, building: StageBuild) -> None:
+        result: State | BaseException
         try:
-            self._ended.put((number, building.run()))
+            result = building.run()
         except BaseException as error:
-            self._ended.put((number, error))
+            result = error
+        self._ended.append((number, result))
+        self._count.release()
 
     def _stop(self) -> None:
         """Have all stages end."""

@@ -11,8 +11,8 @@ from layerstore._core.hashing import Hasher
 from layerstore.building.patterns import Ignored, component_regex
 from layerstore.errors import Conflict, InvalidInput, NotFound
 from layerstore.layers.entries import Entry
-from layerstore.layers.sources import clone_file
 from layerstore.layers.streams import pieces_of
+from layerstore.store import reflink
 from layerstore.types import encode_path
 
 TYPE_CHECKING = False
@@ -51,7 +51,7 @@ class HostFile:
     def clone_to(self, fd: int) -> bool:
         """As `Source.clone_to`."""
         with self.opened() as own:
-            cloned = clone_file(own, fd)
+            cloned = reflink.share(fd, own)
             self._check(own)
             return cloned
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import posixpath
-import re
 import stat
 
 from layerstore._core.hashing import blake3
@@ -30,8 +29,7 @@ if TYPE_CHECKING:
 
     Files: TypeAlias = Context | ImageFiles
 
-_REMOTE = re.compile(r"(?:https?|ftp|git|ssh)://|git@", re.IGNORECASE)
-_MODE = re.compile(r"[0-7]{1,4}", re.ASCII)
+_REMOTE = ("http://", "https://", "ftp://", "git://", "ssh://", "git@")
 
 
 class Text:
@@ -76,7 +74,7 @@ class Copy:
         keeps_owner: bool,
         scratch: str | None,
     ) -> None:
-        if chmod is not None and not _MODE.fullmatch(chmod):
+        if chmod is not None and (chmod.strip("01234567") or not 1 <= len(chmod) <= 4):
             raise InvalidInput(f"--chmod={chmod}: it is an octal number like 755")
         self._items = items
         self._to = to
@@ -174,7 +172,7 @@ def items_of(files: Files, sources: Sequence[str]) -> list[Item]:
 def check_sources(sources: Sequence[str], to: str, what: str) -> None:
     """Raise `InvalidInput` where `what` cannot copy these."""
     for source in sources:
-        if what == "ADD" and _REMOTE.match(source):
+        if what == "ADD" and source.lower().startswith(_REMOTE):
             raise InvalidInput(
                 f"ADD of {source}: only what is in the build context can be added; fetch it before, or in a RUN"
             )

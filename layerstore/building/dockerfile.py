@@ -27,10 +27,11 @@ INSTRUCTIONS = {
     *("ADD", "ARG", "CMD", "COPY", "ENTRYPOINT", "ENV", "EXPOSE", "FROM", "HEALTHCHECK", "LABEL", "MAINTAINER"),
     *("ONBUILD", "RUN", "SHELL", "STOPSIGNAL", "USER", "VOLUME", "WORKDIR"),
 }
-_HEREDOC = re.compile(r"""\d*<<(?P<tabs>-?)(?P<quote>["']?)(?P<name>[^<"'\s]+)(?P=quote)""")
+# Compiled where one is needed, as that takes longer than reading most Dockerfiles.
+_HEREDOC = r"""\d*<<(?P<tabs>-?)(?P<quote>["']?)(?P<name>[^<"'\s]+)(?P=quote)"""
 _WITH_HEREDOCS = ("ADD", "COPY", "RUN")
-_DIRECTIVE = re.compile(r"#\s*([a-zA-Z][a-zA-Z0-9]*)\s*=\s*(.+?)\s*")
-_STAGE_NAME = re.compile(r"[a-z][a-z0-9_.-]*")
+_DIRECTIVE = r"#\s*([a-zA-Z][a-zA-Z0-9]*)\s*=\s*(.+?)\s*"
+_STAGE_NAME = r"[a-z][a-z0-9_.-]*"
 
 
 class Heredoc(Value):
@@ -64,7 +65,9 @@ class Instruction(Value):
 
     def heredoc_of(self, words: Sequence[str]) -> dict[str, Heredoc]:
         """Those of the words that stand for heredocs, with these."""
-        return dict(zip(filter(_HEREDOC.fullmatch, words), self.heredocs, strict=False))
+        if not self.heredocs:
+            return {}
+        return dict(zip((word for word in words if re.fullmatch(_HEREDOC, word)), self.heredocs, strict=False))
 
     def flag(self, name: str) -> str | None:
         """The value of a flag, the last one; None where it is not given."""
@@ -145,7 +148,7 @@ class _Reader:
         """Of the lines at the top. What is none ends them, a comment too."""
         seen: set[str] = set()
         for number, line in enumerate(self._lines):
-            match = _DIRECTIVE.fullmatch(line.strip())
+            match = re.fullmatch(_DIRECTIVE, line.strip()) if line.lstrip().startswith("#") else None
             key = match[1].lower() if match else ""
             if match is None or key not in ("escape", "syntax", "check"):
                 return
@@ -170,8 +173,8 @@ class _Reader:
     def _instruction(self) -> Instruction:
         line = self._first_line + self._at
         text = self._logical_line()
-        name, rest = re.fullmatch(r"(\S+)\s*(.*)", text, re.DOTALL).groups()  # type: ignore[union-attr]
-        name = name.upper()
+        name, *more = text.split(None, 1)
+        name, rest = name.upper(), more[0] if more else ""
         if name not in INSTRUCTIONS:
             raise wrong(self._name, line, f"unknown instruction: {name}")
         flags: list[tuple[str, str]] = []
@@ -213,9 +216,11 @@ class _Reader:
         return flags, rest
 
     def _heredocs(self, text: str, line: int) -> list[Heredoc]:
-        found = []
+        found: list[Heredoc] = []
+        if "<<" not in text:
+            return found
         for word in split_words(text, self.escape):
-            match = _HEREDOC.fullmatch(word)
+            match = re.fullmatch(_HEREDOC, word)
             if match is not None:
                 found.append(self._heredoc(match["name"], bool(match["tabs"]), not match["quote"], line))
         return found
@@ -238,7 +243,7 @@ def _stage(instruction: Instruction, name: str) -> Stage:
     if len(words) not in (1, 3) or (len(words) == 3 and words[1].upper() != "AS"):
         raise wrong(name, instruction.line, f"FROM {instruction.text}: it is FROM IMAGE or FROM IMAGE AS NAME")
     stage_name = words[2].lower() if len(words) == 3 else ""
-    if stage_name and not _STAGE_NAME.fullmatch(stage_name):
+    if stage_name and not re.fullmatch(_STAGE_NAME, stage_name):
         raise wrong(
             name, instruction.line, f"{words[2]!r} is no name for a stage: a letter, then letters, digits and . _ -"
         )

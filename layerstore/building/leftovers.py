@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import shutil
 
 from layerstore.store.locks import locked
 
@@ -131,6 +130,8 @@ class Leftovers:
 
 def _remove(noted: str) -> None:
     """Remove a temporary directory, or the one in memory that a link says."""
+    import shutil
+
     if not os.path.islink(noted):
         shutil.rmtree(noted)
         return

@@ -15,7 +15,12 @@ if TYPE_CHECKING:
 
 def has_wildcards(pattern: str) -> bool:
     """Whether it is a pattern and not a path."""
-    return re.search(r"[*?\[]", re.sub(r"\\.", "", pattern)) is not None
+    escaped = False
+    for letter in pattern:
+        if letter in "*?[" and not escaped:
+            return True
+        escaped = letter == "\\" and not escaped
+    return False
 
 
 def component_regex(pattern: str) -> re.Pattern[str]:

@@ -3,8 +3,8 @@
 A key is the SHA-256 of all that a step depends on (layerstore/building/stage.py); its entry is a file named by it. An
 entry says which layer the step made, and when. It keeps nothing: it counts while the layer is stored, which is as
 long as an image needs it, and after that until garbage is collected. One of a step without a layer, which keeps the
-time alone, goes when no build has used it for a month. Entries need no order and no sync of their own: one that is torn, or
-names a layer that never was committed, is no entry.
+time alone, goes when no build has used it for a month. Entries need no order and no sync of their own: one that is
+torn, or names a layer that never was committed, is no entry.
 """
 
 from __future__ import annotations

@@ -67,7 +67,7 @@ class Workshop:
         self,
         layout: Layout,
         database: Database,
-        contents: ContentStore,
+        contents: Callable[[], ContentStore],
         chains: Chains,
         containers: Containers,
         find_image: Callable[[str], ImageConfig],
@@ -76,7 +76,7 @@ class Workshop:
     ) -> None:
         self.layout = layout
         self.database = database
-        self.contents = contents
+        self._contents = contents
         self.containers = containers
         self.chains = chains
         self.find_image = find_image
@@ -89,6 +89,11 @@ class Workshop:
         self._lock = threading.Lock()
         self._stopped = False
         self._running: set[str] = set()
+
+    @property
+    def contents(self) -> ContentStore:
+        """Those of the store, opened when they are first needed: most of what is built again needs none."""
+        return self._contents()
 
     def tell(self, event: BuildEvent) -> None:
         """Call the caller's callback, one thread at a time."""
