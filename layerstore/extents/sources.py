@@ -6,7 +6,7 @@ import os
 import struct
 from typing import TYPE_CHECKING
 
-from layerstore._core.extent_io import read
+from layerstore._core.extent_file import read
 from layerstore._core.extents import IMAGE, ZERO
 from layerstore._core.files import punch_holes
 from layerstore.layers.sources import write_at
