@@ -399,6 +399,42 @@ def test_dockerignore(judge: Judge, context: Path, patterns: str) -> None:
         ignore.unlink()
 
 
+# What the classic builder does not know, with buildah as the judge.
+NEWER = [
+    "COPY --chmod=750 app.py dir /new/",
+    "COPY --chmod=0604 --chown=5:6 dir /data",
+    "RUN --mount=type=tmpfs,target=/t echo > /t/lost; echo > /kept",
+    "RUN --mount=type=bind,source=dir,target=/ctx cat /ctx/sub/b > /got; ls /ctx > /list",
+    "RUN --mount=type=bind,from=base:1,source=/data,target=/b cat /b/old > /got",
+    "RUN --mount=type=cache,target=/c echo > /c/x; ls /c > /list",
+    "COPY app.py /new/\nCOPY dir /lnk/\nADD packed.tgz /lnk",
+]
+
+
+@pytest.mark.needs_tool("buildah")
+@pytest.mark.parametrize("body", NEWER)
+def test_what_buildah_makes_of_the_same(judge: Judge, context: Path, tmp_path: Path, body: str) -> None:
+    dockerfile = tmp_path / "Dockerfile"
+    dockerfile.write_text(f"FROM base:1\n{body}\n")
+    places = [f"--root={tmp_path}/root", f"--runroot={tmp_path}/run", "--storage-driver=vfs"]
+    archive = tmp_path / "image.tar"
+    base = tmp_path / "base.tar"
+    base.write_bytes(tar_of(docker_files([BASE])))
+    output(["buildah", *places, "pull", "--quiet", f"docker-archive:{base}"])
+    how = ["--pull-never", "--network=host", "--isolation=chroot", "--tag", "judged:1", "--file", str(dockerfile)]
+    output(["buildah", *places, "build", *how, str(context)])
+    output(["buildah", *places, "push", "--quiet", "judged:1", f"oci-archive:{archive}"])
+    (theirs,) = judge.store.load(archive)
+    ours = judge.ours(context, dockerfile.read_text())
+    mine, other = (
+        {path: seen._replace(seconds=None) for path, seen in tree_of(image).items()} for image in (ours, theirs)
+    )
+    for path in ("etc/hostname", "run"):  # what buildah leaves of its own after a RUN
+        if "RUN" in body:
+            other.pop(path)
+    assert mine == other
+
+
 def test_a_real_image(judge: Judge, context: Path) -> None:
     archive = Fixtures().archive("debian", "gzip")
     judge.docker.load(archive)

@@ -333,7 +333,10 @@ class StageBuild:
                 raise BuildFailed(f"RUN {' '.join(args)}: the command ended with status {status}", status)
             fd = stack.enter_context(_upper(shop, row))
             self._tree = None
-            return self._staged.add(upper.entries(fd, shop.index(state.diff_ids), shop.contents))
+            index, contents = shop.index(state.diff_ids), shop.contents
+            if shop.epoch is not None:
+                return self._staged.add(upper.entries(fd, index, contents))
+            return self._staged.add_tar(lambda clone: upper.tar_pieces(fd, index, contents, clone))
 
     def _mounts(
         self, stack: contextlib.ExitStack, wanted: Sequence[Mount]

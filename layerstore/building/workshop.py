@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from layerstore.containers.bundle import Volume
     from layerstore.containers.containers import ContainerRow, Containers
     from layerstore.layers.chains import Chains
-    from layerstore.layers.entries import Entry
+    from layerstore.layers.entries import Clone, Entry
     from layerstore.layers.imports import Import
+    from layerstore.layers.streams import Piece
     from layerstore.oci.configs import ImageConfig
     from layerstore.store.contents import ContentStore
     from layerstore.store.db import Database
@@ -201,13 +202,16 @@ class Staged:
         return self._has_layers
 
     def add(self, entries: Iterable[Entry]) -> DiffId:
-        """Make a layer. Raises as `Import.add_tar`; the layers staged before are lost then."""
+        """Make a layer of entries, no time later than SOURCE_DATE_EPOCH. Raises as `add_tar`."""
         from layerstore.layers.tarring import tar_pieces
 
-        shop = self._shop
+        return self.add_tar(lambda clone: tar_pieces(self._shop.clamped(entries), clone))
+
+    def add_tar(self, write: Callable[[Clone], Iterable[Piece]]) -> DiffId:
+        """Make a layer. Raises as `Import.add_tar`; the layers staged before are lost then."""
         importing = self._begun()
         try:
-            layer = importing.add_tar(lambda clone: tar_pieces(shop.clamped(entries), clone))
+            layer = importing.add_tar(write)
         except BaseException:
             self._drop()
             raise
