@@ -612,6 +612,15 @@ class TestRun:
         with pytest.raises(ValueError, match="enough"):
             work.store.build(work.context, progress=callback)
 
+    def test_a_callback_that_raises_at_output_ends_the_command(self, work: Workplace) -> None:
+        def callback(event: BuildEvent) -> None:
+            if event.kind == "output":
+                raise ValueError("no more output")
+
+        (work.context / "Dockerfile").write_text("FROM base:1\nRUN while echo more; do :; done\n")
+        with pytest.raises(ValueError, match="no more output"):
+            work.store.build(work.context, progress=callback)
+
     def test_two_builds_of_the_same_at_once(self, work: Workplace) -> None:
         """They make the same images for their steps, and neither takes them from the other."""
         (work.context / "Dockerfile").write_text(WITH_RUN)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 SIZE_LIMIT_BYTES = 16 << 20
+# --link says how a layer may be made, and changes nothing of what it holds here.
 _FLAGS: dict[str, tuple[str, ...]] = {
     "ADD": ("chown", "chmod", "link"),
     "COPY": ("from", "chown", "chmod", "link"),

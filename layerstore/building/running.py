@@ -76,7 +76,7 @@ def run(shop: Workshop, row: ContainerRow, command: Command, output: Callable[[i
         bundle = containers.write_bundle(row.id, spec)
         nothing = stack.enter_context(open(os.devnull, "rb"))
         stack.enter_context(shop.running(row.id))
-        streams = stack.enter_context(_pumped(output))
+        streams = stack.enter_context(_pumped(output, shop.stop))
         runtime, (out, errors) = containers.runtime(), streams
         status = runtime.run(bundle, row.id, stdin=nothing.fileno(), stdout=out, stderr=errors, own_group=rules)
     shop.check()
@@ -94,10 +94,23 @@ def _needs_device_rules(shop: Workshop, row: ContainerRow) -> bool:
 
 
 @contextlib.contextmanager
-def _pumped(output: Callable[[int, bytes], None]) -> Iterator[list[int]]:
-    """Two descriptors to write to; what is written goes to `output`, all of it when the block ends."""
+def _pumped(output: Callable[[int, bytes], None], stop: Callable[[], None]) -> Iterator[list[int]]:
+    """Two descriptors to write to; what is written goes to `output`, all of it when the block ends.
+
+    What `output` raises is raised then; `stop` is called at once, to have the block end.
+    """
+    failures: list[BaseException] = []
+
+    def take(stream: int, data: bytes) -> None:
+        try:
+            if not failures:
+                output(stream, data)
+        except BaseException as error:
+            failures.append(error)
+            stop()
+
     pipes = [os.pipe2(os.O_CLOEXEC) for _ in range(2)]
-    thread = threading.Thread(target=_pump, args=([read for read, _ in pipes], output), name="layerstore-output")
+    thread = threading.Thread(target=_pump, args=([read for read, _ in pipes], take), name="layerstore-output")
     thread.start()
     try:
         yield [write for _, write in pipes]
@@ -105,6 +118,8 @@ def _pumped(output: Callable[[int, bytes], None]) -> Iterator[list[int]]:
         for _, write in pipes:
             os.close(write)
         thread.join()
+        if failures:
+            raise failures[0]
 
 
 def _pump(fds: Sequence[int], output: Callable[[int, bytes], None]) -> None:

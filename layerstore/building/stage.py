@@ -96,8 +96,7 @@ class StageBuild:
                             self._staged.publish(self._state)
                     raise
                 if self._is_result:
-                    image = self._staged.publish(self._state, is_result=True)
-                    self._state.image_id = image
+                    self._state.image_id = self._staged.publish(self._state, is_result=True)
                 elif self._staged.has_layers:
                     self._staged.publish(self._state)
                 return self._state
@@ -251,13 +250,13 @@ class StageBuild:
     # RUN
 
     def _run(self, instruction: Instruction) -> None:
+        from layerstore.building import mounts
+
         changes = self._state.changes
         environment = changes.environment
         given = sorted(f"{k}={v}" for k, v in self._scope.declared.items() if k not in environment)
         proxies = [f"{k}={v}" for k, v in self._scope.predefined.items() if k not in environment]
         args, script = self._command_line(instruction)
-        from layerstore.building import mounts
-
         wanted = [mounts.parse_mount(changes.expanded(value)) for flag, value in instruction.flags if flag == "mount"]
         network = instruction.flag("network") or "default"
         if network not in ("default", "host", "none"):
@@ -265,7 +264,7 @@ class StageBuild:
         read = [[mount.kind, mount.values, self._digest_of(mount)] for mount in wanted]
 
         def make() -> DiffId:
-            return self._run_and_keep(instruction, args, [*proxies, *given], network, wanted, script)
+            return self._run_and_keep(args, [*proxies, *given], network, wanted, script)
 
         said = args if script is None else [script.content]
         inputs = ["RUN", args, given, read, network, None if script is None else script.content]
@@ -293,17 +292,16 @@ class StageBuild:
 
     def _digest_of(self, mount: Mount) -> str | None:
         """Of what a bind shows; nothing else that is mounted counts."""
-        if mount.kind != "bind":
-            return None
         from layerstore.building import mounts
 
+        if mount.kind != "bind":
+            return None
         source = mount.values.get("from")
         files = self._context if not source else self._files_of(source)
         return mounts.digest_of_bind([Item("", list(files.below(files.resolve(mount.source))))])
 
     def _run_and_keep(
         self,
-        instruction: Instruction,
         args: Sequence[str],
         env: Sequence[str],
         network: str,

@@ -9,7 +9,7 @@ import time
 
 from layerstore.building.leftovers import Leftovers
 from layerstore.building.steps import Steps
-from layerstore.errors import BuildFailed, InvalidInput, LayerstoreError
+from layerstore.errors import BuildFailed, InvalidInput, LayerstoreError, NotFound
 from layerstore.oci.configs import parse_config, time_of_making
 from layerstore.results import BuildEvent
 from layerstore.store.db import SET_NAME
@@ -87,6 +87,7 @@ class Workshop:
         self.epoch = os.environ.get("SOURCE_DATE_EPOCH") or None
         time_of_making()  # that a wrong epoch is told before anything is done
         self._progress = progress
+        self._telling = threading.Lock()
         self._lock = threading.Lock()
         self._stopped = False
         self._running: set[str] = set()
@@ -99,7 +100,7 @@ class Workshop:
     def tell(self, event: BuildEvent) -> None:
         """Call the caller's callback, one thread at a time."""
         if self._progress is not None:
-            with self._lock:
+            with self._telling:
                 self._progress(event)
 
     def now_ns(self) -> int:
@@ -160,6 +161,8 @@ class Workshop:
         missing = [name for name in self.options.names if read(query, (name, image)).fetchone() is None]
         if missing:
             with self.database.transaction() as db:
+                if db.execute("SELECT 1 FROM images WHERE image_id = ?", (image,)).fetchone() is None:
+                    raise NotFound("the image was removed while it was built; build again")
                 db.executemany(SET_NAME, [(name, image) for name in missing])
 
     @contextlib.contextmanager
@@ -232,7 +235,7 @@ class Staged:
             if not self._shop.has_image(config.image_id):
                 if not is_result:
                     leftovers.note_image(config.image_id)
-                self._commit(config, data)
+                self._commit(config, data, self._shop.options.names if is_result else ())
             if is_result:
                 leftovers.keep_image(config.image_id)
         self._drop()
@@ -240,9 +243,9 @@ class Staged:
             self._shop.set_names(config.image_id)
         return config.image_id
 
-    def _commit(self, config: ImageConfig, data: bytes) -> None:
+    def _commit(self, config: ImageConfig, data: bytes, names: Sequence[str]) -> None:
         importing = self._begun()
-        importing.add_image(config, (), {sha256_digest(data): data})
+        importing.add_image(config, names, {sha256_digest(data): data})
         importing.commit()
 
     def _begun(self) -> Import:
