@@ -31,7 +31,16 @@ class BuildFailed(LayerstoreError):
         self.status = status
 
 
+class RegistryError(LayerstoreError):
+    """A registry cannot be reached, or refuses what was asked of it."""
+
+
+class AccessDenied(RegistryError):
+    """A registry wants other credentials than those that it was given, or any at all."""
+
+
 __all__ = [
+    "AccessDenied",
     "BuildFailed",
     "Conflict",
     "CorruptError",
@@ -42,5 +51,6 @@ __all__ = [
     "NotFound",
     "ProgramNotExecutable",
     "ProgramNotFound",
+    "RegistryError",
     "Unsupported",
 ]

@@ -39,7 +39,7 @@ class Workplace:
     def build(self, dockerfile: str, store: Store | None = None, **options: Any) -> Image:
         (self.context / "Dockerfile").write_text(dockerfile)
         self.events = []
-        return (store or self.store).build(self.context, progress=self.events.append, **options)
+        return (store or self.store).build(self.context, progress=self.events.append, pull="never", **options)
 
     def steps(self, kind: str) -> list[int]:
         return [event.number for event in self.events if event.kind == kind]

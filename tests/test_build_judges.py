@@ -279,7 +279,7 @@ class Judge:
         file = context.parent / "Dockerfile.ours"
         file.write_text(dockerfile)
         given = {"GIVEN": "given", "HTTP_PROXY": "p"}
-        return self.store.build(context, dockerfile=file, network="none", build_args=given)
+        return self.store.build(context, dockerfile=file, network="none", build_args=given, pull="never")
 
 
 @pytest.fixture(scope="module")

@@ -39,6 +39,7 @@ RANKS = {
         "extents": 6,
         "mount": 7,
         "containers": 8,
+        "registry": 8,
         "building": 9,
     },
     **{"api": 10, "filesystem": 11, "cli": 11, "__main__": 12},
@@ -148,7 +149,7 @@ def test_commands_that_documents_name_exist() -> None:
 
 
 def test_commands_listed_have_modules() -> None:
-    shared = {"command", "output", "selection"}
+    shared = {"command", "output", "selection", "transfers"}
     found = {path.stem.rstrip("_") for path in (PACKAGE / "cli").glob("[!_]*.py")}
     assert found == set(COMMANDS) | shared
 

@@ -43,6 +43,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--secret", action="append", default=[], metavar="id=ID[,src=FILE]", help="for RUN --mount=type=secret"
     )
+    parser.add_argument(
+        "--pull",
+        choices=("missing", "never"),
+        default="missing",
+        help="bring images from registries that are not stored",
+    )
     parser.add_argument("-q", "--quiet", action="store_true", help="print the image's id alone")
     parser.add_argument("context", metavar="CONTEXT", help="the directory that COPY and ADD read")
 
@@ -59,6 +65,7 @@ def run(store: Store, args: argparse.Namespace) -> int:
         no_cache=args.no_cache,
         network=args.network,
         volumes=[volume(text) for text in args.volume],
+        pull=args.pull,
         secrets=dict(_secret(text) for text in args.secret),
         progress=None if args.quiet else _InOrder().tell,
     )

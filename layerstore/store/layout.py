@@ -65,6 +65,7 @@ class Layout:
         self.run = f"{self.root}/run"
         self.staging = f"{self.root}/staging"
         self.builds = f"{self.root}/builds"
+        self.downloads = f"{self.root}/downloads"
         self.runtime = f"{self.run}/runtime"
         self.chain_mounts = f"{self.run}/chains"
         self.pack_mounts = f"{self.run}/packs"
