@@ -16,6 +16,7 @@ import pytest
 from contexts import tar_bytes, tree_of, write_context
 from images import Image as MadeImage
 from images import docker_files, tar_of
+from registries import Registry, put_image
 from test_build_judges import BASE, TRIGGERS
 from test_cli import Cli
 from test_containers import mounts_below
@@ -39,7 +40,7 @@ class Workplace:
     def build(self, dockerfile: str, store: Store | None = None, **options: Any) -> Image:
         (self.context / "Dockerfile").write_text(dockerfile)
         self.events = []
-        return (store or self.store).build(self.context, progress=self.events.append, pull="never", **options)
+        return (store or self.store).build(self.context, progress=self.events.append, **{"pull": "never", **options})
 
     def steps(self, kind: str) -> list[int]:
         return [event.number for event in self.events if event.kind == kind]
@@ -407,6 +408,18 @@ def test_stages_of_a_base_that_is_not_there(work: Workplace) -> None:
     work.fails("FROM base:1\nFROM not-there:1\n", NotFound, "Dockerfile:2: there is no image 'not-there:1'")
     work.fails("FROM base:1\nCOPY --from=nope:1 / /", NotFound, "Dockerfile:2: there is no image 'nope:1'")
     work.fails("FROM base:1\nCOPY --from=0 / /", InvalidInput, "Dockerfile:2: --from=0")
+
+
+@pytest.mark.needs_tool("docker-registry")
+def test_an_image_that_is_pulled(work: Workplace, tmp_path: Path) -> None:
+    with Registry(tmp_path) as registry:
+        put_image(registry.port, "app", "1", BASE)
+        image = work.build(f"FROM {registry.host}/app:1\nCOPY app.py /\n", pull="missing")
+        assert text(image, "/data/old") == "old"
+        work.fails(f"FROM base:1\nCOPY --from={registry.host}/none:1 / /", NotFound, "Dockerfile:2: ", pull="missing")
+    # Where it is stored, nobody is asked.
+    work.build(f"FROM {registry.host}/app:1\nCOPY app.py /\n", pull="missing")
+    assert work.steps("cached") == [2]
 
 
 @pytest.mark.root

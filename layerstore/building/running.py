@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _FROM_THE_HOST = ("/etc/resolv.conf", "/etc/hosts")
 _FROM_THE_RUNTIME = ("/proc", "/dev", "/sys")
 _PIECE_BYTES = 1 << 16
-_POLL_MS = 1000
+_POLL_MS = 100
 
 
 class Command:
@@ -97,20 +97,11 @@ def _needs_device_rules(shop: Workshop, row: ContainerRow) -> bool:
 def _pumped(output: Callable[[int, bytes], None], stop: Callable[[], None]) -> Iterator[list[int]]:
     """Two descriptors to write to; what is written goes to `output`, all of it when the block ends.
 
-    What `output` raises is raised then; `stop` is called at once, to have the block end.
+    What `output` raises is raised then; until then `stop` is called, to have the block end.
     """
-    failures: list[BaseException] = []
-
-    def take(stream: int, data: bytes) -> None:
-        try:
-            if not failures:
-                output(stream, data)
-        except BaseException as error:
-            failures.append(error)
-            stop()
-
     pipes = [os.pipe2(os.O_CLOEXEC) for _ in range(2)]
-    thread = threading.Thread(target=_pump, args=([read for read, _ in pipes], take), name="layerstore-output")
+    pump = _Pump([read for read, _ in pipes], output, stop)
+    thread = threading.Thread(target=pump.run, name="layerstore-output")
     thread.start()
     try:
         yield [write for _, write in pipes]
@@ -118,24 +109,40 @@ def _pumped(output: Callable[[int, bytes], None], stop: Callable[[], None]) -> I
         for _, write in pipes:
             os.close(write)
         thread.join()
-        if failures:
-            raise failures[0]
+        if pump.failure is not None:
+            raise pump.failure
 
 
-def _pump(fds: Sequence[int], output: Callable[[int, bytes], None]) -> None:
-    poll = select.poll()
-    streams = {fd: number for number, fd in enumerate(fds, 1)}
-    for fd in fds:
-        poll.register(fd, select.POLLIN)
-    while streams:
-        for fd, _ in poll.poll(_POLL_MS):
-            data = os.read(fd, _PIECE_BYTES)
-            if data:
-                output(streams[fd], data)
-            else:
-                poll.unregister(fd)
-                del streams[fd]
-                os.close(fd)
+class _Pump:
+    def __init__(self, fds: Sequence[int], output: Callable[[int, bytes], None], stop: Callable[[], None]) -> None:
+        self._streams = {fd: number for number, fd in enumerate(fds, 1)}
+        self._output = output
+        self._stop = stop
+        self.failure: BaseException | None = None
+
+    def run(self) -> None:
+        """Read until nobody can write any more."""
+        poll = select.poll()
+        for fd in self._streams:
+            poll.register(fd, select.POLLIN)
+        while self._streams:
+            for fd, _ in poll.poll(_POLL_MS):
+                data = os.read(fd, _PIECE_BYTES)
+                if data:
+                    self._take(self._streams[fd], data)
+                else:
+                    poll.unregister(fd)
+                    del self._streams[fd]
+                    os.close(fd)
+            if self.failure is not None:
+                self._stop()  # not once: a runtime cannot end a container that it is about to start
+
+    def _take(self, stream: int, data: bytes) -> None:
+        try:
+            if self.failure is None:
+                self._output(stream, data)
+        except BaseException as error:
+            self.failure = error
 
 
 @contextlib.contextmanager
