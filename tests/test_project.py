@@ -40,8 +40,9 @@ RANKS = {
         "mount": 7,
         "containers": 8,
         "registry": 8,
+        "building": 9,
     },
-    **{"api": 9, "filesystem": 10, "cli": 10, "__main__": 11},
+    **{"api": 10, "filesystem": 11, "cli": 11, "__main__": 12},
 }
 
 

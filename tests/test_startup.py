@@ -71,6 +71,17 @@ def test_looking_loads_no_numpy(store: Path, arguments: tuple[str, ...]) -> None
     assert loaded & {"numpy", "shutil", "tempfile", "subprocess", "dataclasses", "layerstore._core.erofs"} == set()
 
 
+def test_a_build_from_the_cache_loads_what_it_needs(store: Path, tmp_path: Path) -> None:
+    (tmp_path / "Dockerfile").write_text('FROM plain:1\nWORKDIR /app\nCOPY file .\nENV A=1\nCMD ["x"]\n')
+    (tmp_path / "file").write_bytes(b"x")
+    command = ["--root", store, "build", "-t", "built:1", tmp_path]
+    modules_of(command)
+    loaded = modules_of(command)
+    assert "layerstore.building.stage" in loaded
+    needed = {"queue", "layerstore._core.hashing", "layerstore.layers.streams", "layerstore.oci.images"}
+    assert loaded & (SLOW | OURS_TO_LOAD_AN_IMAGE) <= needed
+
+
 @root_only
 @pytest.mark.root
 @pytest.mark.kernel

@@ -66,7 +66,12 @@ def _open_store(module: ModuleType, root: str | None, args: argparse.Namespace) 
 
 
 def told(error: BaseException) -> str:
-    """An error of the system without its number, and what it is about first."""
+    """An error of the system without its number, and what it is about first; before that, what was noted of it."""
+    notes = "".join(f"{note}: " for note in getattr(error, "__notes__", ()))
+    return notes + _told(error)
+
+
+def _told(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         about = None if error.filename is None else os.fsdecode(error.filename) or "''"
         return error.strerror if about is None else f"{about}: {error.strerror}"

@@ -164,6 +164,8 @@ class Database:
         self._path = path
         self._local = threading.local()
         self._connections: list[sqlite3.Connection] = []
+        self._owners: list[tuple[threading.Thread, sqlite3.Connection]] = []
+        self._lock = threading.Lock()
         version = _version(self.read())
         if version == 0:
             _begin_wal(self.read())
@@ -234,8 +236,10 @@ class Database:
 
     def close(self) -> None:
         """Close the connections of all threads."""
-        while self._connections:
-            self._connections.pop().close()
+        with self._lock:
+            self._owners.clear()
+            while self._connections:
+                self._connections.pop().close()
         self._local = threading.local()
 
 
