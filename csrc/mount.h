@@ -51,7 +51,7 @@ int ls_umount_many(int containers_fd, const char *const *names, size_t n, int la
 
 /* Remove names[i] and everything below it, for each; missing is fine. Symbolic links are removed, not followed, and no
  * mount is entered: where names[i]/root is one still, that is LS_SYSTEM with EBUSY and nothing of the container is
- * touched. Depth costs neither stack nor descriptors. Goes on after an error; the first one is reported. */
+ * touched. Depth costs neither stack nor descriptors, of which it needs ten. Goes on after an error; the first one is reported. */
 int ls_container_remove_many(int containers_fd, const char *const *names, size_t n, struct ls_error *err);
 
 /* Set mounted[i] to 1 where names[i]/root is a mount point (statx(2), STATX_ATTR_MOUNT_ROOT), else 0. */

@@ -246,6 +246,17 @@ class TestMount:
         other.umount()
         assert mounts_below(store.root) == []
 
+    def test_what_a_killed_process_left_goes_with_the_next(self, store: Store) -> None:
+        """It had unmounted the container and not yet what only that used."""
+        for clear in (lambda: store.umount([container]), store.collect_garbage):
+            container = store.create("plain:1")
+            container.mount()
+            mount.umount(container.root)
+            assert len(mounts_below(store.root)) == 2
+            clear()
+            assert mounts_below(store.root) == []
+            container.remove()
+
     def test_a_cold_image_is_read_ahead(self, store: Store) -> None:
         tar = write_tar([Entry("file", f"{i:04}", data=b"%d" % i) for i in range(3000)])
         store.import_rootfs(io.BytesIO(tar), "files")

@@ -493,11 +493,21 @@ class TestRemove:
             made.remove("link")
         assert names_in(made.path / "one") == ["root", "upper", "work"]
 
-    def test_depth_costs_no_descriptors(self, made: Made) -> None:
+    @pytest.mark.parametrize("depth", [*range(6, 13), 5000])
+    def test_depth_costs_no_descriptors(self, made: Made, depth: int) -> None:
         made.make("deep")
-        make_deep(made.path / "deep" / "upper", 5000)
-        with few_descriptors(3):
+        make_deep(made.path / "deep" / "upper", depth)
+        with few_descriptors(10):
             made.remove("deep")
+        assert names_in(made.path) == []
+
+    def test_many_deep_ones(self, made: Made) -> None:
+        made.make("wide")
+        for i in range(50):
+            below = made.path / "wide" / "upper" / f"{i}"
+            below.mkdir()
+            make_deep(below, 20)
+        made.remove("wide")
         assert names_in(made.path) == []
 
     def test_what_an_interrupted_removal_left(self, made: Made) -> None:

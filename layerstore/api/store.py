@@ -364,6 +364,8 @@ class Store:
         """
         from layerstore.layers import garbage
 
+        with contextlib.suppress(Unsupported):  # whoever may not unmount
+            self._containers.release_unused()
         collected = garbage.collect(self.layout, self._database, self._contents, self._chains, derived_limit_bytes)
         self._forks.clear()
         if self.pool is not None:

@@ -248,12 +248,19 @@ class Containers:
             for row in self._known(rows):
                 if self.is_running(row.id):
                     raise Conflict(f"container {row.id[:12]} is running; end it first, or force it")
+        self._unmount(rows, lazy)
+
+    def _unmount(self, rows: Sequence[ContainerRow], lazy: bool) -> None:
         try:
             self._mounts.unmount([row.id for row in rows], lazy=lazy)
         except OSError as error:
             raise Conflict(f"{error}; end what uses the container, or force it") from error
         if not any(self._chain_in_use(chain) for chain in {row.chain_id for row in rows}):
-            self._mounts.release(self._chain_if_used)
+            self.release_unused()
+
+    def release_unused(self) -> None:
+        """Take away the mounts of chains and packs that nobody uses, if a process that was killed has left some."""
+        self._mounts.release(self._chain_if_used)
 
     def mounted(self, rows: Sequence[ContainerRow]) -> list[bool]:
         return self._mounts.mounted([row.id for row in rows])
@@ -331,7 +338,8 @@ class Containers:
         for row in known:
             with contextlib.suppress(NotFound):
                 self.runtime().delete(row.id, force=True)
-        self.unmount(rows, lazy=force)
+        if any(self.mounted(rows)):
+            self._unmount(rows, lazy=force)
         # Rows first: what is left of a directory whose row is gone is garbage, not half a container.
         with self._database.transaction(durable=False) as db:
             extent = [row.id for row in rows if row.driver == "extent"]
