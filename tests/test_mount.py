@@ -713,13 +713,13 @@ os._exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
     @needs_root
     @pytest.mark.parametrize("private", [False, True])
     def test_read_only_program(self, place: Path, private: bool) -> None:
-        """Who holds on to what /proc shows of it cannot write to it once it has ended, and the kernel would let them."""
+        """Who holds on to what /proc shows of it cannot write to it later, when the kernel would let them."""
         program = shutil.copy("/bin/sleep", place)
         before = mount_points()
         for read_only in (False, True):
             pid = mount.spawn([program, "60"], private_mounts=private, read_only_program=read_only)
             held = os.open(f"/proc/{pid}/exe", os.O_PATH)
-            assert Path(f"/proc/{pid}/cmdline").read_text() == f"{program}\0" "60\0"
+            assert Path(f"/proc/{pid}/cmdline").read_text() == f"{program}\060\0"
             os.kill(pid, signal.SIGKILL)
             wait(pid)
             with pytest.raises(OSError, match="Read-only") if read_only else contextlib.nullcontext():

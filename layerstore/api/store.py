@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import os
-import threading
 
 from layerstore.api.container import Container
 from layerstore.api.image import Image
@@ -107,7 +107,7 @@ class Store:
         self._mounts = Mounts(self.layout)
         self._containers = Containers(self.layout, self._database, self._chains, self._mounts)
         self._opened_layers: Layers | None = None
-        self._opening = threading.Lock()
+        self._opening = _thread.allocate_lock()
         self._image_trees: dict[ImageId, ImageTree] = {}
 
     def __enter__(self) -> Store:

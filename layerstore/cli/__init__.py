@@ -1,7 +1,7 @@
 """The command line. Each command is a module of its own, imported only when it is the one that was asked for.
 
-A command module has `arguments(parser)`, which adds its arguments, and `run(store, args) -> int`, which gives the exit
-status. `CREATES_STORE = True` says that the command makes a store where there is none, `FAILURE_STATUS` what it exits
+A command module has `arguments(parser)`, which adds its arguments as argparse would have them (arguments.py), and
+`run(store, args) -> int`, which gives the exit status. `CREATES_STORE = True` says that the command makes a store where there is none, `FAILURE_STATUS` what it exits
 with when it fails (1 without it), and `STATUS_OF` what else for certain exceptions.
 """
 

@@ -2,38 +2,52 @@
 
 from __future__ import annotations
 
-import argparse
 import gc
-import importlib
 import os
 import sqlite3
 import sys
 
+from layerstore.cli.arguments import Line
 from layerstore.errors import LayerstoreError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from argparse import ArgumentParser, HelpFormatter
     from collections.abc import Sequence
+    from types import ModuleType
 
 
-def _formatter(prog: str) -> argparse.HelpFormatter:
-    # Without a width it would load shutil to ask for it, for each argument that is added.
-    try:
-        columns = os.get_terminal_size().columns
-    except OSError:
-        columns = 80
-    return argparse.HelpFormatter(prog, width=columns - 2)
+def parser_of(name: str, module: ModuleType) -> ArgumentParser:
+    """What reads the command lines that `Line` does not, and gives help."""
+    import argparse
 
-
-def run(name: str, module_name: str, root: str | None, arguments: Sequence[str]) -> int:
-    """Run the command of that name; returns the exit status."""
-    module = importlib.import_module(f"layerstore.cli.{module_name}")
     # Messages are in English: looking for a translation of each would load `locale`.
     argparse._ = str  # type: ignore[attr-defined]
     description = f"{module.__doc__}".strip()
     parser = argparse.ArgumentParser(f"layerstore {name}", description=description, formatter_class=_formatter)
     module.arguments(parser)
-    args = parser.parse_args(arguments)
+    return parser
+
+
+def _formatter(prog: str) -> HelpFormatter:
+    from argparse import HelpFormatter
+
+    # Without a width it would load shutil to ask for it, for each argument that is added.
+    try:
+        columns = os.get_terminal_size().columns
+    except OSError:
+        columns = 80
+    return HelpFormatter(prog, width=columns - 2)
+
+
+def run(name: str, module_name: str, root: str | None, arguments: Sequence[str]) -> int:
+    """Run the command of that name; returns the exit status."""
+    path = f"layerstore.cli.{module_name}"
+    __import__(path)  # importlib would load `warnings`
+    module = sys.modules[path]
+    line = Line()
+    module.arguments(line)
+    args = line.read(arguments) or parser_of(name, module).parse_args(arguments)
     from layerstore.api import Store
     from layerstore.store.layout import default_root
 

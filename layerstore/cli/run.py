@@ -3,14 +3,16 @@ layerstore failed, 126 or 127 when the program could not be started. Needs root 
 
 from __future__ import annotations
 
-import argparse
 import os
 
+from layerstore.cli.arguments import REMAINDER
 from layerstore.errors import InvalidInput, ProgramNotExecutable, ProgramNotFound
 from layerstore.store.layout import absolute
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import argparse
+
     from layerstore.api import Store, Volume
 
 FAILURE_STATUS = 125
@@ -32,7 +34,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--network", choices=("host", "none"), default="host", help="the host's network, or none")
     parser.add_argument("--name", help="a name for the container")
     parser.add_argument("image", metavar="IMAGE")
-    parser.add_argument("args", metavar="ARG", nargs=argparse.REMAINDER, help="in place of the image's command")
+    parser.add_argument("args", metavar="ARG", nargs=REMAINDER, help="in place of the image's command")
 
 
 def run(store: Store, args: argparse.Namespace) -> int:

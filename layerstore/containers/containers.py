@@ -10,7 +10,6 @@ import time
 from functools import partial
 
 from layerstore._core.mount import container_make_many, container_remove_many
-from layerstore.containers.runtime import find_runtime
 from layerstore.errors import Conflict, InvalidInput, NotFound, Unsupported
 from layerstore.store import logs
 from layerstore.store.locks import locked, try_lock
@@ -307,6 +306,8 @@ class Containers:
 
     def runtime(self) -> Runtime:
         """The OCI runtime of this machine. Raises `Unsupported` when there is none."""
+        from layerstore.containers.runtime import find_runtime
+
         return find_runtime(None, self._layout.runtime)
 
     def write_bundle(self, container: str, spec: dict[str, Any]) -> str:

@@ -10,7 +10,6 @@ import contextlib
 import json
 import os
 import signal
-import threading
 
 from layerstore._core import mount
 from layerstore.errors import InvalidInput, LayerstoreError, NotFound, Unsupported
@@ -202,9 +201,9 @@ class _Forwarding:
         self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> _Forwarding:
-        if threading.current_thread() is threading.main_thread():
-            # Those of the terminal's keys reach the whole foreground group, the runtime included.
-            reaching = _OF_THE_TERMINAL if _in_foreground() else ()
+        # Those of the terminal's keys reach the whole foreground group, the runtime included.
+        reaching = _OF_THE_TERMINAL if _in_foreground() else ()
+        with contextlib.suppress(ValueError):  # the first call tells that this is not the main thread
             for number in _FORWARDED:
                 handler = _pass_over if number in reaching else self._forward
                 self._previous[number] = signal.signal(number, handler)
