@@ -3,10 +3,12 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <limits.h>
 #include <stdio.h> /* renameat */
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -35,7 +37,11 @@ struct ls_contents {
 
 	int stream; /* descriptor, -1 when none is open */
 	uint64_t stream_bytes;
+	int stream_is_clone; /* it holds its bytes already */
 	struct ls_b3_hasher hasher;
+
+	int expects_clones;
+	uint64_t large_count; /* contents so far that are too large for the pack */
 
 	struct ls_contents_counts counts;
 };
@@ -211,22 +217,83 @@ static int close_object(int fd, int status, struct ls_error *err)
 	return status;
 }
 
+#define CLONE_NAME_BYTES 32
+
+static void clone_name(const struct ls_contents *c, char name[CLONE_NAME_BYTES])
+{
+	snprintf(name, CLONE_NAME_BYTES, LS_CONTENTS_CLONE_NAME "%" PRIu64, c->large_count);
+}
+
+static int check_clone(int fd, uint64_t size, struct ls_error *err)
+{
+	struct stat status;
+
+	if (fstat(fd, &status))
+		return ls_fail_errno(err, "cannot look at a cloned content in the import's staging directory");
+	if ((uint64_t)status.st_size != size)
+		return ls_fail(err, LS_CORRUPT, "a cloned content has %lld bytes, and %" PRIu64 " were read of it",
+		               (long long)status.st_size, size);
+	return LS_OK;
+}
+
+/* Give the next content's clone that name, or remove it where `name` is NULL; *taken says whether there was one. */
+static int take_clone(struct ls_contents *c, const char *name, int *taken, struct ls_error *err)
+{
+	char clone[CLONE_NAME_BYTES];
+
+	*taken = 0;
+	if (!c->expects_clones)
+		return LS_OK;
+	clone_name(c, clone);
+	if (name ? renameat(c->staging, clone, c->staging, name) : unlinkat(c->staging, clone, 0)) {
+		if (errno == ENOENT)
+			return LS_OK;
+		return ls_fail_errno(err, "cannot take %s from the import's staging directory", clone);
+	}
+	*taken = 1;
+	return LS_OK;
+}
+
 static const struct ls_location object_location = {LS_LOCATION_OBJECT, 0};
 
 static int put_object(struct ls_contents *c, const uint8_t *bytes, size_t length, const uint8_t *digest,
                       struct ls_error *err)
 {
 	char name[65];
-	int fd, status;
+	int fd, taken, status;
 
 	object_name(name, digest);
-	status = create_object(c, name, &fd, err);
+	status = take_clone(c, name, &taken, err);
 	if (status)
 		return status;
-	status = write_all(fd, bytes, length, err);
-	begin_writeback(fd, 0, length);
+	if (taken) {
+		fd = openat(c->staging, name, O_RDONLY | O_CLOEXEC);
+		if (fd < 0)
+			return ls_fail_errno(err, "cannot open object %s in the import's staging directory", name);
+		status = check_clone(fd, length, err);
+	} else {
+		status = create_object(c, name, &fd, err);
+		if (status)
+			return status;
+		status = write_all(fd, bytes, length, err);
+		begin_writeback(fd, 0, length);
+	}
 	status = close_object(fd, status, err);
 	return status ? status : add_record(c, digest, length, object_location, err);
+}
+
+void ls_contents_expect_clones(struct ls_contents *c, int expected)
+{
+	c->expects_clones = expected;
+	c->large_count = 0;
+}
+
+/* A content that is stored already needs no clone of its own. */
+static int pass_over(struct ls_contents *c, size_t length, struct ls_error *err)
+{
+	int taken;
+
+	return length > c->pack_threshold ? take_clone(c, NULL, &taken, err) : LS_OK;
 }
 
 int ls_contents_put_many(struct ls_contents *c, const uint8_t *const *in, const size_t *length, size_t n, uint8_t *out,
@@ -238,11 +305,12 @@ int ls_contents_put_many(struct ls_contents *c, const uint8_t *const *in, const 
 		const uint8_t *digest = out + 32 * i;
 
 		if (is_known(c, digest, length[i]))
-			continue;
-		if (length[i] <= c->pack_threshold)
+			status = pass_over(c, length[i], err);
+		else if (length[i] <= c->pack_threshold)
 			status = put_packed(c, in[i], length[i], digest, err);
 		else
 			status = put_object(c, in[i], length[i], digest, err);
+		c->large_count += length[i] > c->pack_threshold;
 	}
 	/* The vectors point into the caller's memory. */
 	return status ? status : flush_pack(c, err);
@@ -250,11 +318,21 @@ int ls_contents_put_many(struct ls_contents *c, const uint8_t *const *in, const 
 
 int ls_contents_stream_begin(struct ls_contents *c, struct ls_error *err)
 {
+	int status;
+
 	/* Of a layer that was given up inside a content. */
 	drop_stream(c);
 	c->stream_bytes = 0;
 	ls_b3_hasher_init(&c->hasher, c->kernel);
-	return create_object(c, STREAM_NAME, &c->stream, err);
+	status = take_clone(c, STREAM_NAME, &c->stream_is_clone, err);
+	if (status)
+		return status;
+	if (!c->stream_is_clone)
+		return create_object(c, STREAM_NAME, &c->stream, err);
+	c->stream = openat(c->staging, STREAM_NAME, O_RDONLY | O_CLOEXEC);
+	if (c->stream < 0)
+		return ls_fail_errno(err, "cannot open a cloned content in the import's staging directory");
+	return LS_OK;
 }
 
 int ls_contents_stream_data(struct ls_contents *c, const uint8_t *bytes, size_t length, struct ls_error *err)
@@ -262,7 +340,7 @@ int ls_contents_stream_data(struct ls_contents *c, const uint8_t *bytes, size_t 
 	int status = ls_b3_hasher_update(&c->hasher, bytes, length, err);
 
 	c->stream_bytes += length;
-	return status ? status : write_all(c->stream, bytes, length, err);
+	return status || c->stream_is_clone ? status : write_all(c->stream, bytes, length, err);
 }
 
 int ls_contents_stream_hole(struct ls_contents *c, uint64_t length, struct ls_error *err)
@@ -323,14 +401,19 @@ int ls_contents_stream_end(struct ls_contents *c, uint8_t digest[32], struct ls_
 	char name[65];
 	int fd = c->stream, status = LS_OK;
 
-	if (ftruncate(fd, (off_t)c->stream_bytes))
-		return ls_fail_errno(err, "cannot set an object's size to %llu bytes",
-		                     (unsigned long long)c->stream_bytes);
+	if (c->stream_is_clone)
+		status = check_clone(fd, c->stream_bytes, err);
+	else if (ftruncate(fd, (off_t)c->stream_bytes))
+		status = ls_fail_errno(err, "cannot set an object's size to %llu bytes",
+		                       (unsigned long long)c->stream_bytes);
+	if (status)
+		return status;
 	if (c->stream_bytes <= c->pack_threshold) {
 		status = stream_to_pack(c, digest, err);
 		drop_stream(c);
 		return status;
 	}
+	c->large_count++;
 	ls_b3_hasher_final(&c->hasher, digest);
 	if (is_known(c, digest, c->stream_bytes)) {
 		drop_stream(c);

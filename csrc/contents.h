@@ -53,6 +53,13 @@ void ls_contents_free(struct ls_contents *contents);
 
 size_t ls_contents_pack_threshold(const struct ls_contents *contents);
 
+/* With `expected`, the n-th content from now on, from 0, of those of more than `pack_threshold` bytes may be in the staging
+ * directory already, as the file LS_CONTENTS_CLONE_NAME and n in decimal digits: a clone of where its bytes come from, or
+ * another name of an object. Then its bytes, which have to be those of that file, are hashed and not written; LS_CORRUPT
+ * where the sizes differ. */
+#define LS_CONTENTS_CLONE_NAME "clone."
+void ls_contents_expect_clones(struct ls_contents *contents, int expected);
+
 /* Hash `n` contents and store those that are new. Digest i is written to out + 32 * i. */
 int ls_contents_put_many(struct ls_contents *contents, const uint8_t *const *in, const size_t *length, size_t n,
                          uint8_t *out, struct ls_error *err);

@@ -23,7 +23,14 @@ struct run {
 static int read_run(struct run *run, int fd, uint64_t offset, struct ls_error *err)
 {
 	while (run->count) {
-		ssize_t done = preadv(fd, run->vectors, run->count, (off_t)offset);
+		const struct iovec *first = run->vectors;
+		ssize_t done;
+
+		/* Most reads are of one range, of which the kernel need not copy a list in. */
+		if (run->count == 1)
+			done = pread(fd, first->iov_base, first->iov_len, (off_t)offset);
+		else
+			done = preadv(fd, run->vectors, run->count, (off_t)offset);
 
 		if (done < 0 && errno == EINTR)
 			continue;

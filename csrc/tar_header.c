@@ -3,37 +3,15 @@
 #include <inttypes.h>
 #include <string.h>
 
-/* POSIX.1-2017, pax, "ustar Interchange Format"; GNU tar manual, "Basic Tar Format". */
-enum {
-	NAME = 0,
-	MODE = 100,
-	UID = 108,
-	GID = 116,
-	SIZE = 124,
-	MTIME = 136,
-	CHECKSUM = 148,
-	TYPE = 156,
-	LINK = 157,
-	MAGIC = 257,
-	MAJOR = 329,
-	MINOR = 337,
-	PREFIX = 345,
-
-	NAME_BYTES = 100,
-	ID_BYTES = 8,
-	NUMBER_BYTES = 12,
-	PREFIX_BYTES = 155,
-};
-
 /* GNU's magic has a space where POSIX has the NUL, and other fields where POSIX has the prefix. */
 static int is_posix(const uint8_t *block)
 {
-	return memcmp(block + MAGIC, "ustar", 6) == 0;
+	return memcmp(block + TAR_AT_MAGIC, "ustar", 6) == 0;
 }
 
 static int is_gnu(const uint8_t *block)
 {
-	return memcmp(block + MAGIC, "ustar ", 6) == 0;
+	return memcmp(block + TAR_AT_MAGIC, "ustar ", 6) == 0;
 }
 
 /* GNU tar manual, "Basic Tar Format": the first bit marks base-256, the second is the sign of a
@@ -111,19 +89,19 @@ static int is_zero(const uint8_t *block)
 static int verify_checksum(const struct ls_tar *tar, const uint8_t *block, struct ls_error *err)
 {
 	uint64_t expected = 0;
-	uint32_t sum = ID_BYTES * ' ', high = 0;
-	int status = tar_field_unsigned(tar, block + CHECKSUM, ID_BYTES, "chksum", &expected, err);
+	uint32_t sum = TAR_ID_BYTES * ' ', high = 0;
+	int status = tar_field_unsigned(tar, block + TAR_AT_CHECKSUM, TAR_ID_BYTES, "chksum", &expected, err);
 
 	if (status)
 		return status;
 	for (size_t i = 0; i < TAR_BLOCK; i++)
 		sum += block[i];
-	for (size_t i = 0; i < ID_BYTES; i++)
-		sum -= block[CHECKSUM + i];
+	for (size_t i = 0; i < TAR_ID_BYTES; i++)
+		sum -= block[TAR_AT_CHECKSUM + i];
 	if (sum == expected)
 		return LS_OK;
 	for (size_t i = 0; i < TAR_BLOCK; i++)
-		high += i - CHECKSUM >= ID_BYTES && block[i] >= 0x80;
+		high += i - TAR_AT_CHECKSUM >= TAR_ID_BYTES && block[i] >= 0x80;
 	if ((int64_t)sum - 256 * (int64_t)high == (int64_t)expected)
 		return LS_OK;
 	return tar_fail(tar, err, LS_CORRUPT,
@@ -186,14 +164,14 @@ static int check_text(const struct ls_tar *tar, struct ls_tar_bytes text, const 
 /* The name as the header itself has it; kept in `tar`, as the span may be gone when the entry is complete. */
 static struct ls_tar_bytes header_name(struct ls_tar *tar, const uint8_t *block)
 {
-	size_t length = strnlen((const char *)block + NAME, NAME_BYTES);
-	size_t before = is_posix(block) ? strnlen((const char *)block + PREFIX, PREFIX_BYTES) : 0;
+	size_t length = strnlen((const char *)block + TAR_AT_NAME, TAR_NAME_BYTES);
+	size_t before = is_posix(block) ? strnlen((const char *)block + TAR_AT_PREFIX, TAR_PREFIX_BYTES) : 0;
 
 	if (before) {
-		memcpy(tar->name, block + PREFIX, before);
+		memcpy(tar->name, block + TAR_AT_PREFIX, before);
 		tar->name[before++] = '/';
 	}
-	memcpy(tar->name + before, block + NAME, length);
+	memcpy(tar->name + before, block + TAR_AT_NAME, length);
 	return (struct ls_tar_bytes){tar->name, before + length};
 }
 
@@ -221,8 +199,8 @@ static int read_link(struct ls_tar *tar, const uint8_t *block, struct ls_error *
 	if (!hard && tar->entry.type != LS_TAR_SYMLINK)
 		return LS_OK;
 	if (!tar_value(tar, TAR_KEY_LONG_LINK, &link) && !tar_value(tar, TAR_KEY_LINKPATH, &link)) {
-		link = (struct ls_tar_bytes){tar->link, strnlen((const char *)block + LINK, NAME_BYTES)};
-		memcpy(tar->link, block + LINK, link.length);
+		link = (struct ls_tar_bytes){tar->link, strnlen((const char *)block + TAR_AT_LINK, TAR_NAME_BYTES)};
+		memcpy(tar->link, block + TAR_AT_LINK, link.length);
 	}
 	status = check_text(tar, link, hard ? "target of the hard link" : "target of the symlink", hard, err);
 	if (status)
@@ -240,7 +218,7 @@ static int read_id(struct ls_tar *tar, const uint8_t *field, enum tar_key key, c
 	if (!status && !found) {
 		int64_t value = 0;
 
-		status = field_signed(tar, field, ID_BYTES, name, &value, err);
+		status = field_signed(tar, field, TAR_ID_BYTES, name, &value, err);
 		number = (uint64_t)value;
 	}
 	if (status)
@@ -261,9 +239,9 @@ static int read_device(struct ls_tar *tar, const uint8_t *block, struct ls_error
 		return LS_OK;
 	if (!is_posix(block) && !is_gnu(block)) /* v7 has no such fields */
 		return LS_OK;
-	status = tar_field_unsigned(tar, block + MAJOR, ID_BYTES, "devmajor", &major, err);
+	status = tar_field_unsigned(tar, block + TAR_AT_MAJOR, TAR_ID_BYTES, "devmajor", &major, err);
 	if (!status)
-		status = tar_field_unsigned(tar, block + MINOR, ID_BYTES, "devminor", &minor, err);
+		status = tar_field_unsigned(tar, block + TAR_AT_MINOR, TAR_ID_BYTES, "devminor", &minor, err);
 	if (status)
 		return status;
 	if (major > UINT32_MAX || minor > UINT32_MAX)
@@ -280,7 +258,7 @@ static int read_mtime(struct ls_tar *tar, const uint8_t *block, struct ls_error 
 
 	if (status || found)
 		return status;
-	return field_signed(tar, block + MTIME, NUMBER_BYTES, "mtime", &tar->entry.mtime_seconds, err);
+	return field_signed(tar, block + TAR_AT_MTIME, TAR_NUMBER_BYTES, "mtime", &tar->entry.mtime_seconds, err);
 }
 
 static int read_size(struct ls_tar *tar, const uint8_t *block, struct ls_error *err)
@@ -289,19 +267,19 @@ static int read_size(struct ls_tar *tar, const uint8_t *block, struct ls_error *
 
 	if (status || found)
 		return status;
-	return tar_field_unsigned(tar, block + SIZE, NUMBER_BYTES, "size", &tar->member_size, err);
+	return tar_field_unsigned(tar, block + TAR_AT_SIZE, TAR_NUMBER_BYTES, "size", &tar->member_size, err);
 }
 
 static int read_attributes(struct ls_tar *tar, const uint8_t *block, struct ls_error *err)
 {
 	int64_t mode = 0;
-	int status = field_signed(tar, block + MODE, ID_BYTES, "mode", &mode, err);
+	int status = field_signed(tar, block + TAR_AT_MODE, TAR_ID_BYTES, "mode", &mode, err);
 
 	tar->entry.mode = (uint32_t)mode & 07777;
 	if (!status)
-		status = read_id(tar, block + UID, TAR_KEY_UID, "uid", &tar->entry.uid, err);
+		status = read_id(tar, block + TAR_AT_UID, TAR_KEY_UID, "uid", &tar->entry.uid, err);
 	if (!status)
-		status = read_id(tar, block + GID, TAR_KEY_GID, "gid", &tar->entry.gid, err);
+		status = read_id(tar, block + TAR_AT_GID, TAR_KEY_GID, "gid", &tar->entry.gid, err);
 	if (!status)
 		status = read_mtime(tar, block, err);
 	if (!status)
@@ -332,7 +310,7 @@ static int begin_content(struct ls_tar *tar, const uint8_t *block, enum tar_spar
 
 static int read_entry(struct ls_tar *tar, const uint8_t *block, struct ls_error *err)
 {
-	uint8_t type = block[TYPE];
+	uint8_t type = block[TAR_AT_TYPE];
 	enum tar_sparse_form form = TAR_NOT_SPARSE;
 	int status = read_type(tar, type, err);
 
@@ -375,12 +353,12 @@ static void begin_pending(struct ls_tar *tar)
 static int read_other(struct ls_tar *tar, const uint8_t *block, struct ls_error *err)
 {
 	uint64_t size = 0;
-	int status = tar_field_unsigned(tar, block + SIZE, NUMBER_BYTES, "size", &size, err);
+	int status = tar_field_unsigned(tar, block + TAR_AT_SIZE, TAR_NUMBER_BYTES, "size", &size, err);
 
 	if (status)
 		return status;
-	if (block[TYPE] != 'V')
-		return tar_extended_begin(tar, block[TYPE], size, err);
+	if (block[TAR_AT_TYPE] != 'V')
+		return tar_extended_begin(tar, block[TAR_AT_TYPE], size, err);
 	tar->pending = 0;
 	tar->left = size + (-size & (TAR_BLOCK - 1));
 	tar->stage = tar->left ? TAR_SKIP : TAR_HEADER;
@@ -409,7 +387,7 @@ int tar_read_header(struct ls_tar *tar, const uint8_t *block, struct ls_error *e
 	status = verify_checksum(tar, block, err);
 	if (status)
 		return status;
-	switch (block[TYPE]) {
+	switch (block[TAR_AT_TYPE]) {
 	case 'x':
 	case 'L':
 	case 'K':

@@ -5,8 +5,7 @@
 
 #include "buffer.h"
 #include "tar.h"
-
-#define TAR_BLOCK 512
+#include "tar_format.h"
 
 /* What the next byte belongs to. All but TAR_DATA are RAW bytes. */
 enum tar_stage {

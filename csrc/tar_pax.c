@@ -4,7 +4,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define XATTR_PREFIX "SCHILY.xattr."
 #define SPARSE_PREFIX "GNU.sparse."
 
 static const char *const key_names[TAR_KEYS] = {
@@ -95,7 +94,7 @@ static int add_xattr(struct ls_tar *tar, struct ls_tar_bytes name, struct ls_tar
 	int status;
 
 	if (!name.length)
-		return tar_fail(tar, err, LS_INVALID, "a pax record " XATTR_PREFIX " has no attribute name");
+		return tar_fail(tar, err, LS_INVALID, "a pax record " TAR_XATTR_PREFIX " has no attribute name");
 	status = tar_grow(&items, &tar->xattr_range_capacity, tar->xattr_count, sizeof(*tar->xattr_ranges), err);
 	if (status)
 		return status;
@@ -112,8 +111,8 @@ static int add_xattr(struct ls_tar *tar, struct ls_tar_bytes name, struct ls_tar
  * alone, as docker does. */
 static int apply_record(struct ls_tar *tar, struct ls_tar_bytes key, struct ls_tar_bytes value, struct ls_error *err)
 {
-	int xattr = begins_with(key, XATTR_PREFIX), sparse = begins_with(key, SPARSE_PREFIX);
-	size_t prefix = strlen(XATTR_PREFIX);
+	int xattr = begins_with(key, TAR_XATTR_PREFIX), sparse = begins_with(key, SPARSE_PREFIX);
+	size_t prefix = strlen(TAR_XATTR_PREFIX);
 	char shown[128];
 
 	if ((xattr || sparse) && tar->extended_type == 'g')

@@ -216,11 +216,26 @@ def test_a_file_that_was_open_during_a_rollback_is_stale(container: Container) -
     container.snapshot("s")
     with container.open("/f", "r+b", 0) as file:
         container.rollback("s")
-        for call in (lambda: file.write(b"2"), lambda: file.read(1), lambda: file.truncate(0)):
+        for call in (lambda: file.write(b"2"), lambda: file.read(1), lambda: file.seek(0), lambda: file.truncate(0)):
             with pytest.raises(OSError, match="tale file handle") as caught:
                 call()
             assert caught.value.errno == errno.ESTALE
     assert container.read_bytes("/f") == b"1"
+
+
+def test_who_reads_keeps_its_descriptor_when_another_thread_begins_to_write(
+    filled: Store, container: Container
+) -> None:
+    """It may have been told the number and not have called the kernel yet."""
+    container.write_bytes("/f", b"data")
+    filled._writable._layers.close()
+    with container.open("/f", "rb", 0):
+        logs = container._layer().reading().logs
+        fd = logs.descriptors[0].fd
+        container.write_bytes("/g", b"more")
+        assert container._layer().writing().logs is logs
+        assert logs.descriptors[0].fd != fd
+        assert os.path.samestat(os.fstat(fd), os.stat(log_of(container)))
 
 
 # Processes and crashes

@@ -6,6 +6,7 @@ import random
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from images import Image, docker_files, tar_of
@@ -204,6 +205,24 @@ def test_a_closed_file_and_one_of_another_mode_refuse(container: Container) -> N
     with container.open("/w", "r+b", 0) as big, pytest.raises(OSError, match="too large"):
         big.seek((1 << 63) - 2)
         big.write(b"xyz")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [(3,), (0, os.SEEK_END), (-1, os.SEEK_END), (1, os.SEEK_CUR), (-1,), (-9, os.SEEK_CUR), (1 << 63,), (1.5,), ("1",)],
+)
+@pytest.mark.parametrize("buffering", [0, -1])
+def test_seek_is_that_of_the_builtin_open(container: Container, tmp_path: Path, arguments: Any, buffering: int) -> None:
+    (tmp_path / "f").write_bytes(b"0123456789")
+    told = []
+    for opened, path in ((open, tmp_path / "f"), (container.open, "/small")):
+        with opened(path, "r+b", buffering) as file:
+            file.read(5)
+            try:
+                told.append((file.seek(*arguments), file.tell(), file.read()))
+            except (OSError, OverflowError, TypeError, ValueError) as error:
+                told.append((type(error), file.tell(), file.read()))
+    assert told[0] == told[1]
 
 
 def test_threads_write_and_read_one_container(container: Container) -> None:

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from layerstore._core import log
-from layerstore._core.extent_io import Content, LogFile, LogWriter, read
+from layerstore._core.extent_file import read
+from layerstore._core.extent_io import Content, LogFile, LogWriter
 from layerstore._core.extents import IMAGE, ZERO, ExtentMap, source
 from layerstore._core.log import Header, LogReader, Record
 from layerstore.errors import Conflict, CorruptError, InvalidInput

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from entry_model import apply, expected_changes, expected_entries, found_of, image_nodes, told, without_sockets
 from host_tree import Dump, HostTree, dump, facts
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -27,7 +28,7 @@ from stack_model import EXAMPLES
 
 from layerstore import Store
 from layerstore.api import Container
-from layerstore.extents import compaction, layers
+from layerstore.extents import compaction, delta, layers
 
 ROOT = os.geteuid() == 0
 LAYER = [
@@ -107,7 +108,18 @@ class World:
         self.history.append((tree.writer.end, self.host.dump()))
 
     def compare(self) -> None:
-        assert dump(self.container, self.container.read_bytes) == self.host.dump()
+        shown = self.host.dump()
+        assert dump(self.container, self.container.read_bytes) == shown
+        self.compare_delta(shown)
+
+    def compare_delta(self, shown: Dump) -> None:
+        """What changed is what a look at everything finds, and makes the tree of the image."""
+        moment = self.container._layer().moment()
+        entries = list(delta.entries(moment))
+        assert [found_of(entry) for entry in entries] == expected_entries(moment)
+        assert self.container.diff() == expected_changes(moment)
+        index, contents = self.container.image.index(), self.container._store._contents
+        assert told(apply(image_nodes(index, contents), entries, index, contents)) == without_sockets(shown)
 
 
 class ExtentMachine(RuleBasedStateMachine):

@@ -1,22 +1,20 @@
-"""Reading files through extent maps, and appending to logs, over csrc/extent_io.h."""
+"""Where contents and logs are, and appending to logs, over csrc/extent_io.h. Reading is in extent_file.pyx."""
 
 import os
 from _thread import allocate_lock
 
-from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING
 from libc.stddef cimport size_t
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
-from libc.string cimport memcpy, memset
+from libc.string cimport memset
 
 from layerstore._core.extents cimport (
-    LS_EXTENT_IMAGE,
     LS_EXTENT_LOG_BYTES,
     LS_EXTENT_LOG_SHIFT,
     LS_EXTENT_MAX_LOGS,
     LS_EXTENT_ZERO,
     ExtentMap,
-    ls_extents_lookup,
     ls_piece,
     unsigned,
 )
@@ -33,29 +31,14 @@ from layerstore._core.log cimport (
 )
 from layerstore._core.status cimport check, ls_error
 
-from layerstore._core.status import CorruptError, InvalidInput
+from layerstore._core.status import InvalidInput
 
 cdef extern from "buffer.h" nogil:
-    struct ls_buffer:
-        uint8_t *bytes
-        size_t length
-        size_t capacity
-
     int ls_buffer_reserve(ls_buffer *buffer, size_t extra, ls_error *err)
     int ls_buffer_append(ls_buffer *buffer, const void *bytes, size_t length, ls_error *err)
     void ls_buffer_free(ls_buffer *buffer)
 
 cdef extern from "extent_io.h" nogil:
-    enum:
-        LS_READ_ZEROS
-
-    struct ls_read:
-        int fd
-        uint64_t offset
-        uint8_t *into
-        size_t length
-
-    int ls_read_all(const ls_read *reads, size_t n, ls_error *err)
     int ls_log_append(
         int fd,
         uint64_t position,
@@ -67,7 +50,6 @@ cdef extern from "extent_io.h" nogil:
     )
 
 cdef enum:
-    PIECES = 64
     GATHERED_BYTES = 1 << 20
     # Data that is written as it is: copying it first would cost more than the system call that it saves.
     DIRECT_BYTES = 128 << 10
@@ -75,10 +57,6 @@ cdef enum:
 
 cdef class Content:
     """Where a content of the image is: `size` bytes at `offset` of the file of descriptor `fd`, which is borrowed."""
-
-    cdef int fd
-    cdef uint64_t offset
-    cdef uint64_t size
 
     def __cinit__(self, int fd, uint64_t offset, uint64_t size):
         self.fd = fd
@@ -88,10 +66,6 @@ cdef class Content:
 
 cdef class LogFile:
     """A log to read from: the first `length` bytes of the file of descriptor `fd`, which is borrowed."""
-
-    cdef int fd
-    cdef readonly uint64_t length
-    cdef ls_buffer gathered  # what comes after `length`
 
     def __init__(self, int fd, uint64_t length):
         self.fd = fd
@@ -266,76 +240,3 @@ cdef class LogWriter(LogFile):
         length = self.flush()
         os.fdatasync(self.fd)
         return length
-
-
-cdef int plan_log(LogFile log, const ls_piece *piece, ls_read *read) except -1:
-    """Copy what of a piece is still gathered in memory; plan to read the rest. Returns whether there is a rest."""
-    cdef uint64_t offset = piece.source & (LS_EXTENT_LOG_BYTES - 1), length = piece.length
-    cdef uint64_t filed = min(length, log.length - offset) if offset < log.length else 0
-    cdef uint64_t at = offset + filed - log.length
-    if filed < length and (at > log.gathered.length or length - filed > log.gathered.length - at):
-        raise CorruptError(
-            f"a file needs {length} bytes at byte {offset} of a log that has {log.length + log.gathered.length} bytes; "
-            f"restore the log from a copy of the store"
-        )
-    if filed < length:
-        memcpy(read.into + filed, log.gathered.bytes + at, <size_t>(length - filed))
-    read.fd = log.fd
-    read.offset = offset
-    read.length = <size_t>filed
-    return filed > 0
-
-
-cdef int plan(const ls_piece *piece, logs, Content content, ls_read *read) except -1:
-    """Plan to read one piece to `read.into`. Returns whether something is to be read."""
-    cdef uint64_t number = piece.source >> LS_EXTENT_LOG_SHIFT
-    read.length = <size_t>piece.length
-    if piece.source == LS_EXTENT_ZERO:
-        read.fd = LS_READ_ZEROS
-        return 1
-    if piece.source != LS_EXTENT_IMAGE:
-        if number >= <uint64_t>len(logs):
-            raise CorruptError(f"a file needs log {number} of {len(logs)}; restore the logs from a copy of the store")
-        return plan_log(<LogFile?>logs[number], piece, read)
-    if content is None or piece.start + piece.length > content.size:
-        raise CorruptError(
-            f"a file needs {piece.length} bytes at byte {piece.start} of the image's content, which has "
-            f"{0 if content is None else content.size} bytes; restore the log from a copy of the store"
-        )
-    read.fd = content.fd
-    read.offset = content.offset + piece.start
-    return 1
-
-
-def read(ExtentMap extents not None, logs not None, Content content, long long position, buffer):
-    """Fill `buffer` with the file's bytes from `position` on; returns how many, less at the end of the file.
-
-    `logs` are the logs by number. The GIL is released for what is read from files. Raises `CorruptError` where an extent
-    names bytes that a log or the content does not have; `OSError`; `InvalidInput` for a negative position.
-    """
-    cdef ls_piece[PIECES] pieces
-    cdef ls_read[PIECES] reads
-    cdef Py_buffer view
-    cdef ls_error err
-    cdef int status
-    cdef size_t n, i, planned
-    cdef uint64_t first = unsigned(position, "an offset"), at = first, end
-    PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE)
-    try:
-        end = first + <uint64_t>view.len
-        while at < end:
-            n = ls_extents_lookup(&extents.map, at, end, pieces, PIECES)
-            planned = 0
-            for i in range(n):
-                reads[planned].into = <uint8_t *>view.buf + (pieces[i].start - first)
-                planned += plan(&pieces[i], logs, content, &reads[planned])
-            if not n:
-                break
-            at = pieces[n - 1].start + pieces[n - 1].length
-            if planned:
-                with nogil:
-                    status = ls_read_all(reads, planned, &err)
-                check(status, &err)
-        return at - first
-    finally:
-        PyBuffer_Release(&view)

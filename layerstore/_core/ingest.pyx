@@ -48,6 +48,7 @@ cdef extern from "contents.h" nogil:
     int ls_contents_new(ls_contents **contents, int staging, int pack, const ls_digests *digests,
                         size_t pack_threshold, const ls_b3_kernel *kernel, ls_error *err)
     void ls_contents_free(ls_contents *contents)
+    void ls_contents_expect_clones(ls_contents *contents, int expected)
     int ls_contents_put_many(ls_contents *contents, const uint8_t *const *inputs, const size_t *length, size_t n,
                              uint8_t *out, ls_error *err)
     int ls_contents_publish(ls_contents *contents, int objects, uint32_t pack, ls_error *err)
@@ -198,6 +199,12 @@ cdef class Contents:
         if self.closed:
             raise InvalidInput("this import failed or was published: begin another")
         return 0
+
+    def expect_clones(self, bint expected):
+        """Whether the n-th content from now on, from 0, of those that are too large for the pack may be in the staging
+        directory already, as the file `clone.n`: its bytes are hashed then, and not written.
+        """
+        ls_contents_expect_clones(self.contents, expected)
 
     def put_many(self, contents not None):
         """Hash contents (bytes-like objects, none empty) and store those that are new; returns their digests, 32 bytes

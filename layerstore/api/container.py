@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 
 from layerstore.containers.containers import check_count
 from layerstore.errors import Unsupported
 from layerstore.extents.operations import Operations
+from layerstore.types import encode_path
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
     from types import TracebackType
     from typing import Any, BinaryIO, Literal, overload
@@ -20,9 +22,12 @@ if TYPE_CHECKING:
     from layerstore.api.store import Store
     from layerstore.containers.bundle import Volume
     from layerstore.containers.containers import ContainerRow
+    from layerstore.containers.copying import Files
     from layerstore.containers.forks import Forks
     from layerstore.containers.writable import WritableContainers
     from layerstore.extents.layers import Layer
+    from layerstore.layers.entries import Clone, Entry
+    from layerstore.layers.streams import Piece
     from layerstore.results import Change, Snapshot
 
 
@@ -160,20 +165,177 @@ class Container(Operations):
         return self._store._writable if self.row.driver == "extent" else self._store._forks
 
     def diff(self) -> list[Change]:
-        """What it changed, sorted by path. Raises `NotFound` when removed, `Unsupported` for the extent driver."""
+        """What it changed, sorted by path. Raises `NotFound` when removed, `CorruptError`, `OSError`."""
+        if self.row.driver == "extent":
+            from layerstore.extents import delta
+
+            return delta.changes(self._layer().moment())
         from pathlib import Path
 
         from layerstore.containers import changes
 
-        if self.row.driver != "overlay":
-            raise Unsupported(
-                f"container {self.id[:12]} is of the {self.row.driver} driver, of which there is no diff yet"
-            )
         try:
             return changes.changes(Path(self._store._containers.upper(self.id)), self.image.index())
         except FileNotFoundError:
             self._store.container(self.id)
             raise
+
+    # What it holds
+
+    def commit(
+        self, name: str | None = None, *, author: str = "", message: str = "", changes: Sequence[str] = ()
+    ) -> Image:
+        """Make an image of its image and what it changed, as one more layer; of nothing changed, a step without one.
+
+        Args:
+            name: `NAME[:TAG]` of the new image; one that another image has moves here.
+            author, message: for the image's history.
+            changes: instructions of a Dockerfile that change the config, one a string ('CMD ["app"]'): CMD, ENTRYPOINT,
+                ENV, EXPOSE, HEALTHCHECK, LABEL, ONBUILD, STOPSIGNAL, USER, VOLUME, WORKDIR.
+
+        What did not change is not read. A file that did is in the layer whole, so its whole content is read, for the
+        layer's diff_id is the SHA-256 of all its bytes; it is stored again only where the store has it not, and not
+        copied where the file system can clone it. The layer's tar depends on the two trees alone: equal changes, made
+        in whichever order and driver, have the same diff_id, and with SOURCE_DATE_EPOCH set the same image id. Sockets
+        are left out.
+
+        It may be in use meanwhile, and sees that as `fork` does: with the overlay driver, each file is of one moment.
+        Durable on return. Raises `InvalidInput` for a change, a name of an image, or a file's name that a layer cannot
+        have, `NotFound` when it was removed, `LimitExceeded`, `CorruptError`, `OSError`; nothing is visible then.
+        """
+        from layerstore.containers import commits
+
+        store = self._store
+        return store._image(
+            commits.commit(
+                store.layout,
+                store._database,
+                store._contents,
+                self.image.config,
+                self._layer_tar,
+                name=name,
+                author=author,
+                message=message,
+                command=self.row.command,
+                changes=changes,
+            )
+        )
+
+    def entries(self, path: str | bytes = "/") -> Iterator[Entry]:
+        """What is at and below a path of its view, each directory before what is in it, names ordered as bytes.
+
+        It needs no mount and no root. Symbolic links on the way to the last name are followed, inside the container;
+        the path `Entry.path` is spelled without them. Where a content is read from (`Entry.source`) can be used until
+        the iterator is closed. It is of one moment as a fork is (`fork`).
+
+        Raises `FileNotFoundError` and the like, `NotFound` when it was removed, `CorruptError`, `OSError`.
+        """
+        from layerstore.layers.whole import whole
+
+        with self._changed() as changed:
+            yield from whole(self.image.index(), self._store._contents, changed, encode_path(path))
+
+    def export(self, path: str | bytes = "/") -> Iterator[Piece]:
+        """Its whole view, or what is at and below a path, as the pieces of a tar.
+
+        Names in it begin with the last name of the path; those of the whole view at the root. Sockets are left out.
+        Raises as `entries`.
+        """
+        from layerstore.containers.copying import renamed
+        from layerstore.layers.tarring import tar_pieces
+
+        return tar_pieces(renamed(self.entries(path)))
+
+    def copy_in(
+        self, source: str | os.PathLike[str], path: str | os.PathLike[str], *, keep_owner: bool = False
+    ) -> None:
+        """Copy a file or tree of the host to `path`, as `cp -a`: what is there is merged with directories and else
+        replaced.
+
+        Times, permissions, extended attributes, links of both kinds, devices come along; owners with `keep_owner`
+        only, else root's. One of the overlay driver is mounted for it if it is not. Raises `OSError`; what was copied
+        until then stays.
+        """
+        from layerstore.containers import copying
+
+        with self._files() as files:
+            copying.copy_in(files, os.fspath(source), os.fspath(path), keep_owner)
+
+    def copy_out(self, path: str | bytes, target: str | os.PathLike[str], *, keep_owner: bool = False) -> None:
+        """Copy a file or tree to `target` of the host, as `copy_in` the other way; owners with `keep_owner`, which
+        takes root.
+
+        Extended attributes that this user, or the host's file system, may not set are left out. No link of the host is
+        followed below `target`. It needs no mount. Raises as `entries`; what was copied until then stays.
+        """
+        from layerstore.containers import copying
+
+        copying.copy_out(self.entries(path), os.fspath(target), keep_owner)
+
+    def unpack(self, archive: BinaryIO, path: str | os.PathLike[str]) -> None:
+        """Take the entries of a tar into the directory `path`, as `tar -xp` by root in a chroot to it.
+
+        The tar is a stream, compressed with gzip, bzip2, xz or not. What is there is merged with directories and else
+        replaced. Names that lead above the directory begin at it. One of the overlay driver is mounted for it if it is
+        not. Raises `InvalidInput` where it is no tar, `OSError`; what was unpacked until then stays.
+        """
+        from layerstore.containers import unpacking
+
+        with self._files() as files:
+            unpacking.unpack(files, archive, os.fspath(path))
+
+    @contextlib.contextmanager
+    def _files(self) -> Iterator[Files]:
+        if self.row.driver == "extent":
+            yield self
+            return
+        from layerstore.containers.mounted import MountedFiles
+
+        was_mounted = self.state != "created"
+        if not was_mounted:
+            self.mount()
+        try:
+            with MountedFiles(self._store._containers.root(self.id)) as files:
+                yield files
+        finally:
+            if not was_mounted:
+                self.umount()
+
+    @contextlib.contextmanager
+    def _upper(self) -> Iterator[int]:
+        """The upper directory, which is not rolled back meanwhile."""
+        from layerstore.containers import snapshots
+
+        with snapshots.source(self._store.layout.container(self.id)) as directory:
+            fd = os.open("upper", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
+            try:
+                yield fd
+            finally:
+                os.close(fd)
+
+    @contextlib.contextmanager
+    def _changed(self) -> Iterator[Iterator[Entry]]:
+        if self.row.driver == "extent":
+            from layerstore.extents import delta
+
+            yield delta.entries(self._layer().moment())
+            return
+        from layerstore.containers import upper
+
+        with self._upper() as fd:
+            yield upper.entries(fd, self.image.index(), self._store._contents)
+
+    def _layer_tar(self, clone: Clone) -> Iterator[Piece]:
+        if self.row.driver == "extent":
+            from layerstore.layers.tarring import tar_pieces
+
+            with self._changed() as changed:
+                yield from tar_pieces(changed, clone)
+            return
+        from layerstore.containers import upper
+
+        with self._upper() as fd:
+            yield from upper.tar_pieces(fd, self.image.index(), self._store._contents, clone)
 
     def run(
         self,

@@ -83,7 +83,8 @@ class Store:
     def _find_pool(self, create: bool, pool_bytes: int | None) -> Pool | None:
         if pool_bytes is None and not os.path.exists(f"{self._root}/{POOL_NAME}.img"):
             return None
-        from layerstore.store.pool import Pool, has_reflink
+        from layerstore.store.pool import Pool
+        from layerstore.store.reflink import has_reflink
 
         pool = Pool(self._root)
         if pool_bytes is not None and create and not pool.exists():
@@ -175,6 +176,8 @@ class Store:
             self._opened_layers.close()
         self._database.close()
         self._mounts.close()
+        for image in self._known_images[1].values():
+            image._let_go()
         self._known_images = -1, {}
         self._image_trees.clear()
         self._chains.close()
@@ -214,16 +217,10 @@ class Store:
 
         The image has no command. Its creation time is SOURCE_DATE_EPOCH where that is set. Raises as `load`.
         """
-        import time
-        from datetime import UTC, datetime
-
         from layerstore.layers import loading
+        from layerstore.oci.configs import time_of_making
 
-        seconds = os.environ.get("SOURCE_DATE_EPOCH") or time.time()
-        try:
-            created = datetime.fromtimestamp(int(seconds), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        except (ValueError, OverflowError) as error:
-            raise InvalidInput(f"SOURCE_DATE_EPOCH is {seconds!r}, not a number of seconds: {error}") from error
+        created = time_of_making()
         image_id = loading.import_rootfs(
             self.layout, self._database, self._contents, source, normalise_name(name), created, progress
         )

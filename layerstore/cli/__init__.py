@@ -40,6 +40,9 @@ COMMANDS = {
     "ps": "list containers",
     "rm": "remove containers",
     "diff": "show what a container changed, or one image against another",
+    "commit": "make an image of a container",
+    "cp": "copy files between a container and the host",
+    "export": "write the whole tree of a container as a tar",
     "gc": "give back the space of contents that nothing uses",
     "pool": "show, grow, trim or detach the pool of a store",
 }

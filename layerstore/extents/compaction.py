@@ -8,7 +8,8 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from layerstore._core import log as kinds
-from layerstore._core.extent_io import LogWriter, read
+from layerstore._core.extent_file import read
+from layerstore._core.extent_io import LogWriter
 from layerstore._core.extents import IMAGE, ZERO, ExtentMap, source
 from layerstore._core.log import Record
 from layerstore.extents.log import create_log

@@ -42,6 +42,10 @@ class Frozen:
         self.next_number = next_number
 
 
+def _no_source(log: bytes) -> int:
+    raise AssertionError(f"a tree that nobody changes is to read from log {log.hex()}")
+
+
 class Layers:
     """Opens the writable layers of a store's containers, and keeps those in memory that were used last.
 
@@ -275,7 +279,7 @@ class Layer:
             return self._begin(*self._locked())
         if os.fstat(descriptor.fd).st_size > end:
             os.ftruncate(descriptor.fd, end)
-        tree.logs.descriptors[number] = descriptor
+        tree.logs.reopen(number, descriptor)
         tree.begin(LogWriter(descriptor.fd, end, bytes.fromhex(log), number), self._make_durable)
         return tree
 
@@ -296,6 +300,26 @@ class Layer:
         return self._begin(*self._locked())
 
     # States
+
+    def moment(self) -> Tree:
+        """The tree as it is now, which stays so whatever is done to the layer: to be read without a lock.
+
+        What another process has not handed over is not in it. It keeps the logs open, not the image's contents in the
+        store. Raises as `reading`.
+        """
+        with self._lock:
+            if self._retired:
+                return self._successor().moment()
+            tree = self.reading()
+            with tree.lock:
+                if tree.writer is not None:
+                    tree.flush()
+                return self._still(self._layers.freeze(tree))
+
+    def _still(self, frozen: Frozen) -> Tree:
+        """A tree that nobody changes."""
+        table = Table(self._layers.image_tree(self._image), frozen.levels, frozen.next_number)
+        return Tree(table, frozen.logs, len(frozen.logs) - 1, self._device, _no_source)
 
     def state(self) -> State:
         """The state of the moment: of this process's writing, or of what another one has written to the log.

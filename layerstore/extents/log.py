@@ -26,6 +26,7 @@ class Logs:
         self.files: list[LogFile] = list(other.files) if other else []
         self.ids: list[str] = list(other.ids) if other else []
         self.descriptors: list[Descriptor] = list(other.descriptors) if other else []
+        self._former: list[Descriptor] = []
 
     def __len__(self) -> int:
         return len(self.files)
@@ -36,6 +37,11 @@ class Logs:
         self.ids.append(log)
         self.descriptors.append(descriptor)
         return len(self.files) - 1
+
+    def reopen(self, number: int, descriptor: Descriptor) -> None:
+        """Have a log open by another descriptor. The former stays open: a thread may be about to read from it."""
+        self._former.append(self.descriptors[number])
+        self.descriptors[number] = descriptor
 
 
 def open_log(layout: Layout, log: str, *, write: bool = False) -> Descriptor:

@@ -31,8 +31,8 @@ class Operations:
     one time for each inode, that of modification. Every method raises also `NotFound` where the container was removed,
     `Unsupported` for one of the overlay driver, `CorruptError`; those that change something, `Conflict` while another
     process writes to the container. The first change begins that, and closing the store ends it. What changes names or
-    attributes is done whole or not at all, also where the process is killed, but for `makedirs` and `copy_in`. Safe
-    for many threads.
+    attributes is done whole or not at all, also where the process is killed, but for `makedirs`. Safe for
+    many threads.
     """
 
     def _layer(self) -> Layer:
@@ -305,30 +305,6 @@ class Operations:
         """As `os.removexattr`."""
         with self._changing() as tree:
             tree.remove_xattr(tree.find(path, _follow(follow_symlinks)), path, os.fsencode(attribute))
-
-    # Trees
-
-    def copy_in(self, source: str | os.PathLike[str], path: AnyPath, *, keep_owner: bool = False) -> None:
-        """Copy a file or tree of the host to `path`, as `cp -a`: what is there is merged with directories and else
-        replaced.
-
-        Times, permissions, extended attributes, links of both kinds, devices come along; owners with `keep_owner`
-        only, else root's. Raises `OSError`; what was copied until then stays.
-        """
-        from layerstore.extents.copying import copy_in
-
-        copy_in(self, os.fspath(source), path, keep_owner)
-
-    def copy_out(self, path: AnyPath, target: str | os.PathLike[str], *, keep_owner: bool = False) -> None:
-        """Copy a file or tree to `target` of the host, as `copy_in` the other way; owners with `keep_owner`, which
-        takes root.
-
-        Extended attributes that this user, or the host's file system, may not set are left out. No link of the host is
-        followed below `target`. Raises `OSError`; what was copied until then stays.
-        """
-        from layerstore.extents.copying import copy_out
-
-        copy_out(self, path, os.fspath(target), keep_owner)
 
 
 def _follow(follow_symlinks: bool) -> int:

@@ -10,11 +10,12 @@ became the other.
 from __future__ import annotations
 
 import stat
+from copy import copy
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from typing import Protocol
+    from collections.abc import Callable, Iterable, Iterator
+    from typing import Protocol, TypeAlias
 
     from layerstore.layers.streams import Piece
 
@@ -30,6 +31,17 @@ if TYPE_CHECKING:
             False, and the file still empty, where file system or content do not allow that. Raises `OSError`.
             """
 
+    Clone: TypeAlias = Callable[[Source, int], Iterable[Piece]]
+    """Given where a content is read from and its size in bytes, gives the content, perhaps from a clone."""
+
+
+_LEFT_OUT = (b"trusted.overlay.", b"security.selinux", b"security.ima", b"security.evm")
+
+
+def is_left_out(name: bytes) -> bool:
+    """Whether an extended attribute belongs to no container: overlayfs's, and those that a kernel makes for itself."""
+    return name.startswith(_LEFT_OUT)
+
 
 class Entry:
     """What is at one path.
@@ -38,7 +50,8 @@ class Entry:
     mode: as `st_mode`; 0 for a whiteout: the image has something there, and the container nothing.
     rdev: as `st_rdev`, of a device.
     target: of a symbolic link.
-    link: the path of an entry before this one that is the same inode; the rest is as that entry has it.
+    link: the path of an entry before this one that is the same inode, and says what the inode is: of this one only
+        path and mode count.
     opaque: a directory that hides the image's directory at its path, and all in it.
     size: bytes of a regular file, of which `source` is the content; None where it is empty.
     lower: the record number, in the index of the image's chain, of the regular file whose content this is, unchanged;
@@ -64,6 +77,12 @@ class Entry:
         self.size = 0
         self.source: Source | None = None
         self.lower: int | None = None
+
+    def at(self, path: bytes, link: bytes | None = None) -> Entry:
+        """The same inode under another name, of a tree that is told whole: not opaque."""
+        other = copy(self)
+        other.path, other.link, other.opaque = path, link, False
+        return other
 
     def is_whiteout(self) -> bool:
         return self.mode == 0

@@ -19,12 +19,14 @@ import time
 from layerstore._core.erofs import write_pack
 from layerstore._core.ingest import Contents, LayerIngest
 from layerstore.errors import DigestMismatch, InvalidInput
+from layerstore.layers.sources import StoredContent
 from layerstore.layers.streams import (
     QUEUED_PIECES,
     BackgroundHash,
     Counted,
     compression_of,
     decompressed,
+    pieces_of,
     prefixed,
 )
 from layerstore.store import durable
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     from layerstore._core.ingest import Digests
+    from layerstore.layers.entries import Clone, Source
     from layerstore.layers.streams import Piece
     from layerstore.oci.configs import ImageConfig
     from layerstore.store.contents import ContentStore
@@ -146,6 +149,21 @@ class Import:
         self._layers[layer.diff_id] = layer
         return layer
 
+    def add_tar(self, write: Callable[[Clone], Iterable[Piece]]) -> ImportedLayer:
+        """Stage a layer from a tar that is written here: `write` gives its pieces.
+
+        It is given a function that it asks, for each content that is too large for the pack and in the tar's order, for
+        what to read that content from. So a content that can be cloned is not written again, and is what it was at one
+        moment. Raises what `write` does, and as `add_layer`.
+        """
+        if self._contents is None:
+            raise InvalidInput("an import is used as a context manager")
+        self._contents.expect_clones(True)
+        layer = self._ingest(Counted(write(_Clones(self._staging))), "", None)
+        self._contents.expect_clones(False)
+        self._layers[layer.diff_id] = layer
+        return layer
+
     def _ingest(self, blob: Counted, compression: str, blob_hash: BackgroundHash | None) -> ImportedLayer:
         if self._contents is None:
             raise InvalidInput("an import is used as a context manager")
@@ -235,6 +253,35 @@ class Import:
             image = write_pack(self._pack_number, contents_bytes, slots)
             _write(self._layout.pack_image(self._pack_number), image)
         return contents.records(), bool(slots)
+
+
+class _Clones:
+    """Clones in a staging directory, numbered as `Contents.expect_clones` wants them."""
+
+    def __init__(self, staging: str) -> None:
+        self._staging = staging
+        self._count = 0
+
+    def __call__(self, source: Source, size: int) -> Iterable[Piece]:
+        """What to read the next large content from: its clone, or where none can be made the source itself."""
+        path = f"{self._staging}/clone.{self._count}"
+        self._count += 1
+        if isinstance(source, StoredContent) and source.link_to(path):
+            return _pieces_of_file(path)
+        with open(path, "xb", buffering=0, opener=_opener) as file:
+            if source.clone_to(file.fileno()):
+                return _pieces_of_file(path)
+        os.unlink(path)
+        return source.pieces()
+
+
+def _opener(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_CLOEXEC, 0o400)
+
+
+def _pieces_of_file(path: str) -> Iterator[Piece]:
+    with open(path, "rb", buffering=0) as file:
+        yield from pieces_of(file)
 
 
 def _write(path: str, data: Buffer) -> None:

@@ -11,6 +11,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+_EMPTY_TAR = DiffId("sha256:5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef")
+"""Of 1,024 zeros: a layer that says nothing, for which docker has a step without a layer."""
+_PLATFORM = ("architecture", "variant", "os", "os.version", "os.features")
 CONFIG_LIMIT_BYTES = 8 << 20
 LAYERS_LIMIT = 65_535
 
@@ -94,3 +97,37 @@ def parse_config(data: bytes, expected: str | None = None) -> ImageConfig:
         diff_ids=tuple(DiffId(parse_digest(d, "a diff_id of the image config")) for d in diff_ids),
         created=created if isinstance(created, str) else "",
     )
+
+
+def time_of_making() -> str:
+    """The present time for `created`, or SOURCE_DATE_EPOCH's where that is set. Raises `InvalidInput`."""
+    import os
+    import time
+    from datetime import UTC, datetime
+
+    seconds = os.environ.get("SOURCE_DATE_EPOCH") or time.time()
+    try:
+        return datetime.fromtimestamp(int(seconds), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    except (ValueError, OverflowError) as error:
+        raise InvalidInput(f"SOURCE_DATE_EPOCH is {seconds!r}, not a number of seconds: {error}") from error
+
+
+def next_config(base: ImageConfig, runtime: dict[str, Any], diff_id: DiffId, step: dict[str, str]) -> bytes:
+    """The config of an image that has one more layer than `base`, as JSON.
+
+    Args:
+        runtime: its "config" object.
+        diff_id: the layer's. A layer that says nothing is left out, and its step says so.
+        step: of the history: "created", and "author", "created_by" and "comment" where there are any. Those that are
+            empty are left out; the author is the image's, too.
+    """
+    said = {key: value for key, value in step.items() if value}
+    is_empty = diff_id == _EMPTY_TAR
+    document = {key: base.document[key] for key in _PLATFORM if key in base.document}
+    document |= {key: said[key] for key in ("created", "author") if key in said}
+    document |= {
+        "config": {key: value for key, value in runtime.items() if value is not None},
+        "rootfs": {"type": "layers", "diff_ids": [*base.diff_ids, *(() if is_empty else (diff_id,))]},
+        "history": [*(step for step, _ in base.steps()), {**said, **({"empty_layer": True} if is_empty else {})}],
+    }
+    return json.dumps(document, separators=(",", ":")).encode()

@@ -197,6 +197,17 @@ class ContentStore:
             return io.FileIO(self._layout.object(digest.hex())), 0, False
         return io.FileIO(self._layout.pack(pack)), self._pack(opened, pack).slot(slot)[0], True
 
+    def link_to(self, digest: bytes, path: str) -> bool:
+        """Make `path` another name of an object; False where the content is none. Under the garbage lock.
+
+        Raises `OSError`.
+        """
+        try:
+            os.link(self._layout.object(digest.hex()), path)
+        except FileNotFoundError:
+            return False
+        return True
+
     def open(self, digest: bytes) -> io.BufferedReader | io.BytesIO:
         """A binary file over one content, positioned at its start. Raises as `find`."""
         found = self.find(digest)

@@ -1,0 +1,26 @@
+from collections.abc import Mapping
+
+from typing_extensions import Buffer
+
+class TarWriter:
+    def entry(
+        self,
+        path: bytes,
+        mode: int,
+        uid: int = ...,
+        gid: int = ...,
+        mtime_ns: int = ...,
+        *,
+        size: int = ...,
+        rdev: int = ...,
+        target: bytes | None = ...,
+        link: bytes | None = ...,
+        xattrs: Mapping[bytes, bytes] | None = ...,
+    ) -> None: ...
+    def opaque(self, path: bytes) -> None: ...
+    def whiteout(self, path: bytes) -> None: ...
+    def data(self, buffer: Buffer) -> None: ...
+    def end_data(self) -> None: ...
+    def finish(self) -> None: ...
+    def __len__(self) -> int: ...
+    def take(self) -> memoryview: ...

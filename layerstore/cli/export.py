@@ -1,0 +1,54 @@
+"""Write the whole tree of a container, its image's with what it changed, as a tar. It needs no mount."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+
+from layerstore.errors import InvalidInput
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterable
+    from typing import BinaryIO
+
+    from layerstore.api import Store
+    from layerstore.layers.streams import Piece
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("container", metavar="CONTAINER")
+    parser.add_argument("-o", "--output", metavar="FILE", help="default: standard output")
+
+
+def run(store: Store, args: argparse.Namespace) -> int:
+    pieces = store.container(args.container).export()
+    if args.output is None:
+        write(pieces, standard_output())
+        return 0
+    # Under another name until it is whole, so that a tar that is there is not taken for another one's beginning.
+    partial = f"{args.output}.{os.getpid()}.partial"
+    try:
+        with open(partial, "xb") as file:
+            write(pieces, file)
+        os.replace(partial, args.output)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(partial)
+        raise
+    return 0
+
+
+def standard_output() -> BinaryIO:
+    """Standard output, for a tar. Raises `InvalidInput` where that is a terminal."""
+    if sys.stdout.isatty():
+        raise InvalidInput("a tar is nothing for a terminal; redirect it, or give a file")
+    return sys.stdout.buffer
+
+
+def write(pieces: Iterable[Piece], file: BinaryIO) -> None:
+    """Write all of them."""
+    for piece in pieces:
+        file.write(piece)

@@ -1,0 +1,56 @@
+"""A container's changes as the topmost layer of a new image."""
+
+from __future__ import annotations
+
+import json
+
+from layerstore.layers.imports import Import
+from layerstore.oci.configs import next_config, parse_config, time_of_making
+from layerstore.oci.instructions import apply_changes
+from layerstore.types import normalise_name, sha256_digest
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from layerstore.layers.entries import Clone
+    from layerstore.layers.streams import Piece
+    from layerstore.oci.configs import ImageConfig
+    from layerstore.store.contents import ContentStore
+    from layerstore.store.db import Database
+    from layerstore.store.layout import Layout
+    from layerstore.types import ImageId
+
+
+def commit(
+    layout: Layout,
+    database: Database,
+    contents: ContentStore,
+    base: ImageConfig,
+    tar: Callable[[Clone], Iterator[Piece]],
+    *,
+    name: str | None,
+    author: str,
+    message: str,
+    command: str | None,
+    changes: Sequence[str],
+) -> ImageId:
+    """Make an image of `base` and a layer, whose tar `tar` writes; see `layerstore.Container.commit`.
+
+    command: what ran last in the container, as JSON.
+    """
+    names = [] if name is None else [normalise_name(name)]
+    runtime = apply_changes(base.runtime, changes)
+    step = {
+        "created": time_of_making(),
+        "author": author,
+        "created_by": " ".join(json.loads(command)) if command else "",
+        "comment": message,
+    }
+    with Import(layout, database, contents) as importing:
+        layer = importing.add_tar(tar)
+        data = next_config(base, runtime, layer.diff_id, step)
+        config = parse_config(data)
+        importing.add_image(config, names, {sha256_digest(data): data})
+        importing.commit()
+    return config.image_id

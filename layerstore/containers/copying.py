@@ -1,0 +1,166 @@
+"""Copies of trees between the host and a container."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from typing import IO, TypeAlias
+
+    from layerstore.containers.mounted import MountedFiles
+    from layerstore.extents.operations import Operations
+    from layerstore.layers.entries import Entry
+
+    Files: TypeAlias = Operations | MountedFiles
+
+_PIECE_BYTES = 1 << 20
+
+
+def copy_in(container: Files, source: str, path: str, keep_owner: bool) -> None:
+    """As `layerstore.Container.copy_in`."""
+    links: dict[tuple[int, int], str] = {}
+    waiting = [(source, path)]
+    directories: list[tuple[str, os.stat_result]] = []
+    while waiting:
+        host, inside = waiting.pop()
+        status = os.lstat(host)
+        is_dir = stat.S_ISDIR(status.st_mode)
+        first = links.setdefault((status.st_dev, status.st_ino), inside)
+        if first != inside and not is_dir:
+            _make_room(container, inside)
+            container.link(first, inside)
+            continue
+        _make(container, host, inside, status)
+        # In this order: a new owner takes capabilities from a file.
+        if keep_owner:
+            container.chown(inside, status.st_uid, status.st_gid, follow_symlinks=False)
+        for name in os.listxattr(host, follow_symlinks=False):
+            with contextlib.suppress(OSError):  # one that the host has of its own (security.selinux), gone meanwhile
+                container.setxattr(inside, name, os.getxattr(host, name, follow_symlinks=False), follow_symlinks=False)
+        if not stat.S_ISLNK(status.st_mode):
+            container.chmod(inside, stat.S_IMODE(status.st_mode))
+        if is_dir:
+            directories.append((inside, status))
+            waiting += [(f"{host}/{name}", f"{inside}/{name}") for name in sorted(os.listdir(host), reverse=True)]
+        else:
+            container.utime(inside, ns=(0, status.st_mtime_ns), follow_symlinks=False)
+    for inside, status in reversed(directories):
+        container.utime(inside, ns=(0, status.st_mtime_ns), follow_symlinks=False)
+
+
+def _make(container: Files, host: str, inside: str, status: os.stat_result) -> None:
+    mode = status.st_mode
+    if stat.S_ISDIR(mode):
+        if not _is_directory(container, inside):
+            _make_room(container, inside)
+            container.mkdir(inside)
+        return
+    _make_room(container, inside)
+    if stat.S_ISLNK(mode):
+        container.symlink(os.readlink(host), inside)
+    elif stat.S_ISREG(mode):
+        with open(host, "rb", 0) as read, container.open(inside, "xb", 0) as write:
+            piece = memoryview(bytearray(_PIECE_BYTES))
+            while count := read.readinto(piece):
+                write_all(write, piece[:count])
+    else:
+        container.mknod(inside, mode, status.st_rdev)
+
+
+def _make_room(container: Files, inside: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        container.unlink(inside)
+
+
+def _is_directory(container: Files, path: str) -> bool:
+    try:
+        return stat.S_ISDIR(container.lstat(path).st_mode)
+    except FileNotFoundError:
+        return False
+
+
+def copy_out(entries: Iterable[Entry], target: str, keep_owner: bool) -> None:
+    """Write a tree (layerstore/layers/whole.py) to the host; see `layerstore.Container.copy_out`."""
+    top: bytes | None = None
+    places: dict[bytes, str] = {}
+    directories: list[tuple[str, Entry]] = []
+    for entry in entries:
+        top = entry.path if top is None else top
+        below = entry.path[len(top) :].lstrip(b"/")
+        host = places[entry.path] = os.path.join(target, os.fsdecode(below)) if below else target
+        if entry.link is not None:
+            _make_way(host)
+            os.link(places[entry.link], host, follow_symlinks=False)
+        elif entry.is_dir():
+            _make_directory(host)
+            directories.append((host, entry))
+        else:
+            _make_way(host)
+            _make_out(entry, host)
+            _attributes_out(entry, host, keep_owner)
+    for host, entry in reversed(directories):
+        _attributes_out(entry, host, keep_owner)
+
+
+def renamed(entries: Iterable[Entry]) -> Iterator[Entry]:
+    """A tree as it is put into a tar: its names begin with the last name of its top."""
+    above: int | None = None
+    for entry in entries:
+        if above is None:
+            above = entry.path.rfind(b"/") + 1
+        yield entry.at(entry.path[above:], None if entry.link is None else entry.link[above:])
+
+
+def _make_way(host: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(host)
+
+
+def _make_directory(host: str) -> None:
+    try:
+        os.mkdir(host, 0o700)
+    except FileExistsError:
+        if not stat.S_ISDIR(os.lstat(host).st_mode):
+            os.unlink(host)
+            os.mkdir(host, 0o700)
+
+
+def _make_out(entry: Entry, host: str) -> None:
+    if entry.target is not None:
+        os.symlink(entry.target, os.fsencode(host))
+    elif entry.is_file():
+        with open(host, "xb", 0, opener=_private) as file:
+            if entry.source is not None and not entry.source.clone_to(file.fileno()):
+                for piece in entry.source.pieces():
+                    write_all(file, memoryview(piece))
+    else:
+        os.mknod(host, entry.mode, entry.rdev)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_CLOEXEC, 0o600)
+
+
+def write_all(file: IO[bytes], data: memoryview) -> None:
+    """Write all of it to a raw file, which may take less at a time where the disk is nearly full."""
+    while data:
+        data = data[file.write(data) :]
+
+
+def _attributes_out(entry: Entry, host: str, keep_owner: bool) -> None:
+    if keep_owner:
+        os.chown(host, entry.uid, entry.gid, follow_symlinks=False)
+    for name, value in entry.xattrs.items():
+        try:
+            os.setxattr(host, name, value, follow_symlinks=False)
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.EACCES, errno.ENOTSUP):
+                raise
+    if entry.target is None:
+        os.chmod(host, stat.S_IMODE(entry.mode))
+    os.utime(host, ns=(entry.mtime_ns, entry.mtime_ns), follow_symlinks=False)

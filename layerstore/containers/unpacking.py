@@ -1,0 +1,114 @@
+"""A tar from outside into a container."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import posixpath
+import stat
+import tarfile
+from decimal import Decimal, InvalidOperation
+
+from layerstore.containers.copying import write_all
+from layerstore.errors import InvalidInput
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import BinaryIO
+
+    from layerstore.containers.copying import Files
+
+_PIECE_BYTES = 1 << 20
+_XATTR = "SCHILY.xattr."
+_TYPES = {
+    tarfile.CHRTYPE: stat.S_IFCHR,
+    tarfile.BLKTYPE: stat.S_IFBLK,
+    tarfile.FIFOTYPE: stat.S_IFIFO,
+}
+
+
+def unpack(container: Files, archive: BinaryIO, directory: str) -> None:
+    """Take the entries of a tar, compressed or not as `tarfile` reads it, into a directory of the container.
+
+    See `layerstore.Container.unpack`.
+    """
+    directories: list[tuple[str, tarfile.TarInfo]] = []
+    try:
+        with tarfile.open(fileobj=archive, mode="r|*", bufsize=_PIECE_BYTES) as members:
+            for member in members:
+                inside = _inside(directory, member.name)
+                if inside != _inside(directory, ""):
+                    _make_parents(container, inside)
+                _make(container, members, member, inside, directory)
+                if member.isdir():
+                    directories.append((inside, member))
+                elif not member.islnk():
+                    _set_attributes(container, member, inside)
+    except tarfile.TarError as error:
+        raise InvalidInput(f"this cannot be read as a tar archive: {error}") from error
+    for inside, member in reversed(directories):
+        _set_attributes(container, member, inside)
+
+
+def _inside(directory: str, name: str) -> str:
+    """Where an entry lands: a name that leads above the directory begins at it."""
+    return posixpath.normpath(f"{directory}/{posixpath.normpath('/' + name)}")
+
+
+def _make_parents(container: Files, inside: str) -> None:
+    parent = posixpath.dirname(inside)
+    try:
+        container.lstat(parent)
+    except FileNotFoundError:
+        _make_parents(container, parent)
+        container.mkdir(parent)
+
+
+def _make(container: Files, members: tarfile.TarFile, member: tarfile.TarInfo, inside: str, directory: str) -> None:
+    if member.isdir():
+        try:
+            if stat.S_ISDIR(container.lstat(inside).st_mode):
+                return
+            container.unlink(inside)
+        except FileNotFoundError:
+            pass
+        container.mkdir(inside)
+        return
+    with contextlib.suppress(FileNotFoundError):
+        container.unlink(inside)
+    if member.issym():
+        container.symlink(member.linkname, inside)
+    elif member.islnk():
+        container.link(_inside(directory, member.linkname), inside)
+    elif member.type in _TYPES:
+        device = 0 if member.isfifo() else os.makedev(member.devmajor, member.devminor)
+        container.mknod(inside, _TYPES[member.type] | (member.mode & 0o7777), device)
+    elif member.isreg():
+        read = members.extractfile(member)
+        assert read is not None
+        with container.open(inside, "xb", 0) as write:
+            while piece := read.read(_PIECE_BYTES):
+                write_all(write, memoryview(piece))
+    else:
+        raise InvalidInput(f"entry {member.name!r} of the tar is of a type ({member.type!r}) that no file system has")
+
+
+def _set_attributes(container: Files, member: tarfile.TarInfo, inside: str) -> None:
+    # In this order: a new owner takes capabilities and set-user-ID from a file.
+    container.chown(inside, member.uid, member.gid, follow_symlinks=False)
+    for key, value in member.pax_headers.items():
+        if key.startswith(_XATTR):
+            data = value.encode("utf-8", "surrogateescape")
+            container.setxattr(inside, key.removeprefix(_XATTR), data, follow_symlinks=False)
+    if not member.issym():
+        container.chmod(inside, member.mode & 0o7777)
+    container.utime(inside, ns=(0, _mtime_ns(member)), follow_symlinks=False)
+
+
+def _mtime_ns(member: tarfile.TarInfo) -> int:
+    """Its time of modification; the exact one where the tar says it."""
+    text = member.pax_headers.get("mtime", "")
+    try:
+        return int(Decimal(text) * 10**9)
+    except (InvalidOperation, ValueError, OverflowError):
+        return int(member.mtime) * 10**9

@@ -1,0 +1,66 @@
+"""Where the contents of entries are read from, and writing them to files."""
+
+from __future__ import annotations
+
+import os
+
+from layerstore.layers.streams import PIECE_BYTES
+from layerstore.store import reflink
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from layerstore.layers.streams import Piece
+    from layerstore.store.contents import ContentStore
+
+_BLOCK_BYTES = 64 << 10
+_ZEROS = bytes(_BLOCK_BYTES)
+
+
+class StoredContent:
+    """A content of the store, as the `Source` of an entry. Raises also `NotFound` where it was collected meanwhile."""
+
+    __slots__ = ("_contents", "_digest")
+
+    def __init__(self, contents: ContentStore, digest: bytes) -> None:
+        self._contents = contents
+        self._digest = digest
+
+    def pieces(self) -> Iterator[Piece]:
+        with self._contents.open(self._digest) as file:
+            while piece := file.read(PIECE_BYTES):
+                yield piece
+
+    def link_to(self, path: str) -> bool:
+        """Make `path` another name of the content's own file; False where it has none. Nobody may write to it.
+
+        Whoever calls holds the garbage lock. Raises `OSError`.
+        """
+        return self._contents.link_to(self._digest, path)
+
+    def clone_to(self, fd: int) -> bool:
+        file, _, shared = self._contents.open_place(self._digest)
+        with file:
+            return not shared and reflink.share(fd, file.fileno())
+
+
+def filled(data: memoryview) -> Iterator[tuple[int, int]]:
+    """Start and end of the ranges, made of blocks of 64 KiB, that have anything but zeros."""
+    begin: int | None = None
+    for at in range(0, len(data), _BLOCK_BYTES):
+        block = data[at : at + _BLOCK_BYTES]
+        if block[0] or block[-1] or bytes(block) != _ZEROS[: len(block)]:
+            begin = at if begin is None else begin
+        elif begin is not None:
+            yield begin, at
+            begin = None
+    if begin is not None:
+        yield begin, len(data)
+
+
+def write_at(fd: int, data: memoryview, position: int) -> None:
+    """Write all of `data` at byte `position` of a file. Raises `OSError`."""
+    while data:
+        done = os.pwrite(fd, data, position)
+        data, position = data[done:], position + done

@@ -1,0 +1,202 @@
+"""Instructions of `commit --change`, and what docker makes of the same."""
+
+import json
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from images import Image, docker_files, tar_of
+
+from bench.peers import Docker, PeerError, output
+from layerstore.errors import InvalidInput
+from layerstore.oci.instructions import apply_changes
+from layerstore.oci.words import expand, split_words
+
+BASE: dict[str, Any] = {
+    "Cmd": ["base"],
+    "Entrypoint": ["/entry"],
+    "Env": ["PATH=/bin", "WHO=world", "EMPTY="],
+    "WorkingDir": "/srv",
+    "Labels": {"old": "1"},
+    "ExposedPorts": {"80/tcp": {}},
+    "Volumes": {"/data": {}},
+    "User": "nobody",
+}
+FIELDS = [*BASE, "OnBuild", "Healthcheck"]
+
+# Instructions, and what of the config is otherwise then.
+CHANGES: list[tuple[list[str], dict[str, Any]]] = [
+    (['CMD ["a", "b c"]'], {"Cmd": ["a", "b c"]}),
+    (["CMD echo $WHO 'x  y'"], {"Cmd": ["/bin/sh", "-c", "echo $WHO 'x  y'"]}),
+    (["cmd [not json]"], {"Cmd": ["/bin/sh", "-c", "[not json]"]}),
+    (["CMD []"], {"Cmd": []}),
+    (['ENTRYPOINT ["/x"]'], {"Entrypoint": ["/x"], "Cmd": None}),
+    (["ENTRYPOINT /x y"], {"Entrypoint": ["/bin/sh", "-c", "/x y"], "Cmd": None}),
+    (['CMD ["c"]', 'ENTRYPOINT ["/x"]'], {"Entrypoint": ["/x"], "Cmd": ["c"]}),
+    (["ENV A=1 B=2"], {"Env": [*BASE["Env"], "A=1", "B=2"]}),
+    (["ENV A one two"], {"Env": [*BASE["Env"], "A=one two"]}),
+    (["ENV A=  B=2"], {"Env": [*BASE["Env"], "A=", "B=2"]}),
+    (["ENV WHO=me"], {"Env": ["PATH=/bin", "WHO=me", "EMPTY="]}),
+    (["ENV A='one two' B=\"th\\\"ree\" C=fo\\ ur"], {"Env": [*BASE["Env"], "A=one two", 'B=th"ree', "C=fo ur"]}),
+    (["ENV A=$WHO B=${WHO}s C='$WHO' D=\\$WHO E=$NONE."],
+     {"Env": [*BASE["Env"], "A=world", "B=worlds", "C=$WHO", "D=$WHO", "E=."]}),
+    (["ENV A=${NONE:-x} B=${WHO:+y} C=${EMPTY:-z} D=${NONE:+n}"],
+     {"Env": [*BASE["Env"], "A=x", "B=y", "C=z", "D="]}),
+    (["ENV A=1 B=$A"], {"Env": [*BASE["Env"], "A=1", "B="]}),
+    (["ENV A=1", "ENV B=$A"], {"Env": [*BASE["Env"], "A=1", "B=1"]}),
+    (["LABEL a=1 \"b c\"='d e'"], {"Labels": {"old": "1", "a": "1", "b c": "d e"}}),
+    (["LABEL old=2"], {"Labels": {"old": "2"}}),
+    (["EXPOSE 8080 53/udp"], {"ExposedPorts": {"80/tcp": {}, "8080/tcp": {}, "53/udp": {}}}),
+    (["EXPOSE 7000-7002/UDP"], {"ExposedPorts": {"80/tcp": {}, "7000/udp": {}, "7001/udp": {}, "7002/udp": {}}}),
+    (["USER 1000:1000"], {"User": "1000:1000"}),
+    (["USER ${WHO}"], {"User": "world"}),
+    (["WORKDIR /a/../b"], {"WorkingDir": "/a/../b"}),
+    (["WORKDIR ../a/./b/"], {"WorkingDir": "/a/b"}),
+    (["WORKDIR app"], {"WorkingDir": "/srv/app"}),
+    (["WORKDIR a", "WORKDIR $WHO"], {"WorkingDir": "/srv/a/world"}),
+    (['VOLUME ["/v 1", "/v2"]'], {"Volumes": {"/data": {}, "/v 1": {}, "/v2": {}}}),
+    (["VOLUME /v1 /v2"], {"Volumes": {"/data": {}, "/v1": {}, "/v2": {}}}),
+    (["ONBUILD RUN echo"], {"OnBuild": ["RUN echo"]}),
+    (["HEALTHCHECK NONE"], {"Healthcheck": {"Test": ["NONE"]}}),
+    (["HEALTHCHECK --interval=1m30s --timeout=500ms --retries=3 CMD curl x"],
+     {"Healthcheck": {"Test": ["CMD-SHELL", "curl x"], "Interval": 90 * 10**9, "Timeout": 5 * 10**8, "Retries": 3}}),
+    (['HEALTHCHECK --start-period=2s CMD ["curl", "x"]'],
+     {"Healthcheck": {"Test": ["CMD", "curl", "x"], "StartPeriod": 2 * 10**9}}),
+]  # fmt: skip
+
+REFUSED = [
+    "RUN x",
+    "FROM x",
+    "nonsense",
+    "CMD [1, 2]",
+    "ENV A",
+    "ENV =1",
+    "ENV A=1 B",
+    "ENV A='x",
+    "ENV A=${WHO",
+    "ENV A=${WHO:x}",
+    "EXPOSE x",
+    "EXPOSE 90-80",
+    "EXPOSE 70000",
+    "EXPOSE 80/xyz",
+    "ONBUILD ONBUILD RUN x",
+    "ONBUILD FROM x",
+    "HEALTHCHECK",
+    "HEALTHCHECK CMD",
+    "HEALTHCHECK FOO x",
+    "HEALTHCHECK --nope=1 CMD x",
+    "HEALTHCHECK --interval=5 CMD x",
+    'VOLUME ["", "/v"]',
+]
+
+
+@pytest.mark.parametrize(("changes", "expected"), CHANGES, ids=lambda value: str(value)[:60])
+def test_a_change(changes: list[str], expected: dict[str, Any]) -> None:
+    before = json.dumps(BASE)
+    assert apply_changes(BASE, changes) == BASE | expected
+    assert json.dumps(BASE) == before
+
+
+@pytest.mark.parametrize("change", REFUSED)
+def test_what_is_refused(change: str) -> None:
+    with pytest.raises(InvalidInput):
+        apply_changes(BASE, [change])
+
+
+@pytest.mark.parametrize("signal", ["SIGTERM", "term", "9", "64", "SIGRTMIN+3"])
+def test_a_signal(signal: str) -> None:
+    """Docker's `build` takes it, its `commit` not."""
+    assert apply_changes(BASE, [f"STOPSIGNAL {signal}"]) == BASE | {"StopSignal": signal}
+
+
+@pytest.mark.parametrize("signal", ["NOPE", "0", "65", "SIGTERM+3", "-9"])
+def test_no_signal(signal: str) -> None:
+    with pytest.raises(InvalidInput, match="no such signal"):
+        apply_changes(BASE, [f"STOPSIGNAL {signal}"])
+
+
+def test_an_instruction_alone_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="CMD needs an argument"):  # docker takes it for an empty command
+        apply_changes(BASE, ["CMD"])
+
+
+def test_an_empty_entrypoint_takes_away_the_images() -> None:
+    """As in docker's `build`; its `commit` ignores it."""
+    assert apply_changes(BASE, ["ENTRYPOINT []"]) == BASE | {"Entrypoint": None, "Cmd": None}
+
+
+def test_a_shell_of_the_image_runs_the_shell_form() -> None:
+    assert apply_changes({"Shell": ["/bin/bash", "-c"]}, ["CMD x"])["Cmd"] == ["/bin/bash", "-c", "x"]
+
+
+def test_nothing_of_a_config_is_needed() -> None:
+    assert apply_changes({}, ["ENV A=1", "LABEL b=2", "EXPOSE 1", "VOLUME /v", "WORKDIR w", "ONBUILD USER x"]) == {
+        "Env": ["A=1"],
+        "Labels": {"b": "2"},
+        "ExposedPorts": {"1/tcp": {}},
+        "Volumes": {"/v": {}},
+        "WorkingDir": "/w",
+        "OnBuild": ["USER x"],
+    }
+
+
+def test_words() -> None:
+    assert split_words(r"""a 'b c' "d \" e" f\ g""") == ["a", "'b c'", r'"d \" e"', r"f\ g"]
+    assert split_words("  ") == []
+    assert expand(r'"a\n\$b" ', {}) == r"a\n$b "
+    assert expand("a`$b", {}, escape="`") == "a$b"
+    assert expand("$", {}) == "$"
+    # Without the colon, for the newer docker alone: what is empty counts as set.
+    assert expand("${e-z}${n-z}${e+y}${n+y}", {"e": ""}) == "zy"
+    assert expand("${a:?}${b?x}", {"a": "1", "b": ""}) == "1"
+    with pytest.raises(InvalidInput, match="b is not set: no b"):
+        expand("${b:?no b}", {"b": ""})
+
+
+@pytest.fixture(scope="module")
+def container() -> Iterator[tuple[Docker, str]]:
+    missing = Docker.missing()
+    if missing:
+        pytest.skip(f"{missing} is not installed; ci/packages.txt says what tests use")
+    with (
+        tempfile.TemporaryDirectory(prefix="ls-judge-", dir="/var/tmp") as scratch,
+        Docker(Path(scratch), Path(scratch) / "r") as docker,
+    ):
+        archive = Path(scratch) / "image.tar"
+        archive.write_bytes(tar_of(docker_files([Image([tar_of({"x": b"x"})], ["changed:1"], runtime=BASE)])))
+        docker.load(archive)
+        made = output(docker._docker("create", "changed:1"))
+        yield docker, made
+        output(docker._docker("rm", made))
+
+
+def committed(docker: Docker, container: str, changes: list[str]) -> dict[str, Any]:
+    arguments = [part for change in changes for part in ("--change", change)]
+    image = output(docker._docker("commit", *arguments, container))
+    try:
+        config = json.loads(output(docker._docker("inspect", "--format", "{{json .Config}}", image)))
+        return {field: config.get(field) for field in FIELDS}
+    finally:
+        docker.remove(image)
+
+
+@pytest.mark.root
+@pytest.mark.kernel
+def test_docker_makes_the_same_of_them(container: tuple[Docker, str]) -> None:
+    for changes, expected in CHANGES:
+        assert committed(*container, changes) == {field: (BASE | expected).get(field) for field in FIELDS}, changes
+
+
+@pytest.mark.root
+@pytest.mark.kernel
+def test_docker_refuses_the_same(container: tuple[Docker, str]) -> None:
+    accepted = []
+    for change in REFUSED:
+        try:
+            committed(*container, [change])
+            accepted.append(change)
+        except PeerError:
+            pass
+    assert accepted == []
