@@ -1,4 +1,4 @@
-"""Reading a command line without argparse, which takes a tenth of a short command's time, most of it to be loaded.
+"""Reading a command line without argparse, which takes longer to load than a short command takes to do its work.
 
 A command's `arguments(parser)` is called with a `Line` first, which reads the usual command lines: options, each
 spelled out, then arguments. What it makes of one is what argparse makes of it. All others it leaves to argparse, with

@@ -157,7 +157,7 @@ class Runtime(Value):
         environment = {"PATH": _SEARCH_PATH}
         argv = [self.path, "--root", self.state_root, *arguments]
         # crun sees to it that a container cannot write to its program (CVE-2019-5736): where the program is not on a
-        # read-only mount already, it makes one and starts itself again, which is a fifth of all that it does.
+        # read-only mount already, it makes one and starts itself once more from there.
         return mount.spawn(
             argv, environment, None, fds, private_mounts=bool(hide), hide=hide, read_only_program=is_crun
         )

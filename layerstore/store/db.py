@@ -140,7 +140,7 @@ class Database:
     def __init__(self, path: str) -> None:
         self._path = path
         # By the number of the thread, which another thread has after its end, and the connection with it. Not in a
-        # threading.local: that module is a twentieth of what a short command loads.
+        # threading.local: loading that module takes as long as loading several of ours.
         self._connections: dict[int, _Connection] = {}
         version = _version(self.read())
         if version == 0:
