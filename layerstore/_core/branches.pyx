@@ -31,6 +31,7 @@ cdef extern from "branches.h" nogil:
 
 @cython.final
 @cython.freelist(64)
+@cython.no_gc  # an index refers to no record, so there can be no cycle to look for
 cdef class LazyRecord:
     """A record of an index, as `Record` has it; what takes time is read when it is asked for.
 

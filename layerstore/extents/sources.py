@@ -6,7 +6,7 @@ import os
 import struct
 from typing import TYPE_CHECKING
 
-from layerstore._core.extent_io import read
+from layerstore._core.extent_file import read
 from layerstore._core.extents import IMAGE, ZERO
 from layerstore._core.files import punch_holes
 from layerstore.layers.sources import write_at
@@ -14,7 +14,7 @@ from layerstore.layers.streams import PIECE_BYTES
 from layerstore.store import reflink
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Hashable, Iterator
 
     from layerstore._core.extent_io import Content
     from layerstore._core.extents import ExtentMap
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from layerstore.extents.tree import Tree
 
 _RANGE = struct.Struct("<QQ")
+_LOG_SHIFT = 48
+_LOG_OFFSETS = (1 << _LOG_SHIFT) - 1
 
 
 def has_own_content(inode: Inode) -> bool:
@@ -56,6 +58,16 @@ class LayerContent:
         if self._inode.digest is None or not self._uses_image():
             return None, None
         return self._tree.table.image.content(self._inode.digest, self._inode.image_size)
+
+    def identity(self) -> Hashable:
+        """Equal for sources, of this and other states of layers of one image, of which the bytes are in the same
+        place."""
+        ids = self._tree.logs.ids
+        places = (
+            (start, length, where if where in (IMAGE, ZERO) else (ids[where >> _LOG_SHIFT], where & _LOG_OFFSETS))
+            for start, length, where in self._extents()
+        )
+        return self._inode.digest, tuple(places)
 
     def pieces(self) -> Iterator[memoryview]:
         extents = self._extents()

@@ -178,13 +178,16 @@ def _remove_files(layout: Layout, database: Database, objects: dict[str, set[str
     db = database.read()
     layers = {digest_hex(diff_id) for (diff_id,) in db.execute("SELECT diff_id FROM layers")}
     blobs = {digest_hex(digest) for (digest,) in db.execute("SELECT digest FROM image_blobs")}
-    containers = {container for (container,) in db.execute("SELECT id FROM containers")}
+    containers = {container for (container,) in db.execute("SELECT id FROM containers WHERE driver = 'overlay'")}
     logs = {log for (log,) in db.execute("SELECT id FROM logs")}
     for directory in Path(layout.objects).iterdir():
         _sweep(directory, objects.get(directory.name, set()).__contains__)
     _sweep(Path(layout.packs), lambda name: name.split(".")[0] in packs)
     _sweep(Path(layout.layers), lambda name: name.split(".")[0] in layers)
     _sweep(Path(layout.blobs), blobs.__contains__)
+    # No pull is under way: these are of pulls that failed.
+    if Path(layout.downloads).is_dir():
+        _sweep(Path(layout.downloads), lambda _: False)
     if Path(layout.logs).is_dir():
         _sweep(Path(layout.logs), logs.__contains__)
     for directory in Path(layout.containers).iterdir():
@@ -241,7 +244,8 @@ def _dead_ranges(path: str, alive: set[int]) -> bytes:
 
 def _used_bytes(layout: Layout) -> int:
     used = 0
-    for top in (layout.objects, layout.packs, layout.layers, layout.chains, layout.blobs, layout.logs):
+    tops = (layout.objects, layout.packs, layout.layers, layout.chains, layout.blobs, layout.logs, layout.downloads)
+    for top in tops:
         for path in Path(top).rglob("*"):
             with contextlib.suppress(FileNotFoundError):  # an import or an eviction renames and removes meanwhile
                 used += path.lstat().st_blocks * 512

@@ -9,12 +9,13 @@ from layerstore.store import reflink
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from layerstore.layers.streams import Piece
     from layerstore.store.contents import ContentStore
 
 _BLOCK_BYTES = 64 << 10
+_PAGE_BYTES = 4096
 _ZEROS = bytes(_BLOCK_BYTES)
 
 
@@ -47,10 +48,21 @@ class StoredContent:
 
 def filled(data: memoryview) -> Iterator[tuple[int, int]]:
     """Start and end of the ranges, made of blocks of 64 KiB, that have anything but zeros."""
+    return _ranges(data, _BLOCK_BYTES, lambda at, block: block != _ZEROS[: len(block)])
+
+
+def differing(data: memoryview, other: bytearray) -> Iterator[tuple[int, int]]:
+    """Start and end of the ranges, made of blocks of 4 KiB, that are not as in `other`, which is as long."""
+    if other == data:
+        return iter(())
+    return _ranges(data, _PAGE_BYTES, lambda at, block: block != other[at : at + len(block)])
+
+
+def _ranges(data: memoryview, size: int, counts: Callable[[int, bytes], bool]) -> Iterator[tuple[int, int]]:
+    """Start and end of the ranges of blocks that count."""
     begin: int | None = None
-    for at in range(0, len(data), _BLOCK_BYTES):
-        block = data[at : at + _BLOCK_BYTES]
-        if block[0] or block[-1] or bytes(block) != _ZEROS[: len(block)]:
+    for at in range(0, len(data), size):
+        if counts(at, bytes(data[at : at + size])):
             begin = at if begin is None else begin
         elif begin is not None:
             yield begin, at
