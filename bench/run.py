@@ -30,7 +30,7 @@ from bench.rows import Row
 
 ROOT = Path(__file__).parent.parent
 NAMES = ("import", "save", "registry", "mount", "run", "build", "startup", "read", "index", "pool", "blake3")
-ON_DEMAND = ("packs", "threshold", "compression")
+ON_DEMAND = ("cold", "packs", "threshold", "compression")
 """Behind a decision (docs/measurements.md); they run when they are named."""
 INSIDE = "LAYERSTORE_BENCH_INSIDE"
 HYBRID_CGROUP = Path("/sys/fs/cgroup/unified")

@@ -20,7 +20,7 @@ ZSTD = "compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd"
 SLOW = {
     *("dataclasses", "inspect", "typing", "pathlib", "shutil", "tempfile", "tarfile", "platform", "socket", "secrets"),
     *("random", "queue", "subprocess", "locale", "zoneinfo", "importlib.metadata", "bz2", "lzma", "zlib", "mmap"),
-    *("tqdm", "hashlib", "isal", "urllib3", ZSTD),
+    *("tqdm", "hashlib", "isal", "urllib3", ZSTD, "threading"),
 }
 OURS_TO_LOAD_AN_IMAGE = {
     *(f"layerstore._core.{name}" for name in ("erofs", "hashing", "index", "ingest", "layer", "tar", "files")),

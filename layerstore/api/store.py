@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import os
-import threading
 from functools import partial
 
 from layerstore.api.container import Container
@@ -113,7 +113,7 @@ class Store:
         self._mounts = Mounts(self.layout)
         self._containers = Containers(self.layout, self._database, self._chains, self._mounts)
         self._opened_layers: Layers | None = None
-        self._opening = threading.Lock()
+        self._opening = _thread.allocate_lock()
         self._image_trees: dict[ImageId, ImageTree] = {}
 
     def __enter__(self) -> Store:
@@ -574,6 +574,8 @@ class Store:
         from layerstore.layers import garbage
 
         Leftovers(self.layout, self._database, self._containers).clear()
+        with contextlib.suppress(Unsupported):  # whoever may not unmount
+            self._containers.release_unused()
         collected = garbage.collect(self.layout, self._database, self._contents, self._chains, derived_limit_bytes)
         self._forks.clear()
         Steps(self.layout, self._database).sweep()
