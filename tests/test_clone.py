@@ -17,7 +17,7 @@ from pools import needs_mkfs, needs_root, pool_store
 
 from layerstore._core.clone import clone_tree
 from layerstore.errors import InvalidInput
-from layerstore.store.pool import has_reflink
+from layerstore.store.reflink import has_reflink
 
 ACCESS_ACL = "system.posix_acl_access"
 DEFAULT_ACL = "system.posix_acl_default"

@@ -98,7 +98,7 @@ def test_a_log_that_is_mostly_dead_is_written_anew(filled: Store, container: Con
         file.seek(100)
         file.write(b"x" * 5000)
     expected = told(container)
-    filled._writable._layers.close()
+    filled._writable.layers.close()
     before, log = used_bytes(filled), log_of(container)
     container.mkdir("/new")
     assert log_of(container) != log
@@ -106,7 +106,7 @@ def test_a_log_that_is_mostly_dead_is_written_anew(filled: Store, container: Con
     assert used_bytes(filled) < before / 5
     container.rmdir("/new")
     assert told(container) == expected
-    filled._writable._layers.close()
+    filled._writable.layers.close()
     assert told(container) == expected
 
 
@@ -122,7 +122,7 @@ def test_what_a_snapshot_needs_is_not_compacted(filled: Store, container: Contai
     container.snapshot("s")
     for _ in range(6):
         container.write_bytes("/f", os.urandom(1 << 20))
-    filled._writable._layers.close()
+    filled._writable.layers.close()
     log = log_of(container)
     container.mkdir("/new")
     assert log_of(container) == log
@@ -141,7 +141,7 @@ def test_many_generations_of_forks(filled: Store, container: Container) -> None:
         b"%d" % n for n in range(130, 150)
     )
     assert len(container._layer().reading().logs) < 100
-    filled._writable._layers.close()
+    filled._writable.layers.close()
     assert container.read_bytes("/f0") == b"140"
 
 
@@ -177,7 +177,7 @@ def test_a_removed_container_s_forks_live(filled: Store, container: Container) -
     log = log_of(container)
     container.remove()
     assert log.exists()
-    filled._writable._layers.close()
+    filled._writable.layers.close()
     assert fork.read_bytes("/f") == b"data"
     with pytest.raises(NotFound, match="was removed"):
         container.read_bytes("/f")
@@ -249,7 +249,7 @@ def test_another_process_may_look_and_fork_but_not_write(filled: Store, containe
     for code in ("c.write_bytes('/f', b'2')", "c.rollback('s')", "store.remove([c])"):
         failed = in_another_process(filled, f"c = store.container({name!r})\n{code}")
         assert "Conflict: another process writes to container" in failed.stderr, code
-    filled._writable._layers.close()
+    filled._writable.layers.close()
     assert in_another_process(filled, f"store.container({name!r}).write_bytes('/f', b'2'); store.close()").stderr == ""
     assert container.read_bytes("/f") == b"2"
     assert in_another_process(filled, f"store.container({name!r}).rollback('s')").stderr == ""
@@ -271,13 +271,13 @@ os.kill(os.getpid(), 9)"""
 def test_a_torn_record_is_cut_off(filled: Store, container: Container) -> None:
     container.write_bytes("/f", b"1")
     container.mkdir("/gone")
-    filled._writable._layers.close()
+    filled._writable.layers.close()
     log = log_of(container)
     with open(log, "r+b") as file:
         file.truncate(log.stat().st_size - 3)
     assert not container.exists("/gone")
     container.mkdir("/other")
-    filled._writable._layers.close()
+    filled._writable.layers.close()
     assert log_of(container) == log
     assert container.listdir("/") == ["again", "d", "f", "large", "other", "small"]
 
@@ -286,7 +286,7 @@ def test_what_a_fork_goes_on_from_is_not_written_over_after_a_crash(filled: Stor
     container.write_bytes("/f", b"1")
     container.mkdir("/lost")
     fork = container.fork()
-    filled._writable._layers.close()
+    filled._writable.layers.close()
     log = log_of(container)
     with open(log, "r+b") as file:
         file.truncate(log.stat().st_size - 3)
@@ -294,7 +294,7 @@ def test_what_a_fork_goes_on_from_is_not_written_over_after_a_crash(filled: Stor
     assert log_of(container) != log
     assert not fork.exists("/after")
     assert fork.read_bytes("/f") == container.read_bytes("/f") == b"1"
-    filled._writable._layers.close()
+    filled._writable.layers.close()
     assert not fork.exists("/after")
     assert container.exists("/after")
 
@@ -333,7 +333,7 @@ def test_a_full_disk_loses_nothing(container: Container) -> None:
         signal.signal(signal.SIGXFSZ, before)
     assert (container.read_bytes("/f"), container.read_bytes("/g")) == (b"before", b"")
     container.write_bytes("/g", b"after")
-    container._store._writable._layers.close()
+    container._store._writable.layers.close()
     assert container.read_bytes("/g") == b"after"
 
 
@@ -520,14 +520,14 @@ def command(filled: Store) -> Iterator[object]:
 def test_the_commands_fork_and_roll_back(filled: Store, command) -> None:  # type: ignore[no-untyped-def]
     made = command("create", "--driver", "extent", "--name", "c", "app:1").strip()
     filled.container(made).write_bytes("/f", b"1")
-    filled._writable._layers.close()
+    filled._writable.layers.close()
     assert command("snapshot", "c", "s") == ""
     assert len(command("fork", "c", "--count", "3").split()) == 3
     assert filled.container(command("fork", "c", "--name", "other").strip()).name == "other"
     filled.container("other").unlink("/f")
     filled.container("c").unlink("/f")
     assert command("rollback", "c", "s").startswith("1: layerstore rollback: another process writes to container")
-    filled._writable._layers.close()
+    filled._writable.layers.close()
     assert command("rollback", "c", "s") == ""
     assert filled.container("c").read_bytes("/f") == b"1"
     assert command("snapshots", "c").split()[:3] == ["NAME", "CREATED", "s"]

@@ -91,7 +91,7 @@ class Exerciser:
 
     def reopen(self) -> None:
         self.file.close()
-        self.store._writable._layers.close()
+        self.store._writable.layers.close()
         self.file = self.container.open("/large", "r+b", 0)
 
     def run(self, count: int) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from entry_model import apply, expected_changes, expected_entries, found_of, image_nodes, told, without_sockets
 from host_tree import Dump, HostTree, dump, facts
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -27,7 +28,7 @@ from stack_model import EXAMPLES
 
 from layerstore import Store
 from layerstore.api import Container
-from layerstore.extents import compaction, layers
+from layerstore.extents import compaction, delta, layers, recording
 
 ROOT = os.geteuid() == 0
 LAYER = [
@@ -107,7 +108,18 @@ class World:
         self.history.append((tree.writer.end, self.host.dump()))
 
     def compare(self) -> None:
-        assert dump(self.container, self.container.read_bytes) == self.host.dump()
+        shown = self.host.dump()
+        assert dump(self.container, self.container.read_bytes) == shown
+        self.compare_delta(shown)
+
+    def compare_delta(self, shown: Dump) -> None:
+        """What changed is what a look at everything finds, and makes the tree of the image."""
+        moment = self.container._layer().moment()
+        entries = list(delta.entries(moment))
+        assert [found_of(entry) for entry in entries] == expected_entries(moment)
+        assert self.container.diff() == expected_changes(moment)
+        index, contents = self.container.image.index(), self.container._store._contents
+        assert told(apply(image_nodes(index, contents), entries, index, contents)) == without_sockets(shown)
 
 
 class ExtentMachine(RuleBasedStateMachine):
@@ -301,6 +313,28 @@ class ExtentMachine(RuleBasedStateMachine):
         world.log = ""
         world.compare()
 
+    @rule(n=worlds_numbers)
+    def record(self, n: int) -> None:
+        """Its entries, written to a log, make the same container again; a second time with what the first has."""
+        world = self.world(n)
+        moment = world.container._layer().moment()
+        entries = list(delta.entries(moment))
+        recorder = recording.Recorder(self.store.layout, world.container.row.chain_id, moment.table.image)
+        copies = [world.container.fork(), world.container.fork()]
+        for copy in copies:
+            log, length, uses = recorder.record(entries, share=True)
+            copy._layer()._set_log(log, uses)
+            assert os.stat(self.store.layout.log(log)).st_size == length
+            assert dump(copy, copy.read_bytes) == without_sockets(world.host.dump())
+            again = [found_of(entry) for entry in delta.entries(copy._layer().moment())]
+            # Contents that are equal to the image's may have been found to be.
+            expected = [
+                found if found.lower is not None else found._replace(lower=there.lower)
+                for found, there in zip(map(found_of, entries), again, strict=True)
+            ]
+            assert again == expected
+        self.store.remove(copies)
+
     @rule()
     def sync(self) -> None:
         world = self.worlds[0]
@@ -379,6 +413,7 @@ def test_so_it_is_where_logs_are_written_anew_all_the_time(monkeypatch: pytest.M
     monkeypatch.setattr(compaction, "_MAX_LOGS", 2)
     monkeypatch.setattr(compaction, "_WORTHWHILE_BYTES", 500)
     monkeypatch.setattr(compaction, "_COPIED_BYTES", 3000)
+    monkeypatch.setattr(recording, "PACK_THRESHOLD_BYTES", 500)
     monkeypatch.setattr(layers, "_OPEN_LAYERS", 2)
     monkeypatch.setattr(layers, "_CACHED_STATES", 1)
     run_machine()

@@ -26,7 +26,9 @@ from layerstore._core import mount
 from layerstore._core import pool as core
 from layerstore.errors import Conflict, InvalidInput, LayerstoreError, NotFound, Unsupported
 from layerstore.store import pool as pools
-from layerstore.store.pool import Pool, has_reflink
+from layerstore.store import reflink
+from layerstore.store.pool import Pool
+from layerstore.store.reflink import has_reflink
 
 ROOT = Path(__file__).parent.parent
 LARGE_BYTES = 64 << 20
@@ -491,6 +493,6 @@ def test_the_reflink_probe_leaves_other_errors_alone(monkeypatch: pytest.MonkeyP
     def refuse(*_: object) -> None:
         raise OSError(errno.ENOSPC, "full")
 
-    monkeypatch.setattr(pools.fcntl, "ioctl", refuse)
+    monkeypatch.setattr(reflink.fcntl, "ioctl", refuse)
     with pytest.raises(OSError, match="full"):
         has_reflink(str(tmp_path))

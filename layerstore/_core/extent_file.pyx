@@ -163,8 +163,10 @@ cdef class Cursor:
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), self.name)
 
     def close(self):
-        """Have every call raise from now on."""
+        """Have every call raise from now on, and keep nothing open any more."""
         self.closed = True
+        self.tree = self.table = self.below = self.levels = self.content = self.descriptor = None
+        self.logs = None
 
     def seek(self, offset, int whence=SEEK_SET):
         """As `io.IOBase.seek`."""
@@ -175,7 +177,7 @@ cdef class Cursor:
         elif whence == SEEK_CUR:
             start = self.position
         elif whence == SEEK_END:
-            start = self.inode().size
+            start = self.inode(self.table).size
         else:
             raise ValueError(f"invalid whence ({whence}, should be 0, 1 or 2)")
         if distance < -start or distance > INT64_MAX - start:
@@ -197,25 +199,31 @@ cdef class Cursor:
         return self.read(buffer, position)
 
     cdef Py_ssize_t read(self, buffer, long long position) except -1:
-        cdef object inode
+        # Another thread may close the file meanwhile: what is read from is kept here.
+        cdef object inode, table = self.table, descriptor
+        cdef list logs = self.logs
+        cdef Content content
         cdef ExtentMap extents
         self.check(self.readable, "reading")
-        inode = self.inode()
+        inode = self.inode(table)
         extents = inode.extents
         if self.untouched is None:
             if inode.digest is not None:
-                self.content, self.descriptor = self.table.image.content(inode.digest, inode.image_size)
+                self.content, self.descriptor = table.image.content(inode.digest, inode.image_size)
             self.untouched = ExtentMap(inode.image_size)
-        return fill(self.untouched if extents is None else extents, self.logs, self.content, position, buffer)
+        content, descriptor = self.content, self.descriptor
+        if self.closed:
+            self.check()
+        return fill(self.untouched if extents is None else extents, logs, content, position, buffer)
 
-    cdef object inode(self):
+    cdef object inode(self, table):
         """As `Table.get`."""
-        cdef object inode = (<dict?>self.table.own).get(self.number)
+        cdef object inode = (<dict?>table.own).get(self.number)
         cdef object levels
         if inode is None:
-            levels = self.table.levels
+            levels = table.levels
             if levels is not self.levels:
-                self.below = self.table.get(self.number)
+                self.below = table.get(self.number)
                 self.levels = levels
             inode = self.below
         return inode

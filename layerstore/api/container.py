@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from typing import Any, BinaryIO, Literal, overload
 
     from layerstore.api.image import Image
-    from layerstore.api.store import Store
+    from layerstore.api.store import Driver, Store
     from layerstore.containers.bundle import Volume
     from layerstore.containers.containers import ContainerRow
     from layerstore.containers.copying import Files
@@ -104,7 +104,7 @@ class Container(Operations):
         if self.row.driver != "extent":
             raise Unsupported(
                 f"container {self.id[:12]} is of the overlay driver; mount it and work on the files below its root, "
-                "or create one with the driver 'extent'"
+                f"or `layerstore move {self.id[:12]} --driver extent` first (`Container.move`)"
             )
         return self._store._writable
 
@@ -167,16 +167,39 @@ class Container(Operations):
     def _states(self) -> WritableContainers | Forks:
         return self._store._writable if self.row.driver == "extent" else self._store._forks
 
+    def move(self, driver: Driver) -> None:
+        """Have it be a container of the other driver; nothing is done where it is of that one already.
+
+        It has the same id, name, command, files and snapshots (names, times and contents) then: all that a layer of an
+        image can say of a file, so every time is that of modification. Contents that are the image's are not copied;
+        others are, once, and made durable, so it takes time for what the container and its snapshots changed. To the
+        overlay driver only root can move one. A `volatile` container may be moved; the extent driver has no use for
+        that, and it counts again when the container is moved back.
+
+        All or nothing: it is one or the other whenever this process is killed, and what it was, or was to be, on the
+        other side is given back by `collect_garbage`, the next `move` or with the container. Other `Container` objects
+        of it are of no use then: ask `Store.container` again.
+
+        Raises:
+            Conflict: it is mounted or runs, or another process writes to it; files of it are open; it was used
+                meanwhile.
+            Unsupported: not by this user; or it has what the other driver cannot hold (the character device 0:0).
+            InvalidInput: there is no such driver.
+            NotFound: it was removed.
+            CorruptError, OSError.
+        """
+        self.row = self._store._moves.move(self.row, driver)
+
     def diff(self) -> list[Change]:
-        """What it changed, sorted by path. Raises `NotFound` when removed, `Unsupported` for the extent driver."""
+        """What it changed, sorted by path. Raises `NotFound` when removed, `CorruptError`, `OSError`."""
+        if self.row.driver == "extent":
+            from layerstore.extents import delta
+
+            return delta.changes(self._layer().moment())
         from pathlib import Path
 
         from layerstore.containers import changes
 
-        if self.row.driver != "overlay":
-            raise Unsupported(
-                f"container {self.id[:12]} is of the {self.row.driver} driver, of which there is no diff yet"
-            )
         try:
             return changes.changes(Path(self._store._containers.upper(self.id)), self.image.index())
         except FileNotFoundError:

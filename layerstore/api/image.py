@@ -186,6 +186,10 @@ class Image:
             self._view = self._store.view(self._store._stack(self))
         return self._view
 
+    def _let_go(self) -> None:
+        """Have it map nothing of the store any more, until it is asked again."""
+        self._view = None
+
     @property
     def path(self) -> ImagePath:
         """The root of its tree as a path to go on from: `(image.path / "etc" / "os-release").read_text()`.

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from typing import Any, BinaryIO, Literal, TypeAlias, overload
 
     from layerstore.containers.forks import Forks
+    from layerstore.containers.moving import Moves
     from layerstore.containers.writable import WritableContainers
     from layerstore.extents.image import ImageTree
     from layerstore.extents.layers import Layers
@@ -83,7 +84,8 @@ class Store:
     def _find_pool(self, create: bool, pool_bytes: int | None) -> Pool | None:
         if pool_bytes is None and not os.path.exists(f"{self._root}/{POOL_NAME}.img"):
             return None
-        from layerstore.store.pool import Pool, has_reflink
+        from layerstore.store.pool import Pool
+        from layerstore.store.reflink import has_reflink
 
         pool = Pool(self._root)
         if pool_bytes is not None and create and not pool.exists():
@@ -128,6 +130,12 @@ class Store:
         from layerstore.containers.forks import Forks
 
         return Forks(self.layout, self._database, self._mounts, self._containers)
+
+    @property
+    def _moves(self) -> Moves:
+        from layerstore.containers.moving import Moves
+
+        return Moves(self.layout, self._database, self._mounts, self._containers, self._writable.layers)
 
     @property
     def derived_limit_bytes(self) -> int:
@@ -175,6 +183,8 @@ class Store:
             self._opened_layers.close()
         self._database.close()
         self._mounts.close()
+        for image in self._known_images[1].values():
+            image._let_go()
         self._known_images = -1, {}
         self._image_trees.clear()
         self._chains.close()

@@ -34,6 +34,7 @@ COMMANDS = {
     "snapshot": "remember what a container is, under a name",
     "snapshots": "list the snapshots of a container",
     "rollback": "have a container be what it was at a snapshot",
+    "move": "have a container be one of the other driver",
     "mount": "mount containers and print where",
     "umount": "unmount containers",
     "run": "run a program in a new container",

@@ -105,8 +105,9 @@ def _require_overlay(rows: Iterable[ContainerRow]) -> None:
     for row in rows:
         if row.driver != "overlay":
             raise Unsupported(
-                f"container {row.id[:12]} is of the {row.driver} driver and not mounted; work on it from Python "
-                "(`container.open` and its like), or create one with `--driver overlay`"
+                f"container {row.id[:12]} is of the {row.driver} driver, which mounts nothing: "
+                f"`layerstore move {row.id[:12]} --driver overlay` first (`Container.move`), "
+                "or work on it from Python (`Container.open` and its like)"
             )
 
 
@@ -179,6 +180,14 @@ class Containers:
         rows = self._database.read().execute("SELECT 1 FROM containers WHERE id = ?", (container,))
         return rows.fetchone() is not None
 
+    def row(self, container: str) -> ContainerRow:
+        """The row of a container (id) as it is now. Raises `NotFound` where it was removed."""
+        query = f"SELECT {_COLUMNS} FROM containers WHERE id = ?"
+        row = self._database.read().execute(query, (container,)).fetchone()
+        if row is None:
+            raise NotFound(f"container {container[:12]} was removed; `layerstore ps` lists what is there")
+        return ContainerRow(*row)
+
     def all(self) -> list[ContainerRow]:
         """Every container, newest first."""
         query = f"SELECT {_COLUMNS} FROM containers ORDER BY created_seconds DESC, id"
@@ -231,9 +240,8 @@ class Containers:
             except FileNotFoundError as error:
                 gone = [container for container in ids if not os.path.exists(self.upper(container))]
                 if gone:
-                    raise NotFound(
-                        f"container {gone[0][:12]} was removed; `layerstore ps` lists what is there"
-                    ) from error
+                    _require_overlay([self.row(gone[0])])  # who mounts it may have found it before it was moved
+                    raise NotFound(f"container {gone[0][:12]} has lost its directory; `layerstore rm` it") from error
                 # An image that was evicted between the two is made again, perhaps with other packs.
                 if self._chains.is_current(mountable):
                     raise

@@ -29,6 +29,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    State = tuple[str | None, float, str, int]
+    """A snapshot's name, None for what the container is now; when it was made; its upper directory, and what inode that
+    is."""
+
 _UUID = "trusted.overlay.uuid"
 _UUID_BYTES = 16
 
@@ -154,6 +158,57 @@ def clear(directory: str) -> None:
     with _locked(directory):
         for name in os.listdir(f"{directory}/removed"):
             _remove(directory, f"{directory}/removed/{name}")
+
+
+# Moving to another driver (containers/moving.py)
+
+
+def make(directory: str, name: str, created_seconds: float) -> str:
+    """Make a snapshot of a container that is no other process's yet; returns its upper directory, which is empty."""
+    made = _snapshot(directory, name)
+    os.makedirs(f"{made}/upper", mode=0o700)
+    with open(f"{made}/created", "x"):
+        pass
+    created_ns = round(created_seconds * 10**9)
+    os.utime(f"{made}/created", ns=(created_ns, created_ns))
+    return f"{made}/upper"
+
+
+def begin_move(directory: str) -> list[State]:
+    """What a container is and was: its snapshots, oldest first, and at last itself. `end_move` knows whether it was
+    mounted since.
+
+    The caller holds the mount lock exclusively and has seen that the container is not mounted. Raises `OSError`.
+    """
+    with _locked(directory):
+        # The kernel leaves something in the work directory of whatever it mounted.
+        emptied = _garbage(directory)
+        os.rename(f"{directory}/work", emptied)
+        os.mkdir(f"{directory}/work", 0o700)
+        _remove(directory, emptied)
+        return _states(directory)
+
+
+@contextlib.contextmanager
+def end_move(directory: str, states: list[State]) -> Iterator[bool]:
+    """Whether the container was neither mounted since `begin_move` nor has other snapshots or is another one: so it
+    stays in the block. If that ends well, nobody can mount it any more.
+
+    The caller holds the mount lock exclusively. Raises `OSError`.
+    """
+    with _locked(directory):
+        yield not os.listdir(f"{directory}/work") and _states(directory) == states
+        os.rename(f"{directory}/upper", _garbage(directory))
+
+
+def _states(directory: str) -> list[State]:
+    found: list[State] = []
+    upper = f"{directory}/upper"
+    for name, created in listing(directory):
+        own = f"{_snapshot(directory, name)}/upper"
+        shown = own if os.path.exists(own) else upper
+        found.append((name, created, shown, os.stat(shown).st_ino))
+    return [*found, (None, 0.0, upper, os.stat(upper).st_ino)]
 
 
 def _snapshot(directory: str, name: str) -> str:

@@ -29,11 +29,11 @@ class WritableContainers:
     def __init__(self, layout: Layout, database: Database, layers: Layers) -> None:
         self._layout = layout
         self._database = database
-        self._layers = layers
+        self.layers = layers
 
     def layer(self, row: ContainerRow) -> Layer:
         """The writable layer of a container."""
-        return self._layers.layer(row.id, row.image_id, row.chain_id)
+        return self.layers.layer(row.id, row.image_id, row.chain_id)
 
     def create(
         self, image_id: ImageId, image_name: str, chain: ChainId, count: int, name: str | None
@@ -64,7 +64,9 @@ class WritableContainers:
                     rows.append(ContainerRow(**{**vars(alike), "id": os.urandom(32).hex(), "log": log}))
                 with self._database.transaction(durable=False) as db:
                     if parent is not None and not db.execute(_EXISTS, (parent.id,)).fetchone():
-                        raise NotFound(f"container {parent.id[:12]} was removed; `layerstore ps` lists what is there")
+                        raise NotFound(
+                            f"container {parent.id[:12]} was removed or moved; `layerstore ps` lists what is there"
+                        )
                     logs.insert(db, [str(row.log) for row in rows], dict([base]) if base else {})
                     insert_rows(db, rows)
             except BaseException:
@@ -98,7 +100,7 @@ class WritableContainers:
     def forget(self, rows: Sequence[ContainerRow]) -> None:
         """Let go of containers that are to be removed. Nothing that is gathered is lost if they are not."""
         for row in rows:
-            self._layers.forget(row.id)
+            self.layers.forget(row.id)
 
 
-_EXISTS = "SELECT 1 FROM containers WHERE id = ?"
+_EXISTS = "SELECT 1 FROM containers WHERE id = ? AND driver = 'extent'"

@@ -13,6 +13,7 @@ from layerstore._core.extent_io import LogWriter
 from layerstore._core.extents import IMAGE, ZERO, ExtentMap, source
 from layerstore._core.log import Record
 from layerstore.extents.log import create_log
+from layerstore.extents.records import inode_records
 from layerstore.store import logs as store_logs
 
 if TYPE_CHECKING:
@@ -31,7 +32,6 @@ _EXTENT = struct.Struct("<QQQ")
 _EXTENTS_A_RECORD = 1 << 20
 _LOG_SHIFT = 48
 _LOG_OFFSETS = (1 << _LOG_SHIFT) - 1
-_EVERYTHING = kinds.SET_MODE | kinds.SET_UID | kinds.SET_GID | kinds.SET_MTIME
 
 
 def is_due(tree: Tree, needed_bytes: int | None) -> bool:
@@ -92,28 +92,8 @@ def rewrite(layout: Layout, chain: ChainId, tree: Tree) -> tuple[str, dict[str, 
 
 
 def _inode(tree: Tree, inode: Inode, kept: dict[int, int]) -> Iterator[Record]:
-    number, mode = inode.number, inode.mode & 0o7777
-    if number >= kinds.FIRST_NEW_INODE:
-        before: dict[bytes, bytes] = {}
-        yield Record(
-            kinds.CREATE,
-            number,
-            0,
-            inode.rdev,
-            inode.mode,
-            inode.uid,
-            inode.gid,
-            inode.mtime_ns,
-            payload=inode.target or b"",
-        )
-    else:
-        before = tree.table.image.inode(number).xattrs
-        yield Record(kinds.ATTRIBUTES, number, 0, _EVERYTHING, mode, inode.uid, inode.gid, inode.mtime_ns)
-    for name, value in inode.xattrs.items():
-        if before.get(name) != value:
-            yield Record(kinds.XATTR, number, name=name, payload=value)
-    for name in before.keys() - inode.xattrs.keys():
-        yield Record(kinds.XATTR_REMOVE, number, name=name)
+    number = inode.number
+    yield from inode_records(inode, None if number >= kinds.FIRST_NEW_INODE else tree.table.image.inode(number))
     if inode.extents is not None:
         if inode.digest is not None:
             yield Record(kinds.TRUNCATE, number, value=0, mtime_ns=inode.mtime_ns)

@@ -67,7 +67,7 @@ class LayerFile(io.RawIOBase):
     def __init__(self, tree: Tree, number: int, mode: Mode, name: AnyPath) -> None:
         super().__init__()
         self.name = name
-        self._tree = tree
+        self._opened: Tree | None = tree
         self._number = number
         self._mode = mode
         self._cursor = cursor = Cursor(tree, number, name, mode.readable)
@@ -75,7 +75,13 @@ class LayerFile(io.RawIOBase):
         vars(self).update(seek=cursor.seek, readinto=cursor.readinto, readinto_at=cursor.readinto_at)
         opened = tree.applier.opened
         opened[number] = opened.get(number, 0) + 1
-        self._opened = True
+
+    @property
+    def _tree(self) -> Tree:
+        tree = self._opened
+        if tree is None:
+            raise ValueError("I/O operation on closed file")
+        return tree
 
     @property
     def mode(self) -> str:
@@ -106,10 +112,11 @@ class LayerFile(io.RawIOBase):
     def write(self, data: Buffer) -> int:
         self._cursor.check(self._mode.writable, "writing")
         view = memoryview(data).cast("B")
-        with self._tree.lock:
+        tree = self._tree
+        with tree.lock:
             if self._mode.append:
-                self._cursor.position = self._tree.table.get(self._number).size
-            self._tree.write(self._number, self._cursor.position, view)
+                self._cursor.position = tree.table.get(self._number).size
+            tree.write(self._number, self._cursor.position, view)
             self._cursor.position += len(view)
         return len(view)
 
@@ -150,10 +157,10 @@ class LayerFile(io.RawIOBase):
                 super().close()
             finally:
                 self._cursor.close()
-                if self._opened:
-                    self._opened = False
-                    with self._tree.lock:
-                        self._tree.applier.release(self._number)
+                tree, self._opened = self._opened, None
+                if tree is not None:
+                    with tree.lock:
+                        tree.applier.release(self._number)
 
 
 class _Writer(io.BufferedWriter):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import stat
 from typing import TYPE_CHECKING
 
+from layerstore._core import branches
 from layerstore._core.extent_io import Content
 from layerstore.extents.table import Inode
 
@@ -33,12 +33,13 @@ class Descriptor:
 class ImageTree:
     """Inodes and names of an image. What it gives is shared: whoever changes an inode copies it first.
 
-    Raises `CorruptError` where the index is damaged. Safe for many threads.
+    `index` is that of its chain, `contents` the store that has its contents. Raises `CorruptError` where the index is
+    damaged. Safe for many threads.
     """
 
     def __init__(self, view: View, contents: ContentStore) -> None:
-        self._index = view.index
-        self._contents = contents
+        self.index = view.index
+        self.contents = contents
         self._inodes: dict[int, Inode] = {}
         self._children: dict[tuple[int, bytes], int | None] = {}
         self._files: dict[str, Descriptor] = {}
@@ -54,16 +55,16 @@ class ImageTree:
         return inode
 
     def _read(self, number: int) -> Inode:
-        record = self._index.record(number)
-        inode = Inode(number, record.mode, record.uid, record.gid, record.mtime_ns, record.count)
+        record = branches.record(self.index, number)
+        inode = Inode(number, record.mode, record.uid, record.gid, record.mtime_ns, record.links)
         inode.xattrs = record.xattrs
         inode.target = record.target
         if record.rdev is not None:
             inode.rdev = os.makedev(*record.rdev)
-        if stat.S_ISDIR(record.mode):
-            inode.nlink, inode.lower, inode.entries = 1, number, {}
+        if record.is_dir():
+            inode.lower, inode.entries = number, {}
         elif record.content is not None:
-            inode.digest, inode.image_size = self._index.content(record.content)
+            inode.digest, inode.image_size = record.content
         return inode
 
     def child(self, directory: int, name: bytes) -> int | None:
@@ -73,9 +74,9 @@ class ImageTree:
             return self._children[key]
         except KeyError:
             pass
-        path = self._index.record(directory).path
-        record = self._index.lookup(path + b"/" + name if path else name)
-        number = None if record is None else self._index.record(record).inode
+        path = branches.record(self.index, directory).path
+        record = self.index.lookup(path + b"/" + name if path else name)
+        number = None if record is None else branches.record(self.index, record).inode
         if len(self._children) >= _CACHED:
             self._children.clear()
         self._children[key] = number
@@ -83,14 +84,23 @@ class ImageTree:
 
     def children(self, directory: int) -> Iterator[tuple[bytes, int]]:
         """The names in a directory, in their order as bytes, with the numbers of their inodes."""
-        for record in map(self._index.record, self._index.children(directory)):
+        for record in branches.records(self.index, self.index.children(directory)):
             yield record.name, record.inode
 
     def content(self, digest: bytes, size: int) -> tuple[Content, Descriptor]:
         """Where a content is, and what keeps its file open. Raises `NotFound`, `CorruptError`, `OSError`."""
-        opened, offset, shared = self._contents.open_place(digest)
+        file, offset, _ = self._place(digest)
+        return Content(file.fd, offset, size), file
+
+    def whole_file(self, digest: bytes) -> Descriptor | None:
+        """The file that has a content and nothing else, None where it is in a pack. Raises as `content`."""
+        file, _, shared = self._place(digest)
+        return None if shared else file
+
+    def _place(self, digest: bytes) -> tuple[Descriptor, int, bool]:
+        opened, offset, shared = self.contents.open_place(digest)
         file = Descriptor(os.dup(opened.fileno()))
         opened.close()
         if shared:
             file = self._files.setdefault(str(opened.name), file)
-        return Content(file.fd, offset, size), file
+        return file, offset, shared

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import threading
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from layerstore._core.extent_io import LogWriter
 from layerstore._core.log import FIRST_NEW_INODE, HEADER_BYTES
-from layerstore.errors import Conflict, NotFound
+from layerstore.errors import Conflict, NotFound, Unsupported
 from layerstore.extents import compaction
 from layerstore.extents.log import Logs, OpenLog, create_log, open_log
 from layerstore.extents.table import Table
@@ -20,7 +21,7 @@ from layerstore.store import durable, logs
 from layerstore.store.locks import locked, try_lock
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from layerstore.extents.image import Descriptor, ImageTree
     from layerstore.extents.log import State
@@ -40,6 +41,10 @@ class Frozen:
         self.levels = levels
         self.logs = logs
         self.next_number = next_number
+
+
+def _no_source(log: bytes) -> int:
+    raise AssertionError(f"a tree that nobody changes is to read from log {log.hex()}")
 
 
 class Layers:
@@ -161,6 +166,9 @@ class Layer:
         self._seen_bytes = 0
         self._retired = False
 
+    def _is_writing(self) -> bool:
+        return self._tree is not None and self._tree.writer is not None
+
     @property
     def in_use(self) -> bool:
         """Whether files of it are open."""
@@ -194,6 +202,8 @@ class Layer:
         row = self._database.read().execute("SELECT log FROM containers WHERE id = ?", (self.container,)).fetchone()
         if row is None:
             raise NotFound(f"container {self.container[:12]} was removed; `layerstore ps` lists what is there")
+        if row[0] is None:
+            raise Unsupported(f"container {self.container[:12]} was moved to the overlay driver; open it again")
         return str(row[0])
 
     # Reading
@@ -296,6 +306,49 @@ class Layer:
         return self._begin(*self._locked())
 
     # States
+
+    def moment(self) -> Tree:
+        """The tree as it is now, which stays so whatever is done to the layer: to be read without a lock.
+
+        What another process has not handed over is not in it. It keeps the logs open, not the image's contents in the
+        store. Raises as `reading`.
+        """
+        with self._lock:
+            if self._retired:
+                return self._successor().moment()
+            tree = self.reading()
+            with tree.lock:
+                if tree.writer is not None:
+                    tree.flush()
+                return self._still(self._layers.freeze(tree))
+
+    def at(self, state: State) -> Tree:
+        """The tree of a state of the layer, as `moment`. Raises `CorruptError`, `OSError`."""
+        return self._still(self._layers.frozen(self._layers.image_tree(self._image), self._chain, state))
+
+    @contextlib.contextmanager
+    def still(self) -> Iterator[Tree]:
+        """Have nobody write to the layer in the block; gives the tree as of `moment`.
+
+        Raises `Conflict` where another process writes to it, or files of it are open; and as `reading`.
+        """
+        with self._lock:
+            if self._retired:
+                raise Conflict(f"container {self.container[:12]} was closed by another thread; try again")
+            if self.in_use:
+                raise Conflict(f"files of container {self.container[:12]} are open; close them first")
+            moment = self.moment() if self._is_writing() else None
+            # Forks of this process keep the file of the log open, and so its lock.
+            descriptor = self._end() or self._locked()[0]
+        try:
+            yield moment or self.moment()
+        finally:
+            fcntl.flock(descriptor.fd, fcntl.LOCK_UN)
+
+    def _still(self, frozen: Frozen) -> Tree:
+        """A tree that nobody changes."""
+        table = Table(self._layers.image_tree(self._image), frozen.levels, frozen.next_number)
+        return Tree(table, frozen.logs, len(frozen.logs) - 1, self._device, _no_source)
 
     def state(self) -> State:
         """The state of the moment: of this process's writing, or of what another one has written to the log.

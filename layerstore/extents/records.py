@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from layerstore.extents.table import Table
 
 _EXTENT = struct.Struct("<QQQ")
+_EVERYTHING = kinds.SET_MODE | kinds.SET_UID | kinds.SET_GID | kinds.SET_MTIME
 _LOG_SHIFT = 48
 _LOG_OFFSETS = (1 << _LOG_SHIFT) - 1
 
@@ -26,6 +27,30 @@ def extents_of(inode: Inode) -> ExtentMap:
     if inode.extents is None:
         inode.extents = ExtentMap(inode.image_size)
     return inode.extents
+
+
+def attributes(inode: Inode) -> tuple[int, int, int, int, dict[bytes, bytes]]:
+    """Those that any inode can change."""
+    return inode.mode, inode.uid, inode.gid, inode.mtime_ns, inode.xattrs
+
+
+def inode_records(inode: Inode, before: Inode | None) -> list[Record]:
+    """What makes an inode as it is, but for its content and names: a new one, or of the one `before` of the image."""
+    number = inode.number
+    if before is None:
+        known: dict[bytes, bytes] = {}
+        made = (kinds.CREATE, number, 0, inode.rdev, inode.mode, inode.uid, inode.gid, inode.mtime_ns)
+        records = [Record(*made, payload=inode.target or b"")]
+    else:
+        known = before.xattrs
+        mode = inode.mode & 0o7777
+        records = [Record(kinds.ATTRIBUTES, number, 0, _EVERYTHING, mode, inode.uid, inode.gid, inode.mtime_ns)]
+    for name, value in inode.xattrs.items():
+        if known.get(name) != value:
+            records.append(Record(kinds.XATTR, number, name=name, payload=value))
+    for name in known.keys() - inode.xattrs.keys():
+        records.append(Record(kinds.XATTR_REMOVE, number, name=name))
+    return records
 
 
 class Applier:

@@ -35,6 +35,14 @@ if TYPE_CHECKING:
     """Given where a content is read from and its size in bytes, gives the content, perhaps from a clone."""
 
 
+_LEFT_OUT = (b"trusted.overlay.", b"security.selinux", b"security.ima", b"security.evm")
+
+
+def is_left_out(name: bytes) -> bool:
+    """Whether an extended attribute belongs to no container: overlayfs's, and those that a kernel makes for itself."""
+    return name.startswith(_LEFT_OUT)
+
+
 class Entry:
     """What is at one path.
 

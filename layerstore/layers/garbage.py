@@ -178,7 +178,7 @@ def _remove_files(layout: Layout, database: Database, objects: dict[str, set[str
     db = database.read()
     layers = {digest_hex(diff_id) for (diff_id,) in db.execute("SELECT diff_id FROM layers")}
     blobs = {digest_hex(digest) for (digest,) in db.execute("SELECT digest FROM image_blobs")}
-    containers = {container for (container,) in db.execute("SELECT id FROM containers")}
+    containers = {container for (container,) in db.execute("SELECT id FROM containers WHERE driver = 'overlay'")}
     logs = {log for (log,) in db.execute("SELECT id FROM logs")}
     for directory in Path(layout.objects).iterdir():
         _sweep(directory, objects.get(directory.name, set()).__contains__)

@@ -1,65 +1,78 @@
-"""Where contents of entries are read from, and clones of files."""
+"""Where the contents of entries are read from, and writing them to files."""
 
 from __future__ import annotations
 
-import errno
-import fcntl
-import io
+import os
 
-from layerstore.layers.streams import PIECE_BYTES, pieces_of
+from layerstore.layers.streams import PIECE_BYTES
+from layerstore.store import reflink
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from layerstore.layers.streams import Piece
     from layerstore.store.contents import ContentStore
 
-_FICLONE = 0x40049409  # linux/fs.h
-_NO_CLONE = {errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno.EBADF, errno.EPERM, errno.ETXTBSY}
+_BLOCK_BYTES = 64 << 10
+_PAGE_BYTES = 4096
+_ZEROS = bytes(_BLOCK_BYTES)
 
 
 class StoredContent:
-    """A content of the store. Raises `CorruptError` where it is missing, when it is read."""
+    """A content of the store, as the `Source` of an entry. Raises also `NotFound` where it was collected meanwhile."""
+
+    __slots__ = ("_contents", "_digest")
 
     def __init__(self, contents: ContentStore, digest: bytes) -> None:
         self._contents = contents
-        self.digest = digest
+        self._digest = digest
 
     def pieces(self) -> Iterator[Piece]:
-        """The content."""
-        found = self._contents.find(self.digest)
-        if isinstance(found, bytes):
-            yield found
-            return
-        with found:
-            yield from pieces_of(found, PIECE_BYTES)
+        with self._contents.open(self._digest) as file:
+            while piece := file.read(PIECE_BYTES):
+                yield piece
 
     def link_to(self, path: str) -> bool:
-        """Make `path` another name of the content's own file; False where it has none. It must not be changed.
+        """Make `path` another name of the content's own file; False where it has none. Nobody may write to it.
 
         Whoever calls holds the garbage lock. Raises `OSError`.
         """
-        return self._contents.link_to(self.digest, path)
+        return self._contents.link_to(self._digest, path)
 
     def clone_to(self, fd: int) -> bool:
-        """As `Source.clone_to`: where it is a file of its own, on a file system with reflink."""
-        found = self._contents.find(self.digest)
-        if isinstance(found, io.FileIO):
-            with found:
-                return clone_file(found.fileno(), fd)
-        return False
+        file, _, shared = self._contents.open_place(self._digest)
+        with file:
+            return not shared and reflink.share(fd, file.fileno())
 
 
-def clone_file(source_fd: int, target_fd: int) -> bool:
-    """Have the empty file `target_fd` share all that `source_fd` has; False where these file systems cannot.
+def filled(data: memoryview) -> Iterator[tuple[int, int]]:
+    """Start and end of the ranges, made of blocks of 64 KiB, that have anything but zeros."""
+    return _ranges(data, _BLOCK_BYTES, lambda at, block: block != _ZEROS[: len(block)])
 
-    Raises `OSError`.
-    """
-    try:
-        fcntl.ioctl(target_fd, _FICLONE, source_fd)
-    except OSError as error:
-        if error.errno in _NO_CLONE:
-            return False
-        raise
-    return True
+
+def differing(data: memoryview, other: bytearray) -> Iterator[tuple[int, int]]:
+    """Start and end of the ranges, made of blocks of 4 KiB, that are not as in `other`, which is as long."""
+    if other == data:
+        return iter(())
+    return _ranges(data, _PAGE_BYTES, lambda at, block: block != other[at : at + len(block)])
+
+
+def _ranges(data: memoryview, size: int, counts: Callable[[int, bytes], bool]) -> Iterator[tuple[int, int]]:
+    """Start and end of the ranges of blocks that count."""
+    begin: int | None = None
+    for at in range(0, len(data), size):
+        if counts(at, bytes(data[at : at + size])):
+            begin = at if begin is None else begin
+        elif begin is not None:
+            yield begin, at
+            begin = None
+    if begin is not None:
+        yield begin, len(data)
+
+
+def write_at(fd: int, data: memoryview, position: int) -> None:
+    """Write all of `data` at byte `position` of a file. Raises `OSError`."""
+    while data:
+        done = os.pwrite(fd, data, position)
+        data, position = data[done:], position + done

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 
 from layerstore._core import mount, pool
@@ -31,8 +30,6 @@ MIN_POOL_BYTES = 300 << 20
 _ALIGNMENT_BYTES = 1 << 20
 _COW_BLOCKS = 8
 """What XFS sets aside, in blocks of 4 KiB, where a shared block is written to; its own 32 would be kept for minutes."""
-_FICLONE = 0x40049409  # linux/fs.h
-_CANNOT_CLONE = (errno.EOPNOTSUPP, errno.ENOTTY, errno.EINVAL, errno.ENOSYS, errno.EISDIR)
 _SEARCH_PATH = "/usr/sbin:/sbin:/usr/local/sbin"
 
 
@@ -212,28 +209,6 @@ class Pool:
             yield fd
         finally:
             os.close(fd)
-
-
-def has_reflink(directory: str) -> bool:
-    """Whether files in `directory` can share content: tried with two nameless files. Raises `OSError`."""
-    try:
-        with _nameless(directory) as one, _nameless(directory) as other:
-            os.pwrite(one, bytes(4096), 0)
-            fcntl.ioctl(other, _FICLONE, one)
-    except OSError as error:
-        if error.errno in _CANNOT_CLONE:
-            return False
-        raise
-    return True
-
-
-@contextlib.contextmanager
-def _nameless(directory: str) -> Iterator[int]:
-    fd = os.open(directory, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
 
 
 def _private(path: str, flags: int) -> int:

@@ -2,10 +2,11 @@
  * is verified answers as its records say.
  *
  *     clang -g -O1 -std=gnu11 -fsanitize=fuzzer,address,undefined -Icsrc \
- *           tests/fuzz/fuzz_index.c csrc/{index,index_verify,trees,buffer,siphash,blake3*,cpu,status}.c
+ *           tests/fuzz/fuzz_index.c csrc/{index,index_verify,branches,trees,buffer,siphash,blake3*,cpu,status}.c
  *
  * The first byte of an input says whether the digests are put right first: 1 that of the header is not, 2 that of the
  * body is not. The rest is the index. */
+#include "branches.h"
 #include "index_bytes.h"
 
 static uint32_t find(const struct ls_index *index, const char *path, size_t length)
@@ -116,6 +117,27 @@ static void ask_many(const struct ls_index *index, int is_good)
 	free(found);
 }
 
+/* The way to every inode, and to one. */
+static void ask_branches(const struct ls_index *index, int is_good)
+{
+	uint32_t count = index->header->record_count;
+	uint32_t *inodes = malloc(count * sizeof(*inodes));
+	struct ls_buffer found = {0};
+
+	REQUIRE(inodes);
+	for (uint32_t i = 0; i < count; i++)
+		inodes[i] = index->records[i].inode;
+	if (ls_index_branches(index, inodes, count, &found, NULL))
+		REQUIRE(!is_good);
+	else
+		REQUIRE(!is_good || found.length == count * sizeof(*inodes));
+	ls_buffer_free(&found);
+	if (count && ls_index_branches(index, inodes + count - 1, 1, &found, NULL))
+		REQUIRE(!is_good);
+	ls_buffer_free(&found);
+	free(inodes);
+}
+
 static void ask(const struct ls_index *index)
 {
 	const struct ls_record *record;
@@ -127,6 +149,7 @@ static void ask(const struct ls_index *index)
 	for (uint32_t i = 0; i < index->header->record_count; i++)
 		ask_record(index, i, is_good);
 	ask_many(index, is_good);
+	ask_branches(index, is_good);
 	find(index, "no/such/path", 12);
 }
 

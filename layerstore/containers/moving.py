@@ -1,0 +1,198 @@
+"""Moving a container from one driver to the other.
+
+What it is there is made beside what it is here, with its snapshots; then one transaction has the row say so. Before
+that the container is what it was, after it what it is now, and what the other driver had of it is garbage. So is what a
+move leaves that was killed: the directory of a container of the extent driver, logs that no row names.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from functools import partial
+
+from layerstore._core.mount import container_make_many, container_remove_many
+from layerstore.containers import snapshots
+from layerstore.containers.containers import ContainerRow
+from layerstore.errors import Conflict, InvalidInput, NotFound, Unsupported
+from layerstore.store import durable, logs
+from layerstore.store.locks import locked
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from sqlite3 import Connection
+    from typing import Any
+
+    from layerstore.containers.containers import Containers
+    from layerstore.containers.snapshots import State
+    from layerstore.containers.upper_writer import Made
+    from layerstore.extents.layers import Layers
+    from layerstore.extents.recording import Recorded, Recorder
+    from layerstore.extents.tree import Tree
+    from layerstore.mount.shared import Mounts
+    from layerstore.store.db import Database
+    from layerstore.store.layout import Layout
+
+_SNAPSHOTS = "SELECT name, created_seconds, log, length FROM snapshots WHERE container_id = ? ORDER BY name"
+
+
+class Moves:
+    """Moves containers between drivers. Safe for many threads and processes."""
+
+    def __init__(
+        self, layout: Layout, database: Database, mounts: Mounts, containers: Containers, layers: Layers
+    ) -> None:
+        self._layout = layout
+        self._database = database
+        self._mounts = mounts
+        self._containers = containers
+        self._layers = layers
+
+    def move(self, row: ContainerRow, driver: str) -> ContainerRow:
+        """Have a container be one of that driver; returns its row. Raises as `Container.move`."""
+        if driver not in ("overlay", "extent"):
+            raise InvalidInput(f"there is no driver {driver!r}; it is 'overlay' or 'extent'")
+        row = self._containers.row(row.id)
+        if row.driver != driver:
+            with locked(self._layout.garbage_lock, exclusive=False):
+                if driver == "overlay":
+                    self._to_overlay(row)
+                else:
+                    self._to_extent(row)
+        return self._containers.row(row.id)
+
+    def _check_unused(self, row: ContainerRow) -> None:
+        (state,) = self._containers.states([row])
+        if state != "created":
+            first = "`layerstore umount` it" if state == "mounted" else "end it"
+            raise Conflict(f"container {row.id[:12]} is {state}, and cannot be moved while it is in use; {first} first")
+
+    @contextlib.contextmanager
+    def _or_none(self, row: ContainerRow, undo: Callable[[], None]) -> Iterator[None]:
+        """Undo what was made in the block where it ends before the row is changed."""
+        try:
+            yield
+        except BaseException:
+            query = "SELECT driver FROM containers WHERE id = ?"
+            if self._database.read().execute(query, (row.id,)).fetchone() in ((row.driver,), None):
+                with contextlib.suppress(OSError):  # it is garbage, as of a move that was killed
+                    undo()
+            raise
+
+    def _remove_directory(self, row: ContainerRow) -> None:
+        container_remove_many(self._mounts.containers_fd, [row.id])
+
+    # To the overlay driver
+
+    def _to_overlay(self, row: ContainerRow) -> None:
+        if os.geteuid() != 0:
+            raise Unsupported(
+                f"container {row.id[:12]} can be moved to the overlay driver by root only, who may give files owners "
+                "and overlayfs's attributes"
+            )
+        layer = self._layers.layer(row.id, row.image_id, row.chain_id)
+        self._check_unused(row)
+        with layer.still() as tree, self._or_none(row, partial(self._remove_directory, row)):
+            self._remove_directory(row)  # what a move left that was killed
+            states = self._database.read().execute(_SNAPSHOTS, (row.id,)).fetchall()
+            container_make_many(self._mounts.containers_fd, [row.id], 0o700, 0, 0, 0)
+            directory = self._layout.container(row.id)
+            made: Made | None = {} if states else None
+            _write_upper(tree, f"{directory}/upper", made)
+            for name, created, log, length in states:
+                _write_upper(layer.at((log, length)), snapshots.make(directory, name, created), made)
+            durable.sync_file_system(directory)
+            gone = self._say_overlay(row, states)
+        self._layers.forget(row.id)
+        logs.unlink(self._layout, gone)
+
+    def _say_overlay(self, row: ContainerRow, states: list[Any]) -> list[str]:
+        """Returns the logs that nothing needs any more."""
+        with self._database.transaction() as db:
+            if db.execute(_SNAPSHOTS, (row.id,)).fetchall() != states:
+                raise _changed(row)
+            log = self._log_of(db, row)
+            db.execute("UPDATE containers SET driver = 'overlay', log = NULL WHERE id = ?", (row.id,))
+            db.execute("DELETE FROM snapshots WHERE container_id = ?", (row.id,))
+            return logs.forget_unneeded(db, [log, *(state[2] for state in states)])
+
+    def _log_of(self, db: Connection, row: ContainerRow) -> str | None:
+        """The container's log, None for the overlay driver. Raises where it was removed or moved meanwhile."""
+        found = db.execute("SELECT driver, log FROM containers WHERE id = ?", (row.id,)).fetchone()
+        if found is None:
+            raise NotFound(f"container {row.id[:12]} was removed meanwhile")
+        if found[0] != row.driver:
+            raise _changed(row)
+        log: str | None = found[1]
+        return log
+
+    # To the extent driver
+
+    def _to_extent(self, row: ContainerRow) -> None:
+        from layerstore.extents.recording import Recorder
+
+        self._containers.forget_ended(row.id)
+        directory = self._layout.container(row.id)
+        os.makedirs(self._layout.logs, mode=0o700, exist_ok=True)
+        with locked(self._layout.mount_lock, exclusive=True):
+            self._check_unused(row)
+            states = snapshots.begin_move(directory)
+        recorder = Recorder(self._layout, row.chain_id, self._layers.image_tree(row.image_id))
+        made: dict[str, Recorded] = {}
+        undo = partial(_unlink, self._layout, made)
+        with self._or_none(row, undo):
+            try:
+                with snapshots.source(directory):
+                    for _, _, upper, _ in states:
+                        if upper not in made:
+                            made[upper] = _record(recorder, upper, share=len(states) > 1)
+            except FileNotFoundError as error:
+                raise _changed(row) from error
+            durable.sync_directory(self._layout.logs)
+            with locked(self._layout.mount_lock, exclusive=True):
+                self._check_unused(row)
+                self._log_of(self._database.read(), row)
+                with snapshots.end_move(directory, states) as is_same:
+                    if not is_same:
+                        raise _changed(row)
+                    self._say_extent(row, states, made)
+        with contextlib.suppress(OSError):  # it is garbage
+            self._remove_directory(row)
+
+    def _say_extent(self, row: ContainerRow, states: list[State], made: dict[str, Recorded]) -> None:
+        with self._database.transaction() as db:
+            self._log_of(db, row)
+            for recorded in made.values():
+                logs.insert(db, [recorded.log], recorded.uses)
+            for name, created, upper, _ in states:
+                log, length, _ = made[upper]
+                if name is None:
+                    db.execute("UPDATE containers SET driver = 'extent', log = ? WHERE id = ?", (log, row.id))
+                else:
+                    db.execute("INSERT INTO snapshots VALUES (?, ?, ?, ?, ?)", (row.id, name, created, log, length))
+
+
+def _changed(row: ContainerRow) -> Conflict:
+    return Conflict(f"container {row.id[:12]} was used while it was being moved; nothing was done, try again")
+
+
+def _write_upper(tree: Tree, upper: str, made: Made | None) -> None:
+    from layerstore.containers.upper_writer import write_upper
+    from layerstore.extents.delta import entries
+
+    write_upper(entries(tree), tree.table.image.index, upper, made)
+
+
+def _record(recorder: Recorder, upper: str, *, share: bool) -> Recorded:
+    from layerstore.containers.upper import entries
+
+    fd = os.open(upper, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return recorder.record(entries(fd, recorder.image.index, recorder.image.contents), share=share)
+    finally:
+        os.close(fd)
+
+
+def _unlink(layout: Layout, made: dict[str, Recorded]) -> None:
+    logs.unlink(layout, [recorded.log for recorded in made.values()])

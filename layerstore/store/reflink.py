@@ -1,0 +1,47 @@
+"""Files that share their content on disk: where the file system can do that."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_FICLONE = 0x40049409  # linux/fs.h
+_CANNOT = (errno.EOPNOTSUPP, errno.ENOTTY, errno.EINVAL, errno.ENOSYS, errno.EISDIR, errno.EXDEV)
+
+
+def share(fd: int, source_fd: int) -> bool:
+    """Have the empty file `fd` be as `source_fd` is, without a copy; False where these two cannot. Raises `OSError`."""
+    try:
+        fcntl.ioctl(fd, _FICLONE, source_fd)
+    except OSError as error:
+        if error.errno in _CANNOT:
+            return False
+        raise
+    return True
+
+
+def has_reflink(directory: str) -> bool:
+    """Whether files in `directory` can share content: tried with two nameless files. Raises `OSError`."""
+    try:
+        with _nameless(directory) as one, _nameless(directory) as other:
+            os.pwrite(one, bytes(4096), 0)
+            return share(other, one)
+    except OSError as error:
+        if error.errno in _CANNOT:
+            return False
+        raise
+
+
+@contextlib.contextmanager
+def _nameless(directory: str) -> Iterator[int]:
+    fd = os.open(directory, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
