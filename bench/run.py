@@ -29,7 +29,7 @@ from bench.loopfs import loop_file_system
 from bench.rows import Row
 
 ROOT = Path(__file__).parent.parent
-NAMES = ("import", "mount", "run", "startup", "read", "index", "pool", "blake3")
+NAMES = ("import", "mount", "run", "startup", "read", "index", "pool", "extent", "blake3")
 ON_DEMAND = ("packs", "threshold")
 """Behind a decision (docs/measurements.md); they run when they are named."""
 INSIDE = "LAYERSTORE_BENCH_INSIDE"
