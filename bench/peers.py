@@ -5,6 +5,7 @@ A peer is a context manager that starts its daemon and ends it, by its process i
     load(archive) -> seconds       import a docker-archive with the peer's own command
     remove(name)                   forget the image and its content, so that the next load is a fresh one
     run(name, command) -> seconds  run a container to its end and remove it, with the peer's own command
+    pull(name) -> seconds          bring an image from a registry of this machine; no TLS
 
 and some have an interface for programs: containerd's snapshotter by gRPC, the REST APIs of docker and podman.
 """
@@ -153,6 +154,16 @@ class Peer:
     def remove(self, image: str) -> None:
         raise NotImplementedError
 
+    def pull(self, name: str) -> float:
+        raise NotImplementedError
+
+    def push(self, image: str, name: str) -> None:
+        """Have a registry of this machine have an image under a name."""
+        raise NotImplementedError
+
+    def image_id(self, image: str) -> str:
+        raise NotImplementedError
+
     def run(self, image: str, command: list[str]) -> float:
         raise NotImplementedError
 
@@ -216,18 +227,25 @@ class Containerd(Peer):
         return timed(self._ctr("images", "import", str(archive)))
 
     def remove(self, image: str) -> None:
-        timed(self._ctr("images", "rm", "--sync", f"docker.io/library/{image}"))
+        timed(self._ctr("images", "rm", "--sync", self._full(image)))
+
+    def pull(self, name: str) -> float:
+        return timed(self._ctr("images", "pull", "--plain-http", name))
+
+    @staticmethod
+    def _full(image: str) -> str:
+        return image if "/" in image else f"docker.io/library/{image}"
 
     def run(self, image: str, command: list[str]) -> float:
         name = f"run-{time.monotonic_ns()}"
-        return timed(self._ctr("run", "--rm", f"docker.io/library/{image}", name, *command))
+        return timed(self._ctr("run", "--rm", self._full(image), name, *command))
 
     @contextlib.contextmanager
     def running(self, image: str, count: int, command: list[str]) -> Iterator[list[str]]:
         names = [f"sleep-{i}" for i in range(count)]
         try:
             for name in names:
-                timed(self._ctr("run", "--detach", f"docker.io/library/{image}", name, *command))
+                timed(self._ctr("run", "--detach", self._full(image), name, *command))
             yield names
         finally:
             for name in names:
@@ -270,6 +288,16 @@ class Docker(Committing):
 
     def remove(self, image: str) -> None:
         timed(self._docker("rmi", "--force", image))
+
+    def pull(self, name: str) -> float:
+        return timed(self._docker("pull", "--quiet", name))
+
+    def push(self, image: str, name: str) -> None:
+        timed(self._docker("tag", image, name))
+        timed(self._docker("push", name))
+
+    def image_id(self, image: str) -> str:
+        return output(self._docker("image", "inspect", "--format", "{{.Id}}", image))
 
     def run(self, image: str, command: list[str]) -> float:
         return timed(self._docker("run", "--rm", *self.run_options, image, *command))
@@ -322,6 +350,15 @@ class Podman(Committing):
 
     def remove(self, image: str) -> None:
         timed(self._podman("rmi", "--force", image))
+
+    def pull(self, name: str) -> float:
+        return timed(self._podman("pull", "--quiet", "--tls-verify=false", name))
+
+    def push(self, image: str, name: str) -> None:
+        timed(self._podman("push", "--tls-verify=false", image, f"docker://{name}"))
+
+    def image_id(self, image: str) -> str:
+        return "sha256:" + output(self._podman("image", "inspect", "--format", "{{.Id}}", image))
 
     def run(self, image: str, command: list[str]) -> float:
         return timed(self._podman("run", "--rm", *self.run_options, image, *command))

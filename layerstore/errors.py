@@ -23,7 +23,16 @@ class ProgramNotExecutable(InvalidInput):
     """The program to run is there, but is no file that its user may execute."""
 
 
+class RegistryError(LayerstoreError):
+    """A registry cannot be reached, or refuses what was asked of it."""
+
+
+class AccessDenied(RegistryError):
+    """A registry wants other credentials than those that it was given, or any at all."""
+
+
 __all__ = [
+    "AccessDenied",
     "Conflict",
     "CorruptError",
     "DigestMismatch",
@@ -33,5 +42,6 @@ __all__ = [
     "NotFound",
     "ProgramNotExecutable",
     "ProgramNotFound",
+    "RegistryError",
     "Unsupported",
 ]

@@ -133,11 +133,18 @@ class Version(Value):
 class Progress(Value):
     """How far a long operation is: `done_bytes` of `total_bytes` (None when unknown) of `what`.
 
-    `stage` is "import" while something is read, "stored" for a layer that is in the store already and passed over.
+    `stage` is "import" while something is read, "stored" for a layer that is in the store already and passed over,
+    "save" while a layer is saved.
+
+    Of a pull and a push `what` is a layer's diff_id, and the bytes are its blob's: "waiting" for one that is to come or
+    go, "download" while it comes, "import" while it is stored, "imported" once it is; "upload" while it is sent,
+    "uploaded", "stored" where the other side has it already, "mounted" where the registry had it in the repository
+    `source`. At "manifest" `what` is the digest of the manifest or index.
     """
 
-    def __init__(self, stage: str, what: str, done_bytes: int, total_bytes: int | None) -> None:
+    def __init__(self, stage: str, what: str, done_bytes: int, total_bytes: int | None, source: str = "") -> None:
         self.stage = stage
         self.what = what
         self.done_bytes = done_bytes
         self.total_bytes = total_bytes
+        self.source = source

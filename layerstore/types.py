@@ -55,7 +55,7 @@ def encode_path(path: str | bytes) -> bytes:
 
 _NAME_PART = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _NAME = (
-    rf"(?:(?P<host>[A-Za-z0-9.-]+(?::[0-9]+)?)/)?(?P<path>{_NAME_PART}(?:/{_NAME_PART})*)"
+    rf"(?:(?P<host>(?:[A-Za-z0-9.-]+|\[[0-9a-fA-F:]+\])(?::[0-9]+)?)/)?(?P<path>{_NAME_PART}(?:/{_NAME_PART})*)"
     r"(?::(?P<tag>[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}))?"
 )
 _NAME_LIMIT = 255 + 129
@@ -126,3 +126,11 @@ def normalise_name(text: str) -> str:
         if path.count("/") == 1:
             path = path.removeprefix("library/")
     return f"{host + '/' if host else ''}{path}:{match['tag'] or 'latest'}"
+
+
+def full_name(name: str) -> str:
+    """A name as `normalise_name` gives it with Docker Hub's prefixes spelled out, as containerd knows images."""
+    first, slash, _ = name.partition("/")
+    if slash and ("." in first or ":" in first or first == "localhost"):
+        return name
+    return f"docker.io/{name}" if slash else f"docker.io/library/{name}"

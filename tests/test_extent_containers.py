@@ -360,16 +360,19 @@ def test_drivers_say_what_they_cannot(filled: Store, container: Container) -> No
     assert filled.containers() == []
 
 
-def test_a_database_of_the_version_before_is_brought_up(filled: Store, tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", [2, 3])
+def test_a_database_of_a_version_before_is_brought_up(filled: Store, tmp_path: Path, version: int) -> None:
     filled.create("app:1", name="old")
     filled.close()
     connection = sqlite3.connect(filled.layout.database, isolation_level=None)
-    connection.executescript(
-        "DROP TABLE snapshots; DROP INDEX containers_of_log; ALTER TABLE containers DROP COLUMN log;"
-        "ALTER TABLE containers DROP COLUMN driver; DROP TABLE log_uses; DROP TABLE logs; PRAGMA user_version = 2;"
-    )
+    connection.executescript("DROP TABLE blob_places; DROP TABLE layer_blobs; PRAGMA user_version = 3;")
+    if version == 2:
+        connection.executescript(
+            "DROP TABLE snapshots; DROP INDEX containers_of_log; ALTER TABLE containers DROP COLUMN log;"
+            "ALTER TABLE containers DROP COLUMN driver; DROP TABLE log_uses; DROP TABLE logs; PRAGMA user_version = 2;"
+        )
+        shutil.rmtree(filled.layout.logs)
     connection.close()
-    shutil.rmtree(filled.layout.logs)
     with Store(filled.root) as opened:
         assert opened.container("old").driver == "overlay"
         made = opened.create("app:1", driver="extent", name="new")
@@ -378,6 +381,7 @@ def test_a_database_of_the_version_before_is_brought_up(filled: Store, tmp_path:
         opened.collect_garbage()
         with sqlite3.connect(opened.layout.database) as other:
             assert other.execute("PRAGMA user_version").fetchone()[0] == db.SCHEMA_VERSION
+            assert other.execute("SELECT count(*) FROM layer_blobs, blob_places").fetchone() == (0,)
         opened.remove(opened.containers())
 
 

@@ -39,6 +39,7 @@ RANKS = {
         "extents": 6,
         "mount": 7,
         "containers": 8,
+        "registry": 8,
     },
     **{"api": 9, "filesystem": 10, "cli": 10, "__main__": 11},
 }
@@ -147,7 +148,7 @@ def test_commands_that_documents_name_exist() -> None:
 
 
 def test_commands_listed_have_modules() -> None:
-    shared = {"command", "output", "selection"}
+    shared = {"command", "output", "selection", "transfers"}
     found = {path.stem.rstrip("_") for path in (PACKAGE / "cli").glob("[!_]*.py")}
     assert found == set(COMMANDS) | shared
 

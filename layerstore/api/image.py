@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from layerstore.errors import RELOAD, NotFound
+from layerstore.errors import RELOAD, CorruptError, NotFound
 from layerstore.oci.configs import CONFIG_LIMIT_BYTES, parse_config
 from layerstore.store.db import LAYERS_OF
 from layerstore.types import ChainId, DiffId, Digest, ImageId, chain_ids
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from layerstore._core.index import Index
     from layerstore.api.store import Store
+    from layerstore.layers.streams import Piece
     from layerstore.oci.configs import ImageConfig
     from layerstore.results import Change, HistoryEntry, LayerSummary, Version
     from layerstore.views.paths import ImagePath
@@ -95,11 +96,10 @@ class Image:
 
         steps = self.config.steps()
         sizes = self._layer_bytes()
-        ids = self._images_of_prefixes()
-        last = len(steps) - 1
+        ids = self._images_of_steps(steps)
         found = [
             HistoryEntry(
-                image_id=self.id if number == last else (None if layer is None else ids.get(layer + 1)),
+                image_id=ids.get(number),
                 created=str(step.get("created") or ""),
                 created_by=str(step.get("created_by") or ""),
                 comment=str(step.get("comment") or ""),
@@ -110,11 +110,25 @@ class Image:
         ]
         return found[::-1]
 
-    def _images_of_prefixes(self) -> dict[int, ImageId]:
-        """Images of the store that end where a step of this one does, by their number of layers."""
-        lengths = {chain: n for n, chain in enumerate(chain_ids(self.diff_ids)[:-1], 1)}
-        rows = self._store._database.read().execute("SELECT image_id, chain_id FROM images")
-        return {lengths[chain]: ImageId(image) for image, chain in rows if chain in lengths}
+    def _images_of_steps(self, steps: Sequence[tuple[dict[str, Any], int | None]]) -> dict[int, ImageId]:
+        """Images of the store that end where a step of this one does, by the number of that step."""
+        found: dict[int, ImageId] = {}
+        made_at = {layer: number for number, (_, layer) in enumerate(steps) if layer is not None}
+        lengths = {chain: n for n, chain in enumerate(chain_ids(self.diff_ids), 1)}
+        rows = self._store._database.read().execute("SELECT image_id, chain_id FROM images ORDER BY image_id")
+        for image_id, length in [(image_id, lengths[chain]) for image_id, chain in rows if chain in lengths]:
+            first, end = made_at.get(length - 1, 0), made_at.get(length, len(steps))
+            if first + 1 < end:
+                # Steps without a layer follow, so its history says which of them are its own.
+                try:
+                    theirs = self._store._image(image_id).config.steps()
+                except (CorruptError, NotFound):
+                    continue  # damaged, or removed meanwhile: what is asked for is not that image
+                if theirs != steps[: len(theirs)]:
+                    continue
+                first = len(theirs) - 1
+            found.setdefault(first, ImageId(image_id))
+        return found | {len(steps) - 1: self.id}
 
     def layers(self) -> list[LayerSummary]:
         """What each layer brought and what later ones left of it, bottom first.
@@ -200,13 +214,13 @@ class Image:
 
         return ImagePath(self.view)
 
-    def layer_tar(self, diff_id: DiffId) -> Iterator[bytes]:
+    def layer_tar(self, diff_id: DiffId) -> Iterator[Piece]:
         """The tar of one of its layers, bit for bit as it came in, in pieces. Raises `CorruptError`, `OSError`."""
         from layerstore.layers.recipe import tar_pieces
 
         store = self._store
         recipe = store.layout.layer_recipe(diff_id)
-        return tar_pieces(recipe, store._chains.layer_index(diff_id), store._contents.open)
+        return tar_pieces(recipe, store._chains.layer_index(diff_id), store._contents)
 
     def inspect(self) -> dict[str, Any]:
         """What is known of the image, in docker's words."""

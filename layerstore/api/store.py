@@ -18,7 +18,7 @@ from layerstore.types import DiffId, ImageId, chain_id, normalise_name, parse_di
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
     from typing import Any, BinaryIO, Literal, TypeAlias, overload
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from layerstore.results import Change, Progress
     from layerstore.store.contents import ContentStore
     from layerstore.store.pool import Pool
+    from layerstore.types import Digest
     from layerstore.views.view import View
 
     Driver: TypeAlias = Literal["overlay", "extent"]
@@ -233,6 +234,117 @@ class Store:
         )
         return self._image(image_id)
 
+    def pull(
+        self,
+        name: str,
+        *,
+        platform: str | None = None,
+        plain_http: bool = False,
+        ca_file: str | os.PathLike[str] | None = None,
+        progress: ProgressCallback | None = None,
+    ) -> Image:
+        """Bring an image from a registry: `NAME[:TAG]` or `NAME@sha256:...`. With a tag it gets that name.
+
+        Args:
+            platform: OS/ARCHITECTURE[/VARIANT], where the name stands for images of several; this machine's by default.
+            plain_http: speak HTTP without TLS, for which a registry of this machine itself needs no permission.
+            ca_file: a file of certificates (PEM) of authorities that are trusted beside the system's.
+            progress: called from several threads, one at a time.
+
+        Layers that are stored are not fetched, files that are stored not written again. Several layers are fetched at
+        once; each goes on where its connection broke, and is verified as it is stored. All becomes visible at once. Of
+        a pull that fails nothing is visible, but what it has fetched is there for the next one, until garbage is
+        collected. Credentials are those that docker and podman keep.
+
+        Raises:
+            NotFound: there is no such image, or not for this platform.
+            AccessDenied: the registry wants other credentials.
+            RegistryError: it cannot be reached, or fails again and again.
+            DigestMismatch, CorruptError: bytes are not what was promised for them.
+            InvalidInput: it is no name or no platform; or the registry has what is no image that is read here.
+            LimitExceeded, OSError.
+        """
+        from layerstore.registry.client import Client
+        from layerstore.registry.platforms import parse_platform, this_platform
+        from layerstore.registry.pulling import pull
+        from layerstore.registry.references import parse_reference
+
+        reference = parse_reference(name)
+        wanted = this_platform() if platform is None else parse_platform(platform)
+        with Client(reference, plain_http=plain_http, ca_file=ca_file) as client:
+            return self._image(pull(self.layout, self._database, self._contents, client, reference, wanted, progress))
+
+    def push(
+        self,
+        image: Image | str,
+        name: str | None = None,
+        *,
+        plain_http: bool = False,
+        ca_file: str | os.PathLike[str] | None = None,
+        progress: ProgressCallback | None = None,
+    ) -> Digest:
+        """Have a registry have an image under `name`, by default the name that it is given by; returns the digest of
+        its manifest there. `plain_http`, `ca_file` and `progress` are as for `pull`.
+
+        Layers that the repository has are not sent, those of another repository of the registry are mounted; what is
+        sent is compressed with gzip as it is read. The manifest is of the specification, OCI's or docker's, that the
+        image came with; it is the very manifest it came with where the registry has the very blobs of that.
+
+        Raises `NotFound`, `AccessDenied`, `RegistryError`, `CorruptError` for a layer that is damaged in the store,
+        `InvalidInput`, `OSError`. The tag is set last: it stands for the whole image or is as it was.
+        """
+        from layerstore.registry.client import Client
+        from layerstore.registry.pushing import push
+        from layerstore.registry.references import parse_reference
+
+        found = self._resolve(image)
+        target = name if name is not None else image if isinstance(image, str) else next(iter(found.names), "")
+        reference = parse_reference(target)
+        with Client(reference, plain_http=plain_http, ca_file=ca_file) as client:
+            return push(self.layout, self._database, client, reference, found.config, found.layer_tar, progress)
+
+    def save(
+        self,
+        images: Image | str | Iterable[Image | str],
+        target: str | os.PathLike[str] | BinaryIO,
+        *,
+        format: Literal["docker-archive", "oci-archive", "oci"] = "docker-archive",
+        compression: Literal["none", "gzip", "zstd"] = "none",
+        progress: ProgressCallback | None = None,
+    ) -> None:
+        """Write images, whose layers are the very tars that came in, each once whatever number of images has it.
+
+        An image that is given by a name has that name there, one given by an id none, an `Image` all its names.
+
+        Args:
+            target: a path, or for an archive a binary stream. A file there is replaced; a directory has to be empty.
+                Either is there, whole and durable, on return, and not at all when this raises.
+            format: "docker-archive", what `docker save` has written since version 25: an OCI layout that older versions
+                load, too; "oci-archive", an OCI layout as a tar; "oci", one in a directory.
+            compression: of the layers. docker before version 23 does not load zstd.
+            progress: called from a thread of its own, for one layer after the other.
+
+        Equal images give equal bytes. Layers that are compressed to a stream take space in the store meanwhile, one at
+        a time. Collecting garbage waits for this.
+
+        Raises:
+            NotFound, InvalidInput: there is no such image; the target is no such thing.
+            CorruptError: what the store has of a layer is missing or damaged.
+            OSError.
+        """
+        from layerstore.layers import saving
+
+        chosen: dict[ImageId, list[str]] = {}
+        for image in [images] if isinstance(images, (Image, str)) else images:
+            found = self._resolve(image)
+            names = chosen.setdefault(found.id, [])
+            given = found.names if isinstance(image, Image) else [_name_among(image, found.names)]
+            names += [name for name in given if name is not None and name not in names]
+        if not chosen:
+            raise InvalidInput("no image was given to save; `layerstore images` lists them")
+        layer_index = self._chains.layer_index
+        saving.save(self.layout, self._contents, layer_index, chosen, target, format, compression, progress)
+
     def images(self) -> list[Image]:
         """Every image, newest in the store first."""
         query = "SELECT image_id FROM images ORDER BY stored_seconds DESC, image_id"
@@ -241,13 +353,18 @@ class Store:
     def image(self, name: str) -> Image:
         """The image of that name (`NAME[:TAG]`) or id (whole or an unambiguous beginning, with or without `sha256:`).
 
+        `NAME@sha256:...` is the image that came with that manifest or index, whatever its name.
         Raises `NotFound`, `InvalidInput` when ambiguous.
         """
         db = self._database.read()
         digits = name.removeprefix("sha256:")
         is_id = bool(digits) and all(c in "0123456789abcdef" for c in digits)
         if "@" in name:
-            raise NotFound(f"no image is named by a registry's digest, as {name!r} is; `layerstore images` lists ids")
+            digest = parse_digest(name.partition("@")[2], f"the digest in {name!r}")
+            of_it = db.execute("SELECT image_id FROM image_blobs WHERE digest = ? LIMIT 2", (digest,)).fetchall()
+            if len(of_it) == 1:
+                return self._image(of_it[0][0])
+            raise NotFound(f"there is no one image of {digest} here; `layerstore pull {name}` brings it")
         if not name.startswith("sha256:"):
             row = db.execute(query := "SELECT image_id FROM names WHERE name = ?", (name,)).fetchone()
             if row is None:
@@ -287,10 +404,7 @@ class Store:
 
     def _remove_image(self, execute: Callable[..., Any], image: Image, name: str, force: bool) -> list[str]:
         names = [n for (n,) in execute("SELECT name FROM names WHERE image_id = ? ORDER BY name", (image.id,))]
-        by_name = None
-        if not name.startswith("sha256:"):
-            with contextlib.suppress(InvalidInput):
-                by_name = normalise_name(name) if normalise_name(name) in names else None
+        by_name = _name_among(name, names)
         if by_name is None and len(names) > 1 and not force:
             raise Conflict(f"image {name} has {len(names)} names ({', '.join(names)}); remove them, or force it")
         gone = names if by_name is None else [by_name]
@@ -475,3 +589,11 @@ class Store:
     def states(self, containers: Sequence[Container]) -> list[str]:
         """Of each: "created", "mounted" or "running"."""
         return self._containers.states([container.row for container in containers])
+
+
+def _name_among(text: str, names: Sequence[str]) -> str | None:
+    """The one of an image's names that is meant; None where the image is meant by its id."""
+    if not text.startswith("sha256:"):
+        with contextlib.suppress(InvalidInput):
+            return normalise_name(text) if normalise_name(text) in names else None
+    return None

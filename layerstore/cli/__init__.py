@@ -1,8 +1,9 @@
 """The command line. Each command is a module of its own, imported only when it is the one that was asked for.
 
 A command module has `arguments(parser)`, which adds its arguments, and `run(store, args) -> int`, which gives the exit
-status. `CREATES_STORE = True` says that the command makes a store where there is none, `FAILURE_STATUS` what it exits
-with when it fails (1 without it), and `STATUS_OF` what else for certain exceptions.
+status. `CREATES_STORE = True` says that the command makes a store where there is none, `NEEDS_STORE = False` that it
+is given None instead of one, `FAILURE_STATUS` what it exits with when it fails (1 without it), and `STATUS_OF` what
+else for certain exceptions.
 """
 
 from __future__ import annotations
@@ -20,6 +21,11 @@ if TYPE_CHECKING:
 COMMANDS = {
     "init": "make an empty store",
     "load": "take in images from a docker archive or OCI layout",
+    "save": "write images as a docker archive or OCI layout",
+    "pull": "bring an image from a registry",
+    "push": "have a registry have an image",
+    "login": "keep credentials for a registry",
+    "logout": "forget credentials for a registry",
     "import": "make an image from the tar of a root file system",
     "images": "list images",
     "history": "show the steps that an image was made in",

@@ -14,6 +14,9 @@ from layerstore.errors import LayerstoreError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from types import ModuleType
+
+    from layerstore.api import Store
 
 
 def _formatter(prog: str) -> argparse.HelpFormatter:
@@ -34,14 +37,10 @@ def run(name: str, module_name: str, root: str | None, arguments: Sequence[str])
     parser = argparse.ArgumentParser(f"layerstore {name}", description=description, formatter_class=_formatter)
     module.arguments(parser)
     args = parser.parse_args(arguments)
-    from layerstore.api import Store
-    from layerstore.store.layout import default_root
-
     try:
         # Not closed: the process ends, and with its last connection SQLite would move its log to the database and sync.
         # The same goes for a pool: it stays attached, as to detach and attach it takes 0.1 s.
-        creates = getattr(module, "CREATES_STORE", False)
-        store = Store(root or default_root(), create=creates, pool_bytes=getattr(args, "pool_bytes", None))
+        store = _open_store(module, root, args) if getattr(module, "NEEDS_STORE", True) else None
         gc.freeze()
         gc.enable()
         status: int = module.run(store, args)
@@ -56,6 +55,14 @@ def run(name: str, module_name: str, root: str | None, arguments: Sequence[str])
         print(f"layerstore {name}: {told(error)}", file=sys.stderr)
         statuses: dict[type[Exception], int] = getattr(module, "STATUS_OF", {})
         return statuses.get(type(error), getattr(module, "FAILURE_STATUS", 1))
+
+
+def _open_store(module: ModuleType, root: str | None, args: argparse.Namespace) -> Store:
+    from layerstore.api import Store
+    from layerstore.store.layout import default_root
+
+    creates = getattr(module, "CREATES_STORE", False)
+    return Store(root or default_root(), create=creates, pool_bytes=getattr(args, "pool_bytes", None))
 
 
 def told(error: BaseException) -> str:

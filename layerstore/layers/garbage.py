@@ -185,6 +185,9 @@ def _remove_files(layout: Layout, database: Database, objects: dict[str, set[str
     _sweep(Path(layout.packs), lambda name: name.split(".")[0] in packs)
     _sweep(Path(layout.layers), lambda name: name.split(".")[0] in layers)
     _sweep(Path(layout.blobs), blobs.__contains__)
+    # No pull is under way: these are of pulls that failed.
+    if Path(layout.downloads).is_dir():
+        _sweep(Path(layout.downloads), lambda _: False)
     if Path(layout.logs).is_dir():
         _sweep(Path(layout.logs), logs.__contains__)
     for directory in Path(layout.containers).iterdir():
@@ -241,7 +244,8 @@ def _dead_ranges(path: str, alive: set[int]) -> bytes:
 
 def _used_bytes(layout: Layout) -> int:
     used = 0
-    for top in (layout.objects, layout.packs, layout.layers, layout.chains, layout.blobs, layout.logs):
+    tops = (layout.objects, layout.packs, layout.layers, layout.chains, layout.blobs, layout.logs, layout.downloads)
+    for top in tops:
         for path in Path(top).rglob("*"):
             with contextlib.suppress(FileNotFoundError):  # an import or an eviction renames and removes meanwhile
                 used += path.lstat().st_blocks * 512

@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import itertools
 import json
 import os
-import queue
 import shutil
-import threading
 import time
 
 from layerstore._core.erofs import write_pack
@@ -21,16 +18,17 @@ from layerstore._core.ingest import Contents, LayerIngest
 from layerstore.errors import DigestMismatch, InvalidInput
 from layerstore.layers.sources import StoredContent
 from layerstore.layers.streams import (
-    QUEUED_PIECES,
     BackgroundHash,
     Counted,
     compression_of,
     decompressed,
     pieces_of,
     prefixed,
+    read_ahead,
 )
 from layerstore.store import durable
 from layerstore.store.db import SET_NAME
+from layerstore.store.known_blobs import KnownBlob, remember, saw
 from layerstore.store.layout import PACK_THRESHOLD_BYTES
 from layerstore.store.locks import locked, try_lock
 from layerstore.types import DiffId, Digest, Value, chain_ids, digest_hex, hash_key
@@ -53,20 +51,20 @@ if TYPE_CHECKING:
 
 
 class ImportedLayer(Value):
-    """A layer in the staging area: its identity, its blob's, and what it holds."""
+    """A layer in the staging area: its identity, its blob, and the bytes of the files in it."""
 
-    def __init__(self, diff_id: DiffId, digest: Digest, blob_bytes: int, files_bytes: int) -> None:
+    def __init__(self, diff_id: DiffId, blob: KnownBlob, files_bytes: int) -> None:
         self.diff_id = diff_id
-        self.digest = digest
-        self.blob_bytes = blob_bytes
+        self.blob = blob
         self.files_bytes = files_bytes
 
     def check(self, diff_id: DiffId | None, digest: Digest | None, size_bytes: int | None) -> None:
         """Raise `DigestMismatch` unless the layer is what was promised, as far as anything was."""
-        if size_bytes is not None and self.blob_bytes != size_bytes:
-            raise DigestMismatch(f"a layer's blob has {self.blob_bytes} bytes, but {size_bytes} were promised")
-        if digest is not None and self.digest != digest:
-            raise DigestMismatch(f"a layer's blob has digest {self.digest}, but {digest} was promised")
+        blob = self.blob
+        if size_bytes is not None and blob.size_bytes != size_bytes:
+            raise DigestMismatch(f"a layer's blob has {blob.size_bytes} bytes, but {size_bytes} were promised")
+        if digest is not None and blob.digest != digest:
+            raise DigestMismatch(f"a layer's blob has digest {blob.digest}, but {digest} was promised")
         if diff_id is not None and self.diff_id != diff_id:
             raise DigestMismatch(f"a layer has diff_id {self.diff_id}, but {diff_id} was promised")
 
@@ -177,7 +175,7 @@ class Import:
         # The reading thread hashes the tar where it need not decompress it; else this one, which stores it, does.
         tar_hash = hashlib.sha256()
         tar = Counted(decompressed(blob, compression), digest=None if compression else tar_hash)
-        with open(recipe, "wb") as out, _read_ahead(tar) as spans:
+        with open(recipe, "wb") as out, read_ahead(tar) as spans:
             for span in spans:
                 if compression:
                     tar_hash.update(span)
@@ -189,12 +187,8 @@ class Import:
         hex_id = digest_hex(diff_id)
         _write(f"{self._staging}/{hex_id}.index", index)
         os.rename(recipe, f"{self._staging}/{hex_id}.recipe")
-        return ImportedLayer(
-            diff_id=diff_id,
-            digest=Digest(f"sha256:{blob_hash.hexdigest()}" if blob_hash else diff_id),
-            blob_bytes=blob.bytes,
-            files_bytes=ingest.files_bytes,
-        )
+        digest = Digest(f"sha256:{blob_hash.hexdigest()}" if blob_hash else diff_id)
+        return ImportedLayer(diff_id, KnownBlob(digest, blob.bytes, compression), ingest.files_bytes)
 
     def add_image(self, config: ImageConfig, names: Iterable[str], blobs: dict[Digest, bytes]) -> None:
         """Stage an image over layers that are staged or stored. `blobs` (its config, its manifest) are kept."""
@@ -206,9 +200,10 @@ class Import:
             raise InvalidInput("an import is used as a context manager")
         return self._contents.put_many(contents)
 
-    def commit(self) -> None:
+    def commit(self, pulled_from: tuple[str, str] | None = None) -> None:
         """Make everything staged durable and visible, in this order: contents, indexes, digest log, transaction.
 
+        `pulled_from` is the registry and the repository in it that the blobs of the layers come from.
         Raises `OSError`; nothing is visible then, and the import can be run again.
         """
         if self._contents is None:
@@ -233,6 +228,10 @@ class Import:
                 db.execute("UPDATE counters SET value = max(value, ?) WHERE name = 'packs'", (self._pack_number + 1,))
             for layer in layers:
                 db.execute("INSERT OR IGNORE INTO layers VALUES (?, ?)", (layer.diff_id, layer.files_bytes))
+                if layer.blob.compression or pulled_from:
+                    remember(db.execute, layer.diff_id, layer.blob)
+                if pulled_from:
+                    saw(db.execute, layer.blob.digest, *pulled_from)
             for config, names, blobs in self._images:
                 _insert_image(db.execute, config, names, blobs)
 
@@ -312,50 +311,6 @@ def _insert_chains(
         row = (chains[number], parent, diff_ids[number])
         if not execute("INSERT OR IGNORE INTO chains VALUES (?, ?, ?)", row).rowcount:
             return
-
-
-@contextlib.contextmanager
-def _read_ahead(pieces: Iterable[Piece]) -> Iterator[Iterator[Piece]]:
-    """Read `pieces` in a thread of its own, a few ahead. Its exceptions are raised here; leaving stops it.
-
-    One piece needs no thread, and starting one would be most of the work on a small layer.
-    """
-    source = iter(pieces)
-    head = list(itertools.islice(source, 2))
-    if len(head) < 2:
-        yield iter(head)
-        return
-    ready: queue.Queue[Piece | BaseException | None] = queue.Queue(QUEUED_PIECES)
-    stopped = threading.Event()
-
-    def read() -> None:
-        end: BaseException | None = None
-        try:
-            for piece in source:
-                ready.put(piece)
-                if stopped.is_set():
-                    return
-        except BaseException as error:
-            end = error
-        ready.put(end)
-
-    def received() -> Iterator[Piece]:
-        yield from head
-        while (piece := ready.get()) is not None:
-            if isinstance(piece, BaseException):
-                raise piece
-            yield piece
-
-    thread = threading.Thread(target=read, name="layerstore-read-ahead", daemon=True)
-    thread.start()
-    try:
-        yield received()
-    finally:
-        stopped.set()
-        while thread.is_alive():
-            with contextlib.suppress(queue.Empty):
-                ready.get(timeout=0.01)
-        thread.join()
 
 
 def _reserve_pack(layout: Layout, database: Database) -> tuple[int, int]:

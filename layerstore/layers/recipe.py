@@ -1,57 +1,197 @@
 """Writes a layer's tar again, bit for bit, from its recipe and the stored contents (docs/format/recipe.md)."""
 
+from __future__ import annotations
+
 import io
 import struct
-from collections.abc import Callable, Iterator
 
-from layerstore._core.index import Index
-from layerstore.errors import RELOAD, CorruptError
-from layerstore.layers.streams import PIECE_BYTES, Reader, decompressed, pieces_of
+from layerstore.errors import RELOAD, CorruptError, LimitExceeded
+from layerstore.layers.streams import PIECE_BYTES, decompressed, pieces_of
+from layerstore.store.layout import PACK_THRESHOLD_BYTES
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from typing import TypeAlias
+
+    from layerstore._core.index import Index
+    from layerstore.layers.streams import Piece
+    from layerstore.store.contents import ContentStore
+
+    Part: TypeAlias = "bytes | tuple[bytes, int, list[tuple[int, int]] | None]"
+    """Bytes of the tar; or a content's digest and size, and which ranges of it, None for all of it."""
 
 _U32 = struct.Struct("<I")
 _EXTENT = struct.Struct("<QQ")
 _RAW, _CONTENT, _SPARSE = 0, 1, 2
 
-OpenContent = Callable[[bytes], io.BufferedReader | io.BytesIO]
+
+def tar_pieces(recipe: str, index: Index, contents: ContentStore) -> Iterator[Piece]:
+    """The bytes of the layer's tar, in pieces of about 1 MiB.
+
+    Whoever needs to know that they are those that came in compares their digest with the diff_id. Raises
+    `CorruptError` where the recipe does not fit or a content is missing, `OSError`.
+    """
+    batch = _Batch(contents)
+    for part in _parts(recipe, index):
+        if isinstance(part, bytes):
+            batch.add(part)
+        else:
+            digest, size, ranges = part
+            if ranges is None and size <= PACK_THRESHOLD_BYTES:
+                batch.add_content(digest, size)
+            else:
+                yield from batch.take()
+                yield from _ranges(contents, digest, [(0, size)] if ranges is None else ranges)
+        if batch.bytes >= PIECE_BYTES:
+            yield from batch.take()
+    yield from batch.take()
 
 
-def tar_pieces(recipe: str, index: Index, open_content: OpenContent) -> Iterator[bytes]:
-    """The bytes of the layer's tar. Raises `CorruptError` where the recipe does not fit, `OSError`."""
-    with open(recipe, "rb") as file:
-        frames = Reader(decompressed(pieces_of(file), "zstd"))
-        number = 0
-        while kind := frames.read(1):
-            if kind[0] == _RAW:
-                (length,) = _U32.unpack(_exactly(frames, 4, recipe))
-                yield _exactly(frames, length, recipe)
+def tar_bytes(recipe: str, index: Index) -> int:
+    """The size of the layer's tar, without reading a content. Raises as `tar_pieces`."""
+    total = 0
+    for part in _parts(recipe, index):
+        if isinstance(part, bytes):
+            total += len(part)
+        else:
+            _, size, ranges = part
+            total += size if ranges is None else sum(length for _, length in ranges)
+    return total
+
+
+class _Batch:
+    """A stretch of the tar, with small contents that are read together: what each costs on its own would be most of the
+    time."""
+
+    def __init__(self, contents: ContentStore) -> None:
+        self._contents = contents
+        self._clear()
+
+    def _clear(self) -> None:
+        self.bytes = 0
+        self._parts: list[bytes] = []
+        self._places: list[int] = []
+        self._digests: list[bytes] = []
+        self._sizes: list[int] = []
+
+    def add(self, part: bytes) -> None:
+        self._parts.append(part)
+        self.bytes += len(part)
+
+    def add_content(self, digest: bytes, size: int) -> None:
+        self._places.append(len(self._parts))
+        self._digests.append(digest)
+        self._sizes.append(size)
+        self._parts.append(b"")
+        self.bytes += size
+
+    def take(self) -> Iterator[bytes]:
+        """What was added, in one piece; none where that is nothing."""
+        read = self._contents.read_many(self._digests)
+        for place, digest, size, data in zip(self._places, self._digests, self._sizes, read, strict=True):
+            if len(data) != size:
+                raise _another_size(digest)
+            self._parts[place] = data
+        if self.bytes:
+            yield b"".join(self._parts)
+        self._clear()
+
+
+def _parts(recipe: str, index: Index) -> Iterator[Part]:
+    with _opened(recipe) as file:
+        frames = _Frames(recipe, decompressed(pieces_of(file), "zstd"))
+        number, count = 0, index.content_count
+        while (kind := frames.kind()) is not None:
+            if kind == _RAW:
+                yield from frames.raw()
                 continue
-            if kind[0] not in (_CONTENT, _SPARSE):
-                raise CorruptError(f"{recipe} has a frame of unknown kind {kind[0]}; {RELOAD}")
+            if kind not in (_CONTENT, _SPARSE):
+                raise CorruptError(f"{recipe} has a frame of unknown kind {kind}; {RELOAD}")
+            if number == count:
+                raise CorruptError(f"{recipe} wants more than the {count} contents of its layer; {RELOAD}")
             digest, size = index.content(number)
             number += 1
-            extents = [(0, size)] if kind[0] == _CONTENT else _extents(frames, recipe)
-            with open_content(digest) as content:
-                for offset, length in extents:
-                    content.seek(offset)
-                    yield from _range(content, length, digest)
+            yield digest, size, None if kind == _CONTENT else frames.extents(size)
 
 
-def _extents(frames: Reader, recipe: str) -> list[tuple[int, int]]:
-    (count,) = _U32.unpack(_exactly(frames, 4, recipe))
-    return list(_EXTENT.iter_unpack(_exactly(frames, count * _EXTENT.size, recipe)))
+def _opened(recipe: str) -> io.FileIO:
+    try:
+        return io.FileIO(recipe)
+    except FileNotFoundError:
+        raise CorruptError(f"{recipe} is missing from the store; {RELOAD}") from None
 
 
-def _exactly(frames: Reader, length: int, recipe: str) -> bytes:
-    data = frames.read(length)
-    if len(data) != length:
-        raise CorruptError(f"{recipe} is cut off; {RELOAD}")
-    return data
+class _Frames:
+    """The frames of a recipe, field by field."""
+
+    def __init__(self, recipe: str, pieces: Iterable[Piece]) -> None:
+        self._recipe = recipe
+        self._pieces = iter(pieces)
+        self._data = b""
+        self._at = 0
+
+    def _has(self, length: int) -> bool:
+        """Have that many bytes from `_at` on; False where the recipe ends before."""
+        while len(self._data) - self._at < length:
+            try:
+                piece = next(self._pieces, None)
+            except (CorruptError, LimitExceeded) as error:
+                raise CorruptError(f"{self._recipe} is damaged: {error}; {RELOAD}") from error
+            if piece is None:
+                return False
+            self._data, self._at = self._data[self._at :] + piece, 0
+        return True
+
+    def _take(self, length: int) -> bytes:
+        if not self._has(length):
+            raise CorruptError(f"{self._recipe} is cut off; {RELOAD}")
+        self._at += length
+        return self._data[self._at - length : self._at]
+
+    def kind(self) -> int | None:
+        """The kind of the next frame; None at the end."""
+        if not self._has(1):
+            return None
+        self._at += 1
+        return self._data[self._at - 1]
+
+    def raw(self) -> Iterator[bytes]:
+        """What is in a raw frame, at most 1 MiB at a time, as a damaged one may say that it has any length."""
+        (length,) = _U32.unpack(self._take(4))
+        while length > PIECE_BYTES:
+            yield self._take(PIECE_BYTES)
+            length -= PIECE_BYTES
+        yield self._take(length)
+
+    def extents(self, size: int) -> list[tuple[int, int]]:
+        """The ranges of a sparse frame, of a content of that size."""
+        (count,) = _U32.unpack(self._take(4))
+        found = list(_EXTENT.iter_unpack(self._take(count * _EXTENT.size)))
+        if any(offset + length > size for offset, length in found):
+            raise CorruptError(f"{self._recipe} wants a range that its content does not have; {RELOAD}")
+        return found
 
 
-def _range(content: io.BufferedReader | io.BytesIO, length: int, digest: bytes) -> Iterator[bytes]:
-    while length:
-        piece = content.read(min(length, PIECE_BYTES))
-        if not piece:
-            raise CorruptError(f"content {digest.hex()} is shorter than its layer says; {RELOAD}")
-        length -= len(piece)
-        yield piece
+def _ranges(contents: ContentStore, digest: bytes, ranges: list[tuple[int, int]]) -> Iterator[Piece]:
+    found = contents.find(digest)
+    if isinstance(found, bytes):
+        for offset, length in ranges:
+            if offset + length > len(found):
+                raise _another_size(digest)
+            if length:
+                yield found[offset : offset + length]
+        return
+    with found:
+        for offset, length in ranges:
+            found.seek(offset)
+            while length:
+                piece = found.read(min(length, PIECE_BYTES))
+                if not piece:
+                    raise _another_size(digest)
+                length -= len(piece)
+                yield piece
+
+
+def _another_size(digest: bytes) -> CorruptError:
+    return CorruptError(f"content {digest.hex()} has another size than its layer says; {RELOAD}")

@@ -5,6 +5,8 @@ A piece is a bytes-like object of 1 byte to a few MiB that is not changed afterw
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import queue
 import threading
 
@@ -108,6 +110,50 @@ class BackgroundHash:
         if self._thread is not None and self._thread.is_alive():
             self._pieces.put(None)
             self._thread.join()
+
+
+@contextlib.contextmanager
+def read_ahead(pieces: Iterable[Piece]) -> Iterator[Iterator[Piece]]:
+    """Read `pieces` in a thread of its own, a few ahead. Its exceptions are raised here; leaving stops it.
+
+    One piece needs no thread, and starting one would be most of the work on a small layer.
+    """
+    source = iter(pieces)
+    head = list(itertools.islice(source, 2))
+    if len(head) < 2:
+        yield iter(head)
+        return
+    ready: queue.Queue[Piece | BaseException | None] = queue.Queue(QUEUED_PIECES)
+    stopped = threading.Event()
+
+    def read() -> None:
+        end: BaseException | None = None
+        try:
+            for piece in source:
+                ready.put(piece)
+                if stopped.is_set():
+                    return
+        except BaseException as error:
+            end = error
+        ready.put(end)
+
+    def received() -> Iterator[Piece]:
+        yield from head
+        while (piece := ready.get()) is not None:
+            if isinstance(piece, BaseException):
+                raise piece
+            yield piece
+
+    thread = threading.Thread(target=read, name="layerstore-read-ahead", daemon=True)
+    thread.start()
+    try:
+        yield received()
+    finally:
+        stopped.set()
+        while thread.is_alive():
+            with contextlib.suppress(queue.Empty):
+                ready.get(timeout=0.01)
+        thread.join()
 
 
 class Counted:

@@ -18,3 +18,11 @@ def decompressor(max_window_log: int) -> zstd.ZstdDecompressor:
 def recipe_compressor() -> zstd.ZstdCompressor:
     """The compressor of recipes (docs/format/recipe.md)."""
     return zstd.ZstdCompressor(level=1)
+
+
+def blob_compressor(threads: int) -> zstd.ZstdCompressor:
+    """The compressor of layers' blobs. Any number of threads, from 1 on, gives the same bytes."""
+    options: dict[int, int] = {zstd.CompressionParameter.compression_level: 3}
+    if zstd.CompressionParameter.nb_workers.bounds()[1] > 0:
+        options[zstd.CompressionParameter.nb_workers] = threads
+    return zstd.ZstdCompressor(options=options)

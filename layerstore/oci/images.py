@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 MANIFEST_LIMIT_BYTES = 4 << 20
 
-_INDEX_TYPES = {
+INDEX_TYPES = {
     "application/vnd.oci.image.index.v1+json",
     "application/vnd.docker.distribution.manifest.list.v2+json",
 }
-_MANIFEST_TYPES = {
+MANIFEST_TYPES = {
     "application/vnd.oci.image.manifest.v1+json",
     "application/vnd.docker.distribution.manifest.v2+json",
 }
@@ -25,7 +25,7 @@ _CONFIG_TYPES = {
     "application/vnd.oci.image.config.v1+json",
     "application/vnd.docker.container.image.v1+json",
 }
-_LAYER_TYPES = {
+LAYER_TYPES = {
     "application/vnd.oci.image.layer.v1.tar",
     "application/vnd.oci.image.layer.v1.tar+gzip",
     "application/vnd.oci.image.layer.v1.tar+zstd",
@@ -35,6 +35,7 @@ _LAYER_TYPES = {
     "application/vnd.docker.image.rootfs.diff.tar",
     "application/vnd.docker.image.rootfs.diff.tar.gzip",
     "application/vnd.docker.image.rootfs.diff.tar.zstd",
+    "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
 }
 
 
@@ -49,6 +50,11 @@ class Descriptor(Value):
         self.size_bytes = size_bytes
         self.annotations = annotations
         self.platform = platform
+
+
+def is_foreign(layer: Descriptor) -> bool:
+    """Is it a layer that its maker alone may distribute ("layer.md", "Non-Distributable Layers")?"""
+    return ".nondistributable." in layer.media_type or ".foreign." in layer.media_type
 
 
 class Manifest(Value):
@@ -92,9 +98,9 @@ def is_index(document: dict[str, Any], media_type: str) -> bool:
     declared = document.get("mediaType", media_type)
     if "manifests" in document and ("layers" in document or "config" in document):
         raise InvalidInput("a manifest is both an index and an image manifest, so neither can be trusted")
-    if declared in _INDEX_TYPES or (not declared and "manifests" in document):
+    if declared in INDEX_TYPES or (not declared and "manifests" in document):
         return True
-    if declared in _MANIFEST_TYPES or (not declared and "layers" in document):
+    if declared in MANIFEST_TYPES or (not declared and "layers" in document):
         return False
     raise InvalidInput(f"media type {declared!r} is neither an image manifest nor an index")
 
@@ -109,7 +115,7 @@ def parse_manifest(document: dict[str, Any]) -> Manifest:
         raise LimitExceeded(f"the manifest names {len(layers)} layers; at most {LAYERS_LIMIT} are accepted")
     parsed = tuple(parse_descriptor(layer, f"layer {i} of the manifest") for i, layer in enumerate(layers))
     for i, layer in enumerate(parsed):
-        if layer.media_type not in _LAYER_TYPES:
+        if layer.media_type not in LAYER_TYPES:
             raise InvalidInput(f"layer {i} has media type {layer.media_type!r}, which is not known")
     return Manifest(config=config, layers=parsed)
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 SET_NAME = "INSERT INTO names VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET image_id = excluded.image_id"
 """Gives an image (id, second) a name (first); one that another image has moves to it."""
@@ -92,7 +92,18 @@ CREATE TABLE snapshots (
 ) WITHOUT ROWID;
 CREATE INDEX snapshots_of_log ON snapshots (log) WHERE log IS NOT NULL;
 """
-_STEPS = {0: _SCHEMA, 2: _LOGS}
+_BLOBS = """
+CREATE TABLE layer_blobs (
+    digest TEXT PRIMARY KEY, diff_id TEXT NOT NULL REFERENCES layers ON DELETE CASCADE,
+    size_bytes INTEGER NOT NULL, compression TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX layer_blobs_of ON layer_blobs (diff_id);
+CREATE TABLE blob_places (
+    digest TEXT NOT NULL REFERENCES layer_blobs ON DELETE CASCADE, registry TEXT NOT NULL, repository TEXT NOT NULL,
+    seen_seconds REAL NOT NULL, PRIMARY KEY (digest, registry, repository)
+) WITHOUT ROWID;
+"""
+_STEPS = {0: _SCHEMA, 2: _LOGS, 3: _BLOBS}
 """What is done to a database of that version. The one of version 1 is not read any more."""
 
 
@@ -146,7 +157,7 @@ class Database:
             version = self._bring_up()
         if version != SCHEMA_VERSION:
             raise Unsupported(
-                f"{path} is of another version of layerstore (schema {version}, and 2 and {SCHEMA_VERSION} are read): "
+                f"{path} is of another version of layerstore (schema {version}, and 2 to {SCHEMA_VERSION} are read): "
                 "use that version, or load the images into a new store"
             )
 

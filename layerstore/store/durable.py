@@ -1,9 +1,15 @@
 """The one door to durable files: temporary file, fsync, rename, fsync of the directory."""
 
+from __future__ import annotations
+
 import contextlib
 import os
 
 from layerstore._core.mount import syncfs
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 def sync_directory(path: str | os.PathLike[str]) -> None:
@@ -42,16 +48,35 @@ def write_whole(path: str | os.PathLike[str], data: bytes | memoryview, *, mode:
 
 
 def _replace(path: str | os.PathLike[str], data: bytes | memoryview, mode: int, *, sync: bool) -> None:
+    with _begun(path, mode) as fd:
+        view = memoryview(data).cast("B")
+        while view:
+            view = view[os.write(fd, view) :]
+        if sync:
+            os.fsync(fd)
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike[str], *, mode: int = 0o600) -> Iterator[int]:
+    """For what is too large to be had at once: a descriptor, to write and read, of a file under another name.
+
+    It gets the name `path`, durable, when the block ends, and is removed when that raises. An existing file is
+    replaced. Raises `OSError`.
+    """
+    with _begun(path, mode) as fd:
+        yield fd
+        os.fsync(fd)
+    sync_directory(os.path.dirname(path))
+
+
+@contextlib.contextmanager
+def _begun(path: str | os.PathLike[str], mode: int) -> Iterator[int]:
     directory, name = os.path.split(path)
     temporary = os.path.join(directory, f".{name}.{os.urandom(6).hex()}")
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     try:
         try:
-            view = memoryview(data).cast("B")
-            while view:
-                view = view[os.write(fd, view) :]
-            if sync:
-                os.fsync(fd)
+            yield fd
         finally:
             os.close(fd)
         os.rename(temporary, path)

@@ -64,6 +64,7 @@ class Layout:
         self.blobs = f"{self.root}/blobs/sha256"
         self.run = f"{self.root}/run"
         self.staging = f"{self.root}/staging"
+        self.downloads = f"{self.root}/downloads"
         self.runtime = f"{self.run}/runtime"
         self.chain_mounts = f"{self.run}/chains"
         self.pack_mounts = f"{self.run}/packs"

@@ -1,0 +1,40 @@
+"""Show a registry a user's password and keep it where docker keeps its own: in config.json, or with the credential
+helper that is named there."""
+
+from __future__ import annotations
+
+import sys
+
+from layerstore.cli import transfers
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+
+NEEDS_STORE = False
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("registry", metavar="REGISTRY", nargs="?", default="docker.io", help="default: docker.io")
+    parser.add_argument("-u", "--username", metavar="USER", help="asked for when it is not given")
+    parser.add_argument("--password-stdin", action="store_true", help="read the password from standard input")
+    transfers.add_options(parser)
+
+
+def run(_: None, args: argparse.Namespace) -> int:
+    from layerstore.errors import InvalidInput
+    from layerstore.registry.login import login
+
+    user = args.username
+    if args.password_stdin:
+        if not user:
+            raise InvalidInput("with --password-stdin the user is given by --username")
+        password = sys.stdin.read().removesuffix("\n").removesuffix("\r")
+    else:
+        from getpass import getpass
+
+        user = user or input("Username: ")
+        password = getpass("Password: ")
+    place = login(args.registry, user, password, plain_http=args.plain_http, ca_file=args.ca_file)
+    print(f"Login Succeeded; the password is kept in {place}")
+    return 0

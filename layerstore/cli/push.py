@@ -1,0 +1,33 @@
+"""Have a registry have an image, under the image's own name or another one. Layers that are there are not sent."""
+
+from __future__ import annotations
+
+from layerstore.cli import transfers
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+
+    from layerstore.api import Store
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("image", metavar="NAME[:TAG]", help="the image")
+    parser.add_argument(
+        "remote", metavar="REMOTE", nargs="?", help="HOST/NAME[:TAG] that it is to have in the registry"
+    )
+    parser.add_argument("-q", "--quiet", action="store_true", help="print the digest of the manifest only")
+    transfers.add_options(parser)
+
+
+def run(store: Store, args: argparse.Namespace) -> int:
+    remote = args.remote or args.image
+    options = {"plain_http": args.plain_http, "ca_file": args.ca_file}
+    if args.quiet:
+        print(store.push(args.image, remote, **options))
+        return 0
+    print(f"The push refers to {remote}", flush=True)
+    with transfers.Transfers(transfers.PUSH_LINES) as progress:
+        digest = store.push(args.image, remote, progress=progress, **options)
+    print(f"{remote}: digest: {digest} size: {progress.manifest_bytes}")
+    return 0

@@ -1,0 +1,212 @@
+"""Where images are saved to: an archive in a file, an archive that is written as a stream, a directory.
+
+Nothing is at a path before all of it is, and then it is durable.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+import tarfile
+
+from layerstore.errors import InvalidInput
+from layerstore.layers.streams import pieces_of
+from layerstore.oci.layouts import blob_name
+from layerstore.store import durable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from typing import BinaryIO, Protocol
+
+    from layerstore.layers.blobs import LayerBlob
+    from layerstore.layers.streams import Piece
+
+    class Target(Protocol):
+        """What the files of an archive or layout are put to."""
+
+        def put(self, name: str, data: bytes) -> None:
+            """A file. Raises `OSError`."""
+
+        def put_layer(self, blob: LayerBlob, size_bytes: int | None) -> None:
+            """A layer's blob, under its digest. `size_bytes` is its size where it is known before, which is that of a
+            tar that is not compressed. Raises `OSError` and what reading the blob raises."""
+
+
+_BLOCK = 512
+
+
+@contextlib.contextmanager
+def archive(target: str | os.PathLike[str] | BinaryIO, staging: str) -> Iterator[Target]:
+    """An archive. A file that is there is replaced when the block ends; a stream, pipe or device is written to.
+
+    staging: a directory for what has to be whole before it can be written to a stream: one layer at a time.
+    Raises `InvalidInput` for a directory, `OSError`.
+    """
+    if not isinstance(target, (str, os.PathLike)):
+        writing = TarStream(target.write, "the stream", staging)
+        yield writing
+        writing.end()
+        target.flush()
+        return
+    path = _resolved(target)
+    kind = _kind(path)
+    if kind == stat.S_IFDIR:
+        raise InvalidInput(f"{path} is a directory; give a file, or save in format oci, which is a directory")
+    if kind not in (None, stat.S_IFREG):
+        with open(path, "wb", buffering=0) as file:
+            writing = TarStream(file.write, path, staging)
+            yield writing
+            writing.end()
+        return
+    with durable.replacing(path, mode=0o666) as fd:
+        writing = TarFile(fd, path)
+        yield writing
+        writing.end()
+
+
+@contextlib.contextmanager
+def directory(target: str | os.PathLike[str]) -> Iterator[Target]:
+    """A directory, which may be there when it is empty, and is filled when the block ends.
+
+    Raises `InvalidInput` for one that is not empty or cannot be replaced, `OSError`.
+    """
+    path = _resolved(target)
+    kind = _kind(path)
+    if kind not in (None, stat.S_IFDIR):
+        raise InvalidInput(f"{path} is no directory, which format oci is; remove it, or give another name")
+    if kind is not None and os.listdir(path):
+        raise InvalidInput(f"{path} is not empty; empty it, or give a directory that is not there yet")
+    if os.path.ismount(path):
+        raise InvalidInput(f"{path} is a mount point, which cannot be replaced; give a directory in it")
+    parent, name = os.path.split(path)
+    partial = f"{parent}/.{name}.{os.urandom(6).hex()}"
+    os.mkdir(partial)
+    try:
+        os.makedirs(f"{partial}/blobs/sha256")
+        yield Directory(partial)
+        durable.sync_file_system(partial)
+        os.rename(partial, path)
+    except BaseException:
+        import shutil
+
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    durable.sync_directory(parent)
+
+
+def _resolved(target: str | os.PathLike[str]) -> str:
+    """The path without links, that what is there is replaced and not a link to it. Raises `OSError` without parent."""
+    path = os.path.realpath(target)
+    os.stat(os.path.dirname(path))
+    return path
+
+
+def _kind(path: str) -> int | None:
+    try:
+        return stat.S_IFMT(os.stat(path).st_mode)
+    except FileNotFoundError:
+        return None
+
+
+def _write_all(write: Callable[[Piece], int | None], data: Piece, path: str) -> None:
+    """All of `data`, also where a call takes only some. Raises `OSError` with the path."""
+    rest = memoryview(data)
+    try:
+        while rest:
+            written = write(rest)
+            if written is None:
+                raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+            rest = rest[written:]
+    except OSError as error:
+        if error.filename is None:
+            error.filename = path
+        raise
+
+
+class TarStream:
+    """A tar that is written from its beginning to its end. The same files give the same bytes."""
+
+    def __init__(self, write: Callable[[Piece], int | None], path: str, staging: str) -> None:
+        self._write_some = write
+        self._path = path
+        self._staging = staging
+        for name in ("blobs", "blobs/sha256"):
+            self._write(_header(name, 0, tarfile.DIRTYPE))
+
+    def _write(self, data: Piece) -> None:
+        _write_all(self._write_some, data, self._path)
+
+    def put(self, name: str, data: bytes) -> None:
+        self._put(name, len(data), [data])
+
+    def _put(self, name: str, size: int, pieces: Iterable[Piece]) -> None:
+        self._write(_header(name, size))
+        for piece in pieces:
+            self._write(piece)
+        self._write(bytes(-size % _BLOCK))
+
+    def put_layer(self, blob: LayerBlob, size_bytes: int | None) -> None:
+        if size_bytes is not None:
+            self._put(blob_name(blob.diff_id), size_bytes, blob)
+            return
+        from tempfile import TemporaryFile
+
+        with TemporaryFile(dir=self._staging, buffering=0) as whole:
+            for piece in blob:
+                _write_all(whole.write, piece, self._staging)
+            whole.seek(0)
+            self._put(blob_name(blob.digest), blob.size_bytes, pieces_of(whole))
+
+    def end(self) -> None:
+        """What ends a tar."""
+        self._write(bytes(2 * _BLOCK))
+
+
+class TarFile(TarStream):
+    """A tar in a file, where a header can be written after what it is of."""
+
+    def __init__(self, fd: int, path: str) -> None:
+        self._fd = fd
+        super().__init__(lambda data: os.write(fd, data), path, "")
+
+    def put_layer(self, blob: LayerBlob, size_bytes: int | None) -> None:
+        if size_bytes is not None:
+            super().put_layer(blob, size_bytes)
+            return
+        place = os.lseek(self._fd, _BLOCK, os.SEEK_CUR) - _BLOCK
+        for piece in blob:
+            self._write(piece)
+        self._write(bytes(-blob.size_bytes % _BLOCK))
+        header = _header(blob_name(blob.digest), blob.size_bytes)
+        _write_all(lambda data: os.pwrite(self._fd, data, place), header, self._path)
+
+
+class Directory:
+    """A directory that is not at its place yet."""
+
+    def __init__(self, root: str) -> None:
+        self._root = root
+
+    def put(self, name: str, data: bytes) -> None:
+        self._put(name, [data])
+
+    def _put(self, name: str, pieces: Iterable[Piece]) -> None:
+        path = f"{self._root}/{name}"
+        with open(path, "xb", buffering=0) as file:
+            for piece in pieces:
+                _write_all(file.write, piece, path)
+
+    def put_layer(self, blob: LayerBlob, size_bytes: int | None) -> None:
+        self._put("layer", blob)
+        os.rename(f"{self._root}/layer", f"{self._root}/{blob_name(blob.digest)}")
+
+
+def _header(name: str, size: int, kind: bytes = tarfile.REGTYPE) -> bytes:
+    """One block, whatever the size: from 8 GiB on it is written as GNU tar does, in binary."""
+    member = tarfile.TarInfo(name)
+    member.type, member.size = kind, size
+    member.mode = 0o755 if kind == tarfile.DIRTYPE else 0o644
+    return member.tobuf(tarfile.GNU_FORMAT)

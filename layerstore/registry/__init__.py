@@ -1,0 +1,1 @@
+"""Registries: pull and push by the OCI distribution specification."""

@@ -1,0 +1,216 @@
+"""Blobs on their way here: several at once, each to a file that is read while it grows, going on where it was cut off.
+
+Nothing is verified here: whoever reads a blob compares its digest. So what an earlier pull has fetched of it, and left
+behind when it failed, is as good as what comes now.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+
+from urllib3 import HTTPResponse
+from urllib3.exceptions import HTTPError
+
+from layerstore.errors import DigestMismatch, RegistryError
+from layerstore.layers.streams import INPUT_BYTES
+from layerstore.registry.transport import Transient, translated
+from layerstore.store.locks import try_lock
+from layerstore.types import digest_hex
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from layerstore.oci.images import Descriptor
+    from layerstore.registry.client import Repository
+    from layerstore.registry.transport import Response
+
+PARALLEL = 3
+"""Downloads at once, as docker has it."""
+_END_SECONDS = 5.0
+_PRIVATE = ".private"
+"""Ends the name of a file that no other pull will look for."""
+
+
+class Download:
+    """One blob. `fetch` is for one thread, `pieces` for another, at the same time or after it."""
+
+    def __init__(self, repository: Repository, descriptor: Descriptor, directory: str) -> None:
+        self.descriptor = descriptor
+        self._repository = repository
+        self._fd, self._path = _open_spool(directory, digest_hex(descriptor.digest))
+        self._have = os.fstat(self._fd).st_size
+        if self._have > descriptor.size_bytes:
+            os.ftruncate(self._fd, 0)
+            self._have = 0
+        self._changed = threading.Condition()
+        self._error: BaseException | None = None
+        self._response: Response | None = None
+        self._stopped = threading.Event()
+
+    def fetch(self, progress: Callable[[int], None] | None = None) -> None:
+        """Bring it here, `progress` being told the bytes so far. What fails is raised by `pieces`, not here."""
+        try:
+            failures = 0
+            while self._have < self.descriptor.size_bytes and not self._stopped.is_set():
+                before = self._have
+                try:
+                    self._fetch_rest(progress)
+                except Transient as error:
+                    failures = 1 if self._have > before else failures + 1
+                    self._repository.client.patience.wait(failures, error, self._stopped)
+        except BaseException as error:
+            self._error = error
+        with self._changed:
+            self._changed.notify()
+
+    def _fetch_rest(self, progress: Callable[[int], None] | None) -> None:
+        size = self.descriptor.size_bytes
+        with self._repository.open_blob(self.descriptor.digest, self._have) as (response, start):
+            self._response = response
+            self._check_length(response, start)
+            at = start
+            while at < size and not self._stopped.is_set():
+                try:
+                    piece = response.read(INPUT_BYTES)
+                except HTTPError as error:
+                    raise translated(error, response.url or "") from error
+                if not piece:
+                    raise Transient(f"{response.url} ended after {at} of {size} bytes")
+                if at + len(piece) > size:
+                    raise DigestMismatch(f"the blob {self.descriptor.digest} goes on after the {size} bytes promised")
+                # A server that does not know ranges begins again with what is here already.
+                fresh = memoryview(piece)[max(0, self._have - at) :]
+                at += len(piece)
+                _write_all(self._fd, fresh, at - len(fresh))
+                if at > self._have:
+                    with self._changed:
+                        self._have = at
+                        self._changed.notify()
+                if progress is not None:
+                    progress(self._have)
+
+    def _check_length(self, response: Response, start: int) -> None:
+        length = response.headers.get("Content-Length")
+        expected = self.descriptor.size_bytes - start
+        if length is not None and length != str(expected):
+            raise DigestMismatch(
+                f"the registry sends {length} bytes of the blob {self.descriptor.digest} where its manifest promises "
+                f"{expected}"
+            )
+
+    def pieces(self) -> Iterator[bytes]:
+        """Its bytes as they come. Raises what fetching them raised."""
+        at = 0
+        while at < self.descriptor.size_bytes:
+            with self._changed:
+                while (have := self._have) <= at and self._error is None and not self._stopped.is_set():
+                    self._changed.wait()
+            if have <= at:
+                raise self._error or RegistryError("the download was given up")
+            piece = os.pread(self._fd, min(have - at, INPUT_BYTES), at)
+            at += len(piece)
+            yield piece
+
+    def stop(self) -> None:
+        """Have `fetch` end soon."""
+        self._stopped.set()
+        with self._changed:
+            self._changed.notify()
+        response = self._response
+        if isinstance(response, HTTPResponse):
+            with contextlib.suppress(ValueError, RuntimeError, OSError):  # it has ended by itself
+                response.shutdown()
+
+    def remove(self) -> None:
+        """Have what was fetched not be there for the next pull."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._path)
+
+    def close(self) -> None:
+        """Close its file, once `fetch` has ended, and leave it for the next pull where there is something in it."""
+        if not self._have or self._path.endswith(_PRIVATE):
+            self.remove()
+        os.close(self._fd)
+
+
+def _open_spool(directory: str, name: str) -> tuple[int, str]:
+    """The file for a blob, locked; one of another name where another process is fetching the same blob."""
+    path = f"{directory}/{name}"
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    fd = os.open(path, flags, 0o600)
+    # Between opening and locking it may have been removed.
+    if try_lock(fd) and os.fstat(fd).st_nlink:
+        return fd, path
+    os.close(fd)
+    path = f"{directory}/{os.urandom(8).hex()}{_PRIVATE}"
+    fd = os.open(path, flags | os.O_EXCL, 0o600)
+    try_lock(fd)
+    return fd, path
+
+
+def _write_all(fd: int, data: memoryview, offset: int) -> None:
+    while data:
+        written = os.pwrite(fd, data, offset)
+        data, offset = data[written:], offset + written
+
+
+class Downloads:
+    """Many blobs, fetched in their order by a few threads. As a context manager: leaving it ends the threads.
+
+    What was fetched is left for the next pull, but for what was removed.
+    """
+
+    def __init__(
+        self,
+        repository: Repository,
+        descriptors: Sequence[Descriptor],
+        directory: str,
+        progress: Callable[[Descriptor, int], None] | None,
+    ) -> None:
+        os.makedirs(directory, mode=0o700, exist_ok=True)
+        self._progress = progress
+        self._threads: list[threading.Thread] = []
+        with contextlib.ExitStack() as stack:
+            self.all: list[Download] = []
+            for descriptor in descriptors:
+                self.all.append(Download(repository, descriptor, directory))
+                stack.callback(self.all[-1].close)
+            self._close = stack.pop_all()
+        self._waiting = self.all[::-1]
+
+    def __enter__(self) -> Downloads:
+        for _ in range(min(PARALLEL, len(self.all))):
+            thread = threading.Thread(target=self._work, name="layerstore-download", daemon=True)
+            self._threads.append(thread)
+            thread.start()
+        return self
+
+    def _work(self) -> None:
+        while True:
+            try:
+                download = self._waiting.pop()
+            except IndexError:
+                return
+            download.fetch(self._telling(download.descriptor))
+
+    def _telling(self, descriptor: Descriptor) -> Callable[[int], None] | None:
+        tell = self._progress
+        return None if tell is None else lambda done: tell(descriptor, done)
+
+    def remove(self) -> None:
+        """Remove all that was fetched: nobody will ask for it again."""
+        for download in self.all:
+            download.remove()
+
+    def __exit__(self, *_: object) -> None:
+        self._waiting.clear()
+        for download in self.all:
+            download.stop()
+        for thread in self._threads:
+            thread.join(_END_SECONDS)
+        # A thread that still waits for a server would write to what has the number of its file then.
+        if not any(thread.is_alive() for thread in self._threads):
+            self._close.close()

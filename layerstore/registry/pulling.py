@@ -1,0 +1,162 @@
+"""A pull: from a name to an image in the store, in one transaction at the end."""
+
+from __future__ import annotations
+
+from layerstore.errors import InvalidInput, LayerstoreError, NotFound, RegistryError
+from layerstore.layers.imports import Import
+from layerstore.oci.configs import CONFIG_LIMIT_BYTES, json_object, parse_config, parse_json
+from layerstore.oci.images import (
+    INDEX_TYPES,
+    MANIFEST_LIMIT_BYTES,
+    MANIFEST_TYPES,
+    check_blob,
+    is_foreign,
+    is_index,
+    parse_index,
+    parse_manifest,
+)
+from layerstore.registry.client import Client, Repository
+from layerstore.registry.downloads import Downloads
+from layerstore.registry.platforms import choose
+from layerstore.registry.telling import Teller
+from layerstore.results import Progress
+from layerstore.types import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from layerstore.oci.configs import ImageConfig
+    from layerstore.oci.images import Descriptor, Manifest
+    from layerstore.registry.platforms import Platform
+    from layerstore.registry.references import Reference
+    from layerstore.store.contents import ContentStore
+    from layerstore.store.db import Database
+    from layerstore.store.layout import Layout
+    from layerstore.types import DiffId, Digest, ImageId
+
+_INDEX_DEPTH = 4
+
+
+class _Found(Value):
+    """What a name stands for: an image's manifest and config, and all blobs to keep, index and manifest among them."""
+
+    def __init__(self, digest: Digest, manifest: Manifest, config: ImageConfig, blobs: dict[Digest, bytes]) -> None:
+        self.digest = digest
+        self.manifest = manifest
+        self.config = config
+        self.blobs = blobs
+
+
+def pull(
+    layout: Layout,
+    database: Database,
+    contents: ContentStore,
+    client: Client,
+    reference: Reference,
+    platform: Platform,
+    progress: Callable[[Progress], None] | None,
+) -> ImageId:
+    """Bring an image into the store; see `layerstore.Store.pull`."""
+    repository = Repository(client, reference.repository)
+    tell = Teller(progress)
+    found = _find(repository, reference, platform)
+    size = len(found.blobs[found.digest])
+    tell(Progress("manifest", found.digest, size, size))
+    names = [] if reference.local_name is None else [reference.local_name]
+    with Import(layout, database, contents) as importing:
+        layers = dict(zip(found.config.diff_ids, found.manifest.layers, strict=True))
+        stored = importing.stored_layers(layers)
+        for diff_id, descriptor in layers.items():
+            done = descriptor.size_bytes if diff_id in stored else 0
+            tell(Progress("stored" if diff_id in stored else "waiting", diff_id, done, descriptor.size_bytes))
+        missing = {diff_id: descriptor for diff_id, descriptor in layers.items() if diff_id not in stored}
+        _fetch(importing, repository, missing, layout.downloads, tell)
+        importing.add_image(found.config, names, found.blobs)
+        importing.commit((reference.registry, reference.repository))
+    return found.config.image_id
+
+
+def _fetch(
+    importing: Import, repository: Repository, missing: dict[DiffId, Descriptor], directory: str, tell: Teller
+) -> None:
+    """Stage the missing layers: several are fetched at once, and one at a time is stored, while it comes."""
+    for diff_id, descriptor in missing.items():
+        if is_foreign(descriptor):
+            raise InvalidInput(
+                f"layer {diff_id} is of type {descriptor.media_type}: it may not be given on, so registries have only "
+                "its name; load the image from an archive that has it"
+            )
+    if not missing:
+        return
+    of_blob = {descriptor.digest: diff_id for diff_id, descriptor in missing.items()}
+
+    def tell_download(descriptor: Descriptor, done: int) -> None:
+        tell(Progress("download", of_blob[descriptor.digest], done, descriptor.size_bytes))
+
+    with Downloads(repository, list(missing.values()), directory, tell_download) as downloads:
+        for (diff_id, descriptor), download in zip(missing.items(), downloads.all, strict=True):
+            total = descriptor.size_bytes
+
+            def tell_import(done: int, what: str = diff_id, total: int = total) -> None:
+                tell(Progress("import", what, done, total))
+
+            try:
+                importing.add_layer(
+                    download.pieces(),
+                    diff_id=diff_id,
+                    digest=descriptor.digest,
+                    size_bytes=total,
+                    progress=tell_import,
+                )
+            except LayerstoreError as error:
+                if not isinstance(error, RegistryError):
+                    download.remove()  # the bytes are wrong: they are to be fetched again
+                raise
+            tell(Progress("imported", diff_id, total, total))
+        # Before the import is made durable: else they would be written to the disk with it.
+        downloads.remove()
+
+
+def _find(repository: Repository, reference: Reference, platform: Platform) -> _Found:
+    """Follow the name through indexes to a manifest, and read the config that it names."""
+    found = repository.manifest(reference.target)
+    top = found.digest
+    blobs = {found.digest: found.data}
+    descriptor = None
+    for _ in range(_INDEX_DEPTH):
+        document = json_object(parse_json(found.data, "the manifest", MANIFEST_LIMIT_BYTES), "the manifest")
+        _check_type(document.get("mediaType"), found.media_type, descriptor)
+        if not is_index(document, found.media_type if found.media_type in INDEX_TYPES | MANIFEST_TYPES else ""):
+            manifest = parse_manifest(document)
+            config, data = _config(repository, manifest)
+            return _Found(top, manifest, config, {**blobs, manifest.config.digest: data})
+        descriptor = choose(parse_index(document), platform, str(reference))
+        try:
+            found = repository.manifest(descriptor.digest)
+        except NotFound:
+            raise NotFound(f"{reference} is an index that names {descriptor.digest}, but there is no such") from None
+        check_blob(found.data, descriptor, "the manifest")
+        blobs[found.digest] = found.data
+    raise InvalidInput(f"{reference} has indexes nested more than {_INDEX_DEPTH} deep")
+
+
+def _check_type(declared: object, said: str, descriptor: Descriptor | None) -> None:
+    """A manifest that is taken for one thing here and for another there could be two images at once."""
+    known = INDEX_TYPES | MANIFEST_TYPES
+    types = {declared, said, descriptor.media_type if descriptor else ""} & known
+    if len(types) > 1 or (isinstance(declared, str) and declared and declared not in known):
+        told = f"{declared!r} by itself, {said!r} by the registry"
+        by_index = f", {descriptor.media_type!r} by its index" if descriptor else ""
+        raise InvalidInput(f"the manifest's media type is {told}{by_index}; no image can be read from that")
+
+
+def _config(repository: Repository, manifest: Manifest) -> tuple[ImageConfig, bytes]:
+    data = repository.blob(manifest.config.digest, CONFIG_LIMIT_BYTES)
+    check_blob(data, manifest.config, "the image config")
+    config = parse_config(data, manifest.config.digest)
+    if len(manifest.layers) != len(config.diff_ids):
+        raise InvalidInput(
+            f"the manifest has {len(manifest.layers)} layers, but its config has {len(config.diff_ids)} diff_ids"
+        )
+    return config, data

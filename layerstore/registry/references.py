@@ -1,0 +1,73 @@
+"""What names an image in a registry: `HOST/REPOSITORY:TAG@DIGEST`, by the grammar of distribution's `reference`
+(https://pkg.go.dev/github.com/distribution/reference), with docker's defaults."""
+
+from __future__ import annotations
+
+import ipaddress
+
+from layerstore.types import Digest, Value, normalise_name, parse_digest
+
+DOCKER_HUB = "docker.io"
+_HUB_HOST = "registry-1.docker.io"
+
+
+class Reference(Value):
+    """An image in a registry.
+
+    registry: as names spell it, "docker.io" or "localhost:5000".
+    repository: in the registry, "library/debian".
+    tag: None where only a digest was given.
+    digest: of a manifest or index, None where none was given.
+    """
+
+    def __init__(self, registry: str, repository: str, tag: str | None, digest: Digest | None) -> None:
+        self.registry = registry
+        self.repository = repository
+        self.tag = tag
+        self.digest = digest
+
+    @property
+    def local_name(self) -> str | None:
+        """The name that the image has in a store; None where only a digest was given, which is no name there."""
+        return None if self.tag is None else normalise_name(f"{self.registry}/{self.repository}:{self.tag}")
+
+    @property
+    def target(self) -> str:
+        """What a registry finds its manifest by: the digest where there is one, else the tag."""
+        return self.digest or self.tag or "latest"
+
+    def __str__(self) -> str:
+        """In full, for messages."""
+        ending = f"@{self.digest}" if self.digest else f":{self.tag}"
+        return f"{self.registry}/{self.repository}{ending}"
+
+
+def parse_reference(text: str) -> Reference:
+    """Read `NAME[:TAG][@DIGEST]`; without either the tag is "latest". Raises `InvalidInput`."""
+    name, at, digest = text.partition("@")
+    path, _, tag = normalise_name(name).rpartition(":")
+    has_tag = ":" in name.rpartition("/")[2]
+    registry, slash, repository = path.partition("/")
+    if not slash or not ("." in registry or ":" in registry or registry == "localhost"):
+        registry, repository = DOCKER_HUB, path if slash else f"library/{path}"
+    return Reference(
+        registry,
+        repository,
+        tag if has_tag or not at else None,
+        parse_digest(digest, f"the digest in {text!r}") if at else None,
+    )
+
+
+def host_of(registry: str) -> str:
+    """The host, with its port where one is given, that serves a registry."""
+    return _HUB_HOST if registry == DOCKER_HUB else registry
+
+
+def is_loopback(host: str | None) -> bool:
+    """Is it this machine itself: localhost, 127.0.0.0/8 or ::1, without brackets or port?"""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host or "").is_loopback
+    except ValueError:
+        return False

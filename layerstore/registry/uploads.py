@@ -1,0 +1,213 @@
+"""Sending one blob: "Pushing blobs" of the OCI distribution specification.
+
+What is sent can be made again from its beginning, always the same; so after a failure the registry is asked what it
+has, and the rest is sent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import re
+import threading
+from urllib.parse import urljoin
+
+from layerstore.errors import AccessDenied, DigestMismatch, LayerstoreError, RegistryError
+from layerstore.registry.transport import Transient, failure
+from layerstore.types import sha256_digest
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from layerstore.layers.blobs import LayerBlob
+    from layerstore.layers.streams import Piece
+    from layerstore.registry.client import Answer, Client, Repository
+    from layerstore.types import Digest
+
+WHOLE_BYTES = 4 << 20
+"""Blobs up to this size are sent in one request with their length, and sent again whole."""
+_BYTES = {"Content-Type": "application/octet-stream"}
+_RANGE = re.compile(r"(?:bytes=)?0-([0-9]+)")
+
+
+class _Stream:
+    """The bytes of a blob from one on, while all of them are read."""
+
+    def __init__(self, pieces: Iterable[Piece], skip: int, on_the_way: Callable[[int], None]) -> None:
+        self._pieces = pieces
+        self._skip = skip
+        self._on_the_way = on_the_way
+
+    def __iter__(self) -> Iterator[bytes]:
+        at = 0
+        for piece in self._pieces:
+            rest = memoryview(piece)[max(0, self._skip - at) :]
+            at += len(piece)
+            if rest:
+                yield bytes(rest)
+            self._on_the_way(at)
+
+
+class Upload:
+    """One blob on its way to a repository. Not for two threads at once.
+
+    `progress` is told the bytes sent. Once `stopped` is set, what is being sent fails.
+    """
+
+    def __init__(
+        self,
+        repository: Repository,
+        progress: Callable[[int], None] | None = None,
+        stopped: threading.Event | None = None,
+    ) -> None:
+        self._repository = repository
+        self._client: Client = repository.client
+        self._scopes = repository.writing
+        self._progress = progress
+        self._stopped = stopped or threading.Event()
+        self._location: str | None = None
+
+    def mount(self, digest: Digest, source: str) -> bool:
+        """Have the repository show a blob of another one; else an upload has begun, or will, as without.
+
+        Raises `AccessDenied`, `RegistryError`.
+        """
+        scopes = (*self._scopes, f"repository:{source}:pull")
+        url = f"{self._repository.name}/blobs/uploads/?mount={digest}&from={source}"
+        try:
+            answer = self._client.call("POST", url, scopes, {201, 202})
+        except AccessDenied:
+            return False  # to the other repository
+        if answer.status == 202:
+            self._take_location(answer)
+        return answer.status == 201
+
+    def send(self, new_blob: Callable[[], LayerBlob]) -> LayerBlob:
+        """Send a blob, which each call of `new_blob` gives from its beginning.
+
+        Raises what reading it does, `AccessDenied`, `RegistryError`, `DigestMismatch`. Nothing is left behind then, as
+        far as the registry can be reached.
+        """
+        blob = new_blob()
+        pieces = iter(blob)
+        try:
+            head, is_whole = _head(pieces)
+            if is_whole:
+                self._send_whole(blob.digest, b"".join(head))
+            else:
+                blob = self._send_stream(blob, itertools.chain(head, pieces), new_blob)
+        except BaseException:
+            self._cancel()
+            raise
+        return blob
+
+    def send_bytes(self, data: bytes) -> Digest:
+        """Send a small blob. Raises as `send`."""
+        digest = sha256_digest(data)
+        self._send_whole(digest, data)
+        return digest
+
+    def _send_whole(self, digest: Digest, data: bytes) -> None:
+        failures = 0
+        while True:
+            try:
+                self._finish(digest, data)
+                break
+            except Transient as error:
+                failures += 1
+                self._client.patience.wait(failures, error)
+                if self._repository.has_blob(digest, self._scopes):
+                    break
+                self._location = None
+        self._on_the_way(len(data))
+
+    def _send_stream(self, blob: LayerBlob, pieces: Iterable[Piece], new_blob: Callable[[], LayerBlob]) -> LayerBlob:
+        """Send what `pieces` gives of a blob; after a failure, what is missing of a new one. Gives the last."""
+        failures, have = 0, 0
+        if self._location is None:
+            self._begin()
+        while True:
+            try:
+                self._patch(_Stream(pieces, have, self._on_the_way))
+                self._finish(blob.digest)
+                return blob
+            except Transient as error:
+                failures += 1
+                self._client.patience.wait(failures, error)
+            before, have = have, self._held()
+            failures = 0 if have > before else failures
+            blob = new_blob()
+            pieces = iter(blob)
+
+    def _on_the_way(self, done_bytes: int) -> None:
+        if self._stopped.is_set():
+            raise RegistryError("the push was given up")
+        if self._progress is not None:
+            self._progress(done_bytes)
+
+    def _held(self) -> int:
+        """The bytes that the registry has of this upload; a new one is begun where it does not know it any more."""
+        assert self._location is not None
+        answer = self._client.call("GET", self._location, self._scopes, {204, 400, 404, 416})
+        match = _RANGE.fullmatch(answer.fields.get("range", ""))
+        if answer.status != 204 or match is None:
+            self._begin()
+            return 0
+        self._take_location(answer)
+        # "0-0" is one byte to the specification, and none to distribution and what is built on it: one is sent again
+        # where it was there, which the digest tells.
+        end = int(match[1])
+        return end + 1 if end else 0
+
+    def _begin(self) -> None:
+        url = f"{self._repository.name}/blobs/uploads/"
+        self._take_location(self._client.call("POST", url, self._scopes, {202}, headers={"Content-Length": "0"}))
+
+    def _take_location(self, answer: Answer) -> None:
+        place = answer.fields.get("location")
+        if not place:
+            raise RegistryError(f"{self._client.registry} accepts an upload and does not say where to (no Location)")
+        self._location = urljoin(answer.url, place)
+
+    def _patch(self, stream: _Stream) -> None:
+        assert self._location is not None
+        response = self._client.open("PATCH", self._location, self._scopes, _BYTES, stream)
+        place = response.headers.get("Location")
+        if response.status not in (202, 204, 201):
+            raise failure(response, "PATCH", self._location)
+        response.drain_conn()
+        if place:
+            self._location = urljoin(self._location, place)
+
+    def _finish(self, digest: Digest, data: bytes | None = None) -> None:
+        """Have the upload become the blob; `data` where nothing of it was sent before."""
+        if self._location is None:
+            self._begin()
+        assert self._location is not None
+        url = f"{self._location}{'&' if '?' in self._location else '?'}digest={digest}"
+        response = self._client.open("PUT", url, self._scopes, _BYTES, data or b"")
+        if response.status not in (201, 204):
+            raise failure(response, "PUT", url)
+        said = response.headers.get("Docker-Content-Digest")
+        response.drain_conn()
+        if said and said.startswith("sha256:") and said != digest:
+            raise DigestMismatch(f"{self._client.registry} has {said} where {digest} was sent; push again")
+        self._location = None
+
+    def _cancel(self) -> None:
+        if self._location is not None:
+            with contextlib.suppress(LayerstoreError):
+                self._client.open("DELETE", self._location, self._scopes).drain_conn()
+
+
+def _head(pieces: Iterator[Piece]) -> tuple[list[Piece], bool]:
+    """The first pieces of a blob, some more than `WHOLE_BYTES`, and whether that is all."""
+    head: list[Piece] = []
+    size = 0
+    for piece in pieces:
+        head.append(piece)
+        size += len(piece)
+        if size > WHOLE_BYTES:
+            return head, False
+    return head, True

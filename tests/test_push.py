@@ -1,0 +1,321 @@
+"""Pushes to a real registry: what is sent and what is not, uploads that break, and what others make of the result."""
+
+import json
+import random
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import images
+import pytest
+from images import DOCKER, OCI, Image, digest_of, docker_files, oci_files, write_directory
+from layer_model import Entry, write_tar
+from registries import Fault, Proxy, Registry, ask, manifest_of, put_image
+
+from layerstore import Progress, Store
+from layerstore.errors import CorruptError, InvalidInput, LayerstoreError, NotFound, RegistryError
+
+pytestmark = pytest.mark.needs_tool("docker-registry")
+HASTE = {"Retry-After": "0"}
+MEDIA_NAME = "[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}"  # RFC 6838, section 4.2
+
+
+def layer(number: int, size: int = 300_000) -> bytes:
+    data = random.Random(number).randbytes(size)
+    return write_tar([Entry("file", f"large{number}", data=data), Entry("file", f"small{number}", data=b"%d" % number)])
+
+
+BELOW = Image([layer(1), layer(2, 100)], names=["below:1"])
+IMAGE = Image([*BELOW.layers, layer(3, 9_000_000)], names=["app:1"])
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+    with Registry(tmp_path_factory.mktemp("registry")) as started:
+        yield started
+
+
+@pytest.fixture
+def proxy(registry: Registry) -> Iterator[Proxy]:
+    with Proxy(registry.port) as started:
+        yield started
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with Store(tmp_path / "store", create=True) as made:
+        made.load(write_directory(docker_files([BELOW, IMAGE]), tmp_path / "archive"))
+        yield made
+
+
+@pytest.fixture
+def name(request: pytest.FixtureRequest) -> str:
+    """A repository of the test's own."""
+    return re.sub("[^a-z0-9]+", "-", request.node.name.lower()).strip("-")
+
+
+def manifest(registry: Registry, repository: str, tag: str = "1") -> dict[str, Any]:
+    kinds = {"Accept": f"{OCI}.manifest.v1+json, {DOCKER}.distribution.manifest.v2+json"}
+    status, fields, body = ask(registry.port, "GET", f"/v2/{repository}/manifests/{tag}", fields=kinds)
+    assert status == 200
+    found: dict[str, Any] = json.loads(body)
+    assert fields["Content-Type"] == found["mediaType"]
+    return found
+
+
+def sent_bytes(proxy: Proxy) -> int:
+    return sum(request.body_bytes for request in proxy.requests if "/blobs/" in request.path)
+
+
+def is_in(registry: Registry, repository: str, tmp_path: Path, image: Image = IMAGE) -> bool:
+    """Does another store get the very image?"""
+    path = tmp_path / "other"
+    shutil.rmtree(path, ignore_errors=True)
+    with Store(path, create=True) as other:
+        found = other.pull(f"{registry.host}/{repository}:1")
+        return found.id == image.id and [b"".join(found.layer_tar(d)) for d in found.diff_ids] == list(image.layers)
+
+
+# What is sent
+
+
+def test_an_image_is_sent_once(store: Store, registry: Registry, proxy: Proxy, name: str, tmp_path: Path) -> None:
+    told: list[Progress] = []
+    digest = store.push("app:1", f"{proxy.host}/{name}:1", progress=told.append)
+    assert is_in(registry, name, tmp_path)
+    assert [p.stage for p in told if p.stage not in ("waiting", "upload")] == ["uploaded"] * 3 + ["manifest"]
+    assert told[-1].what == digest
+
+    del proxy.requests[:], told[:]
+    assert store.push("app:1", f"{proxy.host}/{name}:2", progress=told.append) == digest
+    assert sent_bytes(proxy) == 0
+    assert [request.method for request in proxy.requests] == ["HEAD"] * 4 + ["PUT"]
+    assert [p.stage for p in told] == ["waiting"] * 3 + ["stored"] * 3 + ["manifest"]
+
+
+def test_only_the_layers_that_are_new_are_sent(store: Store, proxy: Proxy, name: str) -> None:
+    store.push("below:1", f"{proxy.host}/{name}:below")
+    del proxy.requests[:]
+    store.push("app:1", f"{proxy.host}/{name}:1")
+    new = len(images.compressed(IMAGE.layers[2], "gzip"))
+    assert abs(sent_bytes(proxy) - len(IMAGE.config) - new) < new / 50
+    assert proxy.count("POST", "/uploads/") == 2  # the layer and the config
+
+
+def test_layers_of_another_repository_are_mounted(store: Store, registry: Registry, proxy: Proxy, name: str) -> None:
+    store.push("below:1", f"{proxy.host}/{name}/below:1")
+    told: list[Progress] = []
+    store.push("app:1", f"{proxy.host}/{name}/app:1", progress=told.append)
+    mounted = {p.what: p.source for p in told if p.stage == "mounted"}
+    assert mounted == dict.fromkeys(BELOW.diff_ids, f"{name}/below")
+    assert proxy.count("POST", "mount=") == 2
+
+
+def test_a_mount_that_is_refused_is_an_upload(
+    store: Store, registry: Registry, proxy: Proxy, name: str, tmp_path: Path
+) -> None:
+    store.push("app:1", f"{proxy.host}/{name}/one:1")
+    proxy.faults.append(Fault("POST", "mount=", times=3, status=403))
+    store.push("app:1", f"{proxy.host}/{name}/two:1")
+    assert is_in(registry, f"{name}/two", tmp_path)
+
+
+def test_what_the_registry_has_lost_is_sent_again(store: Store, registry: Registry, proxy: Proxy, name: str) -> None:
+    store.push("app:1", f"{proxy.host}/{name}:1")
+    for layer in manifest(registry, name)["layers"]:
+        assert ask(registry.port, "DELETE", f"/v2/{name}/blobs/{layer['digest']}")[0] == 202
+    told: list[Progress] = []
+    store.push("app:1", f"{proxy.host}/{name}:1", progress=told.append)
+    assert sum(p.stage == "uploaded" for p in told) == 3
+
+
+def test_layers_of_a_compressed_archive_are_known(registry: Registry, proxy: Proxy, name: str, tmp_path: Path) -> None:
+    """The registry has the blobs that the archive has: nothing is sent, and nothing was pulled."""
+    put_image(registry.port, name, "theirs", IMAGE)
+    with Store(tmp_path / "second", create=True) as store:
+        store.load(write_directory(oci_files([IMAGE], "gzip"), tmp_path / "layout"))
+        store.push("app:1", f"{proxy.host}/{name}:1")
+    assert sent_bytes(proxy) == 0
+
+
+# The manifest
+
+
+@pytest.mark.parametrize("family", [OCI, DOCKER])
+def test_the_manifest_that_an_image_came_with_is_kept(
+    registry: Registry, name: str, tmp_path: Path, family: str
+) -> None:
+    digest = put_image(registry.port, name, "theirs", IMAGE, family=family)
+    with Store(tmp_path / "second", create=True) as store:
+        image = store.pull(f"{registry.host}/{name}:theirs")
+        assert store.push(image, f"{registry.host}/{name}:1") == digest
+        assert store.push(image, f"{registry.host}/{name}/other:1") == digest
+    assert manifest(registry, name) == manifest_of(IMAGE, family=family)
+
+
+def test_the_family_stays_where_the_blobs_are_others(registry: Registry, name: str, tmp_path: Path) -> None:
+    put_image(registry.port, name, "theirs", IMAGE, family=DOCKER)
+    with Registry(tmp_path) as second, Store(tmp_path / "second", create=True) as store:
+        image = store.pull(f"{registry.host}/{name}:theirs")
+        store.push(image, f"{second.host}/{name}:1")
+        found = manifest(second, name)
+        assert found["mediaType"] == f"{DOCKER}.distribution.manifest.v2+json"
+        assert {layer["mediaType"] for layer in found["layers"]} == {f"{DOCKER}.image.rootfs.diff.tar.gzip"}
+        assert is_in(second, name, tmp_path)
+
+
+def test_the_manifest_keeps_the_rules(store: Store, registry: Registry, name: str) -> None:
+    """Of "manifest.md" and "descriptor.md" of the OCI image specification 1.1, and its JSON schemas."""
+    store.push("app:1", f"{registry.host}/{name}:1")
+    found = manifest(registry, name)
+    assert found.keys() == {"schemaVersion", "mediaType", "config", "layers"}
+    assert found["schemaVersion"] == 2
+    assert found["mediaType"] == f"{OCI}.manifest.v1+json"
+    assert found["config"]["mediaType"] == f"{OCI}.config.v1+json"
+    assert found["config"]["digest"] == IMAGE.id
+    assert len(found["layers"]) == 3
+    for descriptor in (found["config"], *found["layers"]):
+        assert descriptor.keys() == {"mediaType", "digest", "size"}
+        assert re.fullmatch(
+            r"[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}/[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}", descriptor["mediaType"]
+        )
+        assert re.fullmatch("sha256:[a-f0-9]{64}", descriptor["digest"])
+        status, _, body = ask(registry.port, "GET", f"/v2/{name}/blobs/{descriptor['digest']}")
+        assert (status, len(body), digest_of(body)) == (200, descriptor["size"], descriptor["digest"])
+    assert {layer["mediaType"] for layer in found["layers"]} == {f"{OCI}.layer.v1.tar+gzip"}
+
+
+# What breaks
+
+
+def test_an_upload_that_breaks_is_finished(
+    store: Store, registry: Registry, proxy: Proxy, name: str, tmp_path: Path
+) -> None:
+    proxy.faults += [Fault("PATCH", "/uploads/", cut_sending_after=count) for count in (3_000_000, 1_000_000)]
+    store.push("app:1", f"{proxy.host}/{name}:1")
+    assert is_in(registry, name, tmp_path)
+    assert proxy.count("PATCH", "/uploads/") == 3
+
+
+def test_an_upload_goes_on_where_the_registry_says(
+    store: Store, registry: Registry, proxy: Proxy, name: str, tmp_path: Path
+) -> None:
+    proxy.faults.append(Fault("PATCH", "/uploads/", keep_after=3_000_000))
+    store.push("app:1", f"{proxy.host}/{name}:1")
+    first, second = (request.body_bytes for request in proxy.requests if request.method == "PATCH")
+    size = max(layer["size"] for layer in manifest(registry, name)["layers"])
+    assert (first, second) == (3_000_000, size - 3_000_000)
+    assert is_in(registry, name, tmp_path)
+
+
+def test_an_upload_of_which_all_arrived_is_only_finished(
+    store: Store, registry: Registry, proxy: Proxy, name: str, tmp_path: Path
+) -> None:
+    """The answer is lost; asked, the registry says that it has everything."""
+
+    def lose(status: int, fields: dict[str, str], body: bytes) -> tuple[int, dict[str, str], bytes]:
+        end = next(request.body_bytes for request in proxy.requests if request.method == "PATCH") - 1
+        proxy.kept.append({"Location": fields["Location"], "Range": f"0-{end}"})
+        return 503, HASTE, b""
+
+    proxy.faults.append(Fault("PATCH", "/uploads/", change=lose))
+    store.push("app:1", f"{proxy.host}/{name}:1")
+    assert [request.body_bytes > 0 for request in proxy.requests if request.method == "PATCH"] == [True, False]
+    assert is_in(registry, name, tmp_path)
+
+
+@pytest.mark.parametrize(("method", "part"), [("HEAD", "/blobs/"), ("POST", "/uploads/"), ("PATCH", ""), ("PUT", "")])
+def test_errors_that_pass_are_waited_for(
+    store: Store, registry: Registry, proxy: Proxy, name: str, tmp_path: Path, method: str, part: str
+) -> None:
+    proxy.faults.append(Fault(method, part, times=2, status=503, fields=HASTE))
+    store.push("app:1", f"{proxy.host}/{name}:1")
+    assert is_in(registry, name, tmp_path)
+
+
+def test_the_answer_to_the_last_request_is_lost(
+    store: Store, registry: Registry, proxy: Proxy, name: str, tmp_path: Path
+) -> None:
+    def lose(status: int, fields: dict[str, str], body: bytes) -> tuple[int, dict[str, str], bytes]:
+        return 502, HASTE, b""
+
+    proxy.faults.append(Fault("PUT", "/uploads/", times=4, change=lose))
+    store.push("app:1", f"{proxy.host}/{name}:1")
+    assert is_in(registry, name, tmp_path)
+
+
+def test_a_push_that_fails_sets_no_tag_and_is_not_done_twice(
+    store: Store, registry: Registry, proxy: Proxy, name: str, tmp_path: Path
+) -> None:
+    said = b'{"errors": [{"code": "DENIED", "message": "no room"}]}'
+    proxy.faults.append(Fault("PUT", "/manifests/", status=413, body=said))
+    with pytest.raises(RegistryError, match=r"413.*DENIED: no room"):
+        store.push("app:1", f"{proxy.host}/{name}:1")
+    assert ask(registry.port, "GET", f"/v2/{name}/manifests/1")[0] == 404
+    del proxy.requests[:]
+    store.push("app:1", f"{proxy.host}/{name}:1")
+    assert sent_bytes(proxy) == 0
+    assert is_in(registry, name, tmp_path)
+
+
+def test_a_damaged_layer_is_not_pushed(store: Store, registry: Registry, proxy: Proxy, name: str) -> None:
+    """A byte of a large content has changed on the disk: the tar is no longer the layer's."""
+    objects = [path for path in (store.root / "objects").rglob("*") if path.is_file()]
+    path = max(objects, key=lambda path: path.stat().st_size)
+    path.chmod(0o600)
+    with path.open("r+b") as file:
+        file.seek(8_000_000)
+        byte = file.read(1)[0]
+        file.seek(8_000_000)
+        file.write(bytes([byte ^ 1]))
+    with pytest.raises(CorruptError):
+        store.push("app:1", f"{proxy.host}/{name}:1")
+    assert ask(registry.port, "GET", f"/v2/{name}/manifests/1")[0] == 404
+    assert proxy.requests[-1].method in ("DELETE", "PUT", "PATCH", "POST")
+    assert not [r for r in registry.requests() if r[0] == "PUT" and f"/v2/{name}/manifests" in r[1]]
+
+
+def test_what_cannot_be_pushed(store: Store, registry: Registry) -> None:
+    with pytest.raises(NotFound, match="no image"):
+        store.push("nothing", f"{registry.host}/x")
+    with pytest.raises(InvalidInput, match="push to NAME"):
+        store.push("app:1", f"{registry.host}/x@{digest_of(b'')}")
+    with pytest.raises(LayerstoreError):
+        store.push("app:1", "not a name")
+
+
+# What others make of it
+
+
+def run(*command: str | Path) -> str:
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.needs_tool("skopeo")
+@pytest.mark.parametrize("form", ["oci", "docker-archive", "dir"])
+def test_skopeo_copies_what_was_pushed(store: Store, registry: Registry, name: str, tmp_path: Path, form: str) -> None:
+    store.push("app:1", f"{registry.host}/{name}:1")
+    target = f"{form}:{tmp_path}/copied" + {"oci": ":app", "docker-archive": ".tar:app:1", "dir": ""}[form]
+    run("skopeo", "copy", "--src-tls-verify=false", f"docker://{registry.host}/{name}:1", target)
+    config = json.loads(run("skopeo", "inspect", "--raw", "--config", target))
+    assert config == json.loads(IMAGE.config)
+    if form != "dir":
+        with Store(tmp_path / "second", create=True) as second:
+            (image,) = second.load(tmp_path / ("copied.tar" if form == "docker-archive" else "copied"))
+            assert image.id == IMAGE.id
+
+
+@pytest.mark.needs_tool("skopeo")
+@pytest.mark.parametrize("form", ["oci", "v2s2"])
+def test_what_skopeo_pushed_is_pulled(store: Store, registry: Registry, name: str, tmp_path: Path, form: str) -> None:
+    layout = write_directory(oci_files([IMAGE], "gzip"), tmp_path / "layout")
+    remote = f"docker://{registry.host}/{name}:1"
+    run("skopeo", "copy", "--dest-tls-verify=false", "--format", form, f"oci:{layout}:app:1", remote)
+    found = store.pull(f"{registry.host}/{name}:1")
+    assert json.loads(IMAGE.config) == found.config.document
+    assert list(found.diff_ids) == IMAGE.diff_ids
