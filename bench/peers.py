@@ -181,6 +181,36 @@ class Builder(Peer):
         raise NotImplementedError
 
 
+class Committing(Peer):
+    """A peer that makes images of containers, with a command that is called as docker's."""
+
+    run_options: tuple[str, ...] = ()
+
+    def command(self, *arguments: str) -> list[str]:
+        """The peer's own command, as it reaches our daemon or store."""
+        raise NotImplementedError
+
+    @contextlib.contextmanager
+    def ended(self, image: str, command: list[str]) -> Iterator[str]:
+        """A container in which a program ran to its end, by its name. Removed at the end."""
+        name = f"ended-{time.monotonic_ns()}"
+        try:
+            timed(self.command("run", "--name", name, *self.run_options, image, *command))
+            yield name
+        finally:
+            timed(self.command("rm", "--force", name))
+
+    def commit(self, container: str, image: str) -> float:
+        return timed(self.command("commit", container, image))
+
+    def diff(self, container: str) -> float:
+        return timed(self.command("diff", container))
+
+    def changes(self, container: str) -> set[str]:
+        """The lines of `diff`."""
+        return set(output(self.command("diff", container)).splitlines())
+
+
 class Containerd(Peer):
     """containerd with its overlayfs snapshotter, used by ctr and, for prepare + mount, by gRPC."""
 
@@ -234,11 +264,12 @@ class Containerd(Peer):
         return Snapshotter(self.socket, self.namespace)
 
 
-class Docker(Builder):
+class Docker(Builder, Committing):
     """dockerd with overlay2, without networks. It uses a containerd of its own, in its own store."""
 
     name = "docker"
     binaries = ("dockerd", "docker", "containerd", "runc")
+    run_options = ("--network", "none")
     loads = frozenset({"none", "gzip"})  # 20.10 says "unexpected EOF" or worse to zstd
 
     def _start(self, stack: contextlib.ExitStack) -> None:
@@ -258,6 +289,8 @@ class Docker(Builder):
     def _docker(self, *arguments: str) -> list[str]:
         return [_debian_docker(), "--host", f"unix://{self.socket}", *arguments]
 
+    command = _docker
+
     def load(self, archive: Path) -> float:
         return timed(self._docker("load", "--quiet", "--input", str(archive)))
 
@@ -275,7 +308,7 @@ class Docker(Builder):
         return output(self._docker("image", "inspect", "--format", "{{.Id}}", image))
 
     def run(self, image: str, command: list[str]) -> float:
-        return timed(self._docker("run", "--rm", "--network", "none", image, *command))
+        return timed(self._docker("run", "--rm", *self.run_options, image, *command))
 
     def build(self, directory: Path, name: str) -> float:
         classic = ["env", "DOCKER_BUILDKIT=0"]
@@ -289,7 +322,7 @@ class Docker(Builder):
         ids = []
         try:
             for _ in range(count):
-                ids.append(output(self._docker("run", "--detach", "--network", "none", image, *command)))
+                ids.append(output(self._docker("run", "--detach", *self.run_options, image, *command)))
             yield ids
         finally:
             if ids:
@@ -305,7 +338,7 @@ def _debian_docker() -> str:
     return "/usr/bin/docker" if Path("/usr/bin/docker").exists() else "docker"
 
 
-class Podman(Peer):
+class Podman(Committing):
     """podman with overlay and crun, by its command and by its REST API."""
 
     name = "podman"
@@ -321,6 +354,8 @@ class Podman(Peer):
         places = [f"--root={self.store}", f"--runroot={self.run_directory}/run", f"--tmpdir={self.run_directory}/tmp"]
         kind = ["--storage-driver=overlay", "--cgroup-manager=cgroupfs", "--events-backend=none", "--runtime=crun"]
         return ["podman", *places, *kind, *arguments]
+
+    command = _podman
 
     def load(self, archive: Path) -> float:
         return timed(self._podman("load", "--quiet", "--input", str(archive)))

@@ -29,7 +29,10 @@ from bench.loopfs import loop_file_system
 from bench.rows import Row
 
 ROOT = Path(__file__).parent.parent
-NAMES = ("import", "save", "registry", "mount", "run", "build", "startup", "read", "index", "pool", "blake3")
+NAMES = (
+    *("import", "save", "registry", "mount", "run", "build", "startup", "read", "index", "pool", "extent", "commit"),
+    "blake3",
+)
 ON_DEMAND = ("cold", "packs", "threshold", "compression")
 """Behind a decision (docs/measurements.md); they run when they are named."""
 INSIDE = "LAYERSTORE_BENCH_INSIDE"
