@@ -641,6 +641,30 @@ class TestToTheExtentDriver:
         assert container.read_bytes("/new") == b"new"
 
 
+def test_from_the_command_line(store: Store) -> None:
+    def run(*arguments: str) -> tuple[int, str]:
+        line = [sys.executable, "-m", "layerstore", "--root", str(store.root), *arguments]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(line, capture_output=True, text=True, env=environment)
+        return done.returncode, done.stdout + done.stderr
+
+    container = store.create("base:1", name="box")
+    assert run("move", "box", "--driver", "extent") == (0, "")
+    assert store.container("box").driver == "extent"
+    store.container("box").write_bytes("/new", b"1")
+    assert run("mount", "box")[0] == 1
+    assert "another process writes" in run("move", "box", "--driver", "overlay")[1]
+    store._writable.layers.close()
+    assert run("diff", "box") == (0, "A /new\n")
+    assert run("move", "box", "--driver", "overlay") == (0, "")
+    assert run("diff", "box") == (0, "A /new\n")
+    assert run("move", "box", "--driver", "overlay") == (0, "")
+    assert run("move", "box")[0] == 2
+    assert run("move", "box", "--driver", "other")[0] == 2
+    assert run("move", "none", "--driver", "extent")[0] == 1
+    assert store.container("box").id == container.id
+
+
 KILLED = """if True:
     import os, signal, sys
     from layerstore import Store
