@@ -173,6 +173,44 @@ class Peer:
         raise NotImplementedError
 
 
+class Builder(Peer):
+    """One that builds images, too."""
+
+    def build(self, directory: Path, name: str) -> float:
+        """Build the Dockerfile of a directory, with the cache."""
+        raise NotImplementedError
+
+
+class Committing(Peer):
+    """A peer that makes images of containers, with a command that is called as docker's."""
+
+    run_options: tuple[str, ...] = ()
+
+    def command(self, *arguments: str) -> list[str]:
+        """The peer's own command, as it reaches our daemon or store."""
+        raise NotImplementedError
+
+    @contextlib.contextmanager
+    def ended(self, image: str, command: list[str]) -> Iterator[str]:
+        """A container in which a program ran to its end, by its name. Removed at the end."""
+        name = f"ended-{time.monotonic_ns()}"
+        try:
+            timed(self.command("run", "--name", name, *self.run_options, image, *command))
+            yield name
+        finally:
+            timed(self.command("rm", "--force", name))
+
+    def commit(self, container: str, image: str) -> float:
+        return timed(self.command("commit", container, image))
+
+    def diff(self, container: str) -> float:
+        return timed(self.command("diff", container))
+
+    def changes(self, container: str) -> set[str]:
+        """The lines of `diff`."""
+        return set(output(self.command("diff", container)).splitlines())
+
+
 class Containerd(Peer):
     """containerd with its overlayfs snapshotter, used by ctr and, for prepare + mount, by gRPC."""
 
@@ -226,11 +264,12 @@ class Containerd(Peer):
         return Snapshotter(self.socket, self.namespace)
 
 
-class Docker(Peer):
+class Docker(Builder, Committing):
     """dockerd with overlay2, without networks. It uses a containerd of its own, in its own store."""
 
     name = "docker"
     binaries = ("dockerd", "docker", "containerd", "runc")
+    run_options = ("--network", "none")
     loads = frozenset({"none", "gzip"})  # 20.10 says "unexpected EOF" or worse to zstd
 
     def _start(self, stack: contextlib.ExitStack) -> None:
@@ -250,6 +289,8 @@ class Docker(Peer):
     def _docker(self, *arguments: str) -> list[str]:
         return [_debian_docker(), "--host", f"unix://{self.socket}", *arguments]
 
+    command = _docker
+
     def load(self, archive: Path) -> float:
         return timed(self._docker("load", "--quiet", "--input", str(archive)))
 
@@ -267,7 +308,11 @@ class Docker(Peer):
         return output(self._docker("image", "inspect", "--format", "{{.Id}}", image))
 
     def run(self, image: str, command: list[str]) -> float:
-        return timed(self._docker("run", "--rm", "--network", "none", image, *command))
+        return timed(self._docker("run", "--rm", *self.run_options, image, *command))
+
+    def build(self, directory: Path, name: str) -> float:
+        classic = ["env", "DOCKER_BUILDKIT=0"]
+        return timed([*classic, *self._docker("build", "--network", "none", "--tag", name, str(directory))])
 
     def api(self) -> UnixHttp:
         return UnixHttp(self.socket)
@@ -277,7 +322,7 @@ class Docker(Peer):
         ids = []
         try:
             for _ in range(count):
-                ids.append(output(self._docker("run", "--detach", "--network", "none", image, *command)))
+                ids.append(output(self._docker("run", "--detach", *self.run_options, image, *command)))
             yield ids
         finally:
             if ids:
@@ -293,7 +338,7 @@ def _debian_docker() -> str:
     return "/usr/bin/docker" if Path("/usr/bin/docker").exists() else "docker"
 
 
-class Podman(Peer):
+class Podman(Committing):
     """podman with overlay and crun, by its command and by its REST API."""
 
     name = "podman"
@@ -309,6 +354,8 @@ class Podman(Peer):
         places = [f"--root={self.store}", f"--runroot={self.run_directory}/run", f"--tmpdir={self.run_directory}/tmp"]
         kind = ["--storage-driver=overlay", "--cgroup-manager=cgroupfs", "--events-backend=none", "--runtime=crun"]
         return ["podman", *places, *kind, *arguments]
+
+    command = _podman
 
     def load(self, archive: Path) -> float:
         return timed(self._podman("load", "--quiet", "--input", str(archive)))
@@ -353,6 +400,30 @@ def podman_create_and_mount(api: UnixHttp, image: str) -> tuple[str, Path]:
 def podman_delete(api: UnixHttp, container: str) -> None:
     api.request("POST", f"/v4.0.0/libpod/containers/{container}/unmount")
     api.request("DELETE", f"/v4.0.0/libpod/containers/{container}?force=true")
+
+
+class Buildah(Builder):
+    """buildah with overlay. It has no daemon, and finds the image that a name without a registry means in its store."""
+
+    name = "buildah"
+    binaries = ("buildah", "crun")
+
+    def _start(self, stack: contextlib.ExitStack) -> None:
+        pass
+
+    def _buildah(self, *arguments: str) -> list[str]:
+        places = [f"--root={self.store}", f"--runroot={self.run_directory}/run", "--storage-driver=overlay"]
+        return ["buildah", *places, *arguments]
+
+    def load(self, archive: Path) -> float:
+        return timed(self._buildah("pull", "--quiet", f"docker-archive:{archive}"))
+
+    def remove(self, image: str) -> None:
+        timed(self._buildah("rmi", "--force", image))
+
+    def build(self, directory: Path, name: str) -> float:
+        how = ["--layers", "--pull-never", "--network=none", "--isolation=oci", "--runtime=crun"]
+        return timed(self._buildah("build", *how, "--tag", name, str(directory)))
 
 
 PEERS: tuple[type[Peer], ...] = (Docker, Podman, Containerd)

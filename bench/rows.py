@@ -38,6 +38,12 @@ def within(work: str, unit: str, ours: float | None, peers: dict[str, float], ti
     return Row(work, unit, ours, peers, f"≤ {times:g}× the peer", met)
 
 
+def keeps_up(work: str, unit: str, ours: float | None, peers: dict[str, float], share: float) -> Row:
+    """Ours is to have at least this share of the fastest peer's speed."""
+    met = None if ours is None or not peers else min(peers.values()) >= share * ours
+    return Row(work, unit, ours, peers, f"≥ {share:g}× the peer's speed", met)
+
+
 def at_most(work: str, unit: str, ours: float | None, peers: dict[str, float], limit: float, why: str = "") -> Row:
     """Ours is to be at most `limit`, whatever the peers do."""
     target = f"≤ {limit:,.4g} {unit}" + (f" ({why})" if why else "")

@@ -10,7 +10,6 @@ import time
 from functools import partial
 
 from layerstore._core.mount import container_make_many, container_remove_many
-from layerstore.containers.runtime import find_runtime
 from layerstore.errors import Conflict, InvalidInput, NotFound, Unsupported
 from layerstore.store import logs
 from layerstore.store.locks import locked, try_lock
@@ -256,12 +255,19 @@ class Containers:
             for row in self._known(rows):
                 if self.is_running(row.id):
                     raise Conflict(f"container {row.id[:12]} is running; end it first, or force it")
+        self._unmount(rows, lazy)
+
+    def _unmount(self, rows: Sequence[ContainerRow], lazy: bool) -> None:
         try:
             self._mounts.unmount([row.id for row in rows], lazy=lazy)
         except OSError as error:
             raise Conflict(f"{error}; end what uses the container, or force it") from error
         if not any(self._chain_in_use(chain) for chain in {row.chain_id for row in rows}):
-            self._mounts.release(self._chain_if_used)
+            self.release_unused()
+
+    def release_unused(self) -> None:
+        """Take away the mounts of chains and packs that nobody uses, if a process that was killed has left some."""
+        self._mounts.release(self._chain_if_used)
 
     def mounted(self, rows: Sequence[ContainerRow]) -> list[bool]:
         return self._mounts.mounted([row.id for row in rows])
@@ -308,6 +314,8 @@ class Containers:
 
     def runtime(self) -> Runtime:
         """The OCI runtime of this machine. Raises `Unsupported` when there is none."""
+        from layerstore.containers.runtime import find_runtime
+
         return find_runtime(None, self._layout.runtime)
 
     def write_bundle(self, container: str, spec: dict[str, Any]) -> str:
@@ -339,7 +347,8 @@ class Containers:
         for row in known:
             with contextlib.suppress(NotFound):
                 self.runtime().delete(row.id, force=True)
-        self.unmount(rows, lazy=force)
+        if any(self.mounted(rows)):
+            self._unmount(rows, lazy=force)
         # Rows first: what is left of a directory whose row is gone is garbage, not half a container.
         with self._database.transaction(durable=False) as db:
             needed = [log for row in rows for (log,) in db.execute(_LOGS_OF, {"id": row.id})]
