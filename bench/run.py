@@ -29,8 +29,8 @@ from bench.loopfs import loop_file_system
 from bench.rows import Row
 
 ROOT = Path(__file__).parent.parent
-NAMES = ("import", "mount", "run", "build", "startup", "read", "index", "pool", "blake3")
-ON_DEMAND = ("packs", "threshold")
+NAMES = ("import", "save", "registry", "mount", "run", "build", "startup", "read", "index", "pool", "blake3")
+ON_DEMAND = ("packs", "threshold", "compression")
 """Behind a decision (docs/measurements.md); they run when they are named."""
 INSIDE = "LAYERSTORE_BENCH_INSIDE"
 HYBRID_CGROUP = Path("/sys/fs/cgroup/unified")

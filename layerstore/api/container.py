@@ -191,20 +191,25 @@ class Container(Operations):
         self.row = self._store._moves.move(self.row, driver)
 
     def diff(self) -> list[Change]:
-        """What it changed, sorted by path. Raises `NotFound` when removed, `CorruptError`, `OSError`."""
+        """What it changed, sorted by path.
+
+        Raises `NotFound` when it was removed, `LimitExceeded`, `CorruptError`, `OSError`.
+        """
         if self.row.driver == "extent":
             from layerstore.extents import delta
 
             return delta.changes(self._layer().moment())
-        from pathlib import Path
-
         from layerstore.containers import changes
 
         try:
-            return changes.changes(Path(self._store._containers.upper(self.id)), self.image.index())
+            fd = os.open(self._store._containers.upper(self.id), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except FileNotFoundError:
             self._store.container(self.id)
             raise
+        try:
+            return changes.changes(fd, self.image.index())
+        finally:
+            os.close(fd)
 
     # What it holds
 

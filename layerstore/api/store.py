@@ -446,11 +446,14 @@ class Store:
         digits = name.removeprefix("sha256:")
         is_id = bool(digits) and all(c in "0123456789abcdef" for c in digits)
         if "@" in name:
-            digest = parse_digest(name.partition("@")[2], f"the digest in {name!r}")
-            of_it = db.execute("SELECT image_id FROM image_blobs WHERE digest = ? LIMIT 2", (digest,)).fetchall()
+            query = "SELECT image_id FROM image_blobs WHERE digest = ? AND digest <> image_id LIMIT 2"
+            of_it = db.execute(query, (name.partition("@")[2],)).fetchall()
             if len(of_it) == 1:
                 return self._image(of_it[0][0])
-            raise NotFound(f"there is no one image of {digest} here; `layerstore pull {name}` brings it")
+            raise NotFound(
+                f"{'several images' if of_it else 'no image here'} came with the digest of {name!r}; "
+                "`layerstore images` lists those that are here, `layerstore pull` brings others"
+            )
         if not name.startswith("sha256:"):
             row = db.execute(query := "SELECT image_id FROM names WHERE name = ?", (name,)).fetchone()
             if row is None:

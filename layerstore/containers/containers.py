@@ -33,7 +33,7 @@ _COLUMNS = "id, name, image_id, image_name, chain_id, created_seconds, volatile,
 NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}"
 _BATCH = 500
 _LOGS_OF = (
-    "SELECT log FROM containers WHERE id = :id "
+    "SELECT log FROM containers WHERE id = :id AND log IS NOT NULL "
     "UNION SELECT log FROM snapshots WHERE container_id = :id AND log IS NOT NULL"
 )
 
@@ -332,7 +332,7 @@ class Containers:
                 if self.is_running(row.id):
                     raise Conflict(f"container {row.id[:12]} is running; end it first, or remove it by force")
             for row in rows:
-                if row.driver == "extent" and self._is_written(row.id):
+                if self._is_written(row.id):
                     raise Conflict(
                         f"another process writes to container {row.id[:12]}; end it first, or remove it by force"
                     )
@@ -342,16 +342,16 @@ class Containers:
         self.unmount(rows, lazy=force)
         # Rows first: what is left of a directory whose row is gone is garbage, not half a container.
         with self._database.transaction(durable=False) as db:
-            extent = [row.id for row in rows if row.driver == "extent"]
-            needed = [log for container in extent for (log,) in db.execute(_LOGS_OF, {"id": container})]
+            needed = [log for row in rows for (log,) in db.execute(_LOGS_OF, {"id": row.id})]
             db.executemany("DELETE FROM containers WHERE id = ?", [(row.id,) for row in rows])
             gone = logs.forget_unneeded(db, needed)
         container_remove_many(self._mounts.containers_fd, [row.id for row in rows])
         logs.unlink(self._layout, gone)
 
     def _is_written(self, container: str) -> bool:
-        """Does a process write to this container of the extent driver?"""
-        row = self._database.read().execute("SELECT log FROM containers WHERE id = ?", (container,)).fetchone()
+        """Does a process write to this container, by its log, which only one of the extent driver has?"""
+        query = "SELECT log FROM containers WHERE id = ? AND log IS NOT NULL"
+        row = self._database.read().execute(query, (container,)).fetchone()
         if row is None:
             return False
         try:

@@ -139,8 +139,22 @@ def _translated(error: sqlite3.Error, path: str) -> Exception:
     return error
 
 
+class _EndOfThread:
+    """Closes a thread's connection, once nothing but what the thread had refers to this."""
+
+    def __init__(self, connection: sqlite3.Connection, connections: list[sqlite3.Connection]) -> None:
+        self._connection = connection
+        self._connections = connections
+
+    def __del__(self) -> None:
+        # It is not among them when the database was closed before.
+        if self._connection in self._connections:
+            self._connections.remove(self._connection)
+            self._connection.close()
+
+
 class Database:
-    """One SQLite file, a connection for each thread.
+    """One SQLite file, a connection for each thread until that ends.
 
     Raises `Unsupported` where another version of layerstore made it. Its connections raise `CorruptError` where SQLite
     finds the file damaged, `Conflict` where another process does not let go of it, and `OSError`.
@@ -191,20 +205,11 @@ class Database:
             connection.execute("PRAGMA foreign_keys = ON")
             # The log outlives a process that ends without closing, and the next one reads what is in it.
             connection.execute(f"PRAGMA wal_autocheckpoint = {_LOG_PAGES}")
-            self._local.connection = connection
-            self._local.durable = None
-            self._keep(connection)
-        return connection
-
-    def _keep(self, connection: sqlite3.Connection) -> None:
-        """Note a connection for `close`, and close those of threads that have ended."""
-        with self._lock:
             self._connections.append(connection)
-            self._owners.append((threading.current_thread(), connection))
-            for owner in [owner for owner in self._owners if not owner[0].is_alive()]:
-                self._owners.remove(owner)
-                self._connections.remove(owner[1])
-                owner[1].close()
+            self._local.connection = connection
+            self._local.end = _EndOfThread(connection, self._connections)
+            self._local.durable = None
+        return connection
 
     def collections(self) -> int:
         """How often something was taken away by garbage collection: the generation of the digest log. What was read
