@@ -178,10 +178,13 @@ cdef class UpperWalk:
 
     def take_fd(self):
         """The open file of the `large` entry, for the caller to close; None where its content is the chain's."""
-        cdef ls_upper_entry *last = self.entries + self.count - 1
+        cdef ls_upper_entry *last
         cdef int fd
 
-        if not self.count or last.fd < 0:
+        if not self._has_large():
+            return None
+        last = &self.entries[self.count - 1]
+        if last.fd < 0:
             return None
         fd, last.fd = last.fd, -1
         return fd
