@@ -149,6 +149,24 @@ def facts(status: os.stat_result) -> tuple[Any, ...]:
     )
 
 
+def in_container(container: Any, name: str, arguments: Any, options: Any) -> Any:
+    """Do in a container of the extent driver what `HostTree.call` does."""
+    if name == "create":
+        return container.open(arguments[0], "xb", 0).close()
+    if name == "pwrite":
+        with container.open(arguments[0], "r+b", 0) as file:
+            file.seek(arguments[1])
+            file.write(arguments[2])
+        return None
+    if name == "append":
+        with container.open(arguments[0], "ab", 0) as file:
+            file.write(arguments[1])
+        return None
+    if name == "stat":
+        return facts(container.stat(arguments[0], follow_symlinks=arguments[1]))
+    return getattr(container, name)(*arguments, **options)
+
+
 def dump(files: Any = os, read: Any = _read_file, top: str = ".") -> Dump:
     """Everything in a tree, by path; `files` has the functions of `os`. Files with several names are told by the
     first."""
