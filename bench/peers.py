@@ -173,6 +173,14 @@ class Peer:
         raise NotImplementedError
 
 
+class Builder(Peer):
+    """One that builds images, too."""
+
+    def build(self, directory: Path, name: str) -> float:
+        """Build the Dockerfile of a directory, with the cache."""
+        raise NotImplementedError
+
+
 class Committing(Peer):
     """A peer that makes images of containers, with a command that is called as docker's."""
 
@@ -256,7 +264,7 @@ class Containerd(Peer):
         return Snapshotter(self.socket, self.namespace)
 
 
-class Docker(Committing):
+class Docker(Builder, Committing):
     """dockerd with overlay2, without networks. It uses a containerd of its own, in its own store."""
 
     name = "docker"
@@ -301,6 +309,10 @@ class Docker(Committing):
 
     def run(self, image: str, command: list[str]) -> float:
         return timed(self._docker("run", "--rm", *self.run_options, image, *command))
+
+    def build(self, directory: Path, name: str) -> float:
+        classic = ["env", "DOCKER_BUILDKIT=0"]
+        return timed([*classic, *self._docker("build", "--network", "none", "--tag", name, str(directory))])
 
     def api(self) -> UnixHttp:
         return UnixHttp(self.socket)
@@ -388,6 +400,30 @@ def podman_create_and_mount(api: UnixHttp, image: str) -> tuple[str, Path]:
 def podman_delete(api: UnixHttp, container: str) -> None:
     api.request("POST", f"/v4.0.0/libpod/containers/{container}/unmount")
     api.request("DELETE", f"/v4.0.0/libpod/containers/{container}?force=true")
+
+
+class Buildah(Builder):
+    """buildah with overlay. It has no daemon, and finds the image that a name without a registry means in its store."""
+
+    name = "buildah"
+    binaries = ("buildah", "crun")
+
+    def _start(self, stack: contextlib.ExitStack) -> None:
+        pass
+
+    def _buildah(self, *arguments: str) -> list[str]:
+        places = [f"--root={self.store}", f"--runroot={self.run_directory}/run", "--storage-driver=overlay"]
+        return ["buildah", *places, *arguments]
+
+    def load(self, archive: Path) -> float:
+        return timed(self._buildah("pull", "--quiet", f"docker-archive:{archive}"))
+
+    def remove(self, image: str) -> None:
+        timed(self._buildah("rmi", "--force", image))
+
+    def build(self, directory: Path, name: str) -> float:
+        how = ["--layers", "--pull-never", "--network=none", "--isolation=oci", "--runtime=crun"]
+        return timed(self._buildah("build", *how, "--tag", name, str(directory)))
 
 
 PEERS: tuple[type[Peer], ...] = (Docker, Podman, Containerd)

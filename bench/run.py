@@ -29,8 +29,11 @@ from bench.loopfs import loop_file_system
 from bench.rows import Row
 
 ROOT = Path(__file__).parent.parent
-NAMES = ("import", "mount", "run", "startup", "read", "index", "pool", "extent", "blake3")
-ON_DEMAND = ("packs", "threshold")
+NAMES = (
+    *("import", "save", "registry", "mount", "run", "build", "startup", "read", "index", "pool", "extent", "commit"),
+    "blake3",
+)
+ON_DEMAND = ("cold", "packs", "threshold", "compression")
 """Behind a decision (docs/measurements.md); they run when they are named."""
 INSIDE = "LAYERSTORE_BENCH_INSIDE"
 HYBRID_CGROUP = Path("/sys/fs/cgroup/unified")
@@ -153,7 +156,7 @@ def machine() -> dict[str, Any]:
 
 
 def package_versions() -> dict[str, str]:
-    packages = ["docker.io", "containerd", "podman", "crun", "runc"]
+    packages = ["docker.io", "containerd", "podman", "buildah", "crun", "runc"]
     command = ["dpkg-query", "-W", "-f", "${Package} ${Version}\n", *packages]
     listed = subprocess.run(command, capture_output=True, text=True).stdout
     return dict(line.split(" ", 1) for line in listed.splitlines())

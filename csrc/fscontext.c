@@ -168,3 +168,15 @@ void ls_fscontext_close(struct ls_fscontext *context)
 		close(context->fd);
 	context->fd = -1;
 }
+
+int ls_mount_detached_read_only(const char *path)
+{
+	struct mount_attr attributes = {.attr_set = MOUNT_ATTR_RDONLY};
+	int fd = (int)syscall(SYS_open_tree, AT_FDCWD, path, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
+
+	if (fd >= 0 && syscall(SYS_mount_setattr, fd, "", AT_EMPTY_PATH, &attributes, sizeof(attributes))) {
+		close(fd);
+		return -1;
+	}
+	return fd;
+}

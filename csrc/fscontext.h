@@ -41,6 +41,11 @@ int ls_fscontext_attach(struct ls_fscontext *context, unsigned int attributes, i
 
 void ls_fscontext_close(struct ls_fscontext *context);
 
+/* A read-only mount of the file `path` that is attached nowhere: its descriptor (close-on-exec), or -1 with errno. The
+ * mount is gone once nobody has the file open through it. Only system calls: a child that shares this process's memory
+ * may call it. */
+int ls_mount_detached_read_only(const char *path);
+
 /* What to say wherever the kernel answers EPERM to a mount or an unmount; follows "cannot mount ...: ". */
 #define LS_NEEDS_PRIVILEGE "mounting needs CAP_SYS_ADMIN: run as root (EROFS: root of the initial user namespace)"
 

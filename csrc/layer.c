@@ -5,14 +5,7 @@
 
 #include "layer_impl.h"
 
-#define ARENA_CHUNK_BYTES ((size_t)256 << 10)
 #define FIRST_SLOTS 1024u
-
-struct arena_chunk {
-	struct arena_chunk *next;
-	size_t used, capacity;
-	uint8_t bytes[];
-};
 
 enum meaning { MEANS_ENTRY, MEANS_WHITEOUT, MEANS_OPAQUE, MEANS_NOTHING };
 
@@ -28,27 +21,6 @@ int ls_layer_refuse(const struct ls_layer_builder *builder, int status, const ch
 static int out_of_memory(const struct ls_layer_builder *builder, struct ls_error *err)
 {
 	return ls_layer_refuse(builder, LS_NO_MEMORY, "cannot be added: out of memory", err);
-}
-
-/* Memory that lives as long as the builder. */
-static void *keep(struct ls_layer_builder *builder, const void *bytes, size_t length)
-{
-	struct arena_chunk *chunk = builder->arena;
-	void *kept;
-
-	if (!chunk || chunk->capacity - chunk->used < length) {
-		size_t capacity = length > ARENA_CHUNK_BYTES ? length : ARENA_CHUNK_BYTES;
-
-		chunk = malloc(sizeof(*chunk) + capacity);
-		if (!chunk)
-			return NULL;
-		*chunk = (struct arena_chunk){.next = builder->arena, .capacity = capacity};
-		builder->arena = chunk;
-	}
-	kept = chunk->bytes + chunk->used;
-	memcpy(kept, bytes, length);
-	chunk->used += length;
-	return kept;
 }
 
 /* ---- nodes ---- */
@@ -169,7 +141,7 @@ static int claim(struct ls_layer_builder *builder, uint32_t parent, const char *
 		fresh.record.flags = old->record.flags & LS_RECORD_WHITEOUT;
 		bury(builder, slot->node);
 	} else {
-		fresh.name = keep(builder, name, length);
+		fresh.name = ls_arena_copy(&builder->arena, name, length);
 		if (!fresh.name)
 			return out_of_memory(builder, err);
 		builder->slots_used++;
@@ -277,7 +249,7 @@ static int describe_xattrs(struct ls_layer_builder *builder, struct ls_index_nod
 		if (builder->xattr_bytes > LS_LAYER_XATTR_BYTES)
 			return ls_layer_refuse(builder, LS_LIMIT, "brings the layer's extended attributes over 1 GiB",
 			                       err);
-		builder->last_xattrs = keep(builder, builder->xattrs, length);
+		builder->last_xattrs = ls_arena_copy(&builder->arena, builder->xattrs, length);
 		if (!builder->last_xattrs)
 			return out_of_memory(builder, err);
 		builder->last_xattrs_length = length;
@@ -299,7 +271,7 @@ static int describe_symlink(struct ls_layer_builder *builder, struct ls_index_no
 		                       err);
 	node->record.mode = S_IFLNK | 0777;
 	node->record.size = link.length;
-	node->target = keep(builder, link.bytes, link.length);
+	node->target = ls_arena_copy(&builder->arena, link.bytes, link.length);
 	return node->target ? LS_OK : out_of_memory(builder, err);
 }
 
@@ -458,6 +430,8 @@ static int resolve_hard_link(struct ls_layer_builder *builder, char *target, siz
 		return status;
 	if (!walk->length)
 		return ls_layer_refuse(builder, LS_INVALID, "is a hard link to the root directory", err);
+	if (walk_name_length(walk) > LS_LAYER_NAME_BYTES)
+		return ls_layer_refuse(builder, LS_LIMIT, "is a hard link to a name of more than 255 bytes", err);
 	status = ls_layer_resolve(builder, walk, err);
 	if (status)
 		return status;
@@ -491,7 +465,7 @@ static int add_hard_link(struct ls_layer_builder *builder, struct ls_error *err)
 	} else {
 		source.record.flags = LS_RECORD_LOWER_LINK;
 		source.record.size = length;
-		source.target = keep(builder, target, length);
+		source.target = ls_arena_copy(&builder->arena, target, length);
 		if (!source.target)
 			return out_of_memory(builder, err);
 	}
@@ -582,12 +556,7 @@ void ls_layer_builder_free(struct ls_layer_builder *builder)
 {
 	if (!builder)
 		return;
-	while (builder->arena) {
-		struct arena_chunk *next = builder->arena->next;
-
-		free(builder->arena);
-		builder->arena = next;
-	}
+	ls_arena_free(&builder->arena);
 	free(builder->slots);
 	free(builder->nodes);
 	free(builder);

@@ -4,6 +4,7 @@
 
 #include <sys/stat.h>
 
+#include "arena.h"
 #include "index_writer.h"
 #include "layer.h"
 #include "siphash.h"
@@ -33,8 +34,6 @@ struct walk {
 	size_t link_bytes; /* bytes of their targets */
 };
 
-struct arena_chunk;
-
 struct slot {
 	uint32_t tag;  /* low half of the hash of (parent, name); its low bits are also the slot's preferred place */
 	uint32_t node; /* LS_NONE when free */
@@ -52,7 +51,7 @@ struct ls_layer_builder {
 	uint32_t node_count, node_capacity;
 	struct slot *slots;
 	uint32_t slot_mask, slots_used;
-	struct arena_chunk *arena;
+	struct ls_arena arena; /* what lives as long as the builder */
 	uint8_t hash_key[LS_SIPHASH_KEY_BYTES];
 	uint64_t entries, implied;
 	uint64_t xattr_bytes;
@@ -89,7 +88,8 @@ int ls_layer_refuse(const struct ls_layer_builder *builder, int status, const ch
 /* The node of a child, LS_NONE where there is none; `name` has at most LS_LAYER_NAME_BYTES. */
 uint32_t ls_layer_find_child(const struct ls_layer_builder *builder, uint32_t parent, const char *name, size_t length);
 
-/* Clean an archive's spelling of a path into the walk. */
+/* Clean an archive's spelling of a path into the walk. A name has at most LS_LAYER_NAME_BYTES, and before it maybe ".wh.",
+ * which is for whoever takes it for a name to count (ls_layer_find_child). */
 int ls_layer_clean(const struct ls_layer_builder *builder, struct walk *walk, struct ls_tar_bytes spelling,
                    struct ls_error *err);
 

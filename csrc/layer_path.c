@@ -6,6 +6,7 @@ static int clean_component(const struct ls_layer_builder *builder, struct walk *
                            struct ls_error *err)
 {
 	char *path = walk->rest + LINK_ROOM;
+	int is_marked;
 
 	if (!length || (length == 1 && name[0] == '.'))
 		return LS_OK;
@@ -16,12 +17,12 @@ static int clean_component(const struct ls_layer_builder *builder, struct walk *
 			;
 		return LS_OK;
 	}
-	if (length > LS_LAYER_NAME_BYTES)
+	is_marked = length >= 4 && !memcmp(name, ".wh.", 4);
+	if (length - (is_marked ? 4 : 0) > LS_LAYER_NAME_BYTES)
 		return ls_layer_refuse(builder, LS_LIMIT, "has a name of more than 255 bytes", err);
 	if (walk->length + (walk->length > 0) + length > LS_LAYER_PATH_BYTES)
 		return ls_layer_refuse(builder, LS_LIMIT, "has a path of more than 4096 bytes", err);
-	if (length >= 4 && !memcmp(name, ".wh.", 4))
-		walk->is_marked = 1;
+	walk->is_marked |= is_marked;
 	if (walk->length)
 		path[walk->length++] = '/';
 	memcpy(path + walk->length, name, length);

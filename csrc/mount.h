@@ -51,7 +51,7 @@ int ls_umount_many(int containers_fd, const char *const *names, size_t n, int la
 
 /* Remove names[i] and everything below it, for each; missing is fine. Symbolic links are removed, not followed, and no
  * mount is entered: where names[i]/root is one still, that is LS_SYSTEM with EBUSY and nothing of the container is
- * touched. Depth costs neither stack nor descriptors. Goes on after an error; the first one is reported. */
+ * touched. Depth costs neither stack nor descriptors, of which it needs ten. Goes on after an error; the first one is reported. */
 int ls_container_remove_many(int containers_fd, const char *const *names, size_t n, struct ls_error *err);
 
 /* Set mounted[i] to 1 where names[i]/root is a mount point (statx(2), STATX_ATTR_MOUNT_ROOT), else 0. */
@@ -81,7 +81,9 @@ int ls_open_inside(int root_fd, const char *path, int flags, int *fd, struct ls_
  * semantics). All other descriptors are taken to be close-on-exec. `private_mounts`: in a mount namespace of its
  * own, none of whose changes is seen outside. There an empty tmpfs covers each directory in `hide` (NULL-terminated
  * list of paths, may be NULL) that exists: what the program writes there goes away with it. `controlling_terminal`:
- * setsid and make descriptor 0 the controlling terminal. Signal dispositions and mask are reset to the defaults.
+ * setsid and make descriptor 0 the controlling terminal. `read_only_program`: execute the program through a read-only
+ * mount of its file, made for this once, so that whoever reaches /proc/PID/exe cannot write to the program; where that
+ * is not to be had (no privilege, a script), as it is. Signal dispositions and mask are reset to the defaults.
  * *pid is the child, to be waited for by the caller. An error of exec or of the preparation is reported here, with
  * nothing left to wait for. */
 struct ls_spawn {
@@ -92,6 +94,7 @@ struct ls_spawn {
 	int private_mounts;
 	const char *const *hide;
 	int controlling_terminal;
+	int read_only_program;
 };
 int ls_spawn(const struct ls_spawn *spawn, int *pid, struct ls_error *err);
 

@@ -16,8 +16,11 @@
 #include "mount.h"
 #include "mountpoint.h"
 
-/* A tree of any depth is removed with two directories open: a directory found in a directory of the container's is
- * moved up to the container's own, and emptied when its turn comes there. */
+/* Directories that are open below the container's own. */
+#define NESTED_MAX 8
+
+/* A tree of any depth is removed with few directories open: one that is nested deeper is moved up to the container's
+ * own, and emptied when its turn comes there. Not each, as a move takes as long as all else that removing it does. */
 struct removal {
 	const char *container;
 	int top_fd;
@@ -95,10 +98,10 @@ static int move_up(struct removal *removal, int parent_fd, const char *name)
 	return status;
 }
 
-/* Remove what is in the directory `name` of the container's; its directories move up. */
-static int empty_directory(struct removal *removal, const char *name)
+/* Remove the directory `name`, which `nested` directories are open above, and what is in it. */
+static int remove_directory(struct removal *removal, int parent_fd, const char *name, int nested)
 {
-	DIR *directory = open_directory(removal->top_fd, name);
+	DIR *directory = open_directory(parent_fd, name);
 	const struct dirent *entry;
 	int status = LS_OK;
 
@@ -107,13 +110,15 @@ static int empty_directory(struct removal *removal, const char *name)
 	while (!status && (entry = next_entry(directory))) {
 		int left = unlink_entry(dirfd(directory), entry);
 
-		if (left < 0 || (left && move_up(removal, dirfd(directory), entry->d_name)))
+		if (left > 0 && nested < NESTED_MAX)
+			status = remove_directory(removal, dirfd(directory), entry->d_name, nested + 1);
+		else if (left < 0 || (left && move_up(removal, dirfd(directory), entry->d_name)))
 			status = fail(removal, entry->d_name);
 	}
 	if (!status && errno)
 		status = fail(removal, name);
 	closedir(directory);
-	if (!status && unlinkat(removal->top_fd, name, AT_REMOVEDIR))
+	if (!status && unlinkat(parent_fd, name, AT_REMOVEDIR))
 		status = fail(removal, name);
 	return status;
 }
@@ -130,7 +135,7 @@ static int empty_container(struct removal *removal, DIR *top)
 		if (left < 0)
 			status = fail(removal, entry->d_name);
 		else if (left)
-			status = empty_directory(removal, entry->d_name);
+			status = remove_directory(removal, removal->top_fd, entry->d_name, 1);
 	}
 	return status ? status : errno ? fail(removal, ".") : LS_OK;
 }

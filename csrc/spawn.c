@@ -12,6 +12,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "fscontext.h"
 #include "mount.h"
 
 #define STACK_SIZE (64 * 1024)
@@ -120,6 +121,17 @@ static int prepare(struct launch *launch)
 	return 0;
 }
 
+/* Returns where it fails. A script is ENOENT here: its interpreter would be given a descriptor that is closed. */
+static void execute_read_only(const struct ls_spawn *spawn)
+{
+	int fd = ls_mount_detached_read_only(spawn->argv[0]);
+
+	if (fd < 0)
+		return;
+	syscall(SYS_execveat, fd, "", spawn->argv, spawn->envp, AT_EMPTY_PATH);
+	close(fd);
+}
+
 static int run_child(void *argument)
 {
 	static const kernel_sigset none;
@@ -129,6 +141,8 @@ static int run_child(void *argument)
 	reset_signals();
 	if (!prepare(launch)) {
 		set_signal_mask(&none, NULL);
+		if (spawn->read_only_program)
+			execute_read_only(spawn);
 		execve(spawn->argv[0], (char *const *)spawn->argv, (char *const *)spawn->envp);
 		fail_step(launch, STEP_EXEC, spawn->argv[0]);
 	}

@@ -33,7 +33,7 @@
 
 struct ls_tar_limits {
 	size_t path_bytes;     /* a path or link target: 4,096 */
-	size_t name_bytes;     /* one component of a path: 255 */
+	size_t name_bytes;     /* one component of a path, a whiteout's ".wh." not counted: 255 */
 	size_t extended_bytes; /* pax and GNU long-name data before one entry; all global headers: 1 MiB each */
 	size_t sparse_extents; /* extents of one sparse file, empty ones counted: 65,536 */
 	uint64_t file_bytes;   /* logical size of one file: 1 TiB */

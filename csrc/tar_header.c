@@ -131,6 +131,14 @@ static int read_type(struct ls_tar *tar, uint8_t type, struct ls_error *err)
 	return LS_OK;
 }
 
+/* The bytes of a component that its limit is about: those of the name of what a whiteout hides. */
+static size_t counted_bytes(const uint8_t *name, size_t length)
+{
+	size_t prefix = strlen(TAR_WHITEOUT);
+
+	return length > prefix && !memcmp(name, TAR_WHITEOUT, prefix) ? length - prefix : length;
+}
+
 /* Neither empty nor too long nor with a NUL in it; of a path, each component within its limit, too. */
 static int check_text(const struct ls_tar *tar, struct ls_tar_bytes text, const char *what, int is_path,
                       struct ls_error *err)
@@ -151,7 +159,7 @@ static int check_text(const struct ls_tar *tar, struct ls_tar_bytes text, const 
 		const uint8_t *slash = memchr(at, '/', (size_t)(end - at));
 		size_t length = (size_t)((slash ? slash : end) - at);
 
-		if (length > name_bytes)
+		if (counted_bytes(at, length) > name_bytes)
 			return tar_fail(
 			    tar, err, LS_LIMIT,
 			    "the %s has the component \"%s\" of %zu bytes, more than the limit name_bytes (%zu)", what,

@@ -7,7 +7,6 @@
 
 #include "tar_format.h"
 
-#define WHITEOUT ".wh."
 #define OPAQUE ".wh..wh..opq"
 /* A path as the archive has it: with a '/' behind a directory, or the name of a whiteout. */
 #define SPELLED_BYTES (LS_TAR_WRITER_PATH_BYTES + sizeof("/" OPAQUE))
@@ -70,9 +69,9 @@ static int check_component(const struct ls_tar_writer *writer, const uint8_t *na
 		              length, ls_tar_default_limits.name_bytes);
 	if (memchr(name, 0, length))
 		return refuse(writer, err, LS_INVALID, "a path has no NUL byte");
-	if (length >= strlen(WHITEOUT) && !memcmp(name, WHITEOUT, strlen(WHITEOUT)))
+	if (length >= strlen(TAR_WHITEOUT) && !memcmp(name, TAR_WHITEOUT, strlen(TAR_WHITEOUT)))
 		return refuse(writer, err, LS_INVALID,
-		              "in a layer a name that begins with \"" WHITEOUT
+		              "in a layer a name that begins with \"" TAR_WHITEOUT
 		              "\" says that something was deleted; rename or remove the file");
 	return LS_OK;
 }
@@ -517,7 +516,7 @@ int ls_tar_write_whiteout(struct ls_tar_writer *writer, struct ls_tar_bytes path
 	name.bytes += directory.length;
 	name.length -= directory.length;
 	directory.length -= directory.length != 0;
-	return write_marker(writer, join(spelled, directory, WHITEOUT, name), err);
+	return write_marker(writer, join(spelled, directory, TAR_WHITEOUT, name), err);
 }
 
 /* ---- content and the end ---- */

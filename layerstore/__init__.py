@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from layerstore.api import Image as Image
     from layerstore.api import Store as Store
     from layerstore.api import Volume as Volume
+    from layerstore.api.building import build as build
+    from layerstore.results import BuildEvent as BuildEvent
     from layerstore.results import Change as Change
     from layerstore.results import HistoryEntry as HistoryEntry
     from layerstore.results import LayerSummary as LayerSummary
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from layerstore.views.view import View as View
 
 _HOMES = {
+    "BuildEvent": "layerstore.results",
     "Change": "layerstore.results",
     "Container": "layerstore.api",
     "Entry": "layerstore._core.entry",
@@ -47,8 +50,10 @@ _HOMES = {
     "Version": "layerstore.results",
     "View": "layerstore.views.view",
     "Volume": "layerstore.api",
+    "build": "layerstore.api.building",
 }
 __all__ = [
+    "BuildEvent",
     "Change",
     "Container",
     "Entry",
@@ -62,6 +67,7 @@ __all__ = [
     "Version",
     "View",
     "Volume",
+    "build",
     "errors",
 ]
 

@@ -23,6 +23,14 @@ class ProgramNotExecutable(InvalidInput):
     """The program to run is there, but is no file that its user may execute."""
 
 
+class BuildFailed(LayerstoreError):
+    """A command of a build has failed: its line and command are in the message. `status` is its exit status."""
+
+    def __init__(self, message: str, status: int = 0) -> None:
+        super().__init__(message)
+        self.status = status
+
+
 class RegistryError(LayerstoreError):
     """A registry cannot be reached, or refuses what was asked of it."""
 
@@ -33,6 +41,7 @@ class AccessDenied(RegistryError):
 
 __all__ = [
     "AccessDenied",
+    "BuildFailed",
     "Conflict",
     "CorruptError",
     "DigestMismatch",

@@ -148,3 +148,34 @@ class Progress(Value):
         self.done_bytes = done_bytes
         self.total_bytes = total_bytes
         self.source = source
+
+
+class BuildEvent(Value):
+    """What a build is doing.
+
+    `kind` is "step" (an instruction, `text`, begins), "cached" (what it made is taken from the cache), "running" (its
+    command begins, in the container `text`), "output" (of the command, `data`, on the stream 1 or 2, standard output or
+    error), "made" (it is done, and `text` are 12 digits that stand for the state of the stage), "ended" (the stage has,
+    well or not) or "warning" (`text`).
+
+    `stage` counts stages from 0 as they are in the file. `number` is the step's, from 1, of `total` in all stages;
+    those of independent stages come mixed, as they happen.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        stage: int,
+        number: int,
+        total: int,
+        text: str = "",
+        stream: int = 0,
+        data: bytes = b"",
+    ) -> None:
+        self.kind = kind
+        self.stage = stage
+        self.number = number
+        self.total = total
+        self.text = text
+        self.stream = stream
+        self.data = data

@@ -246,6 +246,16 @@ class TestMount:
         other.umount()
         assert mounts_below(store.root) == []
 
+    @pytest.mark.parametrize("clear", [lambda store: store.umount(store.containers()), Store.collect_garbage])
+    def test_what_a_killed_process_left_goes(self, store: Store, clear: Callable[[Store], object]) -> None:
+        """It had unmounted the container and not yet what only that used."""
+        container = store.create("plain:1")
+        container.mount()
+        mount.umount(container.root)
+        assert len(mounts_below(store.root)) == 2
+        clear(store)
+        assert mounts_below(store.root) == []
+
     def test_a_cold_image_is_read_ahead(self, store: Store) -> None:
         tar = write_tar([Entry("file", f"{i:04}", data=b"%d" % i) for i in range(3000)])
         store.import_rootfs(io.BytesIO(tar), "files")
@@ -452,7 +462,7 @@ class TestRun:
         assert list(Path("/sys/fs/cgroup").glob(f"**/{container.id}")) == []
 
     def test_other_devices_need_control_groups(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("layerstore.api.container.may_use_cgroups", lambda: False)
+        monkeypatch.setattr("layerstore.containers.runtime.may_use_cgroups", lambda: False)
         container = store.create("devices:1")
         with pytest.raises(Unsupported, match="brings device files"):
             container.run(["/bin/true"])

@@ -29,10 +29,13 @@ from layer_model import Entry, write_tar
 from stack_model import EXAMPLES
 
 from layerstore import Store
+from layerstore._core import mount
 from layerstore.api import Container
+from layerstore.errors import Conflict
 from layerstore.extents import compaction, delta, layers, recording
 
 ROOT = os.geteuid() == 0
+MAY_MOUNT = ROOT and mount.features().may_mount and mount.features().erofs and mount.features().overlay
 LAYER = [
     Entry("dir", "d", mode=0o755, mtime=(10, 0)),
     Entry("dir", "d/sub", mode=0o750, mtime=(11, 5)),
@@ -87,6 +90,11 @@ def extract(target: Path) -> None:
             os.chmod(target / entry.path, entry.mode)
     os.utime(target, ns=(0, 9 * 10**9))
     os.chmod(target, 0o755)
+
+
+def without_links(found: Dump) -> Dump:
+    """Without the number of links: to overlayfs a file of the image has as many as there."""
+    return {path: (facts[:3] + facts[4:], *rest) for path, (facts, *rest) in found.items()}
 
 
 class World:
@@ -321,21 +329,36 @@ class ExtentMachine(RuleBasedStateMachine):
             assert again == expected
         self.store.remove(copies)
 
-    # Once a run, as it waits for the disk, and for whatever else is written to it.
-    @precondition(lambda self: len(self.store.images()) == 1)
     @rule(n=worlds_numbers)
     def commit(self, n: int) -> None:
-        """A container of its image shows the same, and goes on as a world of its own where there is room for one."""
+        """Its entries as the tar of a layer make the same tree."""
         world = self.world(n)
-        image = world.container.commit("model:2")
-        made = World(self.store.create(image, driver="extent"), HostTree(self.new_tree(world.host.root)))
-        shown = made.host.dump()
-        assert dump(made.container, made.container.read_bytes) == without_sockets(shown)
-        if len(self.worlds) < 4 and without_sockets(shown) == shown:
-            self.worlds.append(made)
-        else:
-            made.container.remove()
-            made.host.close()
+        image = world.container.commit()
+        made = self.store.create(image, driver="extent")
+        assert dump(made, made.read_bytes) == without_sockets(world.host.dump())
+        made.remove()
+        with contextlib.suppress(Conflict):  # of nothing changed it is the image of all
+            self.store.remove_image(image.id, force=True)
+
+    @precondition(lambda self: MAY_MOUNT)
+    @rule(n=worlds_numbers)
+    def move(self, n: int) -> None:
+        """To the overlay driver, where the kernel shows the same, and back, with its snapshots."""
+        world = self.world(n)
+        shown = world.host.dump()
+        if shown != without_sockets(shown):
+            return  # they are left behind
+        container, changes = world.container, world.container.diff()
+        container.move("overlay")
+        assert container.diff() == changes
+        with container.mount() as view, contextlib.chdir(view):
+            found = dump(os, lambda path: Path(path).read_bytes())
+        assert without_links(found) == without_links(shown)
+        container.move("extent")
+        container._layer().writing()
+        world.note()
+        self.protect(world)
+        world.compare()
 
     @rule(n=worlds_numbers, path=paths, new=names, data=payloads)
     def kill(self, n: int, path: str, new: str, data: bytes) -> None:

@@ -1,6 +1,7 @@
 """What is left when Ctrl-C, another process or a full disk comes at a bad moment: judged by a second look."""
 
 import sqlite3
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,10 +12,10 @@ from test_load import check_loaded
 
 from layerstore import Store
 from layerstore.errors import Conflict, CorruptError, NotFound
-from layerstore.store.db import Database
+from layerstore.store.db import Database, _Connection
 
 
-class InterruptedAfterCommit(sqlite3.Connection):
+class InterruptedAfterCommit(_Connection):
     """Python runs signal handlers when the call that committed has returned: before anybody could note it."""
 
     def execute(self, *args: object) -> sqlite3.Cursor:
@@ -39,10 +40,8 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 def interrupt_after_commit(store: Store) -> None:
     """This thread's next transaction commits, and is interrupted then."""
-    connection = sqlite3.connect(store.root / "layerstore.db", isolation_level=None, factory=InterruptedAfterCommit)
-    store._database._local.connection = connection
-    store._database._local.durable = None
-    store._database._connections.append(connection)
+    connection = sqlite3.connect(store.layout.database, isolation_level=None, factory=InterruptedAfterCommit)
+    store._database._connections[threading.get_ident()] = connection
 
 
 def test_a_load_interrupted_after_its_commit_keeps_its_pack(store: Store, archive: Path) -> None:

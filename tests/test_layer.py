@@ -403,6 +403,15 @@ def test_a_symlink_s_mode_is_linux_s() -> None:
     assert build(Entry("symlink", "a", link="b", mode=0o600))["a"].mode == 0o120777
 
 
+def test_a_whiteout_of_the_longest_name_is_taken() -> None:
+    """Its own name is longer than a file's can be, and is nothing else."""
+    longest = "n" * 255
+    assert build(f(f"d/.wh.{longest}"))[f"d/{longest}"].flags == WHITEOUT
+    for entry in (f(f".wh.{longest}n"), f(f".wh.{longest}/f"), h("l", f".wh.{longest}"), d(f".wh..wh.{longest}")):
+        with pytest.raises(LimitExceeded, match="255"):
+            build(entry)
+
+
 @pytest.mark.parametrize("device", [(4096, 0), (0, 1 << 20)])
 def test_a_device_number_that_linux_cannot_hold_is_refused(device: tuple[int, int]) -> None:
     with pytest.raises(LimitExceeded, match="device"):

@@ -6,6 +6,7 @@ import os
 import pty
 import re
 import resource
+import shutil
 import signal
 import stat
 import struct
@@ -492,11 +493,21 @@ class TestRemove:
             made.remove("link")
         assert names_in(made.path / "one") == ["root", "upper", "work"]
 
-    def test_depth_costs_no_descriptors(self, made: Made) -> None:
+    @pytest.mark.parametrize("depth", [*range(6, 13), 5000])
+    def test_depth_costs_no_descriptors(self, made: Made, depth: int) -> None:
         made.make("deep")
-        make_deep(made.path / "deep" / "upper", 5000)
-        with few_descriptors(3):
+        make_deep(made.path / "deep" / "upper", depth)
+        with few_descriptors(10):
             made.remove("deep")
+        assert names_in(made.path) == []
+
+    def test_many_deep_ones(self, made: Made) -> None:
+        made.make("wide")
+        for i in range(50):
+            below = made.path / "wide" / "upper" / f"{i}"
+            below.mkdir()
+            make_deep(below, 20)
+        made.remove("wide")
         assert names_in(made.path) == []
 
     def test_what_an_interrupted_removal_left(self, made: Made) -> None:
@@ -697,6 +708,36 @@ os._exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
             signal.signal(signal.SIGALRM, old)
         assert failures == []
         assert set(runners) == {os.getpid()}
+
+    @pytest.mark.root
+    @needs_root
+    @pytest.mark.parametrize("private", [False, True])
+    def test_read_only_program(self, place: Path, private: bool) -> None:
+        """Who holds on to what /proc shows of it cannot write to it later, when the kernel would let them."""
+        program = shutil.copy("/bin/sleep", place)
+        before = mount_points()
+        for read_only in (False, True):
+            pid = mount.spawn([program, "60"], private_mounts=private, read_only_program=read_only)
+            held = os.open(f"/proc/{pid}/exe", os.O_PATH)
+            assert Path(f"/proc/{pid}/cmdline").read_text() == f"{program}\060\0"
+            os.kill(pid, signal.SIGKILL)
+            wait(pid)
+            with pytest.raises(OSError, match="Read-only") if read_only else contextlib.nullcontext():
+                os.close(os.open(f"/proc/self/fd/{held}", os.O_RDWR))
+            os.close(held)
+        assert mount_points() == before
+
+    @pytest.mark.root
+    @needs_root
+    def test_read_only_program_that_cannot_be(self, place: Path) -> None:
+        script = place / "script"
+        script.write_text("#!/bin/sh\necho $0 $1\n")
+        script.chmod(0o755)
+        assert output([str(script), "one"], read_only_program=True) == f"{script} one\n"
+        with pytest.raises(FileNotFoundError, match='cannot execute "/no/such/program"'):
+            mount.spawn(["/no/such/program"], read_only_program=True)
+        start = "pid = mount.spawn(['/bin/sh', '-c', 'exit 7'], read_only_program=True)\n"
+        assert as_nobody(start + "print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))") == "7"
 
     @pytest.mark.root
     @needs_root

@@ -40,8 +40,9 @@ RANKS = {
         "mount": 7,
         "containers": 8,
         "registry": 8,
+        "building": 9,
     },
-    **{"api": 9, "filesystem": 10, "cli": 10, "__main__": 11},
+    **{"api": 10, "filesystem": 11, "cli": 11, "__main__": 12},
 }
 
 
@@ -148,7 +149,7 @@ def test_commands_that_documents_name_exist() -> None:
 
 
 def test_commands_listed_have_modules() -> None:
-    shared = {"command", "output", "selection", "transfers"}
+    shared = {"arguments", "command", "output", "selection", "transfers"}
     found = {path.stem.rstrip("_") for path in (PACKAGE / "cli").glob("[!_]*.py")}
     assert found == set(COMMANDS) | shared
 

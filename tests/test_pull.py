@@ -1,8 +1,14 @@
 """Pulls from a real registry: what is fetched, what is verified, what is refused, and connections that break."""
 
+import contextlib
 import json
 import os
+import pty
 import random
+import signal
+import subprocess
+import sys
+import termios
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -183,6 +189,7 @@ CONFIG, LAYERS = manifest_of(IMAGE)["config"], manifest_of(IMAGE)["layers"]
         ),
         ({"mediaType": f"{OCI}.index.v1+json"}, InvalidInput, "by the registry; no image"),
         ({"mediaType": "application/vnd.example"}, InvalidInput, "vnd.example"),
+        ({"mediaType": []}, InvalidInput, "no text"),
     ],
 )
 def test_a_manifest_that_is_not_right_is_refused(
@@ -375,3 +382,50 @@ def test_an_empty_layer_comes(store: Store, registry: Registry) -> None:
     put_blob(registry.port, "empty", b"")
     put_image(registry.port, "empty", "1", image)
     assert store.pull(f"{registry.host}/empty:1").id == image.id
+
+
+# By command
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_pull_that_is_ended_goes_on_the_next_time(store: Store, proxy: Proxy, number: signal.Signals) -> None:
+    last = blob_of(IMAGE, 3)
+    waiting, go_on = threading.Event(), threading.Event()
+
+    def wait(status: int, fields: dict[str, str], body: bytes) -> tuple[int, dict[str, str], bytes]:
+        waiting.set()
+        go_on.wait(30)
+        return status, fields, body
+
+    proxy.faults.append(Fault("GET", last, change=wait))
+    command = [sys.executable, "-m", "layerstore", "--root", str(store.root), "pull", "-q", f"{proxy.host}/app:1"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE)
+    assert waiting.wait(30)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=30)
+    go_on.set()
+    assert process.returncode == (130 if number == signal.SIGINT else -signal.SIGKILL)
+    assert b"Traceback" not in said
+    assert store.images() == []
+    del proxy.requests[:]
+    store.pull(f"{proxy.host}/app:1")
+    assert is_whole(store)
+    assert proxy.count("GET", "/blobs/") < 6
+    assert os.listdir(store.layout.downloads) == []
+
+
+def test_a_terminal_shows_bars_above_which_are_lines(store: Store, registry: Registry) -> None:
+    command = [sys.executable, "-m", "layerstore", "--root", str(store.root), "pull", f"{registry.host}/app:1"]
+    master, slave = pty.openpty()
+    termios.tcsetwinsize(slave, (30, 100))
+    with subprocess.Popen(command, stdout=slave, stderr=slave) as process:
+        os.close(slave)
+        shown = b""
+        with contextlib.suppress(OSError):  # the other end is closed
+            while piece := os.read(master, 65536):
+                shown += piece
+    os.close(master)
+    assert process.returncode == 0, shown
+    for diff_id in IMAGE.diff_ids:
+        assert f"{diff_id[7:19]}: Downloading:".encode() in shown
+        assert f"{diff_id[7:19]}: Pull complete\r\n".encode() in shown

@@ -244,6 +244,7 @@ def test_the_answer_to_the_last_request_is_lost(
 
     proxy.faults.append(Fault("PUT", "/uploads/", times=4, change=lose))
     store.push("app:1", f"{proxy.host}/{name}:1")
+    assert [proxy.count(method, "/uploads/") for method in ("POST", "PATCH", "PUT")] == [4, 1, 4]
     assert is_in(registry, name, tmp_path)
 
 

@@ -337,6 +337,27 @@ def test_a_redirect_takes_no_credentials_along(home: Path, store: Store, guarded
 
 
 @needs_registry
+def test_who_is_asked_along_a_redirect_gets_no_credentials(
+    home: Path, loaded: Store, guarded: Registry, tokens: TokenServer
+) -> None:
+    """Elsewhere one is sent on to a token server: that would be shown the registry's password."""
+    keep(home, {"auths": {guarded.host: auth()}})
+    loaded.push("app:1", f"{guarded.host}/asked:1")
+    loaded.remove_image("app:1")
+    loaded.collect_garbage()
+    with Proxy(guarded.port) as proxy, Proxy(guarded.port) as other:
+        keep(home, {"auths": {proxy.host: auth()}})
+        field = {"WWW-Authenticate": f'Bearer realm="{tokens.realm}",service="s"'}
+        other.faults.append(Fault("GET", "/x", times=9, status=401, fields=field))
+        proxy.faults.append(Fault("GET", "/blobs/", status=307, fields={"Location": f"http://{other.host}/x"}))
+        proxy.faults[0].times = 9
+        with pytest.raises(RegistryError, match="answers 401"):
+            loaded.pull(f"{proxy.host}/asked:1")
+        assert other.count("GET", "/x") == 1
+    assert tokens.asked == []
+
+
+@needs_registry
 def test_no_password_goes_to_a_realm_elsewhere_without_tls(home: Path, store: Store, tokens: TokenServer) -> None:
     """The registry is reached by a name that is not loopback's; its realm is plain HTTP."""
     who = Credentials(USER, PASSWORD)

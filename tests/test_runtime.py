@@ -426,6 +426,24 @@ grep CapEff /proc/self/status
         run.join()
         assert status == [128 + 9]
 
+    def test_crun_does_not_start_itself_again(self, box: Box) -> None:
+        """It looks for a program that cannot be written to; where it made one itself, it says so in its environment."""
+        if box.runtime.name != "crun":
+            pytest.skip("runc makes no use of a read-only mount that it did not make itself")
+        name = box.write("touch /tmp/ready; while ! test -e /tmp/go; do sleep 0.05; done")
+        run = threading.Thread(target=box.runtime.run, args=(box.bundle, name))
+        run.start()
+        try:
+            wait_until((box.root / "tmp/ready").exists)
+            (process,) = (p for p in Path("/proc").glob("[0-9]*") if name in command_line(p))
+            environment = (process / "environ").read_text()
+            flags = os.statvfs(process / "exe").f_flag
+        finally:
+            (box.root / "tmp/go").touch()
+            run.join()
+        assert flags & os.ST_RDONLY
+        assert [pair.partition("=")[0] for pair in environment.split("\0") if pair] == ["PATH"]
+
     def test_terminal(self, box: Box) -> None:
         name = box.write("tty && stty size && read line && echo got $line; exit 4", tty=True)
         code = f"""

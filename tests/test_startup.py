@@ -20,7 +20,7 @@ ZSTD = "compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd"
 SLOW = {
     *("dataclasses", "inspect", "typing", "pathlib", "shutil", "tempfile", "tarfile", "platform", "socket", "secrets"),
     *("random", "queue", "subprocess", "locale", "zoneinfo", "importlib.metadata", "bz2", "lzma", "zlib", "mmap"),
-    *("tqdm", "hashlib", "isal", ZSTD),
+    *("tqdm", "hashlib", "isal", "urllib3", ZSTD, "threading"),
 }
 OURS_TO_LOAD_AN_IMAGE = {
     *(f"layerstore._core.{name}" for name in ("erofs", "hashing", "index", "ingest", "layer", "tar", "files")),
@@ -71,6 +71,17 @@ def test_looking_loads_no_numpy(store: Path, arguments: tuple[str, ...]) -> None
     assert loaded & {"numpy", "shutil", "tempfile", "subprocess", "dataclasses", "layerstore._core.erofs"} == set()
 
 
+def test_a_build_from_the_cache_loads_what_it_needs(store: Path, tmp_path: Path) -> None:
+    (tmp_path / "Dockerfile").write_text('FROM plain:1\nWORKDIR /app\nCOPY file .\nENV A=1\nCMD ["x"]\n')
+    (tmp_path / "file").write_bytes(b"x")
+    command = ["--root", store, "build", "-t", "built:1", tmp_path]
+    modules_of(command)
+    loaded = modules_of(command)
+    assert "layerstore.building.stage" in loaded
+    needed = {"queue", "layerstore._core.hashing", "layerstore.layers.streams", "layerstore.oci.images"}
+    assert loaded & (SLOW | OURS_TO_LOAD_AN_IMAGE) <= needed
+
+
 @root_only
 @pytest.mark.root
 @pytest.mark.kernel
@@ -106,6 +117,16 @@ def test_load_loads_what_it_needs(tmp_path: Path, compression: str, decoders: se
     # Every new layer is hashed, and its recipe compressed with zstd.
     assert modules_of(arguments) & SLOW - standard == {"hashlib", ZSTD, *decoders} - standard
     assert modules_of(arguments) & SLOW - standard == set()
+
+
+@pytest.mark.parametrize(("compression", "encoders"), [("none", set()), ("gzip", {"isal"}), ("zstd", set())])
+def test_save_loads_what_it_needs(store: Path, tmp_path: Path, compression: str, encoders: set[str]) -> None:
+    arguments = ("--root", store, "save", "--compression", compression, "-o", tmp_path / "out", "plain:1")
+    # What is written is hashed, and the recipe is compressed with zstd.
+    standard = standard_for_loading()
+    loaded = modules_of(arguments)
+    assert loaded & SLOW - standard == {"hashlib", ZSTD, *encoders} - standard
+    assert "concurrent.futures" not in loaded, "for a layer of one block"
 
 
 def test_what_is_slow_is_seen(store: Path, tmp_path: Path) -> None:

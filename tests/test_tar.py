@@ -869,6 +869,14 @@ def test_path_limits_by_default() -> None:
             one(make(component + b"n"), tb.header())
 
 
+def test_a_whiteout_may_hide_the_longest_name() -> None:
+    longest = b"d/.wh." + b"n" * 255
+    assert one(tb.pax({b"path": longest}), tb.header()).path == longest
+    for path in (longest + b"n", b"wh.." + b"n" * 252):
+        with pytest.raises(LimitExceeded, match=r"more than the limit name_bytes \(255\)"):
+            one(tb.pax({b"path": path}), tb.header())
+
+
 def test_link_limits() -> None:
     assert one(tb.symlink(b"l", b"t" * 50), name_bytes=20).link == b"t" * 50
     with pytest.raises(LimitExceeded, match=r"hard link .*name_bytes"):

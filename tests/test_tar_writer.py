@@ -14,7 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tarbytes import END
 
-from layerstore._core.index import Index
+from layerstore._core.index import WHITEOUT, Index
 from layerstore._core.layer import build_layer
 from layerstore._core.tar import Data, walk
 from layerstore._core.tar import Entry as Read
@@ -119,6 +119,16 @@ def test_whiteouts_and_opaque_directories() -> None:
         assert (entry.type, entry.mode, entry.uid, entry.gid, entry.mtime_seconds, entry.size) == (
             *("regular", 0, 0, 0, 0, 0),
         )
+
+
+def test_a_whiteout_of_the_longest_name() -> None:
+    writer = TarWriter()
+    writer.whiteout(b"n" * 255)
+    writer.finish()
+    data = bytes(writer.take())
+    assert [entry.path for entry, _ in read(data)] == [b".wh." + b"n" * 255]
+    index = Index(build_layer(data, bytes(16))[0])
+    assert [(record.path, record.flags) for record in index][1:] == [(b"n" * 255, WHITEOUT)]
 
 
 TYPES = [

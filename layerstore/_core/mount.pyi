@@ -33,4 +33,5 @@ def spawn(
     private_mounts: bool = False,
     hide: Sequence[_Path] = (),
     controlling_terminal: bool = False,
+    read_only_program: bool = False,
 ) -> int: ...

@@ -43,6 +43,7 @@ cdef extern from "mount.h" nogil:
         int private_mounts
         const char *const *hide
         int controlling_terminal
+        int read_only_program
 
     int ls_mount_erofs(const char *image, const char *device, const char *target, ls_error *err)
     int ls_container_make_many(int containers_fd, const char *const *names, size_t n,
@@ -274,13 +275,15 @@ def open_inside(int root_fd, path, int flags) -> int:
 
 
 def spawn(argv, env=None, cwd=None, fds=(0, 1, 2), bint private_mounts=False,
-          hide=(), bint controlling_terminal=False) -> int:
+          hide=(), bint controlling_terminal=False, bint read_only_program=False) -> int:
     """Start the program at the path argv[0] and return its process id, to be waited for by the caller.
 
     This process is not copied (vfork semantics). `env` None is this process's environment; `fds` become descriptors
     0 to 2, every other one must be close-on-exec, as Python's are. `private_mounts` gives it a mount namespace of its own,
     where an empty tmpfs covers each directory in `hide` that exists. `controlling_terminal` makes it lead a session on
-    the terminal that is its descriptor 0. Raises `OSError` with the path when the program cannot be executed; no process is left then.
+    the terminal that is its descriptor 0. `read_only_program` executes it through a read-only mount of its file, where
+    that can be had, so that nobody can write to it through /proc/PID/exe. Raises `OSError` with the path when the
+    program cannot be executed; no process is left then.
     """
     cdef ls_error err
     cdef int status, pid = -1
@@ -299,6 +302,7 @@ def spawn(argv, env=None, cwd=None, fds=(0, 1, 2), bint private_mounts=False,
         request.cwd = directory
     request.fds[0], request.fds[1], request.fds[2] = fds
     request.private_mounts, request.controlling_terminal = private_mounts, controlling_terminal
+    request.read_only_program = read_only_program
     with nogil:
         status = ls_spawn_start(&request, &pid, &err)
     check(status, &err)

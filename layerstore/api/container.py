@@ -6,10 +6,7 @@ import contextlib
 import json
 import os
 
-from layerstore.containers import program
-from layerstore.containers.bundle import needs_device_rules, runtime_spec
 from layerstore.containers.containers import check_count
-from layerstore.containers.runtime import may_use_cgroups
 from layerstore.errors import Unsupported
 from layerstore.extents.operations import Operations
 from layerstore.types import encode_path
@@ -191,20 +188,25 @@ class Container(Operations):
         self.row = self._store._moves.move(self.row, driver)
 
     def diff(self) -> list[Change]:
-        """What it changed, sorted by path. Raises `NotFound` when removed, `CorruptError`, `OSError`."""
+        """What it changed, sorted by path.
+
+        Raises `NotFound` when it was removed, `LimitExceeded`, `CorruptError`, `OSError`.
+        """
         if self.row.driver == "extent":
             from layerstore.extents import delta
 
             return delta.changes(self._layer().moment())
-        from pathlib import Path
-
         from layerstore.containers import changes
 
         try:
-            return changes.changes(Path(self._store._containers.upper(self.id)), self.image.index())
+            fd = os.open(self._store._containers.upper(self.id), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except FileNotFoundError:
             self._store.container(self.id)
             raise
+        try:
+            return changes.changes(fd, self.image.index())
+        finally:
+            os.close(fd)
 
     # What it holds
 
@@ -472,6 +474,9 @@ class Container(Operations):
 
     def _needs_device_rules(self) -> bool:
         """Raises `Unsupported` where there must be some, and cannot."""
+        from layerstore.containers.bundle import needs_device_rules
+        from layerstore.containers.runtime import may_use_cgroups
+
         needed = needs_device_rules(self._store._chains.described(self.row.chain_id).devices)
         if needed and not may_use_cgroups():
             raise Unsupported(
@@ -493,6 +498,9 @@ class Container(Operations):
         hostname: str | None,
         device_rules: bool,
     ) -> str:
+        from layerstore.containers import program
+        from layerstore.containers.bundle import runtime_spec
+
         spec = runtime_spec(
             self.image.config.document,
             self._store._containers.root(self.id),

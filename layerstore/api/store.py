@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import os
-import threading
+from functools import partial
 
 from layerstore.api.container import Container
 from layerstore.api.image import Image
@@ -18,17 +19,19 @@ from layerstore.types import DiffId, ImageId, chain_id, normalise_name, parse_di
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
     from typing import Any, BinaryIO, Literal, TypeAlias, overload
 
+    from layerstore.containers.bundle import Volume
     from layerstore.containers.forks import Forks
     from layerstore.containers.moving import Moves
     from layerstore.containers.writable import WritableContainers
     from layerstore.extents.image import ImageTree
     from layerstore.extents.layers import Layers
     from layerstore.layers.garbage import Collected
-    from layerstore.results import Change, Progress
+    from layerstore.oci.configs import ImageConfig
+    from layerstore.results import BuildEvent, Change, Progress
     from layerstore.store.contents import ContentStore
     from layerstore.store.pool import Pool
     from layerstore.types import Digest
@@ -110,7 +113,7 @@ class Store:
         self._mounts = Mounts(self.layout)
         self._containers = Containers(self.layout, self._database, self._chains, self._mounts)
         self._opened_layers: Layers | None = None
-        self._opening = threading.Lock()
+        self._opening = _thread.allocate_lock()
         self._image_trees: dict[ImageId, ImageTree] = {}
 
     def __enter__(self) -> Store:
@@ -233,6 +236,89 @@ class Store:
             self.layout, self._database, self._contents, source, normalise_name(name), created, progress
         )
         return self._image(image_id)
+
+    def build(
+        self,
+        context: str | os.PathLike[str],
+        *,
+        dockerfile: str | os.PathLike[str] | None = None,
+        names: Sequence[str] = (),
+        target: str | None = None,
+        build_args: Mapping[str, str] | None = None,
+        no_cache: bool = False,
+        network: Literal["host", "none"] = "host",
+        volumes: Sequence[Volume] = (),
+        secrets: Mapping[str, str | os.PathLike[str]] | None = None,
+        pull: Literal["missing", "never"] = "missing",
+        progress: Callable[[BuildEvent], None] | None = None,
+    ) -> Image:
+        """Build an image by a Dockerfile.
+
+        Each step is taken from the cache where the same step on the same chain and config, reading the same content
+        (names, modes and owners included, times not), was done before, in whatever build. What is in the cache lasts as
+        long as images need its layers, and after that until garbage is collected: the steps of the result stay with it,
+        those of other stages are done again after a collection. With SOURCE_DATE_EPOCH set no time in a new layer is
+        later than that, and the same build gives the same bytes.
+
+        Args:
+            context: the directory that COPY and ADD read; its .dockerignore leaves files out.
+            dockerfile: the file, "-" for standard input; by default "Dockerfile" in the context.
+            names: `NAME[:TAG]` of the image; one that another image has moves here.
+            target: the stage to build, a name or number; by default the last one. Stages that it does not need are not
+                built; up to two that do not wait for each other are built at once.
+            build_args: values for ARG.
+            no_cache: do every step, and remember what they made in place of what was remembered.
+            network: of RUN, unless it says so itself: "host" or "none".
+            volumes: shown to every RUN; they are in no layer and no key of the cache.
+            secrets: files for `RUN --mount=type=secret,id=...`, by id.
+            pull: whether images that are not in the store are brought from their registries, as by `pull`.
+            progress: called with what happens, in threads of the build, one at a time. An exception that it raises ends
+                the build. Without it, output of commands is lost.
+
+        RUN needs root and an OCI runtime, the rest of a build neither. Durable on return. When it fails or is
+        interrupted, no container, mount or image is left, and the steps that were done are in the cache. Garbage
+        collection waits for builds. Safe for many threads and processes.
+
+        Raises, with the file's name and line where they are of one:
+            InvalidInput: the Dockerfile, .dockerignore or an argument is wrong.
+            NotFound: an image, stage, file or secret is not there.
+            BuildFailed: a command ended with another status than 0.
+            Conflict: a file of the context changed while it was read.
+            Unsupported: no OCI runtime, or no right to mount.
+            ProgramNotFound, ProgramNotExecutable, LimitExceeded, CorruptError, OSError, and what `pull` does.
+        """
+        from layerstore.building import builder
+        from layerstore.building.workshop import Options, Workshop
+
+        options = Options(
+            [normalise_name(name) for name in names],
+            target,
+            build_args or {},
+            no_cache,
+            network,
+            volumes,
+            {name: os.fspath(path) for name, path in (secrets or {}).items()},
+        )
+        shop = Workshop(
+            self.layout,
+            self._database,
+            lambda: self._contents,
+            self._chains,
+            self._containers,
+            partial(self._config_for_build, pull),
+            options,
+            progress,
+        )
+        file = None if dockerfile is None else os.fspath(dockerfile)
+        return self._image(builder.build(shop, os.fspath(context), file))
+
+    def _config_for_build(self, pull: str, name: str) -> ImageConfig:
+        try:
+            return self.image(name).config
+        except NotFound:
+            if pull == "never":
+                raise
+        return self.pull(name).config
 
     def pull(
         self,
@@ -360,11 +446,14 @@ class Store:
         digits = name.removeprefix("sha256:")
         is_id = bool(digits) and all(c in "0123456789abcdef" for c in digits)
         if "@" in name:
-            digest = parse_digest(name.partition("@")[2], f"the digest in {name!r}")
-            of_it = db.execute("SELECT image_id FROM image_blobs WHERE digest = ? LIMIT 2", (digest,)).fetchall()
+            query = "SELECT image_id FROM image_blobs WHERE digest = ? AND digest <> image_id LIMIT 2"
+            of_it = db.execute(query, (name.partition("@")[2],)).fetchall()
             if len(of_it) == 1:
                 return self._image(of_it[0][0])
-            raise NotFound(f"there is no one image of {digest} here; `layerstore pull {name}` brings it")
+            raise NotFound(
+                f"{'several images' if of_it else 'no image here'} came with the digest of {name!r}; "
+                "`layerstore images` lists those that are here, `layerstore pull` brings others"
+            )
         if not name.startswith("sha256:"):
             row = db.execute(query := "SELECT image_id FROM names WHERE name = ?", (name,)).fetchone()
             if row is None:
@@ -480,10 +569,16 @@ class Store:
         Derived files are brought under `derived_limit_bytes`, by default the store's limit (`evict_derived`).
         Raises `OSError`, `CorruptError`; it can be run again then.
         """
+        from layerstore.building.leftovers import Leftovers
+        from layerstore.building.steps import Steps
         from layerstore.layers import garbage
 
+        Leftovers(self.layout, self._database, self._containers).clear()
+        with contextlib.suppress(Unsupported):  # whoever may not unmount
+            self._containers.release_unused()
         collected = garbage.collect(self.layout, self._database, self._contents, self._chains, derived_limit_bytes)
         self._forks.clear()
+        Steps(self.layout, self._database).sweep()
         if self.pool is not None:
             self.pool.trim()
         return collected

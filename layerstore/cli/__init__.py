@@ -27,6 +27,7 @@ COMMANDS = {
     "login": "keep credentials for a registry",
     "logout": "forget credentials for a registry",
     "import": "make an image from the tar of a root file system",
+    "build": "build an image by a Dockerfile",
     "images": "list images",
     "history": "show the steps that an image was made in",
     "layers": "show what each layer of an image brought and what became of it",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import importlib
 import os
 import sqlite3
 import sys
@@ -19,6 +18,16 @@ if TYPE_CHECKING:
     from layerstore.api import Store
 
 
+def parser_of(name: str, module: ModuleType) -> argparse.ArgumentParser:
+    """What reads the command line, and gives help."""
+    # Messages are in English: looking for a translation of each would load `locale`.
+    argparse._ = str  # type: ignore[attr-defined]
+    description = f"{module.__doc__}".strip()
+    parser = argparse.ArgumentParser(f"layerstore {name}", description=description, formatter_class=_formatter)
+    module.arguments(parser)
+    return parser
+
+
 def _formatter(prog: str) -> argparse.HelpFormatter:
     # Without a width it would load shutil to ask for it, for each argument that is added.
     try:
@@ -30,13 +39,10 @@ def _formatter(prog: str) -> argparse.HelpFormatter:
 
 def run(name: str, module_name: str, root: str | None, arguments: Sequence[str]) -> int:
     """Run the command of that name; returns the exit status."""
-    module = importlib.import_module(f"layerstore.cli.{module_name}")
-    # Messages are in English: looking for a translation of each would load `locale`.
-    argparse._ = str  # type: ignore[attr-defined]
-    description = f"{module.__doc__}".strip()
-    parser = argparse.ArgumentParser(f"layerstore {name}", description=description, formatter_class=_formatter)
-    module.arguments(parser)
-    args = parser.parse_args(arguments)
+    path = f"layerstore.cli.{module_name}"
+    __import__(path)  # importlib would load `warnings`
+    module = sys.modules[path]
+    args = parser_of(name, module).parse_args(arguments)
     try:
         # Not closed: the process ends, and with its last connection SQLite would move its log to the database and sync.
         # The same goes for a pool: it stays attached, as to detach and attach it takes 0.1 s.
@@ -66,7 +72,12 @@ def _open_store(module: ModuleType, root: str | None, args: argparse.Namespace) 
 
 
 def told(error: BaseException) -> str:
-    """An error of the system without its number, and what it is about first."""
+    """An error of the system without its number, and what it is about first; before that, what was noted of it."""
+    notes = "".join(f"{note}: " for note in getattr(error, "__notes__", ()))
+    return notes + _told(error)
+
+
+def _told(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         about = None if error.filename is None else os.fsdecode(error.filename) or "''"
         return error.strerror if about is None else f"{about}: {error.strerror}"

@@ -38,7 +38,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(store: Store, args: argparse.Namespace) -> int:
     if args.detach and (args.rm or args.tty or args.interactive):
         raise InvalidInput("--detach does not go with --rm, -i or -t")
-    volumes = [_volume(text) for text in args.volume]
+    volumes = [volume(text) for text in args.volume]
     env = [
         text if "=" in text else f"{text}={os.environ[text]}" for text in args.env if "=" in text or text in os.environ
     ]
@@ -69,7 +69,7 @@ def run(store: Store, args: argparse.Namespace) -> int:
     return status
 
 
-def _volume(text: str) -> Volume:
+def volume(text: str) -> Volume:
     from layerstore.api import Volume
 
     source, _, rest = text.partition(":")

@@ -63,9 +63,19 @@ class Transfers:
         elif progress.stage in self._lines:
             self._end(progress.what)
             line = self._lines[progress.stage].format(source=output.printable(progress.source))
-            print(f"{_short(progress.what)}: {line}", flush=True)
+            self._print(f"{_short(progress.what)}: {line}")
         elif self._has_bars:
             self._move(progress)
+
+    def _print(self, line: str) -> None:
+        if not self._bars:
+            print(line, flush=True)
+            return
+        from tqdm import tqdm
+
+        # Above the bars.
+        tqdm.write(line, file=sys.stdout)
+        sys.stdout.flush()
 
     def _move(self, progress: Progress) -> None:
         from tqdm import tqdm

@@ -10,7 +10,6 @@ import time
 from functools import partial
 
 from layerstore._core.mount import container_make_many, container_remove_many
-from layerstore.containers.runtime import find_runtime
 from layerstore.errors import Conflict, InvalidInput, NotFound, Unsupported
 from layerstore.store import logs
 from layerstore.store.locks import locked, try_lock
@@ -33,7 +32,7 @@ _COLUMNS = "id, name, image_id, image_name, chain_id, created_seconds, volatile,
 NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}"
 _BATCH = 500
 _LOGS_OF = (
-    "SELECT log FROM containers WHERE id = :id "
+    "SELECT log FROM containers WHERE id = :id AND log IS NOT NULL "
     "UNION SELECT log FROM snapshots WHERE container_id = :id AND log IS NOT NULL"
 )
 
@@ -256,12 +255,19 @@ class Containers:
             for row in self._known(rows):
                 if self.is_running(row.id):
                     raise Conflict(f"container {row.id[:12]} is running; end it first, or force it")
+        self._unmount(rows, lazy)
+
+    def _unmount(self, rows: Sequence[ContainerRow], lazy: bool) -> None:
         try:
             self._mounts.unmount([row.id for row in rows], lazy=lazy)
         except OSError as error:
             raise Conflict(f"{error}; end what uses the container, or force it") from error
         if not any(self._chain_in_use(chain) for chain in {row.chain_id for row in rows}):
-            self._mounts.release(self._chain_if_used)
+            self.release_unused()
+
+    def release_unused(self) -> None:
+        """Take away the mounts of chains and packs that nobody uses, if a process that was killed has left some."""
+        self._mounts.release(self._chain_if_used)
 
     def mounted(self, rows: Sequence[ContainerRow]) -> list[bool]:
         return self._mounts.mounted([row.id for row in rows])
@@ -308,6 +314,8 @@ class Containers:
 
     def runtime(self) -> Runtime:
         """The OCI runtime of this machine. Raises `Unsupported` when there is none."""
+        from layerstore.containers.runtime import find_runtime
+
         return find_runtime(None, self._layout.runtime)
 
     def write_bundle(self, container: str, spec: dict[str, Any]) -> str:
@@ -332,26 +340,27 @@ class Containers:
                 if self.is_running(row.id):
                     raise Conflict(f"container {row.id[:12]} is running; end it first, or remove it by force")
             for row in rows:
-                if row.driver == "extent" and self._is_written(row.id):
+                if self._is_written(row.id):
                     raise Conflict(
                         f"another process writes to container {row.id[:12]}; end it first, or remove it by force"
                     )
         for row in known:
             with contextlib.suppress(NotFound):
                 self.runtime().delete(row.id, force=True)
-        self.unmount(rows, lazy=force)
+        if any(self.mounted(rows)):
+            self._unmount(rows, lazy=force)
         # Rows first: what is left of a directory whose row is gone is garbage, not half a container.
         with self._database.transaction(durable=False) as db:
-            extent = [row.id for row in rows if row.driver == "extent"]
-            needed = [log for container in extent for (log,) in db.execute(_LOGS_OF, {"id": container})]
+            needed = [log for row in rows for (log,) in db.execute(_LOGS_OF, {"id": row.id})]
             db.executemany("DELETE FROM containers WHERE id = ?", [(row.id,) for row in rows])
             gone = logs.forget_unneeded(db, needed)
         container_remove_many(self._mounts.containers_fd, [row.id for row in rows])
         logs.unlink(self._layout, gone)
 
     def _is_written(self, container: str) -> bool:
-        """Does a process write to this container of the extent driver?"""
-        row = self._database.read().execute("SELECT log FROM containers WHERE id = ?", (container,)).fetchone()
+        """Does a process write to this container, by its log, which only one of the extent driver has?"""
+        query = "SELECT log FROM containers WHERE id = ? AND log IS NOT NULL"
+        row = self._database.read().execute(query, (container,)).fetchone()
         if row is None:
             return False
         try:

@@ -89,6 +89,11 @@ class MountedFiles:
         with self._place(path) as place:
             os.unlink(place)
 
+    def rmdir(self, path: str) -> None:
+        """As `os.rmdir`."""
+        with self._place(path) as place:
+            os.rmdir(place)
+
     def chmod(self, path: str, mode: int) -> None:
         """As `os.chmod`, but for a symbolic link."""
         with self._place(path) as place, _descriptor(place, os.O_PATH) as fd:

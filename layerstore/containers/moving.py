@@ -141,6 +141,7 @@ class Moves:
         recorder = Recorder(self._layout, row.chain_id, self._layers.image_tree(row.image_id))
         made: dict[str, Recorded] = {}
         undo = partial(_unlink, self._layout, made)
+        removed = f"{row.id}.{os.urandom(8).hex()}"
         with self._or_none(row, undo):
             try:
                 with snapshots.source(directory):
@@ -157,8 +158,10 @@ class Moves:
                     if not is_same:
                         raise _changed(row)
                     self._say_extent(row, states, made)
+                    # Whoever waits for the lock, or has found the container before, is not to find it any more.
+                    os.rename(directory, self._layout.container(removed))
         with contextlib.suppress(OSError):  # it is garbage
-            self._remove_directory(row)
+            container_remove_many(self._mounts.containers_fd, [removed])
 
     def _say_extent(self, row: ContainerRow, states: list[State], made: dict[str, Recorded]) -> None:
         with self._database.transaction() as db:

@@ -10,7 +10,6 @@ import contextlib
 import json
 import os
 import signal
-import threading
 
 from layerstore._core import mount
 from layerstore.errors import InvalidInput, LayerstoreError, NotFound, Unsupported
@@ -152,11 +151,16 @@ class Runtime(Value):
         return ["--cgroup-manager=disabled"] if self.name == "crun" and not own_group else []
 
     def _spawn(self, arguments: Sequence[str], fds: tuple[int, int, int]) -> int:
-        hide = [_HYBRID] if self.name == "crun" and mount.is_mounted(_HYBRID) else []
+        is_crun = self.name == "crun"
+        hide = [_HYBRID] if is_crun and mount.is_mounted(_HYBRID) else []
         # Not this process's environment: NOTIFY_SOCKET and LISTEN_FDS would change what the runtime does.
         environment = {"PATH": _SEARCH_PATH}
         argv = [self.path, "--root", self.state_root, *arguments]
-        return mount.spawn(argv, environment, None, fds, private_mounts=bool(hide), hide=hide)
+        # crun sees to it that a container cannot write to its program (CVE-2019-5736): where the program is not on a
+        # read-only mount already, it makes one and starts itself once more from there.
+        return mount.spawn(
+            argv, environment, None, fds, private_mounts=bool(hide), hide=hide, read_only_program=is_crun
+        )
 
     def _command(self, arguments: Sequence[str], container_id: str) -> bytes:
         """Run a short command of the runtime and return what it writes."""
@@ -197,9 +201,9 @@ class _Forwarding:
         self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> _Forwarding:
-        if threading.current_thread() is threading.main_thread():
-            # Those of the terminal's keys reach the whole foreground group, the runtime included.
-            reaching = _OF_THE_TERMINAL if _in_foreground() else ()
+        # Those of the terminal's keys reach the whole foreground group, the runtime included.
+        reaching = _OF_THE_TERMINAL if _in_foreground() else ()
+        with contextlib.suppress(ValueError):  # the first call tells that this is not the main thread
             for number in _FORWARDED:
                 handler = _pass_over if number in reaching else self._forward
                 self._previous[number] = signal.signal(number, handler)

@@ -192,13 +192,12 @@ def begin_move(directory: str) -> list[State]:
 @contextlib.contextmanager
 def end_move(directory: str, states: list[State]) -> Iterator[bool]:
     """Whether the container was neither mounted since `begin_move` nor has other snapshots or is another one: so it
-    stays in the block. If that ends well, nobody can mount it any more.
+    stays in the block.
 
     The caller holds the mount lock exclusively. Raises `OSError`.
     """
     with _locked(directory):
         yield not os.listdir(f"{directory}/work") and _states(directory) == states
-        os.rename(f"{directory}/upper", _garbage(directory))
 
 
 def _states(directory: str) -> list[State]:

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from layerstore.containers.copying import Files
 
 _PIECE_BYTES = 1 << 20
-_XATTR = "SCHILY.xattr."
-_TYPES = {
+XATTR = "SCHILY.xattr."
+TYPES = {
     tarfile.CHRTYPE: stat.S_IFCHR,
     tarfile.BLKTYPE: stat.S_IFBLK,
     tarfile.FIFOTYPE: stat.S_IFIFO,
@@ -80,9 +80,9 @@ def _make(container: Files, members: tarfile.TarFile, member: tarfile.TarInfo, i
         container.symlink(member.linkname, inside)
     elif member.islnk():
         container.link(_inside(directory, member.linkname), inside)
-    elif member.type in _TYPES:
+    elif member.type in TYPES:
         device = 0 if member.isfifo() else os.makedev(member.devmajor, member.devminor)
-        container.mknod(inside, _TYPES[member.type] | (member.mode & 0o7777), device)
+        container.mknod(inside, TYPES[member.type] | (member.mode & 0o7777), device)
     elif member.isreg():
         read = members.extractfile(member)
         assert read is not None
@@ -97,15 +97,15 @@ def _set_attributes(container: Files, member: tarfile.TarInfo, inside: str) -> N
     # In this order: a new owner takes capabilities and set-user-ID from a file.
     container.chown(inside, member.uid, member.gid, follow_symlinks=False)
     for key, value in member.pax_headers.items():
-        if key.startswith(_XATTR):
+        if key.startswith(XATTR):
             data = value.encode("utf-8", "surrogateescape")
-            container.setxattr(inside, key.removeprefix(_XATTR), data, follow_symlinks=False)
+            container.setxattr(inside, key.removeprefix(XATTR), data, follow_symlinks=False)
     if not member.issym():
         container.chmod(inside, member.mode & 0o7777)
-    container.utime(inside, ns=(0, _mtime_ns(member)), follow_symlinks=False)
+    container.utime(inside, ns=(0, mtime_ns(member)), follow_symlinks=False)
 
 
-def _mtime_ns(member: tarfile.TarInfo) -> int:
+def mtime_ns(member: tarfile.TarInfo) -> int:
     """Its time of modification; the exact one where the tar says it."""
     text = member.pax_headers.get("mtime", "")
     try:

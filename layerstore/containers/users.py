@@ -8,8 +8,13 @@ from layerstore.types import Value
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Protocol
 
-    from layerstore.containers.rootfs import Rootfs
+    class Files(Protocol):
+        """The files of an image."""
+
+        def read_text(self, path: str, max_size_bytes: int, /) -> str: ...
+
 
 MAX_FILE_SIZE_BYTES = 16 << 20
 MAX_ID = (1 << 31) - 1  # what docker accepts
@@ -25,7 +30,7 @@ class Identity(Value):
         self.home = home
 
 
-def look_up(rootfs: Rootfs, user: str) -> Identity:
+def look_up(rootfs: Files, user: str) -> Identity:
     """Who `user` is in the image: "", "name", "uid", "name:group", "uid:gid" and mixtures of them.
 
     A name has precedence over a number. A number need not be in /etc/passwd or /etc/group, a name must: else
@@ -40,7 +45,7 @@ def look_up(rootfs: Rootfs, user: str) -> Identity:
     return Identity(uid, gid, tuple(dict.fromkeys(gids)), home)
 
 
-def _find_user(rootfs: Rootfs, wanted: str) -> tuple[str, int, int, str]:
+def _find_user(rootfs: Files, wanted: str) -> tuple[str, int, int, str]:
     """Name, uid, gid and home directory."""
     number = _id(wanted, "user")
     entries = list(_passwd(rootfs))
@@ -55,7 +60,7 @@ def _find_user(rootfs: Rootfs, wanted: str) -> tuple[str, int, int, str]:
     return "", number, 0, "/"
 
 
-def _find_group(rootfs: Rootfs, wanted: str) -> int:
+def _find_group(rootfs: Files, wanted: str) -> int:
     gid = _id(wanted, "group")
     for name, number, _ in _groups(rootfs):
         if name == wanted:
@@ -74,21 +79,21 @@ def _id(text: str, kind: str) -> int | None:
     return int(text)
 
 
-def _passwd(rootfs: Rootfs) -> Iterator[tuple[str, int, int, str]]:
+def _passwd(rootfs: Files) -> Iterator[tuple[str, int, int, str]]:
     """Of each user the name, uid, gid and home directory."""
     for name, _password, uid, gid, _comment, home, *_shell in _records(rootfs, "/etc/passwd", 6):
         if uid.isascii() and uid.isdigit() and gid.isascii() and gid.isdigit():
             yield name, int(uid), int(gid), home or "/"
 
 
-def _groups(rootfs: Rootfs) -> Iterator[tuple[str, int, list[str]]]:
+def _groups(rootfs: Files) -> Iterator[tuple[str, int, list[str]]]:
     """Of each group the name, gid and members."""
     for name, _password, gid, *members in _records(rootfs, "/etc/group", 3):
         if gid.isascii() and gid.isdigit():
             yield name, int(gid), members[0].split(",") if members else []
 
 
-def _records(rootfs: Rootfs, path: str, min_fields: int) -> Iterator[list[str]]:
+def _records(rootfs: Files, path: str, min_fields: int) -> Iterator[list[str]]:
     """The records of a file of colon-separated fields; an image without that file has none."""
     try:
         text = rootfs.read_text(path, MAX_FILE_SIZE_BYTES)

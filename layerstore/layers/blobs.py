@@ -83,8 +83,8 @@ def compressed(tar: Iterable[Piece], compression: str) -> Iterable[Piece]:
 
     gzip: one member (RFC 1952). The blocks are compressed by several threads, each with what comes before it as its
     dictionary, so that together they are one stream. igzip's level 3 takes a ninth of the time of zlib's level 6, which
-    docker and podman have, for 9% more bytes; whoever wants fewer takes zstd, with 13% fewer than zlib's in less time
-    than any zlib takes (docs/measurements.md, "Compression of a layer").
+    gzip has, for 9% more bytes; whoever wants fewer takes zstd, with 13% fewer in little more time than igzip
+    (docs/measurements.md, "Compression of a layer").
 
     zstd: one frame (RFC 8878) of level 3, as others have it, by zstd's own threads.
     """

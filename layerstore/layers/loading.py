@@ -22,6 +22,7 @@ from layerstore.layers.streams import (
 from layerstore.oci import archives
 from layerstore.oci.archives import DirectoryMembers, TarMembers, clean_member
 from layerstore.oci.configs import CONFIG_LIMIT_BYTES, parse_config
+from layerstore.oci.images import go_architecture
 from layerstore.results import Progress
 from layerstore.types import sha256_digest
 
@@ -256,7 +257,7 @@ def import_rootfs(
 def _rootfs_config(diff_id: DiffId, created: str) -> bytes:
     document = {
         "created": created,
-        "architecture": archives.go_architecture(),
+        "architecture": go_architecture(),
         "os": "linux",
         "config": {"Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]},
         "rootfs": {"type": "layers", "diff_ids": [diff_id]},

@@ -28,6 +28,11 @@ class StoredContent:
         self._contents = contents
         self._digest = digest
 
+    @property
+    def digest(self) -> bytes:
+        """BLAKE3 of the content."""
+        return self._digest
+
     def pieces(self) -> Iterator[Piece]:
         with self._contents.open(self._digest) as file:
             while piece := file.read(PIECE_BYTES):

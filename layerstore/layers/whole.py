@@ -35,6 +35,21 @@ def whole(index: Index, contents: ContentStore, changed: Iterable[Entry], top: b
     return walk.below(*walk.place(top))
 
 
+def stored_entry(index: Index, contents: ContentStore, path: bytes, number: int) -> Entry:
+    """The record of an image's index as the entry of a path."""
+    record = index.record(number)
+    entry = Entry(path, record.mode, record.uid, record.gid, record.mtime_ns)
+    entry.xattrs = record.xattrs
+    if record.rdev is not None:
+        entry.rdev = os.makedev(*record.rdev)
+    entry.target = record.target
+    if record.content is not None:
+        digest, entry.size = index.content(record.content)
+        entry.source = StoredContent(contents, digest)
+        entry.lower = number
+    return entry
+
+
 class _Walk:
     """A place is a path without links and the number of the image's record that shows there, None where none does."""
 
@@ -100,7 +115,7 @@ class _Walk:
         entry = self._changed.get(path)
         if entry is None:
             assert lower is not None, "a name is the container's or the image's"
-            return self._of_image(path, lower)
+            return stored_entry(self._index, self._contents, path, lower)
         return entry if entry.link is None else self._changed[entry.link]
 
     def _link(self, path: bytes, lower: int | None, entry: Entry) -> bytes | None:
@@ -123,19 +138,6 @@ class _Walk:
             else:
                 found.setdefault(name, None)
         return [(_join(path, name), found[name]) for name in sorted(found)]
-
-    def _of_image(self, path: bytes, number: int) -> Entry:
-        record = self._index.record(number)
-        entry = Entry(path, record.mode, record.uid, record.gid, record.mtime_ns)
-        entry.xattrs = record.xattrs
-        if record.rdev is not None:
-            entry.rdev = os.makedev(*record.rdev)
-        entry.target = record.target
-        if record.content is not None:
-            digest, entry.size = self._index.content(record.content)
-            entry.source = StoredContent(self._contents, digest)
-            entry.lower = number
-        return entry
 
 
 def _join(directory: bytes, name: bytes) -> bytes:

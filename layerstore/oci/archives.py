@@ -15,6 +15,7 @@ from layerstore.oci.images import (
     MANIFEST_LIMIT_BYTES,
     check_blob,
     for_platform,
+    go_architecture,
     is_index,
     parse_index,
     parse_manifest,
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
         def has(self, name: str) -> bool: ...
 
 
-_GO_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}
 _INDEX_DEPTH = 4
 
 
@@ -65,12 +65,6 @@ class ArchivedImage(Value):
         self.layers = layers
         self.names = names
         self.blobs = blobs
-
-
-def go_architecture() -> str:
-    """This machine's architecture in the names that images use."""
-    machine = os.uname().machine
-    return _GO_ARCHITECTURES.get(machine, machine)
 
 
 def list_images(members: Members, label: str) -> list[ArchivedImage]:

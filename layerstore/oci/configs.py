@@ -9,6 +9,7 @@ from layerstore.types import DiffId, ImageId, Value, parse_digest, sha256_digest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from typing import Any
 
 _EMPTY_TAR = DiffId("sha256:5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef")
@@ -122,12 +123,34 @@ def next_config(base: ImageConfig, runtime: dict[str, Any], diff_id: DiffId, ste
             empty are left out; the author is the image's, too.
     """
     said = {key: value for key, value in step.items() if value}
-    is_empty = diff_id == _EMPTY_TAR
-    document = {key: base.document[key] for key in _PLATFORM if key in base.document}
-    document |= {key: said[key] for key in ("created", "author") if key in said}
-    document |= {
+    is_empty = says_nothing(diff_id)
+    steps = [*(step for step, _ in base.steps()), {**said, **({"empty_layer": True} if is_empty else {})}]
+    diff_ids = [*base.diff_ids, *(() if is_empty else (diff_id,))]
+    about = {key: said[key] for key in ("created", "author") if key in said}
+    return image_config(platform_of(base.document) | about, runtime, diff_ids, steps)
+
+
+def says_nothing(diff_id: DiffId) -> bool:
+    """Whether it is a layer without entries."""
+    return diff_id == _EMPTY_TAR
+
+
+def platform_of(document: Mapping[str, Any]) -> dict[str, Any]:
+    """What a config says of the machine that its image is for."""
+    return {key: document[key] for key in _PLATFORM if key in document}
+
+
+def image_config(
+    about: Mapping[str, Any], runtime: Mapping[str, Any], diff_ids: Sequence[DiffId], history: Sequence[dict[str, Any]]
+) -> bytes:
+    """The config of an image as JSON.
+
+    about: its platform, "created" and "author". runtime: its "config" object, of which what is None is left out.
+    """
+    document = {
+        **about,
         "config": {key: value for key, value in runtime.items() if value is not None},
-        "rootfs": {"type": "layers", "diff_ids": [*base.diff_ids, *(() if is_empty else (diff_id,))]},
-        "history": [*(step for step, _ in base.steps()), {**said, **({"empty_layer": True} if is_empty else {})}],
+        "rootfs": {"type": "layers", "diff_ids": list(diff_ids)},
+        "history": list(history),
     }
     return json.dumps(document, separators=(",", ":")).encode()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from layerstore.errors import DigestMismatch, InvalidInput, LimitExceeded
 from layerstore.oci.configs import LAYERS_LIMIT, json_list, json_object
 from layerstore.types import Digest, Value, parse_digest, sha256_digest
@@ -12,6 +14,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 MANIFEST_LIMIT_BYTES = 4 << 20
+_GO_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}
 
 INDEX_TYPES = {
     "application/vnd.oci.image.index.v1+json",
@@ -37,6 +40,12 @@ LAYER_TYPES = {
     "application/vnd.docker.image.rootfs.diff.tar.zstd",
     "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
 }
+
+
+def go_architecture() -> str:
+    """This machine's architecture in the names that images use."""
+    machine = os.uname().machine
+    return _GO_ARCHITECTURES.get(machine, machine)
 
 
 class Descriptor(Value):

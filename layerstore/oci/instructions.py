@@ -17,12 +17,11 @@ if TYPE_CHECKING:
     from typing import Any
 
 _SHELL = ["/bin/sh", "-c"]
-_PORT = re.compile(
-    r"(?P<first>\d{1,5})(?:-(?P<last>\d{1,5}))?(?:/(?P<protocol>tcp|udp|sctp))?", re.ASCII | re.IGNORECASE
-)
+# Compiled where one is needed, as that takes longer than most else.
+_PORT = r"(?ai)(?P<first>\d{1,5})(?:-(?P<last>\d{1,5}))?(?:/(?P<protocol>tcp|udp|sctp))?"
 _LAST_PORT = 65535
 _LAST_SIGNAL = 64
-_DURATION_PART = re.compile(r"(?a)(\d+\.?\d*|\.\d+)(ns|us|µs|μs|ms|s|m|h)")
+_DURATION_PART = r"(?a)(\d+\.?\d*|\.\d+)(ns|us|µs|μs|ms|s|m|h)"
 _NANOSECONDS = {"ns": 1, "us": 1e3, "µs": 1e3, "μs": 1e3, "ms": 1e6, "s": 1e9, "m": 60e9, "h": 3600e9}
 
 
@@ -33,18 +32,27 @@ def apply_changes(config: Mapping[str, Any], changes: Iterable[str]) -> dict[str
 
     Raises `InvalidInput` naming the instruction.
     """
-    changing = _Changing(config)
+    changing = ConfigChanges(config)
     for change in changes:
         changing.apply(change)
     return changing.config
 
 
-class _Changing:
-    def __init__(self, config: Mapping[str, Any]) -> None:
+class ConfigChanges:
+    """A "config" object that instructions change one after another. Not for two threads at once.
+
+    `config` is what it is now, `arguments` the variables that there are beside those of the config's environment, which
+    have precedence. `escape` is the escape character.
+    """
+
+    def __init__(self, config: Mapping[str, Any], escape: str = "\\") -> None:
         self.config = dict(config)
+        self.arguments: Mapping[str, str] = {}
+        self._escape = escape
         self._has_command = False
 
     def apply(self, line: str) -> None:
+        """Raises `InvalidInput` naming the instruction."""
         name, _, rest = line.strip().partition(" ")
         action = _INSTRUCTIONS.get(name.upper())
         if action is None:
@@ -54,20 +62,30 @@ class _Changing:
             raise InvalidInput(f"{name.upper()} needs an argument")
         action(self, rest.strip())
 
-    def _expanded(self, word: str) -> str:
-        variables = dict(entry.partition("=")[::2] for entry in self.config.get("Env") or [])
-        return expand(word, variables)
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables of the config."""
+        return dict(entry.partition("=")[::2] for entry in self.config.get("Env") or [])
 
-    def _command_line(self, text: str) -> list[str]:
-        words = _json_words(text)
+    def expanded(self, word: str) -> str:
+        """A word without quotes and with its variables replaced. Raises `InvalidInput`."""
+        return expand(word, {**self.arguments, **self.environment}, self._escape)
+
+    def expanded_text(self, text: str) -> str:
+        """Text with its variables replaced and its quotes kept, as of a heredoc. Raises `InvalidInput`."""
+        return expand(text, {**self.arguments, **self.environment}, self._escape, keeps_quotes=True)
+
+    def command_line(self, text: str) -> list[str]:
+        """The arguments of a command in the exec form, or of the shell in the other. Raises `InvalidInput`."""
+        words = exec_form(text)
         return [*(self.config.get("Shell") or _SHELL), text] if words is None else words
 
     def _cmd(self, text: str) -> None:
-        self.config["Cmd"] = self._command_line(text)
+        self.config["Cmd"] = self.command_line(text)
         self._has_command = True
 
     def _entrypoint(self, text: str) -> None:
-        self.config["Entrypoint"] = self._command_line(text) or None
+        self.config["Entrypoint"] = self.command_line(text) or None
         if not self._has_command:
             self.config["Cmd"] = None
 
@@ -84,26 +102,27 @@ class _Changing:
         self.config["Labels"] = {**(self.config.get("Labels") or {}), **dict(self._pairs(text, "LABEL"))}
 
     def _pairs(self, text: str, what: str) -> list[tuple[str, str]]:
-        return [(self._expanded(key), self._expanded(value)) for key, value in pairs(text, what)]
+        # All of a line is expanded with what the variables were before it.
+        return [(self.expanded(key), self.expanded(value)) for key, value in pairs(text, what, self._escape)]
 
     def _expose(self, text: str) -> None:
         ports = dict(self.config.get("ExposedPorts") or {})
-        for word in split_words(text):
-            ports.update((port, {}) for port in _ports(self._expanded(word)))
+        for word in split_words(text, self._escape):
+            ports.update((port, {}) for port in _ports(self.expanded(word)))
         self.config["ExposedPorts"] = ports
 
     def _volume(self, text: str) -> None:
-        words = _json_words(text)
-        paths = [self._expanded(word).strip() for word in (split_words(text) if words is None else words)]
+        words = exec_form(text)
+        paths = [self.expanded(word).strip() for word in (split_words(text, self._escape) if words is None else words)]
         if not paths or "" in paths:
             raise InvalidInput(f"VOLUME {text}: a volume's path is empty")
         self.config["Volumes"] = {**(self.config.get("Volumes") or {}), **{path: {} for path in paths}}
 
     def _user(self, text: str) -> None:
-        self.config["User"] = self._expanded(text)
+        self.config["User"] = self.expanded(text)
 
     def _workdir(self, text: str) -> None:
-        path = self._expanded(text)
+        path = self.expanded(text)
         if not path.startswith("/"):
             path = posixpath.normpath(f"/{self.config.get('WorkingDir') or ''}/{path}")
             path = "/" + path.lstrip("/")  # two at the beginning have a meaning of their own to normpath
@@ -116,7 +135,7 @@ class _Changing:
         self.config["OnBuild"] = [*(self.config.get("OnBuild") or []), text]
 
     def _stopsignal(self, text: str) -> None:
-        signal = self._expanded(text)
+        signal = self.expanded(text)
         name = re.sub(r"(?a)(?<=RTMIN)\+\d+$|(?<=RTMAX)-\d+$", "", signal.upper().removeprefix("SIG"))
         if f"SIG{name}" not in Signals.__members__ and not (signal.isdecimal() and 1 <= int(signal) <= _LAST_SIGNAL):
             raise InvalidInput(f"STOPSIGNAL {signal}: there is no such signal")
@@ -132,29 +151,29 @@ class _Changing:
         if kind == "NONE" and not check and len(words) == 1:
             check["Test"] = ["NONE"]
         elif kind == "CMD" and rest:
-            exec_form = _json_words(rest)
-            check["Test"] = ["CMD-SHELL", rest] if exec_form is None else ["CMD", *exec_form]
+            program = exec_form(rest)
+            check["Test"] = ["CMD-SHELL", rest] if program is None else ["CMD", *program]
         else:
             raise InvalidInput(f"HEALTHCHECK {text}: it is NONE, or options and CMD with a command")
         self.config["Healthcheck"] = check
 
 
-_INSTRUCTIONS: dict[str, Callable[[_Changing, str], None]] = {
-    "CMD": _Changing._cmd,
-    "ENTRYPOINT": _Changing._entrypoint,
-    "ENV": _Changing._env,
-    "EXPOSE": _Changing._expose,
-    "HEALTHCHECK": _Changing._healthcheck,
-    "LABEL": _Changing._label,
-    "ONBUILD": _Changing._onbuild,
-    "STOPSIGNAL": _Changing._stopsignal,
-    "USER": _Changing._user,
-    "VOLUME": _Changing._volume,
-    "WORKDIR": _Changing._workdir,
+_INSTRUCTIONS: dict[str, Callable[[ConfigChanges, str], None]] = {
+    "CMD": ConfigChanges._cmd,
+    "ENTRYPOINT": ConfigChanges._entrypoint,
+    "ENV": ConfigChanges._env,
+    "EXPOSE": ConfigChanges._expose,
+    "HEALTHCHECK": ConfigChanges._healthcheck,
+    "LABEL": ConfigChanges._label,
+    "ONBUILD": ConfigChanges._onbuild,
+    "STOPSIGNAL": ConfigChanges._stopsignal,
+    "USER": ConfigChanges._user,
+    "VOLUME": ConfigChanges._volume,
+    "WORKDIR": ConfigChanges._workdir,
 }
 
 
-def _json_words(text: str) -> list[str] | None:
+def exec_form(text: str) -> list[str] | None:
     """The strings of the exec form; None for anything else, which is the shell form. Raises `InvalidInput`."""
     if not text.startswith("["):
         return None
@@ -168,7 +187,7 @@ def _json_words(text: str) -> list[str] | None:
 
 
 def _ports(text: str) -> list[str]:
-    match = _PORT.fullmatch(text)
+    match = re.fullmatch(_PORT, text)
     if match is None:
         raise InvalidInput(f"EXPOSE {text}: it is a port or a range of them, and perhaps /tcp, /udp or /sctp")
     first = int(match["first"])
@@ -193,6 +212,6 @@ def _add_check_option(check: dict[str, Any], option: str, value: str) -> None:
 
 def _nanoseconds(text: str) -> int:
     """A duration as Go writes it: "1m30s"."""
-    if not text or _DURATION_PART.sub("", text):
+    if not text or re.sub(_DURATION_PART, "", text):
         raise InvalidInput(f"HEALTHCHECK: {text!r} is no duration; it is like 30s or 1m30s")
-    return round(sum(float(number) * _NANOSECONDS[unit] for number, unit in _DURATION_PART.findall(text)))
+    return round(sum(float(number) * _NANOSECONDS[unit] for number, unit in re.findall(_DURATION_PART, text)))

@@ -61,20 +61,23 @@ def pairs(text: str, what: str, escape: str = "\\") -> list[tuple[str, str]]:
     return found
 
 
-def expand(text: str, variables: Mapping[str, str], escape: str = "\\") -> str:
+def expand(text: str, variables: Mapping[str, str], escape: str = "\\", *, keeps_quotes: bool = False) -> str:
     """A word without its quotes and escapes, its variables replaced; one that is not set is empty.
 
     `$NAME`, `${NAME}`, `${NAME:-WORD}`, `${NAME-WORD}`, `${NAME:+WORD}`, `${NAME+WORD}`, `${NAME:?WORD}`,
     `${NAME?WORD}`; nothing within single quotes. Raises `InvalidInput`.
+
+    keeps_quotes: quotes are letters like others (a heredoc), and an escape is one but before "$" and itself.
     """
-    return _Expansion(text, variables, escape).until("")
+    return _Expansion(text, variables, escape, keeps_quotes).until("")
 
 
 class _Expansion:
-    def __init__(self, text: str, variables: Mapping[str, str], escape: str) -> None:
+    def __init__(self, text: str, variables: Mapping[str, str], escape: str, keeps_quotes: bool) -> None:
         self._text = text
         self._variables = variables
         self._escape = escape
+        self._keeps_quotes = keeps_quotes
         self._at = 0
 
     def _peek(self) -> str:
@@ -92,15 +95,15 @@ class _Expansion:
             if letter == end:
                 self._at += 1
                 return result
-            if letter == "'":
+            if letter == "'" and not self._keeps_quotes:
                 result += self._single()
-            elif letter == '"':
+            elif letter == '"' and not self._keeps_quotes:
                 result += self._double()
             elif letter == "$":
                 result += self._variable()
             else:
                 self._at += 1
-                if letter == self._escape:
+                if letter == self._escape and (not self._keeps_quotes or self._peek() in ("$", self._escape)):
                     letter = self._next()
                 result += letter
         if end:

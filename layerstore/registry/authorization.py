@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 
 from layerstore.errors import AccessDenied, RegistryError
 from layerstore.registry.references import is_loopback
-from layerstore.registry.transport import failure, origin_of, read_body
+from layerstore.registry.transport import discard, failure, origin_of, read_body
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ class Authorization:
             url = realm + ("&" if "?" in realm else "?") + urlencode(query)
         response = self._transport.send(method, url, headers, body)
         if response.status in (400, 401, 403):
-            response.drain_conn()
+            discard(response)
             raise self.denied(scopes)
         if response.status != 200:
             raise failure(response, method, url)
@@ -140,7 +140,8 @@ class Authorization:
     def _check_realm(self, realm: str) -> None:
         """Where the registry sends us for a token: a password goes there."""
         scheme, host, _ = origin_of(realm)
-        safe = scheme == "https" or (scheme == "http" and (is_loopback(self._origin[1]) or self._credentials is None))
+        here = is_loopback(self._origin[1]) and is_loopback(host)
+        safe = scheme == "https" or (scheme == "http" and (here or self._credentials is None))
         if not safe or not host:
             raise AccessDenied(
                 f"{self._host} sends its users to {realm} for a token, where a password would not be secret; "

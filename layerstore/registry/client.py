@@ -7,7 +7,7 @@ import socket
 import ssl
 from urllib.parse import urljoin, urlsplit
 
-from layerstore.errors import DigestMismatch, InvalidInput, NotFound, RegistryError
+from layerstore.errors import AccessDenied, DigestMismatch, InvalidInput, NotFound, RegistryError
 from layerstore.oci.images import INDEX_TYPES, MANIFEST_LIMIT_BYTES, MANIFEST_TYPES
 from layerstore.registry.authorization import Authorization
 from layerstore.registry.challenges import parse_challenges
@@ -17,6 +17,7 @@ from layerstore.registry.transport import (
     CONNECT_SECONDS,
     Patience,
     Transport,
+    discard,
     failure,
     origin_of,
     read_body,
@@ -72,11 +73,10 @@ class Client:
         *,
         plain_http: bool = False,
         ca_file: str | os.PathLike[str] | None = None,
-        patience: Patience | None = None,
         find: Callable[[], Credentials | None] | None = None,
     ) -> None:
         self.registry = reference.registry
-        self.patience = patience or Patience()
+        self.patience = Patience()
         self._transport = Transport(ca_file)
         host = host_of(reference.registry)
         is_plain = plain_http or (is_loopback(urlsplit(f"//{host}").hostname) and not self._speaks_tls(host))
@@ -102,7 +102,7 @@ class Client:
                 return True
         except ssl.SSLCertVerificationError:
             return True
-        except OSError:
+        except (OSError, ValueError):  # a port that is none is told when it is used
             return False
 
     def open(
@@ -124,18 +124,18 @@ class Client:
             if origin_of(url) == self._origin and (sent := self._authorization.header(scopes)) is not None:
                 authorized["Authorization"] = sent
             response = self._transport.send(method, url, authorized, body)
-            if response.status != 401 or origin_of(url) != self._origin:
+            # Who is asked elsewhere, along a redirect, has no say in where credentials are sent.
+            if response.status != 401 or origin_of(response.url or url) != self._origin:
                 break
             fields = ", ".join(response.headers.getlist("WWW-Authenticate"))
-            response.drain_conn()
+            discard(response)
             if challenged:
                 raise self._authorization.denied(scopes)
             self._authorization.challenged(parse_challenges(fields), scopes, sent)
             if not (body is None or isinstance(body, bytes)):
                 raise self._authorization.denied(scopes)
         if response.status == 403:
-            refused = failure(response, method, url)
-            raise type(self._authorization.denied(scopes))(f"{self._authorization.denied(scopes)}: {refused}")
+            raise AccessDenied(f"{self._authorization.denied(scopes)}: {failure(response, method, url)}")
         return response
 
     def call(

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
 PARALLEL = 3
 """Downloads at once, as docker has it."""
-_END_SECONDS = 5.0
+_END_SECONDS = 1.0
+"""Waited for threads that are to end; one that waits for a server ends when that answers."""
 _PRIVATE = ".private"
 """Ends the name of a file that no other pull will look for."""
 

@@ -6,7 +6,7 @@ import os
 import re
 
 from layerstore.errors import InvalidInput, NotFound
-from layerstore.oci.archives import go_architecture
+from layerstore.oci.images import go_architecture
 from layerstore.types import Value
 
 TYPE_CHECKING = False

@@ -144,8 +144,10 @@ def _find(repository: Repository, reference: Reference, platform: Platform) -> _
 def _check_type(declared: object, said: str, descriptor: Descriptor | None) -> None:
     """A manifest that is taken for one thing here and for another there could be two images at once."""
     known = INDEX_TYPES | MANIFEST_TYPES
+    if declared is not None and not isinstance(declared, str):
+        raise InvalidInput(f"the manifest's media type is {declared!r}, which is no text")
     types = {declared, said, descriptor.media_type if descriptor else ""} & known
-    if len(types) > 1 or (isinstance(declared, str) and declared and declared not in known):
+    if len(types) > 1 or (declared and declared not in known):
         told = f"{declared!r} by itself, {said!r} by the registry"
         by_index = f", {descriptor.media_type!r} by its index" if descriptor else ""
         raise InvalidInput(f"the manifest's media type is {told}{by_index}; no image can be read from that")

@@ -16,7 +16,6 @@ from urllib3.exceptions import HTTPError, NameResolutionError, SSLError
 
 from layerstore.errors import InvalidInput, LimitExceeded, RegistryError
 from layerstore.registry.references import is_loopback
-from layerstore.types import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,16 +47,15 @@ class Transient(RegistryError):
         self.wait_seconds = wait_seconds
 
 
-class Patience(Value):
+class Patience:
     """How often to try, and how long to wait between: twice as long each time, half of it by chance.
 
     A server that asks for more than `longest_seconds` (Retry-After) is not waited for.
     """
 
-    def __init__(self, tries: int = 5, first_seconds: float = 0.25, longest_seconds: float = 60.0) -> None:
-        self.tries = tries
-        self.first_seconds = first_seconds
-        self.longest_seconds = longest_seconds
+    tries = 5
+    first_seconds = 0.25
+    longest_seconds = 60.0
 
     def wait(self, failures: int, error: Transient, stopped: threading.Event | None = None) -> None:
         """Wait after so many failures in a row; raise the last one where there were too many of them."""
@@ -65,7 +63,7 @@ class Patience(Value):
             raise error
         delay = error.wait_seconds
         if delay is None:
-            delay = min(self.longest_seconds, self.first_seconds * 2 ** (failures - 1)) * random.uniform(0.5, 1)
+            delay = self.first_seconds * 2 ** (failures - 1) * random.uniform(0.5, 1)
         if stopped is None:
             time.sleep(delay)
         else:
@@ -135,7 +133,7 @@ class Transport:
             place = response.headers.get("Location")
             if response.status not in (301, 302, 303, 307, 308) or not place:
                 return response
-            response.drain_conn()
+            discard(response)
             target = urljoin(url, place)
             self._check_redirect(url, target, body)
             if origin_of(target) != origin_of(url):
@@ -206,6 +204,14 @@ def read_body(response: Response, limit_bytes: int, what: str, url: str) -> byte
         return b"".join(parts)
     except HTTPError as error:
         raise translated(error, url) from error
+
+
+def discard(response: Response) -> None:
+    """Have done with a response whose body is not needed; its connection is kept where the body is short."""
+    try:
+        read_body(response, _TOLD_BYTES, "a body", response.url or "")
+    except (Transient, LimitExceeded):
+        response.close()
 
 
 def failure(response: Response, method: str, url: str) -> RegistryError:

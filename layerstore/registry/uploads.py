@@ -13,7 +13,7 @@ import threading
 from urllib.parse import urljoin
 
 from layerstore.errors import AccessDenied, DigestMismatch, LayerstoreError, RegistryError
-from layerstore.registry.transport import Transient, failure
+from layerstore.registry.transport import Transient, discard, failure
 from layerstore.types import sha256_digest
 
 TYPE_CHECKING = False
@@ -124,19 +124,25 @@ class Upload:
 
     def _send_stream(self, blob: LayerBlob, pieces: Iterable[Piece], new_blob: Callable[[], LayerBlob]) -> LayerBlob:
         """Send what `pieces` gives of a blob; after a failure, what is missing of a new one. Gives the last."""
-        failures, have = 0, 0
+        failures, have, reached = 0, 0, 0
         if self._location is None:
             self._begin()
         while True:
+            is_sent = False
             try:
                 self._patch(_Stream(pieces, have, self._on_the_way))
+                is_sent = True
                 self._finish(blob.digest)
                 return blob
             except Transient as error:
                 failures += 1
                 self._client.patience.wait(failures, error)
-            before, have = have, self._held()
-            failures = 0 if have > before else failures
+            if is_sent and self._repository.has_blob(blob.digest, self._scopes):
+                self._location = None
+                return blob
+            have = self._held()
+            if have > reached:
+                failures, reached = 0, have
             blob = new_blob()
             pieces = iter(blob)
 
@@ -176,7 +182,7 @@ class Upload:
         place = response.headers.get("Location")
         if response.status not in (202, 204, 201):
             raise failure(response, "PATCH", self._location)
-        response.drain_conn()
+        discard(response)
         if place:
             self._location = urljoin(self._location, place)
 
@@ -190,7 +196,7 @@ class Upload:
         if response.status not in (201, 204):
             raise failure(response, "PUT", url)
         said = response.headers.get("Docker-Content-Digest")
-        response.drain_conn()
+        discard(response)
         if said and said.startswith("sha256:") and said != digest:
             raise DigestMismatch(f"{self._client.registry} has {said} where {digest} was sent; push again")
         self._location = None
@@ -198,7 +204,7 @@ class Upload:
     def _cancel(self) -> None:
         if self._location is not None:
             with contextlib.suppress(LayerstoreError):
-                self._client.open("DELETE", self._location, self._scopes).drain_conn()
+                discard(self._client.open("DELETE", self._location, self._scopes))
 
 
 def _head(pieces: Iterator[Piece]) -> tuple[list[Piece], bool]:

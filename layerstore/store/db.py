@@ -7,10 +7,10 @@ lost, whole and in order, when the machine loses power.
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import errno
 import sqlite3
-import threading
 import time
 
 from layerstore.errors import Conflict, CorruptError, Unsupported
@@ -113,6 +113,8 @@ class _Connection(sqlite3.Connection):
     def __init__(self, path: str, **options: Any) -> None:
         super().__init__(path, **options)
         self._path = path
+        self.durable: bool | None = None
+        """Whether its transactions are; None before it is first set."""
 
     def execute(self, *args: Any) -> sqlite3.Cursor:
         try:
@@ -148,8 +150,9 @@ class Database:
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self._local = threading.local()
-        self._connections: list[sqlite3.Connection] = []
+        # By the number of the thread, which another thread has after its end, and the connection with it. Not in a
+        # threading.local: loading that module takes as long as loading several of ours.
+        self._connections: dict[int, _Connection] = {}
         version = _version(self.read())
         if version == 0:
             _begin_wal(self.read())
@@ -172,9 +175,9 @@ class Database:
                 db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
             return _version(db)
 
-    def read(self) -> sqlite3.Connection:
+    def read(self) -> _Connection:
         """This thread's connection, outside a transaction, for single SELECTs."""
-        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        connection = self._connections.get(_thread.get_ident())
         if connection is None:
             try:
                 connection = sqlite3.connect(
@@ -189,9 +192,7 @@ class Database:
             connection.execute("PRAGMA foreign_keys = ON")
             # The log outlives a process that ends without closing, and the next one reads what is in it.
             connection.execute(f"PRAGMA wal_autocheckpoint = {_LOG_PAGES}")
-            self._local.connection = connection
-            self._local.durable = None
-            self._connections.append(connection)
+            self._connections[_thread.get_ident()] = connection
         return connection
 
     def collections(self) -> int:
@@ -204,9 +205,9 @@ class Database:
     def transaction(self, *, durable: bool = True) -> Iterator[sqlite3.Connection]:
         """Begin immediately, commit at the end, roll back on an exception. Not nested."""
         connection = self.read()
-        if self._local.durable is not durable:
+        if connection.durable is not durable:
             connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
-            self._local.durable = durable
+            connection.durable = durable
         connection.execute("BEGIN IMMEDIATE")
         try:
             yield connection
@@ -220,8 +221,7 @@ class Database:
     def close(self) -> None:
         """Close the connections of all threads."""
         while self._connections:
-            self._connections.pop().close()
-        self._local = threading.local()
+            self._connections.popitem()[1].close()
 
 
 def _begin_wal(connection: sqlite3.Connection) -> None:

@@ -64,6 +64,7 @@ class Layout:
         self.blobs = f"{self.root}/blobs/sha256"
         self.run = f"{self.root}/run"
         self.staging = f"{self.root}/staging"
+        self.builds = f"{self.root}/builds"
         self.downloads = f"{self.root}/downloads"
         self.runtime = f"{self.run}/runtime"
         self.chain_mounts = f"{self.run}/chains"
@@ -167,6 +168,6 @@ class Layout:
             raise InvalidInput(f"{self.root} is open to other users; `chmod 700 {self.root}` first")
 
     def _own_names(self) -> set[str]:
-        own = (self.format, self.packs, self.objects, self.layers, self.chains, self.containers, self.logs)
+        own = (self.format, self.packs, self.objects, self.layers, self.chains, self.containers, self.logs, self.builds)
         database = (self.database + ending for ending in ("", "-wal", "-shm"))
         return {os.path.basename(path) for path in (*own, self.run, self.staging, *database)} | {"blobs"}

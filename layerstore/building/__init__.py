@@ -1,0 +1,4 @@
+"""Builds images from Dockerfiles: the parser, the build context, steps, their cache.
+
+The package is not called `build`, as `layerstore.build` is the function.
+"""

@@ -1,0 +1,140 @@
+"""What a build has in the store only while it runs: images that its steps run in, containers, temporary directories.
+
+A build notes each before it makes it, and holds a lock. The last of the builds that run at one time takes away what all
+of them noted, those that were killed included; so does garbage collection.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+
+from layerstore.store.locks import locked
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from layerstore.containers.containers import Containers
+    from layerstore.store.db import Database
+    from layerstore.store.layout import Layout
+    from layerstore.types import ImageId
+
+_MEMORY = "/dev/shm"
+_NAMED = "SELECT id FROM containers WHERE name = ?"
+_FORGET_IMAGE = """
+DELETE FROM images WHERE image_id = ? AND image_id NOT IN (SELECT image_id FROM names)
+AND image_id NOT IN (SELECT image_id FROM containers)
+"""
+
+
+class Leftovers:
+    """Safe for many threads and processes."""
+
+    def __init__(self, layout: Layout, database: Database, containers: Containers) -> None:
+        self._top = layout.builds
+        self._images = f"{self._top}/images"
+        self._names = f"{self._top}/containers"
+        self._temporary = f"{self._top}/temporary"
+        self._database = database
+        self._containers = containers
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """A build runs in the block."""
+        for directory in (self._images, self._names, self._temporary):
+            os.makedirs(directory, mode=0o700, exist_ok=True)
+        fd = os.open(f"{self._top}/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH)
+            try:
+                yield
+            finally:
+                self._clear(fd)
+        finally:
+            os.close(fd)
+
+    def clear(self) -> None:
+        """Take away what builds have left that were killed, unless one runs. Raises `OSError`, `Conflict`."""
+        try:
+            fd = os.open(f"{self._top}/lock", os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return
+        try:
+            self._clear(fd)
+        finally:
+            os.close(fd)
+
+    def _clear(self, fd: int) -> None:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return
+        for name in os.listdir(self._names):
+            row = self._database.read().execute(_NAMED, (name,)).fetchone()
+            if row is not None:
+                self._containers.remove([self._containers.find(row[0])], force=True)
+            os.unlink(f"{self._names}/{name}")
+        images = os.listdir(self._images)
+        if images:
+            with self._database.transaction(durable=False) as db:
+                db.executemany(_FORGET_IMAGE, [(f"sha256:{image}",) for image in images])
+            for image in images:
+                os.unlink(f"{self._images}/{image}")
+        for name in os.listdir(self._temporary):
+            _remove(f"{self._temporary}/{name}")
+
+    @contextlib.contextmanager
+    def images_locked(self) -> Iterator[None]:
+        """Between a look at which images there are and their commit: an image that another build has made for good is
+        not noted as a leftover."""
+        with locked(f"{self._top}/images.lock", exclusive=True):
+            yield
+
+    def note_image(self, image: ImageId) -> None:
+        """Under `images_locked`, before it is made."""
+        with open(f"{self._images}/{image.removeprefix('sha256:')}", "wb"):
+            pass
+
+    def keep_image(self, image: ImageId) -> None:
+        """It is the result of a build. Under `images_locked`."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(f"{self._images}/{image.removeprefix('sha256:')}")
+
+    def container_name(self) -> str:
+        """A name for a container that is about to be made."""
+        name = f"build-{os.urandom(6).hex()}"
+        with open(f"{self._names}/{name}", "wb"):
+            pass
+        return name
+
+    def forget_container(self, name: str) -> None:
+        """It was removed."""
+        os.unlink(f"{self._names}/{name}")
+
+    @contextlib.contextmanager
+    def temporary(self, *, in_memory: bool = False) -> Iterator[str]:
+        """A directory for the block; `in_memory` it is on no disk."""
+        name = os.urandom(8).hex()
+        noted = directory = f"{self._temporary}/{name}"
+        if in_memory:
+            directory = f"{_MEMORY}/layerstore-{name}"
+            os.symlink(directory, noted)
+        os.mkdir(directory, 0o700)
+        try:
+            yield directory
+        finally:
+            _remove(noted)
+
+
+def _remove(noted: str) -> None:
+    """Remove a temporary directory, or the one in memory that a link says."""
+    import shutil
+
+    if not os.path.islink(noted):
+        shutil.rmtree(noted)
+        return
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(os.readlink(noted))
+    os.unlink(noted)

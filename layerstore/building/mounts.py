@@ -1,0 +1,173 @@
+"""RUN --mount: binds of the context, a stage or an image, caches, secrets, tmpfs
+(https://docs.docker.com/reference/dockerfile/, "RUN --mount")."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import posixpath
+
+from layerstore._core.sha256 import sha256
+from layerstore.building.copying import Copy, Item
+from layerstore.containers.bundle import Volume
+from layerstore.containers.copying import copy_out
+from layerstore.errors import InvalidInput, NotFound
+from layerstore.types import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from typing import Any
+
+    from layerstore.building.context import Context
+
+_BOOLEANS = {"": True, "true": True, "1": True, "false": False, "0": False}
+_ALIASES = {
+    "dst": "target",
+    "destination": "target",
+    "src": "source",
+    "ro": "readonly",
+    "rw": "readwrite",
+}
+_KEYS = {
+    "bind": {"type", "target", "source", "from", "readonly", "readwrite"},
+    "cache": {"type", "target", "id", "sharing", "mode", "uid", "gid", "readonly", "readwrite"},
+    "secret": {"type", "target", "id", "required", "mode", "uid", "gid", "env"},
+    "tmpfs": {"type", "target", "size"},
+}
+
+
+class Mount(Value):
+    """One --mount, its values as they are written."""
+
+    def __init__(self, kind: str, values: dict[str, str]) -> None:
+        self.kind = kind
+        self.values = values
+
+    def __hash__(self) -> int:
+        return hash(repr(self))
+
+    @property
+    def target(self) -> str:
+        if self.kind == "secret" and not self.values.get("target"):
+            return f"/run/secrets/{self.id}"
+        return self.values["target"]
+
+    @property
+    def id(self) -> str:
+        return self.values.get("id") or posixpath.basename(self.values.get("target", ""))
+
+    @property
+    def source(self) -> str:
+        """Of a bind: the path below the context, or below the root of `from`."""
+        return self.values.get("source") or "/"
+
+    def is_set(self, key: str) -> bool:
+        """Whether a switch is on. Raises `InvalidInput`."""
+        text = self.values.get(key, "false")
+        if text not in _BOOLEANS:
+            raise InvalidInput(f"--mount: {key}={text}: it is true or false")
+        return _BOOLEANS[text]
+
+    def number(self, key: str, default: int, base: int = 10) -> int:
+        """A number. Raises `InvalidInput`."""
+        try:
+            return int(self.values[key], base) if key in self.values else default
+        except ValueError:
+            raise InvalidInput(f"--mount: {key}={self.values[key]} is no number") from None
+
+
+def parse_mount(text: str) -> Mount:
+    """The value of a --mount flag. Raises `InvalidInput`."""
+    values = {}
+    for word in text.split(","):
+        key, _, value = word.partition("=")
+        key = key.strip().lower()
+        values[_ALIASES.get(key, key)] = value.strip()
+    kind = values.get("type", "bind")
+    if kind not in _KEYS:
+        raise InvalidInput(f"--mount=type={kind}: there are {', '.join(_KEYS)}")
+    strangers = set(values) - _KEYS[kind]
+    if strangers:
+        raise InvalidInput(
+            f"--mount=type={kind} has no {min(strangers)!r} here; it takes {', '.join(sorted(_KEYS[kind]))}"
+        )
+    mount = Mount(kind, values)
+    if not values.get("target") and kind != "secret":
+        raise InvalidInput(f"--mount=type={kind} needs target=PATH")
+    if kind == "secret" and not mount.id:
+        raise InvalidInput("--mount=type=secret needs id=NAME or target=PATH")
+    if values.get("sharing", "shared") not in ("shared", "locked"):
+        raise InvalidInput(f"--mount=type=cache,sharing={values['sharing']}: it is shared or locked here")
+    return mount
+
+
+def digest_of_bind(items: list[Item]) -> str:
+    """What of a bind's files counts for the cache. Raises `OSError`."""
+    return Copy(items, "/", chown=None, chmod=None, keeps_owner=True, scratch=None).digest()
+
+
+@contextlib.contextmanager
+def cache(mount: Mount, target: str, directory: str) -> Iterator[Volume]:
+    """The store's directory of a cache, `target` being where it is mounted. Raises `InvalidInput`, `OSError`.
+
+    It stays for later builds; with sharing=locked nobody else has it meanwhile.
+    """
+    name = sha256((mount.id if mount.values.get("id") else target).encode()).hex()
+    path = f"{directory}/{name}"
+    try:
+        os.makedirs(directory, mode=0o700, exist_ok=True)
+        os.mkdir(path, 0o700)
+        os.chown(path, mount.number("uid", 0), mount.number("gid", 0))
+        os.chmod(path, mount.number("mode", 0o755, 8))
+    except FileExistsError:
+        pass
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX if mount.values.get("sharing") == "locked" else fcntl.LOCK_SH)
+        yield Volume(path, target, mount.is_set("readonly"))
+    finally:
+        os.close(fd)
+
+
+def secret_data(mount: Mount, secrets: Mapping[str, str]) -> bytes | None:
+    """The content of a secret, `secrets` being files by id; None where there is none, and it is not required.
+
+    Raises `NotFound`, `OSError`.
+    """
+    path = secrets.get(mount.id)
+    if path is None:
+        if mount.is_set("required"):
+            raise NotFound(f"there is no secret {mount.id}; give it by --secret id={mount.id},src=FILE")
+        return None
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def write_secret(mount: Mount, data: bytes, target: str, directory: str) -> Volume:
+    """A file with a secret in a directory, to be mounted at `target`. Raises `InvalidInput`, `OSError`."""
+    path = f"{directory}/secret"
+    with open(path, "xb", opener=_private) as file:
+        file.write(data)
+        os.fchown(file.fileno(), mount.number("uid", 0), mount.number("gid", 0))
+        os.fchmod(file.fileno(), mount.number("mode", 0o400, 8))
+    return Volume(path, target, read_only=True)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_CLOEXEC, 0o600)
+
+
+def write_context(context: Context, source: str, directory: str) -> str:
+    """A copy of what a bind shows of the context: writing to it changes nothing there. Raises `NotFound`, `OSError`."""
+    target = f"{directory}/{os.urandom(8).hex()}"
+    copy_out(context.below(context.resolve(source)), target, keep_owner=True)
+    return target
+
+
+def tmpfs(mount: Mount, target: str) -> dict[str, Any]:
+    """A mount of the runtime's config, at `target`. Raises `InvalidInput`."""
+    size = mount.number("size", 0)
+    options = ["nosuid", "nodev", "mode=1777", *([f"size={size}"] if size else [])]
+    return {"destination": target, "type": "tmpfs", "source": "tmpfs", "options": options}

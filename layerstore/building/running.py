@@ -1,0 +1,210 @@
+"""RUN: a program in a container on the image so far, and what it leaves there that it did not make itself."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import posixpath
+import select
+import stat
+import threading
+
+from layerstore.containers import program
+from layerstore.containers.bundle import needs_device_rules, runtime_spec
+from layerstore.containers.mounted import MountedFiles
+from layerstore.containers.rootfs import Rootfs
+from layerstore.containers.runtime import may_use_cgroups
+from layerstore.errors import Unsupported
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from typing import Any, Literal
+
+    from layerstore.building.workshop import Workshop
+    from layerstore.containers.bundle import Volume
+    from layerstore.containers.containers import ContainerRow
+
+_FROM_THE_HOST = ("/etc/resolv.conf", "/etc/hosts")
+_FROM_THE_RUNTIME = ("/proc", "/dev", "/sys")
+_PIECE_BYTES = 1 << 16
+_POLL_MS = 100
+
+
+class Command:
+    """What RUN runs. `document` is the image's config, `env` what there is beside its environment."""
+
+    def __init__(
+        self,
+        document: dict[str, Any],
+        args: Sequence[str],
+        env: Sequence[str],
+        network: Literal["host", "none"],
+        volumes: Sequence[Volume],
+        mounts: Sequence[dict[str, Any]],
+    ) -> None:
+        self.document = document
+        self.args = args
+        self.env = env
+        self.network = network
+        self.volumes = volumes
+        self.mounts = mounts
+
+
+def run(shop: Workshop, row: ContainerRow, command: Command, output: Callable[[int, bytes], None]) -> int:
+    """Run it in a mounted container to its end; returns the exit status. What it prints goes to `output`, with 1 or 2
+    for the stream, in a thread of its own. Mount points that were made for it are gone after it.
+
+    Raises `InvalidInput`, `ProgramNotFound` and `ProgramNotExecutable`, `Unsupported`, `Stopped`, `OSError`.
+    """
+    containers = shop.containers
+    root = containers.root(row.id)
+    rules = _needs_device_rules(shop, row)
+    with _mount_points(root, command), contextlib.ExitStack() as stack:
+        spec = runtime_spec(
+            command.document,
+            root,
+            entrypoint=command.args,
+            env=command.env,
+            network=command.network,
+            volumes=command.volumes,
+            hostname=row.id[:12] if command.network == "none" else None,
+            device_rules=rules,
+        )
+        spec["mounts"] += command.mounts
+        program.check(spec)
+        bundle = containers.write_bundle(row.id, spec)
+        nothing = stack.enter_context(open(os.devnull, "rb"))
+        stack.enter_context(shop.running(row.id))
+        streams = stack.enter_context(_pumped(output, shop.stop))
+        runtime, (out, errors) = containers.runtime(), streams
+        status = runtime.run(bundle, row.id, stdin=nothing.fileno(), stdout=out, stderr=errors, own_group=rules)
+    shop.check()
+    return status
+
+
+def _needs_device_rules(shop: Workshop, row: ContainerRow) -> bool:
+    needed = needs_device_rules(shop.chains.described(row.chain_id).devices)
+    if needed and not may_use_cgroups():
+        raise Unsupported(
+            "the image brings device files, and without the right to make control groups nothing keeps programs from "
+            "opening them; build as root of the host"
+        )
+    return needed
+
+
+@contextlib.contextmanager
+def _pumped(output: Callable[[int, bytes], None], stop: Callable[[], None]) -> Iterator[list[int]]:
+    """Two descriptors to write to; what is written goes to `output`, all of it when the block ends.
+
+    What `output` raises is raised then; until then `stop` is called, to have the block end.
+    """
+    pipes = [os.pipe2(os.O_CLOEXEC) for _ in range(2)]
+    pump = _Pump([read for read, _ in pipes], output, stop)
+    thread = threading.Thread(target=pump.run, name="layerstore-output")
+    thread.start()
+    try:
+        yield [write for _, write in pipes]
+    finally:
+        for _, write in pipes:
+            os.close(write)
+        thread.join()
+        if pump.failure is not None:
+            raise pump.failure
+
+
+class _Pump:
+    def __init__(self, fds: Sequence[int], output: Callable[[int, bytes], None], stop: Callable[[], None]) -> None:
+        self._streams = {fd: number for number, fd in enumerate(fds, 1)}
+        self._output = output
+        self._stop = stop
+        self.failure: BaseException | None = None
+
+    def run(self) -> None:
+        """Read until nobody can write any more."""
+        poll = select.poll()
+        for fd in self._streams:
+            poll.register(fd, select.POLLIN)
+        while self._streams:
+            for fd, _ in poll.poll(_POLL_MS):
+                data = os.read(fd, _PIECE_BYTES)
+                if data:
+                    self._take(self._streams[fd], data)
+                else:
+                    poll.unregister(fd)
+                    del self._streams[fd]
+                    os.close(fd)
+            if self.failure is not None:
+                self._stop()  # not once: a runtime cannot end a container that it is about to start
+
+    def _take(self, stream: int, data: bytes) -> None:
+        try:
+            if self.failure is None:
+                self._output(stream, data)
+        except BaseException as error:
+            self.failure = error
+
+
+@contextlib.contextmanager
+def _mount_points(root: str, command: Command) -> Iterator[None]:
+    """Make what the command's mounts need in the root; take away in the end what is still as it was made, and give the
+    directories above the times that they had, unless something else was done in them."""
+    wanted = [(path, True) for path in _FROM_THE_RUNTIME]
+    if command.network == "host":
+        wanted += [(path, False) for path in _FROM_THE_HOST if os.path.isfile(path)]
+    wanted += [(volume.target, os.path.isdir(volume.source)) for volume in command.volumes]
+    # What is below one of the runtime's own mounts, the runtime makes there.
+    own = tuple(f"{path}/" for path in _FROM_THE_RUNTIME)
+    others = (posixpath.normpath(mount["destination"]) for mount in command.mounts)
+    wanted += [(path, True) for path in others if not path.startswith(own)]
+    with Rootfs(root) as inside, MountedFiles(root) as files:
+        points = _Points(files)
+        for path, is_directory in sorted(wanted, key=lambda point: point[0].count("/")):
+            points.note(inside.steps(path))
+            inside.make_mount_point(path, directory=is_directory)
+        points.made()
+        try:
+            yield
+        finally:
+            points.remove()
+
+
+class _Points:
+    def __init__(self, files: MountedFiles) -> None:
+        self._files = files
+        self._missing: list[str] = []
+        self._before: dict[str, int] = {}
+        self._after: dict[str, int] = {}
+
+    def note(self, steps: Iterator[str]) -> None:
+        for path in steps:
+            if path in self._missing:
+                continue
+            try:
+                self._files.lstat(path)
+            except FileNotFoundError:
+                above = posixpath.dirname(path)
+                if above not in self._missing:
+                    self._before.setdefault(above, self._files.lstat(above).st_mtime_ns)
+                self._missing.append(path)
+
+    def made(self) -> None:
+        self._after = {path: self._files.lstat(path).st_mtime_ns for path in (*self._missing, *self._before)}
+
+    def remove(self) -> None:
+        still = {path for path in self._after if self._is_as_made(path)}
+        for path in reversed(self._missing):
+            with contextlib.suppress(OSError):  # something was put in it, or it is another mount's
+                if stat.S_ISDIR(self._files.lstat(path).st_mode):
+                    self._files.rmdir(path)
+                elif path in still and not self._files.lstat(path).st_size:
+                    self._files.unlink(path)
+        for path, mtime_ns in self._before.items():
+            if path in still:
+                self._files.utime(path, ns=(mtime_ns, mtime_ns))
+
+    def _is_as_made(self, path: str) -> bool:
+        try:
+            return self._files.lstat(path).st_mtime_ns == self._after[path]
+        except OSError:
+            return False

@@ -1,0 +1,425 @@
+"""One stage of a build: its instructions one after another, each taken from the cache or done.
+
+What a step depends on is its key: the chain and the config that it begins with, the instruction with its variables
+replaced, the digests of what it reads, SOURCE_DATE_EPOCH. Not in it are times of files, the history, secrets, what
+caches hold, the network, volumes. So equal steps on equal images are found again whatever build they are in.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import posixpath
+import stat
+
+from layerstore.building import history
+from layerstore.building.copying import Copy, Item, Text, check_sources, items_of
+from layerstore.building.scope import Scope
+from layerstore.building.steps import Step
+from layerstore.building.workshop import Staged, Stopped, with_line
+from layerstore.containers.bundle import Volume
+from layerstore.errors import BuildFailed, InvalidInput, LayerstoreError
+from layerstore.layers.entries import Entry
+from layerstore.oci.configs import says_nothing, time_of_making
+from layerstore.oci.instructions import exec_form
+from layerstore.oci.words import split_words
+from layerstore.results import BuildEvent
+from layerstore.types import decode_path, encode_path
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from layerstore.building.context import Context
+    from layerstore.building.dockerfile import Dockerfile, Heredoc, Instruction
+    from layerstore.building.mounts import Mount
+    from layerstore.building.planning import PlannedStage
+    from layerstore.building.state import State
+    from layerstore.building.tree import ImageFiles, Tree
+    from layerstore.building.workshop import Workshop
+    from layerstore.containers.containers import ContainerRow
+    from layerstore.types import DiffId
+
+_OF_CONFIG = {
+    *("CMD", "ENTRYPOINT", "ENV", "EXPOSE", "HEALTHCHECK", "LABEL", "ONBUILD", "STOPSIGNAL", "USER", "VOLUME"),
+}
+_SCRIPTS = "/dev/pipes"
+
+
+class StageBuild:
+    """Builds a stage in the thread that calls `run`.
+
+    results: the states of stages that have ended, by number. total: steps of all stages.
+    """
+
+    def __init__(
+        self,
+        shop: Workshop,
+        dockerfile: Dockerfile,
+        context: Context,
+        planned: PlannedStage,
+        state: State,
+        scope: Scope,
+        results: dict[int, State],
+        total: int,
+        is_result: bool,
+    ) -> None:
+        self._shop = shop
+        self._dockerfile = dockerfile
+        self._context = context
+        self._planned = planned
+        self._state = state
+        self._scope = scope
+        self._results = results
+        self._total = total
+        self._is_result = is_result
+        self._number = planned.first_step
+        self._tree: Tree | None = None
+        self._staged = Staged(shop)
+
+    def run(self) -> State:
+        """Do all of it. Its layers are stored then, and where it is the result, the image with its names.
+
+        Raises what a step does, with the line, and `Stopped`; the steps that were done before are in the cache then.
+        """
+        try:
+            with self._staged:
+                self._tell("step", self._planned.stage.shown)
+                self._tell("made", self._state.chain_id.removeprefix("sha256:")[:12])
+                try:
+                    for instruction in self._planned.instructions:
+                        self._number += 1
+                        self._step(instruction)
+                except BaseException:
+                    if self._staged.has_layers:
+                        with contextlib.suppress(LayerstoreError, OSError):  # what came first is told
+                            self._staged.publish(self._state)
+                    raise
+                if self._is_result:
+                    self._state.image_id = self._staged.publish(self._state, is_result=True)
+                elif self._staged.has_layers:
+                    self._staged.publish(self._state)
+                return self._state
+        finally:
+            self._tell("ended")
+
+    def _tell(self, kind: str, text: str = "", stream: int = 0, data: bytes = b"") -> None:
+        self._shop.tell(BuildEvent(kind, self._planned.number, self._number, self._total, text, stream, data))
+
+    def _step(self, instruction: Instruction) -> None:
+        self._shop.check()
+        self._tell("step", instruction.shown)
+        try:
+            self._state.changes.arguments = self._scope.variables
+            if instruction.name in _OF_CONFIG:
+                self._config(instruction)
+            else:
+                _ACTIONS[instruction.name](self, instruction)
+        except (Stopped, KeyboardInterrupt):
+            raise
+        except Exception as error:
+            raise with_line(error, self._dockerfile.name, instruction.line) from error
+
+    def _finish(self, created_by: str, inputs: Sequence[object], make: Callable[[], DiffId | None]) -> None:
+        """One step: take its layer from the cache, or `make` it (None: it makes none), and go on from there."""
+        shop, state = self._shop, self._state
+        key = state.key(shop.epoch, *inputs)
+        step = None if shop.options.no_cache else shop.steps.find(key)
+        if step is not None:
+            self._tell("cached")
+            if step.diff_id is not None:
+                self._tree = None
+            state.add(step.created, created_by, step.diff_id)
+        else:
+            diff_id = make()
+            if diff_id is not None and says_nothing(diff_id):
+                diff_id = None
+            created = time_of_making()
+            state.add(created, created_by, diff_id)
+            shop.steps.add(key, Step(created, diff_id, state.chain_id))
+        self._tell("made", key[:12])
+
+    # What changes the config alone
+
+    def _config(self, instruction: Instruction) -> None:
+        name, text = instruction.name, instruction.text
+        self._state.changes.apply(f"{name} {text}")
+        self._finish(history.of_config(name, text, self._state.changes.config), [name, text], lambda: None)
+
+    def _arg(self, instruction: Instruction) -> None:
+        for word in split_words(instruction.text, self._dockerfile.escape):
+            name, equals, default = word.partition("=")
+            if not name:
+                raise InvalidInput(f"ARG {word}: a variable has a name before the '='")
+            self._scope.declare(name, self._state.changes.expanded(default) if equals else None)
+            self._state.changes.arguments = self._scope.variables
+        self._finish(f"ARG {instruction.text}", ["ARG", instruction.text], lambda: None)
+
+    def _shell(self, instruction: Instruction) -> None:
+        words = exec_form(instruction.text)
+        if not words:
+            raise InvalidInput(f'SHELL {instruction.text}: it is a list like ["/bin/bash", "-c"]')
+        self._state.changes.config["Shell"] = words
+        self._finish(history.of_config("SHELL", "", self._state.changes.config), ["SHELL", words], lambda: None)
+
+    def _maintainer(self, instruction: Instruction) -> None:
+        self._state.set_author(instruction.text)
+        self._finish(f"MAINTAINER {instruction.text}", ["MAINTAINER", instruction.text], lambda: None)
+
+    def _workdir(self, instruction: Instruction) -> None:
+        self._state.changes.apply(f"WORKDIR {instruction.text}")
+        path = str(self._state.changes.config["WorkingDir"])
+
+        def make() -> DiffId | None:
+            from layerstore.building.tree import NewLayer
+
+            tree = self._current_tree()
+            target = tree.place_for(path)
+            if tree.is_dir(target) or not target:
+                return None
+            layer = NewLayer(tree, (0, 0), self._shop.now_ns())
+            layer.make_directory(target)
+            return self._staged.add(layer.entries())
+
+        self._finish(history.of_config("WORKDIR", path, self._state.changes.config), ["WORKDIR", path], make)
+
+    # COPY and ADD
+
+    def _copy(self, instruction: Instruction) -> None:
+        name, expanded = instruction.name, self._state.changes.expanded
+        words = exec_form(instruction.text)
+        words = split_words(instruction.text, self._dockerfile.escape) if words is None else words
+        if len(words) < 2:
+            raise InvalidInput(f"{name} {instruction.text}: it is {name} SOURCE ... TO")
+        heredocs = {word: self._heredoc_item(heredoc) for word, heredoc in instruction.heredoc_of(words).items()}
+        sources = [expanded(word) for word in words[:-1] if word not in heredocs]
+        to = self._absolute(expanded(words[-1]))
+        check_sources([*sources, *heredocs], to, name)
+        source = instruction.flag("from")
+        files = self._context if source is None else self._files_of(source)
+        flags = {
+            flag: None if (text := instruction.flag(flag)) is None else expanded(text) for flag in ("chown", "chmod")
+        }
+        copy = Copy(
+            [*items_of(files, sources), *heredocs.values()],
+            to,
+            **flags,
+            keeps_owner=source is not None,
+            scratch=self._shop.layout.builds if name == "ADD" else None,
+        )
+
+        def make() -> DiffId:
+            with contextlib.ExitStack() as stack:
+                return self._staged.add(copy.put(self._current_tree(), self._shop.now_ns(), stack))
+
+        created_by = history.of_copy(name, {"from": source, **flags}, [*sources, *heredocs, words[-1]])
+        self._finish(created_by, [name, to, flags, copy.digest()], make)
+
+    def _absolute(self, path: str) -> str:
+        """Where a destination is: with a slash at its end where it says that it is a directory."""
+        is_directory = path.endswith(("/", "/.")) or path == "."
+        directory = str(self._state.changes.config.get("WorkingDir") or "/")
+        absolute = "/" + posixpath.normpath(posixpath.join("/", directory, path)).lstrip("/")
+        return f"{absolute.rstrip('/')}/" if is_directory else absolute
+
+    def _heredoc_item(self, heredoc: Heredoc) -> Item:
+        content = heredoc.content
+        if heredoc.expands:
+            content = self._state.changes.expanded_text(content)
+        data = encode_path(content)
+        entry = Entry(encode_path(heredoc.name), stat.S_IFREG | 0o644, 0, 0, self._shop.now_ns())
+        entry.size = len(data)
+        entry.source = Text(data) if data else None
+        return Item(heredoc.name, [entry])
+
+    def _files_of(self, source: str) -> ImageFiles:
+        """The files of a stage or an image."""
+        from layerstore.building.tree import ImageFiles
+
+        stage = self._stage_of(source)
+        diff_ids = self._shop.find_image(source).diff_ids if stage is None else stage.diff_ids
+        return ImageFiles(self._shop.index(diff_ids), self._shop.contents, source)
+
+    def _stage_of(self, source: str) -> State | None:
+        number = self._planned.stage_number(source)
+        return None if number is None else self._results[number]
+
+    def _current_tree(self) -> Tree:
+        from layerstore.building.tree import Tree
+
+        if self._tree is None:
+            if self._staged.has_layers:
+                self._staged.publish(self._state)
+            self._tree = Tree(self._shop.index(self._state.diff_ids), self._shop.contents)
+        return self._tree
+
+    # RUN
+
+    def _run(self, instruction: Instruction) -> None:
+        from layerstore.building import mounts
+
+        changes = self._state.changes
+        environment = changes.environment
+        given = sorted(f"{k}={v}" for k, v in self._scope.declared.items() if k not in environment)
+        proxies = [f"{k}={v}" for k, v in self._scope.predefined.items() if k not in environment]
+        args, script = self._command_line(instruction)
+        wanted = [mounts.parse_mount(changes.expanded(value)) for flag, value in instruction.flags if flag == "mount"]
+        network = instruction.flag("network") or "default"
+        if network not in ("default", "host", "none"):
+            raise InvalidInput(f"RUN --network={network}: it is default, host or none")
+        read = [[mount.kind, mount.values, self._digest_of(mount)] for mount in wanted]
+
+        def make() -> DiffId:
+            return self._run_and_keep(args, [*proxies, *given], network, wanted, script)
+
+        said = args if script is None else [script.content]
+        inputs = ["RUN", args, given, read, network, None if script is None else script.content]
+        self._finish(history.of_run(said, given), inputs, make)
+
+    def _command_line(self, instruction: Instruction) -> tuple[list[str], _Script | None]:
+        """The arguments, and the script that they run where a heredoc is one."""
+        words = exec_form(instruction.text)
+        if words is not None:
+            if not words:
+                raise InvalidInput("RUN []: there is no command")
+            return words, None
+        text = instruction.text
+        if instruction.heredocs:
+            first = instruction.heredocs[0]
+            if len(instruction.heredocs) == 1 and len(split_words(text, self._dockerfile.escape)) == 1:
+                if first.content.startswith("#!"):
+                    script = _Script(f"{_SCRIPTS}/{first.name}", first.content)
+                    return [script.path], script
+                text = first.content
+            else:
+                text += "\n" + "".join(f"{heredoc.content}{heredoc.name}\n" for heredoc in instruction.heredocs)
+        shell = list(self._state.changes.config.get("Shell") or ("/bin/sh", "-c"))
+        return [*shell, text], None
+
+    def _digest_of(self, mount: Mount) -> str | None:
+        """Of what a bind shows; nothing else that is mounted counts."""
+        from layerstore.building import mounts
+
+        if mount.kind != "bind":
+            return None
+        source = mount.values.get("from")
+        files = self._context if not source else self._files_of(source)
+        return mounts.digest_of_bind([Item("", list(files.below(files.resolve(mount.source))))])
+
+    def _run_and_keep(
+        self,
+        args: Sequence[str],
+        env: Sequence[str],
+        network: str,
+        wanted: Sequence[Mount],
+        script: _Script | None,
+    ) -> DiffId:
+        """Run it, and make a layer of what it changed."""
+        from layerstore.building import running
+        from layerstore.containers import upper
+
+        shop, state = self._shop, self._state
+        image = self._staged.publish(state)
+        with contextlib.ExitStack() as stack:
+            volumes, others, secrets = self._mounts(stack, wanted)
+            if script is not None:
+                volumes.append(script.volume(stack.enter_context(shop.leftovers.temporary())))
+            row = stack.enter_context(shop.mounted(image, self._planned.shown_name, state.diff_ids))
+            self._tell("running", row.id[:12])
+            asked = shop.options.network if network == "default" else network
+            document = {"config": state.changes.config}
+            command = running.Command(
+                document, args, [*env, *secrets], "none" if asked == "none" else "host",
+                [*shop.options.volumes, *volumes], others,
+            )  # fmt: skip
+            status = running.run(shop, row, command, lambda stream, data: self._tell("output", "", stream, data))
+            if status:
+                raise BuildFailed(f"RUN {' '.join(args)}: the command ended with status {status}", status)
+            fd = stack.enter_context(_upper(shop, row))
+            self._tree = None
+            index, contents = shop.index(state.diff_ids), shop.contents
+            if shop.epoch is not None:
+                return self._staged.add(upper.entries(fd, index, contents))
+            return self._staged.add_tar(lambda clone: upper.tar_pieces(fd, index, contents, clone))
+
+    def _mounts(
+        self, stack: contextlib.ExitStack, wanted: Sequence[Mount]
+    ) -> tuple[list[Volume], list[dict[str, object]], list[str]]:
+        """What --mount asks for: volumes, mounts of the runtime's config, environment variables."""
+        from layerstore.building import mounts
+
+        shop = self._shop
+        volumes: list[Volume] = []
+        others: list[dict[str, object]] = []
+        variables: list[str] = []
+        for mount in wanted:
+            target = self._absolute(mount.target).rstrip("/")
+            if mount.kind == "tmpfs":
+                others.append(mounts.tmpfs(mount, target))
+            elif mount.kind == "cache":
+                volumes.append(stack.enter_context(mounts.cache(mount, target, f"{shop.layout.builds}/caches")))
+            elif mount.kind == "secret":
+                data = mounts.secret_data(mount, shop.options.secrets)
+                if data is not None and "env" in mount.values:
+                    variables.append(f"{mount.values['env']}={decode_path(data)}")
+                if data is not None and ("env" not in mount.values or "target" in mount.values):
+                    memory = stack.enter_context(shop.leftovers.temporary(in_memory=True))
+                    volumes.append(mounts.write_secret(mount, data, target, memory))
+            else:
+                place = self._bind_source(stack, mount)
+                volumes.append(Volume(place, target, not mount.is_set("readwrite")))
+        return volumes, others, variables
+
+    def _bind_source(self, stack: contextlib.ExitStack, mount: Mount) -> str:
+        """Where on the host what a bind shows is; what is written there is lost."""
+        from layerstore.building import mounts
+
+        shop = self._shop
+        source = mount.values.get("from")
+        if not source:
+            return mounts.write_context(self._context, mount.source, stack.enter_context(shop.leftovers.temporary()))
+        stage = self._stage_of(source)
+        if stage is None:
+            config = shop.find_image(source)
+            image, diff_ids = config.image_id, list(config.diff_ids)
+        else:
+            with Staged(shop) as staged:
+                image, diff_ids = staged.publish(stage), stage.diff_ids
+        row = stack.enter_context(shop.mounted(image, source, diff_ids))
+        found = self._files_of(source).resolve(mount.source)
+        return f"{shop.containers.root(row.id)}/{found}".rstrip("/")
+
+
+class _Script:
+    """A heredoc that begins with #!: a file that is run."""
+
+    def __init__(self, path: str, content: str) -> None:
+        self.path = path
+        self.content = content
+
+    def volume(self, directory: str) -> Volume:
+        place = f"{directory}/script"
+        with open(place, "x") as file:
+            file.write(self.content)
+            os.fchmod(file.fileno(), 0o755)
+        return Volume(place, self.path, read_only=True)
+
+
+@contextlib.contextmanager
+def _upper(shop: Workshop, row: ContainerRow) -> Iterator[int]:
+    fd = os.open(shop.containers.upper(row.id), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+_ACTIONS: dict[str, Callable[[StageBuild, Instruction], None]] = {
+    "ADD": StageBuild._copy,
+    "ARG": StageBuild._arg,
+    "COPY": StageBuild._copy,
+    "MAINTAINER": StageBuild._maintainer,
+    "RUN": StageBuild._run,
+    "SHELL": StageBuild._shell,
+    "WORKDIR": StageBuild._workdir,
+}

@@ -1,0 +1,246 @@
+"""The tree of an image that is being built: the merged index of stored layers under the entries of new ones."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from layerstore.building.patterns import component_regex
+from layerstore.errors import InvalidInput, LimitExceeded, NotFound
+from layerstore.layers.entries import Entry
+from layerstore.layers.whole import stored_entry, whole
+from layerstore.types import decode_path, encode_path
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from layerstore._core.index import Index
+    from layerstore.store.contents import ContentStore
+
+_MAX_LINKS = 40
+_NEW_DIRECTORY_MODE = stat.S_IFDIR | 0o755
+
+
+class Tree:
+    """Paths are bytes without a leading slash; those given to anything but `follow` have no links in them."""
+
+    def __init__(self, index: Index, contents: ContentStore) -> None:
+        self._index = index
+        self._contents = contents
+        self._new: dict[bytes, Entry] = {}
+        self._fresh: set[bytes] = (
+            set()
+        )  # where something else took the place of a directory: nothing shows through there
+
+    def get(self, path: bytes) -> Entry | None:
+        """What is at a path, a link itself; None where nothing is."""
+        entry = self._new.get(path)
+        if entry is not None:
+            return entry if entry.link is None else self._new[entry.link]
+        if self._fresh and any(above in self._fresh for above in _above(path)):
+            return None
+        number = self._index.lookup(path)
+        return None if number is None else stored_entry(self._index, self._contents, path, number)
+
+    def is_dir(self, path: bytes) -> bool:
+        entry = self.get(path)
+        return entry is not None and entry.is_dir()
+
+    def follow(self, path: bytes) -> bytes:
+        """Where a path leads, links followed inside the tree; what is missing is taken as it is spelled.
+
+        Raises `OSError` (ENOTDIR, ELOOP).
+        """
+        reached = b""
+        waiting = _names(path)
+        links = 0
+        while waiting:
+            name = waiting.pop()
+            if name == b"..":
+                reached = reached.rpartition(b"/")[0]
+                continue
+            child = reached + b"/" + name if reached else name
+            entry = self.get(child)
+            if entry is not None and entry.target is not None:
+                links += 1
+                if links > _MAX_LINKS:
+                    raise _error(errno.ELOOP, path)
+                waiting += _names(entry.target)
+                reached = b"" if entry.target.startswith(b"/") else reached
+                continue
+            if entry is not None and waiting and not entry.is_dir():
+                raise _error(errno.ENOTDIR, path)
+            reached = child
+        return reached
+
+    def place_for(self, path: str) -> bytes:
+        """As `follow`, for what is to be put there. Raises `InvalidInput`."""
+        try:
+            return self.follow(encode_path(path))
+        except OSError as error:
+            raise InvalidInput(f"{path} of the image: {os.strerror(error.errno or 0)}") from None
+
+    def read_text(self, path: str, max_size_bytes: int) -> str:
+        """As `Rootfs.read_text`."""
+        entry = self.get(self.follow(encode_path(path)))
+        if entry is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+        if not entry.is_file():
+            raise InvalidInput(f'"{path}" of the image is not a regular file')
+        if entry.size > max_size_bytes:
+            raise LimitExceeded(f'"{path}" of the image has {entry.size} bytes, more than {max_size_bytes}')
+        data = b"".join(map(bytes, entry.source.pieces())) if entry.source else b""
+        return data.decode("utf-8", "surrogateescape")
+
+    def put(self, entry: Entry) -> None:
+        """Have an entry at its path, whose directory is there."""
+        path = entry.path
+        if entry.is_dir():
+            entry.opaque = path in self._fresh
+        elif self.is_dir(path):
+            for below in [other for other in self._new if other.startswith(path + b"/")]:
+                del self._new[below]
+            self._fresh.add(path)
+        self._new[path] = entry
+
+
+class NewLayer:
+    """What a step puts into a tree, to be the entries of a layer.
+
+    owner: of the directories that are made on the way, (uid, gid); mtime_ns: theirs.
+    """
+
+    def __init__(self, tree: Tree, owner: tuple[int, int], mtime_ns: int) -> None:
+        self._tree = tree
+        self._owner = owner
+        self._mtime_ns = mtime_ns
+        self._put: dict[bytes, Entry] = {}
+
+    def put(self, entry: Entry) -> None:
+        """Have an entry at its path. Directories on the way are made; what was there is replaced, but a directory by a
+        directory keeps what is in it. Raises `InvalidInput` where something else is on the way."""
+        path = entry.path
+        if path:
+            self.make_directory(path.rpartition(b"/")[0])
+        if not entry.is_dir() and self._tree.is_dir(path):
+            for below in [other for other in self._put if other.startswith(path + b"/")]:
+                self._drop(below)
+        if path in self._put:
+            self._drop(path)
+        if entry.link is not None:
+            entry.link = self._put[entry.link].link or entry.link
+        self._tree.put(entry)
+        self._put[path] = entry
+
+    def has_file(self, path: bytes) -> bool:
+        """Whether a file, which a hard link can be made to, was put at a path."""
+        entry = self._put.get(path)
+        return entry is not None and not entry.is_dir()
+
+    def _drop(self, path: bytes) -> None:
+        """Forget an entry; of a file with more names the next one is the file then."""
+        gone = self._put.pop(path)
+        names = [entry for entry in self._put.values() if entry.link == path]
+        for entry in names:
+            self._tree.put(again := gone.at(entry.path, None if entry is names[0] else names[0].path))
+            self._put[entry.path] = again
+
+    def make_directory(self, path: bytes) -> None:
+        """Make a directory, and those on the way to it, where they are missing. Raises `InvalidInput`."""
+        missing = []
+        while path and (found := self._tree.get(path)) is None:
+            missing.append(path)
+            path = path.rpartition(b"/")[0]
+        if path and not found.is_dir():  # type: ignore[union-attr]
+            raise InvalidInput(
+                f"/{decode_path(path)} of the image is not a directory, and files cannot be put below it"
+            )
+        for place in reversed(missing):
+            entry = Entry(place, _NEW_DIRECTORY_MODE, *self._owner, self._mtime_ns)
+            self._tree.put(entry)
+            self._put[place] = entry
+
+    def entries(self) -> list[Entry]:
+        """In the order of a layer (layerstore/layers/entries.py), with the directories on the way to each."""
+        found = dict(self._put)
+        for path in self._put:
+            for above in _above(path):
+                if above and above not in found:
+                    entry = self._tree.get(above)
+                    assert entry is not None, "a directory is made before what is in it"
+                    found[above] = entry
+        ordered = [found[path] for path in sorted(found, key=lambda path: path.split(b"/"))]
+        return list(_first_names_first(ordered))
+
+
+def _first_names_first(entries: list[Entry]) -> Iterator[Entry]:
+    """Of a file with more names, the one that comes first is the file and the others are links to it."""
+    files: dict[bytes, Entry] = {entry.path: entry for entry in entries if entry.link is None}
+    first: dict[bytes, bytes] = {}
+    for entry in entries:
+        file = entry.link or entry.path
+        name = first.setdefault(file, entry.path)
+        if name != entry.path:
+            yield files[file].at(entry.path, name)
+        else:
+            yield entry if entry.link is None else files[file].at(entry.path)
+
+
+class ImageFiles:
+    """The files of an image that is stored, for COPY --from: what `Context` is for a directory of the host."""
+
+    def __init__(self, index: Index, contents: ContentStore, name: str) -> None:
+        """`name` is told in messages."""
+        self._index = index
+        self._contents = contents
+        self._tree = Tree(index, contents)
+        self._name = name
+
+    def resolve(self, path: str) -> str:
+        """As `Context.resolve`; a path that leads above the root ends there."""
+        try:
+            found = self._tree.follow(encode_path(path))
+        except OSError as error:
+            raise NotFound(f"{path} of {self._name}: {os.strerror(error.errno or 0)}") from None
+        if self._tree.get(found) is None:
+            raise NotFound(f"{path} is not in {self._name}")
+        return decode_path(found)
+
+    def match(self, pattern: str) -> list[str]:
+        """As `Context.match`."""
+        found = [b""]
+        for part in os.path.normpath("/" + pattern).strip("/").split("/"):
+            matches = component_regex(part).fullmatch
+            found = [
+                path for above in found for path in self._names(above) if matches(decode_path(path.split(b"/")[-1]))
+            ]
+        return sorted(map(decode_path, found))
+
+    def _names(self, directory: bytes) -> list[bytes]:
+        number = self._index.lookup(directory)
+        if number is None or not stat.S_ISDIR(self._index.record(number).mode):
+            return []
+        prefix = directory + b"/" if directory else b""
+        return [prefix + self._index.record(child).name for child in self._index.children(number)]
+
+    def below(self, path: str) -> Iterator[Entry]:
+        """As `Context.below`, with owners, attributes and hard links."""
+        return whole(self._index, self._contents, (), encode_path(path))
+
+
+def _above(path: bytes) -> Iterator[bytes]:
+    """The directories above a path, the nearest first, the root last."""
+    while path:
+        path = path.rpartition(b"/")[0]
+        yield path
+
+
+def _names(path: bytes) -> list[bytes]:
+    """The names of a path, the last one first."""
+    return [name for name in reversed(path.split(b"/")) if name not in (b"", b".")]
+
+
+def _error(number: int, path: bytes) -> OSError:
+    return OSError(number, os.strerror(number), "/" + decode_path(path).lstrip("/"))

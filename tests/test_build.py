@@ -1,0 +1,827 @@
+"""Builds: the cache, stages, RUN and its mounts, failures, interrupts. Docker judges in tests/test_build_judges.py."""
+
+import gzip
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from contexts import tar_bytes, tree_of, write_context
+from images import Image as MadeImage
+from images import docker_files, tar_of
+from registries import Registry, put_image
+from test_build_judges import BASE, TRIGGERS
+from test_cli import Cli
+from test_containers import mounts_below
+
+from layerstore import BuildEvent, Image, Store, Volume
+from layerstore.building.context import open_context
+from layerstore.errors import BuildFailed, Conflict, InvalidInput, LayerstoreError, NotFound, ProgramNotFound
+
+ROOT = Path(__file__).parent.parent
+EPOCH = 1_700_000_000
+
+
+class Workplace:
+    """A store and a context, with what the last build told."""
+
+    def __init__(self, store: Store, context: Path) -> None:
+        self.store = store
+        self.context = context
+        self.events: list[BuildEvent] = []
+
+    def build(self, dockerfile: str, store: Store | None = None, **options: Any) -> Image:
+        (self.context / "Dockerfile").write_text(dockerfile)
+        self.events = []
+        return (store or self.store).build(self.context, progress=self.events.append, **{"pull": "never", **options})
+
+    def steps(self, kind: str) -> list[int]:
+        return [event.number for event in self.events if event.kind == kind]
+
+    @property
+    def output(self) -> str:
+        return b"".join(event.data for event in self.events if event.kind == "output").decode()
+
+    def fails(self, dockerfile: str, error: type[BaseException], message: str, **options: Any) -> None:
+        """It is refused, and nothing but what was there before is left."""
+        images = {image.id for image in self.store.images()}
+        with pytest.raises(error, match=message):
+            self.build(dockerfile, **options)
+        assert {image.id for image in self.store.images()} == images
+        self.is_clean()
+
+    def is_clean(self) -> None:
+        assert self.store.containers() == []
+        assert mounts_below(self.store.root) == []
+        builds = self.store.root / "builds"
+        left = [path for name in ("images", "containers", "temporary") for path in (builds / name).glob("*")]
+        assert left == []
+        assert list((self.store.root / "staging").iterdir()) == []
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Iterator[Workplace]:
+    files = {"app.py": b"print(1)", "sub": {"a": b"a", "b": (0o755, b"b")}, "other": b"other"}
+    archive = tmp_path / "images.tar"
+    archive.write_bytes(tar_of(docker_files([BASE, TRIGGERS])))
+    with Store(tmp_path / "store", create=True) as store:
+        store.load(archive)
+        place = Workplace(store, write_context(tmp_path / "context", files))
+        yield place
+        place.is_clean()
+
+
+def text(image: Image, path: str) -> str:
+    return image.view.read_text(path)
+
+
+# The cache
+
+FIVE = "FROM base:1\nENV A=1\nCOPY app.py /x/\nCOPY sub /sub\nCOPY other /\n"
+
+
+def test_a_build_again_makes_nothing(work: Workplace) -> None:
+    first = work.build(FIVE, names=["one:1"])
+    assert work.steps("step") == [1, 2, 3, 4, 5]
+    assert work.steps("cached") == []
+    again = work.build(FIVE, names=["two:2"])
+    assert again.id == first.id
+    assert work.steps("cached") == [2, 3, 4, 5]
+    assert first.names == ["one:1", "two:2"]
+    assert len(work.store.images()) == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "step"),
+    [
+        (lambda context: (context / "app.py").write_bytes(b"print(2)"), 3),
+        (lambda context: (context / "sub/a").chmod(0o600), 4),
+        (lambda context: (context / "sub/a").rename(context / "sub/c"), 4),
+        (lambda context: (context / "sub/link").symlink_to("a"), 4),
+        (lambda context: (context / "sub").chmod(0o700), 4),
+        (lambda context: (context / "other").write_bytes(b"2"), 5),
+    ],
+)
+def test_only_a_changed_step_and_those_below_are_done(
+    work: Workplace, change: Callable[[Path], object], step: int
+) -> None:
+    first = work.build(FIVE)
+    change(work.context)
+    second = work.build(FIVE)
+    assert work.steps("cached") == list(range(2, step))
+    common = step - 3 + len(BASE.layers)
+    assert first.diff_ids[:common] == second.diff_ids[:common]
+    assert first.diff_ids[common] != second.diff_ids[common]
+
+
+@pytest.mark.parametrize("touched", ["app.py", "sub", "sub/a", "unread"])
+def test_times_and_what_is_not_read_make_no_difference(work: Workplace, touched: str) -> None:
+    first = work.build(FIVE)
+    (work.context / touched).touch()
+    os.utime(work.context / touched, (5, 5))
+    assert work.build(FIVE).id == first.id
+    assert work.steps("cached") == [2, 3, 4, 5]
+
+
+def test_steps_are_found_by_other_builds(work: Workplace) -> None:
+    work.build(FIVE)
+    work.build("FROM base:1 AS renamed\nENV   A=1\n\n# comment\ncopy ./app.py /x/app.py\nLABEL l=1\nCOPY sub/ /sub/")
+    assert work.steps("cached") == [2]
+    work.build("FROM base:1\nENV A=1\nCOPY app.py /x/\nCMD x")
+    assert work.steps("cached") == [2, 3]
+
+
+def test_a_different_base_or_config_is_another_step(work: Workplace) -> None:
+    work.build("FROM base:1\nCOPY app.py /x/\n")
+    work.build("FROM scratch\nCOPY app.py /x/\n")
+    assert work.steps("cached") == []
+    work.build("FROM base:1\nENV B=1\nCOPY app.py /x/\n")
+    assert work.steps("cached") == []
+
+
+def test_no_cache(work: Workplace) -> None:
+    first = work.build(FIVE)
+    second = work.build(FIVE, no_cache=True)
+    assert work.steps("cached") == []
+    assert tree_of(first) == tree_of(second)
+
+
+def test_the_cache_lasts_as_long_as_the_image(work: Workplace) -> None:
+    first = work.build(FIVE, names=["kept:1"])
+    work.store.collect_garbage()
+    assert work.build(FIVE).id == first.id
+    assert work.steps("cached") == [2, 3, 4, 5]
+    work.store.remove_image("kept:1")
+    work.store.collect_garbage()
+    (left,) = (work.store.root / "builds/steps").iterdir()  # that of ENV: it has no layer, and its chain is the base's
+    work.build(FIVE)
+    assert work.steps("cached") == [2]
+    os.utime(left, (5, 5))
+    work.store.collect_garbage()
+    assert not left.exists()
+
+
+def test_a_removed_image_is_made_again_from_its_layers(work: Workplace) -> None:
+    first = work.build(FIVE, names=["gone:1"])
+    work.store.remove_image("gone:1")
+    again = work.build(FIVE)
+    assert again.id == first.id
+    assert work.steps("cached") == [2, 3, 4, 5]
+    assert text(again, "/x/app.py") == "print(1)"
+
+
+@pytest.mark.parametrize(
+    "damage", [b"", b"{", b"[]", b'{"created": 1}', bytes(100), b'{"created":"","diff_id":"x","chain_id":"y"}']
+)
+def test_a_torn_entry_is_none(work: Workplace, damage: bytes) -> None:
+    work.build(FIVE)
+    for entry in (work.store.root / "builds/steps").iterdir():
+        entry.write_bytes(damage)
+    work.build(FIVE)
+    assert work.steps("cached") == []
+
+
+def test_an_entry_whose_layer_was_never_stored_is_none(work: Workplace) -> None:
+    work.build(FIVE)
+    for entry in (work.store.root / "builds/steps").iterdir():
+        said = json.loads(entry.read_text())
+        if said["diff_id"]:
+            entry.write_text(json.dumps({**said, "diff_id": "sha256:" + "0" * 64}))
+    work.build(FIVE)
+    assert work.steps("cached") == [2]
+
+
+def test_a_build_arg_counts_where_it_is_used(work: Workplace) -> None:
+    dockerfile = "FROM base:1\nCOPY app.py /x/\nARG V=1\nLABEL v=$V\n"
+    work.build(dockerfile)
+    work.build(dockerfile, build_args={"V": "2"})
+    assert work.steps("cached") == [2, 3]
+    work.build(dockerfile, build_args={"V": "1"})
+    assert work.steps("cached") == [2, 3, 4]
+
+
+def test_an_argument_that_nobody_asks_for_is_told(work: Workplace) -> None:
+    work.build("FROM base:1\nARG USED", build_args={"USED": "1", "STRAY": "2", "HTTP_PROXY": "p"})
+    assert [event.text for event in work.events if event.kind == "warning"] == ["--build-arg STRAY: no ARG asks for it"]
+
+
+def test_another_platform_is_told(work: Workplace) -> None:
+    work.build("FROM --platform=$BUILDPLATFORM base:1\n")
+    assert work.steps("warning") == []
+    work.build("FROM --platform=linux/s390x base:1\n")
+    (event,) = (event for event in work.events if event.kind == "warning")
+    assert event.text.startswith("Dockerfile:1: --platform=linux/s390x is ignored")
+
+
+def test_from_alone_is_the_image_itself(work: Workplace) -> None:
+    with_path = MadeImage(BASE.layers, ["path:1"], runtime={"Env": ["PATH=/bin"]})
+    archive = work.context.parent / "path.tar"
+    archive.write_bytes(tar_of(docker_files([with_path])))
+    (loaded,) = work.store.load(archive)
+    assert work.build("FROM path:1", names=["same:1"]).id == loaded.id
+    assert loaded.names == ["path:1", "same:1"]
+
+
+def test_an_image_without_layers(work: Workplace) -> None:
+    image = work.build("FROM scratch\nENV A=1\nLABEL l=1")
+    assert image.diff_ids == ()
+    assert [step.empty_layer for step in image.history()] == [True, True]
+    assert work.build("FROM scratch\nENV A=1\nLABEL l=1").id == image.id
+
+
+def test_the_history(work: Workplace) -> None:
+    image = work.build(
+        'FROM base:1\nARG V=1\nENV A="b c"\nCOPY --chown=1:2 app.py sub/a /x/\nWORKDIR /w\nCMD ["a b", "c"]\n'
+        "MAINTAINER me\nHEALTHCHECK NONE\nADD other /\n"
+    )
+    assert [step.created_by for step in image.history()[: -len(BASE.layers)]][::-1] == [
+        "ARG V=1",
+        'ENV A="b c"',
+        "COPY --chown=1:2 app.py sub/a /x/",
+        "WORKDIR /w",
+        'CMD ["a b" "c"]',
+        "MAINTAINER me",
+        "HEALTHCHECK NONE",
+        "ADD other /",
+    ]
+    assert image.config.document["author"] == "me"
+
+
+def test_many_steps_make_one_pack(work: Workplace) -> None:
+    for number in range(60):
+        (work.context / str(number)).write_text(str(number))
+    lines = "".join(f"COPY {number} /n/{number}\n" for number in range(60))
+    packs = len(list((work.store.root / "packs").glob("*.pack")))
+    image = work.build(f"FROM base:1\n{lines}")
+    assert len(image.diff_ids) == 60 + len(BASE.layers)
+    assert len(list((work.store.root / "packs").glob("*.pack"))) == packs + 1
+    assert sorted(image.view.listdir("/n")) == sorted(map(str, range(60)))
+
+
+# Reproducible
+
+WITH_RUN = """\
+FROM base:1 AS one
+RUN echo one > /one; /bin/busybox mkdir -p /d/e; echo > /d/e/f
+FROM base:1
+WORKDIR /new/dir
+COPY . /all/
+COPY --from=one /d /d
+RUN echo x > /x; /bin/busybox touch -d '2001-01-01 00:00:00' /old; /bin/busybox ln /x /y
+CMD x
+"""
+
+
+@pytest.mark.root
+@pytest.mark.kernel
+def test_the_same_build_gives_the_same_bytes(work: Workplace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", str(EPOCH))
+    first = work.build(WITH_RUN)
+    seen = tree_of(first)
+    assert max(each.seconds for each in seen.values() if each.seconds is not None) == EPOCH
+    assert first.view.stat("/old").st_mtime == 978_307_200
+    assert first.view.stat("/new/dir").st_mtime == EPOCH
+    with Store(tmp_path / "other", create=True) as other:
+        other.load(tmp_path / "images.tar")
+        (work.context / "sub").touch()  # both times are later than the epoch
+        assert work.build(WITH_RUN, other).id == first.id
+    assert work.steps("cached") == []
+    # Another epoch is another build.
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", str(EPOCH + 1))
+    assert work.build(WITH_RUN).id != first.id
+    assert work.steps("cached") == []
+
+
+def test_a_wrong_epoch_is_told(work: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "noon")
+    work.fails("FROM base:1\nCMD x", InvalidInput, "SOURCE_DATE_EPOCH")
+
+
+# The context
+
+
+def test_nothing_is_read_outside_of_the_context(work: Workplace) -> None:
+    secret = work.context.parent / "secret"
+    secret.write_text("secret")
+    (work.context / "link").symlink_to(secret)
+    (work.context / "up").symlink_to("../secret")
+    (work.context / "root").symlink_to("/")
+    (work.context / "dir").mkdir()
+    (work.context / "dir/out").symlink_to("../../../../../../etc")
+    for source in ("link", "up", "dir/out/passwd", "root/etc/passwd", "root/../secret"):
+        work.fails(f"FROM base:1\nCOPY {source} /x", NotFound, "Dockerfile:2: .*is not in the build context")
+    for source in ("../secret", "sub/../../secret", "../*"):
+        work.fails(f"FROM base:1\nCOPY {source} /x", InvalidInput, "Dockerfile:2: .*outside of the build context")
+    # What leads to the context's own root shows the context.
+    image = work.build("FROM base:1\nCOPY root/app.py /x\nCOPY dir /links/")
+    assert text(image, "/x") == "print(1)"
+    assert image.view.readlink("/links/out") == "../../../../../../etc"
+
+
+def test_links_of_the_image_lead_nowhere_else(work: Workplace) -> None:
+    (work.context / "evil").symlink_to("/../../../../tmp")
+    image = work.build("FROM base:1\nCOPY sub /tree\nCOPY . /all/\nCOPY app.py /all/evil/x\nCOPY app.py /lnk/y")
+    assert text(image, "/tmp/x") == "print(1)"
+    assert text(image, "/data/y") == "print(1)"
+
+
+def test_a_file_that_changes_while_it_is_read(work: Workplace) -> None:
+    with open_context(str(work.context), None) as context:
+        (entry,) = context.below(context.resolve("app.py"))
+        (work.context / "app.py").write_bytes(b"changed since")
+        with pytest.raises(Conflict, match="was changed while it was read"):
+            entry.source.digest  # type: ignore[union-attr]  # noqa: B018
+
+
+def test_a_dockerignore_of_the_dockerfile_comes_first(work: Workplace) -> None:
+    (work.context / ".dockerignore").write_text("app.py")
+    (work.context / "Dockerfile.dockerignore").write_text("other\nsub/a\n")
+    image = work.build("FROM base:1\nCOPY . /all/")
+    names = {path for path in tree_of(image) if path.startswith("all/")}
+    assert {"all/app.py", "all/sub/b"} <= names
+    assert not {"all/other", "all/sub/a"} & names
+    work.fails("FROM base:1\nCOPY other /", NotFound, "Dockerfile:2: other is not in the build context")
+
+
+def test_a_context_that_is_none(work: Workplace) -> None:
+    with pytest.raises(NotFound, match="no directory"):
+        work.store.build(work.context / "app.py")
+    with pytest.raises(NotFound, match="name the Dockerfile by -f"):
+        work.store.build(work.context / "sub")
+
+
+def test_urls_are_refused(work: Workplace) -> None:
+    for url in ("https://example.com/x", "git@github.com:a/b.git"):
+        work.fails(
+            f"FROM base:1\nADD {url} /", InvalidInput, "Dockerfile:2: ADD of .*only what is in the build context"
+        )
+
+
+def test_chmod_and_heredocs_of_copy(work: Workplace) -> None:
+    image = work.build(
+        "FROM base:1\nENV N=name\nCOPY --chmod=750 --chown=5:6 sub /s\nCOPY --chmod=0444 app.py /s/x/y\n"
+        "COPY <<one.txt <<'two.txt' /h/\n$N \"q\" \\$N\none.txt\n$N\ntwo.txt\nCOPY <<EOF $N/file\ncontent\nEOF\n"
+    )
+    seen = tree_of(image)
+    assert (oct(seen["s/a"].mode), seen["s/a"].owner) == ("0o100750", (5, 6))
+    assert oct(seen["s/x/y"].mode) == "0o100444"
+    assert oct(seen["s/x"].mode) == "0o40755"
+    assert text(image, "/h/one.txt") == 'name "q" $N\n'
+    assert text(image, "/h/two.txt") == "$N\n"
+    assert text(image, "/name/file") == "content\n"
+    work.fails("FROM base:1\nCOPY --chmod=u+x app.py /", InvalidInput, "Dockerfile:2: --chmod=u[+]x")
+
+
+def test_damaged_archives(work: Workplace) -> None:
+    packed = gzip.compress(tar_bytes({"a": os.urandom(5000)}))
+    (work.context / "cut.tgz").write_bytes(packed[:-100])
+    work.fails("FROM base:1\nADD cut.tgz /", InvalidInput, "Dockerfile:2: cut.tgz cannot be read as the archive")
+    (work.context / "links.tar").write_bytes(tar_bytes({"a": "=not/there"}))
+    work.fails("FROM base:1\nADD links.tar /", InvalidInput, "Dockerfile:2: .*hard link to not/there")
+    (work.context / "out.tar").write_bytes(tar_bytes({"../../up": b"1", "/abs": b"2", "l": "/data", "l/in": b"3"}))
+    image = work.build("FROM base:1\nADD out.tar /to/")
+    assert sorted(image.view.listdir("/to")) == ["abs", "l", "up"]
+    assert text(image, "/data/in") == "3"
+
+
+# Stages
+
+
+def test_stages_that_are_not_needed_are_not_built(work: Workplace) -> None:
+    dockerfile = "FROM base:1 AS bad\nCOPY missing /\nFROM base:1 AS two\nCMD two\nFROM two\nCMD three\n"
+    assert work.build(dockerfile).config.runtime["Cmd"][-1] == "three"
+    assert {event.stage for event in work.events} == {1, 2}
+    assert work.build(dockerfile, target="two").config.runtime["Cmd"][-1] == "two"
+    assert work.build(dockerfile, target="1").config.runtime["Cmd"][-1] == "two"
+    work.fails(dockerfile, NotFound, "Dockerfile:2: missing", target="bad")
+    work.fails(dockerfile, NotFound, "has no stage nope", target="nope")
+
+
+def test_stages_of_a_base_that_is_not_there(work: Workplace) -> None:
+    work.fails("FROM base:1\nFROM not-there:1\n", NotFound, "Dockerfile:2: there is no image 'not-there:1'")
+    work.fails("FROM base:1\nCOPY --from=nope:1 / /", NotFound, "Dockerfile:2: there is no image 'nope:1'")
+    work.fails("FROM base:1\nCOPY --from=0 / /", InvalidInput, "Dockerfile:2: --from=0")
+
+
+@pytest.mark.needs_tool("docker-registry")
+def test_an_image_that_is_pulled(work: Workplace, tmp_path: Path) -> None:
+    with Registry(tmp_path) as registry:
+        put_image(registry.port, "app", "1", BASE)
+        image = work.build(f"FROM {registry.host}/app:1\nCOPY app.py /\n", pull="missing")
+        assert text(image, "/data/old") == "old"
+        work.fails(f"FROM base:1\nCOPY --from={registry.host}/none:1 / /", NotFound, "Dockerfile:2: ", pull="missing")
+    # Where it is stored, nobody is asked.
+    work.build(f"FROM {registry.host}/app:1\nCOPY app.py /\n", pull="missing")
+    assert work.steps("cached") == [2]
+
+
+@pytest.mark.root
+@pytest.mark.kernel
+def test_independent_stages_run_side_by_side(work: Workplace, tmp_path: Path) -> None:
+    """Each waits for the other's file in a directory that both see."""
+    meeting = tmp_path / "meeting"
+    meeting.mkdir()
+    wait = "for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15; do [ -e /m/{} ] && exit 0; sleep 1; done; exit 1"
+    image = work.build(
+        f"FROM base:1 AS a\nRUN echo > /m/a; echo from a > /a; {wait.format('b')}\n"
+        f"FROM base:1 AS b\nRUN echo > /m/b; echo from b > /b; {wait.format('a')}\n"
+        "FROM scratch\nCOPY --from=a /a /\nCOPY --from=b /b /\n",
+        volumes=[Volume(str(meeting), "/m")],
+    )
+    assert (text(image, "/a"), text(image, "/b")) == ("from a\n", "from b\n")
+
+
+@pytest.mark.root
+@pytest.mark.kernel
+def test_a_failing_stage_ends_the_others(work: Workplace, tmp_path: Path) -> None:
+    meeting = tmp_path / "meeting"
+    meeting.mkdir()
+    work.fails(
+        "FROM base:1 AS a\nRUN echo > /m/a; sleep 1000\n"
+        "FROM base:1 AS b\nRUN while [ ! -e /m/a ]; do sleep 0; done; exit 9\n"
+        "FROM scratch\nCOPY --from=a / /\nCOPY --from=b / /\n",
+        BuildFailed,
+        "Dockerfile:4: .*the command ended with status 9",
+        volumes=[Volume(str(meeting), "/m")],
+    )
+
+
+# RUN
+
+
+@pytest.mark.root
+@pytest.mark.kernel
+class TestRun:
+    def test_output_and_environment(self, work: Workplace) -> None:
+        dockerfile = (
+            "FROM base:1\nARG V=1\nARG PATHLESS\nENV B=env\nWORKDIR /w\nUSER bob\n"
+            "RUN echo $A $B $V $HTTP_PROXY.$PATHLESS. $HOME; pwd; id -u; echo error >&2\n"
+        )
+        image = work.build(dockerfile, build_args={"HTTP_PROXY": "p"})
+        assert work.output == "image env 1 p.. /home/bob\n/w\n1000\nerror\n"
+        assert {event.stream for event in work.events if event.kind == "output"} == {1, 2}
+        assert image.history()[0].created_by.startswith("RUN |1 V=1 /bin/sh -c echo $A $B")
+        # A proxy is in no key.
+        work.build(dockerfile, build_args={"HTTP_PROXY": "other"})
+        assert work.steps("cached") == [2, 3, 4, 5, 6, 7]
+        work.build(dockerfile, build_args={"V": "2"})
+        assert work.steps("cached") == [2, 3, 4, 5, 6]
+
+    def test_what_is_made_for_the_mounts_is_in_no_layer(self, work: Workplace, tmp_path: Path) -> None:
+        (tmp_path / "shown").write_text("shown")
+        (work.context / "busybox").write_bytes(Path("/bin/busybox").read_bytes())
+        (work.context / "busybox").chmod(0o755)
+        image = work.build(
+            'FROM scratch\nCOPY busybox /\nRUN --mount=type=tmpfs,target=/t/u ["/busybox", "cat", "/v/w/shown"]\n'
+            'RUN ["/busybox", "mkdir", "/etc/kept", "/proc/x"]\n'.replace(', "/proc/x"', ""),
+            volumes=[Volume(str(tmp_path / "shown"), "/v/w/shown")],
+        )
+        assert work.output == "shown"
+        assert set(tree_of(image)) == {"busybox", "etc", "etc/kept"}
+        assert image.layers()[1].added == 2
+
+    def test_times_of_directories_stay(self, work: Workplace) -> None:
+        image = work.build("FROM base:1\nRUN --mount=type=tmpfs,target=/data/mnt true")
+        assert image.diff_ids == work.store.image("base:1").diff_ids
+
+    def test_heredocs(self, work: Workplace) -> None:
+        image = work.build(
+            "FROM base:1\nENV N=name\nRUN <<EOF\necho $N > /one\necho two >> /one\nEOF\n"
+            "RUN cat > /two <<A && cat > /three <<'B'\n$N\nA\n$N\nB\n"
+            "RUN <<EOF\n#!/bin/busybox ash\necho script $0 > /four\nEOF\n"
+        )
+        assert text(image, "/one") == "name\ntwo\n"
+        assert text(image, "/two") == "name\n"
+        assert text(image, "/three") == "$N\n"
+        assert text(image, "/four") == "script /dev/pipes/EOF\n"
+        assert "dev/pipes" not in tree_of(image)
+
+    def test_a_cache_lasts(self, work: Workplace) -> None:
+        line = "RUN --mount=type=cache,target=/c,id=mine,mode=0711,uid=1000 id; echo {} >> /c/f; cat /c/f; ls -ldn /c\n"
+        image = work.build("FROM base:1\n" + line.format(1))
+        assert "c" not in tree_of(image)
+        work.build("FROM base:1\nENV X=2\n" + line.format(2).replace("target=/c", "target=/c,sharing=locked"))
+        assert "\n1\n2\n" in work.output
+        assert "drwx--x--x" in work.output
+        assert " 1000 " in work.output
+        work.build("FROM base:1\n" + line.format(3).replace("id=mine,", ""))
+        assert "\n3\n" in work.output
+        assert "2" not in work.output.split("\n")
+
+    def test_a_secret_is_nowhere_but_in_the_container(self, work: Workplace, tmp_path: Path) -> None:
+        (tmp_path / "secret").write_text("hidden words")
+        given = {"s": tmp_path / "secret"}
+        dockerfile = (
+            "FROM base:1\nRUN --mount=type=secret,id=s cat /run/secrets/s; ls -ln /run/secrets/s\n"
+            "RUN --mount=type=secret,id=s,target=/where/it/is,mode=0440,uid=5 ls -ln /where/it/is\n"
+            "RUN --mount=type=secret,id=s,env=IT echo in $IT\n"
+            "RUN --mount=type=secret,id=none ls /run/secrets/none || echo absent\n"
+        )
+        image = work.build(dockerfile, secrets=given)
+        assert "hidden words-r--------" in work.output
+        assert "-r--r-----    1 5 " in work.output
+        assert "in hidden words\n" in work.output
+        assert "absent\n" in work.output
+        assert not any(path.startswith(("run", "where")) for path in tree_of(image))
+        for path in work.store.root.rglob("*"):
+            if path.is_file():
+                assert b"hidden words" not in path.read_bytes(), path
+        # It is in no key.
+        (tmp_path / "secret").write_text("others")
+        work.build(dockerfile, secrets=given)
+        assert work.steps("cached") == [2, 3, 4, 5]
+        work.fails(
+            "FROM base:1\nRUN --mount=type=secret,id=s,required=true true",
+            NotFound,
+            "Dockerfile:2: there is no secret s",
+        )
+
+    def test_binds(self, work: Workplace) -> None:
+        dockerfile = (
+            "FROM base:1 AS one\nRUN echo from one > /one\nFROM base:1\n"
+            "RUN --mount=target=/ctx cat /ctx/app.py; echo > /ctx/no || echo read-only\n"
+            "RUN --mount=type=bind,source=sub,target=sub,rw echo new > /sub/a; cat /sub/a > /seen\n"
+            "RUN --mount=from=one,source=/one,target=/o --mount=from=base:1,target=/b cat /o /b/data/old\n"
+            "RUN --mount=source=app.py,target=/here/app.py cat /here/app.py\n"
+        )
+        image = work.build(dockerfile)
+        for part in ("print(1)", "read-only", "from one\nold"):
+            assert part in work.output
+        assert text(image, "/seen") == "new\n"
+        assert (work.context / "sub/a").read_text() == "a"
+        assert not {"ctx", "sub", "o", "b", "here"} & set(tree_of(image))
+        (work.context / "sub/b").write_bytes(b"changed")
+        work.build(dockerfile)
+        assert 4 not in work.steps("cached")  # all of the context was changed
+        (work.context / "other").write_bytes(b"changed")
+        work.build("FROM base:1\nRUN --mount=source=sub,target=/s ls /s")
+        (work.context / "other").write_bytes(b"changed again")
+        work.build("FROM base:1\nRUN --mount=source=sub,target=/s ls /s")
+        assert work.steps("cached") == [2]
+
+    def test_a_bind_shows_what_a_dockerignore_leaves(self, work: Workplace) -> None:
+        (work.context / ".dockerignore").write_text("other\nsub/a")
+        work.build("FROM base:1\nRUN --mount=target=/ctx ls /ctx /ctx/sub")
+        assert "app.py" in work.output
+        assert "other" not in work.output
+        assert "\na\n" not in work.output
+
+    def test_the_network(self, work: Workplace) -> None:
+        show = "cat /proc/net/dev | /bin/busybox wc -l"
+        work.build(f"FROM base:1\nRUN --network=none {show}\n")
+        assert work.output.strip() == "3"  # two lines of heading, and lo
+        here = len(Path("/proc/net/dev").read_text().splitlines())
+        work.build(f"FROM base:1\nENV X=1\nRUN {show}\n")
+        assert work.output.strip() == str(here)
+        work.build(f"FROM base:1\nENV X=2\nRUN {show}\n", network="none")
+        assert work.output.strip() == "3"
+        work.fails("FROM base:1\nRUN --network=bridge true", InvalidInput, "Dockerfile:2: RUN --network=bridge")
+
+    def test_triggers(self, work: Workplace) -> None:
+        image = work.build("FROM triggers:1\nENV X=1\n")
+        assert text(image, "/ran") == "build\n"
+        assert text(image, "/on/app.py") == "print(1)"
+        assert "OnBuild" not in image.config.runtime
+        (work.context / "app.py").unlink()
+        work.fails("\nFROM triggers:1\n", NotFound, "Dockerfile:2: app.py")
+
+    def test_a_command_that_fails(self, work: Workplace) -> None:
+        dockerfile = (
+            "FROM base:1\nRUN echo kept > /kept\nCOPY app.py /\nRUN echo half > /half; echo said; exit 7\nCMD x\n"
+        )
+        with pytest.raises(BuildFailed) as failed:
+            work.build(dockerfile)
+        assert str(failed.value) == (
+            "Dockerfile:4: RUN /bin/sh -c echo half > /half; echo said; exit 7: the command ended with status 7"
+        )
+        assert failed.value.status == 7
+        assert work.output == "said\n"
+        work.is_clean()
+        assert len(work.store.images()) == 2
+        # What was done before is not done again.
+        work.fails(dockerfile, BuildFailed, "status 7")
+        assert work.steps("cached") == [2, 3]
+        work.build(dockerfile.replace("exit 7", "exit 0"))
+        assert work.steps("cached") == [2, 3]
+
+    def test_programs_that_cannot_be_started(self, work: Workplace) -> None:
+        work.fails('FROM base:1\nRUN ["/not/there"]', ProgramNotFound, 'Dockerfile:2: exec: "/not/there"')
+        work.fails("FROM scratch\nCOPY app.py /\nRUN true", ProgramNotFound, 'Dockerfile:3: exec: "/bin/sh"')
+        work.fails("FROM base:1\nUSER nobody-here\nRUN true", InvalidInput, "Dockerfile:3: user")
+
+    def test_a_callback_that_raises_ends_the_build(self, work: Workplace) -> None:
+        def callback(event: BuildEvent) -> None:
+            if event.kind == "step" and event.number == 3:
+                raise ValueError("enough")
+
+        (work.context / "Dockerfile").write_text("FROM base:1\nRUN echo > /x\nRUN echo > /y\n")
+        with pytest.raises(ValueError, match="enough"):
+            work.store.build(work.context, progress=callback)
+
+    def test_a_callback_that_raises_at_output_ends_the_command(self, work: Workplace) -> None:
+        def callback(event: BuildEvent) -> None:
+            if event.kind == "output":
+                raise ValueError("no more output")
+
+        (work.context / "Dockerfile").write_text("FROM base:1\nRUN while echo more; do :; done\n")
+        with pytest.raises(ValueError, match="no more output"):
+            work.store.build(work.context, progress=callback)
+
+    def test_two_builds_of_the_same_at_once(self, work: Workplace) -> None:
+        """They make the same images for their steps, and neither takes them from the other."""
+        (work.context / "Dockerfile").write_text(WITH_RUN)
+        results: list[object] = []
+
+        def build() -> None:
+            try:
+                results.append(work.store.build(work.context, no_cache=True))
+            except BaseException as error:
+                results.append(error)
+
+        threads = [threading.Thread(target=build) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert [type(result) for result in results] == [Image] * 3, results
+        for result in results:
+            assert isinstance(result, Image)
+            assert text(result, "/x") == "x\n"
+
+
+# Interrupts
+
+
+def started(work: Workplace, dockerfile: str, *secrets: str) -> subprocess.Popen[bytes]:
+    """`layerstore build`, once its RUN has said "now"."""
+    (work.context / "Dockerfile").write_text(dockerfile)
+    command = [sys.executable, "-m", "layerstore", "--root", str(work.store.root), "build", str(work.context)]
+    command += [f"--secret={secret}" for secret in secrets]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line == b"now\n":
+            return process
+    raise AssertionError(process.communicate()[1])
+
+
+def runs_sleep(seconds: str) -> bool:
+    return any(
+        path.read_bytes() == f"sleep\0{seconds}\0".encode()
+        for path in Path("/proc").glob("[0-9]*/cmdline")
+        if path.exists()
+    )
+
+
+SLEEPY = "FROM base:1\nRUN echo done > /done\nRUN echo now; sleep 4321\n"
+
+
+@pytest.mark.root
+@pytest.mark.kernel
+def test_ctrl_c(work: Workplace) -> None:
+    process = started(work, SLEEPY)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors == b"layerstore build: interrupted; nothing half-done was kept\n"
+    assert not runs_sleep("4321")
+    work.is_clean()
+    assert len(work.store.images()) == 2
+    work.build(SLEEPY.replace("sleep 4321", "true"))
+    assert work.steps("cached") == [2]
+
+
+@pytest.mark.root
+@pytest.mark.kernel
+@pytest.mark.parametrize("by", ["gc", "build"])
+def test_what_a_killed_build_leaves_is_taken_away(work: Workplace, by: str) -> None:
+    secret = work.context.parent / "secret"
+    secret.write_text("hidden")
+    process = started(
+        work, SLEEPY.replace("RUN echo now", "RUN --mount=type=secret,id=s echo now"), f"id=s,src={secret}"
+    )
+    process.kill()
+    process.communicate()
+    assert len(work.store.containers()) == 1
+    assert [path.read_text() for path in Path("/dev/shm").glob("layerstore-*/secret")] == ["hidden"]
+    if by == "gc":
+        work.store.collect_garbage()
+    else:
+        work.build("FROM base:1\nCMD x")
+        work.store.remove_image(work.build("FROM base:1\nCMD x").id)
+    work.is_clean()
+    assert not list(Path("/dev/shm").glob("layerstore-*"))
+    assert not runs_sleep("4321")
+    assert len(work.store.images()) == 2
+
+
+@pytest.mark.root
+@pytest.mark.kernel
+def test_garbage_collection_waits_for_a_build(work: Workplace, tmp_path: Path) -> None:
+    meeting = tmp_path / "meeting"
+    meeting.mkdir()
+    (work.context / "Dockerfile").write_text(
+        "FROM base:1\nCOPY app.py /\nRUN echo > /m/a; while [ ! -e /m/go ]; do sleep 0; done\nCOPY other /\n"
+    )
+    images: list[Image] = []
+    building = threading.Thread(
+        target=lambda: images.append(work.store.build(work.context, volumes=[Volume(str(meeting), "/m")]))
+    )
+    building.start()
+    while not (meeting / "a").exists():
+        time.sleep(0.01)
+    collecting = threading.Thread(target=work.store.collect_garbage)
+    collecting.start()
+    time.sleep(0.2)
+    assert collecting.is_alive()
+    (meeting / "go").touch()
+    building.join()
+    collecting.join()
+    assert text(images[0], "/app.py") == "print(1)"
+    assert text(images[0], "/other") == "other"
+
+
+# The command
+
+
+def test_the_command(work: Workplace) -> None:
+    cli = Cli(work.store.root)
+    (work.context / "Dockerfile").write_text("FROM base:1\nARG V\nENV A=$V\nCOPY app.py /\n")
+    made = cli("build", "-t", "cli:1", "-t", "cli:2", "--build-arg", "V=7", work.context)
+    image = work.store.image("cli:1")
+    lines = made.splitlines()
+    assert [line for line in lines if line.startswith("Step")] == [
+        "Step 1/4 : FROM base:1",
+        "Step 2/4 : ARG V",
+        "Step 3/4 : ENV A=$V",
+        "Step 4/4 : COPY app.py /",
+    ]
+    assert lines[-3:] == [
+        f"Successfully built {image.short_id}",
+        "Successfully tagged cli:1",
+        "Successfully tagged cli:2",
+    ]
+    assert " ---> Using cache" not in lines
+    again = cli("build", "-t", "cli:1", "--build-arg=V=7", work.context)
+    assert again.splitlines().count(" ---> Using cache") == 3
+    assert cli("build", "-q", "--build-arg=V=7", work.context) == image.id + "\n"
+    assert "A=7" in image.config.runtime["Env"]
+    elsewhere = work.context.parent / "Elsewhere"
+    elsewhere.write_text("FROM base:1\nLABEL from=elsewhere\n")
+    assert work.store.image(cli("build", "-q", "-f", elsewhere, work.context).strip()).config.runtime["Labels"]
+    assert cli("build", "-q", "-f", "-", work.context, stdin=b"FROM scratch\nCOPY app.py /\n").startswith("sha256:")
+
+
+@pytest.mark.parametrize(
+    ("dockerfile", "options", "message"),
+    [
+        ("FROM base:1\nNOPE", (), "layerstore build: Dockerfile:2: unknown instruction: NOPE"),
+        ("FROM base:1\nCMD x", ("--target", "z"), "layerstore build: Dockerfile has no stage z"),
+        ("FROM base:1\nCMD x", ("-t", "NOT A NAME"), "is not a valid image name"),
+        ("FROM base:1\nCMD x", ("--secret", "src=x"), "it is id=ID,src=FILE"),
+        ("FROM base:1\nCMD x", ("-v", "/nope:/x"), "there is no /nope to bind"),
+    ],
+)
+def test_failures_of_the_command(work: Workplace, dockerfile: str, options: tuple[str, ...], message: str) -> None:
+    (work.context / "Dockerfile").write_text(dockerfile)
+    assert message in Cli(work.store.root)("build", *options, work.context, status=1)
+
+
+def test_an_error_of_the_system_has_its_line(work: Workplace) -> None:
+    deep = "/".join(["d" * 250] * 20)
+    (work.context / "Dockerfile").write_text(f"FROM base:1\nCOPY {deep} /\n")
+    said = Cli(work.store.root)("build", work.context, status=1)
+    assert said.startswith("layerstore build: Dockerfile:2: ")
+    assert "File name too long" in said
+
+
+@pytest.mark.root
+@pytest.mark.kernel
+def test_stages_side_by_side_are_told_one_after_the_other(work: Workplace) -> None:
+    (work.context / "Dockerfile").write_text(
+        "FROM base:1 AS a\nRUN for i in 1 2 3; do echo a$i; sleep 0.05; done\n"
+        "FROM base:1 AS b\nRUN for i in 1 2 3; do echo b$i; sleep 0.05; done\n"
+        "FROM scratch\nCOPY --from=a /file /a\nCOPY --from=b /file /b\n"
+    )
+    said = [line for line in Cli(work.store.root)("build", work.context).splitlines() if not line.startswith(" --->")]
+    told = [line for line in said if line[0] in "ab"]
+    assert told in (["a1", "a2", "a3", "b1", "b2", "b3"], ["b1", "b2", "b3", "a1", "a2", "a3"])
+
+
+def test_the_function(work: Workplace) -> None:
+    import layerstore
+
+    (work.context / "Dockerfile").write_text("FROM base:1\nCOPY app.py /\n")
+    image = layerstore.build(work.context, root=work.store.root, names=["f:1"])
+    assert work.store.image("f:1").id == image.id
+    with pytest.raises(LayerstoreError):
+        layerstore.build(work.context / "none", root=work.store.root)
+    image._store.close()

@@ -1,0 +1,210 @@
+"""Reading Dockerfiles and patterns."""
+
+from collections.abc import Callable
+
+import pytest
+
+from layerstore.building.dockerfile import Dockerfile, parse
+from layerstore.building.mounts import parse_mount
+from layerstore.building.patterns import Ignored, component_regex, has_wildcards
+from layerstore.building.scope import Scope
+from layerstore.errors import InvalidInput, LimitExceeded
+
+
+def parsed(text: str) -> Dockerfile:
+    return parse(text.encode(), "Dockerfile")
+
+
+def only(text: str) -> list[tuple[int, str, str]]:
+    (stage,) = parsed(text).stages
+    return [(each.line, each.name, each.text) for each in stage.instructions]
+
+
+def test_lines() -> None:
+    assert only(
+        "\ufeff# a comment\n\n  from x\nRUN a \\\n  b \\  \n# between\n\n   # too\n  && c\r\n"
+        "cmd d\n\n  # e\nENV A=1 \\\n"
+    ) == [(4, "RUN", "a   b   && c"), (10, "CMD", "d"), (13, "ENV", "A=1")]
+
+
+def test_an_escape_at_the_end_of_a_line() -> None:
+    assert only("FROM x\nRUN a\\\\\nRUN b\\\nc") == [(2, "RUN", "a\\\\"), (3, "RUN", "bc")]
+
+
+def test_directives() -> None:
+    file = parsed("# syntax=docker/dockerfile:1\n# escape=`\nFROM x\nRUN a `\nb\\\nCMD c")
+    assert file.escape == "`"
+    assert [each.text for each in file.stages[0].instructions] == ["a b\\", "c"]
+    # After a comment there are none any more.
+    assert parsed("# plain\n# escape=`\nFROM x").escape == "\\"
+
+
+def test_flags() -> None:
+    (stage,) = parsed(
+        "FROM --platform=linux/arm64 x AS Name\nCOPY --from=a --chown=1:2 a b\n"
+        "RUN --mount=type=tmpfs,target=/a --mount=b=c x --y"
+    ).stages
+    assert (stage.platform, stage.base, stage.name) == ("linux/arm64", "x", "name")
+    copy, run = stage.instructions
+    assert (copy.flag("from"), copy.flag("chown"), copy.flag("chmod"), copy.text) == ("a", "1:2", None, "a b")
+    assert run.flags == (("mount", "type=tmpfs,target=/a"), ("mount", "b=c"))
+    assert run.text == "x --y"
+    assert run.shown == "RUN --mount=type=tmpfs,target=/a --mount=b=c x --y"
+
+
+def test_heredocs() -> None:
+    (stage,) = parsed(
+        "FROM x\nRUN <<A cat <<-'B' && \\\n more\nFROM not\n$a\nA\n\tin b\n\tB\n"
+        'COPY <<"C" <<D /to/\nc\nC\nd\nD\nCMD x <<A\n'
+    ).stages
+    run, copy, cmd = stage.instructions
+    assert [(h.name, h.content, h.expands) for h in run.heredocs] == [
+        ("A", "FROM not\n$a\n", True),
+        ("B", "in b\n", False),
+    ]
+    assert [(h.name, h.content, h.expands) for h in copy.heredocs] == [("C", "c\n", False), ("D", "d\n", True)]
+    assert (cmd.line, cmd.text, cmd.heredocs) == (14, "x <<A", ())
+
+
+def test_stages() -> None:
+    file = parsed("ARG A=1\nFROM a AS b\nRUN x\nFROM c\nfrom d as E\n")
+    assert [each.text for each in file.arguments] == ["A=1"]
+    assert [(s.line, s.base, s.name) for s in file.stages] == [(2, "a", "b"), (4, "c", ""), (5, "d", "e")]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "Dockerfile has no FROM"),
+        ("RUN x\nFROM a", "Dockerfile:1: no build stage yet"),
+        ("FROM a\n\nNOPE x", "Dockerfile:3: unknown instruction: NOPE"),
+        ("FROM a\nRUN", "Dockerfile:2: RUN needs an argument"),
+        ("FROM a\nRUN \\\n\n", "Dockerfile:2: RUN needs an argument"),
+        ("FROM a b", "Dockerfile:1: FROM a b"),
+        ("FROM a AS 1x", "Dockerfile:1: '1x' is no name"),
+        ("FROM a AS x\nFROM b AS X", "Dockerfile:2: the stage x is in line 1 already"),
+        ("FROM a\nCOPY --nope x y", "Dockerfile:2: COPY has no flag --nope"),
+        ("FROM a\nRUN <<EOF\nx\n", "Dockerfile:2: the heredoc <<EOF does not end"),
+        ("# escape=x\nFROM a", "Dockerfile:1: escape=x"),
+        ("# escape=`\n# escape=`\nFROM a", "Dockerfile:2: the directive escape is given twice"),
+    ],
+)
+def test_errors_name_the_line(text: str, message: str) -> None:
+    with pytest.raises(InvalidInput, match=f"^{message.replace('(', '[(]')}"):
+        parsed(text)
+
+
+def test_what_is_no_text() -> None:
+    with pytest.raises(InvalidInput, match="not UTF-8"):
+        parse(b"FROM x\xff", "Dockerfile")
+    with pytest.raises(LimitExceeded):
+        parse(b"#" * (17 << 20), "Dockerfile")
+
+
+# Patterns
+
+
+@pytest.mark.parametrize(
+    ("pattern", "name", "expected"),
+    [
+        ("*", "a.b", True),
+        ("a*", "ab", True),
+        ("a*", "b", False),
+        ("?", "a", True),
+        ("?", "ab", False),
+        ("[a-c]x", "bx", True),
+        ("[^a-c]x", "bx", False),
+        ("[^a-c]x", "dx", True),
+        ("[!a]x", "!x", True),
+        ("[a-c\\]]", "]", True),
+        ("\\*", "*", True),
+        ("\\*", "a", False),
+        ("a.b", "axb", False),
+        ("a+(b)", "a+(b)", True),
+    ],
+)
+def test_matching_as_go_does(pattern: str, name: str, expected: bool) -> None:
+    assert bool(component_regex(pattern).fullmatch(name)) is expected
+
+
+@pytest.mark.parametrize("pattern", ["[", "[]", "[a", "[b-a]", "a\\", "[-a]", "[a-]"])
+def test_no_patterns(pattern: str) -> None:
+    with pytest.raises(InvalidInput, match="pattern"):
+        component_regex(pattern)
+
+
+def test_wildcards() -> None:
+    assert [has_wildcards(text) for text in ("a*", "a?", "[a]", "a", "\\*a", "a\\[b")] == [True, True, True] + [
+        False
+    ] * 3
+
+
+@pytest.mark.parametrize(
+    ("lines", "left_out", "kept"),
+    [
+        (["a"], ["a", "a/b"], ["b", "b/a"]),
+        (["**/a"], ["a", "b/a", "b/c/a/d"], ["ba"]),
+        (["a/**"], ["a/b", "a/b/c"], ["a", "b"]),
+        (["a/**/c"], ["a/c", "a/b/c", "a/b/d/c"], ["a/b", "c"]),
+        (["*.md", "!README*.md", "README-x.md"], ["a.md", "README-x.md"], ["README.md", "README-y.md"]),
+        (["*", "!a/b"], ["c", "a", "a/c"], ["a/b", "a/b/d"]),
+        (["/a/", "./b", "c/../d"], ["a", "b", "d"], ["c"]),
+        (["#a", "", "  e  "], ["e"], ["#a"]),
+        (["a b"], ["a b"], ["a"]),
+    ],
+)
+def test_dockerignore(lines: list[str], left_out: list[str], kept: list[str]) -> None:
+    ignored = Ignored(lines, ".dockerignore")
+    assert [path for path in left_out if not ignored.leaves_out(path)] == []
+    assert [path for path in kept if ignored.leaves_out(path)] == []
+    assert not ignored.leaves_out("")
+
+
+@pytest.mark.parametrize(("line", "message"), [("!", "no pattern after"), ("[a", "pattern")])
+def test_errors_of_a_dockerignore_name_the_line(line: str, message: str) -> None:
+    with pytest.raises(InvalidInput, match=rf"^\.dockerignore:2: .*{message}"):
+        Ignored(["fine", line], ".dockerignore")
+
+
+# Variables and mounts
+
+
+def test_a_scope() -> None:
+    scope = Scope({"GIVEN": "g", "http_proxy": "p", "STRAY": "s"}, {"OUTER": "o", "GIVEN": "x"})
+    assert scope.variables == {"http_proxy": "p"}
+    declarations: list[tuple[str, str | None]] = [("GIVEN", "d"), ("OUTER", None), ("NONE", None), ("OWN", "1")]
+    for name, default in declarations:
+        scope.declare(name, default)
+    assert scope.declared == {"GIVEN": "g", "OUTER": "o", "OWN": "1"}
+    assert scope.unused([]) == ["STRAY"]
+
+
+def test_mounts() -> None:
+    mount = parse_mount("type=cache,target=/root/.cache,sharing=locked,mode=0700,uid=5")
+    assert (mount.kind, mount.target, mount.number("mode", 0o755, 8), mount.number("uid", 0)) == (
+        *("cache", "/root/.cache"),
+        *(0o700, 5),
+    )
+    assert parse_mount("type=secret,id=a").target == "/run/secrets/a"
+    assert parse_mount("target=/x,src=y,rw").is_set("readwrite")
+    assert not parse_mount("target=/x,ro=false").is_set("readonly")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("type=ssh", "type=cache", "type=bind", "type=secret", "type=tmpfs,target=/x,from=y", "nonsense"),
+        "type=cache,target=/x,sharing=private",
+    ],
+)
+def test_mounts_that_are_refused(text: str) -> None:
+    with pytest.raises(InvalidInput, match="--mount"):
+        parse_mount(text)
+
+
+@pytest.mark.parametrize(
+    "use", [lambda m: m.number("uid", 0), lambda m: m.number("mode", 0, 8), lambda m: m.is_set("readonly")]
+)
+def test_values_of_mounts_that_are_none(use: Callable[..., object]) -> None:
+    with pytest.raises(InvalidInput, match="--mount"):
+        use(parse_mount("type=cache,target=/x,uid=a,mode=9,ro=maybe"))
