@@ -115,14 +115,6 @@ def _pwrite(path: str, offset: int, data: bytes) -> None:
         file.write(data)
 
 
-def _append(path: str, data: bytes) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_APPEND)
-    try:
-        os.write(fd, data)
-    finally:
-        os.close(fd)
-
-
 def _read_file(path: str) -> bytes:
     with open(path, "rb", 0) as file:
         return file.read()
@@ -157,10 +149,6 @@ def in_container(container: Any, name: str, arguments: Any, options: Any) -> Any
         with container.open(arguments[0], "r+b", 0) as file:
             file.seek(arguments[1])
             file.write(arguments[2])
-        return None
-    if name == "append":
-        with container.open(arguments[0], "ab", 0) as file:
-            file.write(arguments[1])
         return None
     if name == "stat":
         return facts(container.stat(arguments[0], follow_symlinks=arguments[1]))
@@ -201,7 +189,6 @@ OPERATIONS = {
     "listdir": lambda path: sorted(os.listdir(path), key=os.fsencode),
     "create": _create,
     "pwrite": _pwrite,
-    "append": _append,
     "read_bytes": _read_file,
     "rmtree": _rmtree,
     "stat": _stat,
