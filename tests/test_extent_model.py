@@ -5,6 +5,7 @@ import fcntl
 import io
 import os
 import shutil
+import signal
 import tarfile
 import tempfile
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 from entry_model import apply, expected_changes, expected_entries, found_of, image_nodes, told, without_sockets
-from host_tree import Dump, HostTree, dump, facts
+from host_tree import Dump, HostTree, dump, in_container
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -183,27 +184,11 @@ class ExtentMachine(RuleBasedStateMachine):
         except OSError as error:
             expected = error.errno
         try:
-            found: Any = self.in_container(world.container, name, arguments, options)
+            found: Any = in_container(world.container, name, arguments, options)
         except OSError as error:
             found = error.errno
         assert found == expected, (name, arguments, options)
         world.note()
-
-    def in_container(self, container: Container, name: str, arguments: Any, options: Any) -> Any:
-        if name == "create":
-            return container.open(arguments[0], "xb", 0).close()
-        if name == "pwrite":
-            with container.open(arguments[0], "r+b", 0) as file:
-                file.seek(arguments[1])
-                file.write(arguments[2])
-            return None
-        if name == "append":
-            with container.open(arguments[0], "ab", 0) as file:
-                file.write(arguments[1])
-            return None
-        if name == "stat":
-            return facts(container.stat(arguments[0], follow_symlinks=arguments[1]))
-        return getattr(container, name)(*arguments, **options)
 
     worlds_numbers = st.integers(0, 3)
 
@@ -375,6 +360,31 @@ class ExtentMachine(RuleBasedStateMachine):
         self.protect(world)
         world.compare()
 
+    @rule(n=worlds_numbers, path=paths, new=names, data=payloads)
+    def kill(self, n: int, path: str, new: str, data: bytes) -> None:
+        """A process changes something and ends by SIGKILL, with data that it handed over to nobody."""
+        world = self.world(n)
+        self.store.close()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                with Store(self.top / "store") as store:
+                    container = store.container(world.container.id)
+                    with contextlib.suppress(OSError):
+                        container.mkdir(path)
+                    with contextlib.suppress(OSError):
+                        file = container.open(new, "r+b", 0)
+                        file.write(data)
+                    os.kill(os.getpid(), signal.SIGKILL)
+            finally:
+                os._exit(1)
+        assert os.waitpid(pid, 0)[1] == signal.SIGKILL
+        with contextlib.suppress(OSError):
+            world.host.call("mkdir", path)
+        self.open_again()
+        world.log = ""
+        world.compare()
+
     @rule()
     def sync(self) -> None:
         world = self.worlds[0]
@@ -422,12 +432,16 @@ class ExtentMachine(RuleBasedStateMachine):
     def survive(self, world: World, length: int) -> None:
         ends = [(end, told) for end, told in world.history if end <= length]
         assert ends, (length, world.least_bytes, [end for end, _ in world.history])
+        shown = dump(world.container, world.container.read_bytes)
+        assert shown == ends[-1][1]
+        world.history = ends
+        for socket in shown.keys() - without_sockets(shown).keys():
+            world.container.unlink(socket)  # a copy leaves them out
         tree = self.new_tree(None)
         world.container.copy_out("/", tree, keep_owner=ROOT)
         world.host.close()
         world.host = HostTree(tree)
-        assert world.host.dump() == ends[-1][1]
-        world.history = ends
+        world.note()
 
     @invariant()
     def is_like_the_host(self) -> None:
