@@ -659,13 +659,20 @@ class TestRun:
 # Interrupts
 
 
+def heed_interrupts() -> None:
+    """Also where whoever runs the tests ignores them."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def started(work: Workplace, dockerfile: str, *secrets: str) -> subprocess.Popen[bytes]:
     """`layerstore build`, once its RUN has said "now"."""
     (work.context / "Dockerfile").write_text(dockerfile)
     command = [sys.executable, "-m", "layerstore", "--root", str(work.store.root), "build", str(work.context)]
     command += [f"--secret={secret}" for secret in secrets]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, preexec_fn=heed_interrupts
+    )
     assert process.stdout is not None
     for line in process.stdout:
         if line == b"now\n":

@@ -719,7 +719,7 @@ os._exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
         for read_only in (False, True):
             pid = mount.spawn([program, "60"], private_mounts=private, read_only_program=read_only)
             held = os.open(f"/proc/{pid}/exe", os.O_PATH)
-            assert Path(f"/proc/{pid}/cmdline").read_text() == f"{program}\060\0"
+            assert Path(f"/proc/{pid}/cmdline").read_text() == f"{program}\x0060\x00"
             os.kill(pid, signal.SIGKILL)
             wait(pid)
             with pytest.raises(OSError, match="Read-only") if read_only else contextlib.nullcontext():

@@ -149,7 +149,7 @@ def test_commands_that_documents_name_exist() -> None:
 
 
 def test_commands_listed_have_modules() -> None:
-    shared = {"arguments", "command", "output", "selection", "transfers"}
+    shared = {"command", "output", "selection", "transfers"}
     found = {path.stem.rstrip("_") for path in (PACKAGE / "cli").glob("[!_]*.py")}
     assert found == set(COMMANDS) | shared
 

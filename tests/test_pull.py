@@ -11,6 +11,7 @@ import sys
 import termios
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -399,7 +400,9 @@ def test_a_pull_that_is_ended_goes_on_the_next_time(store: Store, proxy: Proxy, 
 
     proxy.faults.append(Fault("GET", last, change=wait))
     command = [sys.executable, "-m", "layerstore", "--root", str(store.root), "pull", "-q", f"{proxy.host}/app:1"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE)
+    # Whoever runs the tests may have it ignore interrupts.
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, preexec_fn=heed)
     assert waiting.wait(30)
     process.send_signal(number)
     _, said = process.communicate(timeout=30)

@@ -446,7 +446,7 @@ def test_gc_evicts_and_clears_locks_away(store: Store, stack: Stack) -> None:
     stack.load(store, [10, 11])
     for count in (10, 11):
         make_all(store, store.image(f"grown:{count}"))
-    assert len(list((store.root / "run").glob("*.lock"))) > 4
+    assert any(path.stem.isalnum() and len(path.stem) == 64 for path in (store.root / "run").glob("*.lock"))
     command = [sys.executable, "-m", "layerstore", "--root", str(store.root), "gc", "--derived-limit", "0"]
     output = subprocess.check_output(command, text=True, cwd=Path(__file__).parent.parent)
     assert output.startswith("0 contents dropped, ")
