@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -139,8 +140,10 @@ def peak_memory(context: Context, target: Path) -> Iterator[Row]:
     with context.store(IMAGE) as store:
         options = ("--format", "oci-archive", "--compression", "gzip", "-o", str(target))
         command = context.command(Path(store.root), "save", *options, context.fixtures.recipe(IMAGE).name)
-        pid = os.posix_spawn(command[0], command, os.environ)
-        _, status, usage = os.wait4(pid, 0)
-        if status:
-            raise RuntimeError(f"{' '.join(command)} ended with status {status}")
-    yield at_most("peak memory of the save, gzip", "MB", usage.ru_maxrss * 1024 / MB, {}, MEMORY_LIMIT_BYTES / MB)
+        # Of a small process's child: what is spawned counts as large as who spawned it was.
+        program = (
+            "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True); "
+            "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+        )
+        peak = int(output([sys.executable, "-c", program, *command])) * 1024
+    yield at_most("peak memory of the save, gzip", "MB", peak / MB, {}, MEMORY_LIMIT_BYTES / MB)

@@ -228,7 +228,7 @@ def test_who_reads_keeps_its_descriptor_when_another_thread_begins_to_write(
 ) -> None:
     """It may have been told the number and not have called the kernel yet."""
     container.write_bytes("/f", b"data")
-    filled._writable._layers.close()
+    filled._writable.layers.close()
     with container.open("/f", "rb", 0):
         logs = container._layer().reading().logs
         fd = logs.descriptors[0].fd

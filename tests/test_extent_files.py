@@ -2,26 +2,20 @@
 
 import io
 import os
-import random
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from images import Image, docker_files, tar_of
-from layer_model import Entry, write_tar
+from exerciser import IMAGE, PATH, Exerciser
+from images import docker_files, tar_of
 from stack_model import EXAMPLES
 
 from layerstore import Store
 from layerstore.api import Container
 
 OPERATIONS = 250 * EXAMPLES
-LARGE = random.Random(5).randbytes(300_000)
-IMAGE = Image(
-    [write_tar([Entry("file", "small", data=b"0123456789"), Entry("file", "large", data=LARGE)])], ["files:1"]
-)
-MAX_BYTES = 400_000
 
 
 @pytest.fixture
@@ -30,82 +24,47 @@ def container(store: Store) -> Iterator[Container]:
     yield store.create("files:1", driver="extent")
 
 
-class Exerciser:
-    """One file of a container, opened raw, and a plain file that the same is done to."""
+class ExtentFile:
+    """The file of `exerciser`; what it reads, one that was opened before all that was done reads, too."""
 
-    def __init__(self, store: Store, container: Container, plain: Path, seed: int) -> None:
-        self.store = store
+    def __init__(self, container: Container) -> None:
         self.container = container
-        self.plain = open(plain, "w+b", 0)  # noqa: SIM115  # closed by `close`
-        self.random = random.Random(seed)
-        self.file = container.open("/large", "r+b", 0)
-        self.plain.write(container.read_bytes("/large"))
+        self.reader = container.open(PATH, "rb", 0)
+        self.file = container.open(PATH, "r+b", 0)
+
+    def pread(self, length: int, at: int) -> bytes:
+        buffer = bytearray(length)
+        count = self.file.readinto_at(buffer, at)  # type: ignore[attr-defined]
+        self.reader.seek(at)
+        found = self.reader.read(length)
+        assert buffer[:count] == found
+        return found
+
+    def pwrite(self, data: bytes, at: int) -> None:
+        self.file.seek(at)
+        assert self.file.write(data) == len(data)
+
+    def append(self, data: bytes) -> None:
+        with self.container.open(PATH, "ab", 0) as file:
+            file.write(data)
+
+    def truncate(self, size: int) -> None:
+        self.file.truncate(size)
+
+    def punch(self, at: int, length: int) -> None:
+        self.file.punch(at, length)  # type: ignore[attr-defined]
+
+    def forget(self) -> None:
+        self.close()
+        self.container._store._writable.layers.close()
 
     def close(self) -> None:
+        self.reader.close()
         self.file.close()
-        self.plain.close()
-
-    def place(self) -> tuple[int, int]:
-        length = self.random.choice(
-            (1, 17, 512, 4096, 4097, 9000, self.random.randrange(1, 30_000), self.random.randrange(1, 200_000))
-        )
-        return self.random.randrange(MAX_BYTES - length), length
-
-    def write(self) -> None:
-        at, length = self.place()
-        data = self.random.randbytes(length)
-        self.file.seek(at)
-        assert self.file.write(data) == length
-        os.pwrite(self.plain.fileno(), data, at)
-
-    def read(self) -> None:
-        at, length = self.place()
-        self.file.seek(at)
-        assert self.file.read(length) == os.pread(self.plain.fileno(), length, at), (at, length)
-
-    def truncate(self) -> None:
-        size = self.random.randrange(MAX_BYTES)
-        self.file.truncate(size)
-        os.ftruncate(self.plain.fileno(), size)
-
-    def punch(self) -> None:
-        at, length = self.place()
-        self.file.punch(at, length)  # type: ignore[attr-defined]
-        size = os.fstat(self.plain.fileno()).st_size
-        if at < size:
-            os.pwrite(self.plain.fileno(), bytes(min(length, size - at)), at)
-
-    def append(self) -> None:
-        if os.fstat(self.plain.fileno()).st_size < MAX_BYTES:
-            with self.container.open("/large", "ab", 0) as file:
-                file.write(b"appended")
-            os.pwrite(self.plain.fileno(), b"appended", os.fstat(self.plain.fileno()).st_size)
-
-    def fork(self) -> None:
-        """Go on in a fork, and forget where it came from."""
-        self.file.close()
-        before, self.container = self.container, self.container.fork()
-        if self.random.random() < 0.5:
-            before.remove()
-        self.file = self.container.open("/large", "r+b", 0)
-
-    def reopen(self) -> None:
-        self.file.close()
-        self.store._writable.layers.close()
-        self.file = self.container.open("/large", "r+b", 0)
-
-    def run(self, count: int) -> None:
-        rare = count // 250
-        kinds = [self.write, self.read, self.truncate, self.punch, self.append, self.fork, self.reopen]
-        weights = [40, 45, 5, 5, 4, rare / count * 25, rare / count * 25]
-        for kind in self.random.choices(kinds, weights, k=count):
-            kind()
-        size = os.fstat(self.plain.fileno()).st_size
-        assert self.container.read_bytes("/large") == os.pread(self.plain.fileno(), size, 0)
 
 
-def test_random_input_and_output_is_that_of_a_plain_file(store: Store, container: Container, tmp_path: Path) -> None:
-    exerciser = Exerciser(store, container, tmp_path / "plain", seed=1)
+def test_random_input_and_output_is_that_of_a_plain_file(container: Container, tmp_path: Path) -> None:
+    exerciser = Exerciser(container, ExtentFile, tmp_path / "plain", seed=1)
     try:
         exerciser.run(OPERATIONS)
     finally:

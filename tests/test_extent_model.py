@@ -1,9 +1,11 @@
 """The extent driver against the kernel: any operations, forks, snapshots, rollbacks and crashes, by hypothesis."""
 
+import contextlib
 import fcntl
 import io
 import os
 import shutil
+import signal
 import tarfile
 import tempfile
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import Any
 
 import pytest
 from entry_model import apply, expected_changes, expected_entries, found_of, image_nodes, told, without_sockets
-from host_tree import Dump, HostTree, dump, facts
+from host_tree import Dump, HostTree, dump, in_container
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -27,10 +29,13 @@ from layer_model import Entry, write_tar
 from stack_model import EXAMPLES
 
 from layerstore import Store
+from layerstore._core import mount
 from layerstore.api import Container
+from layerstore.errors import Conflict
 from layerstore.extents import compaction, delta, layers, recording
 
 ROOT = os.geteuid() == 0
+MAY_MOUNT = ROOT and mount.features().may_mount and mount.features().erofs and mount.features().overlay
 LAYER = [
     Entry("dir", "d", mode=0o755, mtime=(10, 0)),
     Entry("dir", "d/sub", mode=0o750, mtime=(11, 5)),
@@ -85,6 +90,11 @@ def extract(target: Path) -> None:
             os.chmod(target / entry.path, entry.mode)
     os.utime(target, ns=(0, 9 * 10**9))
     os.chmod(target, 0o755)
+
+
+def without_links(found: Dump) -> Dump:
+    """Without the number of links: to overlayfs a file of the image has as many as there."""
+    return {path: (facts[:3] + facts[4:], *rest) for path, (facts, *rest) in found.items()}
 
 
 class World:
@@ -174,27 +184,11 @@ class ExtentMachine(RuleBasedStateMachine):
         except OSError as error:
             expected = error.errno
         try:
-            found: Any = self.in_container(world.container, name, arguments, options)
+            found: Any = in_container(world.container, name, arguments, options)
         except OSError as error:
             found = error.errno
         assert found == expected, (name, arguments, options)
         world.note()
-
-    def in_container(self, container: Container, name: str, arguments: Any, options: Any) -> Any:
-        if name == "create":
-            return container.open(arguments[0], "xb", 0).close()
-        if name == "pwrite":
-            with container.open(arguments[0], "r+b", 0) as file:
-                file.seek(arguments[1])
-                file.write(arguments[2])
-            return None
-        if name == "append":
-            with container.open(arguments[0], "ab", 0) as file:
-                file.write(arguments[1])
-            return None
-        if name == "stat":
-            return facts(container.stat(arguments[0], follow_symlinks=arguments[1]))
-        return getattr(container, name)(*arguments, **options)
 
     worlds_numbers = st.integers(0, 3)
 
@@ -335,6 +329,62 @@ class ExtentMachine(RuleBasedStateMachine):
             assert again == expected
         self.store.remove(copies)
 
+    @rule(n=worlds_numbers)
+    def commit(self, n: int) -> None:
+        """Its entries as the tar of a layer make the same tree."""
+        world = self.world(n)
+        image = world.container.commit()
+        made = self.store.create(image, driver="extent")
+        assert dump(made, made.read_bytes) == without_sockets(world.host.dump())
+        made.remove()
+        with contextlib.suppress(Conflict):  # of nothing changed it is the image of all
+            self.store.remove_image(image.id, force=True)
+
+    @precondition(lambda self: MAY_MOUNT)
+    @rule(n=worlds_numbers)
+    def move(self, n: int) -> None:
+        """To the overlay driver, where the kernel shows the same, and back, with its snapshots."""
+        world = self.world(n)
+        shown = world.host.dump()
+        if shown != without_sockets(shown):
+            return  # they are left behind
+        container, changes = world.container, world.container.diff()
+        container.move("overlay")
+        assert container.diff() == changes
+        with container.mount() as view, contextlib.chdir(view):
+            found = dump(os, lambda path: Path(path).read_bytes())
+        assert without_links(found) == without_links(shown)
+        container.move("extent")
+        container._layer().writing()
+        world.note()
+        self.protect(world)
+        world.compare()
+
+    @rule(n=worlds_numbers, path=paths, new=names, data=payloads)
+    def kill(self, n: int, path: str, new: str, data: bytes) -> None:
+        """A process changes something and ends by SIGKILL, with data that it handed over to nobody."""
+        world = self.world(n)
+        self.store.close()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                with Store(self.top / "store") as store:
+                    container = store.container(world.container.id)
+                    with contextlib.suppress(OSError):
+                        container.mkdir(path)
+                    with contextlib.suppress(OSError):
+                        file = container.open(new, "r+b", 0)
+                        file.write(data)
+                    os.kill(os.getpid(), signal.SIGKILL)
+            finally:
+                os._exit(1)
+        assert os.waitpid(pid, 0)[1] == signal.SIGKILL
+        with contextlib.suppress(OSError):
+            world.host.call("mkdir", path)
+        self.open_again()
+        world.log = ""
+        world.compare()
+
     @rule()
     def sync(self) -> None:
         world = self.worlds[0]
@@ -382,12 +432,16 @@ class ExtentMachine(RuleBasedStateMachine):
     def survive(self, world: World, length: int) -> None:
         ends = [(end, told) for end, told in world.history if end <= length]
         assert ends, (length, world.least_bytes, [end for end, _ in world.history])
+        shown = dump(world.container, world.container.read_bytes)
+        assert shown == ends[-1][1]
+        world.history = ends
+        for socket in shown.keys() - without_sockets(shown).keys():
+            world.container.unlink(socket)  # a copy leaves them out
         tree = self.new_tree(None)
         world.container.copy_out("/", tree, keep_owner=ROOT)
         world.host.close()
         world.host = HostTree(tree)
-        assert world.host.dump() == ends[-1][1]
-        world.history = ends
+        world.note()
 
     @invariant()
     def is_like_the_host(self) -> None:

@@ -420,11 +420,11 @@ class TestToTheExtentDriver:
 
     def test_there_and_back(self, container: Container) -> None:
         change(container)
-        before, linked, changes = inside(container), links(container, "/"), container.diff()
+        before, changes = dump(container, container.read_bytes), container.diff()
         for driver in ("overlay", "extent", "overlay", "extent"):
             container.move(driver)  # type: ignore[arg-type]
             assert container.diff() == changes
-        assert (inside(container), links(container, "/")) == (before, linked)
+        assert dump(container, container.read_bytes) == before
 
     def test_one_that_nothing_was_done_in(self, store: Store) -> None:
         container = store.create("base:1")
@@ -445,6 +445,49 @@ class TestToTheExtentDriver:
         assert log_bytes(container) < 4096
         assert container.read_bytes("/larger") == LARGE[::-1]
         assert container.read_bytes("/opt/bin/perl5") == LARGE
+
+    @pytest.mark.parametrize("size", [len(LARGE) - 5000, len(LARGE), len(LARGE) + (1 << 20), 200_000])
+    def test_of_a_large_file_what_changed_is_written(self, store: Store, size: int) -> None:
+        container = store.create("base:1")
+        data = bytearray(LARGE[::-1][:size]) + bytes(max(0, size - len(LARGE)))
+        data[100_000:104_096] = b"x" * 4096
+        data[150_000:160_000] = bytes(10_000)
+        data[-3:] = b"end"
+        with container.mount() as view, open(view / "large", "r+b") as file:
+            file.truncate(size)
+            for at, piece in ((100_000, b"x" * 4096), (150_000, bytes(10_000)), (size - 3, b"end")):
+                file.seek(at)
+                file.write(piece)
+        container.move("extent")
+        assert container.read_bytes("/large") == data
+        assert log_bytes(container) < 40_000
+        with container.open("/large", "r+b") as file:
+            file.truncate(size + 10)
+        container.move("overlay")
+        with container.mount() as view:
+            assert (view / "large").read_bytes() == data + bytes(10)
+
+    def test_one_that_was_opened_for_writing_is_the_images_again(self, store: Store) -> None:
+        container = store.create("base:1")
+        with container.mount() as view:
+            status = (view / "large").stat()
+            (view / "large").open("r+b").close()
+            os.utime(view / "large", ns=(0, status.st_mtime_ns))
+        assert [change.path for change in container.diff()] == ["/large"]
+        container.move("extent")
+        assert container.diff() == []
+
+    def test_one_in_the_place_of_another(self, store: Store) -> None:
+        container = store.create("base:1")
+        with container.mount() as view:
+            os.rename(view / "large", view / "other")
+            (view / "large").write_bytes(LARGE[::-1][: 1 << 20] + b"more")
+            (view / "usr/bin/perl").write_bytes(LARGE + b"more")
+        container.move("extent")
+        assert container.read_bytes("/other") == LARGE[::-1]
+        assert container.read_bytes("/large") == LARGE[::-1][: 1 << 20] + b"more"
+        assert container.read_bytes("/usr/bin/perl") == LARGE + b"more"
+        assert container.read_bytes("/usr/bin/perl5") == LARGE
 
     def test_links_that_overlayfs_has_broken(self, store: Store) -> None:
         """Of two names of a file of the image, one was changed: to overlayfs they are two files since."""
@@ -596,6 +639,30 @@ class TestToTheExtentDriver:
         if what == "rollback" and was_done:
             container.rollback("two")
         assert container.read_bytes("/new") == b"new"
+
+
+def test_from_the_command_line(store: Store) -> None:
+    def run(*arguments: str) -> tuple[int, str]:
+        line = [sys.executable, "-m", "layerstore", "--root", str(store.root), *arguments]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(line, capture_output=True, text=True, env=environment)
+        return done.returncode, done.stdout + done.stderr
+
+    container = store.create("base:1", name="box")
+    assert run("move", "box", "--driver", "extent") == (0, "")
+    assert store.container("box").driver == "extent"
+    store.container("box").write_bytes("/new", b"1")
+    assert run("mount", "box")[0] == 1
+    assert "another process writes" in run("move", "box", "--driver", "overlay")[1]
+    store._writable.layers.close()
+    assert run("diff", "box") == (0, "A /new\n")
+    assert run("move", "box", "--driver", "overlay") == (0, "")
+    assert run("diff", "box") == (0, "A /new\n")
+    assert run("move", "box", "--driver", "overlay") == (0, "")
+    assert run("move", "box")[0] == 2
+    assert run("move", "box", "--driver", "other")[0] == 2
+    assert run("move", "none", "--driver", "extent")[0] == 1
+    assert store.container("box").id == container.id
 
 
 KILLED = """if True:

@@ -406,7 +406,8 @@ class Store:
             target: a path, or for an archive a binary stream. A file there is replaced; a directory has to be empty.
                 Either is there, whole and durable, on return, and not at all when this raises.
             format: "docker-archive", what `docker save` has written since version 25: an OCI layout that older versions
-                load, too; "oci-archive", an OCI layout as a tar; "oci", one in a directory.
+                load, too; "oci-archive", an OCI layout as a tar; "oci", one in a directory. podman loads a layout of
+                one name only.
             compression: of the layers. docker before version 23 does not load zstd.
             progress: called from a thread of its own, for one layer after the other.
 

@@ -11,8 +11,6 @@ from layerstore._core.hashing import blake3
 from layerstore._core.sha256 import sha256
 from layerstore.building.context import HostFile
 from layerstore.building.patterns import has_wildcards
-from layerstore.building.tree import NewLayer, Tree
-from layerstore.containers import users
 from layerstore.errors import InvalidInput, NotFound
 from layerstore.types import Value, decode_path, encode_path
 
@@ -23,7 +21,7 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
     from layerstore.building.context import Context
-    from layerstore.building.tree import ImageFiles
+    from layerstore.building.tree import ImageFiles, NewLayer, Tree
     from layerstore.layers.entries import Entry
     from layerstore.layers.streams import Piece
 
@@ -95,6 +93,8 @@ class Copy:
 
         Raises `InvalidInput`, `OSError`, and what reading raises.
         """
+        from layerstore.building.tree import NewLayer
+
         owner = None if self._chown is None else owner_of(self._chown, tree)
         layer = NewLayer(tree, owner or (0, 0), now_ns)
         target = tree.place_for(self._to)
@@ -183,6 +183,8 @@ def check_sources(sources: Sequence[str], to: str, what: str) -> None:
 def owner_of(text: str, tree: Tree) -> tuple[int, int]:
     """uid and gid of --chown: names are looked up in the image; a user without a group has the group of its own name or
     number, or else the user's. Raises `InvalidInput`."""
+    from layerstore.containers import users
+
     user, colon, group = text.partition(":")
     if not user or (colon and not group) or ":" in group:
         raise InvalidInput(f"--chown={text}: it is USER or USER:GROUP, names or numbers")

@@ -16,7 +16,6 @@ from layerstore.building import history
 from layerstore.building.copying import Copy, Item, Text, check_sources, items_of
 from layerstore.building.scope import Scope
 from layerstore.building.steps import Step
-from layerstore.building.tree import ImageFiles, NewLayer, Tree
 from layerstore.building.workshop import Staged, Stopped, with_line
 from layerstore.containers.bundle import Volume
 from layerstore.errors import BuildFailed, InvalidInput, LayerstoreError
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
     from layerstore.building.mounts import Mount
     from layerstore.building.planning import PlannedStage
     from layerstore.building.state import State
+    from layerstore.building.tree import ImageFiles, Tree
     from layerstore.building.workshop import Workshop
     from layerstore.containers.containers import ContainerRow
     from layerstore.types import DiffId
@@ -171,6 +171,8 @@ class StageBuild:
         path = str(self._state.changes.config["WorkingDir"])
 
         def make() -> DiffId | None:
+            from layerstore.building.tree import NewLayer
+
             tree = self._current_tree()
             target = tree.place_for(path)
             if tree.is_dir(target) or not target:
@@ -232,6 +234,8 @@ class StageBuild:
 
     def _files_of(self, source: str) -> ImageFiles:
         """The files of a stage or an image."""
+        from layerstore.building.tree import ImageFiles
+
         stage = self._stage_of(source)
         diff_ids = self._shop.find_image(source).diff_ids if stage is None else stage.diff_ids
         return ImageFiles(self._shop.index(diff_ids), self._shop.contents, source)
@@ -241,6 +245,8 @@ class StageBuild:
         return None if number is None else self._results[number]
 
     def _current_tree(self) -> Tree:
+        from layerstore.building.tree import Tree
+
         if self._tree is None:
             if self._staged.has_layers:
                 self._staged.publish(self._state)

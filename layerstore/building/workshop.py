@@ -85,7 +85,8 @@ class Workshop:
         self.leftovers = Leftovers(layout, database, containers)
         self.steps = Steps(layout, database)
         self.epoch = os.environ.get("SOURCE_DATE_EPOCH") or None
-        time_of_making()  # that a wrong epoch is told before anything is done
+        if self.epoch is not None:
+            time_of_making()  # a wrong one is told before anything is done
         self._progress = progress
         self._telling = threading.Lock()
         self._lock = threading.Lock()
