@@ -298,21 +298,25 @@ def image(store: Store) -> Tree:
 
 
 @settings(max_examples=EXAMPLES // 4, deadline=None, suppress_health_check=list(HealthCheck))
-@given(st.randoms(use_true_random=False), st.sampled_from([1, 2, 4, 8, 20]))
-def test_random_changes(store: Store, image: Tree, draw: random.Random, steps: int) -> None:
+@given(st.randoms(use_true_random=False), st.lists(st.sampled_from([1, 2, 4, 8, 20]), min_size=1, max_size=3))
+def test_random_changes(store: Store, image: Tree, draw: random.Random, steps: list[int]) -> None:
+    """Looked at after so many steps each time, mounted and not."""
     container = store.create("tree:1")
+    done: list[str] = []
     try:
-        with container.mount() as root:
-            operations = Operations(root, draw)
-            for _ in range(steps):
-                operations.step()
-            try:
-                check(container, root, image)
-            except AssertionError as error:
-                error.add_note(f"after {' '.join(operations.done)}")
-                raise
-            tar = Upper(container).tar()
-        assert Upper(container).tar() == tar, "it is another when it is not mounted"
+        for count in steps:
+            with container.mount() as root:
+                operations = Operations(root, draw)
+                for _ in range(count):
+                    operations.step()
+                done += [*operations.done, "and"]
+                try:
+                    check(container, root, image)
+                except AssertionError as error:
+                    error.add_note(f"after {' '.join(done)}")
+                    raise
+                tar = Upper(container).tar()
+            assert Upper(container).tar() == tar, "it is another when it is not mounted"
     finally:
         container.remove(force=True)
 
