@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -718,6 +719,9 @@ os._exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
         before = mount_points()
         for read_only in (False, True):
             pid = mount.spawn([program, "60"], private_mounts=private, read_only_program=read_only)
+            # The kernel lets the caller go on before it has put the new program's arguments in their place.
+            while not Path(f"/proc/{pid}/cmdline").read_text():
+                time.sleep(0.001)
             held = os.open(f"/proc/{pid}/exe", os.O_PATH)
             assert Path(f"/proc/{pid}/cmdline").read_text() == f"{program}\x0060\x00"
             os.kill(pid, signal.SIGKILL)
