@@ -198,6 +198,15 @@ def test_commits_upon_commits(filled: Store, driver: str) -> None:
     assert [name for name in image.view.listdir("/") if name.isdecimal()] == ["4"]
 
 
+@pytest.mark.timeout(60)
+def test_it_can_be_forked_and_committed_while_it_is_read(container: Container) -> None:
+    change(container, lambda files: files.write_bytes("/x", b"1"))
+    for entry in container.entries():
+        if entry.path == b"x":
+            assert container.fork().commit().id
+            assert container.commit().id
+
+
 def files_of(store: Store) -> set[str]:
     return {
         str(path.relative_to(store.layout.root))

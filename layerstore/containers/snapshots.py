@@ -52,9 +52,24 @@ def clone_upper(source_fd: int, target: str) -> None:
 @contextlib.contextmanager
 def source(directory: str) -> Iterator[int]:
     """The descriptor of a container's directory (absolute), which is whole and not rolled back meanwhile."""
+    try:
+        # Shared from the beginning where nothing is to be repaired: who reads it may fork it meanwhile.
+        with locked_directory(directory, exclusive=False) as fd:
+            if _is_whole(directory):
+                yield fd
+                return
+    except FileNotFoundError:
+        if os.path.exists(directory):
+            raise
+        raise _removed(directory) from None
     with _locked(directory) as fd:
         fcntl.flock(fd, fcntl.LOCK_SH)
         yield fd
+
+
+def _is_whole(directory: str) -> bool:
+    names = os.listdir(directory)
+    return "work" in names and not any(name.partition(".")[0] == "before" for name in names)
 
 
 @contextlib.contextmanager
