@@ -52,31 +52,29 @@ def clone_upper(source_fd: int, target: str) -> None:
 @contextlib.contextmanager
 def source(directory: str) -> Iterator[int]:
     """The descriptor of a container's directory (absolute), which is whole and not rolled back meanwhile."""
-    try:
-        # Shared from the beginning where nothing is to be repaired: who reads it may fork it meanwhile.
-        with locked_directory(directory, exclusive=False) as fd:
-            if _is_whole(directory):
-                yield fd
-                return
-    except FileNotFoundError:
-        if os.path.exists(directory):
-            raise
-        raise _removed(directory) from None
+    # Shared from the beginning where nothing is to be repaired: who reads it may fork it meanwhile.
+    with _locked(directory, exclusive=False) as fd:
+        if _is_whole(directory):
+            yield fd
+            return
     with _locked(directory) as fd:
         fcntl.flock(fd, fcntl.LOCK_SH)
         yield fd
 
 
 def _is_whole(directory: str) -> bool:
+    """Whether `_repair` has nothing to do."""
     names = os.listdir(directory)
-    return "work" in names and not any(name.partition(".")[0] == "before" for name in names)
+    return "work" in names and not any(map(_is_before, names))
 
 
 @contextlib.contextmanager
-def _locked(directory: str) -> Iterator[int]:
+def _locked(directory: str, *, exclusive: bool = True) -> Iterator[int]:
+    """The descriptor of a container's directory, locked; repaired where nobody else has it."""
     try:
-        with locked_directory(directory, exclusive=True) as fd:
-            _repair(directory)
+        with locked_directory(directory, exclusive=exclusive) as fd:
+            if exclusive:
+                _repair(directory)
             yield fd
     except FileNotFoundError:
         if os.path.exists(directory):
@@ -247,13 +245,17 @@ def _current(directory: str) -> str | None:
 def _repair(directory: str) -> None:
     """Finish or undo a rollback that was interrupted."""
     for name in os.listdir(directory):
-        if name.partition(".")[0] == "before":
+        if _is_before(name):
             if os.path.exists(f"{directory}/upper"):
                 _finish(directory, name)
             else:
                 os.rename(f"{directory}/{name}", f"{directory}/upper")
     with contextlib.suppress(FileExistsError):
         os.mkdir(f"{directory}/work", 0o700)
+
+
+def _is_before(name: str) -> bool:
+    return name.partition(".")[0] == "before"
 
 
 def _finish(directory: str, before: str) -> None:
