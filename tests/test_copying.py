@@ -371,6 +371,29 @@ class TestCp:
         assert os.listdir(tmp_path).count("c.tar") == 1
         assert "No such file" in cli("export", "-o", tmp_path / "none/c.tar", "c", status=1)
 
+    def test_export_to_what_is_no_file(self, cli: Cli, tmp_path: Path) -> None:
+        """It is written to, and stays what it is."""
+        pipe = tmp_path / "pipe"
+        os.mkfifo(pipe)
+        got: list[bytes] = []
+        reader = threading.Thread(target=lambda: got.append(pipe.read_bytes()))
+        reader.start()
+        cli("export", "-o", pipe, "c")
+        reader.join()
+        assert stat.S_ISFIFO(pipe.stat().st_mode)
+        with tarfile.open(fileobj=io.BytesIO(got[0])) as archive:
+            assert archive.getnames()[:3] == [".", "etc", "etc/hosts"]
+        assert "Is a directory" in cli("export", "-o", tmp_path, "c", status=1)
+
+    def test_a_failed_export_leaves_what_was_there(self, cli: Cli, tmp_path: Path) -> None:
+        (tmp_path / "c.tar").write_bytes(b"before")
+        with Store(cli.root) as store:
+            store.container("c").copy_in(tmp_path / "c.tar", "/.wh.x")
+        names = sorted(os.listdir(tmp_path))
+        assert "/.wh.x" in cli("export", "-o", tmp_path / "c.tar", "c", status=1)
+        assert (tmp_path / "c.tar").read_bytes() == b"before"
+        assert sorted(os.listdir(tmp_path)) == names
+
 
 def self_command() -> list[str]:
     import sys

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import sys
 
 from layerstore.errors import InvalidInput
@@ -28,16 +26,10 @@ def run(store: Store, args: argparse.Namespace) -> int:
     if args.output is None:
         write(pieces, standard_output())
         return 0
-    # Under another name until it is whole, so that a tar that is there is not taken for another one's beginning.
-    partial = f"{args.output}.{os.getpid()}.partial"
-    try:
-        with open(partial, "xb") as file:
-            write(pieces, file)
-        os.replace(partial, args.output)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(partial)
-        raise
+    from layerstore.layers import targets
+
+    with targets.file(args.output) as fd, open(fd, "wb", closefd=False) as file:
+        write(pieces, file)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Where images are saved to: an archive in a file, an archive that is written as a stream, a directory.
+"""Where images are saved to: an archive in a file, an archive that is written as a stream, a directory; files for others.
 
 Nothing is at a path before all of it is, and then it is durable.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import stat
 import tarfile
@@ -52,19 +53,28 @@ def archive(target: str | os.PathLike[str] | BinaryIO, staging: str) -> Iterator
         target.flush()
         return
     path = _resolved(target)
-    kind = _kind(path)
-    if kind == stat.S_IFDIR:
+    if _kind(path) == stat.S_IFDIR:
         raise InvalidInput(f"{path} is a directory; give a file, or save in format oci, which is a directory")
-    if kind not in (None, stat.S_IFREG):
-        with open(path, "wb", buffering=0) as file:
-            writing = TarStream(file.write, path, staging)
-            yield writing
-            writing.end()
-        return
-    with durable.replacing(path, mode=0o666) as fd:
-        writing = TarFile(fd, path)
+    with file(path) as fd:
+        is_file = stat.S_ISREG(os.fstat(fd).st_mode)
+        writing = TarFile(fd, path) if is_file else TarStream(functools.partial(os.write, fd), path, staging)
         yield writing
         writing.end()
+
+
+@contextlib.contextmanager
+def file(target: str | os.PathLike[str]) -> Iterator[int]:
+    """The descriptor to write a file by that replaces what is there when the block ends; of a pipe or device itself.
+
+    Raises `OSError`.
+    """
+    path = _resolved(target)
+    if _kind(path) in (None, stat.S_IFREG):
+        with durable.replacing(path, mode=0o666) as fd:
+            yield fd
+        return
+    with open(path, "wb", buffering=0) as opened:
+        yield opened.fileno()
 
 
 @contextlib.contextmanager
@@ -170,7 +180,7 @@ class TarFile(TarStream):
 
     def __init__(self, fd: int, path: str) -> None:
         self._fd = fd
-        super().__init__(lambda data: os.write(fd, data), path, "")
+        super().__init__(functools.partial(os.write, fd), path, "")
 
     def put_layer(self, blob: LayerBlob, size_bytes: int | None) -> None:
         if size_bytes is not None:
