@@ -37,24 +37,23 @@ def run(context: Context) -> list[Row]:
 
 
 def random_blocks(context: Context, store: Store, plain: Path) -> Iterator[Row]:
-    """Raw files in the page cache: an image's file, and then every block of it rewritten, in any order."""
+    """Raw files in the page cache: an image's file, and after a fifth and all of its blocks were rewritten, in any
+    order."""
     container = store.create("large", driver="extent")
     with open(plain, "r+b", buffering=0) as theirs, container.open(LARGE, "r+b", buffering=0) as ours:
         for file in (theirs, ours):
             while file.read(1 << 20):
                 pass
-        yield from reads(context, ours, theirs, "of the image's")
+        for state, rewritten in (("the image's", 0), ("a fifth rewritten", BLOCKS // 5), ("all rewritten", BLOCKS)):
+            seek_and_write(ours, [number * len(BLOCK) for number in random.sample(range(BLOCKS), rewritten)])
+            ours.flush()
+            yield from reads(context, ours, theirs, state)
         yield from writes(context, ours, theirs)
-        for number in random.sample(range(BLOCKS), BLOCKS):
-            ours.seek(number * len(BLOCK))
-            ours.write(BLOCK)
-        ours.flush()
-        yield from reads(context, ours, theirs, "all rewritten")
     container.remove()
 
 
 def reads(context: Context, ours: Any, theirs: Any, which: str) -> Iterator[Row]:
-    work = f"random 4 KiB reads, 1 GiB {which}"
+    work = f"random 4 KiB reads, 1 GiB, {which}"
     buffer = bytearray(BLOCK)
     works = {"ours": partial(seek_and_read, ours, buffer), "plain file": partial(seek_and_read, theirs, buffer)}
     took, peers = split_ours(in_rounds(context, works))

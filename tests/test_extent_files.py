@@ -2,6 +2,7 @@
 
 import io
 import os
+import stat
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -182,6 +183,23 @@ def test_seek_is_that_of_the_builtin_open(container: Container, tmp_path: Path, 
             except (OSError, OverflowError, TypeError, ValueError) as error:
                 told.append((type(error), file.tell(), file.read()))
     assert told[0] == told[1]
+
+
+def test_truncate_by_path_is_that_of_os(container: Container, tmp_path: Path) -> None:
+    container.mkdir("/d")
+    container.mknod("/fifo", stat.S_IFIFO | 0o644)
+    (tmp_path / "d").mkdir()
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "small").write_bytes(b"0123456789")
+    for name, length in (("d", 1), ("fifo", 1), ("gone", 1), ("gone", -1), ("small", -1), ("small", 3), ("small", 12)):
+        told = []
+        for truncate, path in ((os.truncate, tmp_path / name), (container.truncate, f"/{name}")):
+            try:
+                told.append(truncate(path, length))
+            except OSError as error:
+                told.append(error.errno)
+        assert told[0] == told[1], (name, length)
+    assert container.read_bytes("/small") == (tmp_path / "small").read_bytes()
 
 
 def test_threads_write_and_read_one_container(container: Container) -> None:

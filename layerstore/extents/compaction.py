@@ -17,7 +17,7 @@ from layerstore.extents.records import inode_records
 from layerstore.store import logs as store_logs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from layerstore.extents.table import Inode
     from layerstore.extents.tree import Tree
@@ -34,13 +34,13 @@ _LOG_SHIFT = 48
 _LOG_OFFSETS = (1 << _LOG_SHIFT) - 1
 
 
-def is_due(tree: Tree, needed_bytes: int | None) -> bool:
+def is_due(tree: Tree, is_needed: Callable[[], bool]) -> bool:
     """Whether a layer is better written anew: it goes on from many logs, or most of its own is dead and nobody needs
-    it."""
+    it, which is asked last."""
     if len(tree.logs) > _MAX_LOGS:
         return True
     end = tree.logs.files[tree.log_number].length
-    if needed_bytes is not None or end <= 2 * _WORTHWHILE_BYTES:
+    if end <= 2 * _WORTHWHILE_BYTES or is_needed():
         return False
     dead = end - _live_bytes(tree)[tree.log_number]
     return dead > _WORTHWHILE_BYTES and dead > end // 2

@@ -252,7 +252,7 @@ class Layer:
             if self._tree is not None and self._tree.writer is not None:
                 return self._tree
             tree = self._begin(*self._locked())
-            if not tree.applier.opened and compaction.is_due(tree, self._needed_bytes(self._log)):
+            if not tree.applier.opened and compaction.is_due(tree, lambda: self._needed_bytes(self._log) is not None):
                 tree = self._compact(tree)
             return tree
 

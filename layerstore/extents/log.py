@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from layerstore.store.layout import Layout
     from layerstore.types import ChainId
 
+_READ_BYTES = 16 * 1024
+
 State = tuple[str, int]
 """A state of a layer: the id of a log, 32 hexadecimal digits, and how many of its bytes count."""
 
@@ -70,12 +72,17 @@ class OpenLog:
         count = self.size if length is None else min(self.size, length)
         if count < HEADER_BYTES:
             raise CorruptError(f"{layout.log(log)} ends in its header; `layerstore rm` the container")
-        self.reader = LogReader(mmap.mmap(descriptor.fd, count, access=mmap.ACCESS_READ))
+        self.reader = LogReader(_content(descriptor.fd, count))
         header = self.reader.header
         if header.id.hex() != log or header.chain_id != chain_bytes(chain):
             raise CorruptError(f"{layout.log(log)} is the log of another layer; restore it from a copy of the store")
         self.end = self.reader.end
         self.base: State | None = (header.base_id.hex(), header.base_length) if header.base_length else None
+
+
+def _content(fd: int, count: int) -> bytes | mmap.mmap:
+    """The first bytes of a file; to map those of a new log would take longer than all else in opening it."""
+    return os.pread(fd, count, 0) if count <= _READ_BYTES else mmap.mmap(fd, count, access=mmap.ACCESS_READ)
 
 
 def chain_bytes(chain: ChainId) -> bytes:

@@ -195,10 +195,14 @@ class Operations:
 
     def truncate(self, path: AnyPath, length: int) -> None:
         """As `os.truncate`."""
-        from layerstore.extents import files
-
-        with self._changing() as tree, files.open_raw(tree, path, files.parse_mode("r+b")) as file:
-            file.truncate(length)
+        if length < 0:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), os.fspath(path))
+        with self._changing() as tree:
+            inode = tree.find(path)
+            if not inode.is_file():
+                number = errno.EISDIR if inode.is_dir() else errno.EINVAL
+                raise OSError(number, os.strerror(number), os.fspath(path))
+            tree.truncate(inode.number, length)
 
     def sync(self) -> None:
         """Have everything that was done in the container be durable, as `os.fsync` of every file. Nothing is durable
