@@ -3,6 +3,7 @@
 import contextlib
 import os
 import resource
+import shutil
 import socket
 import stat
 import threading
@@ -34,13 +35,15 @@ def on_pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(params=[pytest.param("pool", marks=[needs_root, needs_mkfs, pytest.mark.root]), "host"])
-def top(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+def top(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
     """An empty directory, on a pool and on the tests' own file system."""
     if request.param == "host":
-        return tmp_path
+        yield tmp_path
+        return
     directory = Path(request.getfixturevalue("on_pool")) / os.urandom(4).hex()
     directory.mkdir(parents=True)
-    return directory
+    yield directory
+    shutil.rmtree(directory)
 
 
 def clone(source: Path, target: Path) -> None:
@@ -346,10 +349,12 @@ def test_a_tree_that_changes_meanwhile(top: Path, wide: bool) -> None:
     try:
         deadline = time.monotonic() + 3
         for i in range(60):
-            clone(tree, top / f"copy{i}")
+            copy = top / f"copy{i}"
+            clone(tree, copy)
             for path in kept:
-                content = (top / f"copy{i}" / path.name).read_bytes()
+                content = (copy / path.name).read_bytes()
                 assert content == content[:1] * 10_000
+            shutil.rmtree(copy)
             if time.monotonic() > deadline:
                 break
     finally:

@@ -1,5 +1,7 @@
 """Copies between the host and containers of both drivers, tars in and out, and the command `cp`."""
 
+import contextlib
+import ctypes
 import io
 import os
 import shutil
@@ -152,6 +154,14 @@ def test_what_is_not_there(container: Container, tmp_path: Path) -> None:
     assert missing.value.filename == "/none/x"
 
 
+def exchange(first: Path, second: Path) -> None:
+    """Have two names stand for each other's file at one moment."""
+    cwd, rename_exchange = -100, 2
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.renameat2(cwd, os.fsencode(first), cwd, os.fsencode(second), rename_exchange) != 0:
+        raise OSError(ctypes.get_errno(), "renameat2", str(first))
+
+
 @pytest.mark.root
 @pytest.mark.kernel
 def test_a_program_that_swaps_a_directory_for_a_link_does_not_lead_out(filled: Store, tmp_path: Path) -> None:
@@ -163,28 +173,25 @@ def test_a_program_that_swaps_a_directory_for_a_link_does_not_lead_out(filled: S
     source.mkdir()
     for number in range(200):
         (source / str(number)).write_bytes(b"x")
-    ended = threading.Event()
 
-    def swap(view: Path) -> None:
-        while not ended.is_set():
-            for _ in range(50):
-                os.rename(view / "gone", view / "kept")
-                os.symlink(outside, view / "gone")
-                os.unlink(view / "gone")
-                os.rename(view / "kept", view / "gone")
+    def swap(first: Path, second: Path, ended: threading.Event) -> None:
+        with contextlib.suppress(FileNotFoundError):  # the copy may remove the link, to put a directory there
+            while not ended.is_set():
+                exchange(first, second)
 
     with container.mount() as view:
-        swapping = threading.Thread(target=swap, args=(view,))
-        swapping.start()
-        try:
-            for _ in range(20):
-                try:
-                    container.copy_in(source, "/gone")
-                except OSError:
-                    continue
-        finally:
-            ended.set()
-            swapping.join()
+        for number in range(20):
+            directory, link, ended = view / f"dir{number}", view / f"link{number}", threading.Event()
+            directory.mkdir()
+            link.symlink_to(outside)
+            swapping = threading.Thread(target=swap, args=(directory, link, ended))
+            swapping.start()
+            try:
+                with contextlib.suppress(OSError):
+                    container.copy_in(source, f"/{directory.name}")
+            finally:
+                ended.set()
+                swapping.join()
     assert list(outside.iterdir()) == []
 
 

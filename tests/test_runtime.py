@@ -426,10 +426,9 @@ grep CapEff /proc/self/status
         run.join()
         assert status == [128 + 9]
 
+    @pytest.mark.parametrize("box", ["crun"], indirect=True)
     def test_crun_does_not_start_itself_again(self, box: Box) -> None:
         """It looks for a program that cannot be written to; where it made one itself, it says so in its environment."""
-        if box.runtime.name != "crun":
-            pytest.skip("runc makes no use of a read-only mount that it did not make itself")
         name = box.write("touch /tmp/ready; while ! test -e /tmp/go; do sleep 0.05; done")
         run = threading.Thread(target=box.runtime.run, args=(box.bundle, name))
         run.start()
