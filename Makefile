@@ -1,4 +1,4 @@
-# `make demo` shows the main job, `make test` runs the tests; both install what they need first. `make help` lists the rest.
+# `make demo` is the tutorial, `make test` runs the tests; both install what they need first. `make help` lists the rest.
 # Everything made is below .venv/ and build/, apart from the compiled core beside its sources in layerstore/_core/.
 
 PYTHON ?= python3
@@ -36,7 +36,7 @@ FUZZ_FLAGS := -std=gnu11 -g -O1 -Icsrc -fsanitize=address,undefined -fno-sanitiz
 .DELETE_ON_ERROR:
 
 help:
-	@echo 'make demo      one real image in, a thousand containers out (DEMO_ARGS=--help)'
+	@echo 'make demo      the tutorial: build, rebuild and push an image, start 1,000 containers (DEMO_ARGS=--help)'
 	@echo 'make test      the tests (PYTEST_ARGS="-k name")'
 	@echo 'make campaign  random stacks of layers against models and the kernel, EXAMPLES ($(EXAMPLES)) for each test'
 	@echo 'make lint      ruff, mypy, clang-format, and the C core without warnings, for another processor too'

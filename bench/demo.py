@@ -1,7 +1,7 @@
-"""The main job, shown: one real image in, a thousand containers out. `make demo`, or `python -m bench.demo --help`.
+"""The life of an image, as a tutorial: built, shared, rebuilt, pushed, and a thousand containers of it. `make demo`.
 
 Every line that begins with "$ layerstore" is a command that is really run, and every figure was measured just before it
-is printed. Needs root to mount; without it the demo does what needs none and says what it left out.
+is printed. Building and mounting need root; without it the demo does what needs none and says what it left out.
 """
 
 from __future__ import annotations
@@ -14,17 +14,29 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from bench.fixtures import Fixtures, default_cache
+from bench.bench_registry import Registry
+from bench.fixtures import APP, FLASK, Fixtures, default_cache
 from bench.measure import KERNEL_MEMORY, PROCESS_MEMORY, meminfo
 from layerstore import Container, Image, Store
 from layerstore._core import mount
 from layerstore.errors import LayerstoreError
 
 MOUNTABLE_FROM = ("ext4", "xfs", "btrfs")
+BASE = "debian"
+FIRST, SECOND = "app-a", "app-b"
+DOCKERFILE = """\
+FROM {base}
+ENV PIP_BREAK_SYSTEM_PACKAGES=1 PIP_ROOT_USER_ACTION=ignore
+RUN pip install --quiet {flask}
+CMD ["python3", "/srv/app.py"]
+COPY app.py /srv/app.py
+"""
+# What pip of this machine finds its index by, and trusts: the RUN steps are shown these where they exist.
+PIP_NEEDS = (Path("/etc/pip.conf"), Path("/etc/ssl/certs/ca-certificates.crt"))
 DIGEST_BYTES, CONTENT_BYTES = 32, 40
 
 # Runs inside a container without a network: serves the image's application on the container's own loopback device, asks
@@ -48,7 +60,7 @@ class CannotGoOn(Exception):
 
 def main() -> int:
     options = parse()
-    say("layerstore: one real image in, a thousand containers out")
+    say("layerstore: an image is built, shared, rebuilt and pushed, and a thousand containers start from it")
     try:
         with scratch_directory(options.root) as root:
             Demo(options, root).run()
@@ -94,13 +106,13 @@ class Demo:
         begin = time.perf_counter()
         file_system = file_system_of(self.root)
         say(f"store {self.root} on {file_system}, images from {self.fixtures.cache}")
-        archives = self.build()
-        self.load(*archives)
+        self.load_base()
         why_not = cannot_mount(file_system)
         if why_not:
-            self.left_out.append(f"{self.count} mounted containers, the app running in {self.running}, diff: {why_not}")
-        with Store(self.root) as store:
-            if not why_not:
+            self.left_out.append(f"two apps built on it, their push, and {self.count:,} containers: {why_not}")
+        else:
+            self.tutorial()
+            with Store(self.root) as store:
                 try:
                     self.containers(store)
                 finally:
@@ -116,32 +128,74 @@ class Demo:
 
     # The steps
 
-    def build(self) -> list[Path]:
-        with self.step("Build two images of Debian with Python and pip, flask, and an app each"):
+    def load_base(self) -> None:
+        with self.step("Load a Debian image with Python and pip: the base of what follows"):
             try:
-                archives = [self.fixtures.archive(name) for name in ("app-a", "app-b")]
+                archive = self.fixtures.archive(BASE)
             except (OSError, subprocess.CalledProcessError) as error:
                 raise CannotGoOn(
                     f"the Debian image cannot be built here: {error}\nIt needs mmdebstrap and the network once; "
                     "`make demo` as root installs mmdebstrap. What is built is kept and used again."
                 ) from error
-            for archive in archives:
-                say(f"  {archive.name}  {size(archive.stat().st_size)}")
-        return archives
-
-    def load(self, first: Path, second: Path) -> None:
-        with self.step("Load the first"):
-            layerstore(self.root, "load", "-i", str(first))
-            on_disk = disk_bytes(self.root)
-            say(f"  on disk: {size(on_disk)}, the store's own files included")
-        with self.step("Load the second, which shares all but its app"):
-            layerstore(self.root, "load", "-i", str(second))
-            added = disk_bytes(self.root) - on_disk
-        with self.step("What the two share"), Store(self.root) as store:
-            self.sharing(store.image("app-a"), store.image("app-b"), added)
-        with self.step("Look at them"):
+            layerstore(self.root, "load", "-i", str(archive))
+            say(f"  on disk: {size(disk_bytes(self.root))}, the store's own files included")
             layerstore(self.root, "images")
-            layerstore(self.root, "history", "app-a")
+
+    def tutorial(self) -> None:
+        with tempfile.TemporaryDirectory(prefix="layerstore-demo-") as directory:
+            contexts = Path(directory)
+            self.build_both(contexts)
+            with self.step("Change app.py of the first and build it again: one layer is new"):
+                app = contexts / FIRST / "app.py"
+                app.write_text(app.read_text().replace(f'app="{FIRST}"', f'app="{FIRST}, changed"'))
+                self.build(contexts, FIRST)
+            with self.step("Where its layers came from"):
+                layerstore(self.root, "history", FIRST)
+            self.push(contexts)
+
+    def build_both(self, contexts: Path) -> None:
+        with self.step("Build an app on it: each line that changes files is a layer"):
+            self.write_context(contexts, FIRST)
+            for line in (contexts / FIRST / "Dockerfile").read_text().splitlines():
+                say(f"  | {line}")
+            if shown := [str(path) for path in PIP_NEEDS if path.exists()]:
+                say(f"  (RUN is shown {' and '.join(shown)} of this machine, too, by -v, so that its pip works)")
+            self.build(contexts, FIRST)
+        disk = disk_bytes(self.root)
+        with self.step("Build another app by the same lines: only what differs is done"):
+            self.write_context(contexts, SECOND)
+            self.build(contexts, SECOND)
+            added = disk_bytes(self.root) - disk
+        with self.step("What the two share"), Store(self.root) as store:
+            self.sharing(store.image(FIRST), store.image(SECOND), added)
+
+    def write_context(self, contexts: Path, name: str) -> None:
+        context = contexts / name
+        context.mkdir()
+        base = self.fixtures.recipe(BASE).name
+        (context / "Dockerfile").write_text(DOCKERFILE.format(base=base, flask=FLASK))
+        (context / "app.py").write_text(APP.format(name=name))
+
+    def build(self, contexts: Path, name: str) -> None:
+        given = [argument for path in PIP_NEEDS if path.exists() for argument in ("-v", f"{path}:{path}:ro")]
+        layerstore(self.root, "build", "-t", name, name, unshown=given, directory=contexts)
+
+    def push(self, contexts: Path) -> None:
+        with self.step("Push both to a registry on this machine: it is sent each layer once"):
+            if shutil.which("docker-registry") is None:
+                self.left_out.append(
+                    "the push: docker-registry is not installed (as root: apt-get install docker-registry)"
+                )
+                say("  left out: docker-registry is not installed")
+                return
+            registry = Registry(contexts / "registry")
+            try:
+                for name in (FIRST, SECOND, SECOND):
+                    before = registry.stored_bytes()
+                    layerstore(self.root, "push", name, f"{registry.host}/{name}")
+                    say(f"  the registry holds {size(registry.stored_bytes() - before)} more")
+            finally:
+                registry.stop()
 
     def sharing(self, first: Image, second: Image, added: int) -> None:
         layers, known = second.diff_ids, set(first.diff_ids)
@@ -152,7 +206,7 @@ class Demo:
         say(f"  bytes on disk that it added:  {size(added)} of {size(second.size_bytes)} of files")
 
     def containers(self, store: Store) -> None:
-        image = store.image("app-a")
+        image = store.image(FIRST)
         disk = disk_bytes(self.root)
         with self.step("Join its layers into one view, once for the image"), store.create(image).mount() as view:
             say(f"  {(view / 'etc/os-release').read_text().splitlines()[0]}")
@@ -326,12 +380,12 @@ def size(value: float) -> str:
     return f"{value:.2f} GB"
 
 
-def layerstore(root: Path, *arguments: str) -> None:
+def layerstore(root: Path, *arguments: str, unshown: Sequence[str] = (), directory: Path | None = None) -> None:
     """Run the command, as a reader would, and show it with its time and output."""
     shown = " ".join(Path(a).name if a.startswith("/") else a for a in arguments)
     begin = time.perf_counter()
-    command = [sys.executable, "-m", "layerstore", "--root", str(root), *arguments]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL)
+    command = [sys.executable, "-m", "layerstore", "--root", str(root), *arguments, *unshown]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL, cwd=directory)
     seconds = time.perf_counter() - begin
     say(f"  $ layerstore {shown:<50} {seconds:8.3f} s")
     for line in done.stdout.splitlines():
