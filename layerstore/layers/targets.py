@@ -1,4 +1,4 @@
-"""Where images are saved to: an archive in a file, an archive that is written as a stream, a directory; files for others.
+"""Where images are saved to: an archive in a file or as a stream, a directory; files for others.
 
 Nothing is at a path before all of it is, and then it is durable.
 """
