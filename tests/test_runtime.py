@@ -421,6 +421,9 @@ grep CapEff /proc/self/status
         run = threading.Thread(target=lambda: status.append(box.runtime.run(box.bundle, name)))
         run.start()
         wait_until((box.root / "tmp/ready").exists)
+        # The program may be faster than crun, which writes down last what it started; runc does so first.
+        state = Path(box.runtime.state_root, name)
+        wait_until(lambda: any((state / file).exists() for file in ("status", "state.json")))
         pid = next(p for p in Path("/proc").glob("[0-9]*") if name in command_line(p) and "run" in command_line(p))
         os.kill(int(pid.name), signal.SIGKILL)
         run.join()
