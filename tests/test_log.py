@@ -35,7 +35,7 @@ OPERATIONS = [
     ],
     [
         Record(log.CREATE, NEW + 1, mode=stat.S_IFLNK | 0o777, mtime_ns=5, payload=b"../target"),
-        Record(log.CREATE, NEW + 2, mode=stat.S_IFBLK | 0o660, value=259 << 32 | 1_000_000, mtime_ns=6),
+        Record(log.CREATE, NEW + 2, mode=stat.S_IFBLK | 0o660, value=os.makedev(259, 1_000_000), mtime_ns=6),
         Record(log.REMOVE, 3, mtime_ns=7, payload=b"gone"),
         Record(log.ENTRY, 4, value=NEW + 1, mtime_ns=7, payload=b"x" * 255),
     ],
