@@ -319,15 +319,23 @@ class Container(Operations):
             return
         from layerstore.containers.mounted import MountedFiles
 
-        was_mounted = self.state != "created"
-        if not was_mounted:
-            self.mount()
+        with self._mounted(), MountedFiles(self._store._containers.root(self.id)) as files:
+            yield files
+
+    @contextlib.contextmanager
+    def _mounted(self, *, keep: bool = False) -> Iterator[None]:
+        """Mounted inside the block; after it as it was before. With `keep` it stays mounted unless the block fails."""
+        if self.state != "created":
+            yield
+            return
+        self.mount()
         try:
-            with MountedFiles(self._store._containers.root(self.id)) as files:
-                yield files
-        finally:
-            if not was_mounted:
-                self.umount()
+            yield
+        except BaseException:
+            self.umount()
+            raise
+        if not keep:
+            self.umount()
 
     @contextlib.contextmanager
     def _upper(self) -> Iterator[int]:
@@ -400,18 +408,12 @@ class Container(Operations):
             Unsupported: no OCI runtime, or no right to mount.
         """
         self._store._containers.forget_ended(self.id)
-        was_mounted = self.state != "created"
-        if not was_mounted:
-            self.mount()
-        try:
+        with self._mounted():
             rules = self._needs_device_rules()
             bundle = self._bundle(args, entrypoint, env, workdir, user, tty, network, volumes, hostname, rules)
             fds = [_descriptor(file, own) for own, file in enumerate((stdin, stdout, stderr))]
             runtime = self._store._containers.runtime()
             return runtime.run(bundle, self.id, stdin=fds[0], stdout=fds[1], stderr=fds[2], tty=tty, own_group=rules)
-        finally:
-            if not was_mounted:
-                self.umount()
 
     def start(
         self,
@@ -433,10 +435,7 @@ class Container(Operations):
         mounted; `kill` ends the program, `remove` the container. Raises as `run`.
         """
         self._store._containers.forget_ended(self.id)
-        was_mounted = self.state != "created"
-        if not was_mounted:
-            self.mount()
-        try:
+        with self._mounted(keep=True):
             rules = self._needs_device_rules()
             bundle = self._bundle(args, entrypoint, env, workdir, user, False, network, volumes, hostname, rules)
             with open(os.devnull, "r+b", buffering=0) as nothing:
@@ -445,10 +444,6 @@ class Container(Operations):
                 return runtime.start_detached(
                     bundle, self.id, stdin=nothing.fileno(), stdout=out, stderr=err, own_group=rules
                 )
-        except BaseException:
-            if not was_mounted:
-                self.umount()
-            raise
 
     def kill(self, number: int = 9) -> None:
         """Send a signal (SIGKILL) to its first process. Raises `NotFound` when nothing runs in it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import os
 import posixpath
 
@@ -148,15 +149,11 @@ def secret_data(mount: Mount, secrets: Mapping[str, str]) -> bytes | None:
 def write_secret(mount: Mount, data: bytes, target: str, directory: str) -> Volume:
     """A file with a secret in a directory, to be mounted at `target`. Raises `InvalidInput`, `OSError`."""
     path = f"{directory}/secret"
-    with open(path, "xb", opener=_private) as file:
+    with open(path, "xb", opener=functools.partial(os.open, mode=0o600)) as file:
         file.write(data)
         os.fchown(file.fileno(), mount.number("uid", 0), mount.number("gid", 0))
         os.fchmod(file.fileno(), mount.number("mode", 0o400, 8))
     return Volume(path, target, read_only=True)
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_CLOEXEC, 0o600)
 
 
 def write_context(context: Context, source: str, directory: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import stat
 
@@ -134,16 +135,12 @@ def _make_out(entry: Entry, host: str) -> None:
     if entry.target is not None:
         os.symlink(entry.target, os.fsencode(host))
     elif entry.is_file():
-        with open(host, "xb", 0, opener=_private) as file:
+        with open(host, "xb", 0, opener=functools.partial(os.open, mode=0o600)) as file:
             if entry.source is not None and not entry.source.clone_to(file.fileno()):
                 for piece in entry.source.pieces():
                     write_all(file, memoryview(piece))
     else:
         os.mknod(host, entry.mode, entry.rdev)
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_CLOEXEC, 0o600)
 
 
 def write_all(file: IO[bytes], data: memoryview) -> None:

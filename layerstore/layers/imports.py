@@ -267,15 +267,11 @@ class _Clones:
         self._count += 1
         if isinstance(source, StoredContent) and source.link_to(path):
             return _pieces_of_file(path)
-        with open(path, "xb", buffering=0, opener=_opener) as file:
+        with open(path, "xb", buffering=0, opener=functools.partial(os.open, mode=0o400)) as file:
             if source.clone_to(file.fileno()):
                 return _pieces_of_file(path)
         os.unlink(path)
         return source.pieces()
-
-
-def _opener(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_CLOEXEC, 0o400)
 
 
 def _pieces_of_file(path: str) -> Iterator[Piece]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 
 from layerstore._core import mount, pool
@@ -100,7 +101,7 @@ class Pool:
         import subprocess
 
         try:
-            with open(self._unfinished, "wb", opener=_private) as file:
+            with open(self._unfinished, "wb", opener=functools.partial(os.open, mode=0o600)) as file:
                 os.truncate(self._unfinished, size_bytes)
                 # Sectors as large as the loop device's blocks; discarding would only tell the host about holes.
                 command = [program, "-q", "-f", "-K", "-m", "reflink=1,rmapbt=0", "-s", "size=4096"]
@@ -209,10 +210,6 @@ class Pool:
             yield fd
         finally:
             os.close(fd)
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_CLOEXEC, 0o600)
 
 
 def _allocated(path: str) -> int:
