@@ -16,7 +16,7 @@ PORTABLE := $(filter-out %_avx2 %_avx512,$(UNITS))
 CLANG_FORMAT := clang-format-14
 C_FILES := $(wildcard csrc/*.c csrc/*.h tests/fuzz/*.c tests/fuzz/*.h)
 FUZZERS := $(patsubst tests/fuzz/%.c,%,$(wildcard tests/fuzz/*.c))
-PACKAGES := $(addprefix packages-,demo test bench lint fuzz)
+PACKAGES := $(addprefix packages-,demo test peers bench lint fuzz)
 
 # Tests of the compiled core itself: what `make sanitize` runs. Those of the benchmarks load matplotlib, whose C++ aborts where
 # the sanitizers' run-time library is preloaded.
@@ -32,12 +32,13 @@ BENCH_ARGS ?=
 C_FLAGS := -std=gnu11 -O2 -Wall -Wextra -Werror -Icsrc
 FUZZ_FLAGS := -std=gnu11 -g -O1 -Icsrc -fsanitize=address,undefined -fno-sanitize-recover=undefined
 
-.PHONY: help demo test campaign lint format sanitize fuzz bench clean $(PACKAGES)
+.PHONY: help demo test peers campaign lint format sanitize fuzz bench clean $(PACKAGES)
 .DELETE_ON_ERROR:
 
 help:
 	@echo 'make demo      the tutorial: build, rebuild and push an image, start 1,000 containers (DEMO_ARGS=--help)'
 	@echo 'make test      the tests (PYTEST_ARGS="-k name")'
+	@echo 'make peers     what docker, podman, containerd, skopeo, umoci and buildah make of our images, and we of theirs'
 	@echo 'make campaign  random stacks of layers against models and the kernel, EXAMPLES ($(EXAMPLES)) for each test'
 	@echo 'make lint      ruff, mypy, clang-format, and the C core without warnings, for another processor too'
 	@echo 'make sanitize  the tests of the core under AddressSanitizer and UndefinedBehaviorSanitizer'
@@ -50,6 +51,9 @@ demo: packages-demo $(STAMPS)/core
 
 test: packages-test $(STAMPS)/core
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+peers: packages-test packages-peers $(STAMPS)/core
+	$(BIN)/python -m pytest -m peers $(PYTEST_ARGS)
 
 campaign: packages-test $(STAMPS)/core
 	LAYERSTORE_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest -o timeout=0 --hypothesis-show-statistics $(CAMPAIGN_TESTS)

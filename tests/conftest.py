@@ -1,8 +1,9 @@
 """What every test has: checks for leftovers, a store, real images, and skips that count as failures in CI.
 
 Markers: `@pytest.mark.root` skips without root, `@pytest.mark.kernel` without a kernel and a right to mount EROFS and
-overlayfs, `@pytest.mark.needs_tool("umoci")` without that program. With LAYERSTORE_REQUIRE_ALL=1 (ci/can-run-all says
-where) the session fails when anything was skipped but what only other hardware or another Python can run.
+overlayfs, `@pytest.mark.needs_tool("umoci")` without that program; `@pytest.mark.peers` is for tests that ask other
+programs of our kind, which only `make peers` runs. With LAYERSTORE_REQUIRE_ALL=1 (ci/can-run-all says where) a session
+in which anything was skipped fails, but for what only other hardware or another Python can run.
 """
 
 import os

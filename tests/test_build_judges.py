@@ -26,7 +26,7 @@ from bench.peers import Docker, PeerError, output
 from layerstore import Image, Store
 from layerstore.errors import LayerstoreError
 
-pytestmark = [pytest.mark.root, pytest.mark.kernel]
+pytestmark = [pytest.mark.root, pytest.mark.kernel, pytest.mark.peers]
 
 FIELDS = (
     "User",

@@ -338,6 +338,7 @@ def test_a_container_in_use(filled: Store, tmp_path: Path) -> None:
                 assert len(set(image.view.read_bytes(f"/{name}"))) <= 1
 
 
+@pytest.mark.peers
 @pytest.mark.root
 @pytest.mark.kernel
 def test_docker_shows_the_same(filled: Store, docker: Docker, tmp_path: Path, driver: str) -> None:  # noqa: F811

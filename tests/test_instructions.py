@@ -184,6 +184,7 @@ def committed(docker: Docker, container: str, changes: list[str]) -> dict[str, A
 
 @pytest.mark.root
 @pytest.mark.kernel
+@pytest.mark.peers
 def test_docker_makes_the_same_of_them(container: tuple[Docker, str]) -> None:
     for changes, expected in CHANGES:
         assert committed(*container, changes) == {field: (BASE | expected).get(field) for field in FIELDS}, changes
@@ -191,6 +192,7 @@ def test_docker_makes_the_same_of_them(container: tuple[Docker, str]) -> None:
 
 @pytest.mark.root
 @pytest.mark.kernel
+@pytest.mark.peers
 def test_docker_refuses_the_same(container: tuple[Docker, str]) -> None:
     accepted = []
     for change in REFUSED:

@@ -37,7 +37,7 @@ from layerstore import Store
 from layerstore._core.index import IMPLIED, Index
 from layerstore._core.layer import build_layer
 
-pytestmark = [pytest.mark.root, pytest.mark.kernel]
+pytestmark = [pytest.mark.root, pytest.mark.kernel, pytest.mark.peers]
 
 
 class Seen(NamedTuple):

@@ -189,7 +189,8 @@ def unpack(tar: bytes, work: Path) -> dict[str, Seen]:
     return seen
 
 
-@pytest.mark.skipif(not shutil.which("umoci"), reason="umoci is not installed")
+@pytest.mark.peers
+@pytest.mark.needs_tool("umoci")
 @pytest.mark.parametrize("seed", range(30))
 def test_random_layers_are_what_umoci_unpacks(tmp_path: Path, seed: int) -> None:
     draw = random.Random(seed)

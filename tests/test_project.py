@@ -274,7 +274,7 @@ def test_the_example_of_the_extent_driver_runs(tmp_path: Path) -> None:
 # What the Makefile installs
 
 
-@pytest.mark.parametrize("target", ["demo", "test", "bench", "lint", "fuzz"])
+@pytest.mark.parametrize("target", ["demo", "test", "peers", "bench", "lint", "fuzz"])
 def test_make_installs_the_packages_of_a_target(target: str) -> None:
     """It looks for no pattern rule for a phony target, and says nothing."""
     if shutil.which("make") is None:

@@ -297,6 +297,7 @@ def run(*command: str | Path) -> str:
     return done.stdout
 
 
+@pytest.mark.peers
 @pytest.mark.needs_tool("skopeo")
 @pytest.mark.parametrize("form", ["oci", "docker-archive", "dir"])
 def test_skopeo_copies_what_was_pushed(store: Store, registry: Registry, name: str, tmp_path: Path, form: str) -> None:
@@ -311,6 +312,7 @@ def test_skopeo_copies_what_was_pushed(store: Store, registry: Registry, name: s
             assert image.id == IMAGE.id
 
 
+@pytest.mark.peers
 @pytest.mark.needs_tool("skopeo")
 @pytest.mark.parametrize("form", ["oci", "v2s2"])
 def test_what_skopeo_pushed_is_pulled(store: Store, registry: Registry, name: str, tmp_path: Path, form: str) -> None:

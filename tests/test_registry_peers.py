@@ -14,7 +14,7 @@ from bench.loopfs import unmount_below
 from bench.peers import Docker, Peer, Podman
 from layerstore import Store
 
-pytestmark = [pytest.mark.root, pytest.mark.needs_tool("docker-registry")]
+pytestmark = [pytest.mark.root, pytest.mark.peers, pytest.mark.needs_tool("docker-registry")]
 IMAGE = Image(
     [
         write_tar([Entry("dir", "d", mode=0o750), Entry("file", "d/a", data=b"a" * 200_000), Entry("file", "b")]),

@@ -24,7 +24,7 @@ from bench.peers import Containerd, Docker, Peer, PeerError, Podman, output
 from layerstore import Store
 from layerstore.layers import blobs, saving
 
-pytestmark = [pytest.mark.root, pytest.mark.kernel]
+pytestmark = [pytest.mark.root, pytest.mark.kernel, pytest.mark.peers]
 
 LOWER = write_tar(
     [
