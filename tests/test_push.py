@@ -13,7 +13,7 @@ import images
 import pytest
 from images import DOCKER, OCI, Image, digest_of, docker_files, oci_files, write_directory
 from layer_model import Entry, write_tar
-from registries import Fault, Proxy, Registry, ask, manifest_of, put_image
+from registries import Fault, Proxy, Registry, ask, certificate, manifest_of, put_image
 
 from layerstore import Progress, Store
 from layerstore.errors import CorruptError, InvalidInput, LayerstoreError, NotFound, RegistryError
@@ -286,6 +286,27 @@ def test_what_cannot_be_pushed(store: Store, registry: Registry) -> None:
         store.push("app:1", f"{registry.host}/x@{digest_of(b'')}")
     with pytest.raises(LayerstoreError):
         store.push("app:1", "not a name")
+
+
+@pytest.mark.parametrize("method", ["POST", "PATCH"])
+@pytest.mark.parametrize("place", ["http://{host}/other/place", "file:///other/place", "https://["])
+def test_an_upload_does_not_leave_tls(
+    store: Store, registry: Registry, name: str, tmp_path: Path, method: str, place: str
+) -> None:
+    key, chain = certificate(tmp_path)
+    with Proxy(registry.port, (key, chain)) as secure:
+
+        def stay(status: int, fields: dict[str, str], body: bytes) -> tuple[int, dict[str, str], bytes]:
+            return status, fields | {"Location": fields["Location"].replace("http:", "https:")}, body
+
+        def leave(status: int, fields: dict[str, str], body: bytes) -> tuple[int, dict[str, str], bytes]:
+            return status, fields | {"Location": place.format(host=secure.host)}, body
+
+        secure.faults.append(Fault(method, "/uploads/", times=99, change=leave))
+        secure.faults.append(Fault("POST", "/uploads/", times=99, change=stay))
+        with pytest.raises(RegistryError, match="other/place, which is not followed|is no URL"):
+            store.push("app:1", f"{secure.host}/{name}:1", ca_file=chain)
+        assert not [request for request in secure.requests if "/other/place" in request.path]
 
 
 # What others make of it

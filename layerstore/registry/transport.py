@@ -90,6 +90,21 @@ def origin_of(url: str) -> tuple[str, str | None, int | None]:
     return parts.scheme, parts.hostname, port
 
 
+def target_of(url: str, place: str) -> str:
+    """Where `place`, the field Location of an answer from `url`, leads.
+
+    Raises `RegistryError` for what is no URL of HTTP or HTTPS, or would give up TLS.
+    """
+    try:
+        target = urljoin(url, place)
+    except ValueError as error:
+        raise RegistryError(f"{_shown(url)} leads to {_shown(place)!r}, which is no URL: {error}") from None
+    scheme, host, _ = origin_of(target)
+    if host is None or scheme not in ("http", "https") or (scheme == "http" and origin_of(url)[0] == "https"):
+        raise RegistryError(f"{_shown(url)} leads to {_shown(target)}, which is not followed: it is no https")
+    return target
+
+
 class Transport:
     """Sends requests. Safe for many threads.
 
@@ -134,7 +149,7 @@ class Transport:
             if response.status not in (301, 302, 303, 307, 308) or not place:
                 return response
             discard(response)
-            target = urljoin(url, place)
+            target = target_of(url, place)
             self._check_redirect(url, target, body)
             if origin_of(target) != origin_of(url):
                 sent.pop("Authorization", None)
@@ -142,10 +157,7 @@ class Transport:
         raise RegistryError(f"{_shown(url)} redirects more than {_REDIRECTS} times")
 
     def _check_redirect(self, url: str, target: str, body: Body | None) -> None:
-        scheme, host, _ = origin_of(target)
-        if scheme not in ("http", "https") or (scheme == "http" and url.startswith("https:")):
-            raise RegistryError(f"{_shown(url)} redirects to {_shown(target)}, which is not followed: it is no https")
-        if host is None or (body is not None and (origin_of(target) != origin_of(url) or not isinstance(body, bytes))):
+        if body is not None and (origin_of(target) != origin_of(url) or not isinstance(body, bytes)):
             raise RegistryError(f"{_shown(url)} redirects what is sent to {_shown(target)}, which is not followed")
 
     def _once(self, method: str, url: str, headers: Mapping[str, str], body: Body | None) -> Response:

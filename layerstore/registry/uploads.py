@@ -10,10 +10,9 @@ import contextlib
 import itertools
 import re
 import threading
-from urllib.parse import urljoin
 
 from layerstore.errors import AccessDenied, DigestMismatch, LayerstoreError, RegistryError
-from layerstore.registry.transport import Transient, discard, failure
+from layerstore.registry.transport import Transient, discard, failure, target_of
 from layerstore.types import sha256_digest
 
 TYPE_CHECKING = False
@@ -174,7 +173,7 @@ class Upload:
         place = answer.fields.get("location")
         if not place:
             raise RegistryError(f"{self._client.registry} accepts an upload and does not say where to (no Location)")
-        self._location = urljoin(answer.url, place)
+        self._location = target_of(answer.url, place)
 
     def _patch(self, stream: _Stream) -> None:
         assert self._location is not None
@@ -184,7 +183,7 @@ class Upload:
             raise failure(response, "PATCH", self._location)
         discard(response)
         if place:
-            self._location = urljoin(self._location, place)
+            self._location = target_of(self._location, place)
 
     def _finish(self, digest: Digest, data: bytes | None = None) -> None:
         """Have the upload become the blob; `data` where nothing of it was sent before."""
