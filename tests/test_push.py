@@ -114,13 +114,31 @@ def test_layers_of_another_repository_are_mounted(store: Store, registry: Regist
     assert proxy.count("POST", "mount=") == 2
 
 
+@pytest.mark.parametrize("status", [400, 403, 404, 405, 501])
 def test_a_mount_that_is_refused_is_an_upload(
-    store: Store, registry: Registry, proxy: Proxy, name: str, tmp_path: Path
+    store: Store, registry: Registry, proxy: Proxy, name: str, tmp_path: Path, status: int
 ) -> None:
     store.push("app:1", f"{proxy.host}/{name}/one:1")
-    proxy.faults.append(Fault("POST", "mount=", times=3, status=403))
+    proxy.faults.append(Fault("POST", "mount=", times=3, status=status))
     store.push("app:1", f"{proxy.host}/{name}/two:1")
     assert is_in(registry, f"{name}/two", tmp_path)
+
+
+def test_a_mount_that_begins_an_upload_is_the_only_one(
+    store: Store, registry: Registry, proxy: Proxy, name: str, tmp_path: Path
+) -> None:
+    for source in ("one", "two"):
+        store.push("app:1", f"{proxy.host}/{name}/{source}:1")
+    del proxy.requests[:]
+
+    def instead(status: int, fields: dict[str, str], body: bytes) -> tuple[int, dict[str, str], bytes]:
+        _, begun, _ = ask(registry.port, "POST", f"/v2/{name}/three/blobs/uploads/", fields={"Host": proxy.host})
+        return 202, {"Location": begun["Location"]}, b""
+
+    proxy.faults.append(Fault("POST", "mount=", times=99, change=instead))
+    store.push("app:1", f"{proxy.host}/{name}/three:1")
+    assert proxy.count("POST", "/uploads/") == 3 + 1  # one for each layer, and the config's
+    assert is_in(registry, f"{name}/three", tmp_path)
 
 
 def test_what_the_registry_has_lost_is_sent_again(store: Store, registry: Registry, proxy: Proxy, name: str) -> None:

@@ -11,7 +11,7 @@ import itertools
 import re
 import threading
 
-from layerstore.errors import AccessDenied, DigestMismatch, LayerstoreError, RegistryError
+from layerstore.errors import DigestMismatch, LayerstoreError, RegistryError
 from layerstore.registry.transport import Transient, discard, failure, target_of
 from layerstore.types import sha256_digest
 
@@ -70,14 +70,19 @@ class Upload:
     def mount(self, digest: Digest, source: str) -> bool:
         """Have the repository show a blob of another one; else an upload has begun, or will, as without.
 
-        Raises `AccessDenied`, `RegistryError`.
+        Once one has begun this is not asked for again. Raises `Transient`, and `RegistryError` for an upload that
+        begins nowhere.
         """
+        if self._location is not None:
+            return False
         scopes = (*self._scopes, f"repository:{source}:pull")
         url = f"{self._repository.name}/blobs/uploads/?mount={digest}&from={source}"
         try:
             answer = self._client.call("POST", url, scopes, {201, 202})
-        except AccessDenied:
-            return False  # to the other repository
+        except Transient:
+            raise
+        except RegistryError:
+            return False  # access to the other repository is denied, or the registry knows no mounts
         if answer.status == 202:
             self._take_location(answer)
         return answer.status == 201
