@@ -13,7 +13,7 @@ import images
 import pytest
 from images import DOCKER, OCI, Image, digest_of, docker_files, oci_files, write_directory
 from layer_model import Entry, write_tar
-from registries import Fault, Proxy, Registry, ask, certificate, manifest_of, put_image
+from registries import Fault, Proxy, Registry, ask, certificate, manifest_of, put_image, put_manifest
 
 from layerstore import Progress, Store
 from layerstore.errors import CorruptError, InvalidInput, LayerstoreError, NotFound, RegistryError
@@ -172,6 +172,23 @@ def test_the_manifest_that_an_image_came_with_is_kept(
         assert store.push(image, f"{registry.host}/{name}:1") == digest
         assert store.push(image, f"{registry.host}/{name}/other:1") == digest
     assert manifest(registry, name) == manifest_of(IMAGE, family=family)
+
+
+@pytest.mark.parametrize(("family", "other"), [(OCI, DOCKER), (DOCKER, OCI), ("", OCI), ("", DOCKER)])
+def test_a_manifest_and_a_config_of_two_families(
+    registry: Registry, name: str, tmp_path: Path, family: str, other: str
+) -> None:
+    """And a manifest that does not say what it is, which is one of OCI's."""
+    put_image(registry.port, name, "parts", IMAGE)
+    document = manifest_of(IMAGE, family=family or OCI)
+    document["config"]["mediaType"] = manifest_of(IMAGE, family=other)["config"]["mediaType"]
+    kind = document["mediaType"] if family else document.pop("mediaType")
+    digest = put_manifest(registry.port, name, "theirs", document, kind)
+    with Store(tmp_path / "second", create=True) as store:
+        image = store.pull(f"{registry.host}/{name}:theirs")
+        assert store.push(image, f"{registry.host}/{name}:1") == digest
+        assert store.push(image, f"{registry.host}/{name}/other:1") == digest
+    assert ask(registry.port, "GET", f"/v2/{name}/manifests/1", fields={"Accept": kind})[1]["Content-Type"] == kind
 
 
 def test_the_family_stays_where_the_blobs_are_others(registry: Registry, name: str, tmp_path: Path) -> None:

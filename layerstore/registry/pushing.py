@@ -119,7 +119,8 @@ def _kept_manifest(layout: Layout, database: Database, config: ImageConfig) -> _
             raise InvalidInput(
                 f"image {config.image_id} has layers that their maker alone may distribute, so it cannot be pushed"
             )
-        is_docker = manifest.config.media_type == _DOCKER.config
+        # Docker's say what they are, and a registry wants to hear the same of them; their config may be of either.
+        is_docker = document.get("mediaType") == _DOCKER.manifest
         if manifest.config.digest == Digest(config.image_id):
             found.append(_Kept(data, manifest, _DOCKER if is_docker else _OCI))
     return min(found, key=lambda kept: (kept.family is _DOCKER, kept.data), default=None)
