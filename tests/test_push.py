@@ -13,7 +13,7 @@ import images
 import pytest
 from images import DOCKER, OCI, Image, digest_of, docker_files, oci_files, write_directory
 from layer_model import Entry, write_tar
-from registries import Fault, Proxy, Registry, ask, certificate, manifest_of, put_image, put_manifest
+from registries import Fault, Proxy, Registry, TokenServer, ask, certificate, manifest_of, put_image, put_manifest
 
 from layerstore import Progress, Store
 from layerstore.errors import CorruptError, InvalidInput, LayerstoreError, NotFound, RegistryError
@@ -243,6 +243,22 @@ def test_an_upload_goes_on_where_the_registry_says(
     first, second = (request.body_bytes for request in proxy.requests if request.method == "PATCH")
     size = max(layer["size"] for layer in manifest(registry, name)["layers"])
     assert (first, second) == (3_000_000, size - 3_000_000)
+    assert is_in(registry, name, tmp_path)
+
+
+@pytest.mark.needs_tool("openssl")
+def test_a_token_that_ends_during_an_upload_is_replaced(
+    store: Store, registry: Registry, proxy: Proxy, name: str, tmp_path: Path
+) -> None:
+    with TokenServer(tmp_path) as tokens:
+        field = {"WWW-Authenticate": f'Bearer realm="{tokens.realm}",service="s",error="invalid_token"'}
+        proxy.faults.append(Fault("PATCH", "/uploads/", times=99, status=401, fields=field))
+        with pytest.raises(RegistryError, match="wants to be shown a new token"):
+            store.push("app:1", f"{proxy.host}/{name}:1")
+        proxy.faults[:] = [Fault(method, "/uploads/", status=401, fields=field) for method in ("POST", "PATCH")]
+        del tokens.asked[:]
+        store.push("app:1", f"{proxy.host}/{name}:1")
+        assert len(tokens.asked) == 2
     assert is_in(registry, name, tmp_path)
 
 

@@ -16,6 +16,7 @@ from layerstore.registry.references import host_of, is_loopback
 from layerstore.registry.transport import (
     CONNECT_SECONDS,
     Patience,
+    Transient,
     Transport,
     discard,
     failure,
@@ -115,7 +116,8 @@ class Client:
     ) -> Response:
         """One request, authorized, and the head of its response, whatever its status. Closing it is the caller's.
 
-        `url` may be relative to the API's base. Raises as `Transport.send`, and `AccessDenied`.
+        `url` may be relative to the API's base. Raises as `Transport.send`, and `AccessDenied`; `Transient` also where
+        a body that is no bytes was refused for want of a token, which is another one the next time.
         """
         url = urljoin(self.base, url)
         sent = None
@@ -133,7 +135,7 @@ class Client:
                 raise self._authorization.denied(scopes)
             self._authorization.challenged(parse_challenges(fields), scopes, sent)
             if not (body is None or isinstance(body, bytes)):
-                raise self._authorization.denied(scopes)
+                raise Transient(f"{self.registry} refused what was sent, and wants to be shown a new token", 0)
         if response.status == 403:
             raise AccessDenied(f"{self._authorization.denied(scopes)}: {failure(response, method, url)}")
         return response
