@@ -4,8 +4,13 @@ import json
 import random
 import re
 import shutil
+import signal
 import subprocess
+import sys
+import threading
+import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +60,28 @@ def store(tmp_path: Path) -> Iterator[Store]:
 def name(request: pytest.FixtureRequest) -> str:
     """A repository of the test's own."""
     return re.sub("[^a-z0-9]+", "-", request.node.name.lower()).strip("-")
+
+
+class Held:
+    """A change that a fault makes: the answer comes after half a minute, or says to come again then (`busy`)."""
+
+    def __init__(self) -> None:
+        self.busy = False
+        self.reached, self.go_on = threading.Event(), threading.Event()
+
+    def __call__(self, status: int, fields: dict[str, str], body: bytes) -> tuple[int, dict[str, str], bytes]:
+        self.reached.set()
+        if self.busy:
+            return 503, {"Retry-After": "30"}, b""
+        self.go_on.wait(30)
+        return status, fields, body
+
+
+@pytest.fixture
+def held() -> Iterator[Held]:
+    made = Held()
+    yield made
+    made.go_on.set()
 
 
 def manifest(registry: Registry, repository: str, tag: str = "1") -> dict[str, Any]:
@@ -328,6 +355,41 @@ def test_a_damaged_layer_is_not_pushed(store: Store, registry: Registry, proxy: 
     assert ask(registry.port, "GET", f"/v2/{name}/manifests/1")[0] == 404
     assert proxy.requests[-1].method in ("DELETE", "PUT", "PATCH", "POST")
     assert not [r for r in registry.requests() if r[0] == "PUT" and f"/v2/{name}/manifests" in r[1]]
+
+
+@pytest.mark.parametrize("how", ["silent", "busy"])
+@pytest.mark.parametrize("method", ["POST", "PATCH"])
+def test_a_push_that_is_interrupted_ends(
+    store: Store, proxy: Proxy, name: str, held: Held, how: str, method: str
+) -> None:
+    held.busy = how == "busy"
+    proxy.faults.append(Fault(method, "/uploads/", times=99, change=held))
+    command = [sys.executable, "-m", "layerstore", "--root", str(store.root), "push", "app:1", f"{proxy.host}/{name}:1"]
+    # Whoever runs the tests may have it ignore interrupts.
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, preexec_fn=heed) as process:
+        assert held.reached.wait(30)
+        time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert b"Traceback" not in said
+
+
+@pytest.mark.parametrize("how", ["silent", "busy"])
+def test_a_layer_that_fails_ends_the_others(store: Store, proxy: Proxy, name: str, held: Held, how: str) -> None:
+    held.busy = how == "busy"
+    proxy.faults.append(Fault("PATCH", "/uploads/", times=99, change=held))
+
+    def fail(status: int, fields: dict[str, str], body: bytes) -> tuple[int, dict[str, str], bytes]:
+        assert held.reached.wait(30)
+        return 400, {}, b""
+
+    proxy.faults.append(Fault("PUT", "/uploads/", times=99, change=fail))
+    begun = time.monotonic()
+    with pytest.raises(RegistryError, match="400 to PUT"):
+        store.push("app:1", f"{proxy.host}/{name}:1")
+    assert time.monotonic() - begun < 20
 
 
 def test_what_cannot_be_pushed(store: Store, registry: Registry) -> None:

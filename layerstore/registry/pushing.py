@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import queue
 import threading
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 
 from layerstore.errors import InvalidInput
 from layerstore.layers.blobs import LayerBlob
@@ -19,7 +19,7 @@ from layerstore.types import Digest, Value, sha256_digest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from layerstore.layers.streams import Piece
     from layerstore.oci.configs import ImageConfig
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 PARALLEL = 3
 """Layers at once."""
+_END_SECONDS = 1.0
+"""Waited for threads that are to end; one that waits for a server ends when that answers."""
 _ASKED = 2
 """Of the blobs that a layer is known as, how many are asked for before it is sent."""
 _COMPRESSION = "gzip"
@@ -159,7 +161,9 @@ class _Layers:
         self._in_manifest = {layer.digest for layer in kept.manifest.layers} if kept else set()
         self._layer_tar = layer_tar
         self._tell = tell
-        self._stopped = threading.Event()
+        self._stopped = client.patience.stopped
+        self._waiting: Iterator[DiffId] = iter(())
+        self._ended: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
         self._known: dict[DiffId, list[KnownBlob]] = {}
         self._absent: set[Digest] = set()
         self._placed: dict[DiffId, KnownBlob] = {}
@@ -169,16 +173,35 @@ class _Layers:
         self._known = known_blobs(self._database, diff_ids, self._registry)
         for diff_id in diff_ids:
             self._tell(Progress("waiting", diff_id, 0, None))
-        pool = ThreadPoolExecutor(PARALLEL, "layerstore-push")
+        self._waiting = iter(diff_ids)
+        count = min(PARALLEL, len(diff_ids))
+        threads = [threading.Thread(target=self._work, name="layerstore-push", daemon=True) for _ in range(count)]
         try:
-            done, _ = wait([pool.submit(self._place, diff_id) for diff_id in diff_ids], return_when=FIRST_EXCEPTION)
-            for future in done:
-                future.result()
-        finally:
+            for thread in threads:
+                thread.start()
+            for _ in threads:
+                if (error := self._ended.get()) is not None:
+                    raise error
+        except BaseException:
             self._stopped.set()
-            pool.shutdown(cancel_futures=True)
+            for thread in threads:
+                if thread.is_alive():
+                    thread.join(_END_SECONDS)
+            raise
+        finally:
             self._note()
         return self._placed
+
+    def _work(self) -> None:
+        error = None
+        try:
+            for diff_id in self._waiting:  # which all threads take from
+                if self._stopped.is_set():
+                    break
+                self._place(diff_id)
+        except BaseException as raised:
+            error = raised
+        self._ended.put(error)
 
     def _place(self, diff_id: DiffId) -> None:
         candidates = sorted(self._known.get(diff_id, []), key=self._preference)
@@ -189,9 +212,7 @@ class _Layers:
                 self._placed[diff_id] = blob
                 return
             self._absent.add(blob.digest)
-        upload = Upload(
-            self._repository, lambda done: self._tell(Progress("upload", diff_id, done, None)), self._stopped
-        )
+        upload = Upload(self._repository, lambda done: self._tell(Progress("upload", diff_id, done, None)))
         for blob in candidates:
             for source in [name for name in blob.repositories if name != self._repository.name][:_ASKED]:
                 if upload.mount(blob.digest, source):
@@ -216,9 +237,9 @@ class _Layers:
             return
         place = self._registry, self._repository.name
         with self._database.transaction(durable=False) as db:
-            for digest in self._absent:
+            for digest in list(self._absent):  # which a thread that has not ended may change
                 missed(db.execute, digest, *place)
-            for diff_id, blob in self._placed.items():
+            for diff_id, blob in list(self._placed.items()):
                 # Not where the image was removed meanwhile, and collected.
                 if db.execute("SELECT 1 FROM layers WHERE diff_id = ?", (diff_id,)).fetchone():
                     remember(db.execute, diff_id, blob)

@@ -7,6 +7,7 @@ import json
 import os
 import random
 import ssl
+import threading
 import time
 import urllib.request
 from urllib.parse import urljoin, urlsplit
@@ -19,7 +20,6 @@ from layerstore.registry.references import is_loopback
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import threading
     from collections.abc import Callable, Iterable, Mapping
     from typing import Any, TypeAlias, TypeVar
 
@@ -50,12 +50,16 @@ class Transient(RegistryError):
 class Patience:
     """How often to try, and how long to wait between: twice as long each time, half of it by chance.
 
-    A server that asks for more than `longest_seconds` (Retry-After) is not waited for.
+    A server that asks for more than `longest_seconds` (Retry-After) is not waited for. Once `stopped` is set nothing is:
+    what failed is raised.
     """
 
     tries = 5
     first_seconds = 0.25
     longest_seconds = 60.0
+
+    def __init__(self) -> None:
+        self.stopped = threading.Event()
 
     def wait(self, failures: int, error: Transient, stopped: threading.Event | None = None) -> None:
         """Wait after so many failures in a row; raise the last one where there were too many of them."""
@@ -64,10 +68,9 @@ class Patience:
         delay = error.wait_seconds
         if delay is None:
             delay = self.first_seconds * 2 ** (failures - 1) * random.uniform(0.5, 1)
-        if stopped is None:
-            time.sleep(delay)
-        else:
-            stopped.wait(delay)
+        (stopped or self.stopped).wait(delay)
+        if self.stopped.is_set():
+            raise error
 
     def keep_trying(self, attempt: Callable[[], T]) -> T:
         """What `attempt` gives, asked again while it fails for now (`Transient`)."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import re
-import threading
 
 from layerstore.errors import DigestMismatch, LayerstoreError, RegistryError
 from layerstore.registry.transport import Transient, discard, failure, target_of
@@ -51,20 +50,14 @@ class _Stream:
 class Upload:
     """One blob on its way to a repository. Not for two threads at once.
 
-    `progress` is told the bytes sent. Once `stopped` is set, what is being sent fails.
+    `progress` is told the bytes sent. Once the client's patience has `stopped`, what is being sent fails.
     """
 
-    def __init__(
-        self,
-        repository: Repository,
-        progress: Callable[[int], None] | None = None,
-        stopped: threading.Event | None = None,
-    ) -> None:
+    def __init__(self, repository: Repository, progress: Callable[[int], None] | None = None) -> None:
         self._repository = repository
         self._client: Client = repository.client
         self._scopes = repository.writing
         self._progress = progress
-        self._stopped = stopped or threading.Event()
         self._location: str | None = None
 
     def mount(self, digest: Digest, source: str) -> bool:
@@ -151,7 +144,7 @@ class Upload:
             pieces = iter(blob)
 
     def _on_the_way(self, done_bytes: int) -> None:
-        if self._stopped.is_set():
+        if self._client.patience.stopped.is_set():
             raise RegistryError("the push was given up")
         if self._progress is not None:
             self._progress(done_bytes)
