@@ -5,6 +5,7 @@ import json
 import os
 import pty
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -376,6 +377,26 @@ def test_a_layer_blob_that_is_known_is_remembered(store: Store, registry: Regist
     store.remove_image(IMAGE.id)
     store.collect_garbage()
     assert store._database.read().execute("SELECT count(*) FROM layer_blobs, blob_places").fetchone() == (0,)
+
+
+def test_few_files_are_open_at_once(registry: Registry, tmp_path: Path) -> None:
+    """However many layers there are, and also while none can be stored as the first one does not come."""
+    image = Image([layer(number, 100) for number in range(300)])
+    put_image(registry.port, "many", "1", image)
+    with Proxy(registry.port) as proxy:
+        go_on = threading.Event()
+
+        def wait(status: int, fields: dict[str, str], body: bytes) -> tuple[int, dict[str, str], bytes]:
+            go_on.wait(1)
+            return status, fields, body
+
+        proxy.faults.append(Fault("GET", blob_of(image, 0), change=wait))
+        command = [sys.executable, "-m", "layerstore", "--root", str(tmp_path), "pull", "-q", f"{proxy.host}/many:1"]
+        limit = partial(resource.setrlimit, resource.RLIMIT_NOFILE, (128, 128))
+        subprocess.run(command, check=True, preexec_fn=limit, timeout=60)
+    with Store(tmp_path) as store:
+        assert is_whole(store, image)
+        assert os.listdir(store.layout.downloads) == []
 
 
 def test_an_empty_layer_comes(store: Store, registry: Registry) -> None:

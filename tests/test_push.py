@@ -417,7 +417,7 @@ def test_an_upload_does_not_leave_tls(
 
         secure.faults.append(Fault(method, "/uploads/", times=99, change=leave))
         secure.faults.append(Fault("POST", "/uploads/", times=99, change=stay))
-        with pytest.raises(RegistryError, match="other/place, which is not followed|is no URL"):
+        with pytest.raises(RegistryError, match=r"other/place, which is not followed|is no URL"):
             store.push("app:1", f"{secure.host}/{name}:1", ca_file=chain)
         assert not [request for request in secure.requests if "/other/place" in request.path]
 

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 PARALLEL = 3
 """Downloads at once, as docker has it."""
+_AHEAD = 64
+"""Blobs that are fetched before they are read, at most: the file of each is open."""
 _END_SECONDS = 1.0
 """Waited for threads that are to end; one that waits for a server ends when that answers."""
 _PRIVATE = ".private"
@@ -36,16 +38,20 @@ _PRIVATE = ".private"
 
 
 class Download:
-    """One blob. `fetch` is for one thread, `pieces` for another, at the same time or after it."""
+    """One blob. `fetch` is for one thread, `pieces` for another, at the same time or after it.
 
-    def __init__(self, repository: Repository, descriptor: Descriptor, directory: str) -> None:
+    Its file is opened, and locked, by `fetch`, and closed once `pieces` has given all of it: then `was_read` is called.
+    """
+
+    def __init__(
+        self, repository: Repository, descriptor: Descriptor, directory: str, was_read: Callable[[], object]
+    ) -> None:
         self.descriptor = descriptor
         self._repository = repository
-        self._fd, self._path = _open_spool(directory, digest_hex(descriptor.digest))
-        self._have = os.fstat(self._fd).st_size
-        if self._have > descriptor.size_bytes:
-            os.ftruncate(self._fd, 0)
-            self._have = 0
+        self._directory = directory
+        self._was_read = was_read
+        self._fd, self._path = -1, ""
+        self._have = 0
         self._changed = threading.Condition()
         self._error: BaseException | None = None
         self._response: Response | None = None
@@ -54,6 +60,7 @@ class Download:
     def fetch(self, progress: Callable[[int], None] | None = None) -> None:
         """Bring it here, `progress` being told the bytes so far. What fails is raised by `pieces`, not here."""
         try:
+            self._open()
             failures = 0
             while self._have < self.descriptor.size_bytes and not self._stopped.is_set():
                 before = self._have
@@ -65,6 +72,16 @@ class Download:
         except BaseException as error:
             self._error = error
         with self._changed:
+            self._changed.notify()
+
+    def _open(self) -> None:
+        self._fd, self._path = _open_spool(self._directory, digest_hex(self.descriptor.digest))
+        have = os.fstat(self._fd).st_size
+        if have > self.descriptor.size_bytes:
+            os.ftruncate(self._fd, 0)
+            have = 0
+        with self._changed:
+            self._have = have
             self._changed.notify()
 
     def _fetch_rest(self, progress: Callable[[int], None] | None) -> None:
@@ -114,6 +131,9 @@ class Download:
             piece = os.pread(self._fd, min(have - at, INPUT_BYTES), at)
             at += len(piece)
             yield piece
+        # `fetch` writes nothing more.
+        self.close()
+        self._was_read()
 
     def stop(self) -> None:
         """Have `fetch` end soon."""
@@ -126,15 +146,19 @@ class Download:
                 response.shutdown()
 
     def remove(self) -> None:
-        """Have what was fetched not be there for the next pull."""
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._path)
+        """Have what was fetched not be there for the next pull; one that has it open reads on."""
+        if self._path:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._path)
 
     def close(self) -> None:
         """Close its file, once `fetch` has ended, and leave it for the next pull where there is something in it."""
+        if self._fd == -1:
+            return
         if not self._have or self._path.endswith(_PRIVATE):
             self.remove()
         os.close(self._fd)
+        self._fd = -1
 
 
 def _open_spool(directory: str, name: str) -> tuple[int, str]:
@@ -174,12 +198,8 @@ class Downloads:
         os.makedirs(directory, mode=0o700, exist_ok=True)
         self._progress = progress
         self._threads: list[threading.Thread] = []
-        with contextlib.ExitStack() as stack:
-            self.all: list[Download] = []
-            for descriptor in descriptors:
-                self.all.append(Download(repository, descriptor, directory))
-                stack.callback(self.all[-1].close)
-            self._close = stack.pop_all()
+        self._room = threading.Semaphore(_AHEAD)
+        self.all = [Download(repository, descriptor, directory, self._room.release) for descriptor in descriptors]
         self._waiting = self.all[::-1]
 
     def __enter__(self) -> Downloads:
@@ -191,6 +211,7 @@ class Downloads:
 
     def _work(self) -> None:
         while True:
+            self._room.acquire()
             try:
                 download = self._waiting.pop()
             except IndexError:
@@ -210,8 +231,10 @@ class Downloads:
         self._waiting.clear()
         for download in self.all:
             download.stop()
+        self._room.release(PARALLEL)
         for thread in self._threads:
             thread.join(_END_SECONDS)
         # A thread that still waits for a server would write to what has the number of its file then.
         if not any(thread.is_alive() for thread in self._threads):
-            self._close.close()
+            for download in self.all:
+                download.close()

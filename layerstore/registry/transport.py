@@ -50,7 +50,7 @@ class Transient(RegistryError):
 class Patience:
     """How often to try, and how long to wait between: twice as long each time, half of it by chance.
 
-    A server that asks for more than `longest_seconds` (Retry-After) is not waited for. Once `stopped` is set nothing is:
+    A server that asks for more than `longest_seconds` (Retry-After) is not waited for. Once `stopped` is set, none is:
     what failed is raised.
     """
 
