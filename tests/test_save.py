@@ -277,6 +277,29 @@ def umask() -> int:
     return mask
 
 
+@pytest.mark.parametrize("form", saving.FORMATS)
+def test_what_replaces_another_has_its_mode_and_owner(store: Store, tmp_path: Path, form: Any) -> None:
+    place = tmp_path / "place"
+    place.mkdir() if form == "oci" else place.touch()
+    place.chmod(0o700 if form == "oci" else 0o600)
+    owner = (1234, 4321) if os.geteuid() == 0 else (os.geteuid(), os.getegid())
+    os.chown(place, *owner)
+    before = place.stat()
+    store.save("other", place, format=form)
+    after = place.stat()
+    assert after.st_ino != before.st_ino
+    assert (after.st_mode, after.st_uid, after.st_gid) == (before.st_mode, *owner)
+
+
+@pytest.mark.parametrize("form", saving.FORMATS)
+@pytest.mark.parametrize("name", ["x" * 255, "\N{GRINNING FACE}" * 63], ids=["255 letters", "252 bytes"])
+def test_a_long_name(store: Store, tmp_path: Path, form: Any, name: str) -> None:
+    for _ in range(1 if form == "oci" else 2):
+        store.save("other", tmp_path / name, format=form)
+    assert "index.json" in members(tmp_path / name)
+    assert left(tmp_path) == sorted([name, "store"])
+
+
 def test_a_relative_path(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for form in saving.FORMATS:
@@ -584,6 +607,13 @@ def test_the_command(cli: Cli, store: Store, tmp_path: Path) -> None:
     assert piped.stdout == (tmp_path / "wanted").read_bytes()
     cli("save", "--output", tmp_path / "layout", "--format", "oci", "other")
     oci_rules.check(members(tmp_path / "layout"))
+
+
+@pytest.mark.parametrize("path", ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"])
+def test_a_pipe_that_has_no_name(cli: Cli, store: Store, tmp_path: Path, path: str) -> None:
+    store.save("other", tmp_path / "wanted")
+    piped = run(cli, "-o", path, "other", stdout=subprocess.PIPE, check=True)
+    assert piped.stdout == (tmp_path / "wanted").read_bytes()
 
 
 def test_the_commands_messages(cli: Cli, tmp_path: Path) -> None:

@@ -52,8 +52,8 @@ def archive(target: str | os.PathLike[str] | BinaryIO, staging: str) -> Iterator
         writing.end()
         target.flush()
         return
-    path = _resolved(target)
-    if _kind(path) == stat.S_IFDIR:
+    path, found = _resolved(target)
+    if found is not None and stat.S_ISDIR(found.st_mode):
         raise InvalidInput(f"{path} is a directory; give a file, or save in format oci, which is a directory")
     with file(path) as fd:
         is_file = stat.S_ISREG(os.fstat(fd).st_mode)
@@ -66,11 +66,12 @@ def archive(target: str | os.PathLike[str] | BinaryIO, staging: str) -> Iterator
 def file(target: str | os.PathLike[str]) -> Iterator[int]:
     """The descriptor to write a file by that replaces what is there when the block ends; of a pipe or device itself.
 
-    Raises `OSError`.
+    What replaces another file has its mode and, where that may be given, its owner. Raises `OSError`.
     """
-    path = _resolved(target)
-    if _kind(path) in (None, stat.S_IFREG):
-        with durable.replacing(path, mode=0o666) as fd:
+    path, found = _resolved(target)
+    if found is None or stat.S_ISREG(found.st_mode):
+        with durable.replacing(path, mode=0o666 if found is None else 0o600) as fd:
+            _take_after(fd, found)
             yield fd
         return
     with open(path, "wb", buffering=0) as opened:
@@ -79,24 +80,23 @@ def file(target: str | os.PathLike[str]) -> Iterator[int]:
 
 @contextlib.contextmanager
 def directory(target: str | os.PathLike[str]) -> Iterator[Target]:
-    """A directory, which may be there when it is empty, and is filled when the block ends.
+    """A directory, which may be there when it is empty, and is filled when the block ends. It keeps mode and owner.
 
     Raises `InvalidInput` for one that is not empty or cannot be replaced, `OSError`.
     """
-    path = _resolved(target)
-    kind = _kind(path)
-    if kind not in (None, stat.S_IFDIR):
+    path, found = _resolved(target)
+    if found is not None and not stat.S_ISDIR(found.st_mode):
         raise InvalidInput(f"{path} is no directory, which format oci is; remove it, or give another name")
-    if kind is not None and os.listdir(path):
+    if found is not None and os.listdir(path):
         raise InvalidInput(f"{path} is not empty; empty it, or give a directory that is not there yet")
     if os.path.ismount(path):
         raise InvalidInput(f"{path} is a mount point, which cannot be replaced; give a directory in it")
-    parent, name = os.path.split(path)
-    partial = f"{parent}/.{name}.{os.urandom(6).hex()}"
-    os.mkdir(partial)
+    partial = durable.temporary_beside(path)
+    os.mkdir(partial, 0o777 if found is None else 0o700)
     try:
         os.makedirs(f"{partial}/blobs/sha256")
         yield Directory(partial)
+        _take_after(partial, found)
         durable.sync_file_system(partial)
         os.rename(partial, path)
     except BaseException:
@@ -104,21 +104,32 @@ def directory(target: str | os.PathLike[str]) -> Iterator[Target]:
 
         shutil.rmtree(partial, ignore_errors=True)
         raise
-    durable.sync_directory(parent)
+    durable.sync_directory(os.path.dirname(path))
 
 
-def _resolved(target: str | os.PathLike[str]) -> str:
-    """The path without links, that what is there is replaced and not a link to it. Raises `OSError` without parent."""
+def _resolved(target: str | os.PathLike[str]) -> tuple[str, os.stat_result | None]:
+    """The path without links, that what is there is replaced and not a link to it; and what is there.
+
+    A pipe or device, which is not replaced, is at the path that was given: one that /dev/fd leads to has no other.
+    Raises `OSError`, also without parent.
+    """
+    try:
+        found = os.stat(target)
+    except FileNotFoundError:
+        found = None
+    if found is not None and stat.S_IFMT(found.st_mode) not in (stat.S_IFREG, stat.S_IFDIR):
+        return os.fspath(target), found
     path = os.path.realpath(target)
     os.stat(os.path.dirname(path))
-    return path
+    return path, found
 
 
-def _kind(path: str) -> int | None:
-    try:
-        return stat.S_IFMT(os.stat(path).st_mode)
-    except FileNotFoundError:
-        return None
+def _take_after(place: int | str, found: os.stat_result | None) -> None:
+    """Give a file or directory the mode and owner of what it is to replace, if that is anything."""
+    if found is not None:
+        with contextlib.suppress(OSError):  # who may not give things away owns what they made
+            os.chown(place, found.st_uid, found.st_gid)
+        os.chmod(place, found.st_mode & 0o777)
 
 
 def _write_all(write: Callable[[Piece], int | None], data: Piece, path: str) -> None:

@@ -69,10 +69,15 @@ def replacing(path: str | os.PathLike[str], *, mode: int = 0o600) -> Iterator[in
     sync_directory(os.path.dirname(path))
 
 
+def temporary_beside(path: str | os.PathLike[str]) -> str:
+    """A path in the same directory that nothing has. Its name is not too long, however long the other is."""
+    directory, name = os.path.split(path)
+    return os.path.join(directory, f".{name[:50]}.{os.urandom(6).hex()}")
+
+
 @contextlib.contextmanager
 def _begun(path: str | os.PathLike[str], mode: int) -> Iterator[int]:
-    directory, name = os.path.split(path)
-    temporary = os.path.join(directory, f".{name}.{os.urandom(6).hex()}")
+    temporary = temporary_beside(path)
     fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     try:
         try:
