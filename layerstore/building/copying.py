@@ -12,6 +12,7 @@ from layerstore._core.sha256 import sha256
 from layerstore.building.context import HostFile
 from layerstore.building.patterns import has_wildcards
 from layerstore.errors import InvalidInput, NotFound
+from layerstore.layers.paths import join, relative_to
 from layerstore.types import Value, decode_path, encode_path
 
 TYPE_CHECKING = False
@@ -106,7 +107,7 @@ class Copy:
             elif item.entries[0].is_dir():
                 self._put_tree(layer, item.entries, target, owner)
             else:
-                place = _join(target, encode_path(item.name)) if is_directory else target
+                place = join(target, encode_path(item.name)) if is_directory else target
                 if not place:
                     raise InvalidInput(f"{item.name} cannot be put in the place of the root directory")
                 layer.put(self._changed(item.entries[0].at(place), owner, self._keeps_owner))
@@ -210,16 +211,12 @@ def _said(entry: Entry, top_length: int) -> list[object]:
     ]
 
 
-def _join(directory: bytes, name: bytes) -> bytes:
-    return directory + b"/" + name if directory and name else directory or name
-
-
 def _below(target: bytes, top: bytes, path: bytes) -> bytes:
     """Where a path below `top` is when `top` is at `target`."""
-    return _join(target, path[len(top) :].lstrip(b"/"))
+    return join(target, relative_to(top, path))
 
 
 def _inside(tree: Tree, target: bytes, path: bytes) -> bytes:
     """Where an entry of an archive lands: links on the way to its last name are followed inside the image."""
     above, _, name = path.rpartition(b"/")
-    return _join(tree.place_for(decode_path(_join(target, above))), name)
+    return join(tree.place_for(decode_path(join(target, above))), name)

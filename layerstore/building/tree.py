@@ -9,6 +9,7 @@ import stat
 from layerstore.building.patterns import component_regex
 from layerstore.errors import InvalidInput, LimitExceeded, NotFound
 from layerstore.layers.entries import Entry
+from layerstore.layers.paths import MAX_LINKS, directories_above, join, names_of, parent_of, path_error
 from layerstore.layers.whole import stored_entry, whole
 from layerstore.types import decode_path, encode_path
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from layerstore._core.index import Index
     from layerstore.store.contents import ContentStore
 
-_MAX_LINKS = 40
 _NEW_DIRECTORY_MODE = stat.S_IFDIR | 0o755
 
 
@@ -39,7 +39,7 @@ class Tree:
         entry = self._new.get(path)
         if entry is not None:
             return entry if entry.link is None else self._new[entry.link]
-        if self._fresh and any(above in self._fresh for above in _above(path)):
+        if self._fresh and any(above in self._fresh for above in directories_above(path)):
             return None
         number = self._index.lookup(path)
         return None if number is None else stored_entry(self._index, self._contents, path, number)
@@ -54,24 +54,24 @@ class Tree:
         Raises `OSError` (ENOTDIR, ELOOP).
         """
         reached = b""
-        waiting = _names(path)
+        waiting = names_of(path)[::-1]
         links = 0
         while waiting:
             name = waiting.pop()
             if name == b"..":
-                reached = reached.rpartition(b"/")[0]
+                reached = parent_of(reached)
                 continue
-            child = reached + b"/" + name if reached else name
+            child = join(reached, name)
             entry = self.get(child)
             if entry is not None and entry.target is not None:
                 links += 1
-                if links > _MAX_LINKS:
-                    raise _error(errno.ELOOP, path)
-                waiting += _names(entry.target)
+                if links > MAX_LINKS:
+                    raise path_error(errno.ELOOP, path)
+                waiting += names_of(entry.target)[::-1]
                 reached = b"" if entry.target.startswith(b"/") else reached
                 continue
             if entry is not None and waiting and not entry.is_dir():
-                raise _error(errno.ENOTDIR, path)
+                raise path_error(errno.ENOTDIR, path)
             reached = child
         return reached
 
@@ -123,7 +123,7 @@ class NewLayer:
         directory keeps what is in it. Raises `InvalidInput` where something else is on the way."""
         path = entry.path
         if path:
-            self.make_directory(path.rpartition(b"/")[0])
+            self.make_directory(parent_of(path))
         if not entry.is_dir() and self._tree.is_dir(path):
             for below in [other for other in self._put if other.startswith(path + b"/")]:
                 self._drop(below)
@@ -152,7 +152,7 @@ class NewLayer:
         missing = []
         while path and (found := self._tree.get(path)) is None:
             missing.append(path)
-            path = path.rpartition(b"/")[0]
+            path = parent_of(path)
         if path and not found.is_dir():  # type: ignore[union-attr]
             raise InvalidInput(
                 f"/{decode_path(path)} of the image is not a directory, and files cannot be put below it"
@@ -166,7 +166,7 @@ class NewLayer:
         """In the order of a layer (layerstore/layers/entries.py), with the directories on the way to each."""
         found = dict(self._put)
         for path in self._put:
-            for above in _above(path):
+            for above in directories_above(path):
                 if above and above not in found:
                     entry = self._tree.get(above)
                     assert entry is not None, "a directory is made before what is in it"
@@ -222,25 +222,8 @@ class ImageFiles:
         number = self._index.lookup(directory)
         if number is None or not stat.S_ISDIR(self._index.record(number).mode):
             return []
-        prefix = directory + b"/" if directory else b""
-        return [prefix + self._index.record(child).name for child in self._index.children(number)]
+        return [join(directory, self._index.record(child).name) for child in self._index.children(number)]
 
     def below(self, path: str) -> Iterator[Entry]:
         """As `Context.below`, with owners, attributes and hard links."""
         return whole(self._index, self._contents, (), encode_path(path))
-
-
-def _above(path: bytes) -> Iterator[bytes]:
-    """The directories above a path, the nearest first, the root last."""
-    while path:
-        path = path.rpartition(b"/")[0]
-        yield path
-
-
-def _names(path: bytes) -> list[bytes]:
-    """The names of a path, the last one first."""
-    return [name for name in reversed(path.split(b"/")) if name not in (b"", b".")]
-
-
-def _error(number: int, path: bytes) -> OSError:
-    return OSError(number, os.strerror(number), "/" + decode_path(path).lstrip("/"))

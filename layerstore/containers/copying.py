@@ -8,6 +8,8 @@ import functools
 import os
 import stat
 
+from layerstore.layers.paths import relative_to
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -92,7 +94,7 @@ def copy_out(entries: Iterable[Entry], target: str, keep_owner: bool) -> None:
     directories: list[tuple[str, Entry]] = []
     for entry in entries:
         top = entry.path if top is None else top
-        below = entry.path[len(top) :].lstrip(b"/")
+        below = relative_to(top, entry.path)
         host = places[entry.path] = os.path.join(target, os.fsdecode(below)) if below else target
         if entry.link is not None:
             _make_way(host)
