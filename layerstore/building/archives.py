@@ -15,7 +15,8 @@ import zlib
 from layerstore.containers.unpacking import TYPES, XATTR, mtime_ns
 from layerstore.errors import InvalidInput
 from layerstore.layers.entries import Entry
-from layerstore.layers.streams import PIECE_BYTES, pieces_of
+from layerstore.layers.streams import pieces_of
+from layerstore.store.pieces import PIECE_BYTES
 from layerstore.types import encode_path
 
 TYPE_CHECKING = False

@@ -17,6 +17,7 @@ from layerstore.errors import DigestMismatch, RegistryError
 from layerstore.layers.streams import INPUT_BYTES
 from layerstore.registry.transport import Transient, translated
 from layerstore.store.locks import try_lock
+from layerstore.store.pieces import write_at
 from layerstore.types import digest_hex
 
 TYPE_CHECKING = False
@@ -85,7 +86,7 @@ class Download:
                 # A server that does not know ranges begins again with what is here already.
                 fresh = memoryview(piece)[max(0, self._have - at) :]
                 at += len(piece)
-                _write_all(self._fd, fresh, at - len(fresh))
+                write_at(self._fd, fresh, at - len(fresh))
                 if at > self._have:
                     with self._changed:
                         self._have = at
@@ -150,12 +151,6 @@ def _open_spool(directory: str, name: str) -> tuple[int, str]:
     fd = os.open(path, flags | os.O_EXCL, 0o600)
     try_lock(fd)
     return fd, path
-
-
-def _write_all(fd: int, data: memoryview, offset: int) -> None:
-    while data:
-        written = os.pwrite(fd, data, offset)
-        data, offset = data[written:], offset + written
 
 
 class Downloads:
