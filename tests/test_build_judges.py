@@ -283,16 +283,10 @@ class Judge:
 
 
 @pytest.fixture(scope="module")
-def judge() -> Iterator[Judge]:
-    missing = Docker.missing()
-    if missing:
-        pytest.skip(f"{missing} is not installed; ci/packages.txt says what tests use")
-    with (
-        tempfile.TemporaryDirectory(prefix="ls-judge-", dir="/var/tmp") as scratch,
-        Docker(Path(scratch), Path(scratch) / "r") as docker,
-        Store(Path(scratch) / "store", create=True) as store,
-    ):
-        archive = Path(scratch) / "images.tar"
+def judge(docker: Docker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Judge]:
+    directory = tmp_path_factory.mktemp("judge")
+    with Store(directory / "store", create=True) as store:
+        archive = directory / "images.tar"
         archive.write_bytes(tar_of(docker_files([BASE, TRIGGERS])))
         docker.load(archive)
         store.load(archive)

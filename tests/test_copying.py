@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from host_tree import Dump, dump
+from host_tree import Dump, below, small_tree
 from images import Image, docker_files, tar_of
 from layer_model import Entry, write_tar
 from test_cli import Cli
@@ -55,21 +55,7 @@ def container(request: pytest.FixtureRequest, filled: Store) -> Container:
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    top = tmp_path / "tree"
-    (top / "d" / "empty").mkdir(parents=True)
-    (top / "d" / "file").write_bytes(b"data" * 100_000)
-    os.link(top / "d" / "file", top / "same")
-    (top / "link").symlink_to("d/file")
-    os.mkfifo(top / "fifo", 0o640)
-    os.setxattr(top / "d" / "file", "user.x", b"1")
-    os.utime(top / "d", ns=(5, 5))
-    os.chmod(top / "d", 0o2750)
-    return top
-
-
-def below(top: Path) -> Dump:
-    """What is in a tree, by the path in it."""
-    return {path.removeprefix(str(top)): told[:-1] for path, told in dump(top=str(top)).items()}
+    return small_tree(tmp_path / "tree")
 
 
 def shown(container: Container, path: str, tmp_path: Path) -> Dump:

@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import pty
-import random
 import signal
 import subprocess
 import sys
@@ -18,22 +17,15 @@ from typing import Any
 import images
 import pytest
 from images import DOCKER, OCI, Image, compressed, digest_of, write_directory
-from layer_model import Entry, write_tar
-from registries import Fault, Proxy, Registry, ask, manifest_of, put_blob, put_image, put_manifest
+from layer_model import write_tar
+from registries import Fault, Proxy, Registry, ask, layer_of, manifest_of, put_blob, put_image, put_manifest
 
 from layerstore import Progress, Store
 from layerstore.errors import DigestMismatch, InvalidInput, LayerstoreError, LimitExceeded, NotFound, RegistryError
 
 pytestmark = pytest.mark.needs_tool("docker-registry")
 HASTE = {"Retry-After": "0"}
-
-
-def layer(number: int, size: int = 300_000) -> bytes:
-    data = random.Random(number).randbytes(size)
-    return write_tar([Entry("file", f"large{number}", data=data), Entry("file", f"small{number}", data=b"%d" % number)])
-
-
-IMAGE = Image([layer(1), layer(2), layer(3), layer(4)])
+IMAGE = Image([layer_of(1), layer_of(2), layer_of(3), layer_of(4)])
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +114,7 @@ def test_an_index_gives_the_image_for_the_platform(store: Store, registry: Regis
     manifests = []
     for number, name in enumerate(["linux/amd64", "linux/arm64/v8", "linux/arm/v5", "linux/arm/v7", "windows/amd64"]):
         system, architecture, *variant = name.split("/")
-        image = by_platform[name] = Image([layer(10 + number, 1000)], document={"architecture": architecture})
+        image = by_platform[name] = Image([layer_of(10 + number, 1000)], document={"architecture": architecture})
         digest = put_image(registry.port, "multi", f"tag{number}", image)
         platform = {"os": system, "architecture": architecture, **({"variant": variant[0]} if variant else {})}
         size = len(json.dumps(manifest_of(image)).encode())
@@ -379,7 +371,7 @@ def test_a_layer_blob_that_is_known_is_remembered(store: Store, registry: Regist
 
 
 def test_an_empty_layer_comes(store: Store, registry: Registry) -> None:
-    image = Image([write_tar([]), layer(1)])
+    image = Image([write_tar([]), layer_of(1)])
     put_blob(registry.port, "empty", b"")
     put_image(registry.port, "empty", "1", image)
     assert store.pull(f"{registry.host}/empty:1").id == image.id
