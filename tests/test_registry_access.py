@@ -33,7 +33,8 @@ from layerstore.errors import AccessDenied, CorruptError, InvalidInput, NotFound
 from layerstore.registry.authorization import Authorization
 from layerstore.registry.challenges import Challenge, parse_challenges
 from layerstore.registry.credentials import Credentials, find_credentials
-from layerstore.registry.references import Reference, host_of, is_loopback, parse_reference
+from layerstore.registry.login import login, logout
+from layerstore.registry.references import Reference, host_of, is_loopback, parse_reference, parse_registry
 from layerstore.registry.transport import Patience, Transport
 from layerstore.types import Digest
 
@@ -92,6 +93,29 @@ def test_a_name_is_read(text: str, registry: str, repository: str, tag: str | No
 def test_what_is_no_name_is_refused(text: str) -> None:
     with pytest.raises(InvalidInput):
         parse_reference(text)
+
+
+@pytest.mark.parametrize("port", ["0", "65536", "99999"])
+def test_a_port_that_is_none_is_refused(port: str) -> None:
+    with pytest.raises(InvalidInput, match=f"names port {port}"):
+        parse_reference(f"127.0.0.1:{port}/a")
+
+
+def test_a_registry_is_read() -> None:
+    for text in ("docker.io", "quay.io", "localhost", "localhost:5000", "[::1]:5000", "registry:443"):
+        assert parse_registry(text) == text
+    assert parse_registry("index.docker.io") == "docker.io"
+
+
+@pytest.mark.parametrize(
+    "text", ["myregistry", "ghcr/ann", "ghcr.io/ann", "", "UP", "a@b", "h:99999", "http://h", "a b"]
+)
+def test_a_password_is_shown_to_the_host_that_is_named_or_none(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A word alone would be a namespace of Docker Hub, which would be shown the password."""
+    monkeypatch.setattr(Transport, "send", lambda *_: pytest.fail("something was sent"))
+    for act in (lambda: login(text, USER, PASSWORD), lambda: logout(text)):
+        with pytest.raises(InvalidInput, match="is no registry"):
+            act()
 
 
 def test_names_here_and_there() -> None:

@@ -6,7 +6,7 @@ import base64
 import json
 import os
 
-from layerstore.errors import InvalidInput, NotFound, RegistryError
+from layerstore.errors import NotFound, RegistryError
 from layerstore.registry.client import Client
 from layerstore.registry.credentials import (
     HUB_KEY,
@@ -17,7 +17,7 @@ from layerstore.registry.credentials import (
     read_config,
     run_helper,
 )
-from layerstore.registry.references import DOCKER_HUB, parse_reference
+from layerstore.registry.references import DOCKER_HUB, Reference, parse_registry
 from layerstore.store import durable
 
 TYPE_CHECKING = False
@@ -38,7 +38,8 @@ def login(
     Raises `AccessDenied`, `RegistryError`, `InvalidInput`, `CorruptError`, `OSError`.
     """
     credentials = Credentials(user, password)
-    reference = parse_reference(f"{registry}/any")
+    registry = parse_registry(registry)
+    reference = Reference(registry, "any", None, None)
     with Client(reference, plain_http=plain_http, ca_file=ca_file, find=lambda: credentials) as client:
         client.check()
     key = _key(registry)
@@ -55,6 +56,7 @@ def login(
 
 def logout(registry: str) -> None:
     """Forget the credentials for a registry. Raises `NotFound` where docker's config has none, as `login` else."""
+    registry = parse_registry(registry)
     key = _key(registry)
     config = read_config(docker_config())
     helper = _helper(config, key)
@@ -70,8 +72,6 @@ def logout(registry: str) -> None:
 
 
 def _key(registry: str) -> str:
-    if "/" in registry or not registry:
-        raise InvalidInput(f"{registry!r} is no registry; it is HOST[:PORT], as registry.example.com")
     return HUB_KEY if registry == DOCKER_HUB else registry
 
 
