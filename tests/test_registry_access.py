@@ -167,6 +167,12 @@ def test_dockers_file_is_read(home: Path, key: str) -> None:
     assert find_credentials("elsewhere") is None
 
 
+def test_a_key_as_it_is_spelled_comes_first(home: Path) -> None:
+    for keys in (["h", "http://h/v1/"], ["http://h/v1/", "h"]):
+        keep(home, {"auths": {key: auth(key, "p") for key in keys}})
+        assert find_credentials("h") == Credentials("h", "p")
+
+
 def test_docker_hub_has_a_key_of_its_own(home: Path) -> None:
     keep(home, {"auths": {"https://index.docker.io/v1/": auth("u", "p")}})
     assert find_credentials("docker.io", "library/debian") == Credentials("u", "p")
@@ -442,7 +448,52 @@ def test_login_and_logout(home: Path, loaded: Store, guarded: Registry, helper: 
     assert layerstore(home, "logout", guarded.host).returncode == 0
     assert find_credentials(guarded.host) is None
     assert layerstore(home, "pull", target).returncode == 1
-    assert "has no credentials" in layerstore(home, "logout", guarded.host).stderr
+    assert "no credentials" in layerstore(home, "logout", guarded.host).stderr
+
+
+STALE = auth("old", "stale")
+
+
+@needs_registry
+@pytest.mark.parametrize(
+    "before",
+    [
+        {"run/containers/auth.json": {"auths": {"HOST": STALE, "other": STALE}}},
+        {"named.json": {}, "docker/config.json": {"auths": {"HOST": STALE}}},
+        {"docker/config.json": {"credsStore": "test", "auths": {"HOST": STALE, "other": STALE}}},
+        {"docker/config.json": {"credHelpers": {"HOST": "test"}, "auths": {"https://HOST": STALE}}},
+        {"docker/config.json": {"auths": {"HOST": STALE, "http://HOST/v1/": STALE}}},
+        {"docker/config.json": {"auths": {"http://HOST/v1/": STALE, "HOST/team": STALE}}},
+        {"docker/config.json": {"auths": None}},
+        {"run/containers/auth.json": {"credsStore": "test"}},
+    ],
+)
+def test_what_login_keeps_is_found_and_logout_leaves_nothing(
+    home: Path, guarded: Registry, helper: Path, monkeypatch: pytest.MonkeyPatch, before: dict[str, Any]
+) -> None:
+    for name, document in before.items():
+        keep(home, json.dumps(document).replace("HOST", guarded.host), name)
+    if "named.json" in before:
+        monkeypatch.setenv("REGISTRY_AUTH_FILE", str(home / "named.json"))
+    login(guarded.host, USER, PASSWORD)
+    assert find_credentials(guarded.host, "app") == Credentials(USER, PASSWORD)
+    logout(guarded.host)
+    assert find_credentials(guarded.host, "app") is None
+    assert list(helper.iterdir()) == []
+    for name, document in before.items():
+        if name != "docker/config.json" or "named.json" not in before:
+            left = json.loads((home / name).read_text()).get("auths") or {}
+            others = {key for key in document.get("auths") or {} if key in ("other", "HOST/team")}
+            assert left.keys() == {key.replace("HOST", guarded.host) for key in others}
+    with pytest.raises(NotFound, match="no credentials"):
+        logout(guarded.host)
+
+
+def test_logout_is_of_every_file_that_is_read(home: Path) -> None:
+    keep(home, {"auths": {"https://index.docker.io/v1/": STALE}})
+    keep(home, {"auths": {"docker.io": STALE}}, "run/containers/auth.json")
+    logout("docker.io")
+    assert find_credentials("docker.io") is None
 
 
 @needs_registry
