@@ -32,16 +32,23 @@ _TOKEN = re.compile(r"[\x21-\x7e]+")
 class Authorization:
     """What to send as Authorization to one registry. Safe for many threads.
 
-    origin: the registry's (`origin_of`). `find` gives its credentials, or None; it is asked when they are needed first.
+    registry: as names spell it, for messages. origin: its (`origin_of`).
+    find: gives its credentials, or None; it is asked when they are needed first.
+    is_login: they are tried before they are kept.
     """
 
     def __init__(
         self,
+        registry: str,
         origin: tuple[str, str | None, int | None],
         find: Callable[[], Credentials | None],
         transport: Transport,
         patience: Patience,
+        *,
+        is_login: bool = False,
     ) -> None:
+        self._registry = registry
+        self._is_login = is_login
         self._origin = origin
         self._find = find
         self._transport = transport
@@ -88,22 +95,20 @@ class Authorization:
                 return
         raise self.denied(scopes)
 
-    @property
-    def _host(self) -> str:
-        _, host, port = self._origin
-        return f"{host}" if port in (80, 443) else f"{host}:{port}"
-
     def denied(self, scopes: Sequence[str]) -> AccessDenied:
         """That it lets nobody do this, or not the user that is known."""
         wanted = ", ".join(scopes) or "its API"
         if self._credentials is None:
             return AccessDenied(
-                f"{self._host} wants credentials for {wanted}, and none are kept; `layerstore login {self._host}` "
-                "keeps some, as `docker login` and `podman login` do; or there is no such repository"
+                f"{self._registry} wants credentials for {wanted}, and none are kept; `layerstore login "
+                f"{self._registry}` keeps some, as `docker login` and `podman login` do; or there is no such repository"
             )
+        refusal = f"{self._registry} does not let the user {self._credentials.user!r}"
+        if self._is_login:
+            return AccessDenied(f"{refusal} in with this password; is it mistyped?")
         return AccessDenied(
-            f"{self._host} does not let the user {self._credentials.user!r} with the password that is kept "
-            f"have {wanted}; `layerstore login {self._host}` keeps another one"
+            f"{refusal} with the password that is kept have {wanted}; `layerstore login {self._registry}` keeps "
+            "another one"
         )
 
     def _fetch(self, scopes: tuple[str, ...]) -> tuple[str, float]:
@@ -144,7 +149,7 @@ class Authorization:
         safe = scheme == "https" or (scheme == "http" and (here or self._credentials is None))
         if not safe or not host:
             raise AccessDenied(
-                f"{self._host} sends its users to {realm} for a token, where a password would not be secret; "
+                f"{self._registry} sends its users to {realm} for a token, where a password would not be secret; "
                 "nothing was sent there"
             )
 

@@ -64,7 +64,7 @@ class Client:
         reference: what is in it. The credentials are for that, of several for the registry.
         plain_http: speak HTTP without TLS. A registry on this machine itself is asked what it speaks.
         ca_file: authorities that are trusted beside the system's.
-        find: gives the credentials for it; by default those in docker's and podman's files.
+        find: gives credentials to try before they are kept; by default those in docker's and podman's files are used.
     """
 
     def __init__(
@@ -82,8 +82,14 @@ class Client:
         is_plain = plain_http or (is_loopback(urlsplit(f"//{host}").hostname) and not self._speaks_tls(host))
         self.base = f"{'http' if is_plain else 'https'}://{host}/v2/"
         self._origin = origin_of(self.base)
-        find = find or (lambda: find_credentials(reference.registry, reference.repository))
-        self._authorization = Authorization(self._origin, find, self._transport, self.patience)
+        self._authorization = Authorization(
+            reference.registry,
+            self._origin,
+            find or (lambda: find_credentials(reference.registry, reference.repository)),
+            self._transport,
+            self.patience,
+            is_login=find is not None,
+        )
 
     def __enter__(self) -> Client:
         return self
