@@ -344,6 +344,23 @@ def test_a_token_that_is_no_more_good_is_replaced(
     assert len(tokens.asked) == 2
 
 
+@pytest.mark.parametrize("kind", ["password", "identity token"])
+def test_scopes_that_a_registry_adds_are_asked_for(tokens: TokenServer, kind: str) -> None:
+    who = Credentials(USER, PASSWORD, tokens.identity_token if kind == "identity token" else "")
+    origin = ("http", "127.0.0.1", 80)
+    authorization = Authorization("127.0.0.1:80", origin, lambda: who, Transport(), Patience())
+    said = "repository:app:pull repository:below/app:pull,push registry:catalog:*"
+    ours = ["repository:app:push,pull"]
+    authorization.challenged([Challenge("bearer", {"realm": tokens.realm, "scope": said})], ours, None)
+    authorization.header(ours)
+    assert tokens.asked[-1][1] == [*ours, *said.split()[1:]]
+    authorization.header(("repository:other:pull",))
+    assert tokens.asked[-1][1] == ["repository:other:pull"]
+    authorization.challenged([Challenge("bearer", {"realm": tokens.realm, "scope": said})], (), None)
+    authorization.header(())
+    assert tokens.asked[-1][1] == []
+
+
 # What is not told
 
 

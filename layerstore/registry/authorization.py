@@ -56,6 +56,7 @@ class Authorization:
         self._lock = threading.Lock()
         self._challenge: Challenge | None = None
         self._credentials: Credentials | None = None
+        self._more_scopes: dict[tuple[str, ...], list[str]] = {}
         self._tokens: dict[tuple[str, ...], tuple[str, float]] = {}
 
     def header(self, scopes: Sequence[str]) -> str | None:
@@ -92,6 +93,7 @@ class Authorization:
                 elif not is_basic or self._credentials is None or self._credentials.identity_token or sent is not None:
                     continue
                 self._challenge = challenge
+                self._more_scopes[tuple(sorted(scopes))] = _not_in(scopes, challenge.parameters.get("scope", ""))
                 return
         raise self.denied(scopes)
 
@@ -114,6 +116,7 @@ class Authorization:
     def _fetch(self, scopes: tuple[str, ...]) -> tuple[str, float]:
         """A new token and the seconds that it lasts. Under the lock."""
         assert self._challenge is not None
+        scopes = (*scopes, *self._more_scopes.get(scopes, ()))
         realm = self._challenge.parameters["realm"]
         service = self._challenge.parameters.get("service", "")
         self._check_realm(realm)
@@ -152,6 +155,21 @@ class Authorization:
                 f"{self._registry} sends its users to {realm} for a token, where a password would not be secret; "
                 "nothing was sent there"
             )
+
+
+def _not_in(scopes: Sequence[str], said: str) -> list[str]:
+    """What a registry says that a request needs and that is not among our scopes: some have scopes of their own.
+
+    Nothing where we need none, as at a login: there some name an example, which nobody may have.
+    """
+    ours = {right for scope in scopes for right in _rights(scope)}
+    return [scope for scope in said.split() if scopes and not _rights(scope) <= ours]
+
+
+def _rights(scope: str) -> set[tuple[str, str]]:
+    """Each action that a scope is for, with what it is done to ("Token Scope Documentation" of distribution)."""
+    resource, _, actions = scope.rpartition(":")
+    return {(resource, action) for action in actions.split(",")}
 
 
 def _token_in(body: bytes, realm: str) -> tuple[str, float]:
