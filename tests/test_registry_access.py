@@ -29,7 +29,8 @@ from registries import (
 )
 
 from layerstore import Store
-from layerstore.errors import AccessDenied, CorruptError, InvalidInput, NotFound, RegistryError
+from layerstore.cli.command import told
+from layerstore.errors import AccessDenied, CorruptError, InvalidInput, LimitExceeded, NotFound, RegistryError
 from layerstore.registry.authorization import Authorization
 from layerstore.registry.challenges import Challenge, parse_challenges
 from layerstore.registry.credentials import Credentials, find_credentials
@@ -527,6 +528,40 @@ def test_logout_is_of_every_file_that_is_read(home: Path) -> None:
     keep(home, {"auths": {"docker.io": STALE}}, "run/containers/auth.json")
     logout("docker.io")
     assert find_credentials("docker.io") is None
+
+
+@needs_registry
+def test_what_a_registry_says_is_no_order_to_the_terminal(home: Path, tmp_path: Path) -> None:
+    orders = "\x1b]0;pwned\x07\x9b2J"
+    with Registry(tmp_path) as registry, Proxy(registry.port) as proxy:
+        put_image(registry.port, "app", "1", IMAGE)
+        digest = {"Docker-Content-Digest": f"sha256:{orders}", "Content-Type": manifest_of(IMAGE)["mediaType"]}
+        field = {"WWW-Authenticate": f'Bearer realm="http://example.com/{orders}"'}
+        keep(home, {"auths": {proxy.host: auth()}})
+        body = json.dumps(manifest_of(IMAGE)).encode()
+        for fault in (Fault("GET", "/v2/", status=200, fields=digest, body=body), Fault("GET", "/v2/", 9, 401, field)):
+            proxy.faults = [fault]
+            said = layerstore(home, "pull", f"{proxy.host}/app:1").stderr
+            assert r"\x1b]0;pwned\x07\x9b2J" in said
+            assert said.removesuffix("\n").isprintable()
+
+
+def test_a_message_keeps_its_lines_and_letters() -> None:
+    error = OSError(2, "No such file", "\udcff\x1b/ä")
+    error.add_note("line 1\n\tline 2")
+    assert told(error) == "line 1\n\tline 2: \\udcff\\x1b/ä: No such file"
+
+
+@needs_registry
+def test_a_signature_is_not_shown(home: Path, store: Store, tmp_path: Path) -> None:
+    with Registry(tmp_path) as registry, Proxy(registry.port) as proxy:
+        proxy.faults = [
+            Fault("GET", "/v2/", status=307, fields={"Location": "/x?signature=secret"}),
+            Fault("GET", "/x", status=200, body=b" " * (5 << 20)),
+        ]
+        with pytest.raises(LimitExceeded, match="/x has more") as caught:
+            store.pull(f"{proxy.host}/app:1")
+        assert "secret" not in str(caught.value)
 
 
 @needs_registry

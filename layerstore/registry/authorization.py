@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 
 from layerstore.errors import AccessDenied, RegistryError
 from layerstore.registry.references import is_loopback
-from layerstore.registry.transport import discard, failure, origin_of, read_body
+from layerstore.registry.transport import discard, failure, origin_of, read_body, shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -180,5 +180,5 @@ def _token_in(body: bytes, realm: str) -> tuple[str, float]:
         if not isinstance(token, str) or not _TOKEN.fullmatch(token):
             raise ValueError("it is no text of printable characters")
     except (ValueError, RecursionError, LookupError, TypeError, AttributeError) as error:
-        raise RegistryError(f"{realm.partition('?')[0]} gave no token that can be used: {error}") from None
+        raise RegistryError(f"{shown(realm)} gave no token that can be used: {error}") from None
     return token, life

@@ -21,6 +21,7 @@ from layerstore.registry.transport import (
     failure,
     origin_of,
     read_body,
+    shown,
 )
 from layerstore.types import Digest, Value, sha256_digest
 
@@ -165,7 +166,7 @@ class Client:
             place = response.url or url
             if response.status not in expected:
                 raise failure(response, method, place)
-            data = b"" if method == "HEAD" else read_body(response, limit_bytes, f"the answer to {place}", place)
+            data = b"" if method == "HEAD" else read_body(response, limit_bytes, f"the answer to {shown(place)}", place)
             response.release_conn()
             fields = {name.lower(): value for name, value in response.headers.items()}
             return Answer(response.status, fields, data, place)

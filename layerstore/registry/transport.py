@@ -139,14 +139,14 @@ class Transport:
             if origin_of(target) != origin_of(url):
                 sent.pop("Authorization", None)
             url = target
-        raise RegistryError(f"{_shown(url)} redirects more than {_REDIRECTS} times")
+        raise RegistryError(f"{shown(url)} redirects more than {_REDIRECTS} times")
 
     def _check_redirect(self, url: str, target: str, body: Body | None) -> None:
         scheme, host, _ = origin_of(target)
         if scheme not in ("http", "https") or (scheme == "http" and url.startswith("https:")):
-            raise RegistryError(f"{_shown(url)} redirects to {_shown(target)}, which is not followed: it is no https")
+            raise RegistryError(f"{shown(url)} redirects to {shown(target)}, which is not followed: it is no https")
         if host is None or (body is not None and (origin_of(target) != origin_of(url) or not isinstance(body, bytes))):
-            raise RegistryError(f"{_shown(url)} redirects what is sent to {_shown(target)}, which is not followed")
+            raise RegistryError(f"{shown(url)} redirects what is sent to {shown(target)}, which is not followed")
 
     def _once(self, method: str, url: str, headers: Mapping[str, str], body: Body | None) -> Response:
         try:
@@ -173,7 +173,7 @@ class Transport:
         return self._proxies[proxy]
 
 
-def _shown(url: str) -> str:
+def shown(url: str) -> str:
     """A URL without its query, which may carry a signature."""
     return url.partition("?")[0]
 
