@@ -362,6 +362,17 @@ def test_scopes_that_a_registry_adds_are_asked_for(tokens: TokenServer, kind: st
     assert tokens.asked[-1][1] == []
 
 
+@pytest.mark.parametrize("life", [10**400, float("nan"), "x", [], -1])
+def test_a_token_that_lasts_for_no_time_there_is(tokens: TokenServer, life: Any) -> None:
+    tokens.life_seconds = life
+    authorization = Authorization("h:80", ("http", "127.0.0.1", 80), lambda: None, Transport(), Patience())
+    authorization.challenged([Challenge("bearer", {"realm": tokens.realm})], ("repository:public/a:pull",), None)
+    try:
+        assert authorization.header(("repository:public/a:pull",))
+    except RegistryError as error:
+        assert "gave no token that can be used" in str(error)
+
+
 # What is not told
 
 
@@ -449,14 +460,18 @@ def test_tls_with_an_authority_of_ones_own(store: Store, tmp_path: Path, monkeyp
         assert store.pull(f"localhost:{secure.port}/app:1").id == IMAGE.id
         with pytest.raises(InvalidInput, match="no file of certificates"):
             store.pull(f"{secure.host}/app:1", ca_file=tmp_path / "key.pem")
+        with pytest.raises(FileNotFoundError, match=r"missing\.pem"):
+            store.pull(f"{secure.host}/app:1", ca_file=tmp_path / "missing.pem")
 
 
 # By command
 
 
-def layerstore(home: Path, *arguments: str, given: str = "") -> subprocess.CompletedProcess[str]:
+def layerstore(home: Path, *arguments: str | bytes, given: str = "") -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "layerstore", "--root", str(home / "store"), *arguments]
-    return subprocess.run(command, input=given, capture_output=True, text=True)
+    # Without a terminal of its own: else a password is asked for there.
+    options: dict[str, Any] = {"errors": "surrogateescape", "start_new_session": True}
+    return subprocess.run(command, input=given, capture_output=True, text=True, **options)
 
 
 @needs_registry
@@ -483,6 +498,32 @@ def test_login_and_logout(home: Path, loaded: Store, guarded: Registry, helper: 
     assert find_credentials(guarded.host) is None
     assert layerstore(home, "pull", target).returncode == 1
     assert "no credentials" in layerstore(home, "logout", guarded.host).stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "given", "said"),
+    [
+        (("h.example.com",), "", "Username: layerstore login: nobody answers"),
+        (("-u", USER, "h.example.com"), "", "nobody answers here; give --username"),
+        (("-u", USER, "--password-stdin", "h.example.com"), "a\udcff", "the password is not UTF-8"),
+        (("-u", b"\xff", "--password-stdin", "h.example.com"), "a", "is not UTF-8"),
+        (("-u", USER, "h.example.com"), "a\udcff\n", "is not UTF-8"),
+        (("--password-stdin", "h.example.com"), "a", "the user is given by --username"),
+    ],
+)
+def test_a_login_that_lacks_a_user_or_password(
+    home: Path, arguments: tuple[str | bytes, ...], given: str, said: str
+) -> None:
+    done = layerstore(home, "login", *arguments, given=given)
+    assert done.returncode == 1
+    assert said in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_credentials_that_are_no_text_are_told(home: Path) -> None:
+    keep(home, {"auths": {"h": {"username": "u", "password": "\ud800"}}})
+    with pytest.raises(InvalidInput, match="not UTF-8"):
+        find_credentials("h")
 
 
 STALE = auth("old", "stale")

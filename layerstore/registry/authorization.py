@@ -179,6 +179,6 @@ def _token_in(body: bytes, realm: str) -> tuple[str, float]:
         life = float(answer.get("expires_in") or _LIFE_SECONDS)
         if not isinstance(token, str) or not _TOKEN.fullmatch(token):
             raise ValueError("it is no text of printable characters")
-    except (ValueError, RecursionError, LookupError, TypeError, AttributeError) as error:
+    except (ValueError, RecursionError, LookupError, TypeError, AttributeError, OverflowError) as error:
         raise RegistryError(f"{shown(realm)} gave no token that can be used: {error}") from None
     return token, life

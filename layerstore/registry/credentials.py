@@ -12,7 +12,7 @@ import json
 import os
 import re
 
-from layerstore.errors import CorruptError, NotFound, RegistryError
+from layerstore.errors import CorruptError, InvalidInput, NotFound, RegistryError
 from layerstore.registry.references import DOCKER_HUB
 from layerstore.types import Value
 
@@ -28,9 +28,16 @@ _TOKEN_USER = "<token>"
 
 
 class Credentials(Value):
-    """A user and password; or an identity token, which a token server gives access tokens for (then no password)."""
+    """A user and password; or an identity token, which a token server gives access tokens for (then no password).
+
+    Raises `InvalidInput` where one of them is no UTF-8, as RFC 7617 has it.
+    """
 
     def __init__(self, user: str, password: str, identity_token: str = "") -> None:
+        try:
+            (user + password + identity_token).encode()
+        except UnicodeEncodeError:
+            raise InvalidInput("the user or the password for a registry is not UTF-8") from None
         self.user = user
         self.password = password
         self.identity_token = identity_token
@@ -50,7 +57,7 @@ def find_credentials(registry: str, repository: str = "") -> Credentials | None:
     The first file that has some decides: $REGISTRY_AUTH_FILE alone where it is set; else podman's auth.json in
     $XDG_RUNTIME_DIR/containers (or /run/containers/UID), docker's config.json in $DOCKER_CONFIG (or ~/.docker).
     Raises `CorruptError` where a file cannot be read as one, `NotFound` where its helper is not installed,
-    `RegistryError` where a helper fails, `OSError`.
+    `RegistryError` where a helper fails, `InvalidInput`, `OSError`.
     """
     for path in credential_files():
         document = read_config(path)

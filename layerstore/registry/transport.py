@@ -103,6 +103,8 @@ class Transport:
                 self.tls.load_verify_locations(os.fspath(ca_file))
             except ssl.SSLError as error:
                 raise InvalidInput(f"{os.fspath(ca_file)} is no file of certificates in PEM: {error}") from error
+            except OSError as error:
+                raise OSError(error.errno, error.strerror, os.fspath(ca_file)) from error
         timeout = urllib3.Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS)
         self._options: dict[str, Any] = {
             "ssl_context": self.tls,
@@ -244,5 +246,5 @@ def _retry_after(field: str | None) -> float | None:
         return float(field)
     try:
         return max(0.0, email.utils.parsedate_to_datetime(field).timestamp() - time.time())
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
