@@ -23,6 +23,7 @@ from registries import (
     TokenServer,
     ask,
     certificate,
+    free_port,
     manifest_of,
     put_blob,
     put_image,
@@ -462,6 +463,51 @@ def test_tls_with_an_authority_of_ones_own(store: Store, tmp_path: Path, monkeyp
             store.pull(f"{secure.host}/app:1", ca_file=tmp_path / "key.pem")
         with pytest.raises(FileNotFoundError, match=r"missing\.pem"):
             store.pull(f"{secure.host}/app:1", ca_file=tmp_path / "missing.pem")
+
+
+@needs_registry
+@pytest.mark.needs_tool("openssl")
+def test_plain_http_to_a_registry_with_tls_is_told(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Patience, "first_seconds", 0)
+    with Registry(tmp_path, tls=True) as registry, Proxy(registry.port, certificate(tmp_path)) as other:
+        for host in (registry.host, other.host):  # one says so, one hangs up
+            with pytest.raises(RegistryError, match="if it speaks TLS, leave out --plain-http"):
+                store.pull(f"{host}/app:1", plain_http=True)
+
+
+# What is on the way
+
+
+def test_that_nothing_answers_is_told(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Patience, "first_seconds", 0)
+    place = f"127.0.0.1:{free_port()}"
+    with pytest.raises(RegistryError, match=f"nothing answers at {place} .Connection refused.; is the registry runn"):
+        store.pull(f"{place}/app:1")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.setenv("https_proxy", place)
+    with pytest.raises(RegistryError, match=r"the proxy for h\.example\.com gives no connection: Connection refused"):
+        store.pull("h.example.com/app:1")
+    for proxy in ("socks5://ann:secret@h:1", "ann:secret@h:99999"):
+        monkeypatch.setenv("https_proxy", proxy)
+        with pytest.raises(RegistryError, match=r"no way to h\.example\.com") as caught:
+            store.pull("h.example.com/app:1")
+        assert "secret" not in str(caught.value)
+
+
+@needs_registry
+@pytest.mark.parametrize("scheme", ["", "http://"])
+def test_a_proxy_is_shown_its_password(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheme: str
+) -> None:
+    monkeypatch.delenv("no_proxy", raising=False)
+    with Registry(tmp_path) as registry, Proxy(registry.port) as proxy:
+        put_image(registry.port, "app", "1", IMAGE)
+        monkeypatch.setenv("http_proxy", f"{scheme}ann:%C3%B6p%40n@{proxy.host}")
+        assert store.pull("h.example.com/app:1", plain_http=True).id == IMAGE.id
+        shown = {request.fields["proxy-authorization"] for request in proxy.requests}
+        assert shown == {Credentials("ann", "öp@n").basic}
 
 
 # By command
