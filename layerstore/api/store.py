@@ -10,7 +10,7 @@ from functools import partial
 from layerstore.api.container import Container
 from layerstore.api.image import Image
 from layerstore.containers.containers import Containers, check_count
-from layerstore.errors import Conflict, InvalidInput, NotFound, Unsupported
+from layerstore.errors import Conflict, InvalidInput, LayerstoreError, NotFound, Unsupported
 from layerstore.layers.chains import Chains
 from layerstore.mount.shared import Mounts
 from layerstore.store.db import SET_NAME, Database
@@ -318,7 +318,10 @@ class Store:
         except NotFound:
             if pull == "never":
                 raise
-        return self.pull(name).config
+        try:
+            return self.pull(name).config
+        except LayerstoreError as error:
+            raise type(error)(f"the store has no image {name}, and it cannot be pulled: {error}") from error
 
     def pull(
         self,
