@@ -244,9 +244,15 @@ def test_wrong_bytes_are_refused_and_fetched_again(store: Store, proxy: Proxy) -
     assert is_whole(store)
 
 
-def test_an_image_that_is_not_there_is_said_so(store: Store, registry: Registry) -> None:
-    with pytest.raises(NotFound, match="has no image nothing with latest"):
-        store.pull(f"{registry.host}/nothing")
+def test_an_image_that_is_not_there_is_said_so(store: Store, registry: Registry, proxy: Proxy) -> None:
+    with pytest.raises(NotFound, match="has no image app with the tag latest"):
+        store.pull(f"{registry.host}/app")
+    with pytest.raises(NotFound, match=f"has no image app with the digest {digest_of(b'')}"):
+        store.pull(f"{registry.host}/app@{digest_of(b'')}")
+    said = b'{"errors": [{"code": "NAME_UNKNOWN", "message": "repository name not known to registry"}]}'
+    proxy.faults.append(Fault("GET", "/manifests/", status=404, body=said))
+    with pytest.raises(NotFound, match="has no repository nothing; is its name right"):
+        store.pull(f"{proxy.host}/nothing")
 
 
 # What breaks

@@ -198,7 +198,12 @@ class Repository:
             "GET", url, self.reading, {200, 404}, headers=accept, limit_bytes=MANIFEST_LIMIT_BYTES
         )
         if answer.status == 404:
-            raise NotFound(f"{self.client.registry} has no image {self.name} with {target}; is its name right?")
+            if b"NAME_UNKNOWN" in answer.body:
+                raise NotFound(f"{self.client.registry} has no repository {self.name}; is its name right?")
+            what = "the digest" if ":" in target else "the tag"
+            raise NotFound(
+                f"{self.client.registry} has no image {self.name} with {what} {target}; are its name and tag right?"
+            )
         media_type = answer.fields.get("content-type", "").partition(";")[0].strip()
         if media_type.startswith(_SCHEMA1):
             raise InvalidInput(
