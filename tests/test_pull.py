@@ -140,6 +140,43 @@ def test_an_index_gives_the_image_for_the_platform(store: Store, registry: Regis
         store.pull(name, platform="linux")
 
 
+@pytest.mark.parametrize(
+    ("config", "fitting", "others"),
+    [
+        (
+            {"architecture": "amd64"},
+            ["linux/amd64", "linux/amd64/v2"],
+            ["linux/arm64", "windows/amd64", "linux/arm/v7"],
+        ),
+        ({"architecture": "arm"}, ["linux/arm", "linux/arm/v6"], ["linux/arm64"]),
+        ({"architecture": "arm", "variant": "v6"}, ["linux/arm", "linux/arm/v6", "linux/arm/v7"], ["linux/arm/v5"]),
+        ({"architecture": "", "os": ""}, ["linux/arm64"], []),
+    ],
+)
+@pytest.mark.parametrize("is_alone", [True, False])
+def test_what_is_no_choice_is_for_the_platform_that_is_named(
+    store: Store, registry: Registry, config: dict[str, Any], fitting: list[str], others: list[str], is_alone: bool
+) -> None:
+    image = Image([layer(20, 1000)], document=config)
+    digest = put_image(registry.port, "alone", "1", image)
+    if not is_alone:
+        manifest = {
+            "mediaType": f"{OCI}.manifest.v1+json",
+            "digest": digest,
+            "size": len(json.dumps(manifest_of(image))),
+        }
+        index = {"schemaVersion": 2, "mediaType": f"{OCI}.index.v1+json", "manifests": [manifest]}
+        put_manifest(registry.port, "alone", "1", index)
+    for platform in others:
+        with pytest.raises(
+            NotFound, match=f"has no image for {platform}; it is one for linux/{config['architecture']}"
+        ):
+            store.pull(f"{registry.host}/alone:1", platform=platform)
+    assert store.images() == []
+    for platform in [*fitting, None]:
+        assert store.pull(f"{registry.host}/alone:1", platform=platform).id == image.id
+
+
 # What is refused
 
 

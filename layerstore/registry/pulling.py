@@ -17,7 +17,7 @@ from layerstore.oci.images import (
 )
 from layerstore.registry.client import Client, Repository
 from layerstore.registry.downloads import Downloads
-from layerstore.registry.platforms import choose
+from layerstore.registry.platforms import check_config, choose, this_platform
 from layerstore.registry.telling import Teller
 from layerstore.results import Progress
 from layerstore.types import Value
@@ -54,7 +54,7 @@ def pull(
     contents: ContentStore,
     client: Client,
     reference: Reference,
-    platform: Platform,
+    platform: Platform | None,
     progress: Callable[[Progress], None] | None,
 ) -> ImageId:
     """Bring an image into the store; see `layerstore.Store.pull`."""
@@ -118,8 +118,11 @@ def _fetch(
         downloads.remove()
 
 
-def _find(repository: Repository, reference: Reference, platform: Platform) -> _Found:
-    """Follow the name through indexes to a manifest, and read the config that it names."""
+def _find(repository: Repository, reference: Reference, platform: Platform | None) -> _Found:
+    """Follow the name through indexes to a manifest, and read the config that it names.
+
+    Without a platform an index gives what is for this machine, and what is alone is taken whatever it is for.
+    """
     found = repository.manifest(reference.target)
     top = found.digest
     blobs = {found.digest: found.data}
@@ -130,8 +133,10 @@ def _find(repository: Repository, reference: Reference, platform: Platform) -> _
         if not is_index(document, found.media_type if found.media_type in INDEX_TYPES | MANIFEST_TYPES else ""):
             manifest = parse_manifest(document)
             config, data = _config(repository, manifest)
+            if platform is not None and not (descriptor and descriptor.platform):
+                check_config(config.document, platform, str(reference))
             return _Found(top, manifest, config, {**blobs, manifest.config.digest: data})
-        descriptor = choose(parse_index(document), platform, str(reference))
+        descriptor = choose(parse_index(document), platform or this_platform(), str(reference))
         try:
             found = repository.manifest(descriptor.digest)
         except NotFound:
