@@ -359,6 +359,34 @@ def test_what_a_failed_pull_fetched_is_not_fetched_again(store: Store, proxy: Pr
     assert os.listdir(store.layout.downloads) == []
 
 
+@pytest.mark.parametrize("whole", [False, True])
+def test_spoiled_bytes_of_an_earlier_pull_are_fetched_again(store: Store, proxy: Proxy, whole: bool) -> None:
+    os.makedirs(store.layout.downloads, exist_ok=True)
+    for number in (1, 3):
+        blob = compressed(IMAGE.layers[number], "gzip")
+        kept = blob[: len(blob) if whole else 250_000]
+        path = Path(store.layout.downloads, digest_of(blob).removeprefix("sha256:"))
+        path.write_bytes(kept[:-20_000] + bytes(20_000))
+    store.pull(f"{proxy.host}/app:1")
+    assert is_whole(store)
+    for number in (1, 3):
+        assert ranges(proxy, blob_of(IMAGE, number))[-1] is None
+    assert os.listdir(store.layout.downloads) == []
+
+
+def test_wrong_bytes_are_fetched_once_more_and_not_for_ever(store: Store, proxy: Proxy) -> None:
+    def spoil(status: int, fields: dict[str, str], body: bytes) -> tuple[int, dict[str, str], bytes]:
+        return status, fields, bytes(len(body))
+
+    digest = blob_of(IMAGE, 1)
+    proxy.faults += [Fault("GET", digest, cut_after=250_000), Fault("GET", digest, times=99, change=spoil)]
+    Path(store.layout.downloads).mkdir(exist_ok=True)
+    Path(store.layout.downloads, digest.removeprefix("sha256:")).write_bytes(bytes(1000))
+    refused(store, proxy.host, LayerstoreError, ".")
+    assert None in ranges(proxy, digest)
+    assert len(ranges(proxy, digest)) < 5
+
+
 def test_garbage_collection_takes_what_failed_pulls_left(store: Store, proxy: Proxy) -> None:
     last = blob_of(IMAGE, 3)
     proxy.faults += [Fault("GET", last, times=99, status=503, fields=HASTE)]

@@ -63,6 +63,28 @@ def pull(
     found = _find(repository, reference, platform)
     size = len(found.blobs[found.digest])
     tell(Progress("manifest", found.digest, size, size))
+    while True:
+        try:
+            _import(layout, database, contents, repository, reference, found, tell)
+        except _SpoiledDownload:  # which was removed, so this ends
+            continue
+        return found.config.image_id
+
+
+class _SpoiledDownload(Exception):
+    """What an earlier pull has left of a layer was not its bytes, as after a power cut; it is removed."""
+
+
+def _import(
+    layout: Layout,
+    database: Database,
+    contents: ContentStore,
+    repository: Repository,
+    reference: Reference,
+    found: _Found,
+    tell: Teller,
+) -> None:
+    """Have the image in the store. Raises `_SpoiledDownload` where it may go better the next time."""
     names = [] if reference.local_name is None else [reference.local_name]
     with Import(layout, database, contents) as importing:
         layers = dict(zip(found.config.diff_ids, found.manifest.layers, strict=True))
@@ -74,7 +96,6 @@ def pull(
         _fetch(importing, repository, missing, layout.downloads, tell)
         importing.add_image(found.config, names, found.blobs)
         importing.commit((reference.registry, reference.repository))
-    return found.config.image_id
 
 
 def _fetch(
@@ -112,6 +133,8 @@ def _fetch(
             except LayerstoreError as error:
                 if not isinstance(error, RegistryError):
                     download.remove()  # the bytes are wrong: they are to be fetched again
+                    if download.kept_bytes:
+                        raise _SpoiledDownload from error
                 raise
             tell(Progress("imported", diff_id, total, total))
         # Before the import is made durable: else they would be written to the disk with it.
