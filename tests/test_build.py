@@ -416,7 +416,9 @@ def test_an_image_that_is_pulled(work: Workplace, tmp_path: Path) -> None:
         put_image(registry.port, "app", "1", BASE)
         image = work.build(f"FROM {registry.host}/app:1\nCOPY app.py /\n", pull="missing")
         assert text(image, "/data/old") == "old"
-        work.fails(f"FROM base:1\nCOPY --from={registry.host}/none:1 / /", NotFound, "Dockerfile:2: ", pull="missing")
+        name = f"{registry.host}/none:1"
+        message = f"Dockerfile:2: the store has no image {name}, and it cannot be pulled: {registry.host} has no image"
+        work.fails(f"FROM base:1\nCOPY --from={name} / /", NotFound, message, pull="missing")
     # Where it is stored, nobody is asked.
     work.build(f"FROM {registry.host}/app:1\nCOPY app.py /\n", pull="missing")
     assert work.steps("cached") == [2]

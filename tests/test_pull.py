@@ -132,6 +132,43 @@ def test_an_index_gives_the_image_for_the_platform(store: Store, registry: Regis
         store.pull(name, platform="linux")
 
 
+@pytest.mark.parametrize(
+    ("config", "fitting", "others"),
+    [
+        (
+            {"architecture": "amd64"},
+            ["linux/amd64", "linux/amd64/v2"],
+            ["linux/arm64", "windows/amd64", "linux/arm/v7"],
+        ),
+        ({"architecture": "arm"}, ["linux/arm", "linux/arm/v6"], ["linux/arm64"]),
+        ({"architecture": "arm", "variant": "v6"}, ["linux/arm", "linux/arm/v6", "linux/arm/v7"], ["linux/arm/v5"]),
+        ({"architecture": "", "os": ""}, ["linux/arm64"], []),
+    ],
+)
+@pytest.mark.parametrize("is_alone", [True, False])
+def test_what_is_no_choice_is_for_the_platform_that_is_named(
+    store: Store, registry: Registry, config: dict[str, Any], fitting: list[str], others: list[str], is_alone: bool
+) -> None:
+    image = Image([layer(20, 1000)], document=config)
+    digest = put_image(registry.port, "alone", "1", image)
+    if not is_alone:
+        manifest = {
+            "mediaType": f"{OCI}.manifest.v1+json",
+            "digest": digest,
+            "size": len(json.dumps(manifest_of(image))),
+        }
+        index = {"schemaVersion": 2, "mediaType": f"{OCI}.index.v1+json", "manifests": [manifest]}
+        put_manifest(registry.port, "alone", "1", index)
+    for platform in others:
+        with pytest.raises(
+            NotFound, match=f"has no image for {platform}; it is one for linux/{config['architecture']}"
+        ):
+            store.pull(f"{registry.host}/alone:1", platform=platform)
+    assert store.images() == []
+    for platform in [*fitting, None]:
+        assert store.pull(f"{registry.host}/alone:1", platform=platform).id == image.id
+
+
 # What is refused
 
 
@@ -236,9 +273,15 @@ def test_wrong_bytes_are_refused_and_fetched_again(store: Store, proxy: Proxy) -
     assert is_whole(store)
 
 
-def test_an_image_that_is_not_there_is_said_so(store: Store, registry: Registry) -> None:
-    with pytest.raises(NotFound, match="has no image nothing with latest"):
-        store.pull(f"{registry.host}/nothing")
+def test_an_image_that_is_not_there_is_said_so(store: Store, registry: Registry, proxy: Proxy) -> None:
+    with pytest.raises(NotFound, match="has no image app with the tag latest"):
+        store.pull(f"{registry.host}/app")
+    with pytest.raises(NotFound, match=f"has no image app with the digest {digest_of(b'')}"):
+        store.pull(f"{registry.host}/app@{digest_of(b'')}")
+    said = b'{"errors": [{"code": "NAME_UNKNOWN", "message": "repository name not known to registry"}]}'
+    proxy.faults.append(Fault("GET", "/manifests/", status=404, body=said))
+    with pytest.raises(NotFound, match="has no repository nothing; is its name right"):
+        store.pull(f"{proxy.host}/nothing")
 
 
 # What breaks
@@ -306,6 +349,34 @@ def test_what_a_failed_pull_fetched_is_not_fetched_again(store: Store, proxy: Pr
     assert ranges(proxy, last) == ["bytes=270000-"]
     assert proxy.count("GET", "/blobs/") == 2  # that one and the config
     assert os.listdir(store.layout.downloads) == []
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_spoiled_bytes_of_an_earlier_pull_are_fetched_again(store: Store, proxy: Proxy, whole: bool) -> None:
+    os.makedirs(store.layout.downloads, exist_ok=True)
+    for number in (1, 3):
+        blob = compressed(IMAGE.layers[number], "gzip")
+        kept = blob[: len(blob) if whole else 250_000]
+        path = Path(store.layout.downloads, digest_of(blob).removeprefix("sha256:"))
+        path.write_bytes(kept[:-20_000] + bytes(20_000))
+    store.pull(f"{proxy.host}/app:1")
+    assert is_whole(store)
+    for number in (1, 3):
+        assert ranges(proxy, blob_of(IMAGE, number))[-1] is None
+    assert os.listdir(store.layout.downloads) == []
+
+
+def test_wrong_bytes_are_fetched_once_more_and_not_for_ever(store: Store, proxy: Proxy) -> None:
+    def spoil(status: int, fields: dict[str, str], body: bytes) -> tuple[int, dict[str, str], bytes]:
+        return status, fields, bytes(len(body))
+
+    digest = blob_of(IMAGE, 1)
+    proxy.faults += [Fault("GET", digest, cut_after=250_000), Fault("GET", digest, times=99, change=spoil)]
+    Path(store.layout.downloads).mkdir(exist_ok=True)
+    Path(store.layout.downloads, digest.removeprefix("sha256:")).write_bytes(bytes(1000))
+    refused(store, proxy.host, LayerstoreError, ".")
+    assert None in ranges(proxy, digest)
+    assert len(ranges(proxy, digest)) < 5
 
 
 def test_garbage_collection_takes_what_failed_pulls_left(store: Store, proxy: Proxy) -> None:

@@ -47,6 +47,8 @@ class Download:
         if self._have > descriptor.size_bytes:
             os.ftruncate(self._fd, 0)
             self._have = 0
+        self.kept_bytes = self._have
+        """What an earlier pull has left of it."""
         self._changed = threading.Condition()
         self._error: BaseException | None = None
         self._response: Response | None = None
