@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from contexts import tar_bytes, tree_of, write_context
 from images import Image as MadeImage
 from images import docker_files, tar_of
 from registries import Registry, put_image
+from stack_model import EXAMPLES
 from test_build_judges import BASE, TRIGGERS
 from test_cli import Cli
 from test_containers import mounts_below
@@ -389,6 +391,93 @@ def test_damaged_archives(work: Workplace) -> None:
     image = work.build("FROM base:1\nADD out.tar /to/")
     assert sorted(image.view.listdir("/to")) == ["abs", "l", "up"]
     assert text(image, "/data/in") == "3"
+
+
+# COPY and ADD
+
+
+def test_what_one_step_replaces_is_nothing_to_the_next(work: Workplace) -> None:
+    write_context(work.context, {"a": {"d": {"one": b"1"}}, "c": {"d": {"two": b"2"}}, "three": b"3"})
+    (work.context / "b.tar").write_bytes(tar_bytes({"d": b"a file"}))
+    (work.context / "d.tar").write_bytes(tar_bytes({"d": None, "d/two": b"2"}))
+    steps = "FROM scratch\nCOPY a/ /x/\nADD b.tar /x/\nADD d.tar /x/\nCOPY three /x/d/\nCOPY app.py /x/d/\n"
+    image = work.build(steps)
+    assert sorted(image.view.listdir("/x/d")) == ["app.py", "three", "two"]
+
+
+TREES: list[dict[str, Any]] = [
+    {"d": {"one": b"1", "e": {"x": b"x"}}, "f": b"f"},
+    {"d": b"a file", "f": {"deep": {"er": b"er"}}},
+    {"d": {"two": b"2"}, "e": {"y": b"y"}},
+    {"d": {"e": b"another file", "f": {"z": b"z"}}},
+    {"d": {"e": {"w": b"w"}}, "e": b"e"},
+]
+LINKED: dict[str, Any] = {"a": b"linked", "b": "=a", "d": None, "d/e": "=a", "f": "=a", "f2": "=a"}
+
+
+def flat(tree: dict[str, Any], above: str = "") -> dict[str, Any]:
+    """The members of an archive, directories are None."""
+    found: dict[str, Any] = {}
+    for name, content in tree.items():
+        found[above + name] = None if isinstance(content, dict) else content
+        found |= flat(content, f"{above}{name}/") if isinstance(content, dict) else {}
+    return found
+
+
+class Model:
+    """What is at each path, None for a directory."""
+
+    def __init__(self) -> None:
+        self.tree: dict[str, bytes | None] = {}
+
+    def put(self, target: str, files: dict[str, Any]) -> bool:
+        """False where that is to be refused."""
+        tree = self.tree.copy()
+        for name, content in {"": None, **files}.items():
+            path = f"{target.strip('/')}/{name}".strip("/")
+            parts = path.split("/")
+            for above in ("/".join(parts[:count]) for count in range(1, len(parts) + (not name))):
+                if tree.setdefault(above, None) is not None:
+                    return False
+            if content is not None:
+                for below in [other for other in tree if other.startswith(f"{path}/")]:
+                    del tree[below]
+            if path:
+                tree[path] = LINKED[content[1:]] if isinstance(content, str) else content
+        tree.pop("", None)
+        self.tree = tree
+        return True
+
+
+@pytest.mark.parametrize("seed", range(EXAMPLES // 10))
+def test_steps_done_at_once_and_one_by_one(work: Workplace, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", str(EPOCH))
+    choose = random.Random(seed).choice
+    sources: list[tuple[str, dict[str, Any]]] = [
+        ("COPY other", {"other": b"other"}),
+        ("ADD linked.tar", LINKED),
+        ("COPY --from=linked /", LINKED),
+    ]
+    (work.context / "linked.tar").write_bytes(tar_bytes(LINKED))
+    for number, tree in enumerate(TREES):
+        write_context(work.context / f"tree{number}", tree)
+        (work.context / f"{number}.tar").write_bytes(tar_bytes(flat(tree)))
+        sources += [(f"COPY tree{number}", flat(tree)), (f"ADD {number}.tar", flat(tree))]
+    model = Model()
+    done = "FROM scratch AS linked\nADD linked.tar /\nFROM scratch\n"
+    for _ in range(6):
+        (source, files), target = choose(sources), choose(["/", "/x/", "/x/d/"])
+        step = f"{source} {target}\n"
+        if model.put(target, files):
+            done += step
+            by_one = work.build(done)
+        else:
+            work.fails(done + step, InvalidInput, "not a directory")
+    at_once = work.build(done, no_cache=True)
+    assert at_once.id == by_one.id
+    assert {
+        path: None if seen.digest is None else at_once.view.read_bytes(path) for path, seen in tree_of(at_once).items()
+    } == model.tree
 
 
 # Stages
