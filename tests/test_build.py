@@ -387,6 +387,9 @@ def test_damaged_archives(work: Workplace) -> None:
     work.fails("FROM base:1\nADD cut.tgz /", InvalidInput, "Dockerfile:2: cut.tgz cannot be read as the archive")
     (work.context / "links.tar").write_bytes(tar_bytes({"a": "=not/there"}))
     work.fails("FROM base:1\nADD links.tar /", InvalidInput, "Dockerfile:2: .*hard link to not/there")
+    for name, members in {"itself": {"a": b"1", "./a": "=a"}, "inside": {"d/a": b"1", "d": "=d/a"}}.items():
+        (work.context / f"{name}.tar").write_bytes(tar_bytes(members))
+        work.fails(f"FROM base:1\nADD {name}.tar /", InvalidInput, "Dockerfile:2: .*what it is a hard link to")
     (work.context / "out.tar").write_bytes(tar_bytes({"../../up": b"1", "/abs": b"2", "l": "/data", "l/in": b"3"}))
     image = work.build("FROM base:1\nADD out.tar /to/")
     assert sorted(image.view.listdir("/to")) == ["abs", "l", "up"]
@@ -403,6 +406,30 @@ def test_what_one_step_replaces_is_nothing_to_the_next(work: Workplace) -> None:
     steps = "FROM scratch\nCOPY a/ /x/\nADD b.tar /x/\nADD d.tar /x/\nCOPY three /x/d/\nCOPY app.py /x/d/\n"
     image = work.build(steps)
     assert sorted(image.view.listdir("/x/d")) == ["app.py", "three", "two"]
+
+
+def test_hard_links_of_a_step_before(work: Workplace) -> None:
+    write_context(work.context, {"links": {"a": "elsewhere"}})
+    archives = {"l": {"a": b"1", "b": "=a"}, "m": {"sub/a": b"1", "b": "=sub/a"}}
+    archives |= {"dirs": {"a": None, "a/five": b"5"}, "files": {"sub": b"a file"}}
+    for name, members in archives.items():
+        (work.context / f"{name}.tar").write_bytes(tar_bytes(members))
+    stages = "FROM scratch AS l\nADD l.tar /\nFROM scratch AS m\nADD m.tar /\nFROM scratch\n"
+    for steps, names in {
+        "COPY --from=l / /p/\nCOPY links /p/\n": {"a", "b"},
+        "COPY --from=l / /p/\nADD dirs.tar /p/\n": {"a", "b"},
+        "COPY --from=m / /p/\nADD files.tar /p/\n": {"sub", "b"},
+        "ADD m.tar /p/\nADD files.tar /p/\n": {"sub", "b"},
+    }.items():
+        image = work.build(f"{stages}{steps}COPY other /p/b\n")
+        assert set(image.view.listdir("/p")) == names
+        assert text(image, "/p/b") == "other"
+
+
+def test_names_of_an_archive_are_looked_up_by_a_later_step(work: Workplace) -> None:
+    (work.context / "etc.tar").write_bytes(tar_bytes({"etc/passwd": b"me:x:5:6::/:", "etc/group": b"me:x:6:"}))
+    image = work.build("FROM scratch\nADD etc.tar /\nCOPY --chown=me:me other /\n")
+    assert tree_of(image)["other"].owner == (5, 6)
 
 
 TREES: list[dict[str, Any]] = [

@@ -81,6 +81,8 @@ class Copy:
         self._mode = None if chmod is None else int(chmod, 8)
         self._keeps_owner = keeps_owner
         self._scratch = scratch
+        self.unpacked = False
+        """Whether `put` unpacked an archive."""
 
     def digest(self) -> str:
         """SHA-256 of all that it reads, names, modes, owners and attributes included, times not. Raises `OSError`."""
@@ -103,6 +105,7 @@ class Copy:
         for item in self._items:
             unpacked = self._unpacked(item, stack)
             if unpacked is not None:
+                self.unpacked = True
                 self._put_archive(layer, tree, unpacked, target, owner)
             elif item.entries[0].is_dir():
                 self._put_tree(layer, item.entries, target, owner)

@@ -117,8 +117,11 @@ class NewLayer:
 
     def put(self, entry: Entry) -> None:
         """Have an entry at its path. Directories on the way are made; what was there is replaced, but a directory by a
-        directory keeps what is in it. Raises `InvalidInput` where something else is on the way."""
+        directory keeps what is in it. Raises `InvalidInput` where something else is on the way, or it is a hard link to
+        what it replaces."""
         path = entry.path
+        if entry.link is not None and (entry.link + b"/").startswith(path + b"/"):
+            raise InvalidInput(f"/{decode_path(path)} cannot take the place of what it is a hard link to")
         if path:
             self.make_directory(parent_of(path))
         if not entry.is_dir() and self._tree.is_dir(path):
