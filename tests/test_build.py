@@ -432,6 +432,27 @@ def test_names_of_an_archive_are_looked_up_by_a_later_step(work: Workplace) -> N
     assert tree_of(image)["other"].owner == (5, 6)
 
 
+def test_a_copy_replaces_no_directory_and_by_none(work: Workplace) -> None:
+    tree = {"bin": {"x": b"x"}, "file": {"y": b"y"}, "data": b"no directory", "links": {"data": "file"}}
+    write_context(work.context, {"tree": tree, "f": b"f"})
+    (work.context / "deep.tar").write_bytes(tar_bytes({"f/deep": b"1", "usr/bin/sh": b"2", "bin": "usr/bin"}))
+    for steps, message in {
+        "COPY f /x": "f is a file, and /x/f of the image is a directory",
+        "ADD f /x/": "f is a file, and /x/f of the image is a directory",
+        "COPY <<f /x\nf": "f is a file, and /x/f of the image is a directory",
+        "COPY tree/ /x/": "tree/bin is a directory, and /x/bin of the image is a link to usr/bin",
+        "COPY --from=base:1 / /x/": "bin is a directory, and /x/bin of the image is a link to usr/bin",
+    }.items():
+        work.fails(f"FROM scratch\nADD deep.tar /x/\n{steps}", InvalidInput, f"Dockerfile:3: {message}")
+    for source, message in {
+        "tree/": "tree/data is a file, and /data of the image is a directory",
+        "tree/links/": "tree/links/data is a link to file, and /data of the image is a directory",
+    }.items():
+        work.fails(f"FROM base:1\nCOPY {source} /", InvalidInput, f"Dockerfile:2: {message}")
+    image = work.build("FROM scratch\nADD deep.tar /x/\nCOPY tree/bin /x/bin/")
+    assert sorted(image.view.listdir("/x/usr/bin")) == ["sh", "x"]
+
+
 TREES: list[dict[str, Any]] = [
     {"d": {"one": b"1", "e": {"x": b"x"}}, "f": b"f"},
     {"d": b"a file", "f": {"deep": {"er": b"er"}}},
@@ -457,8 +478,8 @@ class Model:
     def __init__(self) -> None:
         self.tree: dict[str, bytes | None] = {}
 
-    def put(self, target: str, files: dict[str, Any]) -> bool:
-        """False where that is to be refused."""
+    def put(self, target: str, files: dict[str, Any], *, replaces: bool) -> bool:
+        """False where that is to be refused. replaces: a directory something else, and something else a directory."""
         tree = self.tree.copy()
         for name, content in {"": None, **files}.items():
             path = f"{target.strip('/')}/{name}".strip("/")
@@ -466,6 +487,8 @@ class Model:
             for above in ("/".join(parts[:count]) for count in range(1, len(parts) + (not name))):
                 if tree.setdefault(above, None) is not None:
                     return False
+            if not replaces and name and path in tree and (content is None) != (tree[path] is None):
+                return False
             if content is not None:
                 for below in [other for other in tree if other.startswith(f"{path}/")]:
                     del tree[below]
@@ -495,11 +518,11 @@ def test_steps_done_at_once_and_one_by_one(work: Workplace, seed: int, monkeypat
     for _ in range(6):
         (source, files), target = choose(sources), choose(["/", "/x/", "/x/d/"])
         step = f"{source} {target}\n"
-        if model.put(target, files):
+        if model.put(target, files, replaces=source.startswith("ADD")):
             done += step
             by_one = work.build(done)
         else:
-            work.fails(done + step, InvalidInput, "not a directory")
+            work.fails(done + step, InvalidInput, "not a directory|take the other's place")
     at_once = work.build(done, no_cache=True)
     assert at_once.id == by_one.id
     assert {

@@ -4,6 +4,7 @@ Where we differ from it on purpose:
 
 - Times of directories: ours keep those that a step only puts something into; docker's are those of the step.
 - A copied file keeps its set-user-ID, as BuildKit has it; the classic builder loses it to a chown.
+- A directory is not copied over something else, nor something else over a directory: BuildKit refuses both, too.
 - BuildKit's rules hold where the two of docker differ and the newer one's is documented: a heredoc, --mount, --chmod.
 """
 
@@ -125,7 +126,7 @@ COPIES = [
     "COPY other/sub /data/sub",
     "COPY app.py /data/sub/b",
     "COPY app.py /tmp/\nCOPY run.sh /tmp/app.py",
-    "COPY dir /x\nCOPY other /x",
+    "COPY dir /x\nCOPY other/sub /x/sub",
     "COPY other /x\nCOPY app.py /x/a/",
     "ENV D=/e N=app\nCOPY ${N}.py $D/${X:-y}/",
     "ADD app.py /new/",

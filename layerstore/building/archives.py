@@ -58,14 +58,13 @@ def opened(fd: int, scratch: str, name: str) -> Iterator[list[Entry] | None]:
         file = stack.enter_context(open(fd, "rb", closefd=False))
         try:
             plain = _decompressed(stack, file, scratch)
-            if plain is None:
-                yield None
-                return
-            archive = stack.enter_context(tarfile.open(fileobj=plain, mode="r:"))
-            entries = [_entry(archive, member) for member in archive]
+            entries = None
+            if plain is not None:
+                archive = stack.enter_context(tarfile.open(fileobj=plain, mode="r:"))
+                entries = [entry for member in archive if (entry := _entry(archive, member)).path]
         except _DAMAGED as error:
             raise InvalidInput(f"{name} cannot be read as the archive that it begins as: {error}") from error
-        yield [entry for entry in entries if entry.path]
+        yield entries
 
 
 def _decompressed(stack: contextlib.ExitStack, file: BinaryIO, scratch: str) -> IO[bytes] | None:
