@@ -386,7 +386,11 @@ def test_damaged_archives(work: Workplace) -> None:
     (work.context / "cut.tgz").write_bytes(packed[:-100])
     work.fails("FROM base:1\nADD cut.tgz /", InvalidInput, "Dockerfile:2: cut.tgz cannot be read as the archive")
     (work.context / "links.tar").write_bytes(tar_bytes({"a": "=not/there"}))
-    work.fails("FROM base:1\nADD links.tar /", InvalidInput, "Dockerfile:2: .*hard link to not/there")
+    work.fails("FROM base:1\nADD links.tar /", InvalidInput, "Dockerfile:2: .*hard link to /not/there")
+    (work.context / "dirs.tar").write_bytes(tar_bytes({"a": "=data"}))
+    work.fails("FROM base:1\nADD dirs.tar /", InvalidInput, "Dockerfile:2: .*hard link to /data, where")
+    (work.context / "top.tar").write_bytes(tar_bytes({"./": b"1"}))
+    work.fails("FROM base:1\nADD top.tar /", InvalidInput, "Dockerfile:2: .*entry './' is no directory")
     for name, members in {"itself": {"a": b"1", "./a": "=a"}, "inside": {"d/a": b"1", "d": "=d/a"}}.items():
         (work.context / f"{name}.tar").write_bytes(tar_bytes(members))
         work.fails(f"FROM base:1\nADD {name}.tar /", InvalidInput, "Dockerfile:2: .*what it is a hard link to")
@@ -451,6 +455,24 @@ def test_a_copy_replaces_no_directory_and_by_none(work: Workplace) -> None:
         work.fails(f"FROM base:1\nCOPY {source} /", InvalidInput, f"Dockerfile:2: {message}")
     image = work.build("FROM scratch\nADD deep.tar /x/\nCOPY tree/bin /x/bin/")
     assert sorted(image.view.listdir("/x/usr/bin")) == ["sh", "x"]
+
+
+def test_an_archive_says_what_it_is_unpacked_into_is(work: Workplace) -> None:
+    (work.context / "dot.tar").write_bytes(tar_bytes({"./": None, "./f": b"1"}))
+    image = work.build("FROM scratch\nADD dot.tar /\nADD dot.tar /new\nADD --chown=1:2 dot.tar /new/er/\n")
+    for path, owner in {"/": (7, 8), "/new": (7, 8), "/new/er": (1, 2)}.items():
+        status = image.view.stat(path)
+        assert (oct(status.st_mode), status.st_uid, status.st_gid) == ("0o40750", *owner)
+        assert status.st_mtime == 1_500_000_000
+
+
+def test_an_archive_links_to_what_is_there(work: Workplace) -> None:
+    (work.context / "links.tar").write_bytes(tar_bytes({"h": "=other", "i": "=other"}))
+    image = work.build("FROM base:1\nCOPY other /data/\nCOPY links.tar /x/\nADD links.tar /data/\n")
+    seen = tree_of(image)
+    assert [seen[f"data/{name}"].first for name in ("h", "i", "other")] == [b"data/h"] * 3
+    assert [text(image, f"/data/{name}") for name in ("h", "i", "other")] == ["other"] * 3
+    assert (seen["data/other"].owner, seen["data/other"].seconds) == ((7, 8), 1_500_000_000)
 
 
 TREES: list[dict[str, Any]] = [

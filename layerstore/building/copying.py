@@ -143,10 +143,6 @@ class Copy:
         layer.make_directory(target)
         for entry in entries:
             link = None if entry.link is None else _inside(tree, target, entry.link)
-            if link is not None and not layer.has_file(link):
-                raise InvalidInput(
-                    f"the archive has a hard link to {decode_path(entry.link or b'')}, which is not in it"
-                )
             layer.put(self._changed(entry.at(_inside(tree, target, entry.path), link), owner, True))
 
     def _changed(self, entry: Entry, owner: tuple[int, int] | None, keeps_owner: bool) -> Entry:

@@ -117,13 +117,15 @@ class NewLayer:
 
     def put(self, entry: Entry) -> None:
         """Have an entry at its path. Directories on the way are made; what was there is replaced, but a directory by a
-        directory keeps what is in it. Raises `InvalidInput` where something else is on the way, or it is a hard link to
-        what it replaces."""
+        directory keeps what is in it. A hard link may be to a file that is in the image already: the layer has that,
+        too, then, with the attributes that the link's entry says. Raises `InvalidInput` where something else is on the
+        way, or a hard link is to no file, or to what it replaces."""
         path = entry.path
         if entry.link is not None and (entry.link + b"/").startswith(path + b"/"):
             raise InvalidInput(f"/{decode_path(path)} cannot take the place of what it is a hard link to")
         if path:
             self.make_directory(parent_of(path))
+        file = entry if entry.link is None else self._file(entry.link, entry)
         if not entry.is_dir() and self._tree.is_dir(path):
             for below in [other for other in self._put if other.startswith(path + b"/")]:
                 self._drop(below)
@@ -131,17 +133,24 @@ class NewLayer:
         if path in self._put:
             self._drop(path)
         entry.opaque = entry.is_dir() and path in self._replaced
-        if entry.link is None:
-            self._tree.put(entry)
-        else:
+        if entry.link is not None:
             entry.link = self._put[entry.link].link or entry.link
-            self._tree.put(self._put[entry.link].at(path))
+        self._tree.put(entry if entry.link is None else file.at(path))
         self._put[path] = entry
 
-    def has_file(self, path: bytes) -> bool:
-        """Whether a file, which a hard link can be made to, was put at a path."""
-        entry = self._put.get(path)
-        return entry is not None and not entry.is_dir()
+    def _file(self, path: bytes, link: Entry) -> Entry:
+        """The file at a path of the layer, that of the image brought into it. Raises `InvalidInput`."""
+        file = self._tree.get(path)
+        if file is None or file.is_dir():
+            raise InvalidInput(
+                f"/{decode_path(link.path)} is a hard link to /{decode_path(path)}, where the image has no file"
+            )
+        if path not in self._put:
+            file = file.at(path)
+            file.mode = stat.S_IFMT(file.mode) | stat.S_IMODE(link.mode)
+            file.uid, file.gid, file.mtime_ns = link.uid, link.gid, link.mtime_ns
+            self.put(file)
+        return file
 
     def _drop(self, path: bytes) -> None:
         """Forget an entry; of a file with more names the next one is the file then."""
