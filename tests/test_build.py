@@ -327,6 +327,27 @@ def test_nothing_is_read_outside_of_the_context(work: Workplace) -> None:
     assert image.view.readlink("/links/out") == "../../../../../../etc"
 
 
+def test_links_above_a_pattern_are_followed_inside_the_context(work: Workplace) -> None:
+    write_context(
+        work.context, {"lsub": "sub", "up": "..", "out": "/etc", "deep": {"l": "/lsub/."}, "a*b": {"x": b"x"}}
+    )
+    (work.context.parent / "secret").write_text("secret")
+    image = work.build("FROM base:1\nCOPY lsub/* /o/\nCOPY deep/l/[a] /p/\nCOPY up/sub/* /q/\nCOPY a\\*b/* /r/\n")
+    assert [image.view.listdir(f"/{name}") for name in "opqr"] == [["a", "b"], ["a"], ["a", "b"], ["x"]]
+    for source in ("up/secre*", "out/pass*", "deep/../up/secre*", "l*/a", "app.py/*"):
+        work.fails(f"FROM base:1\nCOPY {source} /o/", NotFound, "Dockerfile:2: nothing matches")
+    (work.context / ".dockerignore").write_text("sub/a\n")
+    assert work.build("FROM base:1\nCOPY lsub/* /o/\n").view.listdir("/o") == ["b"]
+    image = work.build("FROM base:1\nCOPY --from=base:1 /lnk/ol* /lnk/../lnk/s*/b /o/\n")
+    assert image.view.listdir("/o") == ["b", "old"]
+    work.fails("FROM base:1\nCOPY --from=base:1 /ln*/old /file/* /o/", NotFound, "Dockerfile:2: nothing matches")
+
+
+def test_a_slash_after_a_source_file(work: Workplace) -> None:
+    image = work.build("FROM base:1\nCOPY sub/a/ /o/\nCOPY --from=base:1 file/ /o/\n")
+    assert image.view.listdir("/o") == ["a", "file"]
+
+
 def test_links_of_the_image_lead_nowhere_else(work: Workplace) -> None:
     (work.context / "evil").symlink_to("/../../../../tmp")
     image = work.build("FROM base:1\nCOPY sub /tree\nCOPY . /all/\nCOPY app.py /all/evil/x\nCOPY app.py /lnk/y")

@@ -5,6 +5,7 @@ Where we differ from it on purpose:
 - Times of directories: ours keep those that a step only puts something into; docker's are those of the step.
 - A copied file keeps its set-user-ID, as BuildKit has it; the classic builder loses it to a chown.
 - A directory is not copied over something else, nor something else over a directory: BuildKit refuses both, too.
+- Links before the first wildcard of a source are followed, as BuildKit does, and so does buildah.
 - BuildKit's rules hold where the two of docker differ and the newer one's is documented: a heredoc, --mount, --chmod.
 """
 
@@ -203,7 +204,7 @@ WHOLE = [
     "FROM base:1 AS one\nCOPY --chown=5:6 dir /src\nFROM scratch\nCOPY --from=one /src /s\nCOPY --from=one /src/a /b/",
     "FROM base:1 AS one\nRUN /bin/busybox chown 9:9 /file\nFROM one\nCOPY --from=one --chown=1:2 /file /f2\nCMD x",
     "FROM base:1 AS one\nENV B=1\nCMD b\nFROM one\nENTRYPOINT [\"/e\"]\nENV C=$B",
-    "FROM base:1\nCOPY --from=base:1 /lnk /got\nCOPY --from=base:1 /lnk/su* /lnk/old /got2/",
+    "FROM base:1\nCOPY --from=base:1 /lnk /got\nCOPY --from=base:1 /data/su* /lnk/old /got2/",
     "ARG TAG=1\nARG NAME=base\nFROM ${NAME}:$TAG\nARG TAG\nENV T=$TAG N=$NAME",
     "FROM triggers:1\nENV AFTER=$ON\nCOPY app.py /x",
     "FROM base:1 AS t\nONBUILD ENV FROM_T=1\nONBUILD COPY app.py /ont\nFROM t\nENV Z=$FROM_T",

@@ -6,7 +6,7 @@ import errno
 import os
 import stat
 
-from layerstore.building.patterns import component_regex
+from layerstore.building.patterns import component_regex, without_top
 from layerstore.errors import InvalidInput, LimitExceeded, NotFound
 from layerstore.layers.entries import Entry
 from layerstore.layers.paths import MAX_LINKS, directories_above, join, names_of, parent_of, path_error
@@ -222,8 +222,12 @@ class ImageFiles:
 
     def match(self, pattern: str) -> list[str]:
         """As `Context.match`."""
-        found = [b""]
-        for part in os.path.normpath("/" + pattern).strip("/").split("/"):
+        top, parts = without_top(pattern)
+        try:
+            found = [encode_path(self.resolve(top))]
+        except NotFound:
+            return []
+        for part in parts:
             matches = component_regex(part).fullmatch
             found = [
                 path for above in found for path in self._names(above) if matches(decode_path(path.split(b"/")[-1]))
