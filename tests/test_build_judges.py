@@ -5,6 +5,7 @@ Where we differ from it on purpose:
 - Times of directories: ours keep those that a step only puts something into; docker's are those of the step.
 - A copied file keeps its set-user-ID, as BuildKit has it; the classic builder loses it to a chown.
 - A directory is not copied over something else, nor something else over a directory: BuildKit refuses both, too.
+- What an archive says of "./" counts for the directory that it is unpacked into, as buildah has it; docker skips it.
 - Links before the first wildcard of a source are followed, as BuildKit does, and so does buildah.
 - BuildKit's rules hold where the two of docker differ and the newer one's is documented: a heredoc, --mount, --chmod.
 """
@@ -84,6 +85,8 @@ CONTEXT: dict[str, Any] = {
     "packed.xz": tar_bytes({"x": b"xz"}, "w:xz"),
     "no.tar": b"this is no archive",
     "no.gz": b"\x1f\x8b nor this",
+    "dot.tar": tar_bytes({"./": None, "./f": b"f"}),
+    "links.tar": tar_bytes({"h": "=old", "sub/h": "=sub/b"}),
     "merge.tar": tar_bytes({"sub": None, "sub/new": b"n", "old": None, "old/inside": b"i"}),
 }  # fmt: skip
 
@@ -410,6 +413,10 @@ NEWER = [
     "RUN --mount=type=bind,from=base:1,source=/data,target=/b cat /b/old > /got",
     "RUN --mount=type=cache,target=/c echo > /c/x; ls /c > /list",
     "COPY app.py /new/\nCOPY dir /lnk/\nADD packed.tgz /lnk",
+    "ADD dot.tar /new\nADD dot.tar /data/\nADD dot.tar /",
+    "ADD links.tar /data",
+    "COPY dlink/[su]* /new/\nCOPY app.py/ /new/",
+    "ADD merge.tar /data\nCOPY app.py /data/old/\nCOPY other/sub /data/old/",
 ]
 
 
