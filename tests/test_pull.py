@@ -149,7 +149,7 @@ def test_an_index_gives_the_image_for_the_platform(store: Store, registry: Regis
 def test_what_is_no_choice_is_for_the_platform_that_is_named(
     store: Store, registry: Registry, config: dict[str, Any], fitting: list[str], others: list[str], is_alone: bool
 ) -> None:
-    image = Image([layer(20, 1000)], document=config)
+    image = Image([layer_of(20, 1000)], document=config)
     digest = put_image(registry.port, "alone", "1", image)
     if not is_alone:
         manifest = {
