@@ -24,11 +24,11 @@ from layerstore._core.entry import Entry
 from layerstore.api import Container, Image, Store
 from layerstore.errors import InvalidInput, NotFound
 from layerstore.store.layout import default_root
+from layerstore.store.pieces import PIECE_BYTES
 from layerstore.views.view import View
 
 _TYPES = {"f": "file", "d": "directory", "l": "link"}
 _SHORT_ID = 12
-_COPY_BYTES = 1 << 20
 
 
 class _ByUsualStore(type(AbstractFileSystem)):  # type: ignore[misc]  # fsspec has no types
@@ -306,7 +306,7 @@ class ContainerFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec h
             return
         self.makedirs(self._parent(path2), exist_ok=True)
         with self.open(path1, "rb") as read, self.open(path2, "wb") as write:
-            shutil.copyfileobj(read, write, _COPY_BYTES)
+            shutil.copyfileobj(read, write, PIECE_BYTES)
 
     def mv(self, path1: str, path2: str, recursive: bool = False, maxdepth: int | None = None, **kwargs: Any) -> None:
         """Rename, inside of one container; else copy and remove."""

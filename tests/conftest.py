@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from bench.peers import Docker
     from layerstore import Store
 
 ROOT = Path(__file__).parent.parent
@@ -154,3 +155,14 @@ def debian_tar() -> Path:
     if shutil.which("mmdebstrap") is None:
         pytest.skip("mmdebstrap is not installed; ci/packages.txt says what tests use")
     return Fixtures().debian_tar()
+
+
+@pytest.fixture(scope="module")
+def docker() -> Iterator["Docker"]:
+    """A dockerd of the module's own."""
+    from judges import started
+
+    from bench.peers import Docker
+
+    with started(Docker) as peer:
+        yield peer

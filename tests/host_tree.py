@@ -194,3 +194,29 @@ OPERATIONS = {
     "stat": _stat,
     "dump": dump,
 }
+
+
+# Trees of the host as tests make and compare them
+
+
+def small_tree(top: Path) -> Path:
+    """A new tree with two names of one file, attributes, and little else."""
+    (top / "d" / "empty").mkdir(parents=True)
+    (top / "d" / "file").write_bytes(b"data" * 100_000)
+    os.link(top / "d" / "file", top / "same")
+    (top / "link").symlink_to("d/file")
+    os.mkfifo(top / "fifo", 0o640)
+    os.setxattr(top / "d" / "file", "user.x", b"1")
+    os.utime(top / "d", ns=(5, 5))
+    os.chmod(top / "d", 0o2750)
+    return top
+
+
+def below(top: Path) -> Dump:
+    """What is in a tree, by the path in it."""
+    return {path.removeprefix(str(top)): told[:-1] for path, told in dump(top=str(top)).items()}
+
+
+def acl(*entries: tuple[int, int, int]) -> bytes:
+    """A POSIX ACL as Linux keeps it in an xattr (posix_acl_xattr.h): tag, permissions, id of each."""
+    return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)

@@ -1,4 +1,4 @@
-"""Stores on a pool of their own, for tests."""
+"""Stores on a pool of their own and on the tests' own file system, and where containers of them are."""
 
 import os
 import shutil
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from layerstore import Store
+from layerstore import Container, Store
 from layerstore._core import mount
 
 POOL_BYTES = 512 << 20
@@ -21,6 +21,7 @@ needs_mkfs = pytest.mark.skipif(
 needs_root = pytest.mark.skipif(
     os.geteuid() != 0 or not mount.features().may_mount, reason="attaching a pool needs root"
 )
+POOL_AND_HOST = [pytest.param("pool", marks=needs_mkfs), "host"]
 
 
 @contextmanager
@@ -31,3 +32,18 @@ def pool_store(directory: Path) -> Iterator[Store]:
             pytest.skip("the file system of the tests has reflink already: no pool is made")
         yield store
         store.remove(store.containers(), force=True)
+
+
+@contextmanager
+def store_on(place: str, directory: Path) -> Iterator[Store]:
+    """A store below `directory`, `place` being one of `POOL_AND_HOST`."""
+    with pool_store(directory) if place == "pool" else Store(directory / "store", create=True) as store:
+        yield store
+
+
+def directory_of(container: Container) -> Path:
+    return Path(container._store.layout.container(container.id))
+
+
+def upper_of(container: Container) -> Path:
+    return directory_of(container) / "upper"

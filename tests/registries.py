@@ -13,6 +13,7 @@ import hashlib
 import http.client
 import http.server
 import json
+import random
 import socket
 import ssl
 import subprocess
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from images import DOCKER, OCI, Image, compressed, digest_of
+from layer_model import Entry, write_tar
 
 USER, PASSWORD = "ann", "open sesame"
 # The bcrypt hash of that password.
@@ -396,6 +398,11 @@ def ask(
     found = answer.status, dict(answer.getheaders()), answer.read()
     connection.close()
     return found
+
+
+def layer_of(number: int, size: int = 300_000) -> bytes:
+    data = random.Random(number).randbytes(size)
+    return write_tar([Entry("file", f"large{number}", data=data), Entry("file", f"small{number}", data=b"%d" % number)])
 
 
 def put_image(port: int, repository: str, tag: str, image: Image, compression: str = "gzip", family: str = OCI) -> str:

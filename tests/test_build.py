@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from contexts import tar_bytes, tree_of, write_context
 from images import Image as MadeImage
 from images import docker_files, tar_of
 from registries import Registry, put_image
+from stack_model import EXAMPLES
 from test_build_judges import BASE, TRIGGERS
 from test_cli import Cli
 from test_containers import mounts_below
@@ -325,6 +327,27 @@ def test_nothing_is_read_outside_of_the_context(work: Workplace) -> None:
     assert image.view.readlink("/links/out") == "../../../../../../etc"
 
 
+def test_links_above_a_pattern_are_followed_inside_the_context(work: Workplace) -> None:
+    write_context(
+        work.context, {"lsub": "sub", "up": "..", "out": "/etc", "deep": {"l": "/lsub/."}, "a*b": {"x": b"x"}}
+    )
+    (work.context.parent / "secret").write_text("secret")
+    image = work.build("FROM base:1\nCOPY lsub/* /o/\nCOPY deep/l/[a] /p/\nCOPY up/sub/* /q/\nCOPY a\\*b/* /r/\n")
+    assert [image.view.listdir(f"/{name}") for name in "opqr"] == [["a", "b"], ["a"], ["a", "b"], ["x"]]
+    for source in ("up/secre*", "out/pass*", "deep/../up/secre*", "l*/a", "app.py/*"):
+        work.fails(f"FROM base:1\nCOPY {source} /o/", NotFound, "Dockerfile:2: nothing matches")
+    (work.context / ".dockerignore").write_text("sub/a\n")
+    assert work.build("FROM base:1\nCOPY lsub/* /o/\n").view.listdir("/o") == ["b"]
+    image = work.build("FROM base:1\nCOPY --from=base:1 /lnk/ol* /lnk/../lnk/s*/b /o/\n")
+    assert image.view.listdir("/o") == ["b", "old"]
+    work.fails("FROM base:1\nCOPY --from=base:1 /ln*/old /file/* /o/", NotFound, "Dockerfile:2: nothing matches")
+
+
+def test_a_slash_after_a_source_file(work: Workplace) -> None:
+    image = work.build("FROM base:1\nCOPY sub/a/ /o/\nCOPY --from=base:1 file/ /o/\n")
+    assert image.view.listdir("/o") == ["a", "file"]
+
+
 def test_links_of_the_image_lead_nowhere_else(work: Workplace) -> None:
     (work.context / "evil").symlink_to("/../../../../tmp")
     image = work.build("FROM base:1\nCOPY sub /tree\nCOPY . /all/\nCOPY app.py /all/evil/x\nCOPY app.py /lnk/y")
@@ -384,11 +407,170 @@ def test_damaged_archives(work: Workplace) -> None:
     (work.context / "cut.tgz").write_bytes(packed[:-100])
     work.fails("FROM base:1\nADD cut.tgz /", InvalidInput, "Dockerfile:2: cut.tgz cannot be read as the archive")
     (work.context / "links.tar").write_bytes(tar_bytes({"a": "=not/there"}))
-    work.fails("FROM base:1\nADD links.tar /", InvalidInput, "Dockerfile:2: .*hard link to not/there")
+    work.fails("FROM base:1\nADD links.tar /", InvalidInput, "Dockerfile:2: .*hard link to /not/there")
+    (work.context / "dirs.tar").write_bytes(tar_bytes({"a": "=data"}))
+    work.fails("FROM base:1\nADD dirs.tar /", InvalidInput, "Dockerfile:2: .*hard link to /data, where")
+    (work.context / "top.tar").write_bytes(tar_bytes({"./": b"1"}))
+    work.fails("FROM base:1\nADD top.tar /", InvalidInput, "Dockerfile:2: .*entry './' is no directory")
+    for name, members in {"itself": {"a": b"1", "./a": "=a"}, "inside": {"d/a": b"1", "d": "=d/a"}}.items():
+        (work.context / f"{name}.tar").write_bytes(tar_bytes(members))
+        work.fails(f"FROM base:1\nADD {name}.tar /", InvalidInput, "Dockerfile:2: .*what it is a hard link to")
     (work.context / "out.tar").write_bytes(tar_bytes({"../../up": b"1", "/abs": b"2", "l": "/data", "l/in": b"3"}))
     image = work.build("FROM base:1\nADD out.tar /to/")
     assert sorted(image.view.listdir("/to")) == ["abs", "l", "up"]
     assert text(image, "/data/in") == "3"
+
+
+# COPY and ADD
+
+
+def test_what_one_step_replaces_is_nothing_to_the_next(work: Workplace) -> None:
+    write_context(work.context, {"a": {"d": {"one": b"1"}}, "c": {"d": {"two": b"2"}}, "three": b"3"})
+    (work.context / "b.tar").write_bytes(tar_bytes({"d": b"a file"}))
+    (work.context / "d.tar").write_bytes(tar_bytes({"d": None, "d/two": b"2"}))
+    steps = "FROM scratch\nCOPY a/ /x/\nADD b.tar /x/\nADD d.tar /x/\nCOPY three /x/d/\nCOPY app.py /x/d/\n"
+    image = work.build(steps)
+    assert sorted(image.view.listdir("/x/d")) == ["app.py", "three", "two"]
+
+
+def test_hard_links_of_a_step_before(work: Workplace) -> None:
+    write_context(work.context, {"links": {"a": "elsewhere"}})
+    archives = {"l": {"a": b"1", "b": "=a"}, "m": {"sub/a": b"1", "b": "=sub/a"}}
+    archives |= {"dirs": {"a": None, "a/five": b"5"}, "files": {"sub": b"a file"}}
+    for name, members in archives.items():
+        (work.context / f"{name}.tar").write_bytes(tar_bytes(members))
+    stages = "FROM scratch AS l\nADD l.tar /\nFROM scratch AS m\nADD m.tar /\nFROM scratch\n"
+    for steps, names in {
+        "COPY --from=l / /p/\nCOPY links /p/\n": {"a", "b"},
+        "COPY --from=l / /p/\nADD dirs.tar /p/\n": {"a", "b"},
+        "COPY --from=m / /p/\nADD files.tar /p/\n": {"sub", "b"},
+        "ADD m.tar /p/\nADD files.tar /p/\n": {"sub", "b"},
+    }.items():
+        image = work.build(f"{stages}{steps}COPY other /p/b\n")
+        assert set(image.view.listdir("/p")) == names
+        assert text(image, "/p/b") == "other"
+
+
+def test_names_of_an_archive_are_looked_up_by_a_later_step(work: Workplace) -> None:
+    (work.context / "etc.tar").write_bytes(tar_bytes({"etc/passwd": b"me:x:5:6::/:", "etc/group": b"me:x:6:"}))
+    image = work.build("FROM scratch\nADD etc.tar /\nCOPY --chown=me:me other /\n")
+    assert tree_of(image)["other"].owner == (5, 6)
+
+
+def test_a_copy_replaces_no_directory_and_by_none(work: Workplace) -> None:
+    tree = {"bin": {"x": b"x"}, "file": {"y": b"y"}, "data": b"no directory", "links": {"data": "file"}}
+    write_context(work.context, {"tree": tree, "f": b"f"})
+    (work.context / "deep.tar").write_bytes(tar_bytes({"f/deep": b"1", "usr/bin/sh": b"2", "bin": "usr/bin"}))
+    for steps, message in {
+        "COPY f /x": "f is a file, and /x/f of the image is a directory",
+        "ADD f /x/": "f is a file, and /x/f of the image is a directory",
+        "COPY <<f /x\nf": "f is a file, and /x/f of the image is a directory",
+        "COPY tree/ /x/": "tree/bin is a directory, and /x/bin of the image is a link to usr/bin",
+        "COPY --from=base:1 / /x/": "bin is a directory, and /x/bin of the image is a link to usr/bin",
+    }.items():
+        work.fails(f"FROM scratch\nADD deep.tar /x/\n{steps}", InvalidInput, f"Dockerfile:3: {message}")
+    for source, message in {
+        "tree/": "tree/data is a file, and /data of the image is a directory",
+        "tree/links/": "tree/links/data is a link to file, and /data of the image is a directory",
+    }.items():
+        work.fails(f"FROM base:1\nCOPY {source} /", InvalidInput, f"Dockerfile:2: {message}")
+    image = work.build("FROM scratch\nADD deep.tar /x/\nCOPY tree/bin /x/bin/")
+    assert sorted(image.view.listdir("/x/usr/bin")) == ["sh", "x"]
+
+
+def test_an_archive_says_what_it_is_unpacked_into_is(work: Workplace) -> None:
+    (work.context / "dot.tar").write_bytes(tar_bytes({"./": None, "./f": b"1"}))
+    image = work.build("FROM scratch\nADD dot.tar /\nADD dot.tar /new\nADD --chown=1:2 dot.tar /new/er/\n")
+    for path, owner in {"/": (7, 8), "/new": (7, 8), "/new/er": (1, 2)}.items():
+        status = image.view.stat(path)
+        assert (oct(status.st_mode), status.st_uid, status.st_gid) == ("0o40750", *owner)
+        assert status.st_mtime == 1_500_000_000
+
+
+def test_an_archive_links_to_what_is_there(work: Workplace) -> None:
+    (work.context / "links.tar").write_bytes(tar_bytes({"h": "=other", "i": "=other"}))
+    image = work.build("FROM base:1\nCOPY other /data/\nCOPY links.tar /x/\nADD links.tar /data/\n")
+    seen = tree_of(image)
+    assert [seen[f"data/{name}"].first for name in ("h", "i", "other")] == [b"data/h"] * 3
+    assert [text(image, f"/data/{name}") for name in ("h", "i", "other")] == ["other"] * 3
+    assert (seen["data/other"].owner, seen["data/other"].seconds) == ((7, 8), 1_500_000_000)
+
+
+TREES: list[dict[str, Any]] = [
+    {"d": {"one": b"1", "e": {"x": b"x"}}, "f": b"f"},
+    {"d": b"a file", "f": {"deep": {"er": b"er"}}},
+    {"d": {"two": b"2"}, "e": {"y": b"y"}},
+    {"d": {"e": b"another file", "f": {"z": b"z"}}},
+    {"d": {"e": {"w": b"w"}}, "e": b"e"},
+]
+LINKED: dict[str, Any] = {"a": b"linked", "b": "=a", "d": None, "d/e": "=a", "f": "=a", "f2": "=a"}
+
+
+def flat(tree: dict[str, Any], above: str = "") -> dict[str, Any]:
+    """The members of an archive, directories are None."""
+    found: dict[str, Any] = {}
+    for name, content in tree.items():
+        found[above + name] = None if isinstance(content, dict) else content
+        found |= flat(content, f"{above}{name}/") if isinstance(content, dict) else {}
+    return found
+
+
+class Model:
+    """What is at each path, None for a directory."""
+
+    def __init__(self) -> None:
+        self.tree: dict[str, bytes | None] = {}
+
+    def put(self, target: str, files: dict[str, Any], *, replaces: bool) -> bool:
+        """False where that is to be refused. replaces: a directory something else, and something else a directory."""
+        tree = self.tree.copy()
+        for name, content in {"": None, **files}.items():
+            path = f"{target.strip('/')}/{name}".strip("/")
+            parts = path.split("/")
+            for above in ("/".join(parts[:count]) for count in range(1, len(parts) + (not name))):
+                if tree.setdefault(above, None) is not None:
+                    return False
+            if not replaces and name and path in tree and (content is None) != (tree[path] is None):
+                return False
+            if content is not None:
+                for below in [other for other in tree if other.startswith(f"{path}/")]:
+                    del tree[below]
+            if path:
+                tree[path] = LINKED[content[1:]] if isinstance(content, str) else content
+        tree.pop("", None)
+        self.tree = tree
+        return True
+
+
+@pytest.mark.parametrize("seed", range(EXAMPLES // 10))
+def test_steps_done_at_once_and_one_by_one(work: Workplace, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", str(EPOCH))
+    choose = random.Random(seed).choice
+    sources: list[tuple[str, dict[str, Any]]] = [
+        ("COPY other", {"other": b"other"}),
+        ("ADD linked.tar", LINKED),
+        ("COPY --from=linked /", LINKED),
+    ]
+    (work.context / "linked.tar").write_bytes(tar_bytes(LINKED))
+    for number, tree in enumerate(TREES):
+        write_context(work.context / f"tree{number}", tree)
+        (work.context / f"{number}.tar").write_bytes(tar_bytes(flat(tree)))
+        sources += [(f"COPY tree{number}", flat(tree)), (f"ADD {number}.tar", flat(tree))]
+    model = Model()
+    done = "FROM scratch AS linked\nADD linked.tar /\nFROM scratch\n"
+    for _ in range(6):
+        (source, files), target = choose(sources), choose(["/", "/x/", "/x/d/"])
+        step = f"{source} {target}\n"
+        if model.put(target, files, replaces=source.startswith("ADD")):
+            done += step
+            by_one = work.build(done)
+        else:
+            work.fails(done + step, InvalidInput, "not a directory|take the other's place")
+    at_once = work.build(done, no_cache=True)
+    assert at_once.id == by_one.id
+    assert {
+        path: None if seen.digest is None else at_once.view.read_bytes(path) for path, seen in tree_of(at_once).items()
+    } == model.tree
 
 
 # Stages
@@ -416,7 +598,9 @@ def test_an_image_that_is_pulled(work: Workplace, tmp_path: Path) -> None:
         put_image(registry.port, "app", "1", BASE)
         image = work.build(f"FROM {registry.host}/app:1\nCOPY app.py /\n", pull="missing")
         assert text(image, "/data/old") == "old"
-        work.fails(f"FROM base:1\nCOPY --from={registry.host}/none:1 / /", NotFound, "Dockerfile:2: ", pull="missing")
+        name = f"{registry.host}/none:1"
+        message = f"Dockerfile:2: the store has no image {name}, and it cannot be pulled: {registry.host} has no image"
+        work.fails(f"FROM base:1\nCOPY --from={name} / /", NotFound, message, pull="missing")
     # Where it is stored, nobody is asked.
     work.build(f"FROM {registry.host}/app:1\nCOPY app.py /\n", pull="missing")
     assert work.steps("cached") == [2]

@@ -4,6 +4,9 @@ Where we differ from it on purpose:
 
 - Times of directories: ours keep those that a step only puts something into; docker's are those of the step.
 - A copied file keeps its set-user-ID, as BuildKit has it; the classic builder loses it to a chown.
+- A directory is not copied over something else, nor something else over a directory: BuildKit refuses both, too.
+- What an archive says of "./" counts for the directory that it is unpacked into, as buildah has it; docker skips it.
+- Links before the first wildcard of a source are followed, as BuildKit does, and so does buildah.
 - BuildKit's rules hold where the two of docker differ and the newer one's is documented: a heredoc, --mount, --chmod.
 """
 
@@ -82,6 +85,8 @@ CONTEXT: dict[str, Any] = {
     "packed.xz": tar_bytes({"x": b"xz"}, "w:xz"),
     "no.tar": b"this is no archive",
     "no.gz": b"\x1f\x8b nor this",
+    "dot.tar": tar_bytes({"./": None, "./f": b"f"}),
+    "links.tar": tar_bytes({"h": "=old", "sub/h": "=sub/b"}),
     "merge.tar": tar_bytes({"sub": None, "sub/new": b"n", "old": None, "old/inside": b"i"}),
 }  # fmt: skip
 
@@ -125,7 +130,7 @@ COPIES = [
     "COPY other/sub /data/sub",
     "COPY app.py /data/sub/b",
     "COPY app.py /tmp/\nCOPY run.sh /tmp/app.py",
-    "COPY dir /x\nCOPY other /x",
+    "COPY dir /x\nCOPY other/sub /x/sub",
     "COPY other /x\nCOPY app.py /x/a/",
     "ENV D=/e N=app\nCOPY ${N}.py $D/${X:-y}/",
     "ADD app.py /new/",
@@ -202,7 +207,7 @@ WHOLE = [
     "FROM base:1 AS one\nCOPY --chown=5:6 dir /src\nFROM scratch\nCOPY --from=one /src /s\nCOPY --from=one /src/a /b/",
     "FROM base:1 AS one\nRUN /bin/busybox chown 9:9 /file\nFROM one\nCOPY --from=one --chown=1:2 /file /f2\nCMD x",
     "FROM base:1 AS one\nENV B=1\nCMD b\nFROM one\nENTRYPOINT [\"/e\"]\nENV C=$B",
-    "FROM base:1\nCOPY --from=base:1 /lnk /got\nCOPY --from=base:1 /lnk/su* /lnk/old /got2/",
+    "FROM base:1\nCOPY --from=base:1 /lnk /got\nCOPY --from=base:1 /data/su* /lnk/old /got2/",
     "ARG TAG=1\nARG NAME=base\nFROM ${NAME}:$TAG\nARG TAG\nENV T=$TAG N=$NAME",
     "FROM triggers:1\nENV AFTER=$ON\nCOPY app.py /x",
     "FROM base:1 AS t\nONBUILD ENV FROM_T=1\nONBUILD COPY app.py /ont\nFROM t\nENV Z=$FROM_T",
@@ -283,16 +288,10 @@ class Judge:
 
 
 @pytest.fixture(scope="module")
-def judge() -> Iterator[Judge]:
-    missing = Docker.missing()
-    if missing:
-        pytest.skip(f"{missing} is not installed; ci/packages.txt says what tests use")
-    with (
-        tempfile.TemporaryDirectory(prefix="ls-judge-", dir="/var/tmp") as scratch,
-        Docker(Path(scratch), Path(scratch) / "r") as docker,
-        Store(Path(scratch) / "store", create=True) as store,
-    ):
-        archive = Path(scratch) / "images.tar"
+def judge(docker: Docker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Judge]:
+    directory = tmp_path_factory.mktemp("judge")
+    with Store(directory / "store", create=True) as store:
+        archive = directory / "images.tar"
         archive.write_bytes(tar_of(docker_files([BASE, TRIGGERS])))
         docker.load(archive)
         store.load(archive)
@@ -408,6 +407,10 @@ NEWER = [
     "RUN --mount=type=bind,from=base:1,source=/data,target=/b cat /b/old > /got",
     "RUN --mount=type=cache,target=/c echo > /c/x; ls /c > /list",
     "COPY app.py /new/\nCOPY dir /lnk/\nADD packed.tgz /lnk",
+    "ADD dot.tar /new\nADD dot.tar /data/\nADD dot.tar /",
+    "ADD links.tar /data",
+    "COPY dlink/[su]* /new/\nCOPY app.py/ /new/",
+    "ADD merge.tar /data\nCOPY app.py /data/old/\nCOPY other/sub /data/old/",
 ]
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from host_tree import acl
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pools import needs_mkfs, needs_root, pool_store
@@ -101,14 +102,6 @@ def told(top: Path) -> dict[str, object]:
             content,
         )
     return found
-
-
-def acl(*entries: tuple[int, int, int]) -> bytes:
-    """A POSIX ACL as the kernel stores it: tag, permissions, id of each (acl(5))."""
-    packed = b"".join(
-        t.to_bytes(2, "little") + p.to_bytes(2, "little") + i.to_bytes(4, "little") for t, p, i in entries
-    )
-    return (2).to_bytes(4, "little") + packed
 
 
 def small_acl() -> bytes:

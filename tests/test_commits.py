@@ -13,7 +13,7 @@ from images import Image, docker_files, tar_of
 from layer_model import Entry, write_tar
 from pools import needs_mkfs, needs_root, pool_store
 from test_cli import Cli
-from test_judges import compare, docker, loaded_by_docker, tree  # noqa: F401  (docker: a fixture)
+from test_judges import compare, loaded_by_docker, tree
 
 from bench.peers import Docker
 from layerstore import Container, Store
@@ -341,7 +341,7 @@ def test_a_container_in_use(filled: Store, tmp_path: Path) -> None:
 @pytest.mark.peers
 @pytest.mark.root
 @pytest.mark.kernel
-def test_docker_shows_the_same(filled: Store, docker: Docker, tmp_path: Path, driver: str) -> None:  # noqa: F811
+def test_docker_shows_the_same(filled: Store, docker: Docker, tmp_path: Path, driver: str) -> None:
     container = filled.create("app:1", driver=driver)  # type: ignore[call-overload]
     change(container, everything)
     image = container.commit("committed:1")

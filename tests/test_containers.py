@@ -11,14 +11,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 from images import Image, docker_files, tar_of
 from layer_model import Entry, write_tar
-from test_load import child
+from test_load import child, interrupt_after_commits
+from waiting import wait_for
 
 from layerstore import Store, Volume
 from layerstore._core import mount
@@ -102,13 +101,6 @@ def drop_from_cache(path: Path) -> None:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def wait_for(holds: Callable[[], bool], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, "it did not come to hold"
-        time.sleep(0.02)
-
-
 class TestCreate:
     def test_one(self, store: Store) -> None:
         container = store.create("plain:1", name="one")
@@ -168,15 +160,7 @@ class TestCreate:
         assert list((store.root / "containers").iterdir()) == []
 
     def test_an_interrupt_right_after_the_commit(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-        transaction = store._database.transaction
-
-        @contextmanager
-        def interrupted(**options: Any) -> Iterator[Any]:
-            with transaction(**options) as db:
-                yield db
-            raise KeyboardInterrupt
-
-        monkeypatch.setattr(store._database, "transaction", interrupted)
+        interrupt_after_commits(store, monkeypatch)
         with pytest.raises(KeyboardInterrupt):
             store.create("plain:1")
         monkeypatch.undo()

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from host_tree import below, dump, small_tree
 from images import Image, docker_files, tar_of
 from layer_model import Entry, write_tar
 
@@ -111,8 +112,6 @@ def test_a_log_that_is_mostly_dead_is_written_anew(filled: Store, container: Con
 
 
 def told(container: Container) -> dict[str, object]:
-    from host_tree import dump
-
     found = dump(container, container.read_bytes)
     return {path: facts[1:] if path == "." else facts for path, facts in found.items()}
 
@@ -398,25 +397,12 @@ def test_garbage_collection_takes_logs_without_a_row(filled: Store, container: C
 
 
 def test_trees_are_copied_in_and_out(container: Container, tmp_path: Path) -> None:
-    from host_tree import dump
-
-    tree = tmp_path / "tree"
-    (tree / "d" / "empty").mkdir(parents=True)
-    (tree / "d" / "file").write_bytes(b"data" * 100_000)
-    os.link(tree / "d" / "file", tree / "same")
-    (tree / "link").symlink_to("d/file")
-    os.mkfifo(tree / "fifo", 0o640)
-    os.setxattr(tree / "d" / "file", "user.x", b"1")
-    os.utime(tree / "d", ns=(5, 5))
-    os.chmod(tree / "d", 0o2750)
+    tree = small_tree(tmp_path / "tree")
     container.copy_in(tree, "/copied")
     container.copy_in(tree, "/copied")
     container.copy_out("/copied", tmp_path / "back")
     container.copy_out("/copied", tmp_path / "back")
-    want = dump(top=str(tree))
-    assert {
-        path.removeprefix(str(tmp_path / "back")): told[:-1] for path, told in dump(top=str(tmp_path / "back")).items()
-    } == {path.removeprefix(str(tree)): told[:-1] for path, told in want.items()}
+    assert below(tmp_path / "back") == below(tree)
     assert container.stat("/copied/same").st_ino == container.stat("/copied/d/file").st_ino
     container.copy_in(tree / "d" / "file", "/small")
     assert container.read_bytes("/small") == b"data" * 100_000

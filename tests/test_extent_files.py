@@ -5,6 +5,7 @@ import os
 import stat
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -65,11 +66,8 @@ class ExtentFile:
 
 
 def test_random_input_and_output_is_that_of_a_plain_file(container: Container, tmp_path: Path) -> None:
-    exerciser = Exerciser(container, ExtentFile, tmp_path / "plain", seed=1)
-    try:
+    with closing(Exerciser(container, ExtentFile, tmp_path / "plain", seed=1)) as exerciser:
         exerciser.run(OPERATIONS)
-    finally:
-        exerciser.close()
 
 
 def test_modes_are_those_of_the_builtin_open(container: Container, tmp_path: Path) -> None:

@@ -19,9 +19,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 from images import Image, docker_files, tar_of
 from layer_model import Entry, write_tar
-from pools import needs_mkfs, needs_root, pool_store
+from pools import POOL_AND_HOST, directory_of, needs_root, store_on, upper_of
 from test_clone import told
-from test_containers import BOX, runs, wait_for
+from test_containers import BOX, runs
+from waiting import wait_for
 
 from layerstore import Container, Store
 from layerstore._core.files import punch_holes
@@ -53,11 +54,9 @@ BASE = Image(
 )
 
 
-@pytest.fixture(scope="module", params=[pytest.param("pool", marks=needs_mkfs), "host"])
+@pytest.fixture(scope="module", params=POOL_AND_HOST)
 def module_store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
-    directory = tmp_path_factory.mktemp("forks")
-    made = pool_store(directory) if request.param == "pool" else Store(directory / "store", create=True)
-    with made as opened:
+    with store_on(request.param, tmp_path_factory.mktemp("forks")) as opened:
         opened.load(io.BytesIO(tar_of(docker_files([BASE, BOX]))))
         yield opened
 
@@ -67,14 +66,6 @@ def store(module_store: Store) -> Iterator[Store]:
     yield module_store
     module_store.remove(module_store.containers(), force=True)
     assert os.listdir(module_store.layout.containers) == []
-
-
-def directory_of(container: Container) -> Path:
-    return Path(container._store.layout.container(container.id))
-
-
-def upper_of(container: Container) -> Path:
-    return directory_of(container) / "upper"
 
 
 def change(view: Path) -> None:

@@ -175,12 +175,11 @@ COLLECT = """
     with Store(sys.argv[1]) as store:
         store.collect_garbage()
 """
-CUT = """
-    import os, pathlib, shutil, sys
-    import layerstore.layers.garbage as garbage
-    from layerstore import Store
-    from layerstore.store.contents import ContentStore
-    import layerstore.store.durable as durable
+# For a child: the call after the first `left` ones of what is `dying` kills it.
+DYING = """
+    import os, sys
+
+    left = int(sys.argv[2])
 
     def dying(function):
         def call(*args, **kwargs):
@@ -190,8 +189,16 @@ CUT = """
                 os.kill(os.getpid(), 9)
             return function(*args, **kwargs)
         return call
+"""
+CUT = (
+    DYING
+    + """
+    import pathlib
+    import layerstore.layers.garbage as garbage
+    from layerstore import Store
+    from layerstore.store.contents import ContentStore
+    import layerstore.store.durable as durable
 
-    left = int(sys.argv[2])
     with Store(sys.argv[1]) as store:
         pathlib.Path.unlink = dying(pathlib.Path.unlink)
         durable.write_file = dying(durable.write_file)
@@ -199,6 +206,7 @@ CUT = """
         garbage.punch_holes = dying(garbage.punch_holes)
         store.collect_garbage()
 """
+)
 
 
 def check_after_a_kill(store: Store, tmp_path: Path) -> None:

@@ -1,9 +1,7 @@
 """Instructions of `commit --change`, and what docker makes of the same."""
 
 import json
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -156,20 +154,13 @@ def test_words() -> None:
 
 
 @pytest.fixture(scope="module")
-def container() -> Iterator[tuple[Docker, str]]:
-    missing = Docker.missing()
-    if missing:
-        pytest.skip(f"{missing} is not installed; ci/packages.txt says what tests use")
-    with (
-        tempfile.TemporaryDirectory(prefix="ls-judge-", dir="/var/tmp") as scratch,
-        Docker(Path(scratch), Path(scratch) / "r") as docker,
-    ):
-        archive = Path(scratch) / "image.tar"
-        archive.write_bytes(tar_of(docker_files([Image([tar_of({"x": b"x"})], ["changed:1"], runtime=BASE)])))
-        docker.load(archive)
-        made = output(docker._docker("create", "changed:1"))
-        yield docker, made
-        output(docker._docker("rm", made))
+def container(docker: Docker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Docker, str]]:
+    archive = tmp_path_factory.mktemp("container") / "image.tar"
+    archive.write_bytes(tar_of(docker_files([Image([tar_of({"x": b"x"})], ["changed:1"], runtime=BASE)])))
+    docker.load(archive)
+    made = output(docker._docker("create", "changed:1"))
+    yield docker, made
+    output(docker._docker("rm", made))
 
 
 def committed(docker: Docker, container: str, changes: list[str]) -> dict[str, Any]:

@@ -19,7 +19,6 @@ import shutil
 import stat
 import struct
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -28,6 +27,7 @@ from typing import NamedTuple
 import images
 import pytest
 import tarbytes
+from host_tree import acl
 from images import Image, docker_files, oci_files, tar_of
 from layer_model import Entry, write_entry
 
@@ -141,18 +141,6 @@ def unpacked(tmp_path: Path, layout: Path, tag: str) -> dict[bytes, Seen]:
         shutil.rmtree(root)
 
 
-@pytest.fixture(scope="module")
-def docker() -> Iterator[Docker]:
-    missing = Docker.missing()
-    if missing:
-        pytest.skip(f"{missing} is not installed; ci/packages.txt says what tests use")
-    with (
-        tempfile.TemporaryDirectory(prefix="ls-judge-", dir="/var/tmp") as scratch,
-        Docker(Path(scratch), Path(scratch) / "r") as peer,
-    ):
-        yield peer
-
-
 def overlay2(docker: Docker, tmp_path: Path, image: Image) -> AbstractContextManager[Path]:
     return loaded_by_docker(docker, tmp_path, written(tmp_path, image), image.names[0], len(image.layers))
 
@@ -183,11 +171,6 @@ def loaded_by_docker(docker: Docker, tmp_path: Path, archive: Path, name: str, c
 
 def folder(path: str, **more: object) -> Entry:
     return Entry("dir", path, mode=0o755, mtime=(1_000_000, 0), **more)  # type: ignore[arg-type]
-
-
-def acl(*entries: tuple[int, int, int]) -> bytes:
-    """A POSIX ACL as Linux keeps it in an xattr (posix_acl_xattr.h): tag, permissions, id."""
-    return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
 
 
 NOBODY = 0xFFFFFFFF

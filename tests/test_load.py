@@ -877,10 +877,7 @@ def test_a_killed_import_leaves_nothing_visible_and_is_cleared_away(tmp_path: Pa
             assert images.used_bytes(root) == pytest.approx(images.used_bytes(other.root), rel=0.02)
 
 
-def test_an_interrupt_right_after_the_commit_loses_nothing(
-    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    image = many_files(1)
+def interrupt_after_commits(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     transaction = store._database.transaction
 
     @contextmanager
@@ -890,6 +887,13 @@ def test_an_interrupt_right_after_the_commit_loses_nothing(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(store._database, "transaction", interrupted)
+
+
+def test_an_interrupt_right_after_the_commit_loses_nothing(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = many_files(1)
+    interrupt_after_commits(store, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         store.load(write(tmp_path, tar_of(docker_files([image]))))
     monkeypatch.undo()

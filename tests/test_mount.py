@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from conftest import mount_points
 
 from layerstore._core import mount
 from layerstore.errors import CorruptError, InvalidInput, Unsupported
@@ -30,11 +31,6 @@ needs_kernel = pytest.mark.skipif(
 )
 NOBODY = 65534
 MKFS_EROFS = "/usr/bin/mkfs.erofs"
-
-
-def mount_points() -> list[str]:
-    lines = Path("/proc/self/mountinfo").read_text().splitlines()
-    return [line.split()[4].encode().decode("unicode_escape") for line in lines]
 
 
 def names_in(directory: Path) -> list[str]:

@@ -17,9 +17,10 @@ import pytest
 from host_tree import dump
 from images import Image, docker_files, tar_of
 from layer_model import Entry, write_tar
-from pools import needs_mkfs, needs_root, pool_store
-from test_containers import BOX, runs, wait_for
+from pools import POOL_AND_HOST, needs_root, store_on, upper_of
+from test_containers import BOX, runs
 from test_extent_containers import in_another_process
+from waiting import wait_for
 
 from layerstore import Container, Store
 from layerstore.errors import Conflict, InvalidInput, NotFound, Unsupported
@@ -60,11 +61,9 @@ LONG = "/".join(["l" * 250] * 16) + "/" + "f" * 60
 DEEP = Image([write_tar([Entry("file", LONG, data=b"long" * 500, mtime=(16, 0))])], ["long:1"])
 
 
-@pytest.fixture(scope="module", params=[pytest.param("pool", marks=needs_mkfs), "host"])
+@pytest.fixture(scope="module", params=POOL_AND_HOST)
 def module_store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
-    directory = tmp_path_factory.mktemp("moving")
-    made = pool_store(directory) if request.param == "pool" else Store(directory / "store", create=True)
-    with made as opened:
+    with store_on(request.param, tmp_path_factory.mktemp("moving")) as opened:
         opened.load(io.BytesIO(tar_of(docker_files([BASE, BOX, DEEP]))))
         yield opened
 
@@ -140,10 +139,6 @@ def links(listing: Any, top: str) -> set[frozenset[str]]:
             path = f"{directory}/{name}"
             names.setdefault(listing.lstat(path).st_ino, set()).add(path.removeprefix(top).lstrip("/"))
     return {frozenset(found) for found in names.values() if len(found) > 1}
-
-
-def upper_of(container: Container) -> Path:
-    return Path(container._store.layout.container(container.id)) / "upper"
 
 
 def read_long(view: Path) -> bytes:

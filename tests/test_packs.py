@@ -9,7 +9,7 @@ import pytest
 from images import Image as MadeImage
 from layer_model import Entry, write_tar
 from stacks import Stack, chain_files, contents_of
-from test_garbage import load
+from test_garbage import DYING, load
 from test_load import check_loaded, child
 
 from layerstore import Store
@@ -193,22 +193,12 @@ CREATE = (
 )
 CUT = (
     FEW
+    + DYING
     + """
     import pathlib
     import layerstore.layers.imports as imports
     import layerstore.store.durable as durable
     from layerstore.store.contents import ContentStore
-
-    left = int(sys.argv[2])
-
-    def dying(function):
-        def call(*args, **kwargs):
-            global left
-            left -= 1
-            if left < 0:
-                os.kill(os.getpid(), 9)
-            return function(*args, **kwargs)
-        return call
 
     with Store(sys.argv[1]) as store:
         for home, name in (

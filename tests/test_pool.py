@@ -11,8 +11,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,6 +19,7 @@ from conftest import loop_devices, mount_points
 from images import Image, docker_files, tar_of
 from layer_model import Entry, write_tar
 from pools import POOL_BYTES, needs_mkfs, needs_root, pool_store
+from waiting import wait_for
 
 from layerstore import Store
 from layerstore._core import mount
@@ -437,7 +437,7 @@ class TestSize:
             assert pool.status().host_bytes > empty + (90 << 20)
             store.remove_image("big")
             store.collect_garbage()
-            assert wait_until(lambda: pool.trim() >= 0 and pool.status().host_bytes < empty + (20 << 20))
+            wait_for(lambda: pool.trim() >= 0 and pool.status().host_bytes < empty + (20 << 20), 10, 0.1)
 
     def test_the_hosts_disk_is_taken_as_it_fills(self, root: Path) -> None:
         with Store(root, create=True, pool_bytes=1 << 40) as store:
@@ -448,15 +448,6 @@ class TestSize:
         with pytest.raises(OSError, match=r"pool\.img"):
             Store(root, create=True, pool_bytes=1 << 62)
         assert os.listdir(root) == ["pool.lock"]
-
-
-def wait_until(holds: Callable[[], bool], seconds: float = 10) -> bool:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.1)
-    return True
 
 
 class TestCommand:

@@ -5,6 +5,7 @@ import io
 import mmap
 import os
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -78,8 +79,5 @@ class MountedFile:
 
 
 def test_random_input_and_output_is_that_of_a_plain_file(container: Container, tmp_path: Path) -> None:
-    exerciser = Exerciser(container, MountedFile, tmp_path / "plain", seed=1)
-    try:
+    with closing(Exerciser(container, MountedFile, tmp_path / "plain", seed=1)) as exerciser:
         exerciser.run(OPERATIONS)
-    finally:
-        exerciser.close()

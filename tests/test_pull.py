@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import pty
-import random
 import resource
 import signal
 import subprocess
@@ -19,22 +18,15 @@ from typing import Any
 import images
 import pytest
 from images import DOCKER, OCI, Image, compressed, digest_of, write_directory
-from layer_model import Entry, write_tar
-from registries import Fault, Proxy, Registry, ask, manifest_of, put_blob, put_image, put_manifest
+from layer_model import write_tar
+from registries import Fault, Proxy, Registry, ask, layer_of, manifest_of, put_blob, put_image, put_manifest
 
 from layerstore import Progress, Store
 from layerstore.errors import DigestMismatch, InvalidInput, LayerstoreError, LimitExceeded, NotFound, RegistryError
 
 pytestmark = pytest.mark.needs_tool("docker-registry")
 HASTE = {"Retry-After": "0"}
-
-
-def layer(number: int, size: int = 300_000) -> bytes:
-    data = random.Random(number).randbytes(size)
-    return write_tar([Entry("file", f"large{number}", data=data), Entry("file", f"small{number}", data=b"%d" % number)])
-
-
-IMAGE = Image([layer(1), layer(2), layer(3), layer(4)])
+IMAGE = Image([layer_of(1), layer_of(2), layer_of(3), layer_of(4)])
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +115,7 @@ def test_an_index_gives_the_image_for_the_platform(store: Store, registry: Regis
     manifests = []
     for number, name in enumerate(["linux/amd64", "linux/arm64/v8", "linux/arm/v5", "linux/arm/v7", "windows/amd64"]):
         system, architecture, *variant = name.split("/")
-        image = by_platform[name] = Image([layer(10 + number, 1000)], document={"architecture": architecture})
+        image = by_platform[name] = Image([layer_of(10 + number, 1000)], document={"architecture": architecture})
         digest = put_image(registry.port, "multi", f"tag{number}", image)
         platform = {"os": system, "architecture": architecture, **({"variant": variant[0]} if variant else {})}
         size = len(json.dumps(manifest_of(image)).encode())
@@ -139,6 +131,43 @@ def test_an_index_gives_the_image_for_the_platform(store: Store, registry: Regis
         store.pull(name, platform="linux/riscv64")
     with pytest.raises(InvalidInput, match="is no platform"):
         store.pull(name, platform="linux")
+
+
+@pytest.mark.parametrize(
+    ("config", "fitting", "others"),
+    [
+        (
+            {"architecture": "amd64"},
+            ["linux/amd64", "linux/amd64/v2"],
+            ["linux/arm64", "windows/amd64", "linux/arm/v7"],
+        ),
+        ({"architecture": "arm"}, ["linux/arm", "linux/arm/v6"], ["linux/arm64"]),
+        ({"architecture": "arm", "variant": "v6"}, ["linux/arm", "linux/arm/v6", "linux/arm/v7"], ["linux/arm/v5"]),
+        ({"architecture": "", "os": ""}, ["linux/arm64"], []),
+    ],
+)
+@pytest.mark.parametrize("is_alone", [True, False])
+def test_what_is_no_choice_is_for_the_platform_that_is_named(
+    store: Store, registry: Registry, config: dict[str, Any], fitting: list[str], others: list[str], is_alone: bool
+) -> None:
+    image = Image([layer_of(20, 1000)], document=config)
+    digest = put_image(registry.port, "alone", "1", image)
+    if not is_alone:
+        manifest = {
+            "mediaType": f"{OCI}.manifest.v1+json",
+            "digest": digest,
+            "size": len(json.dumps(manifest_of(image))),
+        }
+        index = {"schemaVersion": 2, "mediaType": f"{OCI}.index.v1+json", "manifests": [manifest]}
+        put_manifest(registry.port, "alone", "1", index)
+    for platform in others:
+        with pytest.raises(
+            NotFound, match=f"has no image for {platform}; it is one for linux/{config['architecture']}"
+        ):
+            store.pull(f"{registry.host}/alone:1", platform=platform)
+    assert store.images() == []
+    for platform in [*fitting, None]:
+        assert store.pull(f"{registry.host}/alone:1", platform=platform).id == image.id
 
 
 # What is refused
@@ -245,9 +274,15 @@ def test_wrong_bytes_are_refused_and_fetched_again(store: Store, proxy: Proxy) -
     assert is_whole(store)
 
 
-def test_an_image_that_is_not_there_is_said_so(store: Store, registry: Registry) -> None:
-    with pytest.raises(NotFound, match="has no image nothing with latest"):
-        store.pull(f"{registry.host}/nothing")
+def test_an_image_that_is_not_there_is_said_so(store: Store, registry: Registry, proxy: Proxy) -> None:
+    with pytest.raises(NotFound, match="has no image app with the tag latest"):
+        store.pull(f"{registry.host}/app")
+    with pytest.raises(NotFound, match=f"has no image app with the digest {digest_of(b'')}"):
+        store.pull(f"{registry.host}/app@{digest_of(b'')}")
+    said = b'{"errors": [{"code": "NAME_UNKNOWN", "message": "repository name not known to registry"}]}'
+    proxy.faults.append(Fault("GET", "/manifests/", status=404, body=said))
+    with pytest.raises(NotFound, match="has no repository nothing; is its name right"):
+        store.pull(f"{proxy.host}/nothing")
 
 
 # What breaks
@@ -317,6 +352,34 @@ def test_what_a_failed_pull_fetched_is_not_fetched_again(store: Store, proxy: Pr
     assert os.listdir(store.layout.downloads) == []
 
 
+@pytest.mark.parametrize("whole", [False, True])
+def test_spoiled_bytes_of_an_earlier_pull_are_fetched_again(store: Store, proxy: Proxy, whole: bool) -> None:
+    os.makedirs(store.layout.downloads, exist_ok=True)
+    for number in (1, 3):
+        blob = compressed(IMAGE.layers[number], "gzip")
+        kept = blob[: len(blob) if whole else 250_000]
+        path = Path(store.layout.downloads, digest_of(blob).removeprefix("sha256:"))
+        path.write_bytes(kept[:-20_000] + bytes(20_000))
+    store.pull(f"{proxy.host}/app:1")
+    assert is_whole(store)
+    for number in (1, 3):
+        assert ranges(proxy, blob_of(IMAGE, number))[-1] is None
+    assert os.listdir(store.layout.downloads) == []
+
+
+def test_wrong_bytes_are_fetched_once_more_and_not_for_ever(store: Store, proxy: Proxy) -> None:
+    def spoil(status: int, fields: dict[str, str], body: bytes) -> tuple[int, dict[str, str], bytes]:
+        return status, fields, bytes(len(body))
+
+    digest = blob_of(IMAGE, 1)
+    proxy.faults += [Fault("GET", digest, cut_after=250_000), Fault("GET", digest, times=99, change=spoil)]
+    Path(store.layout.downloads).mkdir(exist_ok=True)
+    Path(store.layout.downloads, digest.removeprefix("sha256:")).write_bytes(bytes(1000))
+    refused(store, proxy.host, LayerstoreError, ".")
+    assert None in ranges(proxy, digest)
+    assert len(ranges(proxy, digest)) < 5
+
+
 def test_garbage_collection_takes_what_failed_pulls_left(store: Store, proxy: Proxy) -> None:
     last = blob_of(IMAGE, 3)
     proxy.faults += [Fault("GET", last, times=99, status=503, fields=HASTE)]
@@ -381,7 +444,7 @@ def test_a_layer_blob_that_is_known_is_remembered(store: Store, registry: Regist
 
 def test_few_files_are_open_at_once(registry: Registry, tmp_path: Path) -> None:
     """However many layers there are, and also while none can be stored as the first one does not come."""
-    image = Image([layer(number, 100) for number in range(300)])
+    image = Image([layer_of(number, 100) for number in range(300)])
     put_image(registry.port, "many", "1", image)
     with Proxy(registry.port) as proxy:
         go_on = threading.Event()
@@ -400,7 +463,7 @@ def test_few_files_are_open_at_once(registry: Registry, tmp_path: Path) -> None:
 
 
 def test_an_empty_layer_comes(store: Store, registry: Registry) -> None:
-    image = Image([write_tar([]), layer(1)])
+    image = Image([write_tar([]), layer_of(1)])
     put_blob(registry.port, "empty", b"")
     put_image(registry.port, "empty", "1", image)
     assert store.pull(f"{registry.host}/empty:1").id == image.id

@@ -1,7 +1,6 @@
 """Pushes to a real registry: what is sent and what is not, uploads that break, and what others make of the result."""
 
 import json
-import random
 import re
 import shutil
 import signal
@@ -17,8 +16,18 @@ from typing import Any
 import images
 import pytest
 from images import DOCKER, OCI, Image, digest_of, docker_files, oci_files, write_directory
-from layer_model import Entry, write_tar
-from registries import Fault, Proxy, Registry, TokenServer, ask, certificate, manifest_of, put_image, put_manifest
+from registries import (
+    Fault,
+    Proxy,
+    Registry,
+    TokenServer,
+    ask,
+    certificate,
+    layer_of,
+    manifest_of,
+    put_image,
+    put_manifest,
+)
 
 from layerstore import Progress, Store
 from layerstore.errors import CorruptError, InvalidInput, LayerstoreError, NotFound, RegistryError
@@ -26,15 +35,8 @@ from layerstore.errors import CorruptError, InvalidInput, LayerstoreError, NotFo
 pytestmark = pytest.mark.needs_tool("docker-registry")
 HASTE = {"Retry-After": "0"}
 MEDIA_NAME = "[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}"  # RFC 6838, section 4.2
-
-
-def layer(number: int, size: int = 300_000) -> bytes:
-    data = random.Random(number).randbytes(size)
-    return write_tar([Entry("file", f"large{number}", data=data), Entry("file", f"small{number}", data=b"%d" % number)])
-
-
-BELOW = Image([layer(1), layer(2, 100)], names=["below:1"])
-IMAGE = Image([*BELOW.layers, layer(3, 9_000_000)], names=["app:1"])
+BELOW = Image([layer_of(1), layer_of(2, 100)], names=["below:1"])
+IMAGE = Image([*BELOW.layers, layer_of(3, 9_000_000)], names=["app:1"])
 
 
 @pytest.fixture(scope="module")

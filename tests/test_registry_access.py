@@ -23,18 +23,21 @@ from registries import (
     TokenServer,
     ask,
     certificate,
+    free_port,
     manifest_of,
     put_blob,
     put_image,
 )
 
 from layerstore import Store
-from layerstore.errors import AccessDenied, CorruptError, InvalidInput, NotFound, RegistryError
+from layerstore.cli.command import told
+from layerstore.errors import AccessDenied, CorruptError, InvalidInput, LimitExceeded, NotFound, RegistryError
 from layerstore.registry.authorization import Authorization
 from layerstore.registry.challenges import Challenge, parse_challenges
 from layerstore.registry.credentials import Credentials, find_credentials
-from layerstore.registry.references import Reference, host_of, is_loopback, parse_reference
-from layerstore.registry.transport import Patience, Transport
+from layerstore.registry.login import login, logout
+from layerstore.registry.references import Reference, host_of, is_loopback, parse_reference, parse_registry
+from layerstore.registry.transport import Patience, Transport, origin_of
 from layerstore.types import Digest
 
 IMAGE = Image([write_tar([Entry("file", "a", data=b"a" * 1000)])])
@@ -94,6 +97,29 @@ def test_what_is_no_name_is_refused(text: str) -> None:
         parse_reference(text)
 
 
+@pytest.mark.parametrize("port", ["0", "65536", "99999"])
+def test_a_port_that_is_none_is_refused(port: str) -> None:
+    with pytest.raises(InvalidInput, match=f"names port {port}"):
+        parse_reference(f"127.0.0.1:{port}/a")
+
+
+def test_a_registry_is_read() -> None:
+    for text in ("docker.io", "quay.io", "localhost", "localhost:5000", "[::1]:5000", "registry:443"):
+        assert parse_registry(text) == text
+    assert parse_registry("index.docker.io") == "docker.io"
+
+
+@pytest.mark.parametrize(
+    "text", ["myregistry", "ghcr/ann", "ghcr.io/ann", "", "UP", "a@b", "h:99999", "http://h", "a b"]
+)
+def test_a_password_is_shown_to_the_host_that_is_named_or_none(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A word alone would be a namespace of Docker Hub, which would be shown the password."""
+    monkeypatch.setattr(Transport, "send", lambda *_: pytest.fail("something was sent"))
+    for act in (lambda: login(text, USER, PASSWORD), lambda: logout(text)):
+        with pytest.raises(InvalidInput, match="is no registry"):
+            act()
+
+
 def test_names_here_and_there() -> None:
     assert parse_reference("docker.io/library/debian:12").local_name == "debian:12"
     assert parse_reference("localhost:5000/a").local_name == "localhost:5000/a:latest"
@@ -141,6 +167,12 @@ def test_dockers_file_is_read(home: Path, key: str) -> None:
     keep(home, {"auths": {key: auth("u", "p:q"), "h": auth("other", "x")}})
     assert find_credentials("h:5000") == Credentials("u", "p:q")
     assert find_credentials("elsewhere") is None
+
+
+def test_a_key_as_it_is_spelled_comes_first(home: Path) -> None:
+    for keys in (["h", "http://h/v1/"], ["http://h/v1/", "h"]):
+        keep(home, {"auths": {key: auth(key, "p") for key in keys}})
+        assert find_credentials("h") == Credentials("h", "p")
 
 
 def test_docker_hub_has_a_key_of_its_own(home: Path) -> None:
@@ -314,6 +346,34 @@ def test_a_token_that_is_no_more_good_is_replaced(
     assert len(tokens.asked) == 2
 
 
+@pytest.mark.parametrize("kind", ["password", "identity token"])
+def test_scopes_that_a_registry_adds_are_asked_for(tokens: TokenServer, kind: str) -> None:
+    who = Credentials(USER, PASSWORD, tokens.identity_token if kind == "identity token" else "")
+    origin = ("http", "127.0.0.1", 80)
+    authorization = Authorization("127.0.0.1:80", origin, lambda: who, Transport(), Patience())
+    said = "repository:app:pull repository:below/app:pull,push registry:catalog:*"
+    ours = ["repository:app:push,pull"]
+    authorization.challenged([Challenge("bearer", {"realm": tokens.realm, "scope": said})], ours, None)
+    authorization.header(ours)
+    assert tokens.asked[-1][1] == [*ours, *said.split()[1:]]
+    authorization.header(("repository:other:pull",))
+    assert tokens.asked[-1][1] == ["repository:other:pull"]
+    authorization.challenged([Challenge("bearer", {"realm": tokens.realm, "scope": said})], (), None)
+    authorization.header(())
+    assert tokens.asked[-1][1] == []
+
+
+@pytest.mark.parametrize("life", [10**400, float("nan"), "x", [], -1])
+def test_a_token_that_lasts_for_no_time_there_is(tokens: TokenServer, life: Any) -> None:
+    tokens.life_seconds = life
+    authorization = Authorization("h:80", ("http", "127.0.0.1", 80), lambda: None, Transport(), Patience())
+    authorization.challenged([Challenge("bearer", {"realm": tokens.realm})], ("repository:public/a:pull",), None)
+    try:
+        assert authorization.header(("repository:public/a:pull",))
+    except RegistryError as error:
+        assert "gave no token that can be used" in str(error)
+
+
 # What is not told
 
 
@@ -357,11 +417,24 @@ def test_who_is_asked_along_a_redirect_gets_no_credentials(
     assert tokens.asked == []
 
 
+def authorization_of(registry: str, who: Credentials | None) -> Authorization:
+    origin = origin_of(f"https://{host_of(registry)}")
+    return Authorization(registry, origin, lambda: who, Transport(), Patience())
+
+
+@pytest.mark.parametrize("registry", ["docker.io", "h.example.com", "h.example.com:443", "h.example.com:80"])
+@pytest.mark.parametrize("who", [None, Credentials(USER, PASSWORD)])
+def test_what_is_denied_names_the_registry_to_log_in_to(registry: str, who: Credentials | None) -> None:
+    authorization = authorization_of(registry, who)
+    with pytest.raises(AccessDenied, match=f"^{registry} .*`layerstore login {registry}`"):
+        authorization.challenged([], ("repository:app:pull",), None if who is None else who.basic)
+
+
 @needs_registry
 def test_no_password_goes_to_a_realm_elsewhere_without_tls(home: Path, store: Store, tokens: TokenServer) -> None:
     """The registry is reached by a name that is not loopback's; its realm is plain HTTP."""
     who = Credentials(USER, PASSWORD)
-    authorization = Authorization(("https", "registry.example.com", 443), lambda: who, Transport(), Patience())
+    authorization = authorization_of("registry.example.com", who)
     authorization.challenged([Challenge("bearer", {"realm": tokens.realm})], ("x",), None)
     with pytest.raises(AccessDenied, match="a password would not be secret"):
         authorization.header(("x",))
@@ -388,14 +461,63 @@ def test_tls_with_an_authority_of_ones_own(store: Store, tmp_path: Path, monkeyp
         assert store.pull(f"localhost:{secure.port}/app:1").id == IMAGE.id
         with pytest.raises(InvalidInput, match="no file of certificates"):
             store.pull(f"{secure.host}/app:1", ca_file=tmp_path / "key.pem")
+        with pytest.raises(FileNotFoundError, match=r"missing\.pem"):
+            store.pull(f"{secure.host}/app:1", ca_file=tmp_path / "missing.pem")
+
+
+@needs_registry
+@pytest.mark.needs_tool("openssl")
+def test_plain_http_to_a_registry_with_tls_is_told(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Patience, "first_seconds", 0)
+    with Registry(tmp_path, tls=True) as registry, Proxy(registry.port, certificate(tmp_path)) as other:
+        for host in (registry.host, other.host):  # one says so, one hangs up
+            with pytest.raises(RegistryError, match="if it speaks TLS, leave out --plain-http"):
+                store.pull(f"{host}/app:1", plain_http=True)
+
+
+# What is on the way
+
+
+def test_that_nothing_answers_is_told(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Patience, "first_seconds", 0)
+    place = f"127.0.0.1:{free_port()}"
+    with pytest.raises(RegistryError, match=f"nothing answers at {place} .Connection refused.; is the registry runn"):
+        store.pull(f"{place}/app:1")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.setenv("https_proxy", place)
+    with pytest.raises(RegistryError, match=r"the proxy for h\.example\.com gives no connection: Connection refused"):
+        store.pull("h.example.com/app:1")
+    for proxy in ("socks5://ann:secret@h:1", "ann:secret@h:99999"):
+        monkeypatch.setenv("https_proxy", proxy)
+        with pytest.raises(RegistryError, match=r"no way to h\.example\.com") as caught:
+            store.pull("h.example.com/app:1")
+        assert "secret" not in str(caught.value)
+
+
+@needs_registry
+@pytest.mark.parametrize("scheme", ["", "http://"])
+def test_a_proxy_is_shown_its_password(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheme: str
+) -> None:
+    monkeypatch.delenv("no_proxy", raising=False)
+    with Registry(tmp_path) as registry, Proxy(registry.port) as proxy:
+        put_image(registry.port, "app", "1", IMAGE)
+        monkeypatch.setenv("http_proxy", f"{scheme}ann:%C3%B6p%40n@{proxy.host}")
+        assert store.pull("h.example.com/app:1", plain_http=True).id == IMAGE.id
+        shown = {request.fields["proxy-authorization"] for request in proxy.requests}
+        assert shown == {Credentials("ann", "öp@n").basic}
 
 
 # By command
 
 
-def layerstore(home: Path, *arguments: str, given: str = "") -> subprocess.CompletedProcess[str]:
+def layerstore(home: Path, *arguments: str | bytes, given: str = "") -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "layerstore", "--root", str(home / "store"), *arguments]
-    return subprocess.run(command, input=given, capture_output=True, text=True)
+    # Without a terminal of its own: else a password is asked for there.
+    options: dict[str, Any] = {"errors": "surrogateescape", "start_new_session": True}
+    return subprocess.run(command, input=given, capture_output=True, text=True, **options)
 
 
 @needs_registry
@@ -405,7 +527,10 @@ def test_login_and_logout(home: Path, loaded: Store, guarded: Registry, helper: 
     keep(home, {"credsStore": "test"} if kept_by == "helper" else {"other": "stays"})
     target = f"{guarded.host}/cli:1"
     refused = layerstore(home, "login", "-u", USER, "--password-stdin", guarded.host, given="wrong\n")
-    assert (refused.returncode, "does not let the user 'ann'" in refused.stderr) == (1, True)
+    assert refused.returncode == 1
+    assert refused.stderr == (
+        f"layerstore login: {guarded.host} does not let the user 'ann' in with this password; is it mistyped?\n"
+    )
     done = layerstore(home, "login", "-u", USER, "--password-stdin", guarded.host, given=PASSWORD + "\n")
     assert done.returncode == 0, done.stderr
     config = home / "docker/config.json"
@@ -418,7 +543,112 @@ def test_login_and_logout(home: Path, loaded: Store, guarded: Registry, helper: 
     assert layerstore(home, "logout", guarded.host).returncode == 0
     assert find_credentials(guarded.host) is None
     assert layerstore(home, "pull", target).returncode == 1
-    assert "has no credentials" in layerstore(home, "logout", guarded.host).stderr
+    assert "no credentials" in layerstore(home, "logout", guarded.host).stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "given", "said"),
+    [
+        (("h.example.com",), "", "Username: layerstore login: nobody answers"),
+        (("-u", USER, "h.example.com"), "", "nobody answers here; give --username"),
+        (("-u", USER, "--password-stdin", "h.example.com"), "a\udcff", "the password is not UTF-8"),
+        (("-u", b"\xff", "--password-stdin", "h.example.com"), "a", "is not UTF-8"),
+        (("-u", USER, "h.example.com"), "a\udcff\n", "is not UTF-8"),
+        (("--password-stdin", "h.example.com"), "a", "the user is given by --username"),
+    ],
+)
+def test_a_login_that_lacks_a_user_or_password(
+    home: Path, arguments: tuple[str | bytes, ...], given: str, said: str
+) -> None:
+    done = layerstore(home, "login", *arguments, given=given)
+    assert done.returncode == 1
+    assert said in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_credentials_that_are_no_text_are_told(home: Path) -> None:
+    keep(home, {"auths": {"h": {"username": "u", "password": "\ud800"}}})
+    with pytest.raises(InvalidInput, match="not UTF-8"):
+        find_credentials("h")
+
+
+STALE = auth("old", "stale")
+
+
+@needs_registry
+@pytest.mark.parametrize(
+    "before",
+    [
+        {"run/containers/auth.json": {"auths": {"HOST": STALE, "other": STALE}}},
+        {"named.json": {}, "docker/config.json": {"auths": {"HOST": STALE}}},
+        {"docker/config.json": {"credsStore": "test", "auths": {"HOST": STALE, "other": STALE}}},
+        {"docker/config.json": {"credHelpers": {"HOST": "test"}, "auths": {"https://HOST": STALE}}},
+        {"docker/config.json": {"auths": {"HOST": STALE, "http://HOST/v1/": STALE}}},
+        {"docker/config.json": {"auths": {"http://HOST/v1/": STALE, "HOST/team": STALE}}},
+        {"docker/config.json": {"auths": None}},
+        {"run/containers/auth.json": {"credsStore": "test"}},
+    ],
+)
+def test_what_login_keeps_is_found_and_logout_leaves_nothing(
+    home: Path, guarded: Registry, helper: Path, monkeypatch: pytest.MonkeyPatch, before: dict[str, Any]
+) -> None:
+    for name, document in before.items():
+        keep(home, json.dumps(document).replace("HOST", guarded.host), name)
+    if "named.json" in before:
+        monkeypatch.setenv("REGISTRY_AUTH_FILE", str(home / "named.json"))
+    login(guarded.host, USER, PASSWORD)
+    assert find_credentials(guarded.host, "app") == Credentials(USER, PASSWORD)
+    logout(guarded.host)
+    assert find_credentials(guarded.host, "app") is None
+    assert list(helper.iterdir()) == []
+    for name, document in before.items():
+        if name != "docker/config.json" or "named.json" not in before:
+            left = json.loads((home / name).read_text()).get("auths") or {}
+            others = {key for key in document.get("auths") or {} if key in ("other", "HOST/team")}
+            assert left.keys() == {key.replace("HOST", guarded.host) for key in others}
+    with pytest.raises(NotFound, match="no credentials"):
+        logout(guarded.host)
+
+
+def test_logout_is_of_every_file_that_is_read(home: Path) -> None:
+    keep(home, {"auths": {"https://index.docker.io/v1/": STALE}})
+    keep(home, {"auths": {"docker.io": STALE}}, "run/containers/auth.json")
+    logout("docker.io")
+    assert find_credentials("docker.io") is None
+
+
+@needs_registry
+def test_what_a_registry_says_is_no_order_to_the_terminal(home: Path, tmp_path: Path) -> None:
+    orders = "\x1b]0;pwned\x07\x9b2J"
+    with Registry(tmp_path) as registry, Proxy(registry.port) as proxy:
+        put_image(registry.port, "app", "1", IMAGE)
+        digest = {"Docker-Content-Digest": f"sha256:{orders}", "Content-Type": manifest_of(IMAGE)["mediaType"]}
+        field = {"WWW-Authenticate": f'Bearer realm="http://example.com/{orders}"'}
+        keep(home, {"auths": {proxy.host: auth()}})
+        body = json.dumps(manifest_of(IMAGE)).encode()
+        for fault in (Fault("GET", "/v2/", status=200, fields=digest, body=body), Fault("GET", "/v2/", 9, 401, field)):
+            proxy.faults = [fault]
+            said = layerstore(home, "pull", f"{proxy.host}/app:1").stderr
+            assert r"\x1b]0;pwned\x07\x9b2J" in said
+            assert said.removesuffix("\n").isprintable()
+
+
+def test_a_message_keeps_its_lines_and_letters() -> None:
+    error = OSError(2, "No such file", "\udcff\x1b/ä")
+    error.add_note("line 1\n\tline 2")
+    assert told(error) == "line 1\n\tline 2: \\udcff\\x1b/ä: No such file"
+
+
+@needs_registry
+def test_a_signature_is_not_shown(home: Path, store: Store, tmp_path: Path) -> None:
+    with Registry(tmp_path) as registry, Proxy(registry.port) as proxy:
+        proxy.faults = [
+            Fault("GET", "/v2/", status=307, fields={"Location": "/x?signature=secret"}),
+            Fault("GET", "/x", status=200, body=b" " * (5 << 20)),
+        ]
+        with pytest.raises(LimitExceeded, match="/x has more") as caught:
+            store.pull(f"{proxy.host}/app:1")
+        assert "secret" not in str(caught.value)
 
 
 @needs_registry

@@ -9,11 +9,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from waiting import wait_for
 
 from layerstore._core import mount
 from layerstore.containers.bundle import Volume, needs_device_rules, runtime_spec
@@ -402,7 +403,7 @@ grep CapEff /proc/self/status
         script = "trap 'echo term; exit 3' TERM; trap 'echo usr1' USR1; touch /tmp/ready; while :; do sleep 0.05; done"
 
         def send() -> None:
-            wait_until((box.root / "tmp/ready").exists)
+            wait_for((box.root / "tmp/ready").exists)
             os.kill(os.getpid(), signal.SIGUSR1)
             time.sleep(0.3)
             os.kill(os.getpid(), signal.SIGTERM)
@@ -420,10 +421,10 @@ grep CapEff /proc/self/status
         status: list[int] = []
         run = threading.Thread(target=lambda: status.append(box.runtime.run(box.bundle, name)))
         run.start()
-        wait_until((box.root / "tmp/ready").exists)
+        wait_for((box.root / "tmp/ready").exists)
         # The program may be faster than crun, which writes down last what it started; runc does so first.
         state = Path(box.runtime.state_root, name)
-        wait_until(lambda: any((state / file).exists() for file in ("status", "state.json")))
+        wait_for(lambda: any((state / file).exists() for file in ("status", "state.json")))
         pid = next(p for p in Path("/proc").glob("[0-9]*") if name in command_line(p) and "run" in command_line(p))
         os.kill(int(pid.name), signal.SIGKILL)
         run.join()
@@ -436,7 +437,7 @@ grep CapEff /proc/self/status
         run = threading.Thread(target=box.runtime.run, args=(box.bundle, name))
         run.start()
         try:
-            wait_until((box.root / "tmp/ready").exists)
+            wait_for((box.root / "tmp/ready").exists)
             (process,) = (p for p in Path("/proc").glob("[0-9]*") if name in command_line(p))
             environment = (process / "environ").read_text()
             flags = os.statvfs(process / "exe").f_flag
@@ -483,11 +484,11 @@ sys.exit(Runtime({box.runtime.path!r}, {box.runtime.state_root!r}).run({str(box.
             pid = box.runtime.start_detached(box.bundle, name, **fds)
         state = box.runtime.state(name)
         assert (state["status"], state["pid"], state["bundle"]) == ("running", pid, str(box.bundle))
-        wait_until((box.root / "tmp/ready").exists)
+        wait_for((box.root / "tmp/ready").exists)
         with pytest.raises(LayerstoreError, match=name):
             box.runtime.delete(name)
         box.runtime.kill(name, signal.SIGTERM)
-        wait_until(lambda: box.runtime.state(name)["status"] == "stopped")
+        wait_for(lambda: box.runtime.state(name)["status"] == "stopped")
         box.runtime.delete(name)
         assert (box.bundle / "out").read_text() == "up\n"
         assert not (box.bundle / "pid").exists()
@@ -501,7 +502,7 @@ sys.exit(Runtime({box.runtime.path!r}, {box.runtime.state_root!r}).run({str(box.
             fd = nothing.fileno()
             pid = box.runtime.start_detached(box.bundle, name, stdin=fd, stdout=fd, stderr=fd)
         box.runtime.delete(name, force=True)
-        wait_until(lambda: not Path(f"/proc/{pid}").exists() or "Z" in Path(f"/proc/{pid}/stat").read_text())
+        wait_for(lambda: not Path(f"/proc/{pid}").exists() or "Z" in Path(f"/proc/{pid}/stat").read_text())
 
     def test_detached_that_cannot_start(self, box: Box) -> None:
         name = box.write(["/no/such/program"])
@@ -517,13 +518,6 @@ sys.exit(Runtime({box.runtime.path!r}, {box.runtime.state_root!r}).run({str(box.
         script = "umount /sys/fs/cgroup/unified && ls /sys/fs/cgroup/unified"
         shown = subprocess.run(["unshare", "--mount", "sh", "-c", script], capture_output=True, text=True, check=True)
         assert f"layerstore-test-{os.getpid()}-" not in shown.stdout
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < end, "waited for 20 seconds"
-        time.sleep(0.01)
 
 
 def command_line(process: Path) -> list[str]:

@@ -24,6 +24,7 @@ from images import Image, docker_files, tar_of
 from layer_model import Entry, write_tar
 from test_cli import Cli
 from test_load import TARS, Pipe, check_loaded, child, layer, many_files
+from waiting import wait_for
 
 from layerstore import Progress, Store
 from layerstore._core.hashing import blake3
@@ -503,7 +504,7 @@ def test_a_killed_save_leaves_what_was_there(tmp_path: Path, form: str, compress
     draw = random.Random(form + compression)
     for _ in range(6):
         with child(SAVE, tmp_path / "store", place / "out", form, compression) as process:
-            wait_for(lambda: len(left(place)) > (form != "oci") or process.poll() is not None)
+            wait_for(lambda: len(left(place)) > (form != "oci") or process.poll() is not None, 60, 0.001)
             time.sleep(draw.uniform(0, 0.02))
             process.send_signal(signal.SIGKILL)
             process.communicate()
@@ -523,13 +524,6 @@ def test_a_killed_save_leaves_what_was_there(tmp_path: Path, form: str, compress
         store.save("many:1", place / "out", format=form, compression=compression)  # type: ignore[arg-type]
         second.load(place / "out")
         check_loaded(second, many_files(1))
-
-
-def wait_for(condition: Callable[[], bool], timeout_seconds: float = 60) -> None:
-    deadline = time.monotonic() + timeout_seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
 
 
 def test_an_exception_of_the_callback_ends_it(store: Store, tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ neither; podman no OCI layout that holds more than one name.
 import json
 import os
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,11 +15,12 @@ from typing import Any
 import images
 import pytest
 from images import Image, docker_files, tar_of
+from judges import started
 from layer_model import Entry, write_tar
 from test_judges import ROOT_ENTRY, Seen, T, compare, folder, loaded_by_docker, shown, tree, undescribed, unpacked
 
 from bench.fixtures import Fixtures, default_cache
-from bench.peers import Containerd, Docker, Peer, PeerError, Podman, output
+from bench.peers import Containerd, Docker, PeerError, Podman, output
 from layerstore import Store
 from layerstore.layers import blobs, saving
 
@@ -65,24 +65,6 @@ def ours(tmp_path_factory: pytest.TempPathFactory) -> dict[bytes, Seen]:
     top = tmp_path_factory.mktemp("ours")
     (top / "archive.tar").write_bytes(tar_of(docker_files([IMAGE])))
     return shown(top, top / "archive.tar")
-
-
-@contextmanager
-def started(kind: type[Peer]) -> Iterator[Any]:
-    missing = kind.missing()
-    if missing:
-        pytest.skip(f"{missing} is not installed; ci/packages.txt says what tests use")
-    with (
-        tempfile.TemporaryDirectory(prefix="ls-judge-", dir="/var/tmp") as scratch,
-        kind(Path(scratch), Path(scratch) / "r") as peer,
-    ):
-        yield peer
-
-
-@pytest.fixture(scope="module")
-def docker() -> Iterator[Docker]:
-    with started(Docker) as peer:
-        yield peer
 
 
 @pytest.fixture(scope="module")

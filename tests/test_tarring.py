@@ -10,9 +10,9 @@ import pytest
 
 from layerstore.errors import CorruptError, InvalidInput
 from layerstore.layers.entries import Entry
-from layerstore.layers.streams import PIECE_BYTES
 from layerstore.layers.tarring import tar_pieces
 from layerstore.store.layout import PACK_THRESHOLD_BYTES
+from layerstore.store.pieces import PIECE_BYTES
 
 
 class Bytes:

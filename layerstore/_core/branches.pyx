@@ -1,28 +1,14 @@
 """The part of an index that leads to some of its inodes (csrc/branches.h), and records read as far as they are asked for."""
 
 cimport cython
-from libc.stdint cimport uint8_t, uint32_t
+from libc.stdint cimport uint32_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
+from posix.stat cimport S_ISBLK, S_ISCHR, S_ISDIR, S_ISLNK, S_ISREG
 
+from layerstore._core.buffer cimport ls_buffer, ls_buffer_free
 from layerstore._core.index cimport LS_NONE, Index, ls_index, ls_record
 from layerstore._core.status cimport check, ls_error
-
-
-cdef extern from "<sys/stat.h>" nogil:
-    bint S_ISREG(uint32_t mode)
-    bint S_ISDIR(uint32_t mode)
-    bint S_ISLNK(uint32_t mode)
-    bint S_ISCHR(uint32_t mode)
-    bint S_ISBLK(uint32_t mode)
-
-
-cdef extern from "buffer.h" nogil:
-    struct ls_buffer:
-        uint8_t *bytes
-        size_t length
-
-    void ls_buffer_free(ls_buffer *buffer)
 
 
 cdef extern from "branches.h" nogil:

@@ -6,16 +6,9 @@ from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
 
+from layerstore._core.buffer cimport ls_buffer, ls_buffer_free
 from layerstore._core.index cimport Index, ls_index, ls_record
 from layerstore._core.status cimport check, ls_error
-
-
-cdef extern from "buffer.h" nogil:
-    struct ls_buffer:
-        uint8_t *bytes
-        size_t length
-
-    void ls_buffer_free(ls_buffer *buffer)
 
 
 cdef extern from "index.h" nogil:

@@ -7,19 +7,12 @@ from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
+from posix.stat cimport S_ISBLK, S_ISCHR, S_ISDIR, S_ISLNK, S_ISREG
 
 from layerstore._core.index cimport LS_NONE, Index, ls_index_name, ls_index_string, ls_record
 from layerstore._core.status cimport check, ls_error
 
 from layerstore._core.status import CorruptError
-
-
-cdef extern from "<sys/stat.h>" nogil:
-    bint S_ISREG(uint32_t mode)
-    bint S_ISDIR(uint32_t mode)
-    bint S_ISLNK(uint32_t mode)
-    bint S_ISCHR(uint32_t mode)
-    bint S_ISBLK(uint32_t mode)
 
 
 cdef extern from "rows.h" nogil:

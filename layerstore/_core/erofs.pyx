@@ -4,27 +4,14 @@ from cpython.buffer cimport PyBuffer_FillInfo
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
 
+from layerstore._core.buffer cimport ls_buffer, ls_buffer_free
 from layerstore._core.index cimport Index, ls_index
+from layerstore._core.ingest cimport LS_LOCATION_OBJECT, ls_location, ls_pack_slot
 from layerstore._core.status cimport check, ls_error
 
 
-cdef extern from "buffer.h" nogil:
-    struct ls_buffer:
-        unsigned char *bytes
-        size_t length
-
-    void ls_buffer_free(ls_buffer *buffer)
-
-
 cdef extern from "erofs.h" nogil:
-    const uint32_t LS_LOCATION_OBJECT
     const int LS_PACK_BLOCK_BYTES
-
-    struct ls_location:
-        pass
-
-    struct ls_pack_slot:
-        pass
 
     int ls_erofs_write_tree(const ls_index *chain, const ls_location *locations, ls_buffer *out, ls_error *err)
     int ls_erofs_write_pack(uint32_t pack, uint64_t pack_bytes, const ls_pack_slot *slots, uint32_t slot_count,

@@ -1,12 +1,6 @@
-from libc.stddef cimport size_t
-from libc.stdint cimport uint8_t, uint64_t
+from libc.stdint cimport uint64_t
 
-
-cdef extern from "buffer.h" nogil:
-    struct ls_buffer:
-        uint8_t *bytes
-        size_t length
-        size_t capacity
+from layerstore._core.buffer cimport ls_buffer
 
 
 cdef class Content:

@@ -9,6 +9,7 @@ from libc.stddef cimport size_t
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
 
+from layerstore._core.buffer cimport ls_buffer_append, ls_buffer_free, ls_buffer_reserve
 from layerstore._core.extents cimport (
     LS_EXTENT_LOG_BYTES,
     LS_EXTENT_LOG_SHIFT,
@@ -32,11 +33,6 @@ from layerstore._core.log cimport (
 from layerstore._core.status cimport check, ls_error
 
 from layerstore._core.status import InvalidInput
-
-cdef extern from "buffer.h" nogil:
-    int ls_buffer_reserve(ls_buffer *buffer, size_t extra, ls_error *err)
-    int ls_buffer_append(ls_buffer *buffer, const void *bytes, size_t length, ls_error *err)
-    void ls_buffer_free(ls_buffer *buffer)
 
 cdef extern from "extent_io.h" nogil:
     int ls_log_append(

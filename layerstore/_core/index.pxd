@@ -1,14 +1,7 @@
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
+from layerstore._core.buffer cimport ls_buffer
 from layerstore._core.status cimport ls_error
-
-
-cdef extern from "buffer.h" nogil:
-    struct ls_buffer:
-        uint8_t *bytes
-        size_t length
-
-    void ls_buffer_free(ls_buffer *buffer)
 
 
 cdef extern from "index.h" nogil:

@@ -8,16 +8,10 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
+from posix.stat cimport S_ISBLK, S_ISCHR, S_ISDIR, S_ISLNK, S_ISREG
 
+from layerstore._core.buffer cimport ls_buffer_free
 from layerstore._core.status cimport check, ls_error
-
-
-cdef extern from "<sys/stat.h>" nogil:
-    bint S_ISREG(uint32_t mode)
-    bint S_ISDIR(uint32_t mode)
-    bint S_ISLNK(uint32_t mode)
-    bint S_ISCHR(uint32_t mode)
-    bint S_ISBLK(uint32_t mode)
 
 
 cdef extern from "siphash.h" nogil:

@@ -5,81 +5,38 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memset
 
+from layerstore._core.buffer cimport ls_buffer, ls_buffer_append, ls_buffer_free
+from layerstore._core.hashing cimport (
+    ls_b3_hasher,
+    ls_b3_hasher_final,
+    ls_b3_hasher_init,
+    ls_b3_hasher_update,
+    ls_b3_kernel,
+    ls_b3_kernel_find,
+)
+from layerstore._core.index cimport LS_NONE, ls_content
 from layerstore._core.status cimport LS_NO_MEMORY, LS_OK, check, ls_error
-
-
-cdef extern from "buffer.h" nogil:
-    struct ls_buffer:
-        uint8_t *bytes
-        size_t length
-
-    int ls_buffer_append(ls_buffer *buffer, const void *bytes, size_t length, ls_error *err)
-    void ls_buffer_free(ls_buffer *buffer)
+from layerstore._core.tar cimport (
+    LS_TAR_DATA,
+    LS_TAR_ENTRY,
+    LS_TAR_NEED_MORE,
+    LS_TAR_REGULAR,
+    ls_tar,
+    ls_tar_bytes,
+    ls_tar_default_limits,
+    ls_tar_entry,
+    ls_tar_event,
+    ls_tar_extent,
+    ls_tar_feed,
+    ls_tar_finish,
+    ls_tar_free,
+    ls_tar_new,
+    ls_tar_next,
+)
 
 
 cdef extern from "status.h" nogil:
     int ls_fail(ls_error *err, int status, const char *format, ...)
-
-
-cdef extern from "blake3.h" nogil:
-    struct ls_b3_kernel
-    struct ls_b3_hasher:
-        pass
-
-    int ls_b3_kernel_find(const char *name, const ls_b3_kernel **kernel, ls_error *err)
-    void ls_b3_hasher_init(ls_b3_hasher *hasher, const ls_b3_kernel *kernel)
-    int ls_b3_hasher_update(ls_b3_hasher *hasher, const void *bytes, size_t length, ls_error *err)
-    void ls_b3_hasher_final(const ls_b3_hasher *hasher, uint8_t *digest)
-
-
-cdef extern from "tar.h" nogil:
-    struct ls_tar_limits:
-        pass
-    const ls_tar_limits ls_tar_default_limits
-
-    enum ls_tar_type:
-        LS_TAR_REGULAR
-
-    enum ls_tar_event_kind:
-        LS_TAR_NEED_MORE
-        LS_TAR_RAW
-        LS_TAR_ENTRY
-        LS_TAR_DATA
-
-    struct ls_tar_bytes:
-        const uint8_t *bytes
-        size_t length
-
-    struct ls_tar_extent:
-        uint64_t offset
-        uint64_t length
-
-    struct ls_tar_entry:
-        ls_tar_type type
-        uint64_t size
-        const ls_tar_extent *extents
-        size_t extent_count
-        int is_sparse
-
-    struct ls_tar_event:
-        ls_tar_event_kind kind
-        ls_tar_bytes bytes
-        const ls_tar_entry *entry
-
-    struct ls_tar
-    int ls_tar_new(ls_tar **tar, const ls_tar_limits *limits, ls_error *err)
-    void ls_tar_free(ls_tar *tar)
-    void ls_tar_feed(ls_tar *tar, const void *bytes, size_t length)
-    int ls_tar_next(ls_tar *tar, ls_tar_event *event, ls_error *err)
-    int ls_tar_finish(ls_tar *tar, ls_error *err)
-
-
-cdef extern from "index.h" nogil:
-    const uint32_t LS_NONE
-
-    struct ls_content:
-        uint8_t digest[32]
-        uint64_t size
 
 
 cdef extern from "layer.h" nogil:

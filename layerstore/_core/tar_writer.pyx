@@ -5,21 +5,25 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
+from posix.stat cimport S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFREG
 
+from layerstore._core.buffer cimport ls_buffer_free, ls_buffer_reserve
 from layerstore._core.index cimport Written
 from layerstore._core.status cimport check, ls_error
+from layerstore._core.tar cimport (
+    LS_TAR_BLOCK,
+    LS_TAR_CHAR,
+    LS_TAR_DIRECTORY,
+    LS_TAR_FIFO,
+    LS_TAR_HARDLINK,
+    LS_TAR_REGULAR,
+    LS_TAR_SYMLINK,
+    ls_tar_bytes,
+    ls_tar_entry,
+    ls_tar_xattr,
+)
 
 from layerstore._core.status import InvalidInput
-
-
-cdef extern from "<sys/stat.h>" nogil:
-    uint32_t S_IFMT
-    uint32_t S_IFREG
-    uint32_t S_IFDIR
-    uint32_t S_IFLNK
-    uint32_t S_IFCHR
-    uint32_t S_IFBLK
-    uint32_t S_IFIFO
 
 
 cdef extern from "<sys/sysmacros.h>" nogil:

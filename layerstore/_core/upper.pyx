@@ -7,9 +7,11 @@ from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from layerstore._core.index cimport LS_NONE, Index, ls_buffer, ls_buffer_free, ls_index
+from layerstore._core.buffer cimport ls_buffer, ls_buffer_free
+from layerstore._core.index cimport LS_NONE, Index, ls_index
 from layerstore._core.status cimport check, ls_error
-from layerstore._core.tar_writer cimport TarWriter, ls_tar_bytes, ls_tar_writer, ls_tar_xattr
+from layerstore._core.tar cimport ls_tar_bytes, ls_tar_xattr
+from layerstore._core.tar_writer cimport TarWriter, ls_tar_writer
 
 
 cdef extern from "<sys/sysmacros.h>" nogil:

@@ -9,6 +9,7 @@ from libc.stdlib cimport free, malloc
 
 from layerstore._core.entry cimport Entry, make_entry, text
 from layerstore._core.index cimport LS_NONE, Index, ls_index, ls_index_children, ls_index_name, ls_path
+from layerstore._core.ingest cimport ls_location
 from layerstore._core.status cimport check, ls_error
 
 from layerstore._core.status import CorruptError
@@ -17,11 +18,6 @@ from layerstore._core.status import CorruptError
 cdef extern from "resolve.h" nogil:
     int ls_resolve(const ls_index *index, ls_path path, int follow, uint32_t *record, int *sys_errno, ls_error *err)
     int ls_resolve_link(const ls_index *index, uint32_t number, uint32_t *record, int *sys_errno, ls_error *err)
-
-
-cdef extern from "digests.h" nogil:
-    struct ls_location:
-        pass
 
 
 cdef extern from "rows.h" nogil:

@@ -10,7 +10,7 @@ from functools import partial
 from layerstore.api.container import Container
 from layerstore.api.image import Image
 from layerstore.containers.containers import Containers, check_count
-from layerstore.errors import Conflict, InvalidInput, NotFound, Unsupported
+from layerstore.errors import Conflict, InvalidInput, LayerstoreError, NotFound, Unsupported
 from layerstore.layers.chains import Chains
 from layerstore.mount.shared import Mounts
 from layerstore.store.db import SET_NAME, Database
@@ -318,7 +318,10 @@ class Store:
         except NotFound:
             if pull == "never":
                 raise
-        return self.pull(name).config
+        try:
+            return self.pull(name).config
+        except LayerstoreError as error:
+            raise type(error)(f"the store has no image {name}, and it cannot be pulled: {error}") from error
 
     def pull(
         self,
@@ -332,7 +335,7 @@ class Store:
         """Bring an image from a registry: `NAME[:TAG]` or `NAME@sha256:...`. With a tag it gets that name.
 
         Args:
-            platform: OS/ARCHITECTURE[/VARIANT], where the name stands for images of several; this machine's by default.
+            platform: OS/ARCHITECTURE[/VARIANT]; by default this machine's, where the name stands for images of several.
             plain_http: speak HTTP without TLS, for which a registry of this machine itself needs no permission.
             ca_file: a file of certificates (PEM) of authorities that are trusted beside the system's.
             progress: called from several threads, one at a time.
@@ -351,12 +354,12 @@ class Store:
             LimitExceeded, OSError.
         """
         from layerstore.registry.client import Client
-        from layerstore.registry.platforms import parse_platform, this_platform
+        from layerstore.registry.platforms import parse_platform
         from layerstore.registry.pulling import pull
         from layerstore.registry.references import parse_reference
 
         reference = parse_reference(name)
-        wanted = this_platform() if platform is None else parse_platform(platform)
+        wanted = None if platform is None else parse_platform(platform)
         with Client(reference, plain_http=plain_http, ca_file=ca_file) as client:
             return self._image(pull(self.layout, self._database, self._contents, client, reference, wanted, progress))
 

@@ -15,7 +15,8 @@ import zlib
 from layerstore.containers.unpacking import TYPES, XATTR, mtime_ns
 from layerstore.errors import InvalidInput
 from layerstore.layers.entries import Entry
-from layerstore.layers.streams import PIECE_BYTES, pieces_of
+from layerstore.layers.streams import pieces_of
+from layerstore.store.pieces import PIECE_BYTES
 from layerstore.types import encode_path
 
 TYPE_CHECKING = False
@@ -50,21 +51,21 @@ class _Member:
 def opened(fd: int, scratch: str, name: str) -> Iterator[list[Entry] | None]:
     """The entries of the archive that the file `fd` is, in its order; None where it is none.
 
-    Their sources can be read in the block. A link's `link` is the path that the archive says. `scratch` is a directory
+    Their sources can be read in the block. A link's `link` is the path that the archive says. That of the directory
+    that it is unpacked into has an empty path. `scratch` is a directory
     for what is decompressed, `name` is told in messages. Raises `InvalidInput` where it is damaged, `OSError`.
     """
     with contextlib.ExitStack() as stack:
         file = stack.enter_context(open(fd, "rb", closefd=False))
         try:
             plain = _decompressed(stack, file, scratch)
-            if plain is None:
-                yield None
-                return
-            archive = stack.enter_context(tarfile.open(fileobj=plain, mode="r:"))
-            entries = [_entry(archive, member) for member in archive]
+            entries = None
+            if plain is not None:
+                archive = stack.enter_context(tarfile.open(fileobj=plain, mode="r:"))
+                entries = [_entry(archive, member) for member in archive]
         except _DAMAGED as error:
             raise InvalidInput(f"{name} cannot be read as the archive that it begins as: {error}") from error
-        yield [entry for entry in entries if entry.path]
+        yield entries
 
 
 def _decompressed(stack: contextlib.ExitStack, file: BinaryIO, scratch: str) -> IO[bytes] | None:
@@ -103,6 +104,8 @@ def _is_header(block: bytes) -> bool:
 def _entry(archive: tarfile.TarFile, member: tarfile.TarInfo) -> Entry:
     entry = Entry(_path(member.name), 0, member.uid, member.gid, mtime_ns(member))
     permissions = member.mode & 0o7777
+    if not entry.path and not member.isdir():
+        raise ValueError(f"entry {member.name!r} is no directory, as what it is unpacked into has to be")
     if member.isdir():
         entry.mode = stat.S_IFDIR | permissions
     elif member.issym():

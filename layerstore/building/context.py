@@ -8,7 +8,7 @@ import stat
 
 from layerstore._core import mount
 from layerstore._core.hashing import Hasher
-from layerstore.building.patterns import Ignored, component_regex
+from layerstore.building.patterns import Ignored, component_regex, without_top
 from layerstore.errors import Conflict, InvalidInput, NotFound
 from layerstore.layers.entries import Entry
 from layerstore.layers.streams import pieces_of
@@ -94,10 +94,9 @@ class Context:
 
         Raises `NotFound` where nothing is, or what is there is left out; `InvalidInput` where the path begins outside.
         """
-        if ".." in path.split("/") and os.path.normpath(path.lstrip("/")).startswith(".."):
-            raise InvalidInput(f"{path} is outside of the build context; give what is in {self._root}")
+        self._check_inside(path)
         try:
-            fd = mount.open_inside(self._fd, path.lstrip("/") or ".", os.O_PATH | os.O_CLOEXEC)
+            fd = mount.open_inside(self._fd, path.strip("/") or ".", os.O_PATH | os.O_CLOEXEC)
         except (FileNotFoundError, NotADirectoryError):
             raise self._missing(path) from None
         try:
@@ -109,15 +108,22 @@ class Context:
             raise self._missing(path)
         return found
 
+    def _check_inside(self, path: str) -> None:
+        if ".." in path.split("/") and os.path.normpath(path.lstrip("/")).startswith(".."):
+            raise InvalidInput(f"{path} is outside of the build context; give what is in {self._root}")
+
     def _missing(self, path: str) -> NotFound:
         return NotFound(f"{path} is not in the build context {self._root}, or its .dockerignore leaves it out")
 
     def match(self, pattern: str) -> list[str]:
-        """The paths that match a pattern, sorted; links are not followed. Raises `InvalidInput`."""
-        found = [""]
-        for part in os.path.normpath(pattern.lstrip("/")).split("/"):
-            if part == "..":
-                raise InvalidInput(f"{pattern} is outside of the build context; give what is in {self._root}")
+        """The paths that match a pattern, sorted, spelled without links: see `without_top`. Raises `InvalidInput`."""
+        self._check_inside(pattern)
+        top, parts = without_top(pattern)
+        try:
+            found = [self.resolve(top)]
+        except NotFound:
+            return []
+        for part in parts:
             matches = component_regex(part).fullmatch
             found = [path for directory in found for path in self._names(directory) if matches(os.path.basename(path))]
         return [path for path in sorted(found) if self._is_shown(path)]

@@ -12,6 +12,7 @@ from layerstore._core.sha256 import sha256
 from layerstore.building.context import HostFile
 from layerstore.building.patterns import has_wildcards
 from layerstore.errors import InvalidInput, NotFound
+from layerstore.layers.paths import join, relative_to
 from layerstore.types import Value, decode_path, encode_path
 
 TYPE_CHECKING = False
@@ -80,6 +81,8 @@ class Copy:
         self._mode = None if chmod is None else int(chmod, 8)
         self._keeps_owner = keeps_owner
         self._scratch = scratch
+        self.unpacked = False
+        """Whether `put` unpacked an archive."""
 
     def digest(self) -> str:
         """SHA-256 of all that it reads, names, modes, owners and attributes included, times not. Raises `OSError`."""
@@ -102,13 +105,15 @@ class Copy:
         for item in self._items:
             unpacked = self._unpacked(item, stack)
             if unpacked is not None:
+                self.unpacked = True
                 self._put_archive(layer, tree, unpacked, target, owner)
             elif item.entries[0].is_dir():
-                self._put_tree(layer, item.entries, target, owner)
+                self._put_tree(layer, tree, item.entries, target, owner)
             else:
-                place = _join(target, encode_path(item.name)) if is_directory else target
+                place = join(target, encode_path(item.name)) if is_directory else target
                 if not place:
                     raise InvalidInput(f"{item.name} cannot be put in the place of the root directory")
+                _check_kind(tree, item.entries[0], place)
                 layer.put(self._changed(item.entries[0].at(place), owner, self._keeps_owner))
         return layer.entries()
 
@@ -122,13 +127,15 @@ class Copy:
         return stack.enter_context(archives.opened(fd, self._scratch, item.name))
 
     def _put_tree(
-        self, layer: NewLayer, entries: Sequence[Entry], target: bytes, owner: tuple[int, int] | None
+        self, layer: NewLayer, tree: Tree, entries: Sequence[Entry], target: bytes, owner: tuple[int, int] | None
     ) -> None:
         layer.make_directory(target)
         top = entries[0].path
         for entry in entries[1:]:
+            place = _below(target, top, entry.path)
             link = None if entry.link is None else _below(target, top, entry.link)
-            layer.put(self._changed(entry.at(_below(target, top, entry.path), link), owner, self._keeps_owner))
+            _check_kind(tree, entry, place)
+            layer.put(self._changed(entry.at(place, link), owner, self._keeps_owner))
 
     def _put_archive(
         self, layer: NewLayer, tree: Tree, entries: Sequence[Entry], target: bytes, owner: tuple[int, int] | None
@@ -136,10 +143,6 @@ class Copy:
         layer.make_directory(target)
         for entry in entries:
             link = None if entry.link is None else _inside(tree, target, entry.link)
-            if link is not None and not layer.has_file(link):
-                raise InvalidInput(
-                    f"the archive has a hard link to {decode_path(entry.link or b'')}, which is not in it"
-                )
             layer.put(self._changed(entry.at(_inside(tree, target, entry.path), link), owner, True))
 
     def _changed(self, entry: Entry, owner: tuple[int, int] | None, keeps_owner: bool) -> Entry:
@@ -210,16 +213,29 @@ def _said(entry: Entry, top_length: int) -> list[object]:
     ]
 
 
-def _join(directory: bytes, name: bytes) -> bytes:
-    return directory + b"/" + name if directory and name else directory or name
+def _check_kind(tree: Tree, entry: Entry, place: bytes) -> None:
+    """Raise `InvalidInput` where a directory would be put in the place of something else, or something else in that of
+    a directory, as BuildKit does: the classic builder replaces /bin -> usr/bin by COPY . / without a word."""
+    there = tree.get(place)
+    if there is not None and there.is_dir() != entry.is_dir():
+        raise InvalidInput(
+            f"{decode_path(entry.path)} is {_kind(entry)}, and /{decode_path(place)} of the image is {_kind(there)}: "
+            "neither can take the other's place"
+        )
+
+
+def _kind(entry: Entry) -> str:
+    if entry.is_dir():
+        return "a directory"
+    return "a file" if entry.target is None else f"a link to {decode_path(entry.target)}"
 
 
 def _below(target: bytes, top: bytes, path: bytes) -> bytes:
     """Where a path below `top` is when `top` is at `target`."""
-    return _join(target, path[len(top) :].lstrip(b"/"))
+    return join(target, relative_to(top, path))
 
 
 def _inside(tree: Tree, target: bytes, path: bytes) -> bytes:
     """Where an entry of an archive lands: links on the way to its last name are followed inside the image."""
     above, _, name = path.rpartition(b"/")
-    return _join(tree.place_for(decode_path(_join(target, above))), name)
+    return join(tree.place_for(decode_path(join(target, above))), name)

@@ -23,6 +23,16 @@ def has_wildcards(pattern: str) -> bool:
     return False
 
 
+def without_top(pattern: str) -> tuple[str, list[str]]:
+    """The path that a pattern begins with, and the components after it, the first of which has a wildcard.
+
+    Links on the way of the path are followed, as BuildKit does, and none where the wildcards are.
+    """
+    parts = posixpath.normpath("/" + pattern).strip("/").split("/")
+    count = next((count for count, part in enumerate(parts) if "\\" in part or has_wildcards(part)), len(parts))
+    return "/".join(parts[:count]), parts[count:]
+
+
 def component_regex(pattern: str) -> re.Pattern[str]:
     """What a component of a pattern matches. Raises `InvalidInput`."""
     return re.compile(_translated(pattern, stars=False), re.DOTALL)

@@ -210,7 +210,10 @@ class StageBuild:
 
         def make() -> DiffId:
             with contextlib.ExitStack() as stack:
-                return self._staged.add(copy.put(self._current_tree(), self._shop.now_ns(), stack))
+                diff_id = self._staged.add(copy.put(self._current_tree(), self._shop.now_ns(), stack))
+            if copy.unpacked:  # what the tree has of an archive cannot be read any more
+                self._tree = None
+            return diff_id
 
         created_by = history.of_copy(name, {"from": source, **flags}, [*sources, *heredocs, words[-1]])
         self._finish(created_by, [name, to, flags, copy.digest()], make)

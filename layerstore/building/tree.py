@@ -6,9 +6,10 @@ import errno
 import os
 import stat
 
-from layerstore.building.patterns import component_regex
+from layerstore.building.patterns import component_regex, without_top
 from layerstore.errors import InvalidInput, LimitExceeded, NotFound
 from layerstore.layers.entries import Entry
+from layerstore.layers.paths import MAX_LINKS, directories_above, join, names_of, parent_of, path_error
 from layerstore.layers.whole import stored_entry, whole
 from layerstore.types import decode_path, encode_path
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from layerstore._core.index import Index
     from layerstore.store.contents import ContentStore
 
-_MAX_LINKS = 40
 _NEW_DIRECTORY_MODE = stat.S_IFDIR | 0o755
 
 
@@ -29,17 +29,15 @@ class Tree:
     def __init__(self, index: Index, contents: ContentStore) -> None:
         self._index = index
         self._contents = contents
-        self._new: dict[bytes, Entry] = {}
-        self._fresh: set[bytes] = (
-            set()
-        )  # where something else took the place of a directory: nothing shows through there
+        self._new: dict[bytes, Entry] = {}  # none is a hard link: each says all of its file
+        self._hidden: set[bytes] = set()  # where something took the place of a stored directory: what was in it is gone
 
     def get(self, path: bytes) -> Entry | None:
         """What is at a path, a link itself; None where nothing is."""
         entry = self._new.get(path)
         if entry is not None:
-            return entry if entry.link is None else self._new[entry.link]
-        if self._fresh and any(above in self._fresh for above in _above(path)):
+            return entry
+        if self._hidden and any(above in self._hidden for above in directories_above(path)):
             return None
         number = self._index.lookup(path)
         return None if number is None else stored_entry(self._index, self._contents, path, number)
@@ -54,24 +52,24 @@ class Tree:
         Raises `OSError` (ENOTDIR, ELOOP).
         """
         reached = b""
-        waiting = _names(path)
+        waiting = names_of(path)[::-1]
         links = 0
         while waiting:
             name = waiting.pop()
             if name == b"..":
-                reached = reached.rpartition(b"/")[0]
+                reached = parent_of(reached)
                 continue
-            child = reached + b"/" + name if reached else name
+            child = join(reached, name)
             entry = self.get(child)
             if entry is not None and entry.target is not None:
                 links += 1
-                if links > _MAX_LINKS:
-                    raise _error(errno.ELOOP, path)
-                waiting += _names(entry.target)
+                if links > MAX_LINKS:
+                    raise path_error(errno.ELOOP, path)
+                waiting += names_of(entry.target)[::-1]
                 reached = b"" if entry.target.startswith(b"/") else reached
                 continue
             if entry is not None and waiting and not entry.is_dir():
-                raise _error(errno.ENOTDIR, path)
+                raise path_error(errno.ENOTDIR, path)
             reached = child
         return reached
 
@@ -95,14 +93,12 @@ class Tree:
         return data.decode("utf-8", "surrogateescape")
 
     def put(self, entry: Entry) -> None:
-        """Have an entry at its path, whose directory is there."""
+        """Have an entry that is no hard link at its path, whose directory is there."""
         path = entry.path
-        if entry.is_dir():
-            entry.opaque = path in self._fresh
-        elif self.is_dir(path):
+        if not entry.is_dir() and self.is_dir(path):
             for below in [other for other in self._new if other.startswith(path + b"/")]:
                 del self._new[below]
-            self._fresh.add(path)
+            self._hidden.add(path)
         self._new[path] = entry
 
 
@@ -117,42 +113,58 @@ class NewLayer:
         self._owner = owner
         self._mtime_ns = mtime_ns
         self._put: dict[bytes, Entry] = {}
+        self._replaced: set[bytes] = set()  # directories that something else took the place of in this layer
 
     def put(self, entry: Entry) -> None:
         """Have an entry at its path. Directories on the way are made; what was there is replaced, but a directory by a
-        directory keeps what is in it. Raises `InvalidInput` where something else is on the way."""
+        directory keeps what is in it. A hard link may be to a file that is in the image already: the layer has that,
+        too, then, with the attributes that the link's entry says. Raises `InvalidInput` where something else is on the
+        way, or a hard link is to no file, or to what it replaces."""
         path = entry.path
+        if entry.link is not None and (entry.link + b"/").startswith(path + b"/"):
+            raise InvalidInput(f"/{decode_path(path)} cannot take the place of what it is a hard link to")
         if path:
-            self.make_directory(path.rpartition(b"/")[0])
+            self.make_directory(parent_of(path))
+        file = entry if entry.link is None else self._file(entry.link, entry)
         if not entry.is_dir() and self._tree.is_dir(path):
             for below in [other for other in self._put if other.startswith(path + b"/")]:
                 self._drop(below)
+            self._replaced.add(path)
         if path in self._put:
             self._drop(path)
+        entry.opaque = entry.is_dir() and path in self._replaced
         if entry.link is not None:
             entry.link = self._put[entry.link].link or entry.link
-        self._tree.put(entry)
+        self._tree.put(entry if entry.link is None else file.at(path))
         self._put[path] = entry
 
-    def has_file(self, path: bytes) -> bool:
-        """Whether a file, which a hard link can be made to, was put at a path."""
-        entry = self._put.get(path)
-        return entry is not None and not entry.is_dir()
+    def _file(self, path: bytes, link: Entry) -> Entry:
+        """The file at a path of the layer, that of the image brought into it. Raises `InvalidInput`."""
+        file = self._tree.get(path)
+        if file is None or file.is_dir():
+            raise InvalidInput(
+                f"/{decode_path(link.path)} is a hard link to /{decode_path(path)}, where the image has no file"
+            )
+        if path not in self._put:
+            file = file.at(path)
+            file.mode = stat.S_IFMT(file.mode) | stat.S_IMODE(link.mode)
+            file.uid, file.gid, file.mtime_ns = link.uid, link.gid, link.mtime_ns
+            self.put(file)
+        return file
 
     def _drop(self, path: bytes) -> None:
         """Forget an entry; of a file with more names the next one is the file then."""
         gone = self._put.pop(path)
         names = [entry for entry in self._put.values() if entry.link == path]
         for entry in names:
-            self._tree.put(again := gone.at(entry.path, None if entry is names[0] else names[0].path))
-            self._put[entry.path] = again
+            self._put[entry.path] = gone.at(entry.path, None if entry is names[0] else names[0].path)
 
     def make_directory(self, path: bytes) -> None:
         """Make a directory, and those on the way to it, where they are missing. Raises `InvalidInput`."""
         missing = []
         while path and (found := self._tree.get(path)) is None:
             missing.append(path)
-            path = path.rpartition(b"/")[0]
+            path = parent_of(path)
         if path and not found.is_dir():  # type: ignore[union-attr]
             raise InvalidInput(
                 f"/{decode_path(path)} of the image is not a directory, and files cannot be put below it"
@@ -166,11 +178,11 @@ class NewLayer:
         """In the order of a layer (layerstore/layers/entries.py), with the directories on the way to each."""
         found = dict(self._put)
         for path in self._put:
-            for above in _above(path):
+            for above in directories_above(path):
                 if above and above not in found:
                     entry = self._tree.get(above)
                     assert entry is not None, "a directory is made before what is in it"
-                    found[above] = entry
+                    found[above] = entry.at(above)
         ordered = [found[path] for path in sorted(found, key=lambda path: path.split(b"/"))]
         return list(_first_names_first(ordered))
 
@@ -210,8 +222,12 @@ class ImageFiles:
 
     def match(self, pattern: str) -> list[str]:
         """As `Context.match`."""
-        found = [b""]
-        for part in os.path.normpath("/" + pattern).strip("/").split("/"):
+        top, parts = without_top(pattern)
+        try:
+            found = [encode_path(self.resolve(top))]
+        except NotFound:
+            return []
+        for part in parts:
             matches = component_regex(part).fullmatch
             found = [
                 path for above in found for path in self._names(above) if matches(decode_path(path.split(b"/")[-1]))
@@ -222,25 +238,8 @@ class ImageFiles:
         number = self._index.lookup(directory)
         if number is None or not stat.S_ISDIR(self._index.record(number).mode):
             return []
-        prefix = directory + b"/" if directory else b""
-        return [prefix + self._index.record(child).name for child in self._index.children(number)]
+        return [join(directory, self._index.record(child).name) for child in self._index.children(number)]
 
     def below(self, path: str) -> Iterator[Entry]:
         """As `Context.below`, with owners, attributes and hard links."""
         return whole(self._index, self._contents, (), encode_path(path))
-
-
-def _above(path: bytes) -> Iterator[bytes]:
-    """The directories above a path, the nearest first, the root last."""
-    while path:
-        path = path.rpartition(b"/")[0]
-        yield path
-
-
-def _names(path: bytes) -> list[bytes]:
-    """The names of a path, the last one first."""
-    return [name for name in reversed(path.split(b"/")) if name not in (b"", b".")]
-
-
-def _error(number: int, path: bytes) -> OSError:
-    return OSError(number, os.strerror(number), "/" + decode_path(path).lstrip("/"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from layerstore.cli.command import told
+from layerstore.store.pieces import PIECE_BYTES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -12,8 +13,6 @@ if TYPE_CHECKING:
 
     from layerstore.api import Store
     from layerstore.views.view import View
-
-_PIECE_BYTES = 1 << 20
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,6 +34,6 @@ def _copy(view: View, path: str) -> int:
         print(f"layerstore cat: {told(error)}", file=sys.stderr)
         return 1
     with file:
-        while piece := file.read(_PIECE_BYTES):
+        while piece := file.read(PIECE_BYTES):
             sys.stdout.buffer.write(piece)
     return 0

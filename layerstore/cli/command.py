@@ -72,9 +72,13 @@ def _open_store(module: ModuleType, root: str | None, args: argparse.Namespace) 
 
 
 def told(error: BaseException) -> str:
-    """An error of the system without its number, and what it is about first; before that, what was noted of it."""
+    """An error of the system without its number, and what it is about first; before that, what was noted of it.
+
+    What registries, archives and paths say in it could be orders to the terminal: those are written as escapes.
+    """
     notes = "".join(f"{note}: " for note in getattr(error, "__notes__", ()))
-    return notes + _told(error)
+    text = notes + _told(error)
+    return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
 
 
 def _told(error: BaseException) -> str:

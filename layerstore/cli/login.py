@@ -1,5 +1,5 @@
-"""Show a registry a user's password and keep it where docker keeps its own: in config.json, or with the credential
-helper that is named there."""
+"""Show a registry a user's password and keep it where docker and podman keep theirs: in the file that has an entry
+for the registry already, in docker's config.json where none has, or with the credential helper that is named there."""
 
 from __future__ import annotations
 
@@ -25,16 +25,21 @@ def run(_: None, args: argparse.Namespace) -> int:
     from layerstore.errors import InvalidInput
     from layerstore.registry.login import login
 
-    user = args.username
-    if args.password_stdin:
-        if not user:
-            raise InvalidInput("with --password-stdin the user is given by --username")
-        password = sys.stdin.read().removesuffix("\n").removesuffix("\r")
-    else:
-        from getpass import getpass
+    user, password = args.username, ""
+    try:
+        if not args.password_stdin:
+            from getpass import getpass
 
-        user = user or input("Username: ")
-        password = getpass("Password: ")
+            user = user or input("Username: ")
+            password = getpass("Password: ")
+        elif user:
+            password = sys.stdin.buffer.read().decode().removesuffix("\n").removesuffix("\r")
+        else:
+            raise InvalidInput("with --password-stdin the user is given by --username")
+    except EOFError:
+        raise InvalidInput("nobody answers here; give --username, and the password with --password-stdin") from None
+    except UnicodeDecodeError:
+        raise InvalidInput("the user or the password is not UTF-8") from None
     place = login(args.registry, user, password, plain_http=args.plain_http, ca_file=args.ca_file)
     print(f"Login Succeeded; the password is kept in {place}")
     return 0

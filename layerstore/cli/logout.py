@@ -1,4 +1,4 @@
-"""Forget the credentials that docker's config.json, or its credential helper, has for a registry."""
+"""Forget the credentials for a registry that docker's and podman's files, or their credential helpers, have."""
 
 from __future__ import annotations
 

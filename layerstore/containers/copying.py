@@ -8,18 +8,19 @@ import functools
 import os
 import stat
 
+from layerstore.layers.paths import relative_to
+from layerstore.store.pieces import PIECE_BYTES, write_all
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from typing import IO, TypeAlias
+    from typing import TypeAlias
 
     from layerstore.containers.mounted import MountedFiles
     from layerstore.extents.operations import Operations
     from layerstore.layers.entries import Entry
 
     Files: TypeAlias = Operations | MountedFiles
-
-_PIECE_BYTES = 1 << 20
 
 
 def copy_in(container: Files, source: str, path: str, keep_owner: bool) -> None:
@@ -66,9 +67,9 @@ def _make(container: Files, host: str, inside: str, status: os.stat_result) -> N
         container.symlink(os.readlink(host), inside)
     elif stat.S_ISREG(mode):
         with open(host, "rb", 0) as read, container.open(inside, "xb", 0) as write:
-            piece = memoryview(bytearray(_PIECE_BYTES))
+            piece = memoryview(bytearray(PIECE_BYTES))
             while count := read.readinto(piece):
-                write_all(write, piece[:count])
+                write_all(write.write, piece[:count])
     else:
         container.mknod(inside, mode, status.st_rdev)
 
@@ -92,7 +93,7 @@ def copy_out(entries: Iterable[Entry], target: str, keep_owner: bool) -> None:
     directories: list[tuple[str, Entry]] = []
     for entry in entries:
         top = entry.path if top is None else top
-        below = entry.path[len(top) :].lstrip(b"/")
+        below = relative_to(top, entry.path)
         host = places[entry.path] = os.path.join(target, os.fsdecode(below)) if below else target
         if entry.link is not None:
             _make_way(host)
@@ -138,15 +139,9 @@ def _make_out(entry: Entry, host: str) -> None:
         with open(host, "xb", 0, opener=functools.partial(os.open, mode=0o600)) as file:
             if entry.source is not None and not entry.source.clone_to(file.fileno()):
                 for piece in entry.source.pieces():
-                    write_all(file, memoryview(piece))
+                    write_all(file.write, piece)
     else:
         os.mknod(host, entry.mode, entry.rdev)
-
-
-def write_all(file: IO[bytes], data: memoryview) -> None:
-    """Write all of it to a raw file, which may take less at a time where the disk is nearly full."""
-    while data:
-        data = data[file.write(data) :]
 
 
 def _attributes_out(entry: Entry, host: str, keep_owner: bool) -> None:

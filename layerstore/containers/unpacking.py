@@ -9,8 +9,8 @@ import stat
 import tarfile
 from decimal import Decimal, InvalidOperation
 
-from layerstore.containers.copying import write_all
 from layerstore.errors import InvalidInput
+from layerstore.store.pieces import PIECE_BYTES, write_all
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
     from layerstore.containers.copying import Files
 
-_PIECE_BYTES = 1 << 20
 XATTR = "SCHILY.xattr."
 TYPES = {
     tarfile.CHRTYPE: stat.S_IFCHR,
@@ -34,7 +33,7 @@ def unpack(container: Files, archive: BinaryIO, directory: str) -> None:
     """
     directories: list[tuple[str, tarfile.TarInfo]] = []
     try:
-        with tarfile.open(fileobj=archive, mode="r|*", bufsize=_PIECE_BYTES) as members:
+        with tarfile.open(fileobj=archive, mode="r|*", bufsize=PIECE_BYTES) as members:
             for member in members:
                 inside = _inside(directory, member.name)
                 if inside != _inside(directory, ""):
@@ -87,8 +86,8 @@ def _make(container: Files, members: tarfile.TarFile, member: tarfile.TarInfo, i
         read = members.extractfile(member)
         assert read is not None
         with container.open(inside, "xb", 0) as write:
-            while piece := read.read(_PIECE_BYTES):
-                write_all(write, memoryview(piece))
+            while piece := read.read(PIECE_BYTES):
+                write_all(write.write, piece)
     else:
         raise InvalidInput(f"entry {member.name!r} of the tar is of a type ({member.type!r}) that no file system has")
 

@@ -15,10 +15,10 @@ from layerstore._core.tar_writer import TarWriter
 from layerstore._core.upper import UpperWalk
 from layerstore.layers.entries import Entry
 from layerstore.layers.sources import StoredContent
-from layerstore.layers.streams import PIECE_BYTES
 from layerstore.layers.tarring import content_of, write_content, write_header
 from layerstore.store import reflink
 from layerstore.store.layout import PACK_THRESHOLD_BYTES
+from layerstore.store.pieces import PIECE_BYTES
 from layerstore.types import decode_path
 
 TYPE_CHECKING = False

@@ -16,8 +16,9 @@ from layerstore._core.branches import record as record_of
 from layerstore.errors import CorruptError, Unsupported
 from layerstore.extents.sources import LayerContent
 from layerstore.layers.entries import Entry, is_left_out
-from layerstore.layers.sources import filled, write_at
+from layerstore.layers.sources import filled
 from layerstore.store import reflink
+from layerstore.store.pieces import write_at
 from layerstore.types import decode_path
 
 TYPE_CHECKING = False

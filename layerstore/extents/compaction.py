@@ -15,6 +15,7 @@ from layerstore._core.log import Record
 from layerstore.extents.log import create_log
 from layerstore.extents.records import inode_records
 from layerstore.store import logs as store_logs
+from layerstore.store.pieces import PIECE_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 _MAX_LOGS = 64
 _WORTHWHILE_BYTES = 1 << 20
 _COPIED_BYTES = 1 << 20
-_PIECE_BYTES = 1 << 20
 _EXTENT = struct.Struct("<QQQ")
 _EXTENTS_A_RECORD = 1 << 20
 _LOG_SHIFT = 48
@@ -125,8 +125,8 @@ def _copy(tree: Tree, writer: LogWriter, inode: Inode, copied: set[int]) -> None
     for start, length, where in inode.extents or ():
         if where in (IMAGE, ZERO) or where >> _LOG_SHIFT not in copied:
             continue
-        for position in range(start, start + length, _PIECE_BYTES):
-            data = bytearray(min(_PIECE_BYTES, start + length - position))
+        for position in range(start, start + length, PIECE_BYTES):
+            data = bytearray(min(PIECE_BYTES, start + length - position))
             assert inode.extents is not None
             read(inode.extents, tree.logs.files, None, position, data)
             writer.write(scratch, inode.number, position, data, inode.mtime_ns)

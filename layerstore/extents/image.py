@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from layerstore._core import branches
 from layerstore._core.extent_io import Content
 from layerstore.extents.table import Inode
+from layerstore.layers.paths import join
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -75,7 +76,7 @@ class ImageTree:
         except KeyError:
             pass
         path = branches.record(self.index, directory).path
-        record = self.index.lookup(path + b"/" + name if path else name)
+        record = self.index.lookup(join(path, name))
         number = None if record is None else branches.record(self.index, record).inode
         if len(self._children) >= _CACHED:
             self._children.clear()

@@ -10,6 +10,7 @@ from layerstore._core.extent_io import LogFile
 from layerstore._core.log import HEADER_BYTES, Header, LogReader
 from layerstore.errors import CorruptError
 from layerstore.extents.image import Descriptor
+from layerstore.store.pieces import write_at
 
 if TYPE_CHECKING:
     from layerstore.store.layout import Layout
@@ -98,7 +99,7 @@ def create_log(layout: Layout, chain: ChainId, base: State | None) -> str:
     )
     fd = os.open(layout.log(log.hex()), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
-        os.write(fd, header.pack())
+        write_at(fd, header.pack(), 0)
     finally:
         os.close(fd)
     return log.hex()

@@ -7,12 +7,12 @@ import os
 from typing import TYPE_CHECKING, NamedTuple
 
 from layerstore.extents.image import ROOT
+from layerstore.layers.paths import MAX_LINKS
 
 if TYPE_CHECKING:
     from layerstore._core.view import AnyPath
     from layerstore.extents.table import Table
 
-_MAX_LINKS = 40
 _MAX_PATH_BYTES = 4096
 _MAX_NAME_BYTES = 255
 
@@ -91,7 +91,7 @@ def resolve(table: Table, path: AnyPath, follow: int) -> Place:
         inode = table.get(number)
         if inode.target is not None and (not last or follow == FOLLOW or (slash and follow == STAY)):
             links += 1
-            if links > _MAX_LINKS:
+            if links > MAX_LINKS:
                 raise error(errno.ELOOP, path)
             if not inode.target:
                 raise error(errno.ENOENT, path)

@@ -20,6 +20,7 @@ from layerstore.extents.log import create_log
 from layerstore.extents.records import attributes, inode_records
 from layerstore.extents.table import Inode
 from layerstore.layers.entries import is_left_out
+from layerstore.layers.paths import directories_above, parent_of
 from layerstore.layers.sources import differing, filled
 from layerstore.store import logs as store_logs
 from layerstore.store.layout import PACK_THRESHOLD_BYTES
@@ -152,7 +153,7 @@ class _Plan:
         """Find what the image has at the paths of entries, in directories that are its own, and which are that."""
         found = self._index.lookup_many([entry.path for entry in self._entries])
         for entry, number in zip(self._entries, found, strict=True):
-            at = number if entry.path.rpartition(b"/")[0] in self._merged else None
+            at = number if parent_of(entry.path) in self._merged else None
             self._at[entry.path] = at
             if entry.is_dir() and not entry.opaque and at is not None and record_of(self._index, at).is_dir():
                 self._merged[entry.path] = at
@@ -161,10 +162,9 @@ class _Plan:
         """Whether the container shows at that path of the image what the image does."""
         if path in self._paths:
             return False
-        while path:
-            path = path.rpartition(b"/")[0]
-            if path in self._paths:
-                return path in self._merged
+        for directory in directories_above(path):
+            if directory in self._paths:
+                return directory in self._merged
         return True
 
     # Inodes

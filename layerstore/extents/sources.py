@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 from layerstore._core.extent_file import read
 from layerstore._core.extents import IMAGE, ZERO
 from layerstore._core.files import punch_holes
-from layerstore.layers.sources import write_at
-from layerstore.layers.streams import PIECE_BYTES
 from layerstore.store import reflink
+from layerstore.store.pieces import PIECE_BYTES, write_at
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator
@@ -97,4 +96,4 @@ class LayerContent:
         for position in range(start, start + length, PIECE_BYTES):
             data = bytearray(min(PIECE_BYTES, start + length - position))
             read(self._extents(), self._tree.logs.files, None, position, data)
-            write_at(fd, memoryview(data), position)
+            write_at(fd, data, position)

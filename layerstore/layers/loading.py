@@ -12,7 +12,6 @@ from layerstore.errors import CorruptError, InvalidInput, LimitExceeded, NotFoun
 from layerstore.layers.imports import Import
 from layerstore.layers.streams import (
     INPUT_BYTES,
-    PIECE_BYTES,
     Reader,
     compression_of,
     decompressed,
@@ -24,6 +23,7 @@ from layerstore.oci.archives import DirectoryMembers, TarMembers, clean_member
 from layerstore.oci.configs import CONFIG_LIMIT_BYTES, parse_config
 from layerstore.oci.images import go_architecture
 from layerstore.results import Progress
+from layerstore.store.pieces import PIECE_BYTES
 from layerstore.types import sha256_digest
 
 TYPE_CHECKING = False

@@ -6,8 +6,9 @@ import io
 import struct
 
 from layerstore.errors import RELOAD, CorruptError, LimitExceeded
-from layerstore.layers.streams import PIECE_BYTES, decompressed, pieces_of
+from layerstore.layers.streams import decompressed, pieces_of
 from layerstore.store.layout import PACK_THRESHOLD_BYTES
+from layerstore.store.pieces import PIECE_BYTES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

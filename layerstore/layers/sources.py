@@ -1,11 +1,9 @@
-"""Where the contents of entries are read from, and writing them to files."""
+"""Where the contents of entries are read from, and which ranges of them have to be written."""
 
 from __future__ import annotations
 
-import os
-
-from layerstore.layers.streams import PIECE_BYTES
 from layerstore.store import reflink
+from layerstore.store.pieces import PIECE_BYTES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -74,10 +72,3 @@ def _ranges(data: memoryview, size: int, counts: Callable[[int, bytes], bool]) -
             begin = None
     if begin is not None:
         yield begin, len(data)
-
-
-def write_at(fd: int, data: memoryview, position: int) -> None:
-    """Write all of `data` at byte `position` of a file. Raises `OSError`."""
-    while data:
-        done = os.pwrite(fd, data, position)
-        data, position = data[done:], position + done

@@ -11,6 +11,7 @@ import queue
 import threading
 
 from layerstore.errors import CorruptError, LimitExceeded
+from layerstore.store.pieces import PIECE_BYTES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
         def decompress(self, data: Piece, max_length: int, /) -> bytes: ...
 
 
-PIECE_BYTES = 1 << 20
 QUEUED_PIECES = 8
 INPUT_BYTES = 1 << 18
 """Compressed bytes taken at a time: small, as what a decoder has not consumed is copied."""

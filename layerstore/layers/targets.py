@@ -6,7 +6,6 @@ Nothing is at a path before all of it is, and then it is durable.
 from __future__ import annotations
 
 import contextlib
-import errno
 import functools
 import os
 import stat
@@ -16,6 +15,7 @@ from layerstore.errors import InvalidInput
 from layerstore.layers.streams import pieces_of
 from layerstore.oci.layouts import blob_name
 from layerstore.store import durable
+from layerstore.store.pieces import write_all, write_at
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -133,14 +133,15 @@ def _take_after(place: int | str, found: os.stat_result | None) -> None:
 
 
 def _write_all(write: Callable[[Piece], int | None], data: Piece, path: str) -> None:
-    """All of `data`, also where a call takes only some. Raises `OSError` with the path."""
-    rest = memoryview(data)
+    with _naming(path):
+        write_all(write, data)
+
+
+@contextlib.contextmanager
+def _naming(path: str) -> Iterator[None]:
+    """Has an `OSError` tell the path, where it tells none."""
     try:
-        while rest:
-            written = write(rest)
-            if written is None:
-                raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
-            rest = rest[written:]
+        yield
     except OSError as error:
         if error.filename is None:
             error.filename = path
@@ -202,7 +203,8 @@ class TarFile(TarStream):
             self._write(piece)
         self._write(bytes(-blob.size_bytes % _BLOCK))
         header = _header(blob_name(blob.digest), blob.size_bytes)
-        _write_all(lambda data: os.pwrite(self._fd, data, place), header, self._path)
+        with _naming(self._path):
+            write_at(self._fd, header, place)
 
 
 class Directory:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import stat
 
 from layerstore._core.tar_writer import TarWriter
-from layerstore.layers.streams import PIECE_BYTES
 from layerstore.store.layout import PACK_THRESHOLD_BYTES
+from layerstore.store.pieces import PIECE_BYTES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

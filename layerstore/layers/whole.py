@@ -6,8 +6,8 @@ import errno
 import os
 
 from layerstore.layers.entries import Entry
+from layerstore.layers.paths import MAX_LINKS, join, names_of, path_error
 from layerstore.layers.sources import StoredContent
-from layerstore.types import decode_path
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -15,9 +15,6 @@ if TYPE_CHECKING:
 
     from layerstore._core.index import Index
     from layerstore.store.contents import ContentStore
-
-
-_MAX_LINKS = 40
 
 
 def whole(index: Index, contents: ContentStore, changed: Iterable[Entry], top: bytes = b"") -> Iterator[Entry]:
@@ -69,12 +66,12 @@ class _Walk:
         """The place that a path leads to, spelled without links."""
         above: list[tuple[bytes, int | None]] = []
         path, lower = b"", self._index.lookup(b"")
-        waiting = _names(top)
+        waiting = names_of(top)[::-1]
         links = 0
         while waiting:
             entry = self._entry(path, lower)
             if not entry.is_dir():
-                raise _error(errno.ENOTDIR, top)
+                raise path_error(errno.ENOTDIR, top)
             name = waiting.pop()
             if name == b"..":
                 path, lower = above.pop() if above else (path, lower)
@@ -84,9 +81,9 @@ class _Walk:
             target = self._entry(path, lower).target if waiting else None
             if target is not None:
                 links += 1
-                if links > _MAX_LINKS:
-                    raise _error(errno.ELOOP, top)
-                waiting += _names(target)
+                if links > MAX_LINKS:
+                    raise path_error(errno.ELOOP, top)
+                waiting += names_of(target)[::-1]
                 path, lower = above.pop()
                 if target.startswith(b"/") and above:
                     path, lower = above[0]
@@ -94,11 +91,11 @@ class _Walk:
         return path, lower
 
     def _child(self, path: bytes, lower: int | None, name: bytes, top: bytes) -> tuple[bytes, int | None]:
-        child = _join(path, name)
+        child = join(path, name)
         for found, record in self._children(path, lower):
             if found == child:
                 return found, record
-        raise _error(errno.ENOENT, top)
+        raise path_error(errno.ENOENT, top)
 
     def below(self, top: bytes, lower: int | None) -> Iterator[Entry]:
         """Entries of a place and all that is below it."""
@@ -133,21 +130,8 @@ class _Walk:
         if lower is not None and not (entry and entry.opaque):
             found = {self._index.record(child).name: child for child in self._index.children(lower)}
         for name in self._names.get(path, ()):
-            if self._changed[_join(path, name)].is_whiteout():
+            if self._changed[join(path, name)].is_whiteout():
                 found.pop(name, None)
             else:
                 found.setdefault(name, None)
-        return [(_join(path, name), found[name]) for name in sorted(found)]
-
-
-def _join(directory: bytes, name: bytes) -> bytes:
-    return directory + b"/" + name if directory else name
-
-
-def _names(path: bytes) -> list[bytes]:
-    """The names of a path, the last one first."""
-    return [name for name in reversed(path.split(b"/")) if name not in (b"", b".")]
-
-
-def _error(number: int, path: bytes) -> OSError:
-    return OSError(number, os.strerror(number), "/" + decode_path(path).lstrip("/"))
+        return [(join(path, name), found[name]) for name in sorted(found)]

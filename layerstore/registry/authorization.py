@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 
 from layerstore.errors import AccessDenied, RegistryError
 from layerstore.registry.references import is_loopback
-from layerstore.registry.transport import discard, failure, origin_of, read_body
+from layerstore.registry.transport import discard, failure, origin_of, read_body, shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,16 +32,23 @@ _TOKEN = re.compile(r"[\x21-\x7e]+")
 class Authorization:
     """What to send as Authorization to one registry. Safe for many threads.
 
-    origin: the registry's (`origin_of`). `find` gives its credentials, or None; it is asked when they are needed first.
+    registry: as names spell it, for messages. origin: its (`origin_of`).
+    find: gives its credentials, or None; it is asked when they are needed first.
+    is_login: they are tried before they are kept.
     """
 
     def __init__(
         self,
+        registry: str,
         origin: tuple[str, str | None, int | None],
         find: Callable[[], Credentials | None],
         transport: Transport,
         patience: Patience,
+        *,
+        is_login: bool = False,
     ) -> None:
+        self._registry = registry
+        self._is_login = is_login
         self._origin = origin
         self._find = find
         self._transport = transport
@@ -49,6 +56,7 @@ class Authorization:
         self._lock = threading.Lock()
         self._challenge: Challenge | None = None
         self._credentials: Credentials | None = None
+        self._more_scopes: dict[tuple[str, ...], list[str]] = {}
         self._tokens: dict[tuple[str, ...], tuple[str, float]] = {}
 
     def header(self, scopes: Sequence[str]) -> str | None:
@@ -85,30 +93,30 @@ class Authorization:
                 elif not is_basic or self._credentials is None or self._credentials.identity_token or sent is not None:
                     continue
                 self._challenge = challenge
+                self._more_scopes[tuple(sorted(scopes))] = _not_in(scopes, challenge.parameters.get("scope", ""))
                 return
         raise self.denied(scopes)
-
-    @property
-    def _host(self) -> str:
-        _, host, port = self._origin
-        return f"{host}" if port in (80, 443) else f"{host}:{port}"
 
     def denied(self, scopes: Sequence[str]) -> AccessDenied:
         """That it lets nobody do this, or not the user that is known."""
         wanted = ", ".join(scopes) or "its API"
         if self._credentials is None:
             return AccessDenied(
-                f"{self._host} wants credentials for {wanted}, and none are kept; `layerstore login {self._host}` "
-                "keeps some, as `docker login` and `podman login` do; or there is no such repository"
+                f"{self._registry} wants credentials for {wanted}, and none are kept; `layerstore login "
+                f"{self._registry}` keeps some, as `docker login` and `podman login` do; or there is no such repository"
             )
+        refusal = f"{self._registry} does not let the user {self._credentials.user!r}"
+        if self._is_login:
+            return AccessDenied(f"{refusal} in with this password; is it mistyped?")
         return AccessDenied(
-            f"{self._host} does not let the user {self._credentials.user!r} with the password that is kept "
-            f"have {wanted}; `layerstore login {self._host}` keeps another one"
+            f"{refusal} with the password that is kept have {wanted}; `layerstore login {self._registry}` keeps "
+            "another one"
         )
 
     def _fetch(self, scopes: tuple[str, ...]) -> tuple[str, float]:
         """A new token and the seconds that it lasts. Under the lock."""
         assert self._challenge is not None
+        scopes = (*scopes, *self._more_scopes.get(scopes, ()))
         realm = self._challenge.parameters["realm"]
         service = self._challenge.parameters.get("service", "")
         self._check_realm(realm)
@@ -144,9 +152,24 @@ class Authorization:
         safe = scheme == "https" or (scheme == "http" and (here or self._credentials is None))
         if not safe or not host:
             raise AccessDenied(
-                f"{self._host} sends its users to {realm} for a token, where a password would not be secret; "
+                f"{self._registry} sends its users to {realm} for a token, where a password would not be secret; "
                 "nothing was sent there"
             )
+
+
+def _not_in(scopes: Sequence[str], said: str) -> list[str]:
+    """What a registry says that a request needs and that is not among our scopes: some have scopes of their own.
+
+    Nothing where we need none, as at a login: there some name an example, which nobody may have.
+    """
+    ours = {right for scope in scopes for right in _rights(scope)}
+    return [scope for scope in said.split() if scopes and not _rights(scope) <= ours]
+
+
+def _rights(scope: str) -> set[tuple[str, str]]:
+    """Each action that a scope is for, with what it is done to ("Token Scope Documentation" of distribution)."""
+    resource, _, actions = scope.rpartition(":")
+    return {(resource, action) for action in actions.split(",")}
 
 
 def _token_in(body: bytes, realm: str) -> tuple[str, float]:
@@ -156,6 +179,6 @@ def _token_in(body: bytes, realm: str) -> tuple[str, float]:
         life = float(answer.get("expires_in") or _LIFE_SECONDS)
         if not isinstance(token, str) or not _TOKEN.fullmatch(token):
             raise ValueError("it is no text of printable characters")
-    except (ValueError, RecursionError, LookupError, TypeError, AttributeError) as error:
-        raise RegistryError(f"{realm.partition('?')[0]} gave no token that can be used: {error}") from None
+    except (ValueError, RecursionError, LookupError, TypeError, AttributeError, OverflowError) as error:
+        raise RegistryError(f"{shown(realm)} gave no token that can be used: {error}") from None
     return token, life

@@ -22,6 +22,7 @@ from layerstore.registry.transport import (
     failure,
     origin_of,
     read_body,
+    shown,
 )
 from layerstore.types import Digest, Value, sha256_digest
 
@@ -65,7 +66,7 @@ class Client:
         reference: what is in it. The credentials are for that, of several for the registry.
         plain_http: speak HTTP without TLS. A registry on this machine itself is asked what it speaks.
         ca_file: authorities that are trusted beside the system's.
-        find: gives the credentials for it; by default those in docker's and podman's files.
+        find: gives credentials to try before they are kept; by default those in docker's and podman's files are used.
     """
 
     def __init__(
@@ -83,8 +84,14 @@ class Client:
         is_plain = plain_http or (is_loopback(urlsplit(f"//{host}").hostname) and not self._speaks_tls(host))
         self.base = f"{'http' if is_plain else 'https'}://{host}/v2/"
         self._origin = origin_of(self.base)
-        find = find or (lambda: find_credentials(reference.registry, reference.repository))
-        self._authorization = Authorization(self._origin, find, self._transport, self.patience)
+        self._authorization = Authorization(
+            reference.registry,
+            self._origin,
+            find or (lambda: find_credentials(reference.registry, reference.repository)),
+            self._transport,
+            self.patience,
+            is_login=find is not None,
+        )
 
     def __enter__(self) -> Client:
         return self
@@ -161,7 +168,7 @@ class Client:
             place = response.url or url
             if response.status not in expected:
                 raise failure(response, method, place)
-            data = b"" if method == "HEAD" else read_body(response, limit_bytes, f"the answer to {place}", place)
+            data = b"" if method == "HEAD" else read_body(response, limit_bytes, f"the answer to {shown(place)}", place)
             response.release_conn()
             fields = {name.lower(): value for name, value in response.headers.items()}
             return Answer(response.status, fields, data, place)
@@ -193,7 +200,12 @@ class Repository:
             "GET", url, self.reading, {200, 404}, headers=accept, limit_bytes=MANIFEST_LIMIT_BYTES
         )
         if answer.status == 404:
-            raise NotFound(f"{self.client.registry} has no image {self.name} with {target}; is its name right?")
+            if b"NAME_UNKNOWN" in answer.body:
+                raise NotFound(f"{self.client.registry} has no repository {self.name}; is its name right?")
+            what = "the digest" if ":" in target else "the tag"
+            raise NotFound(
+                f"{self.client.registry} has no image {self.name} with {what} {target}; are its name and tag right?"
+            )
         media_type = answer.fields.get("content-type", "").partition(";")[0].strip()
         if media_type.startswith(_SCHEMA1):
             raise InvalidInput(

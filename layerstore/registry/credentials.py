@@ -12,17 +12,15 @@ import json
 import os
 import re
 
-from layerstore.errors import CorruptError, NotFound, RegistryError
+from layerstore.errors import CorruptError, InvalidInput, NotFound, RegistryError
 from layerstore.registry.references import DOCKER_HUB
 from layerstore.types import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from typing import Any
 
-HUB_KEY = "https://index.docker.io/v1/"
-"""What docker keeps the credentials for Docker Hub under."""
+_HUB_KEY = "https://index.docker.io/v1/"
 _LIMIT_BYTES = 8 << 20
 _HELPER_SECONDS = 60
 _HELPER_NAME = re.compile(r"[A-Za-z0-9_.-]+")
@@ -30,9 +28,16 @@ _TOKEN_USER = "<token>"
 
 
 class Credentials(Value):
-    """A user and password; or an identity token, which a token server gives access tokens for (then no password)."""
+    """A user and password; or an identity token, which a token server gives access tokens for (then no password).
+
+    Raises `InvalidInput` where one of them is no UTF-8, as RFC 7617 has it.
+    """
 
     def __init__(self, user: str, password: str, identity_token: str = "") -> None:
+        try:
+            (user + password + identity_token).encode()
+        except UnicodeEncodeError:
+            raise InvalidInput("the user or the password for a registry is not UTF-8") from None
         self.user = user
         self.password = password
         self.identity_token = identity_token
@@ -52,9 +57,9 @@ def find_credentials(registry: str, repository: str = "") -> Credentials | None:
     The first file that has some decides: $REGISTRY_AUTH_FILE alone where it is set; else podman's auth.json in
     $XDG_RUNTIME_DIR/containers (or /run/containers/UID), docker's config.json in $DOCKER_CONFIG (or ~/.docker).
     Raises `CorruptError` where a file cannot be read as one, `NotFound` where its helper is not installed,
-    `RegistryError` where a helper fails, `OSError`.
+    `RegistryError` where a helper fails, `InvalidInput`, `OSError`.
     """
-    for path in _files():
+    for path in credential_files():
         document = read_config(path)
         found = _in_file(document, path, registry, repository)
         if found is not None:
@@ -62,20 +67,15 @@ def find_credentials(registry: str, repository: str = "") -> Credentials | None:
     return None
 
 
-def docker_config() -> str:
-    """The path of docker's config.json."""
-    directory = os.environ.get("DOCKER_CONFIG") or os.path.expanduser("~/.docker")
-    return os.path.join(directory, "config.json")
-
-
-def _files() -> Iterator[str]:
+def credential_files() -> list[str]:
+    """The files that may hold credentials, in the order in which they are read."""
     given = os.environ.get("REGISTRY_AUTH_FILE")
     if given:
-        yield given
-        return
+        return [given]
     run = os.environ.get("XDG_RUNTIME_DIR")
-    yield os.path.join(run, "containers/auth.json") if run else f"/run/containers/{os.getuid()}/auth.json"
-    yield docker_config()
+    podmans = os.path.join(run, "containers/auth.json") if run else f"/run/containers/{os.getuid()}/auth.json"
+    directory = os.environ.get("DOCKER_CONFIG") or os.path.expanduser("~/.docker")
+    return [podmans, os.path.join(directory, "config.json")]
 
 
 def read_config(path: str) -> dict[str, Any]:
@@ -94,18 +94,47 @@ def read_config(path: str) -> dict[str, Any]:
 
 def _in_file(document: dict[str, Any], path: str, registry: str, repository: str) -> Credentials | None:
     keys = _keys(registry, repository)
+    helper = _own_helper(document, keys)
+    if helper is None:
+        auths = auths_of(document)
+        by_name = {**{_bare_key(name): entry for name, entry in auths.items()}, **auths}
+        names = (name for key in keys for name in (key, _bare_key(key)))
+        found = next((by_name[name] for name in names if isinstance(by_name.get(name), dict)), None)
+        if found:
+            return _of_entry(found, path, registry)
+        helper = _helper_of_all(document, registry)
+    return of_helper(*helper) if helper else None
+
+
+def helper_of(document: dict[str, Any], registry: str) -> tuple[str, str] | None:
+    """The helper that a file has for a registry, and the key that it is to keep its credentials under."""
+    return _own_helper(document, _keys(registry, "")) or _helper_of_all(document, registry)
+
+
+def _own_helper(document: dict[str, Any], keys: list[str]) -> tuple[str, str] | None:
     helpers = _object(document, "credHelpers")
-    for key in keys:
-        if isinstance(helper := helpers.get(key), str):
-            return _of_helper(helper, key)
-    auths = {bare_key(key): value for key, value in _object(document, "auths").items()}
-    found = next((auths[key] for key in map(bare_key, keys) if isinstance(auths.get(key), dict)), None)
-    if found:
-        return _of_entry(found, path, registry)
+    return next(((helpers[key], key) for key in keys if helpers.get(key) and isinstance(helpers[key], str)), None)
+
+
+def _helper_of_all(document: dict[str, Any], registry: str) -> tuple[str, str] | None:
     store = document.get("credsStore")
-    if isinstance(store, str) and store:
-        return _of_helper(store, HUB_KEY if registry == DOCKER_HUB else registry)
-    return None
+    return (store, key_of(registry)) if isinstance(store, str) and store else None
+
+
+def auths_of(document: dict[str, Any]) -> dict[str, Any]:
+    """The entries of a file, by registry or repository."""
+    return _object(document, "auths")
+
+
+def auths_of_others(document: dict[str, Any], registry: str) -> dict[str, Any]:
+    """The entries of a file but for those of a registry, however it is spelled there."""
+    own = set(map(_bare_key, _keys(registry, "")))
+    return {name: entry for name, entry in auths_of(document).items() if _bare_key(name) not in own}
+
+
+def key_of(registry: str) -> str:
+    """What docker keeps the credentials for a registry under."""
+    return _HUB_KEY if registry == DOCKER_HUB else registry
 
 
 def _object(document: dict[str, Any], name: str) -> dict[str, Any]:
@@ -117,10 +146,10 @@ def _keys(registry: str, repository: str) -> list[str]:
     """What may be the key of an entry, the most specific first."""
     parts = repository.split("/") if repository else []
     keys = ["/".join([registry, *parts[:count]]) for count in range(len(parts), -1, -1)]
-    return [*keys, HUB_KEY, "index.docker.io"] if registry == DOCKER_HUB else keys
+    return [*keys, _HUB_KEY, "index.docker.io"] if registry == DOCKER_HUB else keys
 
 
-def bare_key(key: str) -> str:
+def _bare_key(key: str) -> str:
     """A key without what old versions of docker put around the host."""
     bare = key.removeprefix("https://").removeprefix("http://").rstrip("/")
     return re.sub(r"/v[12]$", "", bare)
@@ -139,8 +168,8 @@ def _of_entry(entry: dict[str, Any], path: str, registry: str) -> Credentials:
     return Credentials(str(user), str(password).rstrip("\0"), identity_token if isinstance(identity_token, str) else "")
 
 
-def _of_helper(helper: str, key: str) -> Credentials | None:
-    """What the helper keeps for the key."""
+def of_helper(helper: str, key: str) -> Credentials | None:
+    """What the helper keeps for the key. Raises `RegistryError`, and as `run_helper`."""
     said = run_helper(helper, "get", key)
     if said is None:
         return None

@@ -17,6 +17,7 @@ from layerstore.errors import DigestMismatch, RegistryError
 from layerstore.layers.streams import INPUT_BYTES
 from layerstore.registry.transport import Transient, translated
 from layerstore.store.locks import try_lock
+from layerstore.store.pieces import write_at
 from layerstore.types import digest_hex
 
 TYPE_CHECKING = False
@@ -52,6 +53,8 @@ class Download:
         self._was_read = was_read
         self._fd, self._path = -1, ""
         self._have = 0
+        self.kept_bytes = 0
+        """What an earlier pull has left of it."""
         self._changed = threading.Condition()
         self._error: BaseException | None = None
         self._response: Response | None = None
@@ -80,6 +83,7 @@ class Download:
         if have > self.descriptor.size_bytes:
             os.ftruncate(self._fd, 0)
             have = 0
+        self.kept_bytes = have
         with self._changed:
             self._have = have
             self._changed.notify()
@@ -102,7 +106,7 @@ class Download:
                 # A server that does not know ranges begins again with what is here already.
                 fresh = memoryview(piece)[max(0, self._have - at) :]
                 at += len(piece)
-                _write_all(self._fd, fresh, at - len(fresh))
+                write_at(self._fd, fresh, at - len(fresh))
                 if at > self._have:
                     with self._changed:
                         self._have = at
@@ -174,12 +178,6 @@ def _open_spool(directory: str, name: str) -> tuple[int, str]:
     fd = os.open(path, flags | os.O_EXCL, 0o600)
     try_lock(fd)
     return fd, path
-
-
-def _write_all(fd: int, data: memoryview, offset: int) -> None:
-    while data:
-        written = os.pwrite(fd, data, offset)
-        data, offset = data[written:], offset + written
 
 
 class Downloads:

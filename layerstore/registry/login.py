@@ -1,4 +1,4 @@
-"""Keeping credentials where docker, podman and this library find them: docker's config.json, or the helper in it."""
+"""Keeping credentials where docker, podman and this library look: in a file of theirs, or with its helper."""
 
 from __future__ import annotations
 
@@ -6,18 +6,20 @@ import base64
 import json
 import os
 
-from layerstore.errors import InvalidInput, NotFound, RegistryError
+from layerstore.errors import NotFound
 from layerstore.registry.client import Client
 from layerstore.registry.credentials import (
-    HUB_KEY,
     Credentials,
-    bare_key,
-    docker_config,
-    find_credentials,
+    auths_of,
+    auths_of_others,
+    credential_files,
+    helper_of,
+    key_of,
+    of_helper,
     read_config,
     run_helper,
 )
-from layerstore.registry.references import DOCKER_HUB, parse_reference
+from layerstore.registry.references import Reference, parse_registry
 from layerstore.store import durable
 
 TYPE_CHECKING = False
@@ -35,55 +37,58 @@ def login(
 ) -> str:
     """Show a registry a user's password and, where it takes it, keep it; returns where: a path or a helper's name.
 
+    It is kept by the file that is read first of those that know the registry, by docker's if none does. What
+    that had of it is replaced.
+
     Raises `AccessDenied`, `RegistryError`, `InvalidInput`, `CorruptError`, `OSError`.
     """
     credentials = Credentials(user, password)
-    reference = parse_reference(f"{registry}/any")
+    registry = parse_registry(registry)
+    reference = Reference(registry, "any", None, None)
     with Client(reference, plain_http=plain_http, ca_file=ca_file, find=lambda: credentials) as client:
         client.check()
-    key = _key(registry)
-    config = read_config(docker_config())
-    if helper := _helper(config, key):
-        secret = {"ServerURL": key, "Username": user, "Secret": password}
-        run_helper(helper, "store", json.dumps(secret))
-        return f"docker-credential-{helper}"
+    files = credential_files()
+    path = next((path for path in files if _knows(read_config(path), registry)), files[-1])
+    config = read_config(path)
+    others = auths_of_others(config, registry)
+    if helper := helper_of(config, registry):
+        program, key = helper
+        run_helper(program, "store", json.dumps({"ServerURL": key, "Username": user, "Secret": password}))
+        _keep_auths(path, config, others)
+        return f"docker-credential-{program}"
     auth = base64.b64encode(f"{user}:{password}".encode()).decode()
-    config.setdefault("auths", {})[key] = {"auth": auth}
-    _write(config)
-    return docker_config()
+    _keep_auths(path, config, {**others, key_of(registry): {"auth": auth}})
+    return path
 
 
 def logout(registry: str) -> None:
-    """Forget the credentials for a registry. Raises `NotFound` where docker's config has none, as `login` else."""
-    key = _key(registry)
-    config = read_config(docker_config())
-    helper = _helper(config, key)
-    if helper and find_credentials(registry) is not None:
-        run_helper(helper, "erase", key)
-        return
-    auths = config.get("auths") or {}
-    kept = {name: entry for name, entry in auths.items() if bare_key(name) != bare_key(key)}
-    if len(kept) == len(auths):
-        raise NotFound(f"{docker_config()} has no credentials for {registry}")
-    config["auths"] = kept
-    _write(config)
+    """Forget the credentials for a registry, in every file where they would be looked for and with its helper.
+
+    Raises `NotFound` where there are none, and as `login`.
+    """
+    registry = parse_registry(registry)
+    files = credential_files()
+    known = False
+    for path in files:
+        config = read_config(path)
+        helper = helper_of(config, registry)
+        if helper and of_helper(*helper) is not None:
+            run_helper(helper[0], "erase", helper[1])
+            known = True
+        known |= _keep_auths(path, config, auths_of_others(config, registry))
+    if not known:
+        raise NotFound(f"no credentials for {registry} are kept in {' or '.join(files)}")
 
 
-def _key(registry: str) -> str:
-    if "/" in registry or not registry:
-        raise InvalidInput(f"{registry!r} is no registry; it is HOST[:PORT], as registry.example.com")
-    return HUB_KEY if registry == DOCKER_HUB else registry
+def _knows(config: dict[str, Any], registry: str) -> bool:
+    return helper_of(config, registry) is not None or auths_of_others(config, registry) != auths_of(config)
 
 
-def _helper(config: dict[str, Any], key: str) -> str:
-    helpers = config.get("credHelpers")
-    helper = (helpers.get(key) if isinstance(helpers, dict) else None) or config.get("credsStore") or ""
-    if not isinstance(helper, str):
-        raise RegistryError(f"{docker_config()} names {helper!r} as the helper for {key}, which is no name")
-    return helper
-
-
-def _write(config: dict[str, Any]) -> None:
-    path = os.path.realpath(docker_config())
+def _keep_auths(path: str, config: dict[str, Any], auths: dict[str, Any]) -> bool:
+    """Have these entries in a file; returns whether it had others."""
+    if auths == auths_of(config):
+        return False
+    path = os.path.realpath(path)
     os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-    durable.write_file(path, json.dumps(config, indent="\t").encode())
+    durable.write_file(path, json.dumps({**config, "auths": auths}, indent="\t").encode())
+    return True

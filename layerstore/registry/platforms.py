@@ -71,6 +71,14 @@ def choose(manifests: Sequence[Descriptor], wanted: Platform, what: str) -> Desc
     return best[1]
 
 
+def check_config(config: dict[str, Any], wanted: Platform, what: str) -> None:
+    """Is an image for a platform, as far as its config says what it is for? Raises `NotFound` naming `what`."""
+    there = _named(config)
+    others = there.os not in ("", wanted.os) or there.architecture not in ("", wanted.architecture)
+    if others or (there.variant and wanted.variant and _fit(config, wanted) is None):
+        raise NotFound(f"{what} has no image for {wanted}; it is one for {there}, which comes without --platform")
+
+
 def _named(platform: dict[str, Any]) -> Platform:
     return Platform(*(str(platform.get(key) or "") for key in ("os", "architecture", "variant")))
 

@@ -17,7 +17,7 @@ from layerstore.oci.images import (
 )
 from layerstore.registry.client import Client, Repository
 from layerstore.registry.downloads import Downloads
-from layerstore.registry.platforms import choose
+from layerstore.registry.platforms import check_config, choose, this_platform
 from layerstore.registry.telling import Teller
 from layerstore.results import Progress
 from layerstore.types import Value
@@ -54,7 +54,7 @@ def pull(
     contents: ContentStore,
     client: Client,
     reference: Reference,
-    platform: Platform,
+    platform: Platform | None,
     progress: Callable[[Progress], None] | None,
 ) -> ImageId:
     """Bring an image into the store; see `layerstore.Store.pull`."""
@@ -63,6 +63,28 @@ def pull(
     found = _find(repository, reference, platform)
     size = len(found.blobs[found.digest])
     tell(Progress("manifest", found.digest, size, size))
+    while True:
+        try:
+            _import(layout, database, contents, repository, reference, found, tell)
+        except _SpoiledDownload:  # which was removed, so this ends
+            continue
+        return found.config.image_id
+
+
+class _SpoiledDownload(Exception):
+    """What an earlier pull has left of a layer was not its bytes, as after a power cut; it is removed."""
+
+
+def _import(
+    layout: Layout,
+    database: Database,
+    contents: ContentStore,
+    repository: Repository,
+    reference: Reference,
+    found: _Found,
+    tell: Teller,
+) -> None:
+    """Have the image in the store. Raises `_SpoiledDownload` where it may go better the next time."""
     names = [] if reference.local_name is None else [reference.local_name]
     with Import(layout, database, contents) as importing:
         layers = dict(zip(found.config.diff_ids, found.manifest.layers, strict=True))
@@ -74,7 +96,6 @@ def pull(
         _fetch(importing, repository, missing, layout.downloads, tell)
         importing.add_image(found.config, names, found.blobs)
         importing.commit((reference.registry, reference.repository))
-    return found.config.image_id
 
 
 def _fetch(
@@ -112,14 +133,19 @@ def _fetch(
             except LayerstoreError as error:
                 if not isinstance(error, RegistryError):
                     download.remove()  # the bytes are wrong: they are to be fetched again
+                    if download.kept_bytes:
+                        raise _SpoiledDownload from error
                 raise
             tell(Progress("imported", diff_id, total, total))
         # Before the import is made durable: else they would be written to the disk with it.
         downloads.remove()
 
 
-def _find(repository: Repository, reference: Reference, platform: Platform) -> _Found:
-    """Follow the name through indexes to a manifest, and read the config that it names."""
+def _find(repository: Repository, reference: Reference, platform: Platform | None) -> _Found:
+    """Follow the name through indexes to a manifest, and read the config that it names.
+
+    Without a platform an index gives what is for this machine, and what is alone is taken whatever it is for.
+    """
     found = repository.manifest(reference.target)
     top = found.digest
     blobs = {found.digest: found.data}
@@ -130,8 +156,10 @@ def _find(repository: Repository, reference: Reference, platform: Platform) -> _
         if not is_index(document, found.media_type if found.media_type in INDEX_TYPES | MANIFEST_TYPES else ""):
             manifest = parse_manifest(document)
             config, data = _config(repository, manifest)
+            if platform is not None and not (descriptor and descriptor.platform):
+                check_config(config.document, platform, str(reference))
             return _Found(top, manifest, config, {**blobs, manifest.config.digest: data})
-        descriptor = choose(parse_index(document), platform, str(reference))
+        descriptor = choose(parse_index(document), platform or this_platform(), str(reference))
         try:
             found = repository.manifest(descriptor.digest)
         except NotFound:

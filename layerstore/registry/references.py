@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ipaddress
 
+from layerstore.errors import InvalidInput
 from layerstore.types import Digest, Value, normalise_name, parse_digest
 
 DOCKER_HUB = "docker.io"
@@ -50,12 +51,29 @@ def parse_reference(text: str) -> Reference:
     registry, slash, repository = path.partition("/")
     if not slash or not ("." in registry or ":" in registry or registry == "localhost"):
         registry, repository = DOCKER_HUB, path if slash else f"library/{path}"
+    port = registry.rpartition(":")[2]
+    if port.isdecimal() and not 0 < int(port) < 1 << 16:
+        raise InvalidInput(f"{registry!r} in the name of an image names port {port}; ports are 1 to 65535")
     return Reference(
         registry,
         repository,
         tag if has_tag or not at else None,
         parse_digest(digest, f"the digest in {text!r}") if at else None,
     )
+
+
+def parse_registry(text: str) -> str:
+    """Read `HOST[:PORT]`, what names of images may begin with; as `Reference.registry`. Raises `InvalidInput`."""
+    try:
+        registry = parse_reference(f"{text}/any").registry
+    except InvalidInput:
+        registry = ""
+    if not registry or (registry != text and text != f"index.{DOCKER_HUB}"):
+        raise InvalidInput(
+            f"{text!r} is no registry; it is HOST[:PORT], as registry.example.com or localhost:5000, and a host "
+            "without a dot needs a port, as registry:443: without one it begins names of images of Docker Hub"
+        )
+    return registry
 
 
 def host_of(registry: str) -> str:

@@ -10,10 +10,19 @@ import ssl
 import threading
 import time
 import urllib.request
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import unquote_to_bytes, urljoin, urlsplit
 
 import urllib3
-from urllib3.exceptions import HTTPError, NameResolutionError, SSLError
+from urllib3.exceptions import (
+    ConnectTimeoutError,
+    HTTPError,
+    LocationValueError,
+    NameResolutionError,
+    NewConnectionError,
+    ProtocolError,
+    ProxyError,
+    SSLError,
+)
 
 from layerstore.errors import InvalidInput, LimitExceeded, RegistryError
 from layerstore.registry.references import is_loopback
@@ -101,10 +110,10 @@ def target_of(url: str, place: str) -> str:
     try:
         target = urljoin(url, place)
     except ValueError as error:
-        raise RegistryError(f"{_shown(url)} leads to {_shown(place)!r}, which is no URL: {error}") from None
+        raise RegistryError(f"{shown(url)} leads to {shown(place)!r}, which is no URL: {error}") from None
     scheme, host, _ = origin_of(target)
     if host is None or scheme not in ("http", "https") or (scheme == "http" and origin_of(url)[0] == "https"):
-        raise RegistryError(f"{_shown(url)} leads to {_shown(target)}, which is not followed: it is no https")
+        raise RegistryError(f"{shown(url)} leads to {shown(target)}, which is not followed: it is no https")
     return target
 
 
@@ -121,6 +130,8 @@ class Transport:
                 self.tls.load_verify_locations(os.fspath(ca_file))
             except ssl.SSLError as error:
                 raise InvalidInput(f"{os.fspath(ca_file)} is no file of certificates in PEM: {error}") from error
+            except OSError as error:
+                raise OSError(error.errno, error.strerror, os.fspath(ca_file)) from error
         timeout = urllib3.Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS)
         self._options: dict[str, Any] = {
             "ssl_context": self.tls,
@@ -157,11 +168,11 @@ class Transport:
             if origin_of(target) != origin_of(url):
                 sent.pop("Authorization", None)
             url = target
-        raise RegistryError(f"{_shown(url)} redirects more than {_REDIRECTS} times")
+        raise RegistryError(f"{shown(url)} redirects more than {_REDIRECTS} times")
 
     def _check_redirect(self, url: str, target: str, body: Body | None) -> None:
         if body is not None and (origin_of(target) != origin_of(url) or not isinstance(body, bytes)):
-            raise RegistryError(f"{_shown(url)} redirects what is sent to {_shown(target)}, which is not followed")
+            raise RegistryError(f"{shown(url)} redirects what is sent to {shown(target)}, which is not followed")
 
     def _once(self, method: str, url: str, headers: Mapping[str, str], body: Body | None) -> Response:
         try:
@@ -176,7 +187,10 @@ class Transport:
                 chunked=body is not None and not isinstance(body, bytes),
             )
         except HTTPError as error:
-            raise translated(error, url) from error
+            told = translated(error, url)
+            if isinstance(error, ProtocolError) and body is None:
+                told = Transient(f"{told}{_hint(url)}")
+            raise told from error
 
     def _pool(self, url: str) -> urllib3.PoolManager:
         scheme, host, _ = origin_of(url)
@@ -184,11 +198,20 @@ class Transport:
         if not proxy or is_loopback(host) or urllib.request.proxy_bypass(host or ""):
             return self._direct
         if proxy not in self._proxies:
-            self._proxies[proxy] = urllib3.ProxyManager(proxy, **self._options)
+            self._proxies[proxy] = _proxy_manager(proxy, self._options)
         return self._proxies[proxy]
 
 
-def _shown(url: str) -> str:
+def _proxy_manager(proxy: str, options: Mapping[str, Any]) -> urllib3.ProxyManager:
+    """For a proxy as the environment names it: `[http://][USER:PASSWORD@]HOST:PORT`."""
+    scheme, _, rest = proxy.rpartition("://")
+    who, at, place = rest.rpartition("@")
+    # The headers are made of Latin-1 there; what is sent is UTF-8.
+    headers = urllib3.make_headers(proxy_basic_auth=unquote_to_bytes(who).decode("latin-1")) if at else None
+    return urllib3.ProxyManager(f"{scheme or 'http'}://{place}", proxy_headers=headers, **options)
+
+
+def shown(url: str) -> str:
     """A URL without its query, which may carry a signature."""
     return url.partition("?")[0]
 
@@ -203,7 +226,25 @@ def translated(error: HTTPError, url: str) -> RegistryError:
             f"no secure connection to {host}: {error}; if its certificate is of an authority of your own, name that "
             "with --ca-file or SSL_CERT_FILE; if it speaks plain HTTP, say --plain-http"
         )
+    if isinstance(error, ProxyError):
+        return Transient(f"the proxy for {host} gives no connection: {_cause(error.original_error)}")
+    if isinstance(error, LocationValueError):
+        return RegistryError(f"there is no way to {host}: {error}")
+    if isinstance(error, NewConnectionError | ConnectTimeoutError):
+        _, _, port = origin_of(url)
+        place = host if urlsplit(url).port else f"{host}:{port}"
+        return Transient(f"nothing answers at {place} ({_cause(error)}); is the registry running?")
     return Transient(f"the connection to {host} failed: {error}")
+
+
+def _cause(error: BaseException) -> str:
+    """Of a connection that was not made: what the system says, where it was that."""
+    return getattr(error.__cause__, "strerror", None) or str(error)
+
+
+def _hint(url: str) -> str:
+    """What may be wrong where a server does not understand a request."""
+    return "; if it speaks TLS, leave out --plain-http" if url.startswith("http:") else ""
 
 
 def read_body(response: Response, limit_bytes: int, what: str, url: str) -> bytes:
@@ -232,10 +273,12 @@ def discard(response: Response) -> None:
 def failure(response: Response, method: str, url: str) -> RegistryError:
     """What a response that is an error says ("Errors", "error codes" of the distribution specification)."""
     try:
-        said = _told(read_body(response, _TOLD_BYTES, "an error", url))
+        body = read_body(response, _TOLD_BYTES, "an error", url)
     except (Transient, LimitExceeded):
-        said = ""
-    message = f"{urlsplit(url).netloc} answers {response.status} to {method} {urlsplit(url).path}{said}"
+        body = b""
+    message = f"{urlsplit(url).netloc} answers {response.status} to {method} {urlsplit(url).path}{_told(body)}"
+    if response.status == 400 and (b"HTTPS" in body or b"SSL" in body):  # as Go, nginx and Apache say it
+        message += _hint(url)
     if response.status in _PASSING:
         return Transient(message, _retry_after(response.headers.get("Retry-After")))
     return RegistryError(message)
@@ -259,5 +302,5 @@ def _retry_after(field: str | None) -> float | None:
         return float(field)
     try:
         return max(0.0, email.utils.parsedate_to_datetime(field).timestamp() - time.time())
-    except ValueError:
+    except (ValueError, OverflowError):
         return None

@@ -13,6 +13,7 @@ from layerstore._core.hashing import blake3
 from layerstore._core.ingest import LOCATION_NONE, LOCATION_OBJECT, RECORD_BYTES, Digests
 from layerstore.errors import RELOAD, CorruptError, NotFound
 from layerstore.store import durable
+from layerstore.store.pieces import write_at
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -134,8 +135,8 @@ class ContentStore:
         generation, count = _log_state(db)
         fd = os.open(self._layout.digests(generation), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            _write_at(fd, _LOG_HEADER, 0)
-            _write_at(fd, records, len(_LOG_HEADER) + count * RECORD_BYTES)
+            write_at(fd, _LOG_HEADER, 0)
+            write_at(fd, records, len(_LOG_HEADER) + count * RECORD_BYTES)
             os.fsync(fd)
         finally:
             os.close(fd)
@@ -297,10 +298,3 @@ def _log_state(db: sqlite3.Connection) -> tuple[int, int]:
     query = "SELECT value FROM counters WHERE name IN ('digests', 'digests_generation') ORDER BY name"
     (count,), (generation,) = db.execute(query).fetchall()
     return generation, count
-
-
-def _write_at(fd: int, data: bytes, position: int) -> None:
-    view = memoryview(data)
-    while view:
-        done = os.pwrite(fd, view, position)
-        view, position = view[done:], position + done

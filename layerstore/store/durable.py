@@ -6,6 +6,7 @@ import contextlib
 import os
 
 from layerstore._core.mount import syncfs
+from layerstore.store.pieces import write_at
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -49,9 +50,7 @@ def write_whole(path: str | os.PathLike[str], data: bytes | memoryview, *, mode:
 
 def _replace(path: str | os.PathLike[str], data: bytes | memoryview, mode: int, *, sync: bool) -> None:
     with _begun(path, mode) as fd:
-        view = memoryview(data).cast("B")
-        while view:
-            view = view[os.write(fd, view) :]
+        write_at(fd, data, 0)
         if sync:
             os.fsync(fd)
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from layerstore._core import provenance as core
 from layerstore._core.index import LOWER_LINK
+from layerstore.layers.paths import names_of, parent_of
 from layerstore.results import Change, LayerSummary, Version
 from layerstore.types import decode_path, encode_path
 
@@ -68,7 +69,7 @@ def changes(indexes: Sequence[Index]) -> list[Change]:
 def _is_told(life: core.Life, layer: Index) -> bool:
     """Whether what a layer hid is told itself: the directory that it was in is still there, or there again."""
     if life.end == core.ABOVE_OPAQUE:
-        return layer.lookup(life.path.rpartition(b"/")[0]) is not None
+        return layer.lookup(parent_of(life.path)) is not None
     return life.end == core.WHITEOUT
 
 
@@ -88,7 +89,7 @@ def versions(
 
 def _places(tree: Tree, path: str | bytes) -> Iterable[bytes]:
     """Where a path leads, and itself as it is spelled: there may have been directories where there are links now."""
-    parts = [part for part in encode_path(path).split(b"/") if part not in (b"", b".")]
+    parts = names_of(encode_path(path))
     leads = _followed(tree, parts)
     # ".." leads up from where a link leads, so that without following it the spelling means something else.
     return (leads,) if b".." in parts else dict.fromkeys((leads, b"/".join(parts)))
@@ -103,7 +104,7 @@ def _followed(tree: Tree, parts: list[bytes]) -> bytes:
     for count in reversed(range(len(names) + 1)):
         above = tree.lookup(b"/".join(names[:count]) or b"/")
         if above is not None and above.is_dir():
-            return _clean([*encode_path(above.path).split(b"/"), *parts[count:]])
+            return _clean([*names_of(encode_path(above.path)), *parts[count:]])
     raise AssertionError("a tree has a root, which is a directory")
 
 
@@ -113,7 +114,7 @@ def _clean(parts: Iterable[bytes]) -> bytes:
     for part in parts:
         if part == b"..":
             del found[-1:]
-        elif part:
+        else:
             found.append(part)
     return b"/".join(found)
 

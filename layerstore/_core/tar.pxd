@@ -1,0 +1,71 @@
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+
+from layerstore._core.status cimport ls_error
+
+
+cdef extern from "tar.h" nogil:
+    struct ls_tar_limits:
+        size_t path_bytes
+        size_t name_bytes
+        size_t extended_bytes
+        size_t sparse_extents
+        uint64_t file_bytes
+        uint64_t entries
+
+    const ls_tar_limits ls_tar_default_limits
+
+    enum ls_tar_type:
+        LS_TAR_REGULAR
+        LS_TAR_HARDLINK
+        LS_TAR_SYMLINK
+        LS_TAR_CHAR
+        LS_TAR_BLOCK
+        LS_TAR_DIRECTORY
+        LS_TAR_FIFO
+
+    struct ls_tar_bytes:
+        const uint8_t *bytes
+        size_t length
+
+    struct ls_tar_xattr:
+        ls_tar_bytes name
+        ls_tar_bytes value
+
+    struct ls_tar_extent:
+        uint64_t offset
+        uint64_t length
+
+    struct ls_tar_entry:
+        ls_tar_type type
+        uint32_t mode, uid, gid
+        int64_t mtime_seconds
+        uint32_t mtime_nanoseconds
+        uint32_t device_major, device_minor
+        uint64_t size, stored_size
+        ls_tar_bytes path, link
+        const ls_tar_xattr *xattrs
+        size_t xattr_count
+        const ls_tar_extent *extents
+        size_t extent_count
+        int is_sparse
+        uint64_t position
+
+    enum ls_tar_event_kind:
+        LS_TAR_NEED_MORE
+        LS_TAR_RAW
+        LS_TAR_ENTRY
+        LS_TAR_DATA
+
+    struct ls_tar_event:
+        ls_tar_event_kind kind
+        ls_tar_bytes bytes
+        const ls_tar_entry *entry
+
+    struct ls_tar:
+        pass
+
+    int ls_tar_new(ls_tar **tar, const ls_tar_limits *limits, ls_error *err)
+    void ls_tar_free(ls_tar *tar)
+    void ls_tar_feed(ls_tar *tar, const void *bytes, size_t length)
+    int ls_tar_next(ls_tar *tar, ls_tar_event *event, ls_error *err)
+    int ls_tar_finish(ls_tar *tar, ls_error *err)

@@ -1,0 +1,36 @@
+"""Contents by the piece: how much is read and written at a time, and writing all of it where a call takes only some."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from typing_extensions import Buffer
+
+PIECE_BYTES = 1 << 20
+
+
+def write_all(write: Callable[[memoryview], int | None], data: Buffer) -> None:
+    """Have `write`, which says how many bytes it took, take all of `data`: a raw file takes less at a time where the
+    disk is nearly full.
+
+    Raises what it raises, and `BlockingIOError` where it takes nothing for now and says None.
+    """
+    rest = memoryview(data).cast("B")
+    while rest:
+        done = write(rest)
+        if done is None:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        rest = rest[done:]
+
+
+def write_at(fd: int, data: Buffer, position: int) -> None:
+    """Write all of `data` at byte `position` of a file. Raises `OSError`."""
+    rest = memoryview(data).cast("B")
+    while rest:
+        done = os.pwrite(fd, rest, position)
+        rest, position = rest[done:], position + done
