@@ -23,6 +23,7 @@ from registries import Fault, Proxy, Registry, ask, layer_of, manifest_of, put_b
 
 from layerstore import Progress, Store
 from layerstore.errors import DigestMismatch, InvalidInput, LayerstoreError, LimitExceeded, NotFound, RegistryError
+from layerstore.registry.transport import Patience
 
 pytestmark = pytest.mark.needs_tool("docker-registry")
 HASTE = {"Retry-After": "0"}
@@ -331,6 +332,21 @@ def test_errors_that_stay_are_told(store: Store, proxy: Proxy) -> None:
     proxy.faults.append(Fault("GET", "/manifests/", times=99, status=429, fields=HASTE, body=said))
     refused(store, proxy.host, RegistryError, r"429 to GET /v2/app/manifests/1 \(TOOMANYREQUESTS: come back   later\)")
     assert proxy.count("GET", "/manifests/") == 5
+
+
+def test_a_signature_is_not_told(
+    store: Store, registry: Registry, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Patience, "first_seconds", 0)
+    with Proxy(registry.port) as other:
+        path = f"/v2/app/blobs/{blob_of(IMAGE, 0)}"
+        redirected(proxy, f"http://{other.host}{path}?signature=secret")
+        size = len(compressed(IMAGE.layers[0], "gzip"))
+        fields = {"Transfer-Encoding": "chunked", "Content-Length": str(size)}
+        other.faults.append(Fault("GET", path, times=99, status=200, fields=fields, body=b"5\r\nshort\r\n0\r\n\r\n"))
+        with pytest.raises(RegistryError, match="ended after") as told:
+            store.pull(f"{proxy.host}/app:1")
+        assert "secret" not in str(told.value)
 
 
 def test_a_server_that_wants_to_be_left_alone_for_long_is(store: Store, proxy: Proxy) -> None:

@@ -15,7 +15,7 @@ from urllib3.exceptions import HTTPError
 
 from layerstore.errors import DigestMismatch, RegistryError
 from layerstore.layers.streams import INPUT_BYTES
-from layerstore.registry.transport import Transient, translated
+from layerstore.registry.transport import Transient, shown, translated
 from layerstore.store.locks import try_lock
 from layerstore.store.pieces import write_at
 from layerstore.types import digest_hex
@@ -100,7 +100,7 @@ class Download:
                 except HTTPError as error:
                     raise translated(error, response.url or "") from error
                 if not piece:
-                    raise Transient(f"{response.url} ended after {at} of {size} bytes")
+                    raise Transient(f"{shown(response.url or '')} ended after {at} of {size} bytes")
                 if at + len(piece) > size:
                     raise DigestMismatch(f"the blob {self.descriptor.digest} goes on after the {size} bytes promised")
                 # A server that does not know ranges begins again with what is here already.
