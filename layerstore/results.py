@@ -139,7 +139,8 @@ class Progress(Value):
     Of a pull and a push `what` is a layer's diff_id, and the bytes are its blob's: "waiting" for one that is to come or
     go, "download" while it comes, "import" while it is stored, "imported" once it is; "upload" while it is sent,
     "uploaded", "stored" where the other side has it already, "mounted" where the registry had it in the repository
-    `source`. At "manifest" `what` is the digest of the manifest or index.
+    `source`. At "manifest" `what` is the digest of the manifest or index, at "warning" a text that the registry has for
+    its users, which is told once.
     """
 
     def __init__(self, stage: str, what: str, done_bytes: int, total_bytes: int | None, source: str = "") -> None:

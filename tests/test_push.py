@@ -424,6 +424,29 @@ def test_an_upload_does_not_leave_tls(
         assert not [request for request in secure.requests if "/other/place" in request.path]
 
 
+@pytest.mark.parametrize("quiet", [[], ["-q"]])
+@pytest.mark.parametrize("command", ["push", "pull"])
+def test_what_the_registry_warns_of_is_shown_once(
+    store: Store, registry: Registry, proxy: Proxy, name: str, command: str, quiet: list[str]
+) -> None:
+    """ "Warnings" of the distribution specification 1.1."""
+
+    def warn(status: int, fields: dict[str, str], body: bytes) -> tuple[int, dict[str, str], bytes]:
+        said = '299 - "say \\"no\\" to 1.0", 110 - "stale", 299 - "to be \x1b gone"'
+        return status, fields | {"Warning": said}, body
+
+    remote = f"{proxy.host}/{name}:1"
+    store.push("app:1", remote)
+    proxy.faults += [Fault(method, "", times=99, change=warn) for method in ("HEAD", "GET", "PUT")]
+    arguments = ["push", *quiet, "app:1", remote] if command == "push" else ["pull", *quiet, remote]
+    done = subprocess.run(
+        [sys.executable, "-m", "layerstore", "--root", str(store.root), *arguments], capture_output=True, text=True
+    )
+    assert done.returncode == 0
+    warns = "layerstore: the registry warns:"
+    assert done.stderr.splitlines() == [f'{warns} say "no" to 1.0', f"{warns} to be   gone"]
+
+
 # What others make of it
 
 

@@ -25,7 +25,7 @@ def run(store: Store, args: argparse.Namespace) -> int:
     before = {image.id for image in store.images()}
     options = {"platform": args.platform, "plain_http": args.plain_http, "ca_file": args.ca_file}
     if args.quiet:
-        print(store.pull(args.name, **options).id)
+        print(store.pull(args.name, progress=transfers.show_warning, **options).id)
         return 0
     with transfers.Transfers(transfers.PULL_LINES) as progress:
         image = store.pull(args.name, progress=progress, **options)

@@ -24,7 +24,7 @@ def run(store: Store, args: argparse.Namespace) -> int:
     remote = args.remote or args.image
     options = {"plain_http": args.plain_http, "ca_file": args.ca_file}
     if args.quiet:
-        print(store.push(args.image, remote, **options))
+        print(store.push(args.image, remote, progress=transfers.show_warning, **options))
         return 0
     print(f"The push refers to {remote}", flush=True)
     with transfers.Transfers(transfers.PUSH_LINES) as progress:

@@ -11,7 +11,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Mapping
-    from typing import Any
+    from typing import Any, TextIO
 
     from layerstore.results import Progress
 
@@ -37,6 +37,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def show_warning(progress: Progress) -> None:
+    """A progress callback for who is to see nothing else."""
+    if progress.stage == "warning":
+        print(_warning(progress), file=sys.stderr)
+
+
+def _warning(progress: Progress) -> str:
+    return f"layerstore: the registry warns: {output.printable(progress.what)}"
+
+
 class Transfers:
     """A progress callback. As a context manager it leaves no bar behind.
 
@@ -60,22 +70,24 @@ class Transfers:
     def __call__(self, progress: Progress) -> None:
         if progress.stage == "manifest":
             self.manifest, self.manifest_bytes = progress.what, progress.done_bytes
+        elif progress.stage == "warning":
+            self._print(_warning(progress), sys.stderr)
         elif progress.stage in self._lines:
             self._end(progress.what)
             line = self._lines[progress.stage].format(source=output.printable(progress.source))
-            self._print(f"{_short(progress.what)}: {line}")
+            self._print(f"{_short(progress.what)}: {line}", sys.stdout)
         elif self._has_bars:
             self._move(progress)
 
-    def _print(self, line: str) -> None:
+    def _print(self, line: str, file: TextIO) -> None:
         if not self._bars:
-            print(line, flush=True)
+            print(line, file=file, flush=True)
             return
         from tqdm import tqdm
 
         # Above the bars.
-        tqdm.write(line, file=sys.stdout)
-        sys.stdout.flush()
+        tqdm.write(line, file=file)
+        file.flush()
 
     def _move(self, progress: Progress) -> None:
         from tqdm import tqdm

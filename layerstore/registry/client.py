@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 import ssl
 from urllib.parse import urljoin, urlsplit
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 _ACCEPTED = ", ".join((*sorted(INDEX_TYPES), *sorted(MANIFEST_TYPES)))
 _SCHEMA1 = "application/vnd.docker.distribution.manifest.v1+"
 _ANSWER_BYTES = 1 << 20
+_WARNING = re.compile(r'299 - "((?:[^"\\]|\\.)*)"')
+"""A field Warning, by the distribution specification ("Warnings")."""
 
 
 class Answer(Value):
@@ -78,6 +81,8 @@ class Client:
         find: Callable[[], Credentials | None] | None = None,
     ) -> None:
         self.registry = reference.registry
+        self.warn: Callable[[str], None] = lambda text: None
+        """Called with what the registry has to say to its users, every time that it says it, from any thread."""
         self.patience = Patience()
         self._transport = Transport(ca_file)
         host = host_of(reference.registry)
@@ -143,6 +148,9 @@ class Client:
             self._authorization.challenged(parse_challenges(fields), scopes, sent)
             if not (body is None or isinstance(body, bytes)):
                 raise Transient(f"{self.registry} refused what was sent, and wants to be shown a new token", 0)
+        if origin_of(response.url or url) == self._origin:
+            for text in _WARNING.findall(", ".join(response.headers.getlist("Warning"))):
+                self.warn(re.sub(r"\\(.)", r"\1", text))
         if response.status == 403:
             raise AccessDenied(f"{self._authorization.denied(scopes)}: {failure(response, method, url)}")
         return response

@@ -60,6 +60,7 @@ def pull(
     """Bring an image into the store; see `layerstore.Store.pull`."""
     repository = Repository(client, reference.repository)
     tell = Teller(progress)
+    client.warn = tell.warn
     found = _find(repository, reference, platform)
     size = len(found.blobs[found.digest])
     tell(Progress("manifest", found.digest, size, size))

@@ -83,6 +83,7 @@ def push(
         raise InvalidInput(f"{reference} names a digest, which is what a push gives; push to NAME[:TAG]")
     repository = Repository(client, reference.repository)
     tell = Teller(progress)
+    client.warn = tell.warn
     kept = _kept_manifest(layout, database, config)
     family = kept.family if kept else _OCI
     with open(layout.blob(Digest(config.image_id)), "rb") as file:

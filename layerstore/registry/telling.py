@@ -1,14 +1,14 @@
-"""Progress that several threads have to tell."""
+"""Progress, and warnings, that several threads have to tell."""
 
 from __future__ import annotations
 
 import threading
 
+from layerstore.results import Progress
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from layerstore.results import Progress
 
 
 class Teller:
@@ -17,8 +17,16 @@ class Teller:
     def __init__(self, progress: Callable[[Progress], None] | None) -> None:
         self._progress = progress
         self._lock = threading.Lock()
+        self._warnings: set[str] = set()
 
     def __call__(self, progress: Progress) -> None:
         if self._progress is not None:
             with self._lock:
                 self._progress(progress)
+
+    def warn(self, text: str) -> None:
+        """Tell a warning, each one once."""
+        with self._lock:
+            if self._progress is not None and text not in self._warnings:
+                self._warnings.add(text)
+                self._progress(Progress("warning", text, 0, None))
