@@ -1,5 +1,6 @@
 """Pushes to a real registry: what is sent and what is not, uploads that break, and what others make of the result."""
 
+import gc
 import json
 import re
 import shutil
@@ -262,6 +263,17 @@ def test_an_upload_that_breaks_is_finished(
     store.push("app:1", f"{proxy.host}/{name}:1")
     assert is_in(registry, name, tmp_path)
     assert proxy.count("PATCH", "/uploads/") == 3
+
+
+def test_an_upload_that_breaks_leaves_no_threads(store: Store, proxy: Proxy, name: str) -> None:
+    """Where they are ended by a garbage collection, that may be in a thread which others wait for."""
+    proxy.faults.append(Fault("PATCH", "/uploads/", cut_sending_after=6_000_000))
+    gc.disable()
+    try:
+        store.push("app:1", f"{proxy.host}/{name}:1")
+        assert not [thread for thread in threading.enumerate() if thread.name.startswith("layerstore-")]
+    finally:
+        gc.enable()
 
 
 def test_an_upload_goes_on_where_the_registry_says(

@@ -15,7 +15,7 @@ from layerstore.types import DiffId, Digest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Generator, Iterable, Iterator
 
     from layerstore.layers.streams import Piece
 
@@ -44,7 +44,8 @@ class LayerBlob:
         diff_id: the layer's: `CorruptError` is raised at the end where the tar was another one.
         progress: called with the bytes of the tar that were read so far, from the thread that reads.
 
-    Iterating it raises what reading the tar raises, too. Nothing may be made of the blob before all of it came.
+    Iterating it raises what reading the tar raises, too. Nothing may be made of the blob before all of it came. Who
+    does not iterate to the end closes the iterator, which ends the threads.
     """
 
     def __init__(
@@ -62,7 +63,7 @@ class LayerBlob:
         self.size_bytes = 0
         """Of the blob, so far."""
 
-    def __iter__(self) -> Iterator[Piece]:
+    def __iter__(self) -> Generator[Piece, None, None]:
         with read_ahead(self._tar) as tar:
             for piece in compressed(tar, self._compression):
                 self._blob_hash.update(piece)

@@ -16,7 +16,7 @@ from layerstore.types import sha256_digest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
     from layerstore.layers.blobs import LayerBlob
     from layerstore.layers.streams import Piece
@@ -87,13 +87,13 @@ class Upload:
         far as the registry can be reached.
         """
         blob = new_blob()
-        pieces = iter(blob)
         try:
-            head, is_whole = _head(pieces)
-            if is_whole:
-                self._send_whole(blob.digest, b"".join(head))
-            else:
-                blob = self._send_stream(blob, itertools.chain(head, pieces), new_blob)
+            with contextlib.closing(iter(blob)) as pieces:
+                head, is_whole = _head(pieces)
+                if is_whole:
+                    self._send_whole(blob.digest, b"".join(head))
+                else:
+                    blob = self._send_stream(blob, head, pieces, new_blob)
         except BaseException:
             self._cancel()
             raise
@@ -119,15 +119,24 @@ class Upload:
                 self._location = None
         self._on_the_way(len(data))
 
-    def _send_stream(self, blob: LayerBlob, pieces: Iterable[Piece], new_blob: Callable[[], LayerBlob]) -> LayerBlob:
-        """Send what `pieces` gives of a blob; after a failure, what is missing of a new one. Gives the last."""
+    def _send_stream(
+        self,
+        blob: LayerBlob,
+        head: Sequence[Piece],
+        rest: Generator[Piece, None, None],
+        new_blob: Callable[[], LayerBlob],
+    ) -> LayerBlob:
+        """Send what `head` and `rest` are of a blob; after a failure, what is missing of a new one. Gives the last."""
         failures, have, reached = 0, 0, 0
         if self._location is None:
             self._begin()
         while True:
             is_sent = False
             try:
-                self._patch(_Stream(pieces, have, self._on_the_way))
+                # urllib3's errors refer to frames that refer to them, and to what was sent. Left to a garbage
+                # collection the blob's threads would be ended in any thread, under any lock.
+                with contextlib.closing(rest):
+                    self._patch(_Stream(itertools.chain(head, rest), have, self._on_the_way))
                 is_sent = True
                 self._finish(blob.digest)
                 return blob
@@ -141,7 +150,7 @@ class Upload:
             if have > reached:
                 failures, reached = 0, have
             blob = new_blob()
-            pieces = iter(blob)
+            head, rest = (), iter(blob)
 
     def _on_the_way(self, done_bytes: int) -> None:
         if self._client.patience.stopped.is_set():
