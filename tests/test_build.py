@@ -410,6 +410,14 @@ def test_stages_of_a_base_that_is_not_there(work: Workplace) -> None:
     work.fails("FROM base:1\nCOPY --from=0 / /", InvalidInput, "Dockerfile:2: --from=0")
 
 
+def test_what_is_read_is_named_without_variables(work: Workplace) -> None:
+    stages = "FROM base:1 AS one\nCOPY app.py /\nFROM base:1\nARG S=one T=/t M=from=one,target=/t\n"
+    work.fails(stages + "RUN --mount=from=$S,target=/t true", InvalidInput, "Dockerfile:5: from=.*a stage that is FROM")
+    work.fails(stages + "COPY --from=$S /app.py /", InvalidInput, "Dockerfile:5: from=.*a stage that is FROM")
+    work.fails(stages + "RUN --mount=$M true", InvalidInput, "Dockerfile:5: from=one: .*not by a variable")
+    assert text(work.build(stages + 'COPY --from="one" /app.py /x'), "/x") == "print(1)"
+
+
 @pytest.mark.needs_tool("docker-registry")
 def test_an_image_that_is_pulled(work: Workplace, tmp_path: Path) -> None:
     with Registry(tmp_path) as registry:
@@ -565,6 +573,13 @@ class TestRun:
         (work.context / "other").write_bytes(b"changed again")
         work.build("FROM base:1\nRUN --mount=source=sub,target=/s ls /s")
         assert work.steps("cached") == [2]
+
+    def test_a_bind_of_a_stage_whose_target_is_a_variable(self, work: Workplace) -> None:
+        work.build(
+            "FROM base:1 AS one\nCOPY app.py /\nFROM base:1\nARG T=/t\n"
+            'RUN --mount=type=bind,from=one,target=$T --mount=target=/u,from="one",source=${T:+/app.py} cat $T/app.py /u'
+        )
+        assert work.output == "print(1)print(1)"
 
     def test_a_bind_shows_what_a_dockerignore_leaves(self, work: Workplace) -> None:
         (work.context / ".dockerignore").write_text("other\nsub/a")

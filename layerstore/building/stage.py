@@ -14,6 +14,7 @@ import stat
 
 from layerstore.building import history
 from layerstore.building.copying import Copy, Item, Text, check_sources, items_of
+from layerstore.building.planning import named_source
 from layerstore.building.scope import Scope
 from layerstore.building.steps import Step
 from layerstore.building.workshop import Staged, Stopped, with_line
@@ -196,6 +197,7 @@ class StageBuild:
         to = self._absolute(expanded(words[-1]))
         check_sources([*sources, *heredocs], to, name)
         source = instruction.flag("from")
+        source = None if source is None else named_source(source)
         files = self._context if source is None else self._files_of(source)
         flags = {
             flag: None if (text := instruction.flag(flag)) is None else expanded(text) for flag in ("chown", "chmod")
@@ -242,6 +244,8 @@ class StageBuild:
 
     def _stage_of(self, source: str) -> State | None:
         number = self._planned.stage_number(source)
+        if number is not None and number not in self._planned.needs:
+            raise InvalidInput(f"from={source}: a stage that is read is named as it is, not by a variable")
         return None if number is None else self._results[number]
 
     def _current_tree(self) -> Tree:
