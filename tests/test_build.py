@@ -482,6 +482,16 @@ class TestRun:
         work.build(dockerfile, build_args={"V": "2"})
         assert work.steps("cached") == [2, 3, 4, 5, 6]
 
+    def test_arguments_of_the_stage_that_one_is_from(self, work: Workplace) -> None:
+        dockerfile = (
+            "FROM base:1 AS base\nARG V=1\nFROM base AS two\nFROM two AS three\nRUN echo [$V]\n"
+            "FROM base:1\nCOPY --from=three /file /\nRUN echo [$V]\n"
+        )
+        work.build(dockerfile)
+        assert work.output == "[1]\n[]\n"
+        work.build(dockerfile, build_args={"V": "9"})
+        assert work.output == "[9]\n"  # the other RUN is cached: it sees no V
+
     def test_what_is_made_for_the_mounts_is_in_no_layer(self, work: Workplace, tmp_path: Path) -> None:
         (tmp_path / "shown").write_text("shown")
         (work.context / "busybox").write_bytes(Path("/bin/busybox").read_bytes())
