@@ -379,6 +379,13 @@ def test_chmod_and_heredocs_of_copy(work: Workplace) -> None:
     work.fails("FROM base:1\nCOPY --chmod=u+x app.py /", InvalidInput, "Dockerfile:2: --chmod=u[+]x")
 
 
+def test_workdir_is_the_users(work: Workplace) -> None:
+    seen = tree_of(work.build("FROM base:1\nWORKDIR /roots\nUSER bob\nWORKDIR bobs/too\nUSER 5:6\nWORKDIR deep\n"))
+    owners = [seen[path].owner for path in ("roots", "roots/bobs", "roots/bobs/too", "roots/bobs/too/deep")]
+    assert owners == [(0, 0), (1000, 1001), (1000, 1001), (5, 6)]
+    work.fails("FROM base:1\nUSER nobody-here\nWORKDIR /w", InvalidInput, "Dockerfile:3: user")
+
+
 def test_damaged_archives(work: Workplace) -> None:
     packed = gzip.compress(tar_bytes({"a": os.urandom(5000)}))
     (work.context / "cut.tgz").write_bytes(packed[:-100])

@@ -139,7 +139,6 @@ COPIES = [
     "WORKDIR /lnk/w\nWORKDIR rel\nCOPY app.py .",
     "WORKDIR $A/x",
     "WORKDIR /data",
-    "USER bob\nWORKDIR /home/bob\nCOPY app.py .",
 ]
 CONFIGS = [
     'CMD ["a", "b c"]',
@@ -408,6 +407,7 @@ NEWER = [
     "RUN --mount=type=bind,from=base:1,source=/data,target=/b cat /b/old > /got",
     "RUN --mount=type=cache,target=/c echo > /c/x; ls /c > /list",
     "COPY app.py /new/\nCOPY dir /lnk/\nADD packed.tgz /lnk",
+    "USER bob\nWORKDIR /bobs\nCOPY app.py .",  # the classic builder makes it root's
 ]
 
 

@@ -173,12 +173,14 @@ class StageBuild:
 
         def make() -> DiffId | None:
             from layerstore.building.tree import NewLayer
+            from layerstore.containers import users
 
             tree = self._current_tree()
             target = tree.place_for(path)
             if tree.is_dir(target) or not target:
                 return None
-            layer = NewLayer(tree, (0, 0), self._shop.now_ns())
+            owner = users.look_up(tree, str(self._state.changes.config.get("User") or ""))
+            layer = NewLayer(tree, (owner.uid, owner.gid), self._shop.now_ns())
             layer.make_directory(target)
             return self._staged.add(layer.entries())
 
