@@ -413,7 +413,7 @@ def test_stages_that_are_not_needed_are_not_built(work: Workplace) -> None:
 
 def test_stages_of_a_base_that_is_not_there(work: Workplace) -> None:
     work.fails("FROM base:1\nFROM not-there:1\n", NotFound, "Dockerfile:2: there is no image 'not-there:1'")
-    work.fails("FROM base:1\nCOPY --from=nope:1 / /", NotFound, "Dockerfile:2: there is no image 'nope:1'")
+    work.fails("FROM base:1\nCOPY --from=nope:1 / /", NotFound, "Dockerfile:2: there is no stage nope:1 .stages: none")
     work.fails("FROM base:1\nCOPY --from=0 / /", InvalidInput, "Dockerfile:2: --from=0")
 
 
@@ -423,6 +423,21 @@ def test_what_is_read_is_named_without_variables(work: Workplace) -> None:
     work.fails(stages + "COPY --from=$S /app.py /", InvalidInput, "Dockerfile:5: from=.*a stage that is FROM")
     work.fails(stages + "RUN --mount=$M true", InvalidInput, "Dockerfile:5: from=one: .*not by a variable")
     assert text(work.build(stages + 'COPY --from="one" /app.py /x'), "/x") == "print(1)"
+
+
+def test_a_slip_in_a_stages_name_is_no_images_id(work: Workplace) -> None:
+    image = work.store.image("base:1")
+    digits = image.id.removeprefix("sha256:")
+    copy = "FROM base:1 AS a\nFROM base:1 AS last\nCOPY --from={} /file /got\n"
+    for size in (1, 11):
+        work.fails(f"FROM {digits[:size]}", NotFound, f"Dockerfile:1: there is no image '{digits[:size]}'")
+        work.fails(
+            copy.format(digits[:size]),
+            NotFound,
+            f"Dockerfile:3: there is no stage {digits[:size]} .stages: a. and no image {digits[:size]}$",
+        )
+    for name in (digits[:12], digits, image.id, image.id[:12], "base:1"):
+        assert "got" in tree_of(work.build(copy.format(name)))
 
 
 @pytest.mark.needs_tool("docker-registry")

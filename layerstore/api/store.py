@@ -314,7 +314,8 @@ class Store:
 
     def _config_for_build(self, pull: str, name: str) -> ImageConfig:
         try:
-            return self.image(name).config
+            # Fewer digits are more likely a stage's name with a slip in it.
+            return self._find_image(name, 12).config
         except NotFound:
             if pull == "never":
                 raise
@@ -443,9 +444,14 @@ class Store:
         `NAME@sha256:...` is the image that came with that manifest or index, whatever its name.
         Raises `NotFound`, `InvalidInput` when ambiguous.
         """
+        return self._find_image(name, 1)
+
+    def _find_image(self, name: str, least_digits: int) -> Image:
+        """As `image`; an id without `sha256:` has at least so many digits."""
         db = self._database.read()
         digits = name.removeprefix("sha256:")
-        is_id = bool(digits) and all(c in "0123456789abcdef" for c in digits)
+        least = 1 if name.startswith("sha256:") else least_digits
+        is_id = len(digits) >= least and all(c in "0123456789abcdef" for c in digits)
         if "@" in name:
             query = "SELECT image_id FROM image_blobs WHERE digest = ? AND digest <> image_id LIMIT 2"
             of_it = db.execute(query, (name.partition("@")[2],)).fetchall()

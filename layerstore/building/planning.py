@@ -37,6 +37,11 @@ class PlannedStage:
     def shown_name(self) -> str:
         return self.stage.name or f"stage {self.number}"
 
+    @property
+    def names_before(self) -> list[str]:
+        """Of the stages that it may read."""
+        return [name for name, number in self._names.items() if number < self.number]
+
     def stage_number(self, source: str) -> int | None:
         """The stage before this one that a `--from` names; None for an image. Raises `InvalidInput`."""
         number = self._names.get(source.lower())

@@ -19,7 +19,7 @@ from layerstore.building.scope import Scope
 from layerstore.building.steps import Step
 from layerstore.building.workshop import Staged, Stopped, with_line
 from layerstore.containers.bundle import Volume
-from layerstore.errors import BuildFailed, InvalidInput, LayerstoreError
+from layerstore.errors import BuildFailed, InvalidInput, LayerstoreError, NotFound
 from layerstore.layers.entries import Entry
 from layerstore.oci.configs import says_nothing, time_of_making
 from layerstore.oci.instructions import exec_form
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from layerstore.building.tree import ImageFiles, Tree
     from layerstore.building.workshop import Workshop
     from layerstore.containers.containers import ContainerRow
+    from layerstore.oci.configs import ImageConfig
     from layerstore.types import DiffId
 
 _OF_CONFIG = {
@@ -241,8 +242,18 @@ class StageBuild:
         from layerstore.building.tree import ImageFiles
 
         stage = self._stage_of(source)
-        diff_ids = self._shop.find_image(source).diff_ids if stage is None else stage.diff_ids
+        diff_ids = self._image_read(source).diff_ids if stage is None else stage.diff_ids
         return ImageFiles(self._shop.index(diff_ids), self._shop.contents, source)
+
+    def _image_read(self, source: str) -> ImageConfig:
+        """That of a `from` which is no stage."""
+        try:
+            return self._shop.find_image(source)
+        except LayerstoreError as error:
+            said = f"there is no stage {source} (stages: {', '.join(self._planned.names_before) or 'none has a name'})"
+            raise type(error)(
+                f"{said} and no image {source}" if isinstance(error, NotFound) else f"{said}; {error}"
+            ) from None
 
     def _stage_of(self, source: str) -> State | None:
         number = self._planned.stage_number(source)
@@ -386,7 +397,7 @@ class StageBuild:
             return mounts.write_context(self._context, mount.source, stack.enter_context(shop.leftovers.temporary()))
         stage = self._stage_of(source)
         if stage is None:
-            config = shop.find_image(source)
+            config = self._image_read(source)
             image, diff_ids = config.image_id, list(config.diff_ids)
         else:
             with Staged(shop) as staged:
