@@ -138,11 +138,30 @@ def test_steps_are_found_by_other_builds(work: Workplace) -> None:
     assert work.steps("cached") == [2, 3]
 
 
-def test_a_different_base_or_config_is_another_step(work: Workplace) -> None:
+def test_a_different_base_is_another_step(work: Workplace) -> None:
     work.build("FROM base:1\nCOPY app.py /x/\n")
     work.build("FROM scratch\nCOPY app.py /x/\n")
     assert work.steps("cached") == []
-    work.build("FROM base:1\nENV B=1\nCOPY app.py /x/\n")
+
+
+UNSEEN = ["LABEL a={}", "EXPOSE {}", "CMD {}", "ENTRYPOINT {}", "HEALTHCHECK CMD {}", "VOLUME /{}", "STOPSIGNAL {}"]
+SEEN = ["ENV B={}", "ARG B={}", "USER {}", "WORKDIR /{}", 'SHELL ["/bin/sh", "-c", "# {}"]']
+
+
+def test_copy_does_not_depend_on_the_config(work: Workplace) -> None:
+    first = work.build("FROM base:1\nENV A=0\nUSER 1\nLABEL l=1\nWORKDIR /x\nCOPY app.py .\n")
+    time.sleep(1)
+    second = work.build("FROM base:1\nENV A=1\nUSER 1\nCMD x\nWORKDIR /x\nCOPY app.py /x/\n")
+    assert work.steps("cached") == [5, 6]
+    assert second.diff_ids == first.diff_ids
+    # The rest is of this build, and no older than its newest step.
+    assert "A=1" in second.config.runtime["Env"]
+    assert (second.config.runtime["Cmd"][-1], second.config.runtime.get("Labels")) == ("x", None)
+    steps = [step.created_by for step in second.history()[:5]][::-1]
+    assert steps == ["ENV A=1", "USER 1", 'CMD ["/bin/sh" "-c" "x"]', "WORKDIR /x", "COPY app.py /x/"]
+    document = second.config.document
+    assert document["created"] == document["history"][-3]["created"] > document["history"][-1]["created"]
+    work.build("FROM base:1\nUSER 2\nWORKDIR /x\n")
     assert work.steps("cached") == []
 
 
@@ -514,6 +533,17 @@ class TestRun:
         work.build(dockerfile, build_args={"V": "9"})
         assert work.output == "[9]\n"  # the other RUN is cached: it sees no V
 
+    @pytest.mark.parametrize(("line", "cached"), [*((line, [3]) for line in UNSEEN), *((line, []) for line in SEEN)])
+    def test_a_run_depends_on_what_it_sees(self, work: Workplace, line: str, cached: list[int]) -> None:
+        dockerfile = f"FROM base:1\n{line}\nRUN echo $B > /tmp/x\n"
+        first, second = [work.build(dockerfile.replace("{}", value)) for value in ("1", "2")]
+        assert work.steps("cached") == cached
+        assert first.id != second.id
+        if cached:
+            fresh = work.build(dockerfile.replace("{}", "2"), no_cache=True)
+            assert second.config.runtime == fresh.config.runtime
+            assert [s.created_by for s in second.history()] == [s.created_by for s in fresh.history()]
+
     def test_what_is_made_for_the_mounts_is_in_no_layer(self, work: Workplace, tmp_path: Path) -> None:
         (tmp_path / "shown").write_text("shown")
         (work.context / "busybox").write_bytes(Path("/bin/busybox").read_bytes())
@@ -609,7 +639,7 @@ class TestRun:
     def test_a_bind_of_a_stage_whose_target_is_a_variable(self, work: Workplace) -> None:
         work.build(
             "FROM base:1 AS one\nCOPY app.py /\nFROM base:1\nARG T=/t\n"
-            'RUN --mount=type=bind,from=one,target=$T --mount=target=/u,from="one",source=${T:+/app.py} cat $T/app.py /u'
+            'RUN --mount=from=one,target=$T --mount=target=/u,from="one",source=${T:+/app.py} cat $T/app.py /u'
         )
         assert work.output == "print(1)print(1)"
 

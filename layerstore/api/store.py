@@ -254,11 +254,11 @@ class Store:
     ) -> Image:
         """Build an image by a Dockerfile.
 
-        Each step is taken from the cache where the same step on the same chain and config, reading the same content
-        (names, modes and owners included, times not), was done before, in whatever build. What is in the cache lasts as
-        long as images need its layers, and after that until garbage is collected: the steps of the result stay with it,
-        those of other stages are done again after a collection. With SOURCE_DATE_EPOCH set no time in a new layer is
-        later than that, and the same build gives the same bytes.
+        Each step is taken from the cache where the same step on the same chain, reading the same content (names, modes
+        and owners included, times not) and seeing the same of the config, was done before, in whatever build. What is
+        in the cache lasts as long as images need its layers, and after that until garbage is collected: the steps of
+        the result stay with it, those of other stages are done again after a collection. With SOURCE_DATE_EPOCH set no
+        time in a new layer is later than that, and the same build gives the same bytes.
 
         Args:
             context: the directory that COPY and ADD read; its .dockerignore leaves files out.

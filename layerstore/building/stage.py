@@ -1,8 +1,10 @@
 """One stage of a build: its instructions one after another, each taken from the cache or done.
 
-What a step depends on is its key: the chain and the config that it begins with, the instruction with its variables
-replaced, the digests of what it reads, SOURCE_DATE_EPOCH. Not in it are times of files, the history, secrets, what
-caches hold, the network, volumes. So equal steps on equal images are found again whatever build they are in.
+What a step depends on is its key: the chain that it begins with, the instruction with its variables replaced, the
+digests of what it reads, SOURCE_DATE_EPOCH; of RUN also what it sees of the config (_SEEN_BY_RUN), of WORKDIR the user.
+Not in it are times of files, the rest of the config, the history, secrets, what caches hold, the network, volumes. So
+equal steps on equal files are found again whatever build they are in. A step without a layer has no more in the cache
+than when it was made: its key has the whole config, so that what changes the config is a step that was never made.
 """
 
 from __future__ import annotations
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
 _OF_CONFIG = {
     *("CMD", "ENTRYPOINT", "ENV", "EXPOSE", "HEALTHCHECK", "LABEL", "ONBUILD", "STOPSIGNAL", "USER", "VOLUME"),
 }
+_SEEN_BY_RUN = ("Env", "User", "WorkingDir")  # SHELL is in the arguments
 _SCRIPTS = "/dev/pipes"
 
 
@@ -146,7 +149,11 @@ class StageBuild:
     def _config(self, instruction: Instruction) -> None:
         name, text = instruction.name, instruction.text
         self._state.changes.apply(f"{name} {text}")
-        self._finish(history.of_config(name, text, self._state.changes.config), [name, text], lambda: None)
+        self._finish_config(history.of_config(name, text, self._state.changes.config), name, text)
+
+    def _finish_config(self, created_by: str, name: str, text: str) -> None:
+        """A step that makes no layer."""
+        self._finish(created_by, [name, text, self._state.changes.config], lambda: None)
 
     def _arg(self, instruction: Instruction) -> None:
         for word in split_words(instruction.text, self._dockerfile.escape):
@@ -155,22 +162,23 @@ class StageBuild:
                 raise InvalidInput(f"ARG {word}: a variable has a name before the '='")
             self._scope.declare(name, self._state.changes.expanded(default) if equals else None)
             self._state.changes.arguments = self._scope.variables
-        self._finish(f"ARG {instruction.text}", ["ARG", instruction.text], lambda: None)
+        self._finish_config(f"ARG {instruction.text}", "ARG", instruction.text)
 
     def _shell(self, instruction: Instruction) -> None:
         words = exec_form(instruction.text)
         if not words:
             raise InvalidInput(f'SHELL {instruction.text}: it is a list like ["/bin/bash", "-c"]')
         self._state.changes.config["Shell"] = words
-        self._finish(history.of_config("SHELL", "", self._state.changes.config), ["SHELL", words], lambda: None)
+        self._finish_config(history.of_config("SHELL", "", self._state.changes.config), "SHELL", instruction.text)
 
     def _maintainer(self, instruction: Instruction) -> None:
         self._state.set_author(instruction.text)
-        self._finish(f"MAINTAINER {instruction.text}", ["MAINTAINER", instruction.text], lambda: None)
+        self._finish_config(f"MAINTAINER {instruction.text}", "MAINTAINER", instruction.text)
 
     def _workdir(self, instruction: Instruction) -> None:
         self._state.changes.apply(f"WORKDIR {instruction.text}")
         path = str(self._state.changes.config["WorkingDir"])
+        user = str(self._state.changes.config.get("User") or "")
 
         def make() -> DiffId | None:
             from layerstore.building.tree import NewLayer
@@ -180,12 +188,12 @@ class StageBuild:
             target = tree.place_for(path)
             if tree.is_dir(target) or not target:
                 return None
-            owner = users.look_up(tree, str(self._state.changes.config.get("User") or ""))
+            owner = users.look_up(tree, user)
             layer = NewLayer(tree, (owner.uid, owner.gid), self._shop.now_ns())
             layer.make_directory(target)
             return self._staged.add(layer.entries())
 
-        self._finish(history.of_config("WORKDIR", path, self._state.changes.config), ["WORKDIR", path], make)
+        self._finish(history.of_config("WORKDIR", path, self._state.changes.config), ["WORKDIR", path, user], make)
 
     # COPY and ADD
 
@@ -290,7 +298,8 @@ class StageBuild:
             return self._run_and_keep(args, [*proxies, *given], network, wanted, script)
 
         said = args if script is None else [script.content]
-        inputs = ["RUN", args, given, read, network, None if script is None else script.content]
+        seen = [changes.config.get(field) for field in _SEEN_BY_RUN]
+        inputs = ["RUN", args, given, seen, read, network, None if script is None else script.content]
         self._finish(history.of_run(said, given), inputs, make)
 
     def _command_line(self, instruction: Instruction) -> tuple[list[str], _Script | None]:
