@@ -1,5 +1,6 @@
 """Builds: the cache, stages, RUN and its mounts, failures, interrupts. Docker judges in tests/test_build_judges.py."""
 
+import fcntl
 import gzip
 import json
 import os
@@ -738,7 +739,8 @@ class TestRun:
 
 def heed_interrupts() -> None:
     """Also where whoever runs the tests ignores them."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def started(work: Workplace, dockerfile: str, *secrets: str) -> subprocess.Popen[bytes]:
@@ -765,21 +767,44 @@ def runs_sleep(seconds: str) -> bool:
     )
 
 
-SLEEPY = "FROM base:1\nRUN echo done > /done\nRUN echo now; sleep 4321\n"
+def with_secret(work: Workplace) -> tuple[str, bytes]:
+    """An argument of --secret, and what is in it: other tests' secrets are in memory too."""
+    secret = os.urandom(16).hex()
+    (work.context.parent / "secret").write_text(secret)
+    return f"id=s,src={work.context.parent}/secret", secret.encode()
+
+
+def copies_of(work: Workplace, secret: bytes) -> int:
+    """Files of the store, and of builds in memory, that hold it."""
+    root = work.store.root
+    places = [*root.glob("containers/*/*"), *(root / "run/runtime").rglob("*"), *(root / "builds").rglob("*")]
+    places += Path("/dev/shm").glob("layerstore-*/*")
+    return sum(path.is_file() and secret in path.read_bytes() for path in places)
+
+
+NAP = str(4321 + os.getpid())  # seconds; nobody else's
+SLEEPY = f"FROM base:1\nRUN echo done > /done\nRUN echo now; sleep {NAP}\n"
 
 
 @pytest.mark.root
 @pytest.mark.kernel
-def test_ctrl_c(work: Workplace) -> None:
-    process = started(work, SLEEPY)
-    process.send_signal(signal.SIGINT)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_a_build(work: Workplace, number: signal.Signals) -> None:
+    option, secret = with_secret(work)
+    secrets = "RUN --mount=type=secret,id=s --mount=type=secret,id=s,env=S echo now"
+    process = started(work, SLEEPY.replace("RUN echo now", secrets), option)
+    assert copies_of(work, secret) > 1
+    process.send_signal(number)
+    if number == signal.SIGHUP:
+        process.send_signal(number)  # as of a terminal that goes
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == 128 + number
     assert errors == b"layerstore build: interrupted; nothing half-done was kept\n"
-    assert not runs_sleep("4321")
+    assert not runs_sleep(NAP)
+    assert copies_of(work, secret) == 0
     work.is_clean()
     assert len(work.store.images()) == 2
-    work.build(SLEEPY.replace("sleep 4321", "true"))
+    work.build(SLEEPY.replace(f"sleep {NAP}", "true"))
     assert work.steps("cached") == [2]
 
 
@@ -787,24 +812,65 @@ def test_ctrl_c(work: Workplace) -> None:
 @pytest.mark.kernel
 @pytest.mark.parametrize("by", ["gc", "build"])
 def test_what_a_killed_build_leaves_is_taken_away(work: Workplace, by: str) -> None:
-    secret = work.context.parent / "secret"
-    secret.write_text("hidden")
-    process = started(
-        work, SLEEPY.replace("RUN echo now", "RUN --mount=type=secret,id=s echo now"), f"id=s,src={secret}"
-    )
+    option, secret = with_secret(work)
+    process = started(work, SLEEPY.replace("RUN echo now", "RUN --mount=type=secret,id=s echo now"), option)
     process.kill()
     process.communicate()
     assert len(work.store.containers()) == 1
-    assert [path.read_text() for path in Path("/dev/shm").glob("layerstore-*/secret")] == ["hidden"]
+    assert copies_of(work, secret) == 1
     if by == "gc":
         work.store.collect_garbage()
     else:
         work.build("FROM base:1\nCMD x")
         work.store.remove_image(work.build("FROM base:1\nCMD x").id)
     work.is_clean()
-    assert not list(Path("/dev/shm").glob("layerstore-*"))
-    assert not runs_sleep("4321")
+    assert copies_of(work, secret) == 0
+    assert not runs_sleep(NAP)
     assert len(work.store.images()) == 2
+
+
+LOCKED = "RUN --mount=type=cache,id=l,target=/c,sharing=locked "
+WRITES_ON = f"FROM base:1\n{LOCKED}--mount=type=secret,id=s,env=S echo now; while :; do echo >> /c/f; done\n"
+LOOKS = f"FROM base:1\n{LOCKED}cat /c/f > /tmp/before; sleep 0.3; cat /c/f | cmp - /tmp/before\n"
+
+
+@pytest.mark.root
+@pytest.mark.kernel
+def test_what_a_killed_build_runs_ends_when_the_next_begins(work: Workplace) -> None:
+    option, secret = with_secret(work)
+    process = started(work, WRITES_ON, option)
+    process.kill()
+    process.communicate()
+    assert copies_of(work, secret) > 0
+    left: list[int] = []
+    (work.context / "Dockerfile").write_text(LOOKS)
+    work.store.build(
+        work.context, progress=lambda _: None if left else left.append(copies_of(work, secret)), pull="never"
+    )
+    assert left == [0]
+
+
+@pytest.mark.root
+@pytest.mark.kernel
+def test_a_locked_cache_is_locked_while_a_killed_builds_command_runs(work: Workplace) -> None:
+    """While yet another build runs, which has this lock, what was killed is not taken away."""
+    work.build("FROM base:1\n")
+    with open(work.store.root / "builds/lock", "wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        process = started(work, WRITES_ON, f"id=s,src={work.context}/app.py")
+        process.kill()
+        process.communicate()
+        images: list[Image] = []
+        building = threading.Thread(target=lambda: images.append(work.build(LOOKS)))
+        building.start()
+        time.sleep(0.5)
+        assert building.is_alive()
+        assert not work.output
+        (left,) = [container for container in work.store.containers() if container.state == "running"]
+        left.remove(force=True)
+        building.join()
+        assert images
+    work.store.collect_garbage()
 
 
 @pytest.mark.root

@@ -8,6 +8,7 @@ import fcntl
 import functools
 import os
 import posixpath
+import time
 
 from layerstore._core.sha256 import sha256
 from layerstore.building.copying import Copy, Item
@@ -18,12 +19,13 @@ from layerstore.types import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from typing import Any
 
     from layerstore.building.context import Context
 
 _BOOLEANS = {"": True, "true": True, "1": True, "false": False, "0": False}
+_POLL_SECONDS = 0.05
 _ALIASES = {
     "dst": "target",
     "destination": "target",
@@ -110,10 +112,11 @@ def digest_of_bind(items: list[Item]) -> str:
 
 
 @contextlib.contextmanager
-def cache(mount: Mount, target: str, directory: str) -> Iterator[Volume]:
+def cache(mount: Mount, target: str, directory: str, check: Callable[[], None]) -> Iterator[Volume]:
     """The store's directory of a cache, `target` being where it is mounted. Raises `InvalidInput`, `OSError`.
 
-    It stays for later builds; with sharing=locked nobody else has it meanwhile.
+    It stays for later builds; with sharing=locked nobody else has it meanwhile. `check` is called while it waits for
+    others, and what it raises is raised.
     """
     name = sha256((mount.id if mount.values.get("id") else target).encode()).hex()
     path = f"{directory}/{name}"
@@ -124,12 +127,27 @@ def cache(mount: Mount, target: str, directory: str) -> Iterator[Volume]:
         os.chmod(path, mount.number("mode", 0o755, 8))
     except FileExistsError:
         pass
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    how = fcntl.LOCK_EX if mount.values.get("sharing") == "locked" else fcntl.LOCK_SH
+    # The runtime inherits the lock, and so holds it for as long as the command runs, also where this process is killed.
+    # It is of a file, not of the directory: no program could get to the host's directory by it.
+    fd = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    os.set_inheritable(fd, True)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX if mount.values.get("sharing") == "locked" else fcntl.LOCK_SH)
+        while not _locks(fd, how):
+            check()
+            time.sleep(_POLL_SECONDS)
         yield Volume(path, target, mount.is_set("readonly"))
     finally:
+        fcntl.flock(fd, fcntl.LOCK_UN)  # runtimes of other stages may have it too
         os.close(fd)
+
+
+def _locks(fd: int, how: int) -> bool:
+    try:
+        fcntl.flock(fd, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def secret_data(mount: Mount, secrets: Mapping[str, str]) -> bytes | None:

@@ -375,6 +375,7 @@ class StageBuild:
         from layerstore.building import mounts
 
         shop = self._shop
+        caches = f"{shop.layout.builds}/caches"
         volumes: list[Volume] = []
         others: list[dict[str, object]] = []
         variables: list[str] = []
@@ -383,7 +384,7 @@ class StageBuild:
             if mount.kind == "tmpfs":
                 others.append(mounts.tmpfs(mount, target))
             elif mount.kind == "cache":
-                volumes.append(stack.enter_context(mounts.cache(mount, target, f"{shop.layout.builds}/caches")))
+                volumes.append(stack.enter_context(mounts.cache(mount, target, caches, shop.check)))
             elif mount.kind == "secret":
                 data = mounts.secret_data(mount, shop.options.secrets)
                 if data is not None and "env" in mount.values:
