@@ -644,6 +644,14 @@ class TestRun:
         )
         assert work.output == "print(1)print(1)"
 
+    @pytest.mark.parametrize("kind", ["bind", "tmpfs", "cache"])
+    def test_a_mount_on_the_root(self, work: Workplace, kind: str) -> None:
+        work.fails(
+            f"FROM base:1\nRUN --mount=type={kind},target=/ true",
+            InvalidInput,
+            "Dockerfile:2: --mount: target=/: a mount cannot cover the root directory",
+        )
+
     def test_a_bind_shows_what_a_dockerignore_leaves(self, work: Workplace) -> None:
         (work.context / ".dockerignore").write_text("other\nsub/a")
         work.build("FROM base:1\nRUN --mount=target=/ctx ls /ctx /ctx/sub")
@@ -935,6 +943,8 @@ def test_the_command(work: Workplace) -> None:
     [
         ("FROM base:1\nNOPE", (), "layerstore build: Dockerfile:2: unknown instruction: NOPE"),
         ("FROM base:1\nCMD x", ("--target", "z"), "layerstore build: Dockerfile has no stage z"),
+        ("FROM base:1\nRUN --mount type=cache,target=/c true", (), "Dockerfile:2: RUN --mount has no value; it is"),
+        ("FROM base:1\nRUN --mount=type=tmpfs,, true", (), "Dockerfile:2: --mount=type=tmpfs,,: it is KEY=VALUE,"),
         ("FROM base:1\nCMD x", ("-t", "NOT A NAME"), "is not a valid image name"),
         ("FROM base:1\nCMD x", ("--secret", "src=x"), "it is id=ID,src=FILE"),
         ("FROM base:1\nCMD x", ("-v", "/nope:/x"), "there is no /nope to bind"),
@@ -943,6 +953,18 @@ def test_the_command(work: Workplace) -> None:
 def test_failures_of_the_command(work: Workplace, dockerfile: str, options: tuple[str, ...], message: str) -> None:
     (work.context / "Dockerfile").write_text(dockerfile)
     assert message in Cli(work.store.root)("build", *options, work.context, status=1)
+
+
+@pytest.mark.root
+@pytest.mark.kernel
+def test_a_quiet_build_tells_what_a_failing_command_said(work: Workplace) -> None:
+    (work.context / "Dockerfile").write_text(
+        "FROM base:1 AS a\nRUN echo fine\nFROM base:1\nCOPY --from=a /file /\nRUN echo why; echo and >&2; exit 4\n"
+    )
+    said = Cli(work.store.root)("build", "-q", work.context, status=1)
+    assert said.startswith("why\nand\nlayerstore build: Dockerfile:5: ")
+    (work.context / "Dockerfile").write_text("FROM base:1\nRUN echo fine\n")
+    assert "fine" not in Cli(work.store.root)("build", "-q", work.context)
 
 
 def test_an_error_of_the_system_has_its_line(work: Workplace) -> None:

@@ -209,10 +209,12 @@ class _Reader:
             rest = rest[len(word) :].lstrip()
             if word == "--":
                 break
-            flag, _, value = word.removeprefix("--").partition("=")
+            flag, equals, value = word.removeprefix("--").partition("=")
             if flag not in _FLAGS[name]:
                 known = ", ".join(f"--{known}" for known in _FLAGS[name])
                 raise wrong(self._name, line, f"{name} has no flag --{flag}; there are {known}")
+            if not equals and flag != "link":
+                raise wrong(self._name, line, f"{name} --{flag} has no value; it is --{flag}=VALUE, without a blank")
             flags.append((flag, value))
         return flags, rest
 

@@ -88,6 +88,8 @@ def parse_mount(text: str) -> Mount:
         key, _, value = word.partition("=")
         key = key.strip().lower()
         values[_ALIASES.get(key, key)] = value.strip()
+    if "" in values:
+        raise InvalidInput(f"--mount={text}: it is KEY=VALUE,KEY=VALUE, and no field of it is empty")
     kind = values.get("type", "bind")
     if kind not in _KEYS:
         raise InvalidInput(f"--mount=type={kind}: there are {', '.join(_KEYS)}")

@@ -381,6 +381,8 @@ class StageBuild:
         variables: list[str] = []
         for mount in wanted:
             target = self._absolute(mount.target).rstrip("/")
+            if not target:
+                raise InvalidInput(f"--mount: target={mount.target}: a mount cannot cover the root directory")
             if mount.kind == "tmpfs":
                 others.append(mounts.tmpfs(mount, target))
             elif mount.kind == "cache":
