@@ -431,6 +431,11 @@ def test_stages_that_are_not_needed_are_not_built(work: Workplace) -> None:
     work.fails(dockerfile, NotFound, "has no stage nope", target="nope")
 
 
+@pytest.mark.parametrize("wrong", ["FOO bar", "COPY onlyone", "ONBUILD RUN x", "FROM x", "RUN --nope x", 'ADD ["x"]'])
+def test_a_wrong_trigger_is_told_at_once(work: Workplace, wrong: str) -> None:
+    work.fails(f"FROM base:1\nENV A=1\nONBUILD {wrong}\nCOPY missing /", InvalidInput, "Dockerfile:3: ")
+
+
 def test_stages_of_a_base_that_is_not_there(work: Workplace) -> None:
     work.fails("FROM base:1\nFROM not-there:1\n", NotFound, "Dockerfile:2: there is no image 'not-there:1'")
     work.fails("FROM base:1\nCOPY --from=nope:1 / /", NotFound, "Dockerfile:2: there is no stage nope:1 .stages: none")
@@ -643,6 +648,19 @@ class TestRun:
             'RUN --mount=from=one,target=$T --mount=target=/u,from="one",source=${T:+/app.py} cat $T/app.py /u'
         )
         assert work.output == "print(1)print(1)"
+
+    def test_a_size_and_switches(self, work: Workplace) -> None:
+        work.build(
+            "FROM base:1\nRUN --mount=type=tmpfs,size=64m,target=/t --mount=type=tmpfs,size=1048576,target=/u "
+            "/bin/busybox df -k /t /u\n"
+            "RUN --mount=source=sub,target=/s,rw=True echo written > /s/a\n"
+            "RUN --mount=source=sub,target=/s,ro=FALSE echo written > /s/a\n"
+            "RUN --mount=type=cache,target=/c,sharing=private echo > /c/x\n"
+        )
+        assert " 65536 " in work.output
+        assert " 1024 " in work.output
+        for wrong in ("type=tmpfs,size=64x", "type=bind,ro=no", "type=cache,sharing=none"):
+            work.fails(f"FROM base:1\nRUN --mount={wrong},target=/t true", InvalidInput, "Dockerfile:2: --mount")
 
     @pytest.mark.parametrize("kind", ["bind", "tmpfs", "cache"])
     def test_a_mount_on_the_root(self, work: Workplace, kind: str) -> None:

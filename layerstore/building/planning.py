@@ -136,8 +136,8 @@ class _Planner:
         try:
             base = self._base(stage, number)
             planned = PlannedStage(number, stage, base, self._names)
-            name = self._dockerfile.name
-            planned.instructions[:0] = [parse_trigger(text, stage.line, name) for text in self._triggers(base)]
+            name, escape = self._dockerfile.name, self._dockerfile.escape
+            planned.instructions[:0] = [parse_trigger(text, stage.line, name, escape) for text in self._triggers(base)]
         except LayerstoreError as error:
             raise _with_line(error, self._dockerfile.name, stage.line) from None
         for instruction in planned.instructions:

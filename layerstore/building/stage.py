@@ -16,6 +16,7 @@ import stat
 
 from layerstore.building import history
 from layerstore.building.copying import Copy, Item, Text, check_sources, items_of
+from layerstore.building.dockerfile import words_of_copy
 from layerstore.building.planning import named_source
 from layerstore.building.scope import Scope
 from layerstore.building.steps import Step
@@ -199,10 +200,7 @@ class StageBuild:
 
     def _copy(self, instruction: Instruction) -> None:
         name, expanded = instruction.name, self._state.changes.expanded
-        words = exec_form(instruction.text)
-        words = split_words(instruction.text, self._dockerfile.escape) if words is None else words
-        if len(words) < 2:
-            raise InvalidInput(f"{name} {instruction.text}: it is {name} SOURCE ... TO")
+        words = words_of_copy(name, instruction.text, self._dockerfile.escape)
         heredocs = {word: self._heredoc_item(heredoc) for word, heredoc in instruction.heredoc_of(words).items()}
         sources = [expanded(word) for word in words[:-1] if word not in heredocs]
         to = self._absolute(expanded(words[-1]))
@@ -396,7 +394,7 @@ class StageBuild:
                     volumes.append(mounts.write_secret(mount, data, target, memory))
             else:
                 place = self._bind_source(stack, mount)
-                volumes.append(Volume(place, target, not mount.is_set("readwrite")))
+                volumes.append(Volume(place, target, mount.is_read_only))
         return volumes, others, variables
 
     def _bind_source(self, stack: contextlib.ExitStack, mount: Mount) -> str:
