@@ -259,6 +259,8 @@ class StageBuild:
         try:
             return self._shop.find_image(source)
         except LayerstoreError as error:
+            if "/" in source or ":" in source:  # no stage has such a name
+                raise
             said = f"there is no stage {source} (stages: {', '.join(self._planned.names_before) or 'none has a name'})"
             raise type(error)(
                 f"{said} and no image {source}" if isinstance(error, NotFound) else f"{said}; {error}"
