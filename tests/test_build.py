@@ -1,5 +1,6 @@
 """Builds: the cache, stages, RUN and its mounts, failures, interrupts. Docker judges in tests/test_build_judges.py."""
 
+import fcntl
 import gzip
 import json
 import os
@@ -140,11 +141,30 @@ def test_steps_are_found_by_other_builds(work: Workplace) -> None:
     assert work.steps("cached") == [2, 3]
 
 
-def test_a_different_base_or_config_is_another_step(work: Workplace) -> None:
+def test_a_different_base_is_another_step(work: Workplace) -> None:
     work.build("FROM base:1\nCOPY app.py /x/\n")
     work.build("FROM scratch\nCOPY app.py /x/\n")
     assert work.steps("cached") == []
-    work.build("FROM base:1\nENV B=1\nCOPY app.py /x/\n")
+
+
+UNSEEN = ["LABEL a={}", "EXPOSE {}", "CMD {}", "ENTRYPOINT {}", "HEALTHCHECK CMD {}", "VOLUME /{}", "STOPSIGNAL {}"]
+SEEN = ["ENV B={}", "ARG B={}", "USER {}", "WORKDIR /{}", 'SHELL ["/bin/sh", "-c", "# {}"]']
+
+
+def test_copy_does_not_depend_on_the_config(work: Workplace) -> None:
+    first = work.build("FROM base:1\nENV A=0\nUSER 1\nLABEL l=1\nWORKDIR /x\nCOPY app.py .\n")
+    time.sleep(1)
+    second = work.build("FROM base:1\nENV A=1\nUSER 1\nCMD x\nWORKDIR /x\nCOPY app.py /x/\n")
+    assert work.steps("cached") == [5, 6]
+    assert second.diff_ids == first.diff_ids
+    # The rest is of this build, and no older than its newest step.
+    assert "A=1" in second.config.runtime["Env"]
+    assert (second.config.runtime["Cmd"][-1], second.config.runtime.get("Labels")) == ("x", None)
+    steps = [step.created_by for step in second.history()[:5]][::-1]
+    assert steps == ["ENV A=1", "USER 1", 'CMD ["/bin/sh" "-c" "x"]', "WORKDIR /x", "COPY app.py /x/"]
+    document = second.config.document
+    assert document["created"] == document["history"][-3]["created"] > document["history"][-1]["created"]
+    work.build("FROM base:1\nUSER 2\nWORKDIR /x\n")
     assert work.steps("cached") == []
 
 
@@ -402,6 +422,13 @@ def test_chmod_and_heredocs_of_copy(work: Workplace) -> None:
     work.fails("FROM base:1\nCOPY --chmod=u+x app.py /", InvalidInput, "Dockerfile:2: --chmod=u[+]x")
 
 
+def test_workdir_is_the_users(work: Workplace) -> None:
+    seen = tree_of(work.build("FROM base:1\nWORKDIR /roots\nUSER bob\nWORKDIR bobs/too\nUSER 5:6\nWORKDIR deep\n"))
+    owners = [seen[path].owner for path in ("roots", "roots/bobs", "roots/bobs/too", "roots/bobs/too/deep")]
+    assert owners == [(0, 0), (1000, 1001), (1000, 1001), (5, 6)]
+    work.fails("FROM base:1\nUSER nobody-here\nWORKDIR /w", InvalidInput, "Dockerfile:3: user")
+
+
 def test_damaged_archives(work: Workplace) -> None:
     packed = gzip.compress(tar_bytes({"a": os.urandom(5000)}))
     (work.context / "cut.tgz").write_bytes(packed[:-100])
@@ -586,10 +613,38 @@ def test_stages_that_are_not_needed_are_not_built(work: Workplace) -> None:
     work.fails(dockerfile, NotFound, "has no stage nope", target="nope")
 
 
+@pytest.mark.parametrize("wrong", ["FOO bar", "COPY onlyone", "ONBUILD RUN x", "FROM x", "RUN --nope x", 'ADD ["x"]'])
+def test_a_wrong_trigger_is_told_at_once(work: Workplace, wrong: str) -> None:
+    work.fails(f"FROM base:1\nENV A=1\nONBUILD {wrong}\nCOPY missing /", InvalidInput, "Dockerfile:3: ")
+
+
 def test_stages_of_a_base_that_is_not_there(work: Workplace) -> None:
     work.fails("FROM base:1\nFROM not-there:1\n", NotFound, "Dockerfile:2: there is no image 'not-there:1'")
-    work.fails("FROM base:1\nCOPY --from=nope:1 / /", NotFound, "Dockerfile:2: there is no image 'nope:1'")
+    work.fails("FROM base:1\nCOPY --from=nope:1 / /", NotFound, "Dockerfile:2: there is no stage nope:1 .stages: none")
     work.fails("FROM base:1\nCOPY --from=0 / /", InvalidInput, "Dockerfile:2: --from=0")
+
+
+def test_what_is_read_is_named_without_variables(work: Workplace) -> None:
+    stages = "FROM base:1 AS one\nCOPY app.py /\nFROM base:1\nARG S=one T=/t M=from=one,target=/t\n"
+    work.fails(stages + "RUN --mount=from=$S,target=/t true", InvalidInput, "Dockerfile:5: from=.*a stage that is FROM")
+    work.fails(stages + "COPY --from=$S /app.py /", InvalidInput, "Dockerfile:5: from=.*a stage that is FROM")
+    work.fails(stages + "RUN --mount=$M true", InvalidInput, "Dockerfile:5: from=one: .*not by a variable")
+    assert text(work.build(stages + 'COPY --from="one" /app.py /x'), "/x") == "print(1)"
+
+
+def test_a_slip_in_a_stages_name_is_no_images_id(work: Workplace) -> None:
+    image = work.store.image("base:1")
+    digits = image.id.removeprefix("sha256:")
+    copy = "FROM base:1 AS a\nFROM base:1 AS last\nCOPY --from={} /file /got\n"
+    for size in (1, 11):
+        work.fails(f"FROM {digits[:size]}", NotFound, f"Dockerfile:1: there is no image '{digits[:size]}'")
+        work.fails(
+            copy.format(digits[:size]),
+            NotFound,
+            f"Dockerfile:3: there is no stage {digits[:size]} .stages: a. and no image {digits[:size]}$",
+        )
+    for name in (digits[:12], digits, image.id, image.id[:12], "base:1"):
+        assert "got" in tree_of(work.build(copy.format(name)))
 
 
 @pytest.mark.needs_tool("docker-registry")
@@ -657,6 +712,27 @@ class TestRun:
         assert work.steps("cached") == [2, 3, 4, 5, 6, 7]
         work.build(dockerfile, build_args={"V": "2"})
         assert work.steps("cached") == [2, 3, 4, 5, 6]
+
+    def test_arguments_of_the_stage_that_one_is_from(self, work: Workplace) -> None:
+        dockerfile = (
+            "FROM base:1 AS base\nARG V=1\nFROM base AS two\nFROM two AS three\nRUN echo [$V]\n"
+            "FROM base:1\nCOPY --from=three /file /\nRUN echo [$V]\n"
+        )
+        work.build(dockerfile)
+        assert work.output == "[1]\n[]\n"
+        work.build(dockerfile, build_args={"V": "9"})
+        assert work.output == "[9]\n"  # the other RUN is cached: it sees no V
+
+    @pytest.mark.parametrize(("line", "cached"), [*((line, [3]) for line in UNSEEN), *((line, []) for line in SEEN)])
+    def test_a_run_depends_on_what_it_sees(self, work: Workplace, line: str, cached: list[int]) -> None:
+        dockerfile = f"FROM base:1\n{line}\nRUN echo $B > /tmp/x\n"
+        first, second = [work.build(dockerfile.replace("{}", value)) for value in ("1", "2")]
+        assert work.steps("cached") == cached
+        assert first.id != second.id
+        if cached:
+            fresh = work.build(dockerfile.replace("{}", "2"), no_cache=True)
+            assert second.config.runtime == fresh.config.runtime
+            assert [s.created_by for s in second.history()] == [s.created_by for s in fresh.history()]
 
     def test_what_is_made_for_the_mounts_is_in_no_layer(self, work: Workplace, tmp_path: Path) -> None:
         (tmp_path / "shown").write_text("shown")
@@ -749,6 +825,34 @@ class TestRun:
         (work.context / "other").write_bytes(b"changed again")
         work.build("FROM base:1\nRUN --mount=source=sub,target=/s ls /s")
         assert work.steps("cached") == [2]
+
+    def test_a_bind_of_a_stage_whose_target_is_a_variable(self, work: Workplace) -> None:
+        work.build(
+            "FROM base:1 AS one\nCOPY app.py /\nFROM base:1\nARG T=/t\n"
+            'RUN --mount=from=one,target=$T --mount=target=/u,from="one",source=${T:+/app.py} cat $T/app.py /u'
+        )
+        assert work.output == "print(1)print(1)"
+
+    def test_a_size_and_switches(self, work: Workplace) -> None:
+        work.build(
+            "FROM base:1\nRUN --mount=type=tmpfs,size=64m,target=/t --mount=type=tmpfs,size=1048576,target=/u "
+            "/bin/busybox df -k /t /u\n"
+            "RUN --mount=source=sub,target=/s,rw=True echo written > /s/a\n"
+            "RUN --mount=source=sub,target=/s,ro=FALSE echo written > /s/a\n"
+            "RUN --mount=type=cache,target=/c,sharing=private echo > /c/x\n"
+        )
+        assert " 65536 " in work.output
+        assert " 1024 " in work.output
+        for wrong in ("type=tmpfs,size=64x", "type=bind,ro=no", "type=cache,sharing=none"):
+            work.fails(f"FROM base:1\nRUN --mount={wrong},target=/t true", InvalidInput, "Dockerfile:2: --mount")
+
+    @pytest.mark.parametrize("kind", ["bind", "tmpfs", "cache"])
+    def test_a_mount_on_the_root(self, work: Workplace, kind: str) -> None:
+        work.fails(
+            f"FROM base:1\nRUN --mount=type={kind},target=/ true",
+            InvalidInput,
+            "Dockerfile:2: --mount: target=/: a mount cannot cover the root directory",
+        )
 
     def test_a_bind_shows_what_a_dockerignore_leaves(self, work: Workplace) -> None:
         (work.context / ".dockerignore").write_text("other\nsub/a")
@@ -845,7 +949,8 @@ class TestRun:
 
 def heed_interrupts() -> None:
     """Also where whoever runs the tests ignores them."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def started(work: Workplace, dockerfile: str, *secrets: str) -> subprocess.Popen[bytes]:
@@ -872,21 +977,44 @@ def runs_sleep(seconds: str) -> bool:
     )
 
 
-SLEEPY = "FROM base:1\nRUN echo done > /done\nRUN echo now; sleep 4321\n"
+def with_secret(work: Workplace) -> tuple[str, bytes]:
+    """An argument of --secret, and what is in it: other tests' secrets are in memory too."""
+    secret = os.urandom(16).hex()
+    (work.context.parent / "secret").write_text(secret)
+    return f"id=s,src={work.context.parent}/secret", secret.encode()
+
+
+def copies_of(work: Workplace, secret: bytes) -> int:
+    """Files of the store, and of builds in memory, that hold it."""
+    root = work.store.root
+    places = [*root.glob("containers/*/*"), *(root / "run/runtime").rglob("*"), *(root / "builds").rglob("*")]
+    places += Path("/dev/shm").glob("layerstore-*/*")
+    return sum(path.is_file() and secret in path.read_bytes() for path in places)
+
+
+NAP = str(4321 + os.getpid())  # seconds; nobody else's
+SLEEPY = f"FROM base:1\nRUN echo done > /done\nRUN echo now; sleep {NAP}\n"
 
 
 @pytest.mark.root
 @pytest.mark.kernel
-def test_ctrl_c(work: Workplace) -> None:
-    process = started(work, SLEEPY)
-    process.send_signal(signal.SIGINT)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_a_build(work: Workplace, number: signal.Signals) -> None:
+    option, secret = with_secret(work)
+    secrets = "RUN --mount=type=secret,id=s --mount=type=secret,id=s,env=S echo now"
+    process = started(work, SLEEPY.replace("RUN echo now", secrets), option)
+    assert copies_of(work, secret) > 1
+    process.send_signal(number)
+    if number == signal.SIGHUP:
+        process.send_signal(number)  # as of a terminal that goes
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == 128 + number
     assert errors == b"layerstore build: interrupted; nothing half-done was kept\n"
-    assert not runs_sleep("4321")
+    assert not runs_sleep(NAP)
+    assert copies_of(work, secret) == 0
     work.is_clean()
     assert len(work.store.images()) == 2
-    work.build(SLEEPY.replace("sleep 4321", "true"))
+    work.build(SLEEPY.replace(f"sleep {NAP}", "true"))
     assert work.steps("cached") == [2]
 
 
@@ -894,24 +1022,65 @@ def test_ctrl_c(work: Workplace) -> None:
 @pytest.mark.kernel
 @pytest.mark.parametrize("by", ["gc", "build"])
 def test_what_a_killed_build_leaves_is_taken_away(work: Workplace, by: str) -> None:
-    secret = work.context.parent / "secret"
-    secret.write_text("hidden")
-    process = started(
-        work, SLEEPY.replace("RUN echo now", "RUN --mount=type=secret,id=s echo now"), f"id=s,src={secret}"
-    )
+    option, secret = with_secret(work)
+    process = started(work, SLEEPY.replace("RUN echo now", "RUN --mount=type=secret,id=s echo now"), option)
     process.kill()
     process.communicate()
     assert len(work.store.containers()) == 1
-    assert [path.read_text() for path in Path("/dev/shm").glob("layerstore-*/secret")] == ["hidden"]
+    assert copies_of(work, secret) == 1
     if by == "gc":
         work.store.collect_garbage()
     else:
         work.build("FROM base:1\nCMD x")
         work.store.remove_image(work.build("FROM base:1\nCMD x").id)
     work.is_clean()
-    assert not list(Path("/dev/shm").glob("layerstore-*"))
-    assert not runs_sleep("4321")
+    assert copies_of(work, secret) == 0
+    assert not runs_sleep(NAP)
     assert len(work.store.images()) == 2
+
+
+LOCKED = "RUN --mount=type=cache,id=l,target=/c,sharing=locked "
+WRITES_ON = f"FROM base:1\n{LOCKED}--mount=type=secret,id=s,env=S echo now; while :; do echo >> /c/f; done\n"
+LOOKS = f"FROM base:1\n{LOCKED}cat /c/f > /tmp/before; sleep 0.3; cat /c/f | cmp - /tmp/before\n"
+
+
+@pytest.mark.root
+@pytest.mark.kernel
+def test_what_a_killed_build_runs_ends_when_the_next_begins(work: Workplace) -> None:
+    option, secret = with_secret(work)
+    process = started(work, WRITES_ON, option)
+    process.kill()
+    process.communicate()
+    assert copies_of(work, secret) > 0
+    left: list[int] = []
+    (work.context / "Dockerfile").write_text(LOOKS)
+    work.store.build(
+        work.context, progress=lambda _: None if left else left.append(copies_of(work, secret)), pull="never"
+    )
+    assert left == [0]
+
+
+@pytest.mark.root
+@pytest.mark.kernel
+def test_a_locked_cache_is_locked_while_a_killed_builds_command_runs(work: Workplace) -> None:
+    """While yet another build runs, which has this lock, what was killed is not taken away."""
+    work.build("FROM base:1\n")
+    with open(work.store.root / "builds/lock", "wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        process = started(work, WRITES_ON, f"id=s,src={work.context}/app.py")
+        process.kill()
+        process.communicate()
+        images: list[Image] = []
+        building = threading.Thread(target=lambda: images.append(work.build(LOOKS)))
+        building.start()
+        time.sleep(0.5)
+        assert building.is_alive()
+        assert not work.output
+        (left,) = [container for container in work.store.containers() if container.state == "running"]
+        left.remove(force=True)
+        building.join()
+        assert images
+    work.store.collect_garbage()
 
 
 @pytest.mark.root
@@ -976,6 +1145,8 @@ def test_the_command(work: Workplace) -> None:
     [
         ("FROM base:1\nNOPE", (), "layerstore build: Dockerfile:2: unknown instruction: NOPE"),
         ("FROM base:1\nCMD x", ("--target", "z"), "layerstore build: Dockerfile has no stage z"),
+        ("FROM base:1\nRUN --mount type=cache,target=/c true", (), "Dockerfile:2: RUN --mount has no value; it is"),
+        ("FROM base:1\nRUN --mount=type=tmpfs,, true", (), "Dockerfile:2: --mount=type=tmpfs,,: it is KEY=VALUE,"),
         ("FROM base:1\nCMD x", ("-t", "NOT A NAME"), "is not a valid image name"),
         ("FROM base:1\nCMD x", ("--secret", "src=x"), "it is id=ID,src=FILE"),
         ("FROM base:1\nCMD x", ("-v", "/nope:/x"), "there is no /nope to bind"),
@@ -984,6 +1155,18 @@ def test_the_command(work: Workplace) -> None:
 def test_failures_of_the_command(work: Workplace, dockerfile: str, options: tuple[str, ...], message: str) -> None:
     (work.context / "Dockerfile").write_text(dockerfile)
     assert message in Cli(work.store.root)("build", *options, work.context, status=1)
+
+
+@pytest.mark.root
+@pytest.mark.kernel
+def test_a_quiet_build_tells_what_a_failing_command_said(work: Workplace) -> None:
+    (work.context / "Dockerfile").write_text(
+        "FROM base:1 AS a\nRUN echo fine\nFROM base:1\nCOPY --from=a /file /\nRUN echo why; echo and >&2; exit 4\n"
+    )
+    said = Cli(work.store.root)("build", "-q", work.context, status=1)
+    assert said.startswith("why\nand\nlayerstore build: Dockerfile:5: ")
+    (work.context / "Dockerfile").write_text("FROM base:1\nRUN echo fine\n")
+    assert "fine" not in Cli(work.store.root)("build", "-q", work.context)
 
 
 def test_an_error_of_the_system_has_its_line(work: Workplace) -> None:

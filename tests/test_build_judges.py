@@ -144,7 +144,6 @@ COPIES = [
     "WORKDIR /lnk/w\nWORKDIR rel\nCOPY app.py .",
     "WORKDIR $A/x",
     "WORKDIR /data",
-    "USER bob\nWORKDIR /home/bob\nCOPY app.py .",
 ]
 CONFIGS = [
     'CMD ["a", "b c"]',
@@ -411,6 +410,7 @@ NEWER = [
     "ADD links.tar /data",
     "COPY dlink/[su]* /new/\nCOPY app.py/ /new/",
     "ADD merge.tar /data\nCOPY app.py /data/old/\nCOPY other/sub /data/old/",
+    "USER bob\nWORKDIR /bobs\nCOPY app.py .",  # the classic builder makes it root's
 ]
 
 

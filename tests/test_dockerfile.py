@@ -194,7 +194,6 @@ def test_mounts() -> None:
     "text",
     [
         *("type=ssh", "type=cache", "type=bind", "type=secret", "type=tmpfs,target=/x,from=y", "nonsense"),
-        "type=cache,target=/x,sharing=private",
     ],
 )
 def test_mounts_that_are_refused(text: str) -> None:

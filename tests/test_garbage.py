@@ -24,6 +24,7 @@ from layerstore.errors import CorruptError, NotFound
 from layerstore.layers import packs
 from layerstore.layers.imports import Import
 from layerstore.store.contents import ContentStore
+from layerstore.store.locks import try_lock
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
 
@@ -207,6 +208,21 @@ CUT = (
         store.collect_garbage()
 """
 )
+
+
+def test_what_a_killed_import_left(store: Store) -> None:
+    """The staging directory of one that lives stays."""
+    left, alive = (Path(store.layout.staging, name) for name in ("left", "alive"))
+    for directory in (left, alive):
+        directory.mkdir()
+        (directory / "clone.0").write_bytes(bytes(1 << 20))
+        (directory / "lock").touch()
+    with open(alive / "lock") as lock:
+        assert try_lock(lock.fileno())
+        assert store.collect_garbage().freed_bytes >= 1 << 20
+        assert (left.exists(), alive.exists()) == (False, True)
+    store.collect_garbage()
+    assert not alive.exists()
 
 
 def check_after_a_kill(store: Store, tmp_path: Path) -> None:

@@ -254,11 +254,11 @@ class Store:
     ) -> Image:
         """Build an image by a Dockerfile.
 
-        Each step is taken from the cache where the same step on the same chain and config, reading the same content
-        (names, modes and owners included, times not), was done before, in whatever build. What is in the cache lasts as
-        long as images need its layers, and after that until garbage is collected: the steps of the result stay with it,
-        those of other stages are done again after a collection. With SOURCE_DATE_EPOCH set no time in a new layer is
-        later than that, and the same build gives the same bytes.
+        Each step is taken from the cache where the same step on the same chain, reading the same content (names, modes
+        and owners included, times not) and seeing the same of the config, was done before, in whatever build. What is
+        in the cache lasts as long as images need its layers, and after that until garbage is collected: the steps of
+        the result stay with it, those of other stages are done again after a collection. With SOURCE_DATE_EPOCH set no
+        time in a new layer is later than that, and the same build gives the same bytes.
 
         Args:
             context: the directory that COPY and ADD read; its .dockerignore leaves files out.
@@ -314,7 +314,8 @@ class Store:
 
     def _config_for_build(self, pull: str, name: str) -> ImageConfig:
         try:
-            return self.image(name).config
+            # Fewer digits are more likely a stage's name with a slip in it.
+            return self._find_image(name, 12).config
         except NotFound:
             if pull == "never":
                 raise
@@ -446,9 +447,14 @@ class Store:
         `NAME@sha256:...` is the image that came with that manifest or index, whatever its name.
         Raises `NotFound`, `InvalidInput` when ambiguous.
         """
+        return self._find_image(name, 1)
+
+    def _find_image(self, name: str, least_digits: int) -> Image:
+        """As `image`; an id without `sha256:` has at least so many digits."""
         db = self._database.read()
         digits = name.removeprefix("sha256:")
-        is_id = bool(digits) and all(c in "0123456789abcdef" for c in digits)
+        least = 1 if name.startswith("sha256:") else least_digits
+        is_id = len(digits) >= least and all(c in "0123456789abcdef" for c in digits)
         if "@" in name:
             query = "SELECT image_id FROM image_blobs WHERE digest = ? AND digest <> image_id LIMIT 2"
             of_it = db.execute(query, (name.partition("@")[2],)).fetchall()

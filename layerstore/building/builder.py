@@ -63,7 +63,7 @@ class _Build:
         self._context = context
         self._plan = planned
         self._results: dict[int, State] = {}
-        self._scopes: list[Scope] = [planned.globals]
+        self._scopes: dict[int, Scope] = {}
         self._ended: list[tuple[int, State | BaseException]] = []
         self._count = threading.Semaphore(0)  # of those that have ended
         self._threads: dict[int, threading.Thread] = {}
@@ -85,7 +85,7 @@ class _Build:
         except BaseException:
             self._stop()
             raise
-        unused = self._scopes[0].unused(self._scopes[1:])
+        unused = self._plan.globals.unused(self._scopes.values())
         if unused:
             self._warn(f"--build-arg {', '.join(unused)}: no ARG asks for it")
         image = self._results[self._plan.target].image_id
@@ -103,7 +103,9 @@ class _Build:
             state = State(planned.base, escape)
         state.begin()
         scope = Scope(self._shop.options.arguments, {**self._plan.globals.inherited, **self._plan.globals.declared})
-        self._scopes.append(scope)
+        if isinstance(planned.base, int):
+            scope.declared.update(self._scopes[planned.base].declared)
+        self._scopes[planned.number] = scope
         is_result = planned.number == self._plan.target
         building = StageBuild(
             self._shop,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 
 from layerstore.errors import InvalidInput, LimitExceeded
+from layerstore.oci.instructions import exec_form
 from layerstore.oci.words import split_words
 from layerstore.types import Value
 
@@ -109,6 +110,8 @@ def parse(data: bytes, name: str) -> Dockerfile:
     arguments: list[Instruction] = []
     stages: list[Stage] = []
     for instruction in reader.instructions():
+        if instruction.name == "ONBUILD":
+            parse_trigger(instruction.text, instruction.line, name, reader.escape)
         if instruction.name == "FROM":
             stages.append(_stage(instruction, name))
         elif stages:
@@ -123,12 +126,23 @@ def parse(data: bytes, name: str) -> Dockerfile:
     return Dockerfile(name, reader.escape, arguments, stages)
 
 
-def parse_trigger(text: str, line: int, name: str) -> Instruction:
-    """An instruction that an image's ONBUILD has kept, run by the FROM in that line. Raises `InvalidInput`."""
-    found = list(_Reader(text, name, line).instructions())
+def parse_trigger(text: str, line: int, name: str, escape: str) -> Instruction:
+    """The instruction of an ONBUILD in that line, or of an image whose FROM is there. Raises `InvalidInput`."""
+    reader = _Reader(text, name, line)
+    reader.escape = escape
+    found = reader.instructions()
     if len(found) != 1 or found[0].name in ("FROM", "ONBUILD", "MAINTAINER"):
-        raise wrong(name, line, f"the image's ONBUILD {text!r} is not an instruction that it may have")
+        raise wrong(name, line, f"ONBUILD {text}: it has one instruction, which is not FROM, ONBUILD or MAINTAINER")
     return found[0]
+
+
+def words_of_copy(name: str, text: str, escape: str) -> list[str]:
+    """The sources of COPY or ADD and where to, as they are written. Raises `InvalidInput`."""
+    words = exec_form(text)
+    words = split_words(text, escape) if words is None else words
+    if len(words) < 2:
+        raise InvalidInput(f"{name} {text}: it is {name} SOURCE ... TO")
+    return words
 
 
 def wrong(name: str, line: int, message: str) -> InvalidInput:
@@ -183,6 +197,11 @@ class _Reader:
             flags, rest = self._flags(name, rest, line)
         if not rest.strip():
             raise wrong(self._name, line, f"{name} needs an argument")
+        if name in ("ADD", "COPY"):
+            try:
+                words_of_copy(name, rest, self.escape)
+            except InvalidInput as error:
+                raise wrong(self._name, line, str(error)) from None
         heredocs = self._heredocs(rest, line) if name in _WITH_HEREDOCS else []
         return Instruction(line, name, flags, rest.strip(), heredocs)
 
@@ -209,10 +228,12 @@ class _Reader:
             rest = rest[len(word) :].lstrip()
             if word == "--":
                 break
-            flag, _, value = word.removeprefix("--").partition("=")
+            flag, equals, value = word.removeprefix("--").partition("=")
             if flag not in _FLAGS[name]:
                 known = ", ".join(f"--{known}" for known in _FLAGS[name])
                 raise wrong(self._name, line, f"{name} has no flag --{flag}; there are {known}")
+            if not equals and flag != "link":
+                raise wrong(self._name, line, f"{name} --{flag} has no value; it is --{flag}=VALUE, without a blank")
             flags.append((flag, value))
         return flags, rest
 

@@ -1,7 +1,8 @@
 """What a build has in the store only while it runs: images that its steps run in, containers, temporary directories.
 
-A build notes each before it makes it, and holds a lock. The last of the builds that run at one time takes away what all
-of them noted, those that were killed included; so does garbage collection.
+A build notes each before it makes it, and holds a lock. Of the builds that run at one time the first takes away what
+those left that were killed before it, programs that still run included, and the last what all of them noted. So does
+garbage collection.
 """
 
 from __future__ import annotations
@@ -42,11 +43,12 @@ class Leftovers:
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """A build runs in the block."""
+        """A build runs in the block. Raises as `clear`."""
         for directory in (self._images, self._names, self._temporary):
             os.makedirs(directory, mode=0o700, exist_ok=True)
         fd = os.open(f"{self._top}/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
+            self._clear(fd)
             fcntl.flock(fd, fcntl.LOCK_SH)
             try:
                 yield

@@ -8,6 +8,8 @@ import fcntl
 import functools
 import os
 import posixpath
+import re
+import time
 
 from layerstore._core.sha256 import sha256
 from layerstore.building.copying import Copy, Item
@@ -18,12 +20,13 @@ from layerstore.types import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from typing import Any
 
     from layerstore.building.context import Context
 
 _BOOLEANS = {"": True, "true": True, "1": True, "false": False, "0": False}
+_POLL_SECONDS = 0.05
 _ALIASES = {
     "dst": "target",
     "destination": "target",
@@ -64,12 +67,22 @@ class Mount(Value):
         """Of a bind: the path below the context, or below the root of `from`."""
         return self.values.get("source") or "/"
 
+    @property
+    def sharing(self) -> str:
+        """Of a cache."""
+        return self.values.get("sharing", "shared").lower()
+
     def is_set(self, key: str) -> bool:
         """Whether a switch is on. Raises `InvalidInput`."""
         text = self.values.get(key, "false")
-        if text not in _BOOLEANS:
+        if text.lower() not in _BOOLEANS:
             raise InvalidInput(f"--mount: {key}={text}: it is true or false")
-        return _BOOLEANS[text]
+        return _BOOLEANS[text.lower()]
+
+    @property
+    def is_read_only(self) -> bool:
+        """Whether a bind is, as it is unless it says otherwise. Raises `InvalidInput`."""
+        return self.is_set("readonly") if "readonly" in self.values else not self.is_set("readwrite")
 
     def number(self, key: str, default: int, base: int = 10) -> int:
         """A number. Raises `InvalidInput`."""
@@ -77,6 +90,15 @@ class Mount(Value):
             return int(self.values[key], base) if key in self.values else default
         except ValueError:
             raise InvalidInput(f"--mount: {key}={self.values[key]} is no number") from None
+
+    @property
+    def size_bytes(self) -> int:
+        """Of a tmpfs; 0 for what is usual. Raises `InvalidInput`."""
+        text = self.values.get("size", "0")
+        match = re.fullmatch(r"(?ai)(\d+)([kmgt]?)(?:i?b)?", text)
+        if match is None:
+            raise InvalidInput(f"--mount: size={text}: it is a number of bytes, or like 64m or 1g")
+        return int(match[1]) << 10 * "_kmgt".index(match[2].lower() or "_")
 
 
 def parse_mount(text: str) -> Mount:
@@ -86,6 +108,8 @@ def parse_mount(text: str) -> Mount:
         key, _, value = word.partition("=")
         key = key.strip().lower()
         values[_ALIASES.get(key, key)] = value.strip()
+    if "" in values:
+        raise InvalidInput(f"--mount={text}: it is KEY=VALUE,KEY=VALUE, and no field of it is empty")
     kind = values.get("type", "bind")
     if kind not in _KEYS:
         raise InvalidInput(f"--mount=type={kind}: there are {', '.join(_KEYS)}")
@@ -99,8 +123,8 @@ def parse_mount(text: str) -> Mount:
         raise InvalidInput(f"--mount=type={kind} needs target=PATH")
     if kind == "secret" and not mount.id:
         raise InvalidInput("--mount=type=secret needs id=NAME or target=PATH")
-    if values.get("sharing", "shared") not in ("shared", "locked"):
-        raise InvalidInput(f"--mount=type=cache,sharing={values['sharing']}: it is shared or locked here")
+    if mount.sharing not in ("shared", "locked", "private"):
+        raise InvalidInput(f"--mount=type=cache,sharing={mount.sharing}: it is shared, locked or private")
     return mount
 
 
@@ -110,10 +134,11 @@ def digest_of_bind(items: list[Item]) -> str:
 
 
 @contextlib.contextmanager
-def cache(mount: Mount, target: str, directory: str) -> Iterator[Volume]:
+def cache(mount: Mount, target: str, directory: str, check: Callable[[], None]) -> Iterator[Volume]:
     """The store's directory of a cache, `target` being where it is mounted. Raises `InvalidInput`, `OSError`.
 
-    It stays for later builds; with sharing=locked nobody else has it meanwhile.
+    It stays for later builds; with sharing=locked, which private is too, nobody else has it meanwhile. `check` is
+    called while it waits for others, and what it raises is raised.
     """
     name = sha256((mount.id if mount.values.get("id") else target).encode()).hex()
     path = f"{directory}/{name}"
@@ -124,12 +149,27 @@ def cache(mount: Mount, target: str, directory: str) -> Iterator[Volume]:
         os.chmod(path, mount.number("mode", 0o755, 8))
     except FileExistsError:
         pass
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    how = fcntl.LOCK_SH if mount.sharing == "shared" else fcntl.LOCK_EX
+    # The runtime inherits the lock, and so holds it for as long as the command runs, also where this process is killed.
+    # It is of a file, not of the directory: no program could get to the host's directory by it.
+    fd = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    os.set_inheritable(fd, True)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX if mount.values.get("sharing") == "locked" else fcntl.LOCK_SH)
+        while not _locks(fd, how):
+            check()
+            time.sleep(_POLL_SECONDS)
         yield Volume(path, target, mount.is_set("readonly"))
     finally:
+        fcntl.flock(fd, fcntl.LOCK_UN)  # runtimes of other stages may have it too
         os.close(fd)
+
+
+def _locks(fd: int, how: int) -> bool:
+    try:
+        fcntl.flock(fd, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def secret_data(mount: Mount, secrets: Mapping[str, str]) -> bytes | None:
@@ -165,6 +205,6 @@ def write_context(context: Context, source: str, directory: str) -> str:
 
 def tmpfs(mount: Mount, target: str) -> dict[str, Any]:
     """A mount of the runtime's config, at `target`. Raises `InvalidInput`."""
-    size = mount.number("size", 0)
+    size = mount.size_bytes
     options = ["nosuid", "nodev", "mode=1777", *([f"size={size}"] if size else [])]
     return {"destination": target, "type": "tmpfs", "source": "tmpfs", "options": options}

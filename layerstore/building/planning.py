@@ -37,6 +37,11 @@ class PlannedStage:
     def shown_name(self) -> str:
         return self.stage.name or f"stage {self.number}"
 
+    @property
+    def names_before(self) -> list[str]:
+        """Of the stages that it may read."""
+        return [name for name, number in self._names.items() if number < self.number]
+
     def stage_number(self, source: str) -> int | None:
         """The stage before this one that a `--from` names; None for an image. Raises `InvalidInput`."""
         number = self._names.get(source.lower())
@@ -131,8 +136,8 @@ class _Planner:
         try:
             base = self._base(stage, number)
             planned = PlannedStage(number, stage, base, self._names)
-            name = self._dockerfile.name
-            planned.instructions[:0] = [parse_trigger(text, stage.line, name) for text in self._triggers(base)]
+            name, escape = self._dockerfile.name, self._dockerfile.escape
+            planned.instructions[:0] = [parse_trigger(text, stage.line, name, escape) for text in self._triggers(base)]
         except LayerstoreError as error:
             raise _with_line(error, self._dockerfile.name, stage.line) from None
         for instruction in planned.instructions:
@@ -171,13 +176,21 @@ def _with_line(error: LayerstoreError, name: str, line: int) -> LayerstoreError:
 
 
 def _sources(instruction: Instruction) -> Iterator[str]:
-    """What an instruction reads beside the context."""
-    if instruction.name in ("COPY", "ADD") and (source := instruction.flag("from")):
-        yield source
+    """What an instruction reads beside the context. Raises `InvalidInput`."""
     for flag, value in instruction.flags:
-        if flag == "mount" and "$" not in value:
-            from layerstore.building.mounts import parse_mount
+        if flag == "from":
+            yield named_source(value)
+        elif flag == "mount":
+            # Its other fields may have variables, which are not known yet.
+            fields = dict(word.partition("=")[::2] for word in value.strip("\"'").split(","))
+            yield from (named_source(source) for key, source in fields.items() if key.strip(" \"'").lower() == "from")
 
-            source = parse_mount(value).values.get("from")
-            if source:
-                yield source
+
+def named_source(text: str) -> str:
+    """The stage or image that a `from` is, without quotes. Raises `InvalidInput` where it has a variable."""
+    if "$" in text:
+        raise InvalidInput(
+            f"from={text}: what is read is named without variables; have a stage that is FROM {text}, with an ARG "
+            "before the first FROM, and name that stage"
+        )
+    return text.strip(" \"'")

@@ -34,7 +34,7 @@ def platform_arguments() -> dict[str, str]:
 
 
 class Scope:
-    """The variables that ARGs have declared so far.
+    """The variables that ARGs have declared so far, in a stage and those that it is FROM.
 
     given: --build-arg, which has precedence over a default. inherited: values for an ARG without one of its own.
     """

@@ -1,8 +1,10 @@
 """One stage of a build: its instructions one after another, each taken from the cache or done.
 
-What a step depends on is its key: the chain and the config that it begins with, the instruction with its variables
-replaced, the digests of what it reads, SOURCE_DATE_EPOCH. Not in it are times of files, the history, secrets, what
-caches hold, the network, volumes. So equal steps on equal images are found again whatever build they are in.
+What a step depends on is its key: the chain that it begins with, the instruction with its variables replaced, the
+digests of what it reads, SOURCE_DATE_EPOCH; of RUN also what it sees of the config (_SEEN_BY_RUN), of WORKDIR the user.
+Not in it are times of files, the rest of the config, the history, secrets, what caches hold, the network, volumes. So
+equal steps on equal files are found again whatever build they are in. A step without a layer has no more in the cache
+than when it was made: its key has the whole config, so that what changes the config is a step that was never made.
 """
 
 from __future__ import annotations
@@ -14,11 +16,13 @@ import stat
 
 from layerstore.building import history
 from layerstore.building.copying import Copy, Item, Text, check_sources, items_of
+from layerstore.building.dockerfile import words_of_copy
+from layerstore.building.planning import named_source
 from layerstore.building.scope import Scope
 from layerstore.building.steps import Step
 from layerstore.building.workshop import Staged, Stopped, with_line
 from layerstore.containers.bundle import Volume
-from layerstore.errors import BuildFailed, InvalidInput, LayerstoreError
+from layerstore.errors import BuildFailed, InvalidInput, LayerstoreError, NotFound
 from layerstore.layers.entries import Entry
 from layerstore.oci.configs import says_nothing, time_of_making
 from layerstore.oci.instructions import exec_form
@@ -38,11 +42,13 @@ if TYPE_CHECKING:
     from layerstore.building.tree import ImageFiles, Tree
     from layerstore.building.workshop import Workshop
     from layerstore.containers.containers import ContainerRow
+    from layerstore.oci.configs import ImageConfig
     from layerstore.types import DiffId
 
 _OF_CONFIG = {
     *("CMD", "ENTRYPOINT", "ENV", "EXPOSE", "HEALTHCHECK", "LABEL", "ONBUILD", "STOPSIGNAL", "USER", "VOLUME"),
 }
+_SEEN_BY_RUN = ("Env", "User", "WorkingDir")  # SHELL is in the arguments
 _SCRIPTS = "/dev/pipes"
 
 
@@ -144,7 +150,11 @@ class StageBuild:
     def _config(self, instruction: Instruction) -> None:
         name, text = instruction.name, instruction.text
         self._state.changes.apply(f"{name} {text}")
-        self._finish(history.of_config(name, text, self._state.changes.config), [name, text], lambda: None)
+        self._finish_config(history.of_config(name, text, self._state.changes.config), name, text)
+
+    def _finish_config(self, created_by: str, name: str, text: str) -> None:
+        """A step that makes no layer."""
+        self._finish(created_by, [name, text, self._state.changes.config], lambda: None)
 
     def _arg(self, instruction: Instruction) -> None:
         for word in split_words(instruction.text, self._dockerfile.escape):
@@ -153,49 +163,50 @@ class StageBuild:
                 raise InvalidInput(f"ARG {word}: a variable has a name before the '='")
             self._scope.declare(name, self._state.changes.expanded(default) if equals else None)
             self._state.changes.arguments = self._scope.variables
-        self._finish(f"ARG {instruction.text}", ["ARG", instruction.text], lambda: None)
+        self._finish_config(f"ARG {instruction.text}", "ARG", instruction.text)
 
     def _shell(self, instruction: Instruction) -> None:
         words = exec_form(instruction.text)
         if not words:
             raise InvalidInput(f'SHELL {instruction.text}: it is a list like ["/bin/bash", "-c"]')
         self._state.changes.config["Shell"] = words
-        self._finish(history.of_config("SHELL", "", self._state.changes.config), ["SHELL", words], lambda: None)
+        self._finish_config(history.of_config("SHELL", "", self._state.changes.config), "SHELL", instruction.text)
 
     def _maintainer(self, instruction: Instruction) -> None:
         self._state.set_author(instruction.text)
-        self._finish(f"MAINTAINER {instruction.text}", ["MAINTAINER", instruction.text], lambda: None)
+        self._finish_config(f"MAINTAINER {instruction.text}", "MAINTAINER", instruction.text)
 
     def _workdir(self, instruction: Instruction) -> None:
         self._state.changes.apply(f"WORKDIR {instruction.text}")
         path = str(self._state.changes.config["WorkingDir"])
+        user = str(self._state.changes.config.get("User") or "")
 
         def make() -> DiffId | None:
             from layerstore.building.tree import NewLayer
+            from layerstore.containers import users
 
             tree = self._current_tree()
             target = tree.place_for(path)
             if tree.is_dir(target) or not target:
                 return None
-            layer = NewLayer(tree, (0, 0), self._shop.now_ns())
+            owner = users.look_up(tree, user)
+            layer = NewLayer(tree, (owner.uid, owner.gid), self._shop.now_ns())
             layer.make_directory(target)
             return self._staged.add(layer.entries())
 
-        self._finish(history.of_config("WORKDIR", path, self._state.changes.config), ["WORKDIR", path], make)
+        self._finish(history.of_config("WORKDIR", path, self._state.changes.config), ["WORKDIR", path, user], make)
 
     # COPY and ADD
 
     def _copy(self, instruction: Instruction) -> None:
         name, expanded = instruction.name, self._state.changes.expanded
-        words = exec_form(instruction.text)
-        words = split_words(instruction.text, self._dockerfile.escape) if words is None else words
-        if len(words) < 2:
-            raise InvalidInput(f"{name} {instruction.text}: it is {name} SOURCE ... TO")
+        words = words_of_copy(name, instruction.text, self._dockerfile.escape)
         heredocs = {word: self._heredoc_item(heredoc) for word, heredoc in instruction.heredoc_of(words).items()}
         sources = [expanded(word) for word in words[:-1] if word not in heredocs]
         to = self._absolute(expanded(words[-1]))
         check_sources([*sources, *heredocs], to, name)
         source = instruction.flag("from")
+        source = None if source is None else named_source(source)
         files = self._context if source is None else self._files_of(source)
         flags = {
             flag: None if (text := instruction.flag(flag)) is None else expanded(text) for flag in ("chown", "chmod")
@@ -240,11 +251,25 @@ class StageBuild:
         from layerstore.building.tree import ImageFiles
 
         stage = self._stage_of(source)
-        diff_ids = self._shop.find_image(source).diff_ids if stage is None else stage.diff_ids
+        diff_ids = self._image_read(source).diff_ids if stage is None else stage.diff_ids
         return ImageFiles(self._shop.index(diff_ids), self._shop.contents, source)
+
+    def _image_read(self, source: str) -> ImageConfig:
+        """That of a `from` which is no stage."""
+        try:
+            return self._shop.find_image(source)
+        except LayerstoreError as error:
+            if "/" in source or ":" in source:  # no stage has such a name
+                raise
+            said = f"there is no stage {source} (stages: {', '.join(self._planned.names_before) or 'none has a name'})"
+            raise type(error)(
+                f"{said} and no image {source}" if isinstance(error, NotFound) else f"{said}; {error}"
+            ) from None
 
     def _stage_of(self, source: str) -> State | None:
         number = self._planned.stage_number(source)
+        if number is not None and number not in self._planned.needs:
+            raise InvalidInput(f"from={source}: a stage that is read is named as it is, not by a variable")
         return None if number is None else self._results[number]
 
     def _current_tree(self) -> Tree:
@@ -276,7 +301,8 @@ class StageBuild:
             return self._run_and_keep(args, [*proxies, *given], network, wanted, script)
 
         said = args if script is None else [script.content]
-        inputs = ["RUN", args, given, read, network, None if script is None else script.content]
+        seen = [changes.config.get(field) for field in _SEEN_BY_RUN]
+        inputs = ["RUN", args, given, seen, read, network, None if script is None else script.content]
         self._finish(history.of_run(said, given), inputs, make)
 
     def _command_line(self, instruction: Instruction) -> tuple[list[str], _Script | None]:
@@ -352,15 +378,18 @@ class StageBuild:
         from layerstore.building import mounts
 
         shop = self._shop
+        caches = f"{shop.layout.builds}/caches"
         volumes: list[Volume] = []
         others: list[dict[str, object]] = []
         variables: list[str] = []
         for mount in wanted:
             target = self._absolute(mount.target).rstrip("/")
+            if not target:
+                raise InvalidInput(f"--mount: target={mount.target}: a mount cannot cover the root directory")
             if mount.kind == "tmpfs":
                 others.append(mounts.tmpfs(mount, target))
             elif mount.kind == "cache":
-                volumes.append(stack.enter_context(mounts.cache(mount, target, f"{shop.layout.builds}/caches")))
+                volumes.append(stack.enter_context(mounts.cache(mount, target, caches, shop.check)))
             elif mount.kind == "secret":
                 data = mounts.secret_data(mount, shop.options.secrets)
                 if data is not None and "env" in mount.values:
@@ -370,7 +399,7 @@ class StageBuild:
                     volumes.append(mounts.write_secret(mount, data, target, memory))
             else:
                 place = self._bind_source(stack, mount)
-                volumes.append(Volume(place, target, not mount.is_set("readwrite")))
+                volumes.append(Volume(place, target, mount.is_read_only))
         return volumes, others, variables
 
     def _bind_source(self, stack: contextlib.ExitStack, mount: Mount) -> str:
@@ -383,7 +412,7 @@ class StageBuild:
             return mounts.write_context(self._context, mount.source, stack.enter_context(shop.leftovers.temporary()))
         stage = self._stage_of(source)
         if stage is None:
-            config = shop.find_image(source)
+            config = self._image_read(source)
             image, diff_ids = config.image_id, list(config.diff_ids)
         else:
             with Staged(shop) as staged:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from layerstore.oci.configs import ImageConfig
     from layerstore.types import DiffId, ImageId
 
-_KEY_VERSION = 1
+_KEY_VERSION = 2
 COMMENT = "layerstore.dockerfile.v1"
 
 
@@ -43,6 +43,7 @@ class State:
         self.image_id: ImageId | None = None if base is None else base.image_id
         """The stored image that this is; None from its first step on, until it is the result and published."""
         self._history: list[dict[str, Any]] = [] if base is None else [step for step, _ in base.steps()]
+        self._latest = ""  # of the steps that were added
 
     def following(self, escape: str) -> State:
         """What a stage begins as that is FROM this one."""
@@ -53,13 +54,12 @@ class State:
         state.chain_id = self.chain_id
         state.image_id = self.image_id
         state._history = list(self._history)
+        state._latest = self._latest
         return state
 
     def key(self, *inputs: object) -> str:
-        """SHA-256 of what is here and what a step reads: the chain, the config and platform, and `inputs` (JSON)."""
-        about = {name: value for name, value in self._about.items() if name != "created"}
-        said = [_KEY_VERSION, self.chain_id, about, self.changes.config, *inputs]
-        return sha256(json.dumps(said, sort_keys=True).encode()).hex()
+        """SHA-256 of the chain and of what else a step depends on, `inputs` (JSON)."""
+        return sha256(json.dumps([_KEY_VERSION, self.chain_id, *inputs], sort_keys=True).encode()).hex()
 
     def begin(self) -> None:
         """What FROM changes: the base's ONBUILD goes, as the stage runs it, and there is a PATH."""
@@ -74,14 +74,17 @@ class State:
         self._about["author"] = author
 
     def add(self, created: str, created_by: str, diff_id: DiffId | None) -> None:
-        """One more step of the history, with the layer that it made."""
+        """One more step of the history, with the layer that it made.
+
+        One from the cache may have been made before those that it follows; the image is as new as the newest.
+        """
         step: dict[str, Any] = {"created": created, "created_by": created_by, "comment": COMMENT}
         if diff_id is None:
             step["empty_layer"] = True
         else:
             self.chain_id = chain_ids([diff_id], self.chain_id if self.diff_ids else None)[-1]
             self.diff_ids.append(diff_id)
-        self._about["created"] = created
+        self._about["created"] = self._latest = max(self._latest, created)
         self._history.append(step)
         self.image_id = None
 

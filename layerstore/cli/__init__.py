@@ -80,15 +80,35 @@ def main() -> NoReturn:
     """The program: run the command that it was called with, and end."""
     gc.disable()  # until everything is loaded: it takes a twentieth of a short command's time, and finds nothing
     status = run(sys.argv[1:])
-    sys.stderr.flush()
+    try:
+        sys.stderr.flush()
+    except OSError:
+        status = status or 1  # the terminal has gone
     # Taking the interpreter apart would take as long as a container's creation.
     os._exit(status)
+
+
+def _end_by_signals() -> None:
+    """Have SIGTERM and SIGHUP end the program as Ctrl-C does: what it has half done goes, and what a build runs in
+    containers ends. Where they are ignored (nohup) they stay so."""
+    import signal
+
+    heeded = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is signal.SIG_DFL]
+
+    def interrupt(number: int, _frame: object) -> NoReturn:
+        for each in heeded:  # a terminal that goes may send more than one
+            signal.signal(each, signal.SIG_IGN)
+        raise KeyboardInterrupt(number)
+
+    for number in heeded:
+        signal.signal(number, interrupt)
 
 
 def run(argv: Sequence[str]) -> int:
     """Run one command; returns the exit status (2 for a wrong command line, 1 for a failure).
 
-    What it printed is flushed. The store that it opened is left to the end of the process.
+    What it printed is flushed. The store that it opened is left to the end of the process, to which SIGTERM and SIGHUP
+    are what Ctrl-C is from here on.
     """
     try:
         for stream in (sys.stdout, sys.stderr):
@@ -98,10 +118,10 @@ def run(argv: Sequence[str]) -> int:
         status = _run(list(argv))
         sys.stdout.flush()
         return status
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         import signal
 
-        return 128 + signal.SIGINT
+        return 128 + (error.args[0] if error.args else signal.SIGINT)
     except BrokenPipeError:
         # The reader of our output has gone; there is nobody to tell.
         import signal
@@ -132,6 +152,7 @@ def _run(arguments: list[str]) -> int:
         return _wrong(f"there is no command {arguments[0]!r}")
     from layerstore.cli import command
 
+    _end_by_signals()
     return command.run(arguments[0], _MODULES.get(arguments[0], arguments[0]), root, arguments[1:])
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from layerstore.results import BuildEvent
 
 CREATES_STORE = True
+_KEPT_BYTES = 1 << 16
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,7 +50,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         default="missing",
         help="bring images from registries that are not stored",
     )
-    parser.add_argument("-q", "--quiet", action="store_true", help="print the image's id alone")
+    parser.add_argument(
+        "-q", "--quiet", action="store_true", help="print the image's id alone, and what a command said that fails"
+    )
     parser.add_argument("context", metavar="CONTEXT", help="the directory that COPY and ADD read")
 
 
@@ -67,7 +70,7 @@ def run(store: Store, args: argparse.Namespace) -> int:
         volumes=[volume(text) for text in args.volume],
         pull=args.pull,
         secrets=dict(_secret(text) for text in args.secret),
-        progress=None if args.quiet else _InOrder().tell,
+        progress=(_Quiet() if args.quiet else _InOrder()).tell,
     )
     if args.quiet:
         print(image.id)
@@ -91,6 +94,25 @@ def _secret(text: str) -> tuple[str, str]:
     if not name or values:
         raise InvalidInput(f"--secret {text}: it is id=ID,src=FILE")
     return name, path
+
+
+class _Quiet:
+    """Prints nothing but the end of what a command has said that fails."""
+
+    def __init__(self) -> None:
+        self._said: dict[int, bytes] = {}
+
+    def tell(self, event: BuildEvent) -> None:
+        if event.kind == "running":
+            self._said[event.stage] = b""
+        elif event.kind == "output":
+            self._said[event.stage] = (self._said[event.stage] + event.data)[-_KEPT_BYTES:]
+        elif event.kind == "made":
+            self._said.pop(event.stage, None)
+        elif event.kind == "ended" and event.stage in self._said:
+            sys.stderr.buffer.write(self._said[event.stage])
+            self._said = {}  # of the other stages nothing is told: they ended for this one
+            sys.stderr.flush()
 
 
 class _InOrder:

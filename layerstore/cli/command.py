@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
 import os
 import sqlite3
@@ -55,7 +56,8 @@ def run(name: str, module_name: str, root: str | None, arguments: Sequence[str])
     except BrokenPipeError:
         raise
     except KeyboardInterrupt:
-        print(f"layerstore {name}: interrupted; nothing half-done was kept", file=sys.stderr)
+        with contextlib.suppress(OSError):  # the terminal may have gone
+            print(f"layerstore {name}: interrupted; nothing half-done was kept", file=sys.stderr)
         raise
     except (LayerstoreError, OSError, MemoryError, sqlite3.Error) as error:
         print(f"layerstore {name}: {told(error)}", file=sys.stderr)

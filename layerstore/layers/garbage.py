@@ -1,4 +1,5 @@
-"""Gives back what no committed row reaches: contents, packs, indexes, chains, blobs, container directories, logs.
+"""Gives back what no committed row reaches: contents, packs, indexes, chains, blobs, container directories, logs,
+what killed imports left.
 
 Runs under the exclusive garbage lock, so that no import and no creation of a container is half-way. One transaction
 takes the dead contents out of the digest log first; only then are they removed, so that a crash leaves nothing but more
@@ -24,6 +25,7 @@ from layerstore._core.ingest import LOCATION_OBJECT, RECORD_BYTES
 from layerstore.errors import RELOAD, CorruptError
 from layerstore.layers.chains import Chains
 from layerstore.layers.derived import remove_derived, without_mounting
+from layerstore.layers.imports import clear_abandoned
 from layerstore.layers.packs import bring_small_together
 from layerstore.store.contents import ContentStore, Pack
 from layerstore.store.db import UNUSED_CHAINS, Database
@@ -65,6 +67,8 @@ def collect(
 def _collect(layout: Layout, database: Database, contents: ContentStore, chains: Chains, derived_limit: int) -> int:
     """Returns how many contents were dropped."""
     with locked(layout.garbage_lock, exclusive=True):
+        with locked(layout.staging_lock, exclusive=True):
+            clear_abandoned(layout, database)
         # Derived files say where contents are, so they go before the contents that they name; and on a full disk they
         # are room for the database to say what else is to go.
         _sweep_chains(layout, database)
@@ -245,7 +249,7 @@ def _dead_ranges(path: str, alive: set[int]) -> bytes:
 def _used_bytes(layout: Layout) -> int:
     used = 0
     tops = (layout.objects, layout.packs, layout.layers, layout.chains, layout.blobs, layout.logs, layout.downloads)
-    for top in tops:
+    for top in (*tops, layout.staging):
         for path in Path(top).rglob("*"):
             with contextlib.suppress(FileNotFoundError):  # an import or an eviction renames and removes meanwhile
                 used += path.lstat().st_blocks * 512

@@ -1,7 +1,7 @@
 """One import: any number of layers and images that become visible together, or not at all.
 
 Everything new goes to a staging directory and one new pack. `commit` makes it durable with one syncfs and then names it
-in one transaction. What a killed import leaves is unreachable, and the next import clears it away.
+in one transaction. What a killed import leaves is unreachable; the next import or garbage collection clears it away.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class Import:
         with contextlib.ExitStack() as stack:
             stack.enter_context(locked(self._layout.garbage_lock, exclusive=False))
             with locked(self._layout.staging_lock, exclusive=True):
-                _clear_abandoned(self._layout, self._database)
+                clear_abandoned(self._layout, self._database)
                 os.mkdir(self._staging, mode=0o700)
                 stack.callback(shutil.rmtree, self._staging, ignore_errors=True)
                 lock_fd = os.open(f"{self._staging}/lock", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -325,7 +325,7 @@ def _reserve_pack(layout: Layout, database: Database) -> tuple[int, int]:
         return number, fd
 
 
-def _clear_abandoned(layout: Layout, database: Database) -> None:
+def clear_abandoned(layout: Layout, database: Database) -> None:
     """Remove the staging directories and packs of imports that were killed. Under the staging lock."""
     for name in os.listdir(layout.staging):
         directory = f"{layout.staging}/{name}"

@@ -200,13 +200,14 @@ def _ports(text: str) -> list[str]:
 
 def _add_check_option(check: dict[str, Any], option: str, value: str) -> None:
     names = {"interval": "Interval", "timeout": "Timeout", "start-period": "StartPeriod"}
+    names["start-interval"] = "StartInterval"
     if option == "retries" and value.isdecimal():
         check["Retries"] = int(value)
     elif option in names:
         check[names[option]] = _nanoseconds(value)
     else:
         raise InvalidInput(
-            f"HEALTHCHECK --{option}={value}: options are --interval, --timeout, --start-period and --retries"
+            f"HEALTHCHECK --{option}={value}: options are {', '.join(f'--{name}' for name in names)} and --retries"
         )
 
 

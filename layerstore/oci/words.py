@@ -7,6 +7,7 @@ from layerstore.errors import InvalidInput
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import re
     from collections.abc import Mapping
 
 _BLANK = " \t\n\r"
@@ -65,7 +66,9 @@ def expand(text: str, variables: Mapping[str, str], escape: str = "\\", *, keeps
     """A word without its quotes and escapes, its variables replaced; one that is not set is empty.
 
     `$NAME`, `${NAME}`, `${NAME:-WORD}`, `${NAME-WORD}`, `${NAME:+WORD}`, `${NAME+WORD}`, `${NAME:?WORD}`,
-    `${NAME?WORD}`; nothing within single quotes. Raises `InvalidInput`.
+    `${NAME?WORD}`; and with patterns of `*` and `?`: `${NAME#PATTERN}` and `##` without the shortest and longest
+    beginning that is like it, `%` and `%%` without such an end, `${NAME/PATTERN/WORD}` and `//` with the first or each
+    of its longest matches replaced. Nothing within single quotes. Raises `InvalidInput`.
 
     keeps_quotes: quotes are letters like others (a heredoc), and an escape is one but before "$" and itself.
     """
@@ -88,8 +91,14 @@ class _Expansion:
         self._at += 1
         return letter
 
-    def until(self, end: str) -> str:
-        """Up to a letter of `end`, which is passed over, or to the end of the text where it is empty."""
+    def _passes(self, letter: str) -> bool:
+        """Whether that is the next letter; it is passed over then."""
+        found = self._peek() == letter
+        self._at += found
+        return found
+
+    def until(self, end: str, *, keeps_escapes: bool = False) -> str:
+        """Up to the letter `end`, which is passed over, or to the end of the text where it is empty."""
         result = ""
         while letter := self._peek():
             if letter == end:
@@ -104,7 +113,7 @@ class _Expansion:
             else:
                 self._at += 1
                 if letter == self._escape and (not self._keeps_quotes or self._peek() in ("$", self._escape)):
-                    letter = self._next()
+                    letter = self._escape * keeps_escapes + self._next()
                 result += letter
         if end:
             raise InvalidInput(f"{self._text!r}: {end!r} is missing")
@@ -158,14 +167,47 @@ class _Expansion:
         value = self._variables.get(name)
         if modifier == "}":
             return value or ""
+        if modifier in "#%":
+            is_longest = self._passes(modifier)
+            pattern = _compiled(self.until("}", keeps_escapes=True), self._escape)
+            return _trimmed(value or "", pattern, modifier == "%", is_longest)
+        if modifier == "/":
+            count = 0 if self._passes("/") else 1
+            pattern = _compiled(self.until("/", keeps_escapes=True), self._escape)
+            word = self.until("}")
+            return pattern.sub(lambda match: word if match[0] else "", value or "", count)
         if modifier == ":":
             value = value or None
             modifier = self._next()
         if not modifier or modifier not in "-+?":
-            raise InvalidInput(f"{self._text!r}: {modifier!r} is no modifier of ${{{name}}}; there are :- :+ :? - + ?")
+            raise InvalidInput(
+                f"{self._text!r}: {modifier!r} is no modifier of ${{{name}}}; there are :- :+ :? - + ? # ## % %% / //"
+            )
         word = self.until("}")
         if modifier == "+":
             return "" if value is None else word
         if value is None and modifier == "?":
             raise InvalidInput(f"{self._text!r}: {name} is not set: {word}" if word else f"{name} is not set")
         return word if value is None else value
+
+
+def _compiled(pattern: str, escape: str) -> re.Pattern[str]:
+    import re
+
+    result = ""
+    letters = iter(pattern)
+    for letter in letters:
+        if letter == escape:
+            result += re.escape(next(letters, escape))
+        else:
+            result += {"*": ".*", "?": "."}.get(letter) or re.escape(letter)
+    return re.compile(result, re.DOTALL)
+
+
+def _trimmed(value: str, pattern: re.Pattern[str], at_end: bool, is_longest: bool) -> str:
+    sizes = range(len(value) + 1)
+    for size in reversed(sizes) if is_longest else sizes:
+        cut = len(value) - size if at_end else size
+        if pattern.fullmatch(value[cut:] if at_end else value[:cut]):
+            return value[:cut] if at_end else value[cut:]
+    return value
