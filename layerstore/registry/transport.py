@@ -220,7 +220,7 @@ def translated(error: HTTPError, url: str) -> RegistryError:
     """A failure of the connection as this library's."""
     host = urlsplit(url).netloc
     if isinstance(error, NameResolutionError):
-        return RegistryError(f"there is no host {host}: {error}; is the name of the image right?")
+        return RegistryError(f"there is no host {host} ({_cause(error)}); is the name of the image right?")
     if isinstance(error, SSLError) or isinstance(error.__cause__, ssl.SSLCertVerificationError):
         return RegistryError(
             f"no secure connection to {host}: {error}; if its certificate is of an authority of your own, name that "
