@@ -1,6 +1,7 @@
 """Containers of the extent driver: states, what happens in crashes and to what other processes do, what it costs on
 disk."""
 
+import contextlib
 import errno
 import io
 import os
@@ -9,7 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -334,6 +335,59 @@ def test_a_full_disk_loses_nothing(container: Container) -> None:
     container.write_bytes("/g", b"after")
     container._store._writable.layers.close()
     assert container.read_bytes("/g") == b"after"
+
+
+@pytest.fixture
+def interrupted(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Has the next transaction end by Ctrl-C, once it has committed."""
+    transaction = db.Database.transaction
+    waiting: list[bool] = []
+
+    @contextlib.contextmanager
+    def interrupting(self: db.Database, *, durable: bool = True) -> Iterator[sqlite3.Connection]:
+        with transaction(self, durable=durable) as connection:
+            yield connection
+        if waiting:
+            waiting.pop()
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(db.Database, "transaction", interrupting)
+    return lambda: waiting.append(True)
+
+
+def test_a_rollback_that_is_interrupted_when_it_has_committed(
+    container: Container, interrupted: Callable[[], None]
+) -> None:
+    container.write_bytes("/f", b"1")
+    container.snapshot("s")
+    container.write_bytes("/f", b"2")
+    interrupted()
+    with pytest.raises(KeyboardInterrupt):
+        container.rollback("s")
+    assert container.read_bytes("/f") == b"1"
+    container.write_bytes("/f", b"3")
+    assert container.read_bytes("/f") == b"3"
+
+
+def test_a_compaction_that_is_interrupted_when_it_has_committed(
+    filled: Store, container: Container, interrupted: Callable[[], None]
+) -> None:
+    mostly_dead(container)
+    log = log_of(container)
+    interrupted()
+    with pytest.raises(KeyboardInterrupt):
+        container.mkdir("/new")
+    assert log_of(container) != log
+    container.mkdir("/new")
+    filled._writable.layers.close()
+    assert container.listdir("/") == ["again", "d", "f", "large", "new", "small"]
+
+
+def mostly_dead(container: Container) -> None:
+    """Have its log be one that is written anew when it is next opened for writing."""
+    for _ in range(4):
+        container.write_bytes("/f", os.urandom(1 << 20))
+    container._store._writable.layers.close()
 
 
 # Beside the overlay driver

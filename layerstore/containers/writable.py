@@ -70,7 +70,7 @@ class WritableContainers:
                     logs.insert(db, [str(row.log) for row in rows], dict([base]) if base else {})
                     insert_rows(db, rows)
             except BaseException:
-                if not rows or not self._database.read().execute(_EXISTS, (rows[0].id,)).fetchone():
+                if not rows or not logs.exists(self._database.read(), str(rows[0].log)):
                     logs.unlink(self._layout, [str(row.log) for row in rows])
                 raise
         return rows

@@ -251,10 +251,7 @@ class Layer:
                 return self._successor().writing()
             if self._tree is not None and self._tree.writer is not None:
                 return self._tree
-            tree = self._begin(*self._locked())
-            if not tree.applier.opened and compaction.is_due(tree, lambda: self._needed_bytes(self._log) is not None):
-                tree = self._compact(tree)
-            return tree
+            return self._begin()
 
     def _successor(self) -> Layer:
         return self._layers.layer(self.container, self._image, self._chain)
@@ -274,17 +271,20 @@ class Layer:
     def _needed_bytes(self, log: str) -> int | None:
         return logs.needed_bytes(self._database.read(), log)
 
-    def _begin(self, descriptor: Descriptor, log: str) -> Tree:
-        """Read the log that is locked, and go on writing to it."""
+    def _begin(self, *, may_compact: bool = True) -> Tree:
+        """Lock the current log, read it, and go on writing to it."""
+        descriptor, log = self._locked()
         tree = self._read(log, descriptor)
         number = tree.log_number
         end = tree.logs.files[number].length
         if (self._needed_bytes(log) or 0) > end:
             # A crash took what a fork or snapshot goes on from. That must not become what is written from now on.
             self._switch((log, end))
-            return self._begin(*self._locked())
+            return self._begin()
         if os.fstat(descriptor.fd).st_size > end:
             os.ftruncate(descriptor.fd, end)
+        if may_compact and self._compact(tree):
+            return self._begin(may_compact=False)
         tree.logs.reopen(number, descriptor)
         tree.begin(LogWriter(descriptor.fd, end, bytes.fromhex(log), number), self._make_durable)
         return tree
@@ -298,12 +298,19 @@ class Layer:
         with self._database.transaction() as db:
             db.execute("UPDATE containers SET log = log WHERE id = ?", (self.container,))
 
-    def _compact(self, tree: Tree) -> Tree:
-        """Go on with a log that holds what lives alone."""
-        with locked(self._layout.garbage_lock, exclusive=False):
-            self._set_log(*compaction.rewrite(self._layout, self._chain, tree))
-        self._end()
-        return self._begin(*self._locked())
+    def _compact(self, tree: Tree) -> bool:
+        """Have the log, which is locked, be one that holds what lives alone, where that is due. Whether it is another
+        one now.
+
+        Nobody writes to the tree yet, so that nothing gets into the former log meanwhile.
+        """
+        with tree.lock:
+            if tree.applier.opened or not compaction.is_due(tree, lambda: self._needed_bytes(self._log) is not None):
+                return False
+            with locked(self._layout.garbage_lock, exclusive=False):
+                self._set_log(*compaction.rewrite(self._layout, self._chain, tree))
+            tree.closed = True
+            return True
 
     # States
 
@@ -383,6 +390,7 @@ class Layer:
             self._set_log(create_log(self._layout, self._chain, state), dict([state]))
 
     def _set_log(self, new: str, uses: dict[str, int]) -> None:
+        """Have the container go on with a log that was made for it; where that fails, it is removed."""
         try:
             with self._database.transaction(durable=False) as db:
                 old = self._current_log()
@@ -390,7 +398,9 @@ class Layer:
                 db.execute("UPDATE containers SET log = ? WHERE id = ?", (new, self.container))
                 gone = logs.forget_unneeded(db, [old])
         except BaseException:
-            logs.unlink(self._layout, [new])
+            # An interrupt may be raised once the transaction has committed.
+            if not logs.exists(self._database.read(), new):
+                logs.unlink(self._layout, [new])
             raise
         logs.unlink(self._layout, gone)
 

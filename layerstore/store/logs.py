@@ -34,6 +34,11 @@ def insert(db: sqlite3.Connection, logs: Iterable[str], uses: Mapping[str, int])
         db.executemany("INSERT INTO log_uses VALUES (?, ?, ?)", [(log, used, length) for log in names])
 
 
+def exists(db: sqlite3.Connection, log: str) -> bool:
+    """Whether a log is one that the database knows."""
+    return db.execute("SELECT 1 FROM logs WHERE id = ?", (log,)).fetchone() is not None
+
+
 def needed_bytes(db: sqlite3.Connection, log: str) -> int | None:
     """How many bytes of a log other logs and snapshots need, None where there are no such."""
     length: int | None = db.execute(_NEEDED_BYTES, (log,)).fetchone()[0]
