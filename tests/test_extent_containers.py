@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from layer_model import Entry, write_tar
 from layerstore import Store
 from layerstore.api import Container
 from layerstore.errors import Conflict, CorruptError, InvalidInput, NotFound, Unsupported
+from layerstore.extents.layers import Layer
+from layerstore.extents.tree import Tree
 from layerstore.store import db
 
 ROOT = Path(__file__).parent.parent
@@ -236,6 +239,32 @@ def test_who_reads_keeps_its_descriptor_when_another_thread_begins_to_write(
         assert container._layer().writing().logs is logs
         assert logs.descriptors[0].fd != fd
         assert os.path.samestat(os.fstat(fd), os.stat(log_of(container)))
+
+
+def test_what_another_thread_has_written_is_in_what_is_moved(
+    container: Container, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever was written without an error, also between the moment of the move and the end of writing."""
+    container.write_bytes("/f", b"1")
+    moment = Layer.moment
+    written = []
+
+    def write() -> None:
+        with contextlib.suppress(Conflict):
+            container.write_bytes("/f", b"2")
+            written.append(True)
+
+    def moment_and_write(self: Layer) -> Tree:
+        found = moment(self)
+        thread.start()
+        thread.join(0.2)
+        return found
+
+    thread = threading.Thread(target=write)
+    monkeypatch.setattr(Layer, "moment", moment_and_write)
+    with container._layer().still():
+        thread.join()
+        assert not written
 
 
 # Processes and crashes

@@ -339,7 +339,7 @@ class Layer:
 
         Raises `Conflict` where another process writes to it, or files of it are open; and as `reading`.
         """
-        with self._lock:
+        with self._lock, self._tree.lock if self._tree is not None else contextlib.nullcontext():
             if self._retired:
                 raise Conflict(f"container {self.container[:12]} was closed by another thread; try again")
             if self.in_use:
