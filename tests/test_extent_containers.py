@@ -5,7 +5,9 @@ import contextlib
 import errno
 import io
 import os
+import resource
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -13,6 +15,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from host_tree import below, dump, small_tree
@@ -22,6 +25,7 @@ from layer_model import Entry, write_tar
 from layerstore import Store
 from layerstore.api import Container
 from layerstore.errors import Conflict, CorruptError, InvalidInput, NotFound, Unsupported
+from layerstore.extents import compaction
 from layerstore.extents.layers import Layer
 from layerstore.extents.tree import Tree
 from layerstore.store import db
@@ -344,26 +348,65 @@ def test_damage_in_a_header_and_a_missing_log_are_told(filled: Store, container:
     filled.remove([container])
 
 
-def test_a_full_disk_loses_nothing(container: Container) -> None:
-    import resource
-    import signal
-
-    container.write_bytes("/f", b"before")
+@contextlib.contextmanager
+def files_of_at_most(size_bytes: int) -> Iterator[None]:
+    """Writing more to a file fails, as on a full disk."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, limits[1]))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, limits[1]))
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, before)
+
+
+def test_a_full_disk_loses_nothing(container: Container) -> None:
+    container.write_bytes("/f", b"before")
+    with files_of_at_most(1 << 20):
         with pytest.raises(OSError, match="large"), container.open("/f", "r+b", 0) as file:
             file.write(bytes(2 << 20))
         with pytest.raises(OSError, match="large"):
             container.write_bytes("/g", bytes(2 << 20))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, before)
     assert (container.read_bytes("/f"), container.read_bytes("/g")) == (b"before", b"")
     container.write_bytes("/g", b"after")
     container._store._writable.layers.close()
     assert container.read_bytes("/g") == b"after"
+
+
+def test_on_a_full_disk_all_containers_are_closed_and_the_first_error_raised(filled: Store) -> None:
+    names = [made.id for made in filled.create("app:1", driver="extent", count=2)]
+    store = Store(filled.root)
+    files = [store.container(name).open("/f", "wb", 0) for name in names]
+    files[0].write(b"gathered")
+    files[1].write(bytes(100_000))
+    with files_of_at_most(50_000), pytest.raises(OSError, match="large"):
+        store.close()
+    first, second = map(filled.container, names)
+    assert (first.read_bytes("/f"), second.read_bytes("/f")) == (b"gathered", b"")
+    for container in (first, second):
+        container.write_bytes("/g", b"nobody else writes to it")
+
+
+def test_on_a_full_disk_a_log_is_not_written_anew(filled: Store, container: Container) -> None:
+    container.write_bytes("/kept", LARGE)
+    mostly_dead(container)
+    log = log_of(container)
+    before = os.listdir(filled.layout.logs)
+    rewrite = compaction.rewrite
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(compaction, "rewrite", lambda *given: _with_little_room(rewrite, *given))
+        container.unlink("/small")
+    assert log_of(container) == log
+    assert os.listdir(filled.layout.logs) == before
+    filled._writable.layers.close()
+    assert container.read_bytes("/kept") == LARGE
+    assert not container.exists("/small")
+
+
+def _with_little_room(do: Callable[..., Any], *given: Any) -> Any:
+    with files_of_at_most(1 << 16):
+        return do(*given)
 
 
 @pytest.fixture

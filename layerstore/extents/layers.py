@@ -77,8 +77,8 @@ class Layers:
         """Close the layer that was not used for the longest time, of those without open files."""
         for layer in self._layers.values():
             if layer is not but and not layer.in_use:
-                layer.close(retire=True)
                 del self._layers[layer.container]
+                layer.close(retire=True)
                 return
 
     def forget(self, container: str) -> None:
@@ -89,12 +89,19 @@ class Layers:
                 layer.close(retire=True)
 
     def close(self) -> None:
-        """Append what is gathered and let others write. Raises `OSError`."""
+        """Append what is gathered and let others write. Raises `OSError` where that failed for a layer; the others are
+        closed, too."""
+        failed: list[OSError] = []
         with self._lock:
             while self._layers:
-                self._layers.popitem()[1].close(retire=True)
+                try:
+                    self._layers.popitem()[1].close(retire=True)
+                except OSError as error:
+                    failed.append(error)
         with self._states_lock:
             self._states.clear()
+        if failed:
+            raise failed[0]
 
     # States
 
@@ -307,10 +314,11 @@ class Layer:
         with tree.lock:
             if tree.applier.opened or not compaction.is_due(tree, lambda: self._needed_bytes(self._log) is not None):
                 return False
-            with locked(self._layout.garbage_lock, exclusive=False):
+            with contextlib.suppress(OSError), locked(self._layout.garbage_lock, exclusive=False):
                 self._set_log(*compaction.rewrite(self._layout, self._chain, tree))
-            tree.closed = True
-            return True
+            # On a full disk it is as before: it need not be compact for what is to be done.
+            tree.closed = self._current_log() != self._log
+            return tree.closed
 
     # States
 
