@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -287,6 +288,70 @@ def test_another_process_may_look_and_fork_but_not_write(filled: Store, containe
     assert container.read_bytes("/f") == b"2"
     assert in_another_process(filled, f"store.container({name!r}).rollback('s')").stderr == ""
     assert container.read_bytes("/f") == b"1"
+
+
+def test_a_forked_process_does_not_write_beside_its_parent(filled: Store, container: Container) -> None:
+    """It has all that the parent has in memory, and the file of the log with its lock."""
+    container.write_bytes("/f", b"of both")
+    file = container.open("/f", "r+b", 0)
+    file.write(b"gathered")
+
+    def child() -> None:
+        assert container.read_bytes("/f") == b"of both"
+        with pytest.raises(Conflict, match="another process writes"):
+            container.write_bytes("/of_the_child", b"")
+        with pytest.raises(OSError, match="tale file handle"):
+            file.write(b"of the child")
+        file.close()
+        filled._writable.layers.close()
+
+    assert in_a_fork(child) == 0
+    container.write_bytes("/of_the_parent", b"")
+    failed = in_another_process(filled, f"store.container({container.id!r}).mkdir('/d/other')")
+    assert "Conflict: another process writes" in failed.stderr
+    file.close()
+    filled._writable.layers.close()
+    assert in_a_fork(lambda: container.mkdir("/made_by_the_child")) == 0
+    assert container.read_bytes("/f") == b"gathered"
+    assert container.listdir("/") == ["again", "d", "f", "large", "made_by_the_child", "of_the_parent", "small"]
+
+
+def test_a_fork_while_another_thread_works_leaves_no_lock_behind(container: Container) -> None:
+    container.write_bytes("/f", b"1")
+    layer = container._layer()
+    held, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with layer._lock, layer.writing().lock:
+            held.set()
+            done.wait()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait()
+
+    def child() -> None:
+        assert container.read_bytes("/f") == b"1"
+
+    try:
+        assert in_a_fork(child) == 0
+    finally:
+        done.set()
+        thread.join()
+
+
+def in_a_fork(do: Callable[[], object]) -> int:
+    """Do something in a child process; its status, 0 where that neither raised nor hung."""
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(20)
+        try:
+            do()
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    return os.waitpid(pid, 0)[1]
 
 
 def test_what_was_flushed_survives_a_kill(filled: Store, container: Container) -> None:

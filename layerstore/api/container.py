@@ -36,6 +36,10 @@ class Container(Operations):
 
     The functions of the `os` module (see `Operations`) are for the extent driver, mounting and programs for the overlay
     driver.
+
+    A child that `os.fork` makes, as `multiprocessing` may, is another process to the extent driver: files that are open
+    for writing raise `OSError` with ESTALE in it, what they have gathered is handed over by the parent alone, and it
+    cannot write (`Conflict`) until the parent has closed the store.
     """
 
     def __init__(self, store: Store, row: ContainerRow) -> None:

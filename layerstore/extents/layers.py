@@ -7,6 +7,7 @@ import fcntl
 import os
 import threading
 import time
+import weakref
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
@@ -61,6 +62,7 @@ class Layers:
         self._states_lock = threading.Lock()
         self._states: OrderedDict[State, Frozen] = OrderedDict()
         self._layers: OrderedDict[str, Layer] = OrderedDict()
+        _opened.add(self)
 
     def layer(self, container: str, image: ImageId, chain: ChainId) -> Layer:
         """The layer of a container."""
@@ -102,6 +104,17 @@ class Layers:
             self._states.clear()
         if failed:
             raise failed[0]
+
+    def forked(self) -> None:
+        """This process is a child that os.fork made: nothing is open for writing here, and nobody holds a lock.
+
+        What is gathered is the parent's to append. The lock of a log is held by its file as it was opened, which is the
+        parent's, too, so it is let go here without being unlocked.
+        """
+        self._lock, self._states_lock = threading.RLock(), threading.Lock()
+        self._states.clear()
+        for layer in self._layers.values():
+            layer.forked()
 
     # States
 
@@ -172,6 +185,14 @@ class Layer:
         self._log = ""
         self._seen_bytes = 0
         self._retired = False
+
+    def forked(self) -> None:
+        """As `Layers.forked`."""
+        self._lock = threading.RLock()
+        tree, self._tree = self._tree, None
+        if tree is not None:
+            tree.lock = threading.RLock()
+            tree.closed = tree.closed or tree.writer is not None
 
     def _is_writing(self) -> bool:
         return self._tree is not None and self._tree.writer is not None
@@ -448,3 +469,14 @@ class Layer:
                 "`layerstore snapshots` lists those that it has"
             )
         return str(row[0]), int(row[1])
+
+
+_opened: weakref.WeakSet[Layers] = weakref.WeakSet()
+
+
+def _forked() -> None:
+    for layers in _opened:
+        layers.forked()
+
+
+os.register_at_fork(after_in_child=_forked)
