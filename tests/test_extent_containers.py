@@ -26,7 +26,7 @@ from layer_model import Entry, write_tar
 from layerstore import Store
 from layerstore.api import Container
 from layerstore.errors import Conflict, CorruptError, InvalidInput, NotFound, Unsupported
-from layerstore.extents import compaction
+from layerstore.extents import compaction, layers
 from layerstore.extents.layers import Layer
 from layerstore.extents.tree import Tree
 from layerstore.store import db
@@ -525,6 +525,76 @@ def mostly_dead(container: Container) -> None:
     for _ in range(4):
         container.write_bytes("/f", os.urandom(1 << 20))
     container._store._writable.layers.close()
+
+
+# Races with other processes, of which a store of its own stands for one
+
+LOOKS: dict[str, Callable[[Container], object]] = {
+    "listdir": lambda container: container.listdir("/"),
+    "write": lambda container: container.write_bytes("/g", b"g"),
+    "fork": lambda container: container.fork().listdir("/"),
+    "snapshot": lambda container: container.snapshot("now"),
+    "diff": lambda container: container.diff(),
+    "rollback": lambda container: container.rollback("then"),
+}
+
+
+@pytest.mark.parametrize(
+    ("look", "owner", "name"),
+    [(look, layers, "open_log") for look in LOOKS]
+    + [(look, db.Database, "transaction") for look in ("fork", "snapshot")],
+)
+def test_another_process_rolls_back_while_this_one_looks(
+    filled: Store, container: Container, monkeypatch: pytest.MonkeyPatch, look: str, owner: Any, name: str
+) -> None:
+    container.write_bytes("/f", b"then")
+    container.snapshot("then")
+    container.rollback("then")
+    container.write_bytes("/f", b"now, in a log that nothing else needs")
+    container.chmod("/f", 0o600)
+    filled._writable.layers.close()
+    log = log_of(container)
+
+    def roll_back() -> None:
+        with Store(filled.root) as other:
+            other.container(container.id).rollback("then")
+        assert not log.exists()
+
+    before(monkeypatch, owner, name, roll_back)
+    LOOKS[look](container)
+    assert container.read_bytes("/f") == b"then"
+    if look == "snapshot":
+        container.rollback("now")
+        assert container.read_bytes("/f") == b"then"
+
+
+def test_a_snapshot_that_another_process_removes_while_it_is_rolled_back_to(
+    filled: Store, container: Container, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    container.write_bytes("/f", b"1")
+    container.snapshot("s")
+    container.rollback("s")
+    container.write_bytes("/f", b"2")
+    container.snapshot("t")
+    container.rollback("s")
+    before(
+        monkeypatch, db.Database, "transaction", lambda: Store(filled.root).container(container.id).remove_snapshot("t")
+    )
+    with pytest.raises(NotFound, match="no snapshot 't'"):
+        container.rollback("t")
+    assert container.read_bytes("/f") == b"1"
+
+
+def before(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, do: Callable[[], object]) -> None:
+    """Have something happen before the next call of that function, once."""
+    call = getattr(owner, name)
+
+    def called(*arguments: Any, **options: Any) -> Any:
+        monkeypatch.setattr(owner, name, call)
+        do()
+        return call(*arguments, **options)
+
+    monkeypatch.setattr(owner, name, called)
 
 
 # Beside the overlay driver

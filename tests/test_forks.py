@@ -387,7 +387,9 @@ class TestSnapshots:
         assert sorted(os.listdir(directory_of(container))) == ["root", "snapshots", "upper", "work"]
         assert [one.name for one in container.snapshots()] == ["one"]
 
-    def test_garbage_that_another_process_removes_meanwhile(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_garbage_that_another_process_removes_meanwhile(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         container = store.create("base:1")
         removed = directory_of(container) / "removed"
         removed.mkdir()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from typing import TYPE_CHECKING
@@ -45,11 +46,12 @@ class WritableContainers:
 
     def fork(self, row: ContainerRow, count: int, name: str | None) -> list[ContainerRow]:
         """Make `count` containers that go on from what one is at this moment. Raises as `create`; `NotFound`."""
-        state = self.layer(row).origin()
         alike = ContainerRow(
             "", name, row.image_id, row.image_name, row.chain_id, time.time(), False, row.command, "extent"
         )
-        return self._make(alike, state, count, parent=row)
+        while True:
+            with contextlib.suppress(logs.Gone):  # another process has rolled it back, or written its log anew
+                return self._make(alike, self.layer(row).origin(), count, parent=row)
 
     def _make(
         self, alike: ContainerRow, base: State | None, count: int, parent: ContainerRow | None = None

@@ -9,13 +9,13 @@ import threading
 import time
 import weakref
 from collections import OrderedDict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from layerstore._core.extent_io import LogWriter
 from layerstore._core.log import FIRST_NEW_INODE, HEADER_BYTES
 from layerstore.errors import Conflict, NotFound, Unsupported
 from layerstore.extents import compaction
-from layerstore.extents.log import Logs, OpenLog, create_log, open_log
+from layerstore.extents.log import LogMissing, Logs, OpenLog, create_log, open_log
 from layerstore.extents.table import Table
 from layerstore.extents.tree import Tree
 from layerstore.store import durable, logs
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from layerstore.store.layout import Layout
     from layerstore.types import ChainId, ImageId
 
+_Found = TypeVar("_Found")
 _CACHED_STATES = 64
 _OPEN_LAYERS = 256
 
@@ -234,6 +235,16 @@ class Layer:
             raise Unsupported(f"container {self.container[:12]} was moved to the overlay driver; open it again")
         return str(row[0])
 
+    def _of_current(self, look: Callable[[str], _Found]) -> _Found:
+        """What there is to see in the current log, which another process may replace and remove meanwhile."""
+        while True:
+            log = self._current_log()
+            try:
+                return look(log)
+            except LogMissing:
+                if self._current_log() == log:
+                    raise
+
     # Reading
 
     def reading(self) -> Tree:
@@ -249,7 +260,7 @@ class Layer:
                 return self._successor().reading()
             if self._tree is not None and self._tree.writer is not None:
                 return self._tree
-            return self._read(self._current_log(), None)
+            return self._of_current(lambda log: self._read(log, None))
 
     def _read(self, log: str, descriptor: Descriptor | None) -> Tree:
         """The tree of a log as it is on disk, read again only where the log has changed."""
@@ -287,8 +298,7 @@ class Layer:
     def _locked(self) -> tuple[Descriptor, str]:
         """The current log, open and locked."""
         while True:
-            log = self._current_log()
-            descriptor = open_log(self._layout, log, write=True)
+            log, descriptor = self._of_current(lambda log: (log, open_log(self._layout, log, write=True)))
             if not try_lock(descriptor.fd):
                 raise Conflict(
                     f"another process writes to container {self.container[:12]}; try again when it has closed its store"
@@ -398,9 +408,12 @@ class Layer:
                     state = self._log, tree.flush()
                     self._layers.keep(state, self._layers.freeze(tree))
                 return state
-            log = self._current_log()
-            descriptor = open_log(self._layout, log)
-            return log, os.fstat(descriptor.fd).st_size
+            return self._of_current(self._state_of)
+
+    def _state_of(self, log: str) -> State:
+        """The state that a log on disk is at."""
+        descriptor = open_log(self._layout, log)
+        return log, os.fstat(descriptor.fd).st_size
 
     def origin(self) -> State | None:
         """What a fork of the moment goes on from: the state, or where the layer itself came from if nothing was done
@@ -408,6 +421,9 @@ class Layer:
 
         Raises as `state`.
         """
+        return self._of_current(lambda _: self._origin())
+
+    def _origin(self) -> State | None:
         log, length = self.state()
         if length > HEADER_BYTES:
             return log, length
@@ -439,18 +455,25 @@ class Layer:
         Raises `NotFound`, `Conflict` where another process writes to it.
         """
         with self._lock:
-            state = self.snapshot_state(name)
+            self.snapshot_state(name)
             descriptor = self._end() or self._locked()[0]
             try:
-                self._switch(state)
+                while True:
+                    with contextlib.suppress(logs.Gone):  # another process has removed it, and may have made another
+                        return self._switch(self.snapshot_state(name))
             finally:
                 fcntl.flock(descriptor.fd, fcntl.LOCK_UN)
 
     def snapshot(self, name: str) -> None:
         """Remember the state of the moment. Raises `Conflict` where the name is taken."""
-        state = self.state()
+        while True:
+            with contextlib.suppress(logs.Gone):  # another process has rolled it back, or written its log anew
+                return self._insert_snapshot(name, self.state())
+
+    def _insert_snapshot(self, name: str, state: State) -> None:
         with self._database.transaction(durable=False) as db:
             self._current_log()
+            logs.check(db, [state[0]])
             taken = "SELECT 1 FROM snapshots WHERE container_id = ? AND name = ?"
             if db.execute(taken, (self.container, name)).fetchone():
                 raise Conflict(

@@ -47,12 +47,16 @@ class Logs:
         self.descriptors[number] = descriptor
 
 
+class LogMissing(CorruptError):
+    """There is no file of a log: it was lost, or nothing needs it any more since whoever opens it looked."""
+
+
 def open_log(layout: Layout, log: str, *, write: bool = False) -> Descriptor:
-    """Open the file of a log. Raises `CorruptError` where it is missing, `OSError`."""
+    """Open the file of a log. Raises `LogMissing`, `OSError`."""
     try:
         return Descriptor(os.open(layout.log(log), (os.O_RDWR if write else os.O_RDONLY) | os.O_CLOEXEC))
     except FileNotFoundError:
-        raise CorruptError(
+        raise LogMissing(
             f"log {log} of a container is missing: it was lost with power before it was synced, or removed; "
             "`layerstore rm` the container"
         ) from None
