@@ -568,6 +568,30 @@ def test_another_process_rolls_back_while_this_one_looks(
         assert container.read_bytes("/f") == b"then"
 
 
+@pytest.mark.parametrize("known", [True, False])
+def test_a_fork_while_another_process_appends_ends_at_the_last_whole_operation(
+    filled: Store, container: Container, known: bool
+) -> None:
+    """That one may not get it done: on a full disk it takes it back, and appends something else later."""
+    with Store(filled.root) as writing:
+        writer = writing.container(container.id)
+        writer.mkdir("/before")
+        log = log_of(container)
+        before = log.read_bytes()
+        log.write_bytes(before + bytes(1000))
+        if known:
+            assert container.exists("/before")
+        fork = container.fork()
+        container.snapshot("s")
+        log.write_bytes(before)
+        writer.mkdir("/after")
+        assert log_of(container) == log
+        assert fork.exists("/before")
+        assert not fork.exists("/after")
+    container.rollback("s")
+    assert not container.exists("/after")
+
+
 def test_a_snapshot_that_another_process_removes_while_it_is_rolled_back_to(
     filled: Store, container: Container, monkeypatch: pytest.MonkeyPatch
 ) -> None:

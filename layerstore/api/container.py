@@ -122,6 +122,8 @@ class Container(Operations):
 
         With the extent driver it takes the same time whatever is in it, and copies nothing. The moment is between two
         operations on this container, of whatever thread or process: of another process, what it has flushed counts.
+        Where this process does not write to it, it reads in its log where the last operation ends: 4 ms for 10,000
+        changed files.
 
         With the overlay driver, on a file system with reflink (XFS, btrfs, a pool) contents are shared and a fork costs
         the time of making its files again, about 20 µs for each changed file; without, it costs their bytes. This one

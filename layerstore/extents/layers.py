@@ -411,9 +411,14 @@ class Layer:
             return self._of_current(self._state_of)
 
     def _state_of(self, log: str) -> State:
-        """The state that a log on disk is at."""
+        """The state that a log on disk is at: after its last whole operation. Whoever writes to it may be about to
+        append more, or take that back and append something else, which is not to be seen in what goes on from here."""
         descriptor = open_log(self._layout, log)
-        return log, os.fstat(descriptor.fd).st_size
+        size = os.fstat(descriptor.fd).st_size
+        tree = self._tree
+        if tree is not None and (self._log, self._seen_bytes) == (log, size):
+            return log, tree.logs.files[tree.log_number].length
+        return log, OpenLog(self._layout, self._chain, log, descriptor, checked=size).end
 
     def origin(self) -> State | None:
         """What a fork of the moment goes on from: the state, or where the layer itself came from if nothing was done

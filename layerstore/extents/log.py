@@ -65,11 +65,19 @@ def open_log(layout: Layout, log: str, *, write: bool = False) -> Descriptor:
 class OpenLog:
     """The first `length` bytes of a log (all without it), open and read up to the first record that is not whole.
 
-    Raises `CorruptError` where it is no log or not that of this image, `OSError`.
+    Data that ends at byte `checked` or before is not read for that. Raises `CorruptError` where it is no log or not
+    that of this image, `OSError`.
     """
 
     def __init__(
-        self, layout: Layout, chain: ChainId, log: str, descriptor: Descriptor, length: int | None = None
+        self,
+        layout: Layout,
+        chain: ChainId,
+        log: str,
+        descriptor: Descriptor,
+        length: int | None = None,
+        *,
+        checked: int = 0,
     ) -> None:
         self.id = log
         self.descriptor = descriptor
@@ -77,7 +85,7 @@ class OpenLog:
         count = self.size if length is None else min(self.size, length)
         if count < HEADER_BYTES:
             raise CorruptError(f"{layout.log(log)} ends in its header; `layerstore rm` the container")
-        self.reader = LogReader(_content(descriptor.fd, count))
+        self.reader = LogReader(_content(descriptor.fd, count), checked)
         header = self.reader.header
         if header.id.hex() != log or header.chain_id != chain_bytes(chain):
             raise CorruptError(f"{layout.log(log)} is the log of another layer; restore it from a copy of the store")
