@@ -29,7 +29,7 @@ from layerstore.errors import Conflict, CorruptError, InvalidInput, NotFound, Un
 from layerstore.extents import compaction, layers
 from layerstore.extents.layers import Layer
 from layerstore.extents.tree import Tree
-from layerstore.store import db
+from layerstore.store import db, durable, logs
 
 ROOT = Path(__file__).parent.parent
 NOBODY = 65534
@@ -525,6 +525,154 @@ def mostly_dead(container: Container) -> None:
     for _ in range(4):
         container.write_bytes("/f", os.urandom(1 << 20))
     container._store._writable.layers.close()
+
+
+# Power cuts
+
+
+class Cut:
+    """What a power cut leaves that comes after `durable`: of the database what was there then, of the files all."""
+
+    def __init__(self, store: Store, directory: Path) -> None:
+        self.root = Path(store.root)
+        self.directory = directory
+
+    def durable(self) -> None:
+        """All is durable that was committed until now."""
+        for path in self._database(self.root):
+            shutil.copy(path, self.directory)
+
+    def store(self) -> Store:
+        root = self.directory / "store"
+        shutil.copytree(self.root, root)
+        for path in self._database(root):
+            path.unlink()
+        for path in self._database(self.directory):
+            shutil.copy(path, root)
+        return Store(root)
+
+    def _database(self, directory: Path) -> list[Path]:
+        return [path for path in directory.glob("layerstore.db*") if not path.name.endswith("-shm")]
+
+
+@pytest.fixture
+def cut(filled: Store, tmp_path: Path) -> Cut:
+    directory = tmp_path / "cut"
+    directory.mkdir()
+    return Cut(filled, directory)
+
+
+def synced(container: Container) -> Path:
+    """Make a snapshot "clean", and have something durable in a log that this does not need, which is returned."""
+    container.snapshot("clean")
+    container.rollback("clean")
+    container.write_bytes("/f", b"synced")
+    container.sync()
+    return log_of(container)
+
+
+def test_a_power_cut_after_a_rollback(filled: Store, container: Container, cut: Cut) -> None:
+    log = synced(container)
+    cut.durable()
+    container.rollback("clean")
+    container.write_bytes("/f", b"not synced")
+    with cut.store() as after:
+        assert after.container(container.id).read_bytes("/f") == b"synced"
+    container.sync()
+    assert not log.exists()
+
+
+def test_a_power_cut_after_a_snapshot_was_removed(filled: Store, container: Container, cut: Cut) -> None:
+    log = synced(container)
+    container.snapshot("s")
+    container.rollback("clean")
+    container.sync()
+    cut.durable()
+    container.remove_snapshot("s")
+    with cut.store() as after:
+        again = after.container(container.id)
+        again.rollback("s")
+        assert again.read_bytes("/f") == b"synced"
+    filled._writable.layers.close()
+    assert not log.exists()
+
+
+def test_much_that_rollbacks_leave_is_removed_at_once(filled: Store, container: Container) -> None:
+    container.snapshot("clean")
+    for _ in range(100):
+        container.write_bytes("/f", b"1")
+        container.rollback("clean")
+    assert len(os.listdir(filled.layout.logs)) < 70
+    container.write_bytes("/f", bytes(1 << 26))
+    log = log_of(container)
+    container.rollback("clean")
+    assert not log.exists()
+    assert container.listdir("/") == ["again", "d", "large", "small"]
+
+
+def test_collecting_garbage_makes_durable_that_nothing_needs_a_log(
+    filled: Store, container: Container, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = synced(container)
+    container.rollback("clean")
+    sync, there = db.Database.sync, []
+
+    def told(self: db.Database) -> None:
+        sync(self)
+        there.append(log.exists())
+
+    monkeypatch.setattr(db.Database, "sync", told)
+    filled.collect_garbage()
+    assert there == [True]
+    assert not log.exists()
+
+
+def test_a_log_that_was_written_anew_is_durable_before_the_former_is_removed(
+    filled: Store, container: Container, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mostly_dead(container)
+    log = log_of(container)
+    done: list[object] = []
+    sync_directory, transaction, unlink = durable.sync_directory, db.Database.transaction, logs.unlink
+
+    def syncing(path: str) -> None:
+        sync_directory(path)
+        done.append(path)
+
+    def committing(self: db.Database, *, durable: bool = True) -> contextlib.AbstractContextManager[sqlite3.Connection]:
+        done.append(durable)
+        return transaction(self, durable=durable)
+
+    def unlinking(*given: Any) -> None:
+        done.append(log.exists())
+        unlink(*given)
+
+    monkeypatch.setattr(durable, "sync_directory", syncing)
+    monkeypatch.setattr(db.Database, "transaction", committing)
+    monkeypatch.setattr(logs, "unlink", unlinking)
+    container.mkdir("/new")
+    assert done == [filled.layout.logs, True, True]
+    assert not log.exists()
+
+
+def test_what_is_committed_is_durable_after_a_sync_that_changes_nothing(filled: Store) -> None:
+    """SQLite writes nothing, and so syncs nothing, for a transaction that leaves all as it is."""
+    wal = Path(filled.layout.database + "-wal")
+    before = wal.read_bytes()
+    filled._database.sync()
+    assert wal.read_bytes() != before
+
+
+def test_a_container_of_which_the_log_was_lost_is_rolled_back(container: Container) -> None:
+    container.write_bytes("/f", b"1")
+    container.snapshot("s")
+    container.rollback("s")
+    container._store._writable.layers.close()
+    log_of(container).unlink()
+    with pytest.raises(CorruptError, match="rollback"):
+        container.listdir("/")
+    container.rollback("s")
+    assert container.read_bytes("/f") == b"1"
 
 
 # Races with other processes, of which a store of its own stands for one

@@ -153,9 +153,10 @@ class Container(Operations):
     def rollback(self, name: str) -> None:
         """Have it be what it was at a snapshot, which stays. It takes no longer the more has changed.
 
-        Files of the extent driver that are open raise `OSError` with ESTALE then. With the overlay driver, what it was
-        until now is given back by `collect_garbage`, or with the container, and the next `mount` takes the snapshot
-        again first, as long as `snapshot` took.
+        Files of the extent driver that are open raise `OSError` with ESTALE then, and what it was until now is given
+        back by the next `sync`, by closing the store, or by `collect_garbage`. With the overlay driver it is given back
+        by `collect_garbage`, or with the container, and the next `mount` takes the snapshot again first, as long as
+        `snapshot` took.
 
         Raises `NotFound` when there is no such snapshot, `Conflict` while it is mounted, runs, or another process
         writes to it, `OSError`.

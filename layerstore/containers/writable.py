@@ -97,7 +97,7 @@ class WritableContainers:
         with self._database.transaction(durable=False) as db:
             db.execute("DELETE FROM snapshots WHERE container_id = ? AND name = ?", (row.id, name))
             gone = logs.forget_unneeded(db, [state[0]])
-        logs.unlink(self._layout, gone)
+        self.layers.leave(gone)
 
     def forget(self, rows: Sequence[ContainerRow]) -> None:
         """Let go of containers that are to be removed. Nothing that is gathered is lost if they are not."""

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 _Found = TypeVar("_Found")
 _CACHED_STATES = 64
 _OPEN_LAYERS = 256
+_LEFT_BYTES = 64 << 20
+_LEFT_LOG_BYTES = 1 << 20
 
 
 class Frozen:
@@ -63,6 +65,9 @@ class Layers:
         self._states_lock = threading.Lock()
         self._states: OrderedDict[State, Frozen] = OrderedDict()
         self._layers: OrderedDict[str, Layer] = OrderedDict()
+        self._left: set[str] = set()
+        self._left_bytes = 0
+        self._instead: set[str] = set()
         _opened.add(self)
 
     def layer(self, container: str, image: ImageId, chain: ChainId) -> Layer:
@@ -105,6 +110,42 @@ class Layers:
             self._states.clear()
         if failed:
             raise failed[0]
+        if self._left:
+            self.make_durable()
+
+    def leave(self, gone: list[str], instead: str | None = None) -> None:
+        """These logs were taken out of the database, and one may have been made to go on with instead.
+
+        Their files stay until that is durable, as a power cut may bring back rows that need them, with what was synced
+        in them; that is when something is synced, when there is much of them, and at the end (`close`). To wait for
+        the disk each time would be most of what a rollback takes. Raises `OSError`.
+        """
+        with self._states_lock:
+            for log in gone:
+                with contextlib.suppress(FileNotFoundError):
+                    self._left_bytes += max(os.stat(self.layout.log(log)).st_size, _LEFT_LOG_BYTES)
+            self._left.update(gone)
+            if gone and instead is not None:
+                self._instead.add(instead)
+            is_much = self._left_bytes > _LEFT_BYTES
+        if is_much:
+            self.make_durable()
+
+    def make_durable(self) -> None:
+        """Make the names of logs and what the database says of them durable, and remove what was left.
+
+        Raises `OSError`; what was left is garbage then.
+        """
+        with self._states_lock:
+            left, instead = self._left, self._instead - self._left
+            self._left, self._left_bytes, self._instead = set(), 0, set()
+        for log in instead:
+            with contextlib.suppress(LogMissing):
+                descriptor = open_log(self.layout, log)
+                os.fdatasync(descriptor.fd)
+        durable.sync_directory(self.layout.logs)
+        self.database.sync()
+        logs.unlink(self.layout, left)
 
     def forked(self) -> None:
         """This process is a child that os.fork made: nothing is open for writing here, and nobody holds a lock.
@@ -306,6 +347,13 @@ class Layer:
             if self._current_log() == log:
                 return descriptor, log
 
+    def _locked_if_there(self) -> Descriptor | None:
+        """The current log, open and locked; None where it was lost, so that nobody can write to it."""
+        try:
+            return self._locked()[0]
+        except LogMissing:
+            return None
+
     def _needed_bytes(self, log: str) -> int | None:
         return logs.needed_bytes(self._database.read(), log)
 
@@ -332,9 +380,7 @@ class Layer:
         tree = self._tree
         for descriptor in tree.logs.descriptors if tree is not None else ():
             os.fdatasync(descriptor.fd)
-        durable.sync_directory(self._layout.logs)
-        with self._database.transaction() as db:
-            db.execute("UPDATE containers SET log = log WHERE id = ?", (self.container,))
+        self._layers.make_durable()
 
     def _compact(self, tree: Tree) -> bool:
         """Have the log, which is locked, be one that holds what lives alone, where that is due. Whether it is another
@@ -346,7 +392,8 @@ class Layer:
             if tree.applier.opened or not compaction.is_due(tree, lambda: self._needed_bytes(self._log) is not None):
                 return False
             with contextlib.suppress(OSError), locked(self._layout.garbage_lock, exclusive=False):
-                self._set_log(*compaction.rewrite(self._layout, self._chain, tree))
+                new, uses = compaction.rewrite(self._layout, self._chain, tree)
+                self._set_log(new, uses, at_once=True)
             # On a full disk it is as before: it need not be compact for what is to be done.
             tree.closed = self._current_log() != self._log
             return tree.closed
@@ -439,10 +486,15 @@ class Layer:
         with locked(self._layout.garbage_lock, exclusive=False):
             self._set_log(create_log(self._layout, self._chain, state), dict([state]))
 
-    def _set_log(self, new: str, uses: dict[str, int]) -> None:
-        """Have the container go on with a log that was made for it; where that fails, it is removed."""
+    def _set_log(self, new: str, uses: dict[str, int], *, at_once: bool = False) -> None:
+        """Have the container go on with a log that was made for it; where that fails, it is removed.
+
+        at_once: be durable, as the log is but for its name, and remove the former one if nothing needs it.
+        """
         try:
-            with self._database.transaction(durable=False) as db:
+            if at_once:
+                durable.sync_directory(self._layout.logs)
+            with self._database.transaction(durable=at_once) as db:
                 old = self._current_log()
                 logs.insert(db, [new], uses)
                 db.execute("UPDATE containers SET log = ? WHERE id = ?", (new, self.container))
@@ -452,7 +504,10 @@ class Layer:
             if not logs.exists(self._database.read(), new):
                 logs.unlink(self._layout, [new])
             raise
-        logs.unlink(self._layout, gone)
+        if at_once:
+            logs.unlink(self._layout, gone)
+        else:
+            self._layers.leave(gone, new)
 
     def rollback(self, name: str) -> None:
         """Be again what a snapshot was. Files that are open raise `OSError` with ESTALE from then on.
@@ -461,13 +516,14 @@ class Layer:
         """
         with self._lock:
             self.snapshot_state(name)
-            descriptor = self._end() or self._locked()[0]
+            descriptor = self._end() or self._locked_if_there()
             try:
                 while True:
                     with contextlib.suppress(logs.Gone):  # another process has removed it, and may have made another
                         return self._switch(self.snapshot_state(name))
             finally:
-                fcntl.flock(descriptor.fd, fcntl.LOCK_UN)
+                if descriptor is not None:
+                    fcntl.flock(descriptor.fd, fcntl.LOCK_UN)
 
     def snapshot(self, name: str) -> None:
         """Remember the state of the moment. Raises `Conflict` where the name is taken."""

@@ -58,7 +58,7 @@ def open_log(layout: Layout, log: str, *, write: bool = False) -> Descriptor:
     except FileNotFoundError:
         raise LogMissing(
             f"log {log} of a container is missing: it was lost with power before it was synced, or removed; "
-            "`layerstore rm` the container"
+            "`layerstore rollback` the container to a snapshot, or `layerstore rm` it"
         ) from None
 
 

@@ -189,6 +189,8 @@ def _remove_files(layout: Layout, database: Database, objects: dict[str, set[str
     if Path(layout.downloads).is_dir():
         _sweep(Path(layout.downloads), lambda _: False)
     if Path(layout.logs).is_dir():
+        # Rows that need them may have been taken away by what is not durable yet.
+        database.sync()
         _sweep(Path(layout.logs), logs.__contains__)
     for directory in Path(layout.containers).iterdir():
         if directory.name not in containers:
