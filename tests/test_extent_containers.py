@@ -397,6 +397,35 @@ def test_what_a_fork_goes_on_from_is_not_written_over_after_a_crash(filled: Stor
     assert container.exists("/after")
 
 
+@pytest.mark.parametrize("is_synced", [True, False])
+def test_a_bit_that_changed_takes_nothing_from_what_is_behind_it(
+    filled: Store, container: Container, is_synced: bool
+) -> None:
+    """Once it was synced it is damage; before that it might be the work of a power cut."""
+    container.write_bytes("/f", b"1")
+    container.snapshot("s")
+    container.mkdir("/damaged")
+    end = log_of(container).stat().st_size
+    if is_synced:
+        container.sync()
+    container.mkdir("/behind")
+    filled._writable.layers.close()
+    log = log_of(container)
+    data = bytearray(log.read_bytes())
+    data[end - 4] ^= 1
+    log.write_bytes(data)
+    if is_synced:
+        for call in (lambda: container.listdir("/"), lambda: container.mkdir("/new"), container.fork):
+            with pytest.raises(CorruptError, match="a log is damaged, after it was whole on the disk"):
+                call()
+        container.rollback("s")
+    container.mkdir("/new")
+    assert log_of(container) != log
+    assert log.read_bytes() == data
+    filled._writable.layers.close()
+    assert container.listdir("/") == ["again", "d", "f", "large", "new", "small"]
+
+
 def test_damage_in_a_header_and_a_missing_log_are_told(filled: Store, container: Container) -> None:
     log = log_of(container)
     data = bytearray(log.read_bytes())

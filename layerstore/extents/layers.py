@@ -226,6 +226,7 @@ class Layer:
         self._tree: Tree | None = None
         self._log = ""
         self._seen_bytes = 0
+        self._is_torn = False
         self._retired = False
 
     def forked(self) -> None:
@@ -313,7 +314,7 @@ class Layer:
         image = self._layers.image_tree(self._image)
         base = self._layers.frozen(image, self._chain, opened.base)
         self._tree = self._layers.replayed(image, base, opened, self._device)
-        self._log, self._seen_bytes = log, opened.size
+        self._log, self._seen_bytes, self._is_torn = log, opened.size, opened.reader.later > 0
         return self._tree
 
     # Writing
@@ -363,8 +364,9 @@ class Layer:
         tree = self._read(log, descriptor)
         number = tree.log_number
         end = tree.logs.files[number].length
-        if (self._needed_bytes(log) or 0) > end:
-            # A crash took what a fork or snapshot goes on from. That must not become what is written from now on.
+        if self._is_torn or (self._needed_bytes(log) or 0) > end:
+            # A crash took what a fork or snapshot goes on from. That must not become what is written from now on. Or
+            # whole records follow one that is not: perhaps not because of a crash, so they are not cut off.
             self._switch((log, end))
             return self._begin()
         if os.fstat(descriptor.fd).st_size > end:
