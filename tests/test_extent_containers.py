@@ -639,6 +639,26 @@ def test_much_that_rollbacks_leave_is_removed_at_once(filled: Store, container: 
     assert container.listdir("/") == ["again", "d", "large", "small"]
 
 
+def test_what_a_rollback_leaves_is_garbage_where_it_cannot_be_removed(
+    filled: Store, container: Container, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    container.snapshot("clean")
+    container.rollback("clean")
+    container.write_bytes("/f", bytes(1 << 26))
+    log = log_of(container)
+
+    def full(self: db.Database) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(db.Database, "sync", full)
+        container.rollback("clean")
+        filled._writable.layers.close()
+    assert log.exists()
+    filled.collect_garbage()
+    assert not log.exists()
+
+
 def test_collecting_garbage_makes_durable_that_nothing_needs_a_log(
     filled: Store, container: Container, monkeypatch: pytest.MonkeyPatch
 ) -> None:

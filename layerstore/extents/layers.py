@@ -110,15 +110,14 @@ class Layers:
             self._states.clear()
         if failed:
             raise failed[0]
-        if self._left:
-            self.make_durable()
+        self._remove_left()
 
     def leave(self, gone: list[str], instead: str | None = None) -> None:
         """These logs were taken out of the database, and one may have been made to go on with instead.
 
         Their files stay until that is durable, as a power cut may bring back rows that need them, with what was synced
         in them; that is when something is synced, when there is much of them, and at the end (`close`). To wait for
-        the disk each time would be most of what a rollback takes. Raises `OSError`.
+        the disk each time would be most of what a rollback takes.
         """
         with self._states_lock:
             for log in gone:
@@ -129,7 +128,12 @@ class Layers:
                 self._instead.add(instead)
             is_much = self._left_bytes > _LEFT_BYTES
         if is_much:
-            self.make_durable()
+            self._remove_left()
+
+    def _remove_left(self) -> None:
+        if self._left:
+            with contextlib.suppress(OSError):  # it is garbage
+                self.make_durable()
 
     def make_durable(self) -> None:
         """Make the names of logs and what the database says of them durable, and remove what was left.
@@ -155,6 +159,8 @@ class Layers:
         """
         self._lock, self._states_lock = threading.RLock(), threading.Lock()
         self._states.clear()
+        self._left.clear()
+        self._instead.clear()
         for layer in self._layers.values():
             layer.forked()
 
