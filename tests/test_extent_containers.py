@@ -29,6 +29,7 @@ from layerstore.errors import Conflict, CorruptError, InvalidInput, NotFound, Un
 from layerstore.extents import compaction, layers
 from layerstore.extents.layers import Layer
 from layerstore.extents.tree import Tree
+from layerstore.layers import garbage
 from layerstore.store import db, durable, logs
 
 ROOT = Path(__file__).parent.parent
@@ -674,6 +675,25 @@ def test_collecting_garbage_makes_durable_that_nothing_needs_a_log(
     filled.collect_garbage()
     assert there == [True]
     assert not log.exists()
+
+
+def test_collecting_garbage_while_another_process_removes_it(
+    filled: Store, container: Container, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced(container)
+    container.rollback("clean")
+    sweep = garbage._sweep
+
+    def sweeping(directory: Path, keep: Callable[[str], bool]) -> None:
+        def later(name: str) -> bool:
+            filled._writable.layers.close()
+            return keep(name)
+
+        sweep(directory, later if directory.name == "logs" else keep)
+
+    monkeypatch.setattr(garbage, "_sweep", sweeping)
+    filled.collect_garbage()
+    assert container.listdir("/") == ["again", "d", "large", "small"]
 
 
 def test_a_log_that_was_written_anew_is_durable_before_the_former_is_removed(

@@ -207,7 +207,7 @@ def _sweep_chains(layout: Layout, database: Database) -> None:
 def _sweep(directory: Path, keep: Callable[[str], bool]) -> None:
     for path in directory.iterdir():
         if not keep(path.name):
-            path.unlink()
+            path.unlink(missing_ok=True)  # a log that whoever had left it may be removing, too
 
 
 def _punch_dead_slots(path: str, alive: set[int]) -> None:
