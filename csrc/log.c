@@ -190,7 +190,7 @@ int ls_log_check(const struct ls_log_record *record, const uint8_t *payload, str
 	if (record->payload_length > LS_LOG_MAX_PAYLOAD)
 		return ls_fail(err, LS_INVALID, "a record's payload of %u bytes passes the limit, %u bytes",
 		               record->payload_length, LS_LOG_MAX_PAYLOAD);
-	if (record->flags & ~LS_LOG_MORE || record->mtime_nanoseconds >= 1000000000 ||
+	if (record->flags & ~(LS_LOG_MORE | LS_LOG_SYNCED) || record->mtime_nanoseconds >= 1000000000 ||
 	    fields_of(record) & ~types[record->type].fields)
 		return ls_fail(err, LS_INVALID, "a record (%s) has a field that its type does not have",
 		               types[record->type].name);
@@ -262,6 +262,35 @@ static const char *read_record(const struct span *log, size_t position, struct l
 	return NULL;
 }
 
+/* Whether a whole record that makes sense is at `position`; such bytes that are none are not worth a checksum. */
+static int is_record(const struct span *log, size_t position, struct ls_log_record *record)
+{
+	const uint8_t *at = log->bytes + position;
+
+	return at[offsetof(struct ls_log_record, type)] - 1u < LS_LOG_EXTENTS &&
+	       at[offsetof(struct ls_log_record, flags)] <= (LS_LOG_MORE | LS_LOG_SYNCED) &&
+	       !read_record(log, position, record) && !ls_log_check(record, at + sizeof(*record), NULL);
+}
+
+/* Look for whole records behind the one that is damaged, at `position`: whether one says that this was on the disk. */
+static int was_synced(const struct span *log, size_t position, uint64_t *later)
+{
+	struct ls_log_record record;
+
+	for (position += LS_LOG_ALIGN; position + sizeof(record) <= log->length;) {
+		if (!is_record(log, position, &record)) {
+			position += LS_LOG_ALIGN;
+			continue;
+		}
+		if (!*later)
+			*later = position;
+		if (record.flags & LS_LOG_SYNCED)
+			return 1;
+		position += ls_log_record_bytes(record.payload_length);
+	}
+	return 0;
+}
+
 int ls_log_find_end(const uint8_t *log, size_t length, uint64_t checked, struct ls_log_scan *scan, struct ls_error *err)
 {
 	struct ls_log_header header;
@@ -277,7 +306,12 @@ int ls_log_find_end(const uint8_t *log, size_t length, uint64_t checked, struct 
 
 		if (damage) {
 			snprintf(scan->reason, sizeof(scan->reason), "%s at byte %zu", damage, position);
-			return LS_OK;
+			if (!was_synced(&span, position, &scan->later))
+				return LS_OK;
+			return ls_fail(err, LS_CORRUPT,
+			               "a log is damaged, after it was whole on the disk: %s; restore it from a copy, or "
+			               "roll back to a snapshot that was made before",
+			               scan->reason);
 		}
 		if (ls_log_check(&record, log + position + sizeof(record), &cause))
 			return ls_fail(err, LS_CORRUPT, "a log is damaged at byte %zu: %.900s", position,

@@ -57,6 +57,8 @@ enum ls_log_attribute {
 
 /* In `flags`: the next record belongs to the same operation. */
 #define LS_LOG_MORE 1
+/* In `flags`: all that is before the record was on the disk when this was written. */
+#define LS_LOG_SYNCED 2
 
 struct ls_log_record {
 	uint32_t header_checksum; /* XXH32 of the rest of the header */
@@ -105,11 +107,13 @@ void ls_log_seal(struct ls_log_record *record, const uint8_t *payload, const uin
 
 struct ls_log_scan {
 	uint64_t end;     /* where the last whole operation ends */
+	uint64_t later;   /* where, behind that, the next whole record is, if what is between is not one; else 0 */
 	char reason[128]; /* why it ends there; empty where the log does */
 };
 
 /* Find where the valid part of a log ends. Data (LS_LOG_WRITE) that ends at byte `checked` or before is not compared with its
- * checksum. LS_CORRUPT for a record that is whole and makes no sense; as ls_log_read_header. */
+ * checksum. LS_CORRUPT for a record that is whole and makes no sense, and where the log ends before a record that says that all
+ * before it was on the disk: no crash does either; as ls_log_read_header. */
 int ls_log_find_end(const uint8_t *log, size_t length, uint64_t checked, struct ls_log_scan *scan,
                     struct ls_error *err);
 

@@ -1,16 +1,22 @@
 """Containers of the extent driver: states, what happens in crashes and to what other processes do, what it costs on
 disk."""
 
+import contextlib
 import errno
 import io
 import os
+import resource
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import threading
+import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from host_tree import below, dump, small_tree
@@ -20,7 +26,11 @@ from layer_model import Entry, write_tar
 from layerstore import Store
 from layerstore.api import Container
 from layerstore.errors import Conflict, CorruptError, InvalidInput, NotFound, Unsupported
-from layerstore.store import db
+from layerstore.extents import compaction, layers
+from layerstore.extents.layers import Layer
+from layerstore.extents.tree import Tree
+from layerstore.layers import garbage
+from layerstore.store import db, durable, logs
 
 ROOT = Path(__file__).parent.parent
 NOBODY = 65534
@@ -237,6 +247,32 @@ def test_who_reads_keeps_its_descriptor_when_another_thread_begins_to_write(
         assert os.path.samestat(os.fstat(fd), os.stat(log_of(container)))
 
 
+def test_what_another_thread_has_written_is_in_what_is_moved(
+    container: Container, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever was written without an error, also between the moment of the move and the end of writing."""
+    container.write_bytes("/f", b"1")
+    moment = Layer.moment
+    written = []
+
+    def write() -> None:
+        with contextlib.suppress(Conflict):
+            container.write_bytes("/f", b"2")
+            written.append(True)
+
+    def moment_and_write(self: Layer) -> Tree:
+        found = moment(self)
+        thread.start()
+        thread.join(0.2)
+        return found
+
+    thread = threading.Thread(target=write)
+    monkeypatch.setattr(Layer, "moment", moment_and_write)
+    with container._layer().still():
+        thread.join()
+        assert not written
+
+
 # Processes and crashes
 
 
@@ -253,6 +289,70 @@ def test_another_process_may_look_and_fork_but_not_write(filled: Store, containe
     assert container.read_bytes("/f") == b"2"
     assert in_another_process(filled, f"store.container({name!r}).rollback('s')").stderr == ""
     assert container.read_bytes("/f") == b"1"
+
+
+def test_a_forked_process_does_not_write_beside_its_parent(filled: Store, container: Container) -> None:
+    """It has all that the parent has in memory, and the file of the log with its lock."""
+    container.write_bytes("/f", b"of both")
+    file = container.open("/f", "r+b", 0)
+    file.write(b"gathered")
+
+    def child() -> None:
+        assert container.read_bytes("/f") == b"of both"
+        with pytest.raises(Conflict, match="another process writes"):
+            container.write_bytes("/of_the_child", b"")
+        with pytest.raises(OSError, match="tale file handle"):
+            file.write(b"of the child")
+        file.close()
+        filled._writable.layers.close()
+
+    assert in_a_fork(child) == 0
+    container.write_bytes("/of_the_parent", b"")
+    failed = in_another_process(filled, f"store.container({container.id!r}).mkdir('/d/other')")
+    assert "Conflict: another process writes" in failed.stderr
+    file.close()
+    filled._writable.layers.close()
+    assert in_a_fork(lambda: container.mkdir("/made_by_the_child")) == 0
+    assert container.read_bytes("/f") == b"gathered"
+    assert container.listdir("/") == ["again", "d", "f", "large", "made_by_the_child", "of_the_parent", "small"]
+
+
+def test_a_fork_while_another_thread_works_leaves_no_lock_behind(container: Container) -> None:
+    container.write_bytes("/f", b"1")
+    layer = container._layer()
+    held, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with layer._lock, layer.writing().lock:
+            held.set()
+            done.wait()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait()
+
+    def child() -> None:
+        assert container.read_bytes("/f") == b"1"
+
+    try:
+        assert in_a_fork(child) == 0
+    finally:
+        done.set()
+        thread.join()
+
+
+def in_a_fork(do: Callable[[], object]) -> int:
+    """Do something in a child process; its status, 0 where that neither raised nor hung."""
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(20)
+        try:
+            do()
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    return os.waitpid(pid, 0)[1]
 
 
 def test_what_was_flushed_survives_a_kill(filled: Store, container: Container) -> None:
@@ -298,6 +398,35 @@ def test_what_a_fork_goes_on_from_is_not_written_over_after_a_crash(filled: Stor
     assert container.exists("/after")
 
 
+@pytest.mark.parametrize("is_synced", [True, False])
+def test_a_bit_that_changed_takes_nothing_from_what_is_behind_it(
+    filled: Store, container: Container, is_synced: bool
+) -> None:
+    """Once it was synced it is damage; before that it might be the work of a power cut."""
+    container.write_bytes("/f", b"1")
+    container.snapshot("s")
+    container.mkdir("/damaged")
+    end = log_of(container).stat().st_size
+    if is_synced:
+        container.sync()
+    container.mkdir("/behind")
+    filled._writable.layers.close()
+    log = log_of(container)
+    data = bytearray(log.read_bytes())
+    data[end - 4] ^= 1
+    log.write_bytes(data)
+    if is_synced:
+        for call in (lambda: container.listdir("/"), lambda: container.mkdir("/new"), container.fork):
+            with pytest.raises(CorruptError, match="a log is damaged, after it was whole on the disk"):
+                call()
+        container.rollback("s")
+    container.mkdir("/new")
+    assert log_of(container) != log
+    assert log.read_bytes() == data
+    filled._writable.layers.close()
+    assert container.listdir("/") == ["again", "d", "f", "large", "new", "small"]
+
+
 def test_damage_in_a_header_and_a_missing_log_are_told(filled: Store, container: Container) -> None:
     log = log_of(container)
     data = bytearray(log.read_bytes())
@@ -314,26 +443,399 @@ def test_damage_in_a_header_and_a_missing_log_are_told(filled: Store, container:
     filled.remove([container])
 
 
-def test_a_full_disk_loses_nothing(container: Container) -> None:
-    import resource
-    import signal
-
-    container.write_bytes("/f", b"before")
+@contextlib.contextmanager
+def files_of_at_most(size_bytes: int) -> Iterator[None]:
+    """Writing more to a file fails, as on a full disk."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, limits[1]))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, limits[1]))
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, before)
+
+
+def test_a_full_disk_loses_nothing(container: Container) -> None:
+    container.write_bytes("/f", b"before")
+    with files_of_at_most(1 << 20):
         with pytest.raises(OSError, match="large"), container.open("/f", "r+b", 0) as file:
             file.write(bytes(2 << 20))
         with pytest.raises(OSError, match="large"):
             container.write_bytes("/g", bytes(2 << 20))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, before)
     assert (container.read_bytes("/f"), container.read_bytes("/g")) == (b"before", b"")
     container.write_bytes("/g", b"after")
     container._store._writable.layers.close()
     assert container.read_bytes("/g") == b"after"
+
+
+def test_on_a_full_disk_all_containers_are_closed_and_the_first_error_raised(filled: Store) -> None:
+    names = [made.id for made in filled.create("app:1", driver="extent", count=2)]
+    store = Store(filled.root)
+    files = [store.container(name).open("/f", "wb", 0) for name in names]
+    files[0].write(b"gathered")
+    files[1].write(bytes(100_000))
+    with files_of_at_most(50_000), pytest.raises(OSError, match="large"):
+        store.close()
+    first, second = map(filled.container, names)
+    assert (first.read_bytes("/f"), second.read_bytes("/f")) == (b"gathered", b"")
+    for container in (first, second):
+        container.write_bytes("/g", b"nobody else writes to it")
+
+
+def test_on_a_full_disk_a_log_is_not_written_anew(filled: Store, container: Container) -> None:
+    container.write_bytes("/kept", LARGE)
+    mostly_dead(container)
+    log = log_of(container)
+    before = os.listdir(filled.layout.logs)
+    rewrite = compaction.rewrite
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(compaction, "rewrite", lambda *given: _with_little_room(rewrite, *given))
+        container.unlink("/small")
+    assert log_of(container) == log
+    assert os.listdir(filled.layout.logs) == before
+    filled._writable.layers.close()
+    assert container.read_bytes("/kept") == LARGE
+    assert not container.exists("/small")
+
+
+def _with_little_room(do: Callable[..., Any], *given: Any) -> Any:
+    with files_of_at_most(1 << 16):
+        return do(*given)
+
+
+@pytest.fixture
+def interrupted(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Has the next transaction end by Ctrl-C, once it has committed."""
+    transaction = db.Database.transaction
+    waiting: list[bool] = []
+
+    @contextlib.contextmanager
+    def interrupting(self: db.Database, *, durable: bool = True) -> Iterator[sqlite3.Connection]:
+        with transaction(self, durable=durable) as connection:
+            yield connection
+        if waiting:
+            waiting.pop()
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(db.Database, "transaction", interrupting)
+    return lambda: waiting.append(True)
+
+
+def test_a_rollback_that_is_interrupted_when_it_has_committed(
+    container: Container, interrupted: Callable[[], None]
+) -> None:
+    container.write_bytes("/f", b"1")
+    container.snapshot("s")
+    container.write_bytes("/f", b"2")
+    interrupted()
+    with pytest.raises(KeyboardInterrupt):
+        container.rollback("s")
+    assert container.read_bytes("/f") == b"1"
+    container.write_bytes("/f", b"3")
+    assert container.read_bytes("/f") == b"3"
+
+
+def test_a_compaction_that_is_interrupted_when_it_has_committed(
+    filled: Store, container: Container, interrupted: Callable[[], None]
+) -> None:
+    mostly_dead(container)
+    log = log_of(container)
+    interrupted()
+    with pytest.raises(KeyboardInterrupt):
+        container.mkdir("/new")
+    assert log_of(container) != log
+    container.mkdir("/new")
+    filled._writable.layers.close()
+    assert container.listdir("/") == ["again", "d", "f", "large", "new", "small"]
+
+
+def mostly_dead(container: Container) -> None:
+    """Have its log be one that is written anew when it is next opened for writing."""
+    for _ in range(4):
+        container.write_bytes("/f", os.urandom(1 << 20))
+    container._store._writable.layers.close()
+
+
+# Power cuts
+
+
+class Cut:
+    """What a power cut leaves that comes after `durable`: of the database what was there then, of the files all."""
+
+    def __init__(self, store: Store, directory: Path) -> None:
+        self.root = Path(store.root)
+        self.directory = directory
+
+    def durable(self) -> None:
+        """All is durable that was committed until now."""
+        for path in self._database(self.root):
+            shutil.copy(path, self.directory)
+
+    def store(self) -> Store:
+        root = self.directory / "store"
+        shutil.copytree(self.root, root)
+        for path in self._database(root):
+            path.unlink()
+        for path in self._database(self.directory):
+            shutil.copy(path, root)
+        return Store(root)
+
+    def _database(self, directory: Path) -> list[Path]:
+        return [path for path in directory.glob("layerstore.db*") if not path.name.endswith("-shm")]
+
+
+@pytest.fixture
+def cut(filled: Store, tmp_path: Path) -> Cut:
+    directory = tmp_path / "cut"
+    directory.mkdir()
+    return Cut(filled, directory)
+
+
+def synced(container: Container) -> Path:
+    """Make a snapshot "clean", and have something durable in a log that this does not need, which is returned."""
+    container.snapshot("clean")
+    container.rollback("clean")
+    container.write_bytes("/f", b"synced")
+    container.sync()
+    return log_of(container)
+
+
+def test_a_power_cut_after_a_rollback(filled: Store, container: Container, cut: Cut) -> None:
+    log = synced(container)
+    cut.durable()
+    container.rollback("clean")
+    container.write_bytes("/f", b"not synced")
+    with cut.store() as after:
+        assert after.container(container.id).read_bytes("/f") == b"synced"
+    container.sync()
+    assert not log.exists()
+
+
+def test_a_power_cut_after_a_snapshot_was_removed(filled: Store, container: Container, cut: Cut) -> None:
+    log = synced(container)
+    container.snapshot("s")
+    container.rollback("clean")
+    container.sync()
+    cut.durable()
+    container.remove_snapshot("s")
+    with cut.store() as after:
+        again = after.container(container.id)
+        again.rollback("s")
+        assert again.read_bytes("/f") == b"synced"
+    filled._writable.layers.close()
+    assert not log.exists()
+
+
+def test_much_that_rollbacks_leave_is_removed_at_once(filled: Store, container: Container) -> None:
+    container.snapshot("clean")
+    for _ in range(100):
+        container.write_bytes("/f", b"1")
+        container.rollback("clean")
+    assert len(os.listdir(filled.layout.logs)) < 70
+    container.write_bytes("/f", bytes(1 << 26))
+    log = log_of(container)
+    container.rollback("clean")
+    assert not log.exists()
+    assert container.listdir("/") == ["again", "d", "large", "small"]
+
+
+def test_what_a_rollback_leaves_is_garbage_where_it_cannot_be_removed(
+    filled: Store, container: Container, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    container.snapshot("clean")
+    container.rollback("clean")
+    container.write_bytes("/f", bytes(1 << 26))
+    log = log_of(container)
+
+    def full(self: db.Database) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(db.Database, "sync", full)
+        container.rollback("clean")
+        filled._writable.layers.close()
+    assert log.exists()
+    filled.collect_garbage()
+    assert not log.exists()
+
+
+def test_collecting_garbage_makes_durable_that_nothing_needs_a_log(
+    filled: Store, container: Container, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = synced(container)
+    container.rollback("clean")
+    sync, there = db.Database.sync, []
+
+    def told(self: db.Database) -> None:
+        sync(self)
+        there.append(log.exists())
+
+    monkeypatch.setattr(db.Database, "sync", told)
+    filled.collect_garbage()
+    assert there == [True]
+    assert not log.exists()
+
+
+def test_collecting_garbage_while_another_process_removes_it(
+    filled: Store, container: Container, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced(container)
+    container.rollback("clean")
+    sweep = garbage._sweep
+
+    def sweeping(directory: Path, keep: Callable[[str], bool]) -> None:
+        def later(name: str) -> bool:
+            filled._writable.layers.close()
+            return keep(name)
+
+        sweep(directory, later if directory.name == "logs" else keep)
+
+    monkeypatch.setattr(garbage, "_sweep", sweeping)
+    filled.collect_garbage()
+    assert container.listdir("/") == ["again", "d", "large", "small"]
+
+
+def test_a_log_that_was_written_anew_is_durable_before_the_former_is_removed(
+    filled: Store, container: Container, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mostly_dead(container)
+    log = log_of(container)
+    done: list[object] = []
+    sync_directory, transaction, unlink = durable.sync_directory, db.Database.transaction, logs.unlink
+
+    def syncing(path: str) -> None:
+        sync_directory(path)
+        done.append(path)
+
+    def committing(self: db.Database, *, durable: bool = True) -> contextlib.AbstractContextManager[sqlite3.Connection]:
+        done.append(durable)
+        return transaction(self, durable=durable)
+
+    def unlinking(*given: Any) -> None:
+        done.append(log.exists())
+        unlink(*given)
+
+    monkeypatch.setattr(durable, "sync_directory", syncing)
+    monkeypatch.setattr(db.Database, "transaction", committing)
+    monkeypatch.setattr(logs, "unlink", unlinking)
+    container.mkdir("/new")
+    assert done == [filled.layout.logs, True, True]
+    assert not log.exists()
+
+
+def test_what_is_committed_is_durable_after_a_sync_that_changes_nothing(filled: Store) -> None:
+    """SQLite writes nothing, and so syncs nothing, for a transaction that leaves all as it is."""
+    wal = Path(filled.layout.database + "-wal")
+    before = wal.read_bytes()
+    filled._database.sync()
+    assert wal.read_bytes() != before
+
+
+def test_a_container_of_which_the_log_was_lost_is_rolled_back(container: Container) -> None:
+    container.write_bytes("/f", b"1")
+    container.snapshot("s")
+    container.rollback("s")
+    container._store._writable.layers.close()
+    log_of(container).unlink()
+    with pytest.raises(CorruptError, match="rollback"):
+        container.listdir("/")
+    container.rollback("s")
+    assert container.read_bytes("/f") == b"1"
+
+
+# Races with other processes, of which a store of its own stands for one
+
+LOOKS: dict[str, Callable[[Container], object]] = {
+    "listdir": lambda container: container.listdir("/"),
+    "write": lambda container: container.write_bytes("/g", b"g"),
+    "fork": lambda container: container.fork().listdir("/"),
+    "snapshot": lambda container: container.snapshot("now"),
+    "diff": lambda container: container.diff(),
+    "rollback": lambda container: container.rollback("then"),
+}
+
+
+@pytest.mark.parametrize(
+    ("look", "owner", "name"),
+    [(look, layers, "open_log") for look in LOOKS]
+    + [(look, db.Database, "transaction") for look in ("fork", "snapshot")],
+)
+def test_another_process_rolls_back_while_this_one_looks(
+    filled: Store, container: Container, monkeypatch: pytest.MonkeyPatch, look: str, owner: Any, name: str
+) -> None:
+    container.write_bytes("/f", b"then")
+    container.snapshot("then")
+    container.rollback("then")
+    container.write_bytes("/f", b"now, in a log that nothing else needs")
+    container.chmod("/f", 0o600)
+    filled._writable.layers.close()
+    log = log_of(container)
+
+    def roll_back() -> None:
+        with Store(filled.root) as other:
+            other.container(container.id).rollback("then")
+        assert not log.exists()
+
+    before(monkeypatch, owner, name, roll_back)
+    LOOKS[look](container)
+    assert container.read_bytes("/f") == b"then"
+    if look == "snapshot":
+        container.rollback("now")
+        assert container.read_bytes("/f") == b"then"
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_fork_while_another_process_appends_ends_at_the_last_whole_operation(
+    filled: Store, container: Container, known: bool
+) -> None:
+    """That one may not get it done: on a full disk it takes it back, and appends something else later."""
+    with Store(filled.root) as writing:
+        writer = writing.container(container.id)
+        writer.mkdir("/before")
+        log = log_of(container)
+        before = log.read_bytes()
+        log.write_bytes(before + bytes(1000))
+        if known:
+            assert container.exists("/before")
+        fork = container.fork()
+        container.snapshot("s")
+        log.write_bytes(before)
+        writer.mkdir("/after")
+        assert log_of(container) == log
+        assert fork.exists("/before")
+        assert not fork.exists("/after")
+    container.rollback("s")
+    assert not container.exists("/after")
+
+
+def test_a_snapshot_that_another_process_removes_while_it_is_rolled_back_to(
+    filled: Store, container: Container, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    container.write_bytes("/f", b"1")
+    container.snapshot("s")
+    container.rollback("s")
+    container.write_bytes("/f", b"2")
+    container.snapshot("t")
+    container.rollback("s")
+    before(
+        monkeypatch, db.Database, "transaction", lambda: Store(filled.root).container(container.id).remove_snapshot("t")
+    )
+    with pytest.raises(NotFound, match="no snapshot 't'"):
+        container.rollback("t")
+    assert container.read_bytes("/f") == b"1"
+
+
+def before(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, do: Callable[[], object]) -> None:
+    """Have something happen before the next call of that function, once."""
+    call = getattr(owner, name)
+
+    def called(*arguments: Any, **options: Any) -> Any:
+        monkeypatch.setattr(owner, name, call)
+        do()
+        return call(*arguments, **options)
+
+    monkeypatch.setattr(owner, name, called)
 
 
 # Beside the overlay driver

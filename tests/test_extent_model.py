@@ -165,6 +165,8 @@ class ExtentMachine(RuleBasedStateMachine):
                 world.compare()
             if self.worlds:
                 self.store.remove(self.store.containers())
+                assert self.store._database.read().execute("SELECT id FROM logs").fetchall() == []
+                self.store.collect_garbage()  # what rollbacks left before a crash
                 assert os.listdir(self.store.layout.logs) == []
                 self.store.close()
         finally:

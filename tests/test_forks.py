@@ -1,5 +1,6 @@
 """Forks, snapshots and rollback of containers of the overlay driver, on a pool and on the tests' own file system."""
 
+import contextlib
 import io
 import os
 import random
@@ -385,6 +386,24 @@ class TestSnapshots:
         store.collect_garbage()
         assert sorted(os.listdir(directory_of(container))) == ["root", "snapshots", "upper", "work"]
         assert [one.name for one in container.snapshots()] == ["one"]
+
+    def test_garbage_that_another_process_removes_meanwhile(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        container = store.create("base:1")
+        removed = directory_of(container) / "removed"
+        removed.mkdir()
+        locked_directory = snapshots.locked_directory
+
+        @contextlib.contextmanager
+        def locked_later(path: str, *, exclusive: bool) -> Iterator[int]:
+            with locked_directory(path, exclusive=exclusive) as fd:
+                removed.rmdir()
+                yield fd
+
+        monkeypatch.setattr(snapshots, "locked_directory", locked_later)
+        store.collect_garbage()
+        assert not removed.exists()
 
     def test_removing_the_container_removes_all(self, store: Store) -> None:
         container = store.create("base:1")

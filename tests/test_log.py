@@ -110,7 +110,11 @@ def read_by_the_page(data: bytes) -> Iterator[tuple[Record, bool, int]]:
         assert payload_checksum == xxh32(payload, seed_of(position))
         name, payload = payload[:name_length], payload[name_length:]
         mtime_ns = seconds * 10**9 + nanoseconds
-        yield Record(type, inode, offset, value, mode, uid, gid, mtime_ns, name, payload), flags == 1, position + 64
+        yield (
+            Record(type, inode, offset, value, mode, uid, gid, mtime_ns, name, payload),
+            bool(flags & 1),
+            position + 64,
+        )
         position += 64 + length + -length % 8
     assert position == len(data)
 
@@ -139,6 +143,7 @@ def everything(path: Path) -> bytes:
         for operation in OPERATIONS:
             file.writer.append(operation)
         file.writer.write(ExtentMap(), 7, 2**40, b"data of a file", 10)
+        file.writer.sync()
         file.writer.write(ExtentMap(), NEW, 0, bytes(range(256)), -1)
         file.writer.flush()
     return path.read_bytes()
@@ -161,6 +166,7 @@ def test_the_golden_log_is_what_its_page_says() -> None:
     assert [record for record, _, _ in found] == all_records()
     more = [index + 1 < len(operation) for operation in OPERATIONS for index in range(len(operation))]
     assert [is_more for _, is_more, _ in found] == [*more, False, False]
+    assert [position for _, _, position in found if data[position - 64 + 13] & 2] == [found[-1][2]]
 
 
 def test_reading_gives_what_was_written() -> None:
@@ -214,7 +220,10 @@ def test_a_log_cut_off_anywhere_counts_up_to_its_last_whole_operation() -> None:
 
 
 def test_a_log_ends_at_a_bit_that_changed() -> None:
+    """Where no record behind it says that it was synced."""
     data = GOLDEN.read_bytes()
+    *_, (_, _, last) = read_by_the_page(data)
+    data = data[: last - 64]
     positions = [position - 64 for _, _, position in read_by_the_page(data)]
     padding = {p for r, _, at in read_by_the_page(data) for n in [at + r_length(r)] for p in range(n, n + -n % 8)}
     whole = list(LogReader(data))
@@ -230,6 +239,49 @@ def test_a_log_ends_at_a_bit_that_changed() -> None:
             assert reader.end <= begun
             assert f"byte {begun}" in reader.reason
             assert found == whole[: len(found)]
+            assert reader.later == next((position for position in positions if position > begun), 0)
+
+
+def test_a_log_is_damaged_where_a_bit_changed_that_was_synced() -> None:
+    data = GOLDEN.read_bytes()
+    found = list(read_by_the_page(data))
+    *_, (_, _, last) = found
+    for record, _, position in found[:-1]:
+        for at in {position - 64, position - 1, position + r_length(record) - 1}:
+            changed = bytearray(data)
+            changed[at] ^= 1 << at % 8
+            with pytest.raises(CorruptError, match=f"damaged.*record.*at byte {position - 64}"):
+                LogReader(bytes(changed))
+    torn = data[:-1] + bytes([data[-1] ^ 1])
+    assert (LogReader(torn).end, LogReader(torn).later) == (last - 64, 0)
+
+
+def test_a_record_says_what_was_synced_where_nothing_was_appended_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fdatasync = os.fdatasync
+
+    def flags() -> list[int]:
+        file.writer.flush()
+        data = file.path.read_bytes()
+        return [data[position - 64 + 13] for _, _, position in read_by_the_page(data)]
+
+    def write_and_sync(fd: int) -> None:
+        file.writer.write(extents, 1, 0, b"meanwhile", 0)
+        fdatasync(fd)
+
+    extents = ExtentMap()
+    with File(tmp_path / "log") as file:
+        file.writer.sync()
+        file.writer.append(OPERATIONS[2])
+        file.writer.sync()
+        file.writer.sync()
+        file.writer.write(extents, 1, 0, bytes(1 << 18), 0)
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "fdatasync", write_and_sync)
+            file.writer.sync()
+        file.writer.write(extents, 1, 0, b"x", 0)
+        assert flags() == [3, 0, 2, 0, 0]
 
 
 def r_length(record: Record) -> int:
@@ -295,7 +347,7 @@ DIRECTORY = stat.S_IFDIR | 0o755
 NONSENSE = {
     "no type": (b"", 0),
     "an unknown type": (b"", 12),
-    "an unknown flag": (b"x", log.REMOVE, 2),
+    "an unknown flag": (b"x", log.REMOVE, 4),
     "a write of nothing": (b"", log.WRITE, 0, 0, 1, 0),
     "a write that passes the largest size": (b"xx", log.WRITE, 0, 0, 1, 2**63 - 2),
     "a write with a value": (b"xx", log.WRITE, 0, 0, 1, 0, 2),

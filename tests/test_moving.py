@@ -73,6 +73,7 @@ def store(module_store: Store) -> Iterator[Store]:
     yield module_store
     module_store.remove(module_store.containers(), force=True)
     assert os.listdir(module_store.layout.containers) == []
+    module_store._writable.layers.make_durable()  # what rollbacks and snapshots have left
     assert os.listdir(module_store.layout.logs) == []
 
 

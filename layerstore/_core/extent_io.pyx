@@ -7,7 +7,7 @@ from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING
 from libc.stddef cimport size_t
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 from layerstore._core.buffer cimport ls_buffer_append, ls_buffer_free, ls_buffer_reserve
 from layerstore._core.extents cimport (
@@ -22,6 +22,7 @@ from layerstore._core.extents cimport (
 from layerstore._core.log cimport (
     LS_LOG_MAX_PAYLOAD,
     LS_LOG_MORE,
+    LS_LOG_SYNCED,
     LS_LOG_WRITE,
     Record,
     ls_log_check,
@@ -80,15 +81,17 @@ cdef class LogWriter(LogFile):
     """
 
     cdef object lock
-    cdef bytes id
+    cdef uint8_t id[16]
     cdef uint64_t source
+    # Where a record says that all before it is on the disk.
+    cdef uint64_t synced
 
     def __init__(self, int fd, uint64_t length, bytes id not None, uint64_t number):
         LogFile.__init__(self, fd, length)
         if len(id) != 16 or length % 8 or number >= LS_EXTENT_MAX_LOGS:
             raise InvalidInput("a log has an id of 16 bytes, a length that is a multiple of 8, and a number below 65535")
         self.lock = allocate_lock()
-        self.id = id
+        memcpy(self.id, <const uint8_t *>PyBytes_AS_STRING(id), 16)
         self.source = number << LS_EXTENT_LOG_SHIFT
 
     @property
@@ -165,22 +168,29 @@ cdef class LogWriter(LogFile):
     cdef void gather(self, ls_log_record *record, const uint8_t *payload):
         """Append a record to what is gathered, where there is room."""
         cdef size_t length = record.payload_length
-        ls_log_seal(record, payload, <const uint8_t *>PyBytes_AS_STRING(self.id), self.length + self.gathered.length)
+        self.seal(record, payload)
         ls_buffer_append(&self.gathered, record, sizeof(ls_log_record), NULL)
         ls_buffer_append(&self.gathered, payload, length, NULL)
         ls_buffer_append(&self.gathered, NULL, ls_log_padding(length), NULL)
+
+    cdef void seal(self, ls_log_record *record, const uint8_t *payload) noexcept nogil:
+        """Complete the record that will stand behind what is gathered."""
+        cdef uint64_t position = self.length + self.gathered.length
+        record.flags &= ~LS_LOG_SYNCED
+        if position == self.synced:
+            record.flags |= LS_LOG_SYNCED
+        ls_log_seal(record, payload, self.id, position)
 
     cdef int flush_gathered(self, ls_log_record *record, const uint8_t *data) except -1:
         """Append what was gathered, and that record if there is one."""
         cdef ls_error err
         cdef int status
         cdef uint64_t end = self.length + self.gathered.length
-        cdef const uint8_t *id = <const uint8_t *>PyBytes_AS_STRING(self.id)
         if record == NULL and not self.gathered.length:
             return 0
         with nogil:
             if record != NULL:
-                ls_log_seal(record, data, id, end)
+                self.seal(record, data)
                 end += ls_log_record_bytes(record.payload_length)
             status = ls_log_append(self.fd, self.length, self.gathered.bytes, self.gathered.length, record, data, &err)
         check(status, &err)
@@ -235,4 +245,6 @@ cdef class LogWriter(LogFile):
         """`flush`, and have all of it durable (fdatasync(2)). Returns the length, bytes."""
         length = self.flush()
         os.fdatasync(self.fd)
+        with self.lock:
+            self.synced = max(self.synced, length)
         return length

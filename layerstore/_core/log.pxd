@@ -12,6 +12,7 @@ cdef extern from "log.h" nogil:
     enum:
         LS_LOG_ID_BYTES
         LS_LOG_MORE
+        LS_LOG_SYNCED
 
     enum ls_log_type:
         LS_LOG_WRITE
@@ -56,6 +57,7 @@ cdef extern from "log.h" nogil:
 
     struct ls_log_scan:
         uint64_t end
+        uint64_t later
         char reason[128]
 
     size_t ls_log_padding(size_t payload_length)

@@ -66,6 +66,7 @@ class Header:
 class LogReader:
     header: Header
     end: int
+    later: int
     reason: str
 
     def __init__(self, data: Buffer, checked: int = 0) -> None: ...

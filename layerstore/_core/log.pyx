@@ -174,10 +174,13 @@ cdef class LogReader:
     """The records of whole operations of a log, in order: an iterator of `Record`.
 
     Opening checks everything up to the first record that is incomplete or damaged, in one pass with the GIL released.
+    `end` is where the last whole operation ends, `reason` why there, `later` where the next whole record is behind a damaged
+    one, 0 for none.
     """
 
     cdef readonly object header
     cdef readonly uint64_t end
+    cdef readonly uint64_t later
     cdef readonly str reason
     cdef Py_buffer view
     cdef uint64_t position
@@ -186,8 +189,9 @@ cdef class LogReader:
         """Read a log that begins with the bytes `data` (an mmap, of which nothing may be cut off meanwhile).
 
         The data of WRITE records that end at byte `checked` or before is not compared with its checksum: give the length
-        at which the log was known to be whole on the disk. Raises `CorruptError` for a damaged header, and for a record whose
-        checksum holds but that makes no sense (a crash does not write such a one); `Unsupported` for a newer version.
+        at which the log was known to be whole on the disk. Raises `CorruptError` for a damaged header, for a record whose
+        checksum holds but that makes no sense, and for one that is damaged though a later one says that it was on the disk (a
+        crash does neither); `Unsupported` for a newer version.
         """
         cdef ls_log_header header
         cdef ls_log_scan scan
@@ -202,6 +206,7 @@ cdef class LogReader:
             header.id[:16], header.chain_id[:32], header.base_id[:16], header.base_length
         )
         self.end = scan.end
+        self.later = scan.later
         self.reason = scan.reason.decode()
         self.position = sizeof(header)
 

@@ -36,6 +36,10 @@ class Container(Operations):
 
     The functions of the `os` module (see `Operations`) are for the extent driver, mounting and programs for the overlay
     driver.
+
+    A child that `os.fork` makes, as `multiprocessing` may, is another process to the extent driver: files that are open
+    for writing raise `OSError` with ESTALE in it, what they have gathered is handed over by the parent alone, and it
+    cannot write (`Conflict`) until the parent has closed the store.
     """
 
     def __init__(self, store: Store, row: ContainerRow) -> None:
@@ -118,6 +122,8 @@ class Container(Operations):
 
         With the extent driver it takes the same time whatever is in it, and copies nothing. The moment is between two
         operations on this container, of whatever thread or process: of another process, what it has flushed counts.
+        Where this process does not write to it, it reads in its log where the last operation ends: 4 ms for 10,000
+        changed files.
 
         With the overlay driver, on a file system with reflink (XFS, btrfs, a pool) contents are shared and a fork costs
         the time of making its files again, about 20 µs for each changed file; without, it costs their bytes. This one
@@ -147,9 +153,10 @@ class Container(Operations):
     def rollback(self, name: str) -> None:
         """Have it be what it was at a snapshot, which stays. It takes no longer the more has changed.
 
-        Files of the extent driver that are open raise `OSError` with ESTALE then. With the overlay driver, what it was
-        until now is given back by `collect_garbage`, or with the container, and the next `mount` takes the snapshot
-        again first, as long as `snapshot` took.
+        Files of the extent driver that are open raise `OSError` with ESTALE then, and what it was until now is given
+        back by the next `sync`, by closing the store, or by `collect_garbage`. With the overlay driver it is given back
+        by `collect_garbage`, or with the container, and the next `mount` takes the snapshot again first, as long as
+        `snapshot` took.
 
         Raises `NotFound` when there is no such snapshot, `Conflict` while it is mounted, runs, or another process
         writes to it, `OSError`.

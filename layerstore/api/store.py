@@ -181,10 +181,15 @@ class Store:
         the extent driver is handed to the system, and other processes may write to them.
 
         A pool is detached when nobody else uses it: no other store, no mounted container, no content still open.
-        Raises `OSError`.
+        Raises `OSError`, of the first container of which something could not be handed over; it is closed then, too.
         """
-        if self._opened_layers is not None:
-            self._opened_layers.close()
+        try:
+            if self._opened_layers is not None:
+                self._opened_layers.close()
+        finally:
+            self._let_go_of_all()
+
+    def _let_go_of_all(self) -> None:
         self._database.close()
         self._mounts.close()
         for image in self._known_images[1].values():

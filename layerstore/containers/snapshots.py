@@ -169,6 +169,8 @@ def clear(directory: str) -> None:
     if not os.path.exists(f"{directory}/removed"):
         return
     with _locked(directory):
+        if not os.path.exists(f"{directory}/removed"):
+            return  # whoever had the lock has removed it
         for name in os.listdir(f"{directory}/removed"):
             _remove(directory, f"{directory}/removed/{name}")
 

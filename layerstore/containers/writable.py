@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from typing import TYPE_CHECKING
@@ -45,11 +46,12 @@ class WritableContainers:
 
     def fork(self, row: ContainerRow, count: int, name: str | None) -> list[ContainerRow]:
         """Make `count` containers that go on from what one is at this moment. Raises as `create`; `NotFound`."""
-        state = self.layer(row).origin()
         alike = ContainerRow(
             "", name, row.image_id, row.image_name, row.chain_id, time.time(), False, row.command, "extent"
         )
-        return self._make(alike, state, count, parent=row)
+        while True:
+            with contextlib.suppress(logs.Gone):  # another process has rolled it back, or written its log anew
+                return self._make(alike, self.layer(row).origin(), count, parent=row)
 
     def _make(
         self, alike: ContainerRow, base: State | None, count: int, parent: ContainerRow | None = None
@@ -70,7 +72,7 @@ class WritableContainers:
                     logs.insert(db, [str(row.log) for row in rows], dict([base]) if base else {})
                     insert_rows(db, rows)
             except BaseException:
-                if not rows or not self._database.read().execute(_EXISTS, (rows[0].id,)).fetchone():
+                if not rows or not logs.exists(self._database.read(), str(rows[0].log)):
                     logs.unlink(self._layout, [str(row.log) for row in rows])
                 raise
         return rows
@@ -95,7 +97,7 @@ class WritableContainers:
         with self._database.transaction(durable=False) as db:
             db.execute("DELETE FROM snapshots WHERE container_id = ? AND name = ?", (row.id, name))
             gone = logs.forget_unneeded(db, [state[0]])
-        logs.unlink(self._layout, gone)
+        self.layers.leave(gone)
 
     def forget(self, rows: Sequence[ContainerRow]) -> None:
         """Let go of containers that are to be removed. Nothing that is gathered is lost if they are not."""

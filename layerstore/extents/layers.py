@@ -7,14 +7,15 @@ import fcntl
 import os
 import threading
 import time
+import weakref
 from collections import OrderedDict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from layerstore._core.extent_io import LogWriter
 from layerstore._core.log import FIRST_NEW_INODE, HEADER_BYTES
 from layerstore.errors import Conflict, NotFound, Unsupported
 from layerstore.extents import compaction
-from layerstore.extents.log import Logs, OpenLog, create_log, open_log
+from layerstore.extents.log import LogMissing, Logs, OpenLog, create_log, open_log
 from layerstore.extents.table import Table
 from layerstore.extents.tree import Tree
 from layerstore.store import durable, logs
@@ -30,8 +31,11 @@ if TYPE_CHECKING:
     from layerstore.store.layout import Layout
     from layerstore.types import ChainId, ImageId
 
+_Found = TypeVar("_Found")
 _CACHED_STATES = 64
 _OPEN_LAYERS = 256
+_LEFT_BYTES = 64 << 20
+_LEFT_LOG_BYTES = 1 << 20
 
 
 class Frozen:
@@ -61,6 +65,10 @@ class Layers:
         self._states_lock = threading.Lock()
         self._states: OrderedDict[State, Frozen] = OrderedDict()
         self._layers: OrderedDict[str, Layer] = OrderedDict()
+        self._left: set[str] = set()
+        self._left_bytes = 0
+        self._instead: set[str] = set()
+        _opened.add(self)
 
     def layer(self, container: str, image: ImageId, chain: ChainId) -> Layer:
         """The layer of a container."""
@@ -77,8 +85,8 @@ class Layers:
         """Close the layer that was not used for the longest time, of those without open files."""
         for layer in self._layers.values():
             if layer is not but and not layer.in_use:
-                layer.close(retire=True)
                 del self._layers[layer.container]
+                layer.close(retire=True)
                 return
 
     def forget(self, container: str) -> None:
@@ -89,12 +97,72 @@ class Layers:
                 layer.close(retire=True)
 
     def close(self) -> None:
-        """Append what is gathered and let others write. Raises `OSError`."""
+        """Append what is gathered and let others write. Raises `OSError` where that failed for a layer; the others are
+        closed, too."""
+        failed: list[OSError] = []
         with self._lock:
             while self._layers:
-                self._layers.popitem()[1].close(retire=True)
+                try:
+                    self._layers.popitem()[1].close(retire=True)
+                except OSError as error:
+                    failed.append(error)
         with self._states_lock:
             self._states.clear()
+        if failed:
+            raise failed[0]
+        self._remove_left()
+
+    def leave(self, gone: list[str], instead: str | None = None) -> None:
+        """These logs were taken out of the database, and one may have been made to go on with instead.
+
+        Their files stay until that is durable, as a power cut may bring back rows that need them, with what was synced
+        in them; that is when something is synced, when there is much of them, and at the end (`close`). To wait for
+        the disk each time would be most of what a rollback takes.
+        """
+        with self._states_lock:
+            for log in gone:
+                with contextlib.suppress(FileNotFoundError):
+                    self._left_bytes += max(os.stat(self.layout.log(log)).st_size, _LEFT_LOG_BYTES)
+            self._left.update(gone)
+            if gone and instead is not None:
+                self._instead.add(instead)
+            is_much = self._left_bytes > _LEFT_BYTES
+        if is_much:
+            self._remove_left()
+
+    def _remove_left(self) -> None:
+        if self._left:
+            with contextlib.suppress(OSError):  # it is garbage
+                self.make_durable()
+
+    def make_durable(self) -> None:
+        """Make the names of logs and what the database says of them durable, and remove what was left.
+
+        Raises `OSError`; what was left is garbage then.
+        """
+        with self._states_lock:
+            left, instead = self._left, self._instead - self._left
+            self._left, self._left_bytes, self._instead = set(), 0, set()
+        for log in instead:
+            with contextlib.suppress(LogMissing):
+                descriptor = open_log(self.layout, log)
+                os.fdatasync(descriptor.fd)
+        durable.sync_directory(self.layout.logs)
+        self.database.sync()
+        logs.unlink(self.layout, left)
+
+    def forked(self) -> None:
+        """This process is a child that os.fork made: nothing is open for writing here, and nobody holds a lock.
+
+        What is gathered is the parent's to append. The lock of a log is held by its file as it was opened, which is the
+        parent's, too, so it is let go here without being unlocked.
+        """
+        self._lock, self._states_lock = threading.RLock(), threading.Lock()
+        self._states.clear()
+        self._left.clear()
+        self._instead.clear()
+        for layer in self._layers.values():
+            layer.forked()
 
     # States
 
@@ -164,7 +232,16 @@ class Layer:
         self._tree: Tree | None = None
         self._log = ""
         self._seen_bytes = 0
+        self._is_torn = False
         self._retired = False
+
+    def forked(self) -> None:
+        """As `Layers.forked`."""
+        self._lock = threading.RLock()
+        tree, self._tree = self._tree, None
+        if tree is not None:
+            tree.lock = threading.RLock()
+            tree.closed = tree.closed or tree.writer is not None
 
     def _is_writing(self) -> bool:
         return self._tree is not None and self._tree.writer is not None
@@ -206,6 +283,16 @@ class Layer:
             raise Unsupported(f"container {self.container[:12]} was moved to the overlay driver; open it again")
         return str(row[0])
 
+    def _of_current(self, look: Callable[[str], _Found]) -> _Found:
+        """What there is to see in the current log, which another process may replace and remove meanwhile."""
+        while True:
+            log = self._current_log()
+            try:
+                return look(log)
+            except LogMissing:
+                if self._current_log() == log:
+                    raise
+
     # Reading
 
     def reading(self) -> Tree:
@@ -221,7 +308,7 @@ class Layer:
                 return self._successor().reading()
             if self._tree is not None and self._tree.writer is not None:
                 return self._tree
-            return self._read(self._current_log(), None)
+            return self._of_current(lambda log: self._read(log, None))
 
     def _read(self, log: str, descriptor: Descriptor | None) -> Tree:
         """The tree of a log as it is on disk, read again only where the log has changed."""
@@ -233,7 +320,7 @@ class Layer:
         image = self._layers.image_tree(self._image)
         base = self._layers.frozen(image, self._chain, opened.base)
         self._tree = self._layers.replayed(image, base, opened, self._device)
-        self._log, self._seen_bytes = log, opened.size
+        self._log, self._seen_bytes, self._is_torn = log, opened.size, opened.reader.later > 0
         return self._tree
 
     # Writing
@@ -251,10 +338,7 @@ class Layer:
                 return self._successor().writing()
             if self._tree is not None and self._tree.writer is not None:
                 return self._tree
-            tree = self._begin(*self._locked())
-            if not tree.applier.opened and compaction.is_due(tree, lambda: self._needed_bytes(self._log) is not None):
-                tree = self._compact(tree)
-            return tree
+            return self._begin()
 
     def _successor(self) -> Layer:
         return self._layers.layer(self.container, self._image, self._chain)
@@ -262,8 +346,7 @@ class Layer:
     def _locked(self) -> tuple[Descriptor, str]:
         """The current log, open and locked."""
         while True:
-            log = self._current_log()
-            descriptor = open_log(self._layout, log, write=True)
+            log, descriptor = self._of_current(lambda log: (log, open_log(self._layout, log, write=True)))
             if not try_lock(descriptor.fd):
                 raise Conflict(
                     f"another process writes to container {self.container[:12]}; try again when it has closed its store"
@@ -271,20 +354,31 @@ class Layer:
             if self._current_log() == log:
                 return descriptor, log
 
+    def _locked_if_there(self) -> Descriptor | None:
+        """The current log, open and locked; None where it was lost, so that nobody can write to it."""
+        try:
+            return self._locked()[0]
+        except LogMissing:
+            return None
+
     def _needed_bytes(self, log: str) -> int | None:
         return logs.needed_bytes(self._database.read(), log)
 
-    def _begin(self, descriptor: Descriptor, log: str) -> Tree:
-        """Read the log that is locked, and go on writing to it."""
+    def _begin(self, *, may_compact: bool = True) -> Tree:
+        """Lock the current log, read it, and go on writing to it."""
+        descriptor, log = self._locked()
         tree = self._read(log, descriptor)
         number = tree.log_number
         end = tree.logs.files[number].length
-        if (self._needed_bytes(log) or 0) > end:
-            # A crash took what a fork or snapshot goes on from. That must not become what is written from now on.
+        if self._is_torn or (self._needed_bytes(log) or 0) > end:
+            # A crash took what a fork or snapshot goes on from. That must not become what is written from now on. Or
+            # whole records follow one that is not: perhaps not because of a crash, so they are not cut off.
             self._switch((log, end))
-            return self._begin(*self._locked())
+            return self._begin()
         if os.fstat(descriptor.fd).st_size > end:
             os.ftruncate(descriptor.fd, end)
+        if may_compact and self._compact(tree):
+            return self._begin(may_compact=False)
         tree.logs.reopen(number, descriptor)
         tree.begin(LogWriter(descriptor.fd, end, bytes.fromhex(log), number), self._make_durable)
         return tree
@@ -294,16 +388,23 @@ class Layer:
         tree = self._tree
         for descriptor in tree.logs.descriptors if tree is not None else ():
             os.fdatasync(descriptor.fd)
-        durable.sync_directory(self._layout.logs)
-        with self._database.transaction() as db:
-            db.execute("UPDATE containers SET log = log WHERE id = ?", (self.container,))
+        self._layers.make_durable()
 
-    def _compact(self, tree: Tree) -> Tree:
-        """Go on with a log that holds what lives alone."""
-        with locked(self._layout.garbage_lock, exclusive=False):
-            self._set_log(*compaction.rewrite(self._layout, self._chain, tree))
-        self._end()
-        return self._begin(*self._locked())
+    def _compact(self, tree: Tree) -> bool:
+        """Have the log, which is locked, be one that holds what lives alone, where that is due. Whether it is another
+        one now.
+
+        Nobody writes to the tree yet, so that nothing gets into the former log meanwhile.
+        """
+        with tree.lock:
+            if tree.applier.opened or not compaction.is_due(tree, lambda: self._needed_bytes(self._log) is not None):
+                return False
+            with contextlib.suppress(OSError), locked(self._layout.garbage_lock, exclusive=False):
+                new, uses = compaction.rewrite(self._layout, self._chain, tree)
+                self._set_log(new, uses, at_once=True)
+            # On a full disk it is as before: it need not be compact for what is to be done.
+            tree.closed = self._current_log() != self._log
+            return tree.closed
 
     # States
 
@@ -332,7 +433,7 @@ class Layer:
 
         Raises `Conflict` where another process writes to it, or files of it are open; and as `reading`.
         """
-        with self._lock:
+        with self._lock, self._tree.lock if self._tree is not None else contextlib.nullcontext():
             if self._retired:
                 raise Conflict(f"container {self.container[:12]} was closed by another thread; try again")
             if self.in_use:
@@ -362,9 +463,17 @@ class Layer:
                     state = self._log, tree.flush()
                     self._layers.keep(state, self._layers.freeze(tree))
                 return state
-            log = self._current_log()
-            descriptor = open_log(self._layout, log)
-            return log, os.fstat(descriptor.fd).st_size
+            return self._of_current(self._state_of)
+
+    def _state_of(self, log: str) -> State:
+        """The state that a log on disk is at: after its last whole operation. Whoever writes to it may be about to
+        append more, or take that back and append something else, which is not to be seen in what goes on from here."""
+        descriptor = open_log(self._layout, log)
+        size = os.fstat(descriptor.fd).st_size
+        tree = self._tree
+        if tree is not None and (self._log, self._seen_bytes) == (log, size):
+            return log, tree.logs.files[tree.log_number].length
+        return log, OpenLog(self._layout, self._chain, log, descriptor, checked=size).end
 
     def origin(self) -> State | None:
         """What a fork of the moment goes on from: the state, or where the layer itself came from if nothing was done
@@ -372,6 +481,9 @@ class Layer:
 
         Raises as `state`.
         """
+        return self._of_current(lambda _: self._origin())
+
+    def _origin(self) -> State | None:
         log, length = self.state()
         if length > HEADER_BYTES:
             return log, length
@@ -382,17 +494,28 @@ class Layer:
         with locked(self._layout.garbage_lock, exclusive=False):
             self._set_log(create_log(self._layout, self._chain, state), dict([state]))
 
-    def _set_log(self, new: str, uses: dict[str, int]) -> None:
+    def _set_log(self, new: str, uses: dict[str, int], *, at_once: bool = False) -> None:
+        """Have the container go on with a log that was made for it; where that fails, it is removed.
+
+        at_once: be durable, as the log is but for its name, and remove the former one if nothing needs it.
+        """
         try:
-            with self._database.transaction(durable=False) as db:
+            if at_once:
+                durable.sync_directory(self._layout.logs)
+            with self._database.transaction(durable=at_once) as db:
                 old = self._current_log()
                 logs.insert(db, [new], uses)
                 db.execute("UPDATE containers SET log = ? WHERE id = ?", (new, self.container))
                 gone = logs.forget_unneeded(db, [old])
         except BaseException:
-            logs.unlink(self._layout, [new])
+            # An interrupt may be raised once the transaction has committed.
+            if not logs.exists(self._database.read(), new):
+                logs.unlink(self._layout, [new])
             raise
-        logs.unlink(self._layout, gone)
+        if at_once:
+            logs.unlink(self._layout, gone)
+        else:
+            self._layers.leave(gone, new)
 
     def rollback(self, name: str) -> None:
         """Be again what a snapshot was. Files that are open raise `OSError` with ESTALE from then on.
@@ -400,18 +523,26 @@ class Layer:
         Raises `NotFound`, `Conflict` where another process writes to it.
         """
         with self._lock:
-            state = self.snapshot_state(name)
-            descriptor = self._end() or self._locked()[0]
+            self.snapshot_state(name)
+            descriptor = self._end() or self._locked_if_there()
             try:
-                self._switch(state)
+                while True:
+                    with contextlib.suppress(logs.Gone):  # another process has removed it, and may have made another
+                        return self._switch(self.snapshot_state(name))
             finally:
-                fcntl.flock(descriptor.fd, fcntl.LOCK_UN)
+                if descriptor is not None:
+                    fcntl.flock(descriptor.fd, fcntl.LOCK_UN)
 
     def snapshot(self, name: str) -> None:
         """Remember the state of the moment. Raises `Conflict` where the name is taken."""
-        state = self.state()
+        while True:
+            with contextlib.suppress(logs.Gone):  # another process has rolled it back, or written its log anew
+                return self._insert_snapshot(name, self.state())
+
+    def _insert_snapshot(self, name: str, state: State) -> None:
         with self._database.transaction(durable=False) as db:
             self._current_log()
+            logs.check(db, [state[0]])
             taken = "SELECT 1 FROM snapshots WHERE container_id = ? AND name = ?"
             if db.execute(taken, (self.container, name)).fetchone():
                 raise Conflict(
@@ -430,3 +561,14 @@ class Layer:
                 "`layerstore snapshots` lists those that it has"
             )
         return str(row[0]), int(row[1])
+
+
+_opened: weakref.WeakSet[Layers] = weakref.WeakSet()
+
+
+def _forked() -> None:
+    for layers in _opened:
+        layers.forked()
+
+
+os.register_at_fork(after_in_child=_forked)

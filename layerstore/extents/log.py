@@ -47,25 +47,37 @@ class Logs:
         self.descriptors[number] = descriptor
 
 
+class LogMissing(CorruptError):
+    """There is no file of a log: it was lost, or nothing needs it any more since whoever opens it looked."""
+
+
 def open_log(layout: Layout, log: str, *, write: bool = False) -> Descriptor:
-    """Open the file of a log. Raises `CorruptError` where it is missing, `OSError`."""
+    """Open the file of a log. Raises `LogMissing`, `OSError`."""
     try:
         return Descriptor(os.open(layout.log(log), (os.O_RDWR if write else os.O_RDONLY) | os.O_CLOEXEC))
     except FileNotFoundError:
-        raise CorruptError(
+        raise LogMissing(
             f"log {log} of a container is missing: it was lost with power before it was synced, or removed; "
-            "`layerstore rm` the container"
+            "`layerstore rollback` the container to a snapshot, or `layerstore rm` it"
         ) from None
 
 
 class OpenLog:
     """The first `length` bytes of a log (all without it), open and read up to the first record that is not whole.
 
-    Raises `CorruptError` where it is no log or not that of this image, `OSError`.
+    Data that ends at byte `checked` or before is not read for that. Raises `CorruptError` where it is no log or not
+    that of this image, `OSError`.
     """
 
     def __init__(
-        self, layout: Layout, chain: ChainId, log: str, descriptor: Descriptor, length: int | None = None
+        self,
+        layout: Layout,
+        chain: ChainId,
+        log: str,
+        descriptor: Descriptor,
+        length: int | None = None,
+        *,
+        checked: int = 0,
     ) -> None:
         self.id = log
         self.descriptor = descriptor
@@ -73,7 +85,7 @@ class OpenLog:
         count = self.size if length is None else min(self.size, length)
         if count < HEADER_BYTES:
             raise CorruptError(f"{layout.log(log)} ends in its header; `layerstore rm` the container")
-        self.reader = LogReader(_content(descriptor.fd, count))
+        self.reader = LogReader(_content(descriptor.fd, count), checked)
         header = self.reader.header
         if header.id.hex() != log or header.chain_id != chain_bytes(chain):
             raise CorruptError(f"{layout.log(log)} is the log of another layer; restore it from a copy of the store")

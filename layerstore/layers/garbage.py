@@ -193,6 +193,8 @@ def _remove_files(layout: Layout, database: Database, objects: dict[str, set[str
     if Path(layout.downloads).is_dir():
         _sweep(Path(layout.downloads), lambda _: False)
     if Path(layout.logs).is_dir():
+        # Rows that need them may have been taken away by what is not durable yet.
+        database.sync()
         _sweep(Path(layout.logs), logs.__contains__)
     for directory in Path(layout.containers).iterdir():
         if directory.name not in containers:
@@ -209,7 +211,7 @@ def _sweep_chains(layout: Layout, database: Database) -> None:
 def _sweep(directory: Path, keep: Callable[[str], bool]) -> None:
     for path in directory.iterdir():
         if not keep(path.name):
-            path.unlink()
+            path.unlink(missing_ok=True)  # a log that whoever had left it may be removing, too
 
 
 def _punch_dead_slots(path: str, alive: set[int]) -> None:

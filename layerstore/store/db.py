@@ -218,6 +218,12 @@ class Database:
                 connection.execute("ROLLBACK")
             raise
 
+    def sync(self) -> None:
+        """Make durable what was committed until now, by whomever. Raises `OSError`."""
+        with self.transaction() as db:
+            # A commit that changed nothing syncs nothing; this is written also where it is what is there.
+            db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
     def close(self) -> None:
         """Close the connections of all threads."""
         while self._connections:

@@ -26,12 +26,30 @@ _NEEDED_BYTES = (
 )
 
 
+class Gone(Exception):
+    """A log that something was to be made of was removed meanwhile. Look again."""
+
+
+def check(db: sqlite3.Connection, logs: Iterable[str]) -> None:
+    """Raises `Gone` where the database does not know one of these logs any more."""
+    for log in logs:
+        if not exists(db, log):
+            raise Gone(log)
+
+
 def insert(db: sqlite3.Connection, logs: Iterable[str], uses: Mapping[str, int]) -> None:
-    """Add logs, which all need the first so many bytes of those in `uses`."""
+    """Add logs, which all need the first so many bytes of those in `uses`. Raises `Gone` where one of these is not
+    there any more."""
+    check(db, uses)
     names = list(logs)
     db.executemany("INSERT INTO logs VALUES (?)", [(log,) for log in names])
     for used, length in uses.items():
         db.executemany("INSERT INTO log_uses VALUES (?, ?, ?)", [(log, used, length) for log in names])
+
+
+def exists(db: sqlite3.Connection, log: str) -> bool:
+    """Whether a log is one that the database knows."""
+    return db.execute("SELECT 1 FROM logs WHERE id = ?", (log,)).fetchone() is not None
 
 
 def needed_bytes(db: sqlite3.Connection, log: str) -> int | None:
