@@ -18,6 +18,8 @@ from images import Image, docker_files, tar_of
 from layer_model import Entry, write_tar
 
 from layerstore import Store
+from layerstore._core import log as kinds
+from layerstore._core.log import Record
 from layerstore.api import Container
 from layerstore.errors import Conflict, CorruptError, InvalidInput, NotFound, Unsupported
 from layerstore.store import db
@@ -279,6 +281,52 @@ def test_a_torn_record_is_cut_off(filled: Store, container: Container) -> None:
     filled._writable.layers.close()
     assert log_of(container) == log
     assert container.listdir("/") == ["again", "d", "f", "large", "other", "small"]
+
+
+@pytest.mark.parametrize("path", ["/small", "/d/e/f", "/new", "/d/new"])
+@pytest.mark.parametrize("by", ["unlink", "rename", "rmtree"])
+@pytest.mark.parametrize("change", ["write", "truncate"])
+def test_what_is_written_to_a_file_without_a_name_does_no_harm(
+    filled: Store, container: Container, path: str, by: str, change: str
+) -> None:
+    container.open(path, "ab", 0).close()
+    with container.open(path, "r+b", 0) as file:
+        if by == "rmtree":
+            container.makedirs("/top")
+            container.rename(path, "/top/f")
+            container.rmtree("/top")
+        elif by == "rename":
+            container.rename("/large", path)
+        else:
+            container.unlink(path)
+        forks, before = [container.fork()], told(container)
+        file.write(b"b" * 100) if change == "write" else file.truncate(3)
+        container.snapshot("after")
+        forks.append(container.fork())
+        shown, changed = told(container), container.diff()
+    filled._writable.layers.close()
+    assert told(container) == shown
+    assert container.diff() == changed
+    tree = container._layer().reading()
+    assert all(inode.nlink for inode in tree.table.own.values())
+    assert [told(fork) for fork in forks] == [before, shown]
+    container.rollback("after")
+    assert told(container) == shown
+    container._layer()._compact(container._layer().writing())
+    assert told(container) == shown
+    filled._writable.layers.close()
+    assert told(container) == shown
+    assert container.diff() == changed
+
+
+def test_a_record_of_what_there_is_not_is_damage(filled: Store, container: Container) -> None:
+    container.mkdir("/made")
+    writer = container._layer().writing().writer
+    assert writer is not None
+    writer.append([Record(kinds.ENTRY, 0, value=2**32 + 7, payload=b"name")])
+    filled._writable.layers.close()
+    with pytest.raises(CorruptError, match="does not fit those before it"):
+        container.listdir()
 
 
 def test_what_a_fork_goes_on_from_is_not_written_over_after_a_crash(filled: Store, container: Container) -> None:

@@ -67,18 +67,26 @@ class Applier:
         self._add_source = add_source
         self._sources = {0: log_number}
         self._nameless: list[int] = []
+        # While a log is read nobody knows of which inodes files were open: none is forgotten before its end.
+        self._replaying = False
+        self._unneeded: list[int] = []
         self.opened: dict[int, int] = {}
         """How many files are open of an inode: such a one outlives its last name."""
 
     def replay(self, records: Iterable[Record]) -> None:
         """Apply the records of a log that was read. `CorruptError` where they do not go together."""
+        self._replaying = True
         try:
             for record in records:
                 _ACTIONS[record.type](self, record)
                 if not record.more:
                     self._settle()
-        except (KeyError, ValueError, OverflowError, TypeError, AttributeError) as error:
+        except (LookupError, ValueError, OverflowError, TypeError, AttributeError) as error:
             raise CorruptError(f"a record of a writable layer's log does not fit those before it: {error!r}") from error
+        self._replaying = False
+        for number in self._unneeded:
+            self._forget_nameless(number)
+        self._unneeded = []
 
     def apply(self, records: Iterable[Record]) -> None:
         """Apply the records of one operation."""
@@ -91,18 +99,22 @@ class Applier:
         self.opened[number] -= 1
         if not self.opened[number]:
             del self.opened[number]
-            inode = self._table.changed(number)
-            if inode is not None and not inode.nlink:
-                self._table.forget(number)
+            self._forget_nameless(number)
 
     # Inodes that lose a name
+
+    def _forget_nameless(self, number: int) -> None:
+        """Drop an inode that has no name, unless a file of it is open."""
+        inode = self._table.changed(number)
+        if inode is not None and not inode.nlink and number not in self.opened:
+            self._table.forget(number)
 
     def _unname(self, number: int) -> None:
         inode = self._table.changed(number)
         if inode is None:
             image = self._table.image.inode(number)
             # Nobody will ever see a file of the image again that has lost its only name.
-            if image.nlink == 1 and not image.is_dir() and number not in self.opened:
+            if image.nlink == 1 and not image.is_dir() and number not in self.opened and not self._replaying:
                 return
         inode = self._table.change(number)
         inode.nlink -= 1
@@ -123,8 +135,10 @@ class Applier:
                 inode.entries, inode.lower = {}, None
                 for _, child in children:
                     self._unname(child)
-            if number not in self.opened:
-                self._table.forget(number)
+            if self._replaying:
+                self._unneeded.append(number)
+            else:
+                self._forget_nameless(number)
 
     # Records
 
@@ -171,7 +185,8 @@ class Applier:
         directory, name = self._table.change(record.inode), record.payload
         old = self._table.child(directory, name)
         entries = directory.entries
-        assert entries is not None
+        if entries is None:
+            raise CorruptError(f"the log of a writable layer has the name {name!r} in what is no directory")
         entries[name] = record.value
         directory.mtime_ns = record.mtime_ns
         self._table.change(record.value).nlink += 1
