@@ -3,14 +3,17 @@ disk."""
 
 import errno
 import io
+import itertools
 import os
 import shutil
 import sqlite3
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import pytest
 from host_tree import below, dump, small_tree
@@ -22,6 +25,8 @@ from layerstore._core import log as kinds
 from layerstore._core.log import Record
 from layerstore.api import Container
 from layerstore.errors import Conflict, CorruptError, InvalidInput, NotFound, Unsupported
+from layerstore.extents import files, records, table, tree
+from layerstore.extents.records import Applier
 from layerstore.store import db
 
 ROOT = Path(__file__).parent.parent
@@ -572,3 +577,147 @@ def test_the_commands_fork_and_roll_back(filled: Store, command) -> None:  # typ
     assert command("snapshot", "--rm", "c", "s") == ""
     assert command("rollback", "c", "s").startswith("1: layerstore rollback: container")
     assert command("fork", "c", "--count", "2", "--name", "x").startswith("1: layerstore fork: --name goes with one")
+
+
+# Interrupts
+
+
+def write_at_once(container: Container, path: str, data: bytes) -> None:
+    with container.open(path, "r+b", 0) as file:
+        file.seek(3)
+        file.write(data)
+
+
+CHANGING = [module.__file__ for module in (files, records, table, tree)]
+OPERATIONS: list[Callable[[Container], object]] = [
+    lambda container: container.write_bytes("/w/secret", b"AAAA"),
+    lambda container: container.write_bytes("/small", b"AAAA"),
+    lambda container: write_at_once(container, "/w/f", b"A" * 10),
+    lambda container: container.truncate("/d/e/f", 100),
+    lambda container: container.rename("/d", "/w/d"),
+    lambda container: container.rename("/large", "/w/f"),
+    lambda container: container.unlink("/w/f"),
+    lambda container: container.rmtree("/w"),
+    lambda container: container.link("/small", "/w/small"),
+    lambda container: container.chown("/w/f", 1, 1),
+    lambda container: container.removexattr("/w/f", "user.x"),
+]
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_an_interrupt_leaves_in_memory_what_the_log_says(
+    filled: Store, container: Container, operation: Callable[[Container], object]
+) -> None:
+    """At every line of the modules that change a layer."""
+    container.mkdir("/w")
+    container.write_bytes("/w/f", b"f" * 1000)
+    container.setxattr("/w/f", "user.x", b"1")
+    lines = 1
+    for at in itertools.count():
+        fork = container.fork()
+        fork.chmod("/small", 0o600)
+        if not interrupted(operation, fork, at):
+            break
+        lines += 1
+        other = fork.fork() if at % 2 else None
+        if fork.exists("/w"):
+            fork.write_bytes("/w/public", b"BBBB")
+        fork.mkdir("/made")
+        shown, changed = told(fork), fork.diff()
+        filled._writable.layers.close()
+        assert told(fork) == shown, at
+        assert fork.diff() == changed
+        if fork.exists("/w/secret"):
+            assert fork.read_bytes("/w/secret") in (b"AAAA", b"")
+        if other is not None:
+            assert not other.exists("/made")
+    assert lines > 20
+
+
+def interrupted(operation: Callable[[Container], object], container: Container, at: int) -> bool:
+    """Whether an operation came to that line and ended there."""
+    left = at
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        nonlocal left
+        if frame.f_code.co_filename not in CHANGING:
+            return None
+        if event == "line":
+            left -= 1
+            if left < 0:
+                sys.settrace(None)
+                raise KeyboardInterrupt
+        return trace
+
+    former = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        operation(container)
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.settrace(former)
+    return False
+
+
+def test_open_files_go_on_after_an_interrupt(
+    filled: Store, container: Container, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with container.open("/f", "w+b", 0) as file, container.open("/gone", "w+b", 0) as gone:
+        file.write(b"file")
+        gone.write(b"gone")
+        container.unlink("/gone")
+        with monkeypatch.context() as patch:
+            patch.setattr(Applier, "apply", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                file.truncate(2)
+        with container.open("/f", "rb", 0) as other:
+            assert other.read() == b"fi"
+        file.write(b"more")
+        gone.write(b"more")
+        assert (file.seek(0), gone.seek(0)) == (0, 0)
+        assert (file.read(), gone.read()) == (b"fi\0\0more", b"gonemore")
+    filled._writable.layers.close()
+    assert container.read_bytes("/f") == b"fi\0\0more"
+    assert not container.exists("/gone")
+
+
+def test_signals_leave_in_memory_what_the_log_says(filled: Store, container: Container) -> None:
+    code = f"""import random, signal
+c = store.container({container.id!r})
+c.mkdir("/w")
+random = random.Random(1)
+interrupts = 0
+armed = False
+def interrupt(*_):
+    global interrupts
+    if armed:
+        interrupts += 1
+        raise KeyboardInterrupt
+signal.signal(signal.SIGALRM, interrupt)
+for number in range(1500):
+    signal.setitimer(signal.ITIMER_REAL, random.random() / 2000 + 1e-6)
+    try:
+        armed = True
+        c.write_bytes(f"/w/{{number}}", str(number).encode())
+        c.rename(f"/w/{{number}}", f"/{{number}}")
+        c.link(f"/{{number}}", f"/w/{{number}}.link")
+        armed = False
+    except KeyboardInterrupt:
+        armed = False
+def told():
+    files = [os.path.join(top, name) for top, _, names in c.walk() for name in names]
+    return {{path: (c.read_bytes(path), c.stat(path).st_nlink, c.stat(path).st_ino) for path in files}}
+shown = told()
+for path, (data, *_) in shown.items():
+    name = os.path.basename(path).removesuffix(".link")
+    assert not name.isdecimal() or data in (name.encode(), b""), path
+store._writable.layers.close()
+assert told() == shown
+print(interrupts)"""
+    done = in_another_process(filled, code)
+    assert done.stderr == ""
+    assert int(done.stdout) > 100

@@ -67,7 +67,7 @@ class LayerFile(io.RawIOBase):
     def __init__(self, tree: Tree, number: int, mode: Mode, name: AnyPath) -> None:
         super().__init__()
         self.name = name
-        self._opened: Tree | None = tree
+        self._opened: Tree | None = None
         self._number = number
         self._mode = mode
         self._cursor = cursor = Cursor(tree, number, name, mode.readable)
@@ -75,6 +75,7 @@ class LayerFile(io.RawIOBase):
         vars(self).update(seek=cursor.seek, readinto=cursor.readinto, readinto_at=cursor.readinto_at)
         opened = tree.applier.opened
         opened[number] = opened.get(number, 0) + 1
+        self._opened = tree
 
     @property
     def _tree(self) -> Tree:
@@ -114,6 +115,7 @@ class LayerFile(io.RawIOBase):
         view = memoryview(data).cast("B")
         tree = self._tree
         with tree.lock:
+            tree.settle()
             if self._mode.append:
                 self._cursor.position = tree.table.get(self._number).size
             tree.write(self._number, self._cursor.position, view)
@@ -129,15 +131,19 @@ class LayerFile(io.RawIOBase):
         length = self._cursor.position if size is None else size
         if length < 0:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-        with self._tree.lock:
-            self._tree.truncate(self._number, length)
+        tree = self._tree
+        with tree.lock:
+            tree.settle()
+            tree.truncate(self._number, length)
         return length
 
     def punch(self, offset: int, length: int) -> None:
         """Have a range be zeros that takes no space; the size stays, as of fallocate(2) with FALLOC_FL_PUNCH_HOLE."""
         self._cursor.check(self._mode.writable, "writing")
-        with self._tree.lock:
-            self._tree.punch(self._number, offset, length)
+        tree = self._tree
+        with tree.lock:
+            tree.settle()
+            tree.punch(self._number, offset, length)
 
     def flush(self) -> None:
         """Hand what was written to the system: it survives the end of this process, and others see it."""

@@ -44,6 +44,7 @@ class Operations:
             tree = self._layer().reading()
             with tree.lock:
                 if not tree.closed:
+                    tree.settle()
                     yield tree
                     return
 
@@ -53,6 +54,7 @@ class Operations:
             tree = self._layer().writing()
             with tree.lock:
                 if not tree.closed:
+                    tree.settle()
                     yield tree
                     return
 

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 
 from layerstore._core import log as kinds
 from layerstore._core.log import Record
+from layerstore.extents.log import read_again
 from layerstore.extents.paths import FOLLOW, PARENT, STAY, Place, encoded, error, resolve
 from layerstore.extents.records import Applier, extents_of
+from layerstore.extents.table import Table
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from layerstore._core.extent_io import LogWriter
     from layerstore._core.view import AnyPath
     from layerstore.extents.log import Logs
-    from layerstore.extents.table import Inode, Table
+    from layerstore.extents.table import Inode
 
 _UMASK = 0o022
 _MAX_LINKS = 65000
@@ -49,6 +51,9 @@ class Tree:
         self.closed = False
         self.applier = Applier(table, log_number, add_source)
         self._device = device
+        self._add_source = add_source
+        self._base = table.levels, table.next_number
+        self._done_bytes = 0
         self._make_durable: Callable[[], None] | None = None
 
     # Looking
@@ -87,8 +92,29 @@ class Tree:
     def begin(self, writer: LogWriter, make_durable: Callable[[], None]) -> None:
         """Allow changes. `make_durable` makes durable what the log depends on; it is called once, when that is asked
         for."""
+        self._done_bytes = writer.end
         self.writer = self.logs.files[self.log_number] = writer
         self._make_durable = make_durable
+
+    def settle(self) -> None:
+        """Have the table be what the log says, also where an exception (an interrupt) came between the two.
+
+        It is called before an operation looks at anything. Raises `CorruptError`, `OSError`; the next call tries again.
+        """
+        writer = self.writer
+        if writer is None or writer.end == self._done_bytes:
+            return
+        length = writer.flush()
+        table = Table(self.table.image, *self._base)
+        applier = Applier(table, self.log_number, self._add_source, self.applier)
+        applier.replay(read_again(self.logs.descriptors[self.log_number].fd, length))
+        # In this order, for threads that look up an inode meanwhile: first in `own`, then in `levels`.
+        self.table.next_number = table.next_number
+        self.table.levels = table.freeze()
+        self.table.own = {}
+        applier.table = self.table
+        self.applier = applier
+        self._done_bytes = length
 
     def end(self) -> None:
         """Append what is gathered and allow no operation any more. Raises `OSError`; it is closed then, too."""
@@ -100,6 +126,7 @@ class Tree:
     def flush(self) -> int:
         """Append what is gathered, so that other processes see it; returns the log's length."""
         assert self.writer is not None
+        self.settle()
         return self.writer.flush()
 
     def sync(self) -> None:
@@ -112,10 +139,14 @@ class Tree:
                     self._make_durable = None
 
     def commit(self, *records: Record) -> None:
-        """Write one operation to the log and do it. Raises `OSError`; nothing was done then."""
+        """Write one operation to the log and do it. Raises `OSError`; nothing was done then.
+
+        Where an exception comes after the log has it, `settle` does it.
+        """
         assert self.writer is not None
         self.writer.append(records)
         self.applier.apply(records)
+        self._done_bytes = self.writer.end
 
     def _new(self, path: AnyPath) -> tuple[Inode, Place]:
         """The directory for a new name and its place. Raises `OSError` where there is something already."""
@@ -316,6 +347,7 @@ class Tree:
         now = time.time_ns()
         self.writer.write(inode.extents or extents_of(inode), number, offset, data, now)
         inode.mtime_ns = now
+        self._done_bytes = self.writer.end
 
     def truncate(self, number: int, size: int) -> None:
         """Set the size of a file."""
