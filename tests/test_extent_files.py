@@ -100,6 +100,33 @@ def test_modes_are_those_of_the_builtin_open(container: Container, tmp_path: Pat
                 assert told[:2] == told[2:], (mode, kind, exists)
 
 
+@pytest.mark.parametrize("mode", ["ab", "a+b"])
+def test_a_raw_file_to_append_to_begins_at_its_end(container: Container, tmp_path: Path, mode: str) -> None:
+    (tmp_path / "small").write_bytes(b"0123456789")
+    told = []
+    for opened, path in ((open, str(tmp_path / "small")), (container.open, "/small")):
+        with opened(path, mode, 0) as file:
+            told.append(
+                [file.tell(), file.truncate(), file.read() if "+" in mode else b"", file.write(b"x"), file.tell()]
+            )
+        with opened(path, "rb") as file:
+            told[-1].append(file.read())
+    assert told[0] == told[1]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("wb", -1, "utf-8"), ("wb", -1, None, "strict"), ("w", 0), ("w", -1, "none"), ("w", -1, None, None, "x")],
+)
+def test_arguments_are_refused_before_anything_is_done(container: Container, arguments: Any) -> None:
+    with pytest.raises((ValueError, LookupError)):
+        container.open("/small", *arguments)
+    with pytest.raises((ValueError, LookupError)):
+        container.open("/made", *arguments)
+    assert container.read_bytes("/small") == b"0123456789"
+    assert not container.exists("/made")
+
+
 @pytest.mark.parametrize("mode", ["", "rw", "rbt", "rr", "z", "+", "U"])
 def test_a_mode_that_is_none_is_refused(container: Container, mode: str) -> None:
     with pytest.raises(ValueError, match="invalid mode"):

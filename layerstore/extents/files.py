@@ -51,6 +51,16 @@ def parse_mode(mode: str) -> Mode:
     )
 
 
+def check_arguments(mode: Mode, buffering: int, encoding: str | None, errors: str | None, newline: str | None) -> None:
+    """Raise `ValueError` for what the built-in `open` does not take together, `LookupError` for an unknown encoding."""
+    if not mode.text and (encoding, errors, newline) != (None, None, None):
+        raise ValueError("binary mode takes no encoding, errors or newline")
+    if mode.text:
+        if buffering == 0:
+            raise ValueError("can't have unbuffered text I/O")
+        io.TextIOWrapper(io.BytesIO(), encoding or "utf-8", errors, newline)
+
+
 class LayerFile(io.RawIOBase):
     """A raw file of a writable layer. `name` is the path that was opened. Safe for many threads.
 
@@ -76,6 +86,8 @@ class LayerFile(io.RawIOBase):
         opened = tree.applier.opened
         opened[number] = opened.get(number, 0) + 1
         self._opened = tree
+        if mode.append:
+            cursor.seek(0, os.SEEK_END)
 
     @property
     def _tree(self) -> Tree:
@@ -184,12 +196,9 @@ class _Random(io.BufferedRandom):
 def wrap(
     raw: LayerFile, mode: Mode, buffering: int, encoding: str | None, errors: str | None, newline: str | None
 ) -> IO[bytes] | IO[str]:
-    """A file as the built-in `open` makes it of a raw one, but that text is UTF-8 where nothing else is said."""
+    """A file as the built-in `open` makes it of a raw one, but that text is UTF-8 where nothing else is said. The
+    arguments were checked."""
     try:
-        if not mode.text and (encoding, errors, newline) != (None, None, None):
-            raise ValueError("binary mode takes no encoding, errors or newline")
-        if mode.text and buffering == 0:
-            raise ValueError("can't have unbuffered text I/O")
         if buffering == 0:
             return raw  # type: ignore[return-value]  # a raw file is one of bytes, which typeshed's IO does not say
         size = buffering if buffering > 1 else _BUFFER_BYTES
@@ -198,8 +207,6 @@ def wrap(
             buffered = _Random(raw, size)
         else:
             buffered = _Writer(raw, size) if mode.writable else io.BufferedReader(raw, size)
-        if mode.append:
-            buffered.seek(0, os.SEEK_END)
         if not mode.text:
             return buffered
         return io.TextIOWrapper(buffered, encoding or "utf-8", errors, newline, line_buffering=buffering == 1)

@@ -163,6 +163,7 @@ class Operations:
         from layerstore.extents import files
 
         parsed = files.parse_mode(mode)
+        files.check_arguments(parsed, buffering, encoding, errors, newline)
         with self._changing() if parsed.writable else self._looking() as tree:
             raw = files.open_raw(tree, path, parsed)
         return files.wrap(raw, parsed, buffering, encoding, errors, newline)
