@@ -347,6 +347,29 @@ class TestCp:
             assert next(container.entries("/l")).target == b"d/file"
             assert next(container.entries("/etc/link")).size == 400_000
 
+    def test_a_directory_that_a_relative_link_leads_to(self, cli: Cli, tmp_path: Path, tree: Path) -> None:
+        (tmp_path / "to").symlink_to("../gone/.")
+        cli("cp", tmp_path / "to", "c:/etc/to")
+        for end in ("/.", "/", "/./"):
+            with Store(cli.root) as store:
+                assert next(store.container("c").entries(f"/etc/to{end}")).path == b"gone"
+                assert next(store.container("c").entries("/etc/to")).target == b"../gone/."
+                with pytest.raises(NotADirectoryError):
+                    next(store.container("c").entries(f"/etc/hosts{end}"))
+            name = f"file{len(end)}"
+            (tmp_path / name).write_bytes(b"new")
+            cli("cp", tmp_path / name, f"c:/etc/to{end}")
+            assert f"gone/{name}" in listed(cli, "/gone")
+            target = tmp_path / f"out{len(end)}"
+            target.mkdir()
+            cli("cp", f"c:/etc/to{end}", target)
+            assert (target / ("to/a" if end == "/" else "a")).read_bytes() == b"a"
+        cli("cp", f"{tree}/d/.", "c:/etc/to/.")
+        assert "gone/file" in listed(cli, "/gone")
+        assert "/etc/hosts/.: Not a directory" in cli("cp", tree / "d/file", "c:/etc/hosts/.", status=1)
+        assert "/etc/hosts/.: Not a directory" in cli("cp", "c:/etc/hosts/.", tmp_path, status=1)
+        assert "/none/.: No such file" in cli("cp", "c:/none/.", tmp_path, status=1)
+
     def test_tars(self, cli: Cli, tmp_path: Path) -> None:
         data = archive_of((info("x/y", mode=0o644), b"y")).getvalue()
         cli("cp", "-", "c:/to-etc", stdin=data)

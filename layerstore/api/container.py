@@ -252,9 +252,10 @@ class Container(Operations):
     def entries(self, path: str | bytes = "/") -> Iterator[Entry]:
         """What is at and below a path of its view, each directory before what is in it, names ordered as bytes.
 
-        It needs no mount and no root. Symbolic links on the way to the last name are followed, inside the container;
-        the path `Entry.path` is spelled without them. Where a content is read from (`Entry.source`) can be used until
-        the iterator is closed. It is of one moment as a fork is (`fork`).
+        It needs no mount and no root. Symbolic links on the way to the last name are followed, inside the container,
+        and one at the end that "/" or "/." comes after; the path `Entry.path` is spelled without them. Where a content
+        is read from (`Entry.source`) can be used until the iterator is closed. It is of one moment as a fork is
+        (`fork`).
 
         Raises `FileNotFoundError` and the like, `NotFound` when it was removed, `CorruptError`, `OSError`.
         """
