@@ -465,6 +465,13 @@ def test_trees_are_copied_in_and_out(container: Container, tmp_path: Path) -> No
 
 def test_walking_is_as_on_the_host(container: Container, tmp_path: Path) -> None:
     container.symlink("d", "/to-d")
+    for target, name in (
+        ("loop", "loop"),
+        ("../small/x", "d/through-a-file"),
+        ("n" * 300, "too-long"),
+        ("gone", "none"),
+    ):
+        container.symlink(target, f"/{name}")
     container.copy_out("/", tmp_path / "out")
     for top_down in (True, False):
         for follow in (True, False):
