@@ -1,5 +1,6 @@
 """Files of the extent driver: random I/O against a plain file (in the manner of fsx), and what else `io` promises."""
 
+import errno
 import io
 import os
 import stat
@@ -225,6 +226,43 @@ def test_truncate_by_path_is_that_of_os(container: Container, tmp_path: Path) ->
                 told.append(error.errno)
         assert told[0] == told[1], (name, length)
     assert container.read_bytes("/small") == (tmp_path / "small").read_bytes()
+
+
+@pytest.mark.parametrize(("offset", "length"), [(0, 0), (0, -1), (-1, 2), (1, 2**63 - 1), (2**64, 1)])
+def test_a_range_that_is_none_is_refused_as_by_fallocate(container: Container, offset: int, length: int) -> None:
+    with container.open("/small", "r+b", 0) as file, pytest.raises(OSError) as caught:
+        file.punch(offset, length)
+    assert caught.value.errno == (errno.EFBIG if offset > 0 else errno.EINVAL)
+    assert container.read_bytes("/small") == b"0123456789"
+
+
+@pytest.mark.parametrize("size", [2**63, 2**64])
+def test_a_size_that_no_file_has_is_refused(container: Container, size: int) -> None:
+    with container.open("/small", "r+b", 0) as file:
+        for truncate in (file.truncate, lambda size: container.truncate("/small", size)):
+            with pytest.raises(OSError, match="too large") as caught:
+                truncate(size)
+            assert caught.value.errno == errno.EFBIG
+        assert file.truncate(2**63 - 1) == 2**63 - 1
+
+
+@pytest.mark.root
+def test_owners_are_taken_as_by_os(container: Container, tmp_path: Path) -> None:
+    (tmp_path / "small").write_bytes(b"")
+    ids = (-(2**40), -2, -1, 0, 7, 2**31, 2**32 - 2, 2**32 - 1, 2**32, 2**70)
+    for uid, gid in [(one, -1) for one in ids] + [(-1, one) for one in ids]:
+        told: list[Any] = []
+        for chown, status, path in (
+            (os.chown, os.stat, str(tmp_path / "small")),
+            (container.chown, container.stat, "/small"),
+        ):
+            try:
+                chown(path, uid, gid)
+            except OverflowError:
+                told.append("no id")
+            told.append((status(path).st_uid, status(path).st_gid))
+        half = len(told) // 2
+        assert told[:half] == told[half:], (uid, gid)
 
 
 def test_threads_write_and_read_one_container(container: Container) -> None:

@@ -30,6 +30,7 @@ _MAX_TARGET_BYTES = 4095
 _MAX_XATTR_NAME_BYTES = 255
 _MAX_XATTR_BYTES = 65536
 _MAX_FILE_BYTES = (1 << 63) - 1
+_KEEPS = (-1, (1 << 32) - 1)
 _CAPABILITY = b"security.capability"
 _NAMESPACES = (b"user.", b"trusted.", b"security.", b"system.posix_acl_")
 
@@ -286,9 +287,9 @@ class Tree:
         self.commit(Record(kinds.ATTRIBUTES, inode.number, value=kinds.SET_MTIME, mtime_ns=mtime_ns))
 
     def set_owner(self, inode: Inode, uid: int, gid: int) -> None:
-        """As `os.chown`: -1 keeps. A file loses set-user-ID and capabilities by it, as from the kernel (fs/open.c,
-        chown_common)."""
-        which = (kinds.SET_UID if uid != -1 else 0) | (kinds.SET_GID if gid != -1 else 0)
+        """As `os.chown`: -1, also as 32 bits, keeps; what is no id raises `OverflowError`. A file loses set-user-ID and
+        capabilities by it, as from the kernel (fs/open.c, chown_common)."""
+        which = (0 if uid in _KEEPS else kinds.SET_UID) | (0 if gid in _KEEPS else kinds.SET_GID)
         mode = inode.mode & 0o7777
         if not inode.is_dir():
             mode &= ~stat.S_ISUID & ~(stat.S_ISGID if mode & stat.S_IXGRP else 0)
@@ -298,7 +299,8 @@ class Tree:
             mode = 0
         records = self._privileges(inode)
         if which:
-            records.append(Record(kinds.ATTRIBUTES, inode.number, 0, which, mode, max(uid, 0), max(gid, 0)))
+            ids = 0 if uid in _KEEPS else uid, 0 if gid in _KEEPS else gid
+            records.append(Record(kinds.ATTRIBUTES, inode.number, 0, which, mode, *ids))
         if records:
             self.commit(*records)
 
@@ -339,8 +341,7 @@ class Tree:
         assert self.writer is not None
         if not data:
             return
-        if offset + len(data) > _MAX_FILE_BYTES:
-            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+        _check_end(offset + len(data))
         inode = self.table.own.get(number) or self.table.change(number)
         if inode.xattrs and _CAPABILITY in inode.xattrs:
             self.commit(*self._privileges(inode))
@@ -350,13 +351,17 @@ class Tree:
         self._done_bytes = self.writer.end
 
     def truncate(self, number: int, size: int) -> None:
-        """Set the size of a file."""
+        """Set the size of a file, to at most 2^63 - 1 bytes. Raises `OSError`."""
+        _check_end(size)
         inode = self.table.get(number)
         record = Record(kinds.TRUNCATE, number, value=size, mtime_ns=time.time_ns())
         self.commit(*self._privileges(inode), record)
 
     def punch(self, number: int, offset: int, length: int) -> None:
-        """Have a range of a file be zeros; its size stays."""
+        """Have a range of a file be zeros; its size stays. Raises `OSError`, for one that is none as fallocate(2)."""
+        if offset < 0 or length <= 0:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        _check_end(offset + length)
         record = Record(kinds.PUNCH, number, offset, length, mtime_ns=time.time_ns())
         self.commit(*self._privileges(self.table.get(number)), record)
 
@@ -375,3 +380,8 @@ class Tree:
         if place.slash:
             raise error(errno.EISDIR, path)
         return self.make(self.table.get(place.parents[-1]), place.name, stat.S_IFREG | (mode & 0o7777 & ~_UMASK))
+
+
+def _check_end(position: int) -> None:
+    if position > _MAX_FILE_BYTES:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
