@@ -247,6 +247,28 @@ def test_what_is_no_tar_is_refused(container: Container, data: bytes) -> None:
         container.unpack(io.BytesIO(data), "/")
 
 
+@pytest.mark.parametrize(
+    ("name", "target"), [("etc/hosts", "etc/hosts"), ("etc/hosts", "./etc/x/../hosts"), ("etc/hosts", "none")]
+)
+def test_a_hard_link_that_cannot_be_made_removes_nothing(container: Container, name: str, target: str) -> None:
+    with pytest.raises((InvalidInput, FileNotFoundError)):
+        container.unpack(archive_of((info(name, tarfile.LNKTYPE, linkname=target), b"")), "/")
+    assert next(container.entries("/etc/hosts")).size == 9
+
+
+def test_a_hard_link_that_is_there_stays(container: Container) -> None:
+    archive = archive_of(
+        (info("to-etc/hosts", tarfile.LNKTYPE, linkname="etc/hosts"), b""),
+        (info("new"), b"1"),
+        (info("again", tarfile.LNKTYPE, linkname="new"), b""),
+    )
+    for _ in range(2):
+        archive.seek(0)
+        container.unpack(archive, "/")
+    assert next(container.entries("/etc/hosts")).size == 9
+    assert [entry.link for entry in container.entries("/") if entry.path in (b"again", b"new")] == [None, b"again"]
+
+
 def test_a_tar_that_is_cut_off_is_refused(container: Container) -> None:
     data = archive_of((info("f"), bytes(100_000))).getvalue()[:50_000]
     with pytest.raises(InvalidInput, match="tar"):
