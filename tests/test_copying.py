@@ -77,6 +77,28 @@ def test_a_tree_goes_in_and_comes_out(container: Container, tree: Path, tmp_path
     assert container.state == "created"
 
 
+def test_holes_stay_holes(container: Container, tmp_path: Path) -> None:
+    parts = {0: b"first", 3 << 20: b"x" * 5000, 40 << 20: b"y", 50 << 20: b""}
+    contents = {"middle": list(parts), "all": [50 << 20], "none-at-the-end": [0, 3 << 20, 40 << 20]}
+    top = tmp_path / "sparse"
+    top.mkdir()
+    for name, starts in contents.items():
+        with (top / name).open("wb") as file:
+            for start in starts:
+                file.seek(start)
+                file.write(parts[start])
+            file.truncate()
+    container.copy_in(top, "/sparse")
+    container.copy_out("/sparse", tmp_path / "out")
+    assert below(tmp_path / "out") == below(top)
+    if container.row.driver == "extent":
+        container.sync()
+    used = sum(
+        path.lstat().st_blocks for path in [*Path(container._store.root).rglob("*"), *(tmp_path / "out").iterdir()]
+    )
+    assert used * 512 < 8 << 20
+
+
 def test_what_is_there_is_merged_and_replaced(container: Container, tree: Path, tmp_path: Path) -> None:
     container.copy_in(tree / "d" / "file", "/etc/hosts")
     container.copy_in(tree, "/etc")

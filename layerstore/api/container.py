@@ -281,9 +281,9 @@ class Container(Operations):
         """Copy a file or tree of the host to `path`, as `cp -a`: what is there is merged with directories and else
         replaced.
 
-        Times, permissions, extended attributes, links of both kinds, devices come along; owners with `keep_owner`
-        only, else root's. One of the overlay driver is mounted for it if it is not. Raises `OSError`; what was copied
-        until then stays.
+        Times, permissions, extended attributes, links of both kinds, devices, holes of files come along; owners with
+        `keep_owner` only, else root's. One of the overlay driver is mounted for it if it is not. Raises `OSError`; what
+        was copied until then stays.
         """
         from layerstore.containers import copying
 
@@ -294,7 +294,8 @@ class Container(Operations):
         """Copy a file or tree to `target` of the host, as `copy_in` the other way; owners with `keep_owner`, which
         takes root.
 
-        Extended attributes that this user, or the host's file system, may not set are left out. No link of the host is
+        Blocks of zeros become holes. Extended attributes that this user, or the host's file system, may not set are
+        left out. No link of the host is
         followed below `target`. It needs no mount. Raises as `entries`; what was copied until then stays.
         """
         from layerstore.containers import copying
