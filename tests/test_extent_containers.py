@@ -16,7 +16,7 @@ from types import FrameType
 from typing import Any
 
 import pytest
-from host_tree import below, dump, small_tree
+from host_tree import acl, below, dump, small_tree
 from images import Image, docker_files, tar_of
 from layer_model import Entry, write_tar
 
@@ -584,6 +584,58 @@ def test_the_commands_fork_and_roll_back(filled: Store, command) -> None:  # typ
     assert command("snapshot", "--rm", "c", "s") == ""
     assert command("rollback", "c", "s").startswith("1: layerstore rollback: container")
     assert command("fork", "c", "--count", "2", "--name", "x").startswith("1: layerstore fork: --name goes with one")
+
+
+USER, GROUP, OTHER, MASK = (1, 7, 0), (4, 5, 0), (32, 5, 0), (16, 7, 0)
+VALUES = [
+    ("security.capability", value)
+    for value in (
+        b"y",
+        b"\1\0\0\2" + bytes(16),
+        b"\0\0\0\2" + bytes(16),
+        b"\2\0\0\2" + bytes(16),
+        b"\1\0\0\2" + bytes(20),
+        b"\0\0\0\3" + bytes(16),
+        b"\1\0\0\1" + bytes(8),
+        bytes(20),
+    )
+] + [
+    (f"system.posix_acl_{name}", value)
+    for name in ("access", "default", "other")
+    for value in (
+        b"",
+        b"y",
+        b"yyyy",
+        b"\1\0\0\0",
+        acl(),
+        acl() + b"1234567",
+        acl(USER),
+        acl(USER, GROUP, OTHER, (2, 7, 1)),
+        acl(USER, (2, 7, 1), GROUP, OTHER),
+        acl((3, 7, 0)),
+        acl(USER, (2, 7, 2**32 - 1), GROUP, MASK, OTHER),
+        acl(USER, (2, 8, 1), GROUP, MASK, OTHER),
+        acl(USER, (2, 7, 1), GROUP, (8, 1, 1), MASK, OTHER),
+    )
+]
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("path", ["/small", "/d", "/link"])
+def test_attributes_are_refused_as_by_the_kernel(container: Container, tmp_path: Path, path: str) -> None:
+    (tmp_path / "small").touch()
+    (tmp_path / "d").mkdir()
+    (tmp_path / "link").symlink_to("small")
+    container.symlink("small", "/link")
+    for name, value in VALUES:
+        told: list[Any] = []
+        for there, place in ((os, f"{tmp_path}{path}"), (container, path)):
+            try:
+                there.setxattr(place, name, value, follow_symlinks=False)  # type: ignore[attr-defined]
+                told.append(there.listxattr(place, follow_symlinks=False))  # type: ignore[attr-defined]
+            except OSError as error:
+                told.append(error.errno)
+        assert told[0] == told[1], (name, value)
 
 
 # Interrupts

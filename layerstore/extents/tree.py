@@ -15,6 +15,7 @@ from layerstore.extents.log import read_again
 from layerstore.extents.paths import FOLLOW, PARENT, STAY, Place, encoded, error, resolve
 from layerstore.extents.records import Applier, extents_of
 from layerstore.extents.table import Table
+from layerstore.extents.xattrs import CAPABILITY, is_no_acl, why_not
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,7 +32,6 @@ _MAX_XATTR_NAME_BYTES = 255
 _MAX_XATTR_BYTES = 65536
 _MAX_FILE_BYTES = (1 << 63) - 1
 _KEEPS = (-1, (1 << 32) - 1)
-_CAPABILITY = b"security.capability"
 _NAMESPACES = (b"user.", b"trusted.", b"security.", b"system.posix_acl_")
 
 
@@ -306,7 +306,7 @@ class Tree:
 
     def _privileges(self, inode: Inode) -> list[Record]:
         """What takes the capabilities from a file that is changed."""
-        return [Record(kinds.XATTR_REMOVE, inode.number, name=_CAPABILITY)] if _CAPABILITY in inode.xattrs else []
+        return [Record(kinds.XATTR_REMOVE, inode.number, name=CAPABILITY)] if CAPABILITY in inode.xattrs else []
 
     def set_xattr(self, inode: Inode, path: AnyPath, name: bytes, value: bytes, flags: int) -> None:
         """As `os.setxattr`."""
@@ -317,7 +317,12 @@ class Tree:
             raise error(errno.EEXIST, path)
         if flags & os.XATTR_REPLACE and name not in inode.xattrs:
             raise error(errno.ENODATA, path)
-        self.commit(Record(kinds.XATTR, inode.number, name=name, payload=value))
+        if number := why_not(inode, name, value):
+            raise error(number, path)
+        if not is_no_acl(name, value):
+            self.commit(Record(kinds.XATTR, inode.number, name=name, payload=value))
+        elif name in inode.xattrs:
+            self.commit(Record(kinds.XATTR_REMOVE, inode.number, name=name))
 
     def remove_xattr(self, inode: Inode, path: AnyPath, name: bytes) -> None:
         """As `os.removexattr`."""
@@ -343,7 +348,7 @@ class Tree:
             return
         _check_end(offset + len(data))
         inode = self.table.own.get(number) or self.table.change(number)
-        if inode.xattrs and _CAPABILITY in inode.xattrs:
+        if inode.xattrs and CAPABILITY in inode.xattrs:
             self.commit(*self._privileges(inode))
         now = time.time_ns()
         self.writer.write(inode.extents or extents_of(inode), number, offset, data, now)
