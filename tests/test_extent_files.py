@@ -161,6 +161,18 @@ def test_files_see_each_other_s_writes(container: Container) -> None:
         assert (reader.seek(0), reader.read()) == (0, b"ab")
 
 
+def test_a_file_that_was_opened_before_another_process_wrote_shows_what_was(store: Store, container: Container) -> None:
+    with container.open("/small", "rb", 0) as file:
+        with Store(store.root) as other:
+            other.container(container.id).write_bytes("/small", b"other")
+        container.write_bytes("/large", b"")
+        container.write_bytes("/small", b"own")
+        assert file.read() == b"0123456789"
+    with container.open("/small", "rb", 0) as file:
+        container.write_bytes("/small", b"again")
+        assert file.read() == b"again"
+
+
 def test_flush_hands_over_and_not_before(store: Store, container: Container) -> None:
     with Store(store.root) as other:
         seen = other.container(container.id)

@@ -157,6 +157,9 @@ class Operations:
         """As the built-in `open` (text is UTF-8 unless said otherwise). A raw file has no descriptor of the system,
         and has `sync` in place of `os.fsync`.
 
+        It shows what this process does to it meanwhile. Where another process has changed the container since a file
+        was opened for reading, that file shows for good what it was then; open it again.
+
         Raises also `OSError` with ENXIO for devices, FIFOs and sockets, with ESTALE from a file that was open during a
         rollback.
         """
