@@ -5,6 +5,7 @@ As root the child is chrooted to the directory, so that links and ".." lead wher
 root it only has it as its working directory, and paths must stay inside by themselves.
 """
 
+import errno
 import os
 import pickle
 import shutil
@@ -19,6 +20,9 @@ LATER_NS = 1_500_000_000 * 10**9
 """Times from here on are those at which something was done: they are compared as "now" only."""
 
 Dump = dict[str, tuple[Any, ...]]
+
+_held: list[Any] = []
+"""Files that `hold` opened, in the child or of a container, for `change_held`."""
 
 
 class HostTree:
@@ -115,6 +119,19 @@ def _pwrite(path: str, offset: int, data: bytes) -> None:
         file.write(data)
 
 
+def _hold(path: str) -> None:
+    fd = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.ENXIO, "no regular file")
+    _held.append(os.fdopen(fd, "r+b", 0))
+
+
+def _change_held(data: bytes) -> None:
+    with _held.pop() as file:
+        file.write(data) if data else file.truncate(0)
+
+
 def _read_file(path: str) -> bytes:
     with open(path, "rb", 0) as file:
         return file.read()
@@ -150,6 +167,10 @@ def in_container(container: Any, name: str, arguments: Any, options: Any) -> Any
             file.seek(arguments[1])
             file.write(arguments[2])
         return None
+    if name == "hold":
+        return _held.append(container.open(arguments[0], "r+b", 0))
+    if name == "change_held":
+        return _change_held(*arguments)
     if name == "stat":
         return facts(container.stat(arguments[0], follow_symlinks=arguments[1]))
     return getattr(container, name)(*arguments, **options)
@@ -189,6 +210,8 @@ OPERATIONS = {
     "listdir": lambda path: sorted(os.listdir(path), key=os.fsencode),
     "create": _create,
     "pwrite": _pwrite,
+    "hold": _hold,
+    "change_held": _change_held,
     "read_bytes": _read_file,
     "rmtree": _rmtree,
     "stat": _stat,

@@ -77,6 +77,28 @@ def test_a_tree_goes_in_and_comes_out(container: Container, tree: Path, tmp_path
     assert container.state == "created"
 
 
+def test_holes_stay_holes(container: Container, tmp_path: Path) -> None:
+    parts = {0: b"first", 3 << 20: b"x" * 5000, 40 << 20: b"y", 50 << 20: b""}
+    contents = {"middle": list(parts), "all": [50 << 20], "none-at-the-end": [0, 3 << 20, 40 << 20]}
+    top = tmp_path / "sparse"
+    top.mkdir()
+    for name, starts in contents.items():
+        with (top / name).open("wb") as file:
+            for start in starts:
+                file.seek(start)
+                file.write(parts[start])
+            file.truncate()
+    container.copy_in(top, "/sparse")
+    container.copy_out("/sparse", tmp_path / "out")
+    assert below(tmp_path / "out") == below(top)
+    if container.row.driver == "extent":
+        container.sync()
+    used = sum(
+        path.lstat().st_blocks for path in [*Path(container._store.root).rglob("*"), *(tmp_path / "out").iterdir()]
+    )
+    assert used * 512 < 8 << 20
+
+
 def test_what_is_there_is_merged_and_replaced(container: Container, tree: Path, tmp_path: Path) -> None:
     container.copy_in(tree / "d" / "file", "/etc/hosts")
     container.copy_in(tree, "/etc")
@@ -247,6 +269,28 @@ def test_what_is_no_tar_is_refused(container: Container, data: bytes) -> None:
         container.unpack(io.BytesIO(data), "/")
 
 
+@pytest.mark.parametrize(
+    ("name", "target"), [("etc/hosts", "etc/hosts"), ("etc/hosts", "./etc/x/../hosts"), ("etc/hosts", "none")]
+)
+def test_a_hard_link_that_cannot_be_made_removes_nothing(container: Container, name: str, target: str) -> None:
+    with pytest.raises((InvalidInput, FileNotFoundError)):
+        container.unpack(archive_of((info(name, tarfile.LNKTYPE, linkname=target), b"")), "/")
+    assert next(container.entries("/etc/hosts")).size == 9
+
+
+def test_a_hard_link_that_is_there_stays(container: Container) -> None:
+    archive = archive_of(
+        (info("to-etc/hosts", tarfile.LNKTYPE, linkname="etc/hosts"), b""),
+        (info("new"), b"1"),
+        (info("again", tarfile.LNKTYPE, linkname="new"), b""),
+    )
+    for _ in range(2):
+        archive.seek(0)
+        container.unpack(archive, "/")
+    assert next(container.entries("/etc/hosts")).size == 9
+    assert [entry.link for entry in container.entries("/") if entry.path in (b"again", b"new")] == [None, b"again"]
+
+
 def test_a_tar_that_is_cut_off_is_refused(container: Container) -> None:
     data = archive_of((info("f"), bytes(100_000))).getvalue()[:50_000]
     with pytest.raises(InvalidInput, match="tar"):
@@ -346,6 +390,29 @@ class TestCp:
             container = store.container("c")
             assert next(container.entries("/l")).target == b"d/file"
             assert next(container.entries("/etc/link")).size == 400_000
+
+    def test_a_directory_that_a_relative_link_leads_to(self, cli: Cli, tmp_path: Path, tree: Path) -> None:
+        (tmp_path / "to").symlink_to("../gone/.")
+        cli("cp", tmp_path / "to", "c:/etc/to")
+        for end in ("/.", "/", "/./"):
+            with Store(cli.root) as store:
+                assert next(store.container("c").entries(f"/etc/to{end}")).path == b"gone"
+                assert next(store.container("c").entries("/etc/to")).target == b"../gone/."
+                with pytest.raises(NotADirectoryError):
+                    next(store.container("c").entries(f"/etc/hosts{end}"))
+            name = f"file{len(end)}"
+            (tmp_path / name).write_bytes(b"new")
+            cli("cp", tmp_path / name, f"c:/etc/to{end}")
+            assert f"gone/{name}" in listed(cli, "/gone")
+            target = tmp_path / f"out{len(end)}"
+            target.mkdir()
+            cli("cp", f"c:/etc/to{end}", target)
+            assert (target / ("to/a" if end == "/" else "a")).read_bytes() == b"a"
+        cli("cp", f"{tree}/d/.", "c:/etc/to/.")
+        assert "gone/file" in listed(cli, "/gone")
+        assert "/etc/hosts/.: Not a directory" in cli("cp", tree / "d/file", "c:/etc/hosts/.", status=1)
+        assert "/etc/hosts/.: Not a directory" in cli("cp", "c:/etc/hosts/.", tmp_path, status=1)
+        assert "/none/.: No such file" in cli("cp", "c:/none/.", tmp_path, status=1)
 
     def test_tars(self, cli: Cli, tmp_path: Path) -> None:
         data = archive_of((info("x/y", mode=0o644), b"y")).getvalue()

@@ -4,6 +4,8 @@ disk."""
 import contextlib
 import errno
 import io
+import itertools
+import linecache
 import os
 import resource
 import shutil
@@ -14,20 +16,24 @@ import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
-from host_tree import below, dump, small_tree
+from host_tree import acl, below, dump, small_tree
 from images import Image, docker_files, tar_of
 from layer_model import Entry, write_tar
 
 from layerstore import Store
+from layerstore._core import log as kinds
+from layerstore._core.log import Record
 from layerstore.api import Container
 from layerstore.errors import Conflict, CorruptError, InvalidInput, NotFound, Unsupported
-from layerstore.extents import compaction, layers
+from layerstore.extents import compaction, files, layers, log, records, table, tree
 from layerstore.extents.layers import Layer
+from layerstore.extents.records import Applier
 from layerstore.extents.tree import Tree
 from layerstore.layers import garbage
 from layerstore.store import db, durable, logs
@@ -381,6 +387,52 @@ def test_a_torn_record_is_cut_off(filled: Store, container: Container) -> None:
     assert container.listdir("/") == ["again", "d", "f", "large", "other", "small"]
 
 
+@pytest.mark.parametrize("path", ["/small", "/d/e/f", "/new", "/d/new"])
+@pytest.mark.parametrize("by", ["unlink", "rename", "rmtree"])
+@pytest.mark.parametrize("change", ["write", "truncate"])
+def test_what_is_written_to_a_file_without_a_name_does_no_harm(
+    filled: Store, container: Container, path: str, by: str, change: str
+) -> None:
+    container.open(path, "ab", 0).close()
+    with container.open(path, "r+b", 0) as file:
+        if by == "rmtree":
+            container.makedirs("/top")
+            container.rename(path, "/top/f")
+            container.rmtree("/top")
+        elif by == "rename":
+            container.rename("/large", path)
+        else:
+            container.unlink(path)
+        forks, before = [container.fork()], told(container)
+        file.write(b"b" * 100) if change == "write" else file.truncate(3)
+        container.snapshot("after")
+        forks.append(container.fork())
+        shown, changed = told(container), container.diff()
+    filled._writable.layers.close()
+    assert told(container) == shown
+    assert container.diff() == changed
+    tree = container._layer().reading()
+    assert all(inode.nlink for inode in tree.table.own.values())
+    assert [told(fork) for fork in forks] == [before, shown]
+    container.rollback("after")
+    assert told(container) == shown
+    container._layer()._compact(container._layer().writing())
+    assert told(container) == shown
+    filled._writable.layers.close()
+    assert told(container) == shown
+    assert container.diff() == changed
+
+
+def test_a_record_of_what_there_is_not_is_damage(filled: Store, container: Container) -> None:
+    container.mkdir("/made")
+    writer = container._layer().writing().writer
+    assert writer is not None
+    writer.append([Record(kinds.ENTRY, 0, value=2**32 + 7, payload=b"name")])
+    filled._writable.layers.close()
+    with pytest.raises(CorruptError, match="does not fit those before it"):
+        container.listdir()
+
+
 def test_what_a_fork_goes_on_from_is_not_written_over_after_a_crash(filled: Store, container: Container) -> None:
     container.write_bytes("/f", b"1")
     container.mkdir("/lost")
@@ -505,7 +557,7 @@ def _with_little_room(do: Callable[..., Any], *given: Any) -> Any:
 
 
 @pytest.fixture
-def interrupted(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+def interrupted_commit(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """Has the next transaction end by Ctrl-C, once it has committed."""
     transaction = db.Database.transaction
     waiting: list[bool] = []
@@ -523,12 +575,12 @@ def interrupted(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 
 
 def test_a_rollback_that_is_interrupted_when_it_has_committed(
-    container: Container, interrupted: Callable[[], None]
+    container: Container, interrupted_commit: Callable[[], None]
 ) -> None:
     container.write_bytes("/f", b"1")
     container.snapshot("s")
     container.write_bytes("/f", b"2")
-    interrupted()
+    interrupted_commit()
     with pytest.raises(KeyboardInterrupt):
         container.rollback("s")
     assert container.read_bytes("/f") == b"1"
@@ -537,11 +589,11 @@ def test_a_rollback_that_is_interrupted_when_it_has_committed(
 
 
 def test_a_compaction_that_is_interrupted_when_it_has_committed(
-    filled: Store, container: Container, interrupted: Callable[[], None]
+    filled: Store, container: Container, interrupted_commit: Callable[[], None]
 ) -> None:
     mostly_dead(container)
     log = log_of(container)
-    interrupted()
+    interrupted_commit()
     with pytest.raises(KeyboardInterrupt):
         container.mkdir("/new")
     assert log_of(container) != log
@@ -914,6 +966,13 @@ def test_trees_are_copied_in_and_out(container: Container, tmp_path: Path) -> No
 
 def test_walking_is_as_on_the_host(container: Container, tmp_path: Path) -> None:
     container.symlink("d", "/to-d")
+    for target, name in (
+        ("loop", "loop"),
+        ("../small/x", "d/through-a-file"),
+        ("n" * 300, "too-long"),
+        ("gone", "none"),
+    ):
+        container.symlink(target, f"/{name}")
     container.copy_out("/", tmp_path / "out")
     for top_down in (True, False):
         for follow in (True, False):
@@ -1026,3 +1085,221 @@ def test_the_commands_fork_and_roll_back(filled: Store, command) -> None:  # typ
     assert command("snapshot", "--rm", "c", "s") == ""
     assert command("rollback", "c", "s").startswith("1: layerstore rollback: container")
     assert command("fork", "c", "--count", "2", "--name", "x").startswith("1: layerstore fork: --name goes with one")
+
+
+USER, GROUP, OTHER, MASK = (1, 7, 0), (4, 5, 0), (32, 5, 0), (16, 7, 0)
+VALUES = [
+    ("security.capability", value)
+    for value in (
+        b"y",
+        b"\1\0\0\2" + bytes(16),
+        b"\0\0\0\2" + bytes(16),
+        b"\2\0\0\2" + bytes(16),
+        b"\1\0\0\2" + bytes(20),
+        b"\0\0\0\3" + bytes(16),
+        b"\1\0\0\1" + bytes(8),
+        bytes(20),
+    )
+] + [
+    (f"system.posix_acl_{name}", value)
+    for name in ("access", "default", "other")
+    for value in (
+        b"",
+        b"y",
+        b"yyyy",
+        b"\1\0\0\0",
+        acl(),
+        acl() + b"1234567",
+        acl(USER),
+        acl(USER, GROUP, OTHER, (2, 7, 1)),
+        acl(USER, (2, 7, 1), GROUP, OTHER),
+        acl((3, 7, 0)),
+        acl(USER, (2, 7, 2**32 - 1), GROUP, MASK, OTHER),
+        acl(USER, (2, 8, 1), GROUP, MASK, OTHER),
+        acl(USER, (2, 7, 1), GROUP, (8, 1, 1), MASK, OTHER),
+    )
+]
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("path", ["/small", "/d", "/link"])
+def test_attributes_are_refused_as_by_the_kernel(container: Container, tmp_path: Path, path: str) -> None:
+    (tmp_path / "small").touch()
+    (tmp_path / "d").mkdir()
+    (tmp_path / "link").symlink_to("small")
+    container.symlink("small", "/link")
+    for name, value in VALUES:
+        told: list[Any] = []
+        for there, place in ((os, f"{tmp_path}{path}"), (container, path)):
+            try:
+                there.setxattr(place, name, value, follow_symlinks=False)  # type: ignore[attr-defined]
+                told.append(there.listxattr(place, follow_symlinks=False))  # type: ignore[attr-defined]
+            except OSError as error:
+                told.append(error.errno)
+        assert told[0] == told[1], (name, value)
+
+
+# Interrupts
+
+
+def write_at_once(container: Container, path: str, data: bytes) -> None:
+    with container.open(path, "r+b", 0) as file:
+        file.seek(3)
+        file.write(data)
+
+
+CHANGING = [module.__file__ for module in (files, records, table, tree)]
+OPERATIONS: list[Callable[[Container], object]] = [
+    lambda container: container.write_bytes("/w/secret", b"AAAA"),
+    lambda container: container.write_bytes("/small", b"AAAA"),
+    lambda container: write_at_once(container, "/w/f", b"A" * 10),
+    lambda container: container.truncate("/d/e/f", 100),
+    lambda container: container.rename("/d", "/w/d"),
+    lambda container: container.rename("/large", "/w/f"),
+    lambda container: container.unlink("/w/f"),
+    lambda container: container.rmtree("/w"),
+    lambda container: container.link("/small", "/w/small"),
+    lambda container: container.chown("/w/f", 1, 1),
+    lambda container: container.removexattr("/w/f", "user.x"),
+]
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_an_interrupt_leaves_in_memory_what_the_log_says(
+    filled: Store, container: Container, operation: Callable[[Container], object]
+) -> None:
+    """At every line of the modules that change a layer."""
+    container.mkdir("/w")
+    container.write_bytes("/w/f", b"f" * 1000)
+    container.setxattr("/w/f", "user.x", b"1")
+    lines = 1
+    for at in itertools.count():
+        fork = container.fork()
+        fork.chmod("/small", 0o600)
+        if not interrupted(operation, fork, at):
+            break
+        lines += 1
+        other = fork.fork() if at % 2 else None
+        if fork.exists("/w"):
+            fork.write_bytes("/w/public", b"BBBB")
+        fork.mkdir("/made")
+        shown, changed = told(fork), fork.diff()
+        filled._writable.layers.close()
+        assert told(fork) == shown, at
+        assert fork.diff() == changed
+        if fork.exists("/w/secret"):
+            assert fork.read_bytes("/w/secret") in (b"AAAA", b"")
+        if other is not None:
+            assert not other.exists("/made")
+    assert lines > 20
+
+
+def test_an_interrupt_of_the_first_write_leaves_a_layer_that_can_be_written_to(
+    filled: Store, container: Container
+) -> None:
+    """At every line of what locks and reads its log."""
+    container.write_bytes("/f", b"f")
+    for at in itertools.count():
+        fork = container.fork()
+        if not interrupted(lambda fork: fork.mkdir("/made"), fork, at, [layers.__file__, log.__file__]):
+            break
+        fork.mkdir("/later")
+        names = fork.listdir("/")
+        filled._writable.layers.close()
+        assert fork.listdir("/") == names
+    assert at > 30
+
+
+def interrupted(
+    operation: Callable[[Container], object], container: Container, at: int, modules: Sequence[str | None] = CHANGING
+) -> bool:
+    """Whether an operation came to that line of these modules and ended there.
+
+    Not at a `with`: there a block that ends is traced, too, where no signal comes in, before what it entered is left.
+    """
+    left = at
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        nonlocal left
+        if frame.f_code.co_filename not in modules:
+            return None
+        line = linecache.getline(frame.f_code.co_filename, frame.f_lineno)
+        if event == "line" and not line.lstrip().startswith("with "):
+            left -= 1
+            if left < 0:
+                sys.settrace(None)
+                raise KeyboardInterrupt
+        return trace
+
+    former = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        operation(container)
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.settrace(former)
+    return False
+
+
+def test_open_files_go_on_after_an_interrupt(
+    filled: Store, container: Container, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with container.open("/f", "w+b", 0) as file, container.open("/gone", "w+b", 0) as gone:
+        file.write(b"file")
+        gone.write(b"gone")
+        container.unlink("/gone")
+        with monkeypatch.context() as patch:
+            patch.setattr(Applier, "apply", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                file.truncate(2)
+        with container.open("/f", "rb", 0) as other:
+            assert other.read() == b"fi"
+        file.write(b"more")
+        gone.write(b"more")
+        assert (file.seek(0), gone.seek(0)) == (0, 0)
+        assert (file.read(), gone.read()) == (b"fi\0\0more", b"gonemore")
+    filled._writable.layers.close()
+    assert container.read_bytes("/f") == b"fi\0\0more"
+    assert not container.exists("/gone")
+
+
+def test_signals_leave_in_memory_what_the_log_says(filled: Store, container: Container) -> None:
+    code = f"""import random, signal
+c = store.container({container.id!r})
+c.mkdir("/w")
+random = random.Random(1)
+interrupts = 0
+armed = False
+def interrupt(*_):
+    global interrupts
+    if armed:
+        interrupts += 1
+        raise KeyboardInterrupt
+signal.signal(signal.SIGALRM, interrupt)
+for number in range(1500):
+    signal.setitimer(signal.ITIMER_REAL, random.random() / 2000 + 1e-6)
+    try:
+        armed = True
+        c.write_bytes(f"/w/{{number}}", str(number).encode())
+        c.rename(f"/w/{{number}}", f"/{{number}}")
+        c.link(f"/{{number}}", f"/w/{{number}}.link")
+        armed = False
+    except KeyboardInterrupt:
+        armed = False
+def told():
+    files = [os.path.join(top, name) for top, _, names in c.walk() for name in names]
+    return {{path: (c.read_bytes(path), c.stat(path).st_nlink, c.stat(path).st_ino) for path in files}}
+shown = told()
+for path, (data, *_) in shown.items():
+    name = os.path.basename(path).removesuffix(".link")
+    assert not name.isdecimal() or data in (name.encode(), b""), path
+store._writable.layers.close()
+assert told() == shown
+print(interrupts)"""
+    done = in_another_process(filled, code)
+    assert done.stderr == ""
+    assert int(done.stdout) > 100

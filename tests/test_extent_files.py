@@ -1,5 +1,6 @@
 """Files of the extent driver: random I/O against a plain file (in the manner of fsx), and what else `io` promises."""
 
+import errno
 import io
 import os
 import stat
@@ -100,6 +101,33 @@ def test_modes_are_those_of_the_builtin_open(container: Container, tmp_path: Pat
                 assert told[:2] == told[2:], (mode, kind, exists)
 
 
+@pytest.mark.parametrize("mode", ["ab", "a+b"])
+def test_a_raw_file_to_append_to_begins_at_its_end(container: Container, tmp_path: Path, mode: str) -> None:
+    (tmp_path / "small").write_bytes(b"0123456789")
+    told = []
+    for opened, path in ((open, str(tmp_path / "small")), (container.open, "/small")):
+        with opened(path, mode, 0) as file:
+            told.append(
+                [file.tell(), file.truncate(), file.read() if "+" in mode else b"", file.write(b"x"), file.tell()]
+            )
+        with opened(path, "rb") as file:
+            told[-1].append(file.read())
+    assert told[0] == told[1]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("wb", -1, "utf-8"), ("wb", -1, None, "strict"), ("w", 0), ("w", -1, "none"), ("w", -1, None, None, "x")],
+)
+def test_arguments_are_refused_before_anything_is_done(container: Container, arguments: Any) -> None:
+    with pytest.raises((ValueError, LookupError)):
+        container.open("/small", *arguments)
+    with pytest.raises((ValueError, LookupError)):
+        container.open("/made", *arguments)
+    assert container.read_bytes("/small") == b"0123456789"
+    assert not container.exists("/made")
+
+
 @pytest.mark.parametrize("mode", ["", "rw", "rbt", "rr", "z", "+", "U"])
 def test_a_mode_that_is_none_is_refused(container: Container, mode: str) -> None:
     with pytest.raises(ValueError, match="invalid mode"):
@@ -131,6 +159,18 @@ def test_files_see_each_other_s_writes(container: Container) -> None:
         assert reader.read() == b"efgh89"
         writer.truncate(2)
         assert (reader.seek(0), reader.read()) == (0, b"ab")
+
+
+def test_a_file_that_was_opened_before_another_process_wrote_shows_what_was(store: Store, container: Container) -> None:
+    with container.open("/small", "rb", 0) as file:
+        with Store(store.root) as other:
+            other.container(container.id).write_bytes("/small", b"other")
+        container.write_bytes("/large", b"")
+        container.write_bytes("/small", b"own")
+        assert file.read() == b"0123456789"
+    with container.open("/small", "rb", 0) as file:
+        container.write_bytes("/small", b"again")
+        assert file.read() == b"again"
 
 
 def test_flush_hands_over_and_not_before(store: Store, container: Container) -> None:
@@ -198,6 +238,43 @@ def test_truncate_by_path_is_that_of_os(container: Container, tmp_path: Path) ->
                 told.append(error.errno)
         assert told[0] == told[1], (name, length)
     assert container.read_bytes("/small") == (tmp_path / "small").read_bytes()
+
+
+@pytest.mark.parametrize(("offset", "length"), [(0, 0), (0, -1), (-1, 2), (1, 2**63 - 1), (2**64, 1)])
+def test_a_range_that_is_none_is_refused_as_by_fallocate(container: Container, offset: int, length: int) -> None:
+    with container.open("/small", "r+b", 0) as file, pytest.raises(OSError) as caught:
+        file.punch(offset, length)
+    assert caught.value.errno == (errno.EFBIG if offset > 0 else errno.EINVAL)
+    assert container.read_bytes("/small") == b"0123456789"
+
+
+@pytest.mark.parametrize("size", [2**63, 2**64])
+def test_a_size_that_no_file_has_is_refused(container: Container, size: int) -> None:
+    with container.open("/small", "r+b", 0) as file:
+        for truncate in (file.truncate, lambda size: container.truncate("/small", size)):
+            with pytest.raises(OSError, match="too large") as caught:
+                truncate(size)
+            assert caught.value.errno == errno.EFBIG
+        assert file.truncate(2**63 - 1) == 2**63 - 1
+
+
+@pytest.mark.root
+def test_owners_are_taken_as_by_os(container: Container, tmp_path: Path) -> None:
+    (tmp_path / "small").write_bytes(b"")
+    ids = (-(2**40), -2, -1, 0, 7, 2**31, 2**32 - 2, 2**32 - 1, 2**32, 2**70)
+    for uid, gid in [(one, -1) for one in ids] + [(-1, one) for one in ids]:
+        told: list[Any] = []
+        for chown, status, path in (
+            (os.chown, os.stat, str(tmp_path / "small")),
+            (container.chown, container.stat, "/small"),
+        ):
+            try:
+                chown(path, uid, gid)
+            except OverflowError:
+                told.append("no id")
+            told.append((status(path).st_uid, status(path).st_gid))
+        half = len(told) // 2
+        assert told[:half] == told[half:], (uid, gid)
 
 
 def test_threads_write_and_read_one_container(container: Container) -> None:

@@ -179,7 +179,7 @@ class ExtentMachine(RuleBasedStateMachine):
 
     # Operations on files
 
-    def both(self, number: int, name: str, *arguments: Any, **options: Any) -> None:
+    def both(self, number: int, name: str, *arguments: Any, **options: Any) -> Any:
         world = self.world(number)
         try:
             expected: Any = world.host.call(name, *arguments, **options)
@@ -191,6 +191,7 @@ class ExtentMachine(RuleBasedStateMachine):
             found = error.errno
         assert found == expected, (name, arguments, options)
         world.note()
+        return found
 
     worlds_numbers = st.integers(0, 3)
 
@@ -238,6 +239,18 @@ class ExtentMachine(RuleBasedStateMachine):
     @rule(n=worlds_numbers, path=paths, size=sizes)
     def truncate(self, n: int, path: str, size: int) -> None:
         self.both(n, "truncate", path, size)
+
+    @rule(n=worlds_numbers, path=paths, other=st.none() | paths, data=payloads, again=st.booleans())
+    def change_what_lost_its_name(self, n: int, path: str, other: str | None, data: bytes, again: bool) -> None:
+        """A file is opened, then unlinked or renamed over, then written to, or emptied."""
+        if self.both(n, "hold", path) is None:
+            if other is None:
+                self.both(n, "unlink", path)
+            else:
+                self.both(n, "rename", other, path)
+            self.both(n, "change_held", data)
+        if again:
+            self.reopen()
 
     @rule(n=worlds_numbers, path=paths, mode=modes)
     def chmod(self, n: int, path: str, mode: int) -> None:

@@ -23,6 +23,8 @@ from test_extent_containers import in_another_process
 from waiting import wait_for
 
 from layerstore import Container, Store
+from layerstore._core import log as kinds
+from layerstore._core.log import Record
 from layerstore.errors import Conflict, InvalidInput, NotFound, Unsupported
 from layerstore.extents import recording
 from layerstore.store import durable
@@ -274,7 +276,9 @@ class TestToTheOverlayDriver:
         assert container.driver == "extent"
         assert stat.S_ISCHR(container.lstat("/zero").st_mode)
         assert os.listdir(container._store.layout.containers) == []
-        container.setxattr("/etc/hosts", "system.posix_acl_access", b"none")
+        number = container.stat("/etc/hosts").st_ino - 1
+        wrong = Record(kinds.XATTR, number, name=b"system.posix_acl_access", payload=b"none")
+        container._layer().writing().commit(wrong)  # as logs have it of a time when that was not refused
         container.unlink("/zero")
         with pytest.raises(OSError, match=r"etc/hosts"):
             container.move("overlay")

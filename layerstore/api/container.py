@@ -259,9 +259,10 @@ class Container(Operations):
     def entries(self, path: str | bytes = "/") -> Iterator[Entry]:
         """What is at and below a path of its view, each directory before what is in it, names ordered as bytes.
 
-        It needs no mount and no root. Symbolic links on the way to the last name are followed, inside the container;
-        the path `Entry.path` is spelled without them. Where a content is read from (`Entry.source`) can be used until
-        the iterator is closed. It is of one moment as a fork is (`fork`).
+        It needs no mount and no root. Symbolic links on the way to the last name are followed, inside the container,
+        and one at the end that "/" or "/." comes after; the path `Entry.path` is spelled without them. Where a content
+        is read from (`Entry.source`) can be used until the iterator is closed. It is of one moment as a fork is
+        (`fork`).
 
         Raises `FileNotFoundError` and the like, `NotFound` when it was removed, `CorruptError`, `OSError`.
         """
@@ -287,9 +288,9 @@ class Container(Operations):
         """Copy a file or tree of the host to `path`, as `cp -a`: what is there is merged with directories and else
         replaced.
 
-        Times, permissions, extended attributes, links of both kinds, devices come along; owners with `keep_owner`
-        only, else root's. One of the overlay driver is mounted for it if it is not. Raises `OSError`; what was copied
-        until then stays.
+        Times, permissions, extended attributes, links of both kinds, devices, holes of files come along; owners with
+        `keep_owner` only, else root's. One of the overlay driver is mounted for it if it is not. Raises `OSError`; what
+        was copied until then stays.
         """
         from layerstore.containers import copying
 
@@ -300,7 +301,8 @@ class Container(Operations):
         """Copy a file or tree to `target` of the host, as `copy_in` the other way; owners with `keep_owner`, which
         takes root.
 
-        Extended attributes that this user, or the host's file system, may not set are left out. No link of the host is
+        Blocks of zeros become holes. Extended attributes that this user, or the host's file system, may not set are
+        left out. No link of the host is
         followed below `target`. It needs no mount. Raises as `entries`; what was copied until then stays.
         """
         from layerstore.containers import copying

@@ -96,7 +96,7 @@ def _landing(resolved: str, is_dir_there: bool | None, target: str, name: str, i
     """
     if is_dir_there:
         return posixpath.join(resolved, name) if name else resolved
-    if target.endswith("/") and not is_dir:
+    if target.endswith(("/", "/.")) and not is_dir:
         raise _error(errno.ENOTDIR if is_dir_there is False else errno.ENOENT, target)
     if is_dir and is_dir_there is False:
         raise _error(errno.ENOTDIR, target)
@@ -105,7 +105,7 @@ def _landing(resolved: str, is_dir_there: bool | None, target: str, name: str, i
 
 def _place(container: Container, path: str) -> tuple[str, bool | None]:
     """A path of the container with the links at its end followed; whether there is a directory, None for nothing."""
-    place = path
+    place = _bare(path)
     for _ in range(_MAX_LINKS):
         try:
             entry = next(container.entries(place))
@@ -113,8 +113,15 @@ def _place(container: Container, path: str) -> tuple[str, bool | None]:
             return place, None
         if entry.target is None:
             return place, entry.is_dir()
-        place = posixpath.join(posixpath.dirname(place.rstrip("/")), decode_path(entry.target))
+        place = _bare(posixpath.join(posixpath.dirname(place), decode_path(entry.target)))
     raise _error(errno.ELOOP, path)
+
+
+def _bare(path: str) -> str:
+    """A path without the "/" and "/." at its end."""
+    while path.endswith(("/", "/.")):
+        path = path.removesuffix(".").rstrip("/")
+    return path or "/"
 
 
 def _error(number: int, path: str) -> OSError:

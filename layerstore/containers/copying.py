@@ -7,14 +7,17 @@ import errno
 import functools
 import os
 import stat
+import sys
 
 from layerstore.layers.paths import relative_to
-from layerstore.store.pieces import PIECE_BYTES, write_all
+from layerstore.layers.sources import filled
+from layerstore.store.pieces import PIECE_BYTES, write_all, write_at
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from typing import TypeAlias
+    from io import FileIO
+    from typing import IO, TypeAlias
 
     from layerstore.containers.mounted import MountedFiles
     from layerstore.extents.operations import Operations
@@ -67,11 +70,37 @@ def _make(container: Files, host: str, inside: str, status: os.stat_result) -> N
         container.symlink(os.readlink(host), inside)
     elif stat.S_ISREG(mode):
         with open(host, "rb", 0) as read, container.open(inside, "xb", 0) as write:
-            piece = memoryview(bytearray(PIECE_BYTES))
-            while count := read.readinto(piece):
-                write_all(write.write, piece[:count])
+            _copy(read, write, is_sparse=status.st_blocks * 512 < status.st_size)
     else:
         container.mknod(inside, mode, status.st_rdev)
+
+
+def _copy(read: FileIO, write: IO[bytes], *, is_sparse: bool) -> None:
+    """Copy a content to an empty file; of a sparse one the holes stay holes."""
+    piece = memoryview(bytearray(PIECE_BYTES))
+    for start, end in _data(read.fileno()) if is_sparse else [(0, sys.maxsize)]:
+        read.seek(start)
+        write.seek(start)
+        while start < end and (count := read.readinto(piece[: end - start])):
+            write_all(write.write, piece[:count])
+            start += count
+        if start < end:
+            return  # it is shorter than it was, or its size tells nothing (sysfs)
+    write.truncate(os.fstat(read.fileno()).st_size)
+
+
+def _data(fd: int) -> Iterator[tuple[int, int]]:
+    """Start and end of the ranges of a file that are no holes (lseek(2), SEEK_DATA)."""
+    end = 0
+    while True:
+        try:
+            start = os.lseek(fd, end, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # there is none from here on
+                return
+            raise
+        end = os.lseek(fd, start, os.SEEK_HOLE)
+        yield start, end
 
 
 def _make_room(container: Files, inside: str) -> None:
@@ -138,8 +167,13 @@ def _make_out(entry: Entry, host: str) -> None:
     elif entry.is_file():
         with open(host, "xb", 0, opener=functools.partial(os.open, mode=0o600)) as file:
             if entry.source is not None and not entry.source.clone_to(file.fileno()):
+                size = 0
                 for piece in entry.source.pieces():
-                    write_all(file.write, piece)
+                    data = memoryview(piece)
+                    for start, end in filled(data):
+                        write_at(file.fileno(), data[start:end], size + start)
+                    size += len(data)
+                file.truncate(size)
     else:
         os.mknod(host, entry.mode, entry.rdev)
 

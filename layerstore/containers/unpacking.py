@@ -73,12 +73,15 @@ def _make(container: Files, members: tarfile.TarFile, member: tarfile.TarInfo, i
             pass
         container.mkdir(inside)
         return
+    target = _inside(directory, member.linkname) if member.islnk() else ""
+    if target and _is_linked(container, member, target, inside):
+        return
     with contextlib.suppress(FileNotFoundError):
         container.unlink(inside)
     if member.issym():
         container.symlink(member.linkname, inside)
-    elif member.islnk():
-        container.link(_inside(directory, member.linkname), inside)
+    elif target:
+        container.link(target, inside)
     elif member.type in TYPES:
         device = 0 if member.isfifo() else os.makedev(member.devmajor, member.devminor)
         container.mknod(inside, TYPES[member.type] | (member.mode & 0o7777), device)
@@ -90,6 +93,17 @@ def _make(container: Files, members: tarfile.TarFile, member: tarfile.TarInfo, i
                 write_all(write.write, piece)
     else:
         raise InvalidInput(f"entry {member.name!r} of the tar is of a type ({member.type!r}) that no file system has")
+
+
+def _is_linked(container: Files, member: tarfile.TarInfo, target: str, inside: str) -> bool:
+    """Whether a name is one of the file that a hard link of the tar means; raises where it cannot become one."""
+    if target == inside:
+        raise InvalidInput(f"entry {member.name!r} of the tar is a hard link to itself")
+    there = container.lstat(target)
+    try:
+        return os.path.samestat(there, container.lstat(inside))
+    except FileNotFoundError:
+        return False
 
 
 def _set_attributes(container: Files, member: tarfile.TarInfo, inside: str) -> None:

@@ -96,11 +96,20 @@ def walk(
             if place == start:
                 raise
             continue
-        names = [str(entry.name) for entry in entries if entry.is_dir()]
-        others = [str(entry.name) for entry in entries if not entry.is_dir()]
+        names = [str(entry.name) for entry in entries if _leads_to_directory(entry)]
+        directories = set(names)
+        others = [str(entry.name) for entry in entries if entry.name not in directories]
         links = {entry.name for entry in entries if entry.is_symlink()}
         if topdown:
             yield place, names, others
         else:
             waiting.append((place, names, others))
         waiting += [os.path.join(place, name) for name in reversed(names) if followlinks or name not in links]
+
+
+def _leads_to_directory(entry: LayerEntry) -> bool:
+    """As `os.walk` takes it: a link that leads nowhere counts as a file, whatever keeps it from that."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False

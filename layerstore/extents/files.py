@@ -51,6 +51,16 @@ def parse_mode(mode: str) -> Mode:
     )
 
 
+def check_arguments(mode: Mode, buffering: int, encoding: str | None, errors: str | None, newline: str | None) -> None:
+    """Raise `ValueError` for what the built-in `open` does not take together, `LookupError` for an unknown encoding."""
+    if not mode.text and (encoding, errors, newline) != (None, None, None):
+        raise ValueError("binary mode takes no encoding, errors or newline")
+    if mode.text:
+        if buffering == 0:
+            raise ValueError("can't have unbuffered text I/O")
+        io.TextIOWrapper(io.BytesIO(), encoding or "utf-8", errors, newline)
+
+
 class LayerFile(io.RawIOBase):
     """A raw file of a writable layer. `name` is the path that was opened. Safe for many threads.
 
@@ -67,7 +77,7 @@ class LayerFile(io.RawIOBase):
     def __init__(self, tree: Tree, number: int, mode: Mode, name: AnyPath) -> None:
         super().__init__()
         self.name = name
-        self._opened: Tree | None = tree
+        self._opened: Tree | None = None
         self._number = number
         self._mode = mode
         self._cursor = cursor = Cursor(tree, number, name, mode.readable)
@@ -75,6 +85,9 @@ class LayerFile(io.RawIOBase):
         vars(self).update(seek=cursor.seek, readinto=cursor.readinto, readinto_at=cursor.readinto_at)
         opened = tree.applier.opened
         opened[number] = opened.get(number, 0) + 1
+        self._opened = tree
+        if mode.append:
+            cursor.seek(0, os.SEEK_END)
 
     @property
     def _tree(self) -> Tree:
@@ -114,6 +127,7 @@ class LayerFile(io.RawIOBase):
         view = memoryview(data).cast("B")
         tree = self._tree
         with tree.lock:
+            tree.settle()
             if self._mode.append:
                 self._cursor.position = tree.table.get(self._number).size
             tree.write(self._number, self._cursor.position, view)
@@ -129,15 +143,19 @@ class LayerFile(io.RawIOBase):
         length = self._cursor.position if size is None else size
         if length < 0:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-        with self._tree.lock:
-            self._tree.truncate(self._number, length)
+        tree = self._tree
+        with tree.lock:
+            tree.settle()
+            tree.truncate(self._number, length)
         return length
 
     def punch(self, offset: int, length: int) -> None:
         """Have a range be zeros that takes no space; the size stays, as of fallocate(2) with FALLOC_FL_PUNCH_HOLE."""
         self._cursor.check(self._mode.writable, "writing")
-        with self._tree.lock:
-            self._tree.punch(self._number, offset, length)
+        tree = self._tree
+        with tree.lock:
+            tree.settle()
+            tree.punch(self._number, offset, length)
 
     def flush(self) -> None:
         """Hand what was written to the system: it survives the end of this process, and others see it."""
@@ -178,12 +196,9 @@ class _Random(io.BufferedRandom):
 def wrap(
     raw: LayerFile, mode: Mode, buffering: int, encoding: str | None, errors: str | None, newline: str | None
 ) -> IO[bytes] | IO[str]:
-    """A file as the built-in `open` makes it of a raw one, but that text is UTF-8 where nothing else is said."""
+    """A file as the built-in `open` makes it of a raw one, but that text is UTF-8 where nothing else is said. The
+    arguments were checked."""
     try:
-        if not mode.text and (encoding, errors, newline) != (None, None, None):
-            raise ValueError("binary mode takes no encoding, errors or newline")
-        if mode.text and buffering == 0:
-            raise ValueError("can't have unbuffered text I/O")
         if buffering == 0:
             return raw  # type: ignore[return-value]  # a raw file is one of bytes, which typeshed's IO does not say
         size = buffering if buffering > 1 else _BUFFER_BYTES
@@ -192,8 +207,6 @@ def wrap(
             buffered = _Random(raw, size)
         else:
             buffered = _Writer(raw, size) if mode.writable else io.BufferedReader(raw, size)
-        if mode.append:
-            buffered.seek(0, os.SEEK_END)
         if not mode.text:
             return buffered
         return io.TextIOWrapper(buffered, encoding or "utf-8", errors, newline, line_buffering=buffering == 1)

@@ -364,8 +364,17 @@ class Layer:
     def _needed_bytes(self, log: str) -> int | None:
         return logs.needed_bytes(self._database.read(), log)
 
-    def _begin(self, *, may_compact: bool = True) -> Tree:
+    def _begin(self) -> Tree:
         """Lock the current log, read it, and go on writing to it."""
+        try:
+            return self._begun()
+        except BaseException:
+            tree = self._tree
+            if tree is not None and tree.writer is None and not tree.applier.opened:
+                self._tree = None  # where it has the log that was locked open, nobody could lock that again
+            raise
+
+    def _begun(self, *, may_compact: bool = True) -> Tree:
         descriptor, log = self._locked()
         tree = self._read(log, descriptor)
         number = tree.log_number
@@ -374,11 +383,11 @@ class Layer:
             # A crash took what a fork or snapshot goes on from. That must not become what is written from now on. Or
             # whole records follow one that is not: perhaps not because of a crash, so they are not cut off.
             self._switch((log, end))
-            return self._begin()
+            return self._begun()
         if os.fstat(descriptor.fd).st_size > end:
             os.ftruncate(descriptor.fd, end)
         if may_compact and self._compact(tree):
-            return self._begin(may_compact=False)
+            return self._begun(may_compact=False)
         tree.logs.reopen(number, descriptor)
         tree.begin(LogWriter(descriptor.fd, end, bytes.fromhex(log), number), self._make_durable)
         return tree

@@ -98,6 +98,17 @@ def _content(fd: int, count: int) -> bytes | mmap.mmap:
     return os.pread(fd, count, 0) if count <= _READ_BYTES else mmap.mmap(fd, count, access=mmap.ACCESS_READ)
 
 
+def read_again(fd: int, length: int) -> LogReader:
+    """The records of the first `length` bytes of a log that this process read or wrote before.
+
+    Raises `CorruptError` where they are not whole any more, `OSError`.
+    """
+    reader = LogReader(_content(fd, length), length)
+    if reader.end != length:
+        raise CorruptError(f"log {reader.header.id.hex()} was damaged while it was written: {reader.reason}")
+    return reader
+
+
 def chain_bytes(chain: ChainId) -> bytes:
     """A chain's id as the header of a log has it."""
     return bytes.fromhex(chain.removeprefix("sha256:"))

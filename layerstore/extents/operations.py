@@ -44,6 +44,7 @@ class Operations:
             tree = self._layer().reading()
             with tree.lock:
                 if not tree.closed:
+                    tree.settle()
                     yield tree
                     return
 
@@ -53,6 +54,7 @@ class Operations:
             tree = self._layer().writing()
             with tree.lock:
                 if not tree.closed:
+                    tree.settle()
                     yield tree
                     return
 
@@ -155,12 +157,16 @@ class Operations:
         """As the built-in `open` (text is UTF-8 unless said otherwise). A raw file has no descriptor of the system,
         and has `sync` in place of `os.fsync`.
 
+        It shows what this process does to it meanwhile. Where another process has changed the container since a file
+        was opened for reading, that file shows for good what it was then; open it again.
+
         Raises also `OSError` with ENXIO for devices, FIFOs and sockets, with ESTALE from a file that was open during a
         rollback.
         """
         from layerstore.extents import files
 
         parsed = files.parse_mode(mode)
+        files.check_arguments(parsed, buffering, encoding, errors, newline)
         with self._changing() if parsed.writable else self._looking() as tree:
             raw = files.open_raw(tree, path, parsed)
         return files.wrap(raw, parsed, buffering, encoding, errors, newline)

@@ -59,26 +59,38 @@ class Applier:
     Args:
         log_number: that by which extents of the table name the log.
         add_source: given the id of another log that this one names, returns the number that the table names it by.
+        former: one that applied the same log before, to another table; the same files are open.
     """
 
-    def __init__(self, table: Table, log_number: int, add_source: Callable[[bytes], int]) -> None:
-        self._table = table
+    def __init__(
+        self, table: Table, log_number: int, add_source: Callable[[bytes], int], former: Applier | None = None
+    ) -> None:
+        self.table = table
         self._log_number = log_number
         self._add_source = add_source
         self._sources = {0: log_number}
+        self._logs: dict[bytes, int] = former._logs if former else {}
         self._nameless: list[int] = []
-        self.opened: dict[int, int] = {}
+        # While a log is read nobody knows of which inodes files were open: none is forgotten before its end.
+        self._replaying = False
+        self._unneeded: list[int] = []
+        self.opened: dict[int, int] = former.opened if former else {}
         """How many files are open of an inode: such a one outlives its last name."""
 
     def replay(self, records: Iterable[Record]) -> None:
         """Apply the records of a log that was read. `CorruptError` where they do not go together."""
+        self._replaying = True
         try:
             for record in records:
                 _ACTIONS[record.type](self, record)
                 if not record.more:
                     self._settle()
-        except (KeyError, ValueError, OverflowError, TypeError, AttributeError) as error:
+        except (LookupError, ValueError, OverflowError, TypeError, AttributeError) as error:
             raise CorruptError(f"a record of a writable layer's log does not fit those before it: {error!r}") from error
+        self._replaying = False
+        for number in self._unneeded:
+            self._forget_nameless(number)
+        self._unneeded = []
 
     def apply(self, records: Iterable[Record]) -> None:
         """Apply the records of one operation."""
@@ -88,23 +100,29 @@ class Applier:
 
     def release(self, number: int) -> None:
         """A file of this inode was closed."""
-        self.opened[number] -= 1
-        if not self.opened[number]:
+        left = self.opened[number] - 1
+        if left:
+            self.opened[number] = left
+        else:
             del self.opened[number]
-            inode = self._table.changed(number)
-            if inode is not None and not inode.nlink:
-                self._table.forget(number)
+            self._forget_nameless(number)
 
     # Inodes that lose a name
 
+    def _forget_nameless(self, number: int) -> None:
+        """Drop an inode that has no name, unless a file of it is open."""
+        inode = self.table.changed(number)
+        if inode is not None and not inode.nlink and number not in self.opened:
+            self.table.forget(number)
+
     def _unname(self, number: int) -> None:
-        inode = self._table.changed(number)
+        inode = self.table.changed(number)
         if inode is None:
-            image = self._table.image.inode(number)
+            image = self.table.image.inode(number)
             # Nobody will ever see a file of the image again that has lost its only name.
-            if image.nlink == 1 and not image.is_dir() and number not in self.opened:
+            if image.nlink == 1 and not image.is_dir() and number not in self.opened and not self._replaying:
                 return
-        inode = self._table.change(number)
+        inode = self.table.change(number)
         inode.nlink -= 1
         if inode.nlink <= 0:
             self._nameless.append(number)
@@ -114,33 +132,35 @@ class Applier:
         it."""
         while self._nameless:
             number = self._nameless.pop()
-            inode = self._table.get(number)
+            inode = self.table.get(number)
             if inode.nlink:
                 continue
             if inode.entries is not None:
-                children = self._table.children(inode)
-                inode = self._table.change(number)
+                children = self.table.children(inode)
+                inode = self.table.change(number)
                 inode.entries, inode.lower = {}, None
                 for _, child in children:
                     self._unname(child)
-            if number not in self.opened:
-                self._table.forget(number)
+            if self._replaying:
+                self._unneeded.append(number)
+            else:
+                self._forget_nameless(number)
 
     # Records
 
     def _write(self, record: Record) -> None:
-        inode = self._table.change(record.inode)
+        inode = self.table.change(record.inode)
         where = source(self._log_number, record.payload_position)
         extents_of(inode).write(record.offset, record.payload_length, where)
         inode.mtime_ns = record.mtime_ns
 
     def _punch(self, record: Record) -> None:
-        inode = self._table.change(record.inode)
+        inode = self.table.change(record.inode)
         extents_of(inode).punch(record.offset, record.value)
         inode.mtime_ns = record.mtime_ns
 
     def _truncate(self, record: Record) -> None:
-        inode = self._table.change(record.inode)
+        inode = self.table.change(record.inode)
         extents_of(inode).truncate(record.value)
         inode.mtime_ns = record.mtime_ns
 
@@ -153,11 +173,11 @@ class Applier:
         elif inode.is_file():
             inode.extents = ExtentMap()
         inode.rdev = record.value
-        self._table.add(inode)
+        self.table.add(inode)
         self._nameless.append(record.inode)
 
     def _attributes(self, record: Record) -> None:
-        inode = self._table.change(record.inode)
+        inode = self.table.change(record.inode)
         if record.value & kinds.SET_MODE:
             inode.mode = (inode.mode & ~0o7777) | record.mode
         if record.value & kinds.SET_UID:
@@ -168,23 +188,24 @@ class Applier:
             inode.mtime_ns = record.mtime_ns
 
     def _entry(self, record: Record) -> None:
-        directory, name = self._table.change(record.inode), record.payload
-        old = self._table.child(directory, name)
+        directory, name = self.table.change(record.inode), record.payload
+        old = self.table.child(directory, name)
         entries = directory.entries
-        assert entries is not None
+        if entries is None:
+            raise CorruptError(f"the log of a writable layer has the name {name!r} in what is no directory")
         entries[name] = record.value
         directory.mtime_ns = record.mtime_ns
-        self._table.change(record.value).nlink += 1
+        self.table.change(record.value).nlink += 1
         if old is not None:
             self._unname(old)
 
     def _remove(self, record: Record) -> None:
-        directory, name = self._table.change(record.inode), record.payload
-        old = self._table.child(directory, name)
+        directory, name = self.table.change(record.inode), record.payload
+        old = self.table.child(directory, name)
         entries = directory.entries
         if old is None or entries is None:
             raise CorruptError(f"the log of a writable layer removes {name!r}, which is not there")
-        if directory.lower is not None and self._table.image.child(directory.lower, name) is not None:
+        if directory.lower is not None and self.table.image.child(directory.lower, name) is not None:
             entries[name] = None
         else:
             del entries[name]
@@ -192,16 +213,19 @@ class Applier:
         self._unname(old)
 
     def _xattr(self, record: Record) -> None:
-        self._table.change(record.inode).xattrs[record.name] = record.payload
+        self.table.change(record.inode).xattrs[record.name] = record.payload
 
     def _xattr_remove(self, record: Record) -> None:
-        del self._table.change(record.inode).xattrs[record.name]
+        del self.table.change(record.inode).xattrs[record.name]
 
     def _source_log(self, record: Record) -> None:
-        self._sources[record.value] = self._add_source(record.payload)
+        log = record.payload
+        if log not in self._logs:
+            self._logs[log] = self._add_source(log)
+        self._sources[record.value] = self._logs[log]
 
     def _extents(self, record: Record) -> None:
-        extents = extents_of(self._table.change(record.inode))
+        extents = extents_of(self.table.change(record.inode))
         writes = b"".join(
             _EXTENT.pack(start, length, self._renumbered(where))
             for start, length, where in _EXTENT.iter_unpack(record.payload)

@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING
 
 from layerstore._core import log as kinds
 from layerstore._core.log import Record
+from layerstore.extents.log import read_again
 from layerstore.extents.paths import FOLLOW, PARENT, STAY, Place, encoded, error, resolve
 from layerstore.extents.records import Applier, extents_of
+from layerstore.extents.table import Table
+from layerstore.extents.xattrs import CAPABILITY, is_no_acl, why_not
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,7 +23,7 @@ if TYPE_CHECKING:
     from layerstore._core.extent_io import LogWriter
     from layerstore._core.view import AnyPath
     from layerstore.extents.log import Logs
-    from layerstore.extents.table import Inode, Table
+    from layerstore.extents.table import Inode
 
 _UMASK = 0o022
 _MAX_LINKS = 65000
@@ -28,7 +31,7 @@ _MAX_TARGET_BYTES = 4095
 _MAX_XATTR_NAME_BYTES = 255
 _MAX_XATTR_BYTES = 65536
 _MAX_FILE_BYTES = (1 << 63) - 1
-_CAPABILITY = b"security.capability"
+_KEEPS = (-1, (1 << 32) - 1)
 _NAMESPACES = (b"user.", b"trusted.", b"security.", b"system.posix_acl_")
 
 
@@ -49,6 +52,9 @@ class Tree:
         self.closed = False
         self.applier = Applier(table, log_number, add_source)
         self._device = device
+        self._add_source = add_source
+        self._base = table.levels, table.next_number
+        self._done_bytes = 0
         self._make_durable: Callable[[], None] | None = None
 
     # Looking
@@ -87,8 +93,29 @@ class Tree:
     def begin(self, writer: LogWriter, make_durable: Callable[[], None]) -> None:
         """Allow changes. `make_durable` makes durable what the log depends on; it is called once, when that is asked
         for."""
+        self._done_bytes = writer.end
         self.writer = self.logs.files[self.log_number] = writer
         self._make_durable = make_durable
+
+    def settle(self) -> None:
+        """Have the table be what the log says, also where an exception (an interrupt) came between the two.
+
+        It is called before an operation looks at anything. Raises `CorruptError`, `OSError`; the next call tries again.
+        """
+        writer = self.writer
+        if writer is None or writer.end == self._done_bytes:
+            return
+        length = writer.flush()
+        table = Table(self.table.image, *self._base)
+        applier = Applier(table, self.log_number, self._add_source, self.applier)
+        applier.replay(read_again(self.logs.descriptors[self.log_number].fd, length))
+        # In this order, for threads that look up an inode meanwhile: first in `own`, then in `levels`.
+        self.table.next_number = table.next_number
+        self.table.levels = table.freeze()
+        self.table.own = {}
+        applier.table = self.table
+        self.applier = applier
+        self._done_bytes = length
 
     def end(self) -> None:
         """Append what is gathered and allow no operation any more. Raises `OSError`; it is closed then, too."""
@@ -100,6 +127,7 @@ class Tree:
     def flush(self) -> int:
         """Append what is gathered, so that other processes see it; returns the log's length."""
         assert self.writer is not None
+        self.settle()
         return self.writer.flush()
 
     def sync(self) -> None:
@@ -112,10 +140,14 @@ class Tree:
                     self._make_durable = None
 
     def commit(self, *records: Record) -> None:
-        """Write one operation to the log and do it. Raises `OSError`; nothing was done then."""
+        """Write one operation to the log and do it. Raises `OSError`; nothing was done then.
+
+        Where an exception comes after the log has it, `settle` does it.
+        """
         assert self.writer is not None
         self.writer.append(records)
         self.applier.apply(records)
+        self._done_bytes = self.writer.end
 
     def _new(self, path: AnyPath) -> tuple[Inode, Place]:
         """The directory for a new name and its place. Raises `OSError` where there is something already."""
@@ -255,9 +287,9 @@ class Tree:
         self.commit(Record(kinds.ATTRIBUTES, inode.number, value=kinds.SET_MTIME, mtime_ns=mtime_ns))
 
     def set_owner(self, inode: Inode, uid: int, gid: int) -> None:
-        """As `os.chown`: -1 keeps. A file loses set-user-ID and capabilities by it, as from the kernel (fs/open.c,
-        chown_common)."""
-        which = (kinds.SET_UID if uid != -1 else 0) | (kinds.SET_GID if gid != -1 else 0)
+        """As `os.chown`: -1, also as 32 bits, keeps; what is no id raises `OverflowError`. A file loses set-user-ID and
+        capabilities by it, as from the kernel (fs/open.c, chown_common)."""
+        which = (0 if uid in _KEEPS else kinds.SET_UID) | (0 if gid in _KEEPS else kinds.SET_GID)
         mode = inode.mode & 0o7777
         if not inode.is_dir():
             mode &= ~stat.S_ISUID & ~(stat.S_ISGID if mode & stat.S_IXGRP else 0)
@@ -267,13 +299,14 @@ class Tree:
             mode = 0
         records = self._privileges(inode)
         if which:
-            records.append(Record(kinds.ATTRIBUTES, inode.number, 0, which, mode, max(uid, 0), max(gid, 0)))
+            ids = 0 if uid in _KEEPS else uid, 0 if gid in _KEEPS else gid
+            records.append(Record(kinds.ATTRIBUTES, inode.number, 0, which, mode, *ids))
         if records:
             self.commit(*records)
 
     def _privileges(self, inode: Inode) -> list[Record]:
         """What takes the capabilities from a file that is changed."""
-        return [Record(kinds.XATTR_REMOVE, inode.number, name=_CAPABILITY)] if _CAPABILITY in inode.xattrs else []
+        return [Record(kinds.XATTR_REMOVE, inode.number, name=CAPABILITY)] if CAPABILITY in inode.xattrs else []
 
     def set_xattr(self, inode: Inode, path: AnyPath, name: bytes, value: bytes, flags: int) -> None:
         """As `os.setxattr`."""
@@ -284,7 +317,12 @@ class Tree:
             raise error(errno.EEXIST, path)
         if flags & os.XATTR_REPLACE and name not in inode.xattrs:
             raise error(errno.ENODATA, path)
-        self.commit(Record(kinds.XATTR, inode.number, name=name, payload=value))
+        if number := why_not(inode, name, value):
+            raise error(number, path)
+        if not is_no_acl(name, value):
+            self.commit(Record(kinds.XATTR, inode.number, name=name, payload=value))
+        elif name in inode.xattrs:
+            self.commit(Record(kinds.XATTR_REMOVE, inode.number, name=name))
 
     def remove_xattr(self, inode: Inode, path: AnyPath, name: bytes) -> None:
         """As `os.removexattr`."""
@@ -308,23 +346,27 @@ class Tree:
         assert self.writer is not None
         if not data:
             return
-        if offset + len(data) > _MAX_FILE_BYTES:
-            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+        _check_end(offset + len(data))
         inode = self.table.own.get(number) or self.table.change(number)
-        if inode.xattrs and _CAPABILITY in inode.xattrs:
+        if inode.xattrs and CAPABILITY in inode.xattrs:
             self.commit(*self._privileges(inode))
         now = time.time_ns()
         self.writer.write(inode.extents or extents_of(inode), number, offset, data, now)
         inode.mtime_ns = now
+        self._done_bytes = self.writer.end
 
     def truncate(self, number: int, size: int) -> None:
-        """Set the size of a file."""
+        """Set the size of a file, to at most 2^63 - 1 bytes. Raises `OSError`."""
+        _check_end(size)
         inode = self.table.get(number)
         record = Record(kinds.TRUNCATE, number, value=size, mtime_ns=time.time_ns())
         self.commit(*self._privileges(inode), record)
 
     def punch(self, number: int, offset: int, length: int) -> None:
-        """Have a range of a file be zeros; its size stays."""
+        """Have a range of a file be zeros; its size stays. Raises `OSError`, for one that is none as fallocate(2)."""
+        if offset < 0 or length <= 0:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        _check_end(offset + length)
         record = Record(kinds.PUNCH, number, offset, length, mtime_ns=time.time_ns())
         self.commit(*self._privileges(self.table.get(number)), record)
 
@@ -343,3 +385,8 @@ class Tree:
         if place.slash:
             raise error(errno.EISDIR, path)
         return self.make(self.table.get(place.parents[-1]), place.name, stat.S_IFREG | (mode & 0o7777 & ~_UMASK))
+
+
+def _check_end(position: int) -> None:
+    if position > _MAX_FILE_BYTES:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))

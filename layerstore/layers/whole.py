@@ -23,7 +23,8 @@ def whole(index: Index, contents: ContentStore, changed: Iterable[Entry], top: b
     Args:
         index: of the image's chain.
         changed: the container's entries (layerstore/layers/entries.py).
-        top: a path. Symbolic links on the way to its last name are followed, inside the tree.
+        top: a path. Symbolic links on the way to its last name are followed, inside the tree; one at its end only where
+            "/" or "/." comes after it.
 
     None of them is a whiteout, none opaque. Of an inode with several names the first that comes is the file.
     Raises `OSError` (ENOENT, ENOTDIR, ELOOP) for a path that leads nowhere, `CorruptError` where the index is damaged.
@@ -67,6 +68,7 @@ class _Walk:
         above: list[tuple[bytes, int | None]] = []
         path, lower = b"", self._index.lookup(b"")
         waiting = names_of(top)[::-1]
+        is_to_be_dir = top.endswith((b"/", b"/."))
         links = 0
         while waiting:
             entry = self._entry(path, lower)
@@ -78,7 +80,7 @@ class _Walk:
                 continue
             above.append((path, lower))
             path, lower = self._child(path, lower, name, top)
-            target = self._entry(path, lower).target if waiting else None
+            target = self._entry(path, lower).target if waiting or is_to_be_dir else None
             if target is not None:
                 links += 1
                 if links > MAX_LINKS:
@@ -88,6 +90,8 @@ class _Walk:
                 if target.startswith(b"/") and above:
                     path, lower = above[0]
                     above.clear()
+        if is_to_be_dir and not self._entry(path, lower).is_dir():
+            raise path_error(errno.ENOTDIR, top)
         return path, lower
 
     def _child(self, path: bytes, lower: int | None, name: bytes, top: bytes) -> tuple[bytes, int | None]:
