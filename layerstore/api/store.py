@@ -44,6 +44,10 @@ if TYPE_CHECKING:
 class Store:
     """A store of images and containers in one directory. Safe for many threads; many processes may have it open.
 
+    A process that has one open must not go on with it on both sides of `os.fork`, nor open it again in the child:
+    SQLite, which the database is, keeps its locks for the process. Start other processes by `subprocess`, or
+    `multiprocessing` with "spawn" or "forkserver", or fork before one is opened (sqlite.org/howtocorrupt.html, 2.6).
+
     Args:
         root: the directory.
         create: make the store if there is none.
