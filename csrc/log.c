@@ -308,10 +308,11 @@ int ls_log_find_end(const uint8_t *log, size_t length, uint64_t checked, struct 
 			snprintf(scan->reason, sizeof(scan->reason), "%s at byte %zu", damage, position);
 			if (!was_synced(&span, position, &scan->later))
 				return LS_OK;
-			return ls_fail(err, LS_CORRUPT,
-			               "a log is damaged, after it was whole on the disk: %s; restore it from a copy, or "
-			               "roll back to a snapshot that was made before",
-			               scan->reason);
+			return ls_fail(
+			    err, LS_CORRUPT,
+			    "a log is damaged, after it was whole on the disk: %s; restore it from a copy, or "
+			    "roll back to a snapshot that was made before",
+			    scan->reason);
 		}
 		if (ls_log_check(&record, log + position + sizeof(record), &cause))
 			return ls_fail(err, LS_CORRUPT, "a log is damaged at byte %zu: %.900s", position,
