@@ -11,7 +11,7 @@ import contextlib
 import fcntl
 import os
 
-from layerstore.store.locks import locked
+from layerstore.store.locks import locked, try_lock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -69,9 +69,7 @@ class Leftovers:
             os.close(fd)
 
     def _clear(self, fd: int) -> None:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not try_lock(fd):
             return
         for name in os.listdir(self._names):
             row = self._database.read().execute(_NAMED, (name,)).fetchone()

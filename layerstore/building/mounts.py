@@ -16,6 +16,7 @@ from layerstore.building.copying import Copy, Item
 from layerstore.containers.bundle import Volume
 from layerstore.containers.copying import copy_out
 from layerstore.errors import InvalidInput, NotFound
+from layerstore.store.locks import try_lock
 from layerstore.types import Value
 
 TYPE_CHECKING = False
@@ -149,27 +150,18 @@ def cache(mount: Mount, target: str, directory: str, check: Callable[[], None]) 
         os.chmod(path, mount.number("mode", 0o755, 8))
     except FileExistsError:
         pass
-    how = fcntl.LOCK_SH if mount.sharing == "shared" else fcntl.LOCK_EX
     # The runtime inherits the lock, and so holds it for as long as the command runs, also where this process is killed.
     # It is of a file, not of the directory: no program could get to the host's directory by it.
     fd = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT, 0o600)
     os.set_inheritable(fd, True)
     try:
-        while not _locks(fd, how):
+        while not try_lock(fd, exclusive=mount.sharing != "shared"):
             check()
             time.sleep(_POLL_SECONDS)
         yield Volume(path, target, mount.is_set("readonly"))
     finally:
         fcntl.flock(fd, fcntl.LOCK_UN)  # runtimes of other stages may have it too
         os.close(fd)
-
-
-def _locks(fd: int, how: int) -> bool:
-    try:
-        fcntl.flock(fd, how | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def secret_data(mount: Mount, secrets: Mapping[str, str]) -> bytes | None:

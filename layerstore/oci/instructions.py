@@ -199,8 +199,12 @@ def _ports(text: str) -> list[str]:
 
 
 def _add_check_option(check: dict[str, Any], option: str, value: str) -> None:
-    names = {"interval": "Interval", "timeout": "Timeout", "start-period": "StartPeriod"}
-    names["start-interval"] = "StartInterval"
+    names = {
+        "interval": "Interval",
+        "timeout": "Timeout",
+        "start-period": "StartPeriod",
+        "start-interval": "StartInterval",
+    }
     if option == "retries" and value.isdecimal():
         check["Retries"] = int(value)
     elif option in names:

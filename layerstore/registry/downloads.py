@@ -15,7 +15,7 @@ from urllib3.exceptions import HTTPError
 
 from layerstore.errors import DigestMismatch, RegistryError
 from layerstore.layers.streams import INPUT_BYTES
-from layerstore.registry.transport import Transient, shown, translated
+from layerstore.registry.transport import END_SECONDS, Transient, shown, translated
 from layerstore.store.locks import try_lock
 from layerstore.store.pieces import write_at
 from layerstore.types import digest_hex
@@ -32,8 +32,6 @@ PARALLEL = 3
 """Downloads at once, as docker has it."""
 _AHEAD = 64
 """Blobs that are fetched before they are read, at most: the file of each is open."""
-_END_SECONDS = 1.0
-"""Waited for threads that are to end; one that waits for a server ends when that answers."""
 _PRIVATE = ".private"
 """Ends the name of a file that no other pull will look for."""
 
@@ -231,7 +229,7 @@ class Downloads:
             download.stop()
         self._room.release(PARALLEL)
         for thread in self._threads:
-            thread.join(_END_SECONDS)
+            thread.join(END_SECONDS)
         # A thread that still waits for a server would write to what has the number of its file then.
         if not any(thread.is_alive() for thread in self._threads):
             for download in self.all:

@@ -12,6 +12,7 @@ from layerstore.oci.configs import parse_json
 from layerstore.oci.images import MANIFEST_LIMIT_BYTES, is_foreign, parse_manifest
 from layerstore.registry.client import Client, Repository
 from layerstore.registry.telling import Teller
+from layerstore.registry.transport import END_SECONDS
 from layerstore.registry.uploads import Upload
 from layerstore.results import Progress
 from layerstore.store.known_blobs import KnownBlob, known_blobs, missed, remember, saw
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
 
 PARALLEL = 3
 """Layers at once."""
-_END_SECONDS = 1.0
-"""Waited for threads that are to end; one that waits for a server ends when that answers."""
 _ASKED = 2
 """Of the blobs that a layer is known as, how many are asked for before it is sent."""
 _COMPRESSION = "gzip"
@@ -187,7 +186,7 @@ class _Layers:
             self._stopped.set()
             for thread in threads:
                 if thread.is_alive():
-                    thread.join(_END_SECONDS)
+                    thread.join(END_SECONDS)
             raise
         finally:
             self._note()

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 CONNECT_SECONDS = 15.0
 READ_SECONDS = 60.0
 """How long a server may be silent."""
+END_SECONDS = 1.0
+"""Waited for a thread that is to end; one that waits for a server ends when that answers."""
 _REDIRECTS = 5
 _CONNECTIONS = 8
 """Kept open to a server, at most."""

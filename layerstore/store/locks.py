@@ -36,10 +36,10 @@ def _held(fd: int, exclusive: bool) -> Iterator[None]:
         os.close(fd)
 
 
-def try_lock(fd: int) -> bool:
-    """Take the exclusive lock of an open file if nobody holds it."""
+def try_lock(fd: int, *, exclusive: bool = True) -> bool:
+    """Take the lock of an open file if nobody holds one that keeps it from that."""
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(fd, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True
