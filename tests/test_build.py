@@ -514,6 +514,19 @@ def test_an_archive_says_what_it_is_unpacked_into_is(work: Workplace) -> None:
         assert status.st_mtime == 1_500_000_000
 
 
+def test_what_was_in_a_directory_goes_with_it(work: Workplace) -> None:
+    """An archive puts a file in its place, and a directory in that of the file."""
+    (work.context / "base.tar").write_bytes(tar_bytes({"sub": None, "sub/in": None, "sub/in/old": b"old"}))
+    base = "FROM scratch\nADD base.tar /x/\n"
+    (work.context / "again.tar").write_bytes(tar_bytes({"sub": b"file", "sub/": None, "sub/in/new": b"new"}))
+    image = work.build(f"{base}ADD again.tar /x/\n")
+    assert image.view.listdir("/x/sub/in") == ["new"]
+    status = image.view.stat("/x/sub/in")
+    assert (oct(status.st_mode), status.st_uid, status.st_gid) == ("0o40755", 0, 0)
+    (work.context / "linked.tar").write_bytes(tar_bytes({"sub": b"file", "h": "=sub/in/old"}))
+    work.fails(f"{base}ADD linked.tar /x/", InvalidInput, "Dockerfile:3: x/sub/in of the image: Not a directory")
+
+
 def test_an_archive_links_to_what_is_there(work: Workplace) -> None:
     (work.context / "links.tar").write_bytes(tar_bytes({"h": "=other", "i": "=other"}))
     image = work.build("FROM base:1\nCOPY other /data/\nCOPY links.tar /x/\nADD links.tar /data/\n")
