@@ -1,0 +1,720 @@
+"""The operations under test, which campaigns interrupt, have fail, or take the power away from.
+
+An operation is a store as it is before, and steps: calls of the library that are acknowledged when they return. What a
+store shows after each step is known from a run that nobody disturbed (`trials.prepare`). So after a run that came
+to an end after so many steps, for whatever reason, a store must show what it showed after these, or after one more, and
+nothing else (`trials.check`): a new operation says what is before, and what the steps are.
+
+A run is a process of its own: `python -m campaigns.operations NAME DIRECTORY ACKNOWLEDGED [STEP]` does the steps from
+STEP on (all) in a place (`Place`), and appends a line to the file ACKNOWLEDGED for each that was acknowledged.
+"""
+
+import hashlib
+import io
+import os
+import random
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import ClassVar
+
+from contexts import write_context
+from images import Image, docker_files, oci_files, tar_of
+from layer_model import Entry, write_tar
+from registries import put_image
+from stacks import Stack
+
+from layerstore import Container, Store
+
+EPOCH = "1500000000"
+"""SOURCE_DATE_EPOCH of all that runs, so that images that are made have the same ids."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an operation works: below one directory, or where a campaign wants them, a store, what is read, and what is
+    written outside of the store."""
+
+    store: Path
+    inputs: Path
+    outputs: Path
+
+    @classmethod
+    def below(cls, directory: Path) -> "Place":
+        return cls(directory / "store", directory / "inputs", directory / "outputs")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One call of the library. When it has returned it is acknowledged, and when it is `durable`, too, a power loss
+    takes neither it nor what came before it."""
+
+    do: Callable[[Store], object]
+    durable: bool = True
+
+
+class Operation(ABC):
+    """What one does to a store.
+
+    Attributes:
+        name: of the operation.
+        needs: "root", "runtime" (crun or runc), "registry" (docker-registry), of what is to be there.
+        partial: beginnings of names of a state (campaigns/states.py) that a step which was not acknowledged may have
+            done any part of.
+        unsynced: beginnings of names of a state that may be anything after a power loss, unless the last
+            acknowledged step was durable and no other was begun.
+        passing: whether images and containers may be there that are none of its results, until the next run or
+            garbage collection.
+        creates: whether it makes the store.
+    """
+
+    name: ClassVar[str]
+    needs: ClassVar[frozenset[str]] = frozenset()
+    partial: ClassVar[tuple[str, ...]] = ()
+    unsynced: ClassVar[tuple[str, ...]] = ()
+    passing: ClassVar[bool] = False
+    creates: ClassVar[bool] = False
+
+    def before(self, store: Store, place: Place, registry: int) -> None:
+        """Make the store as it is before, and write what is read into `place.inputs`. `registry` is a port."""
+        load(store, APP)
+
+    @abstractmethod
+    def steps(self, place: Place) -> Sequence[Step]:
+        """What is done, each step by itself: an interrupted run may go on at any of them, in another process."""
+
+    def run(self, place: Place, acknowledged: Callable[[int], None], first: int = 0) -> None:
+        """Do the steps from `first` on; `acknowledged` is told, after each, how many are done."""
+        os.environ["SOURCE_DATE_EPOCH"] = EPOCH
+        steps = self.steps(place)
+        with Store(place.store, create=self.creates) as store:
+            for number, step in enumerate(steps[first:], first + 1):
+                step.do(store)
+                acknowledged(number)
+
+
+# Images
+
+
+def files(seed: int, count: int, largest: int = 9_000) -> list[Entry]:
+    """Files of any size up to that in two directories."""
+    draw = random.Random(seed)
+    names = [f"{draw.choice(['etc', 'usr/lib'])}/file{seed}.{number}" for number in range(count)]
+    return [Entry("file", name, data=draw.randbytes(draw.randrange(largest)), mtime=(1000, 5)) for name in names]
+
+
+BOTTOM = write_tar(
+    [
+        *[Entry("dir", name, mode=0o755, mtime=(9, 0)) for name in ("etc", "usr", "usr/lib", "data")],
+        *files(1, 12),
+        Entry("file", "etc/secret", data=b"x" * 10, mode=0o4700, uid=7, gid=8, xattrs={"user.x": b"1"}),
+        Entry("file", "data/large", data=random.Random(2).randbytes(200_000), mtime=(77, 0)),
+        Entry("hardlink", "data/same", link="data/large"),
+        Entry("symlink", "link", link="data/large"),
+    ]
+)
+MIDDLE = write_tar(
+    [
+        *files(3, 10),
+        Entry("file", "data/.wh.same"),
+        *[Entry("file", f"data/{name}", data=b"of the image" * 99) for name in "ab"],
+        Entry("file", "app", data=b"#!/bin/true\n"),
+    ]
+)
+TOP = write_tar([*files(4, 6), Entry("file", "data/large2", data=random.Random(5).randbytes(150_000))])
+OTHER = write_tar([*files(6, 9), Entry("file", "data/large3", data=random.Random(7).randbytes(140_000))])
+FLAT = write_tar([*files(8, 9), Entry("file", "large", data=random.Random(9).randbytes(260_000))])
+
+APP = Image([BOTTOM, MIDDLE], ["app:1"])
+NEWER = Image([BOTTOM, MIDDLE, TOP], ["newer:1"])
+SIBLING = Image([BOTTOM, OTHER], ["sibling:1"])
+
+
+def load(store: Store, *images: Image) -> None:
+    store.load(io.BytesIO(tar_of(docker_files(images))))
+
+
+def box(store: Store) -> Container:
+    """The container that is there before."""
+    return store.container("box")
+
+
+def make_box(store: Store, driver: str) -> Container:
+    """One with changes of its own: new and changed files, an object's size, removed and renamed ones."""
+    container = store.create("app:1", name="box", driver="extent")
+    container.makedirs("own/deep")
+    container.write_bytes("own/small", b"of the container\n")
+    container.write_bytes("own/deep/large", random.Random(10).randbytes(170_000))
+    container.write_bytes("etc/secret", b"changed")
+    container.unlink("app")
+    container.rename("data/large", "data/renamed")
+    container.symlink("own/small", "data/link")
+    container.setxattr("own/small", "user.mine", b"1")
+    container.move(driver)
+    return box(store)
+
+
+# Bringing images in
+
+
+class Load(Operation):
+    """A docker archive with gzip, then an OCI layout with zstd that shares layers with it: packs and objects."""
+
+    name = "load"
+
+    def before(self, store: Store, place: Place, registry: int) -> None:
+        load(store, SIBLING)
+        (place.inputs / "app.tar").write_bytes(tar_of(docker_files([APP], compression="gzip")))
+        (place.inputs / "newer.tar").write_bytes(tar_of(oci_files([NEWER], "zstd")))
+
+    def steps(self, place: Place) -> Sequence[Step]:
+        archives = [place.inputs / "app.tar", place.inputs / "newer.tar"]
+        return [Step(partial(Store.load, source=archive)) for archive in archives]
+
+
+class ImportRootfs(Operation):
+    name = "import"
+
+    def before(self, store: Store, place: Place, registry: int) -> None:
+        load(store, SIBLING)
+        (place.inputs / "rootfs.tar").write_bytes(FLAT)
+
+    def steps(self, place: Place) -> Sequence[Step]:
+        return [Step(lambda store: store.import_rootfs(place.inputs / "rootfs.tar", "flat:1"))]
+
+
+class Pull(Operation):
+    """From docker-registry, of layers that are new and one that is not, then a second image over them."""
+
+    name = "pull"
+    needs = frozenset({"registry"})
+
+    def before(self, store: Store, place: Place, registry: int) -> None:
+        load(store, SIBLING)
+        for image in (APP, NEWER):
+            put_image(registry, "app", image.names[0].partition(":")[0], image)
+        (place.inputs / "registry").write_text(f"127.0.0.1:{registry}")
+
+    def steps(self, place: Place) -> Sequence[Step]:
+        host = (place.inputs / "registry").read_text()
+        return [Step(partial(Store.pull, name=f"{host}/app:{tag}")) for tag in ("app", "newer")]
+
+
+class Push(Operation):
+    """To a repository of the registry that has nothing yet, then again: the store notes what is there."""
+
+    name = "push"
+    needs = frozenset({"registry"})
+
+    def before(self, store: Store, place: Place, registry: int) -> None:
+        load(store, APP)
+        (place.inputs / "registry").write_text(f"127.0.0.1:{registry}")
+
+    def steps(self, place: Place) -> Sequence[Step]:
+        host = (place.inputs / "registry").read_text()
+        # Each place has a repository of its own, or most pushes would find everything there.
+        name = f"{host}/{hashlib.sha256(os.fsencode(place.store)).hexdigest()[:16]}/app:1"
+        return [Step(lambda store: store.push("app:1", name), durable=False)] * 2
+
+
+class Build(Operation):
+    """COPY and LABEL, over an image, in two stages of which one is of no use but to copy from."""
+
+    name = "build"
+    passing = True
+    dockerfile = (
+        "FROM app:1 AS first\nCOPY tree /copied/\nFROM app:1\nCOPY --from=first /copied/one /one\n"
+        "WORKDIR /made\nCOPY tree/sub ./\nLABEL a=b\n"
+    )
+
+    def before(self, store: Store, place: Place, registry: int) -> None:
+        load(store, APP)
+        tree = {"one": b"1", "sub": {"two": b"2" * 5_000, "large": random.Random(11).randbytes(140_000), "to": "two"}}
+        write_context(place.inputs / "context", {"Dockerfile": self.dockerfile.encode(), "tree": tree})
+
+    def steps(self, place: Place) -> Sequence[Step]:
+        return [Step(lambda store: store.build(place.inputs / "context", names=["built:1"], pull="never"))]
+
+
+class BuildRun(Build):
+    """RUN: a container is made, mounted, runs a program and is committed."""
+
+    name = "build-run"
+    needs = frozenset({"root", "runtime"})
+    dockerfile = "FROM shell:1\nCOPY tree/one /one\nRUN echo made > /made; rm /one\n"
+
+    def before(self, store: Store, place: Place, registry: int) -> None:
+        from test_containers import base, busybox
+
+        super().before(store, place, registry)
+        load(store, Image([write_tar(base()), busybox()], ["shell:1"]))
+
+
+# Names, and what nobody names any more
+
+
+class Tag(Operation):
+    """New names, and one that moves from another image."""
+
+    name = "tag"
+
+    def before(self, store: Store, place: Place, registry: int) -> None:
+        load(store, APP, SIBLING)
+
+    def steps(self, place: Place) -> Sequence[Step]:
+        names = [("app:1", "second:1"), ("app:1", "third:1"), ("sibling:1", "third:1")]
+        return [Step(partial(Store.tag, image=image, name=name)) for image, name in names]
+
+
+class RemoveImage(Operation):
+    """One of two names, the last one, and an image that shares layers with another."""
+
+    name = "rmi"
+
+    def before(self, store: Store, place: Place, registry: int) -> None:
+        load(store, APP, SIBLING)
+        store.tag("app:1", "second:1")
+        for name in ("app:1", "sibling:1"):
+            store.create(name).remove()
+
+    def steps(self, place: Place) -> Sequence[Step]:
+        return [Step(partial(_remove_image, name)) for name in ("app:1", "second:1", "sibling:1")]
+
+
+def _remove_image(name: str, store: Store) -> None:
+    store.remove_image(name)
+
+
+class Collect(Operation):
+    """Garbage of every kind: images that shared a pack with one that stays, containers of both drivers and what they
+    were rolled back from, objects, tree images, what killed imports and pulls leave."""
+
+    name = "gc"
+
+    def before(self, store: Store, place: Place, registry: int) -> None:
+        load(store, APP, SIBLING, NEWER)
+        load(store, Image([FLAT], ["flat:1"]))
+        kept = make_box(store, "extent")
+        kept.snapshot("before")
+        kept.write_bytes("own/more", b"rolled back\n" * 1000)
+        store.create("newer:1").remove()
+        store.create("app:1", name="overlay")
+        for name in ("sibling:1", "newer:1", "flat:1"):
+            assert store.image(name).index()
+            store.remove_image(name)
+        (store.root / "downloads").mkdir()
+        (store.root / "downloads" / ("0" * 64)).write_bytes(b"half of a blob")
+        (store.root / "staging" / "killed").mkdir()
+        (store.root / "staging" / "killed" / "lock").touch()
+        kept.rollback("before")
+
+    def steps(self, place: Place) -> Sequence[Step]:
+        return [Step(lambda store: store.collect_garbage())] * 2
+
+
+class Evict(Operation):
+    """Merged indexes and tree images go, of images that are used on."""
+
+    name = "evict"
+
+    def before(self, store: Store, place: Place, registry: int) -> None:
+        load(store, APP, SIBLING)
+        make_box(store, "extent")
+        for name in ("app:1", "sibling:1"):
+            store.create(name).remove()
+            assert store.image(name).index()
+
+    def steps(self, place: Place) -> Sequence[Step]:
+        return [Step(lambda store: store.evict_derived(10_000)), Step(lambda store: store.evict_derived(0))]
+
+
+# What is derived
+
+
+class Lookup(Operation):
+    """Merged indexes are made, one from the other."""
+
+    name = "index"
+
+    def before(self, store: Store, place: Place, registry: int) -> None:
+        load(store, APP, NEWER)
+
+    def steps(self, place: Place) -> Sequence[Step]:
+        def look(store: Store, name: str) -> None:
+            assert store.image(name).view.read_bytes("/app") == b"#!/bin/true\n"
+
+        return [Step(partial(look, name=name)) for name in ("app:1", "newer:1")]
+
+
+class Mount(Operation):
+    """A tree image is made and mounted, twice, with what it needs, and unmounted."""
+
+    name = "mount"
+    needs = frozenset({"root"})
+
+    def before(self, store: Store, place: Place, registry: int) -> None:
+        load(store, APP, NEWER)
+        store.create("app:1", name="box")
+
+    def steps(self, place: Place) -> Sequence[Step]:
+        def use(store: Store) -> None:
+            with box(store).mount() as root:
+                assert (root / "app").read_bytes() == b"#!/bin/true\n"
+
+        return [
+            Step(lambda store: box(store).mount()),
+            Step(lambda store: store.create("newer:1", name="other"), durable=False),
+            Step(lambda store: store.container("other").mount()),
+            Step(lambda store: store.umount(store.containers())),
+            Step(use),
+        ]
+
+
+class BringTogether(Operation):
+    """An image that needs too many packs; to be quick, five of them are too many."""
+
+    name = "packs"
+
+    def before(self, store: Store, place: Place, registry: int) -> None:
+        Stack(7).load(store, range(1, 8))
+
+    def steps(self, place: Place) -> Sequence[Step]:
+        from layerstore.layers import packs
+
+        packs.MAX_PACKS, packs._PACKS_LEFT = 4, 2
+        return [
+            Step(lambda store: store.create("grown:7", name="box"), durable=False),
+            Step(lambda store: store.collect_garbage()),
+        ]
+
+
+# Containers
+
+
+class Create(Operation):
+    """With a name, then several at once; the first of an image makes its tree image."""
+
+    name = "create-overlay"
+    driver: ClassVar[str] = "overlay"
+
+    def steps(self, place: Place) -> Sequence[Step]:
+        return [
+            Step(lambda store: store.create("app:1", name="one", driver=self.driver), durable=False),
+            Step(lambda store: store.create("app:1", count=3, driver=self.driver), durable=False),
+        ]
+
+
+class CreateExtent(Create):
+    name = "create-extent"
+    driver = "extent"
+
+
+class Remove(Operation):
+    """Containers of either driver: with a snapshot, one that a fork goes on from, several at once."""
+
+    name = "rm"
+
+    def before(self, store: Store, place: Place, registry: int) -> None:
+        load(store, APP)
+        extent = make_box(store, "extent")
+        extent.snapshot("s")
+        extent.fork(name="fork").write_bytes("of-the-fork", b"1")
+        store.create("app:1", name="overlay").snapshot("s")
+        for name in ("a", "b"):
+            store.create("app:1", name=name, driver="extent")
+
+    def steps(self, place: Place) -> Sequence[Step]:
+        def remove(store: Store, names: Sequence[str]) -> None:
+            store.remove([store.container(name) for name in names])
+
+        return [Step(partial(remove, names=names), durable=False) for names in (["box"], ["overlay"], ["a", "b"])]
+
+
+class WriteExtent(Operation):
+    """Every kind of change, each acknowledged; only what was synced is durable."""
+
+    name = "write-extent"
+
+    def before(self, store: Store, place: Place, registry: int) -> None:
+        load(store, APP)
+        make_box(store, "extent")
+
+    def steps(self, place: Place) -> Sequence[Step]:
+        data = random.Random(12).randbytes(300_000)
+
+        def write(store: Store, path: str, data: bytes, at: int = 0, sync: bool = False) -> None:
+            with box(store).open(path, "r+b", 0) as file:
+                file.seek(at)
+                file.write(data)
+                if sync:
+                    file.sync()
+
+        def make(store: Store) -> None:
+            if not box(store).exists("new/file"):
+                box(store).open("new/file", "xb").close()
+
+        changes: list[tuple[Callable[[Store], object], bool]] = [
+            (lambda store: box(store).makedirs("new", exist_ok=True), False),
+            (make, False),
+            (partial(write, path="new/file", data=b"some bytes"), False),
+            (partial(write, path="new/file", data=b"synced", at=4_000, sync=True), True),
+            (partial(write, path="data/a", data=b"into the image's"), False),
+            (lambda store: box(store).setxattr("new/file", "user.y", b"2"), False),
+            (lambda store: box(store).truncate("new/file", 9), False),
+            (partial(write, path="own/small", data=data, at=100, sync=True), True),
+            (lambda store: box(store).chmod("own", 0o700), False),
+            (lambda store: box(store).rmtree("etc"), False),
+            (lambda store: box(store).sync(), True),
+            (lambda store: box(store).link("new/file", "new/again"), False),
+        ]
+        return [Step(change, durable=durable) for change, durable in changes]
+
+
+class Compact(Operation):
+    """A log that is mostly dead is written anew when its container is next written to."""
+
+    name = "compact"
+
+    def before(self, store: Store, place: Place, registry: int) -> None:
+        load(store, APP)
+        container = make_box(store, "extent")
+        for seed in range(4):
+            container.write_bytes("own/again", random.Random(seed).randbytes(500_000))
+
+    def steps(self, place: Place) -> Sequence[Step]:
+        return [
+            Step(lambda store: box(store).chmod("own", 0o711), durable=False),
+            Step(lambda store: box(store).sync()),
+        ]
+
+
+class WriteOverlay(Operation):
+    """What a program does in a mounted container."""
+
+    name = "write-overlay"
+    needs = frozenset({"root"})
+    unsynced = ("container box",)
+
+    def before(self, store: Store, place: Place, registry: int) -> None:
+        load(store, APP)
+        make_box(store, "overlay")
+
+    def steps(self, place: Place) -> Sequence[Step]:
+        def at(store: Store, path: str) -> Path:
+            container = box(store)
+            container.mount()
+            return container.root / path
+
+        def write(store: Store, path: str, data: bytes) -> None:
+            fd = os.open(at(store, path), os.O_WRONLY)
+            os.pwrite(fd, data, 0)
+            os.close(fd)
+
+        def sync(store: Store, path: str) -> None:
+            fd = os.open(at(store, path), os.O_RDONLY)
+            os.fsync(fd)
+            os.close(fd)
+
+        def rename(store: Store) -> None:
+            at(store, "own/small").rename(at(store, "data/moved"))
+
+        return [
+            Step(lambda store: at(store, "new").touch(), durable=False),
+            Step(partial(write, path="new", data=b"new" * 1000), durable=False),
+            Step(partial(sync, path="new")),
+            Step(partial(write, path="data/a", data=b"copied up"), durable=False),
+            Step(partial(sync, path="data/a")),
+            Step(rename, durable=False),
+            Step(lambda store: at(store, "data/link").unlink(missing_ok=True), durable=False),
+            Step(lambda store: box(store).umount(), durable=False),
+        ]
+
+
+class Fork(Operation):
+    """Forks, and one of a fork; the original goes on."""
+
+    name = "fork-extent"
+    driver: ClassVar[str] = "extent"
+
+    def before(self, store: Store, place: Place, registry: int) -> None:
+        load(store, APP)
+        make_box(store, self.driver)
+
+    def steps(self, place: Place) -> Sequence[Step]:
+        return [
+            Step(lambda store: box(store).fork(name="fork"), durable=False),
+            Step(lambda store: store.container("fork").fork(name="of-the-fork"), durable=False),
+            Step(lambda store: box(store).fork(count=2), durable=False),
+        ]
+
+
+class ForkOverlay(Fork):
+    name = "fork-overlay"
+    driver = "overlay"
+
+
+class Snapshot(Operation):
+    name = "snapshot-extent"
+    driver: ClassVar[str] = "extent"
+
+    def before(self, store: Store, place: Place, registry: int) -> None:
+        load(store, APP)
+        make_box(store, self.driver).snapshot("first")
+
+    def steps(self, place: Place) -> Sequence[Step]:
+        return [
+            Step(lambda store: box(store).snapshot("second"), durable=False),
+            Step(lambda store: box(store).remove_snapshot("first"), durable=False),
+        ]
+
+
+class SnapshotOverlay(Snapshot):
+    name = "snapshot-overlay"
+    driver = "overlay"
+
+
+class Rollback(Operation):
+    """To the state at the snapshot, from another one, with a fork of it."""
+
+    name = "rollback-extent"
+    driver: ClassVar[str] = "extent"
+
+    def before(self, store: Store, place: Place, registry: int) -> None:
+        load(store, APP)
+        make_box(store, "extent").snapshot("first")
+        box(store).write_bytes("own/small", b"after the snapshot")
+        box(store).rmtree("etc")
+        box(store).move(self.driver)
+        box(store).snapshot("second")
+
+    def steps(self, place: Place) -> Sequence[Step]:
+        return [Step(lambda store: box(store).rollback("first"), durable=False)]
+
+
+class RollbackOverlay(Rollback):
+    name = "rollback-overlay"
+    driver = "overlay"
+
+
+class Commit(Operation):
+    name = "commit-extent"
+    driver: ClassVar[str] = "extent"
+
+    def before(self, store: Store, place: Place, registry: int) -> None:
+        load(store, APP)
+        make_box(store, self.driver)
+
+    def steps(self, place: Place) -> Sequence[Step]:
+        return [
+            Step(lambda store: box(store).commit("made:1", message="m", changes=["LABEL a=b"])),
+            Step(lambda store: box(store).commit("app:1")),
+        ]
+
+
+class CommitOverlay(Commit):
+    name = "commit-overlay"
+    driver = "overlay"
+
+
+class Move(Operation):
+    """To the other driver, with a snapshot, and back."""
+
+    name = "move"
+    needs = frozenset({"root"})
+
+    def before(self, store: Store, place: Place, registry: int) -> None:
+        load(store, APP)
+        make_box(store, "extent").snapshot("first")
+        box(store).write_bytes("own/small", b"after the snapshot")
+
+    def steps(self, place: Place) -> Sequence[Step]:
+        return [Step(lambda store: box(store).move("overlay")), Step(lambda store: box(store).move("extent"))]
+
+
+class CopyIn(Operation):
+    """A tree of the host into a container; what was copied when it is interrupted stays."""
+
+    name = "cp-in"
+    partial = ("container box",)
+    unsynced = partial
+
+    def before(self, store: Store, place: Place, registry: int) -> None:
+        load(store, APP)
+        make_box(store, "extent")
+        tree = {"a": b"a" * 3_000, "sub": {"large": random.Random(13).randbytes(200_000), "link": "large"}}
+        write_context(place.inputs / "tree", tree)
+
+    def steps(self, place: Place) -> Sequence[Step]:
+        return [Step(lambda store: box(store).copy_in(place.inputs / "tree", "/in"), durable=False)]
+
+
+# Out of the store
+
+
+class CopyOut(Operation):
+    """A tree of a container to the host; what was copied when it is interrupted stays."""
+
+    name = "cp-out"
+    partial = ("output ",)
+    unsynced = partial
+
+    def before(self, store: Store, place: Place, registry: int) -> None:
+        load(store, APP)
+        make_box(store, "extent")
+
+    def steps(self, place: Place) -> Sequence[Step]:
+        return [Step(lambda store: box(store).copy_out("/own", place.outputs / "own"), durable=False)]
+
+
+class Save(Operation):
+    """As an archive, and as a layout with zstd in a directory."""
+
+    name = "save"
+
+    def before(self, store: Store, place: Place, registry: int) -> None:
+        load(store, APP, NEWER)
+
+    def steps(self, place: Place) -> Sequence[Step]:
+        layout = place.outputs / "layout"
+        return [
+            Step(lambda store: store.save(["app:1", "newer:1"], place.outputs / "saved.tar")),
+            Step(lambda store: store.save("app:1", layout, format="oci", compression="zstd")),
+        ]
+
+
+class Init(Operation):
+    name = "init"
+    creates = True
+
+    def steps(self, place: Place) -> Sequence[Step]:
+        return [Step(lambda store: None)]
+
+
+def operations() -> dict[str, Operation]:
+    """All of them by name."""
+    found = [kind() for kind in _kinds(Operation)]
+    return {operation.name: operation for operation in sorted(found, key=lambda operation: operation.name)}
+
+
+def _kinds(kind: type[Operation]) -> Iterator[type[Operation]]:
+    for below in kind.__subclasses__():
+        yield below
+        yield from _kinds(below)
+
+
+def main(arguments: Sequence[str]) -> None:
+    name, directory, acknowledged, *first = arguments
+    fd = os.open(acknowledged, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    place = Place.below(Path(directory))
+
+    def tell(number: int) -> None:
+        os.write(fd, b"%d\n" % number)
+
+    operations()[name].run(place, tell, int(first[0]) if first else 0)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
