@@ -16,7 +16,7 @@ import stat
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from fsspec import AbstractFileSystem
 
@@ -26,6 +26,9 @@ from layerstore.errors import InvalidInput, NotFound
 from layerstore.store.layout import default_root
 from layerstore.store.pieces import PIECE_BYTES
 from layerstore.views.view import View
+
+if TYPE_CHECKING:
+    from layerstore.store.contents import Verify
 
 _TYPES = {"f": "file", "d": "directory", "l": "link"}
 _SHORT_ID = 12
@@ -49,6 +52,7 @@ class LayerFileSystem(AbstractFileSystem, metaclass=_ByUsualStore):  # type: ign
     Args:
         store: the store's directory; without it that of $LAYERSTORE_ROOT at that moment, or the usual place of this
             user.
+        verify: when contents are hashed before they are used, as of `layerstore.Store`.
 
     Raises `NotFound` where there is no store.
     """
@@ -57,9 +61,11 @@ class LayerFileSystem(AbstractFileSystem, metaclass=_ByUsualStore):  # type: ign
     root_marker = ""
     _extra_tokenize_attributes = ("usual_store",)
 
-    def __init__(self, store: str | os.PathLike[str] | None = None, **storage_options: Any) -> None:
-        super().__init__(store=store, **storage_options)
-        self.store = Store(default_root() if store is None else store)
+    def __init__(
+        self, store: str | os.PathLike[str] | None = None, verify: Verify = "never", **storage_options: Any
+    ) -> None:
+        super().__init__(store=store, verify=verify, **storage_options)
+        self.store = Store(default_root() if store is None else store, verify=verify)
 
     # Which image a path is in
 
@@ -208,6 +214,7 @@ class ContainerFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec h
     Args:
         store: the store's directory; without it $LAYERSTORE_ROOT, or the usual place of this user.
         auto_mkdir: make the directories above a file that is written, as `LocalFileSystem` of fsspec does.
+        verify: when contents of the image are hashed before they are used, as of `layerstore.Store`.
 
     Raises `NotFound` where there is no store.
     """
@@ -216,10 +223,14 @@ class ContainerFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec h
     root_marker = ""
 
     def __init__(
-        self, store: str | os.PathLike[str] | None = None, auto_mkdir: bool = False, **storage_options: Any
+        self,
+        store: str | os.PathLike[str] | None = None,
+        auto_mkdir: bool = False,
+        verify: Verify = "never",
+        **storage_options: Any,
     ) -> None:
-        super().__init__(store=store, auto_mkdir=auto_mkdir, **storage_options)
-        self.store = Store(default_root() if store is None else store)
+        super().__init__(store=store, auto_mkdir=auto_mkdir, verify=verify, **storage_options)
+        self.store = Store(default_root() if store is None else store, verify=verify)
         self.auto_mkdir = auto_mkdir
 
     def _split(self, path: str) -> tuple[Container, str]:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from layerstore.layers.garbage import Collected
     from layerstore.oci.configs import ImageConfig
     from layerstore.results import BuildEvent, Change, Progress
-    from layerstore.store.contents import ContentStore
+    from layerstore.store.contents import ContentStore, Verify
     from layerstore.store.pool import Pool
     from layerstore.types import Digest
     from layerstore.views.view import View
@@ -56,11 +56,15 @@ class Store:
             exceed it, those that were not used for longest are removed, and made again when needed again.
         pool_bytes: when it is made on a file system without reflink, give it a pool of this size: a file system of its
             own in a sparse file (needs root and mkfs.xfs). With reflink none is needed, and none is made: see `pool`.
+        verify: when the content of a file of an image is hashed before its first byte is given out, whatever asks for
+            it here: "always", each time that it is opened or read; "first", the first time in this process, and again
+            once garbage was collected; "never". One that is not what its digest says raises `CorruptError`. What a
+            mounted container shows is read by the kernel, and never verified.
 
     Raises:
         NotFound: there is no store and `create` is false.
-        InvalidInput: the directory holds something else, or is open to other users; the pool is too small, or
-            the limit below 0.
+        InvalidInput: the directory holds something else, or is open to other users; the pool is too small, the limit
+            below 0, or `verify` none of these.
         Conflict: there is a store, and it has no pool.
         Unsupported: another version of layerstore made it; a pool cannot be made or attached by this user or on this
             machine.
@@ -74,7 +78,11 @@ class Store:
         create: bool = False,
         derived_limit_bytes: int | None = None,
         pool_bytes: int | None = None,
+        verify: Verify = "never",
     ) -> None:
+        if verify not in ("always", "first", "never"):
+            raise InvalidInput(f"contents are verified 'always', 'first' or 'never', not {verify!r}")
+        self._verify: Verify = verify
         self._root = absolute(root)
         self.pool = self._find_pool(create, pool_bytes)
         if self.pool is None:
@@ -156,7 +164,7 @@ class Store:
             from layerstore.store.contents import ContentStore
 
             # Should two threads come here at once, either's will do: it holds nothing but what was read.
-            self._opened_contents = ContentStore(self.layout, self._database)
+            self._opened_contents = ContentStore(self.layout, self._database, self._verify)
         return self._opened_contents
 
     @property

@@ -57,7 +57,7 @@ COMMANDS = {
 _MODULES = {"import": "import_"}
 
 _USAGE = """\
-usage: layerstore [--root DIR] COMMAND ...
+usage: layerstore [--root DIR] [--verify WHEN] COMMAND ...
 
 Container image layers: stored once, joined into one view, started by the thousand. No daemon.
 
@@ -65,10 +65,12 @@ commands:
 {commands}
 
 options:
-  --root DIR   the store (default: $LAYERSTORE_ROOT, or /var/lib/layerstore for root,
-               or ~/.local/share/layerstore)
-  --version    print the version
-  -h, --help   this text; `layerstore COMMAND --help` tells more of one command
+  --root DIR     the store (default: $LAYERSTORE_ROOT, or /var/lib/layerstore for root,
+                 or ~/.local/share/layerstore)
+  --verify WHEN  hash what is read of images before it is used: always, first (once)
+                 or never (default); not what mounted containers show
+  --version      print the version
+  -h, --help     this text; `layerstore COMMAND --help` tells more of one command
 """
 
 
@@ -131,7 +133,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _run(arguments: list[str]) -> int:
-    root = None
+    values: dict[str, str] = {}
     while arguments and arguments[0].startswith("-"):
         option = arguments.pop(0)
         if option in ("-h", "--help"):
@@ -140,12 +142,10 @@ def _run(arguments: list[str]) -> int:
         if option == "--version":
             print(f"layerstore {_version()}")
             return 0
-        if option == "--root" and arguments:
-            root = arguments.pop(0)
-        elif option.startswith("--root="):
-            root = option.removeprefix("--root=")
-        else:
+        option, has_value, value = option.partition("=")
+        if option not in ("--root", "--verify") or not (has_value or arguments):
             return _wrong(f"unknown option or missing value: {option}")
+        values[option] = value if has_value else arguments.pop(0)
     if not arguments:
         return _wrong("no command given")
     if arguments[0] not in COMMANDS:
@@ -153,7 +153,8 @@ def _run(arguments: list[str]) -> int:
     from layerstore.cli import command
 
     _end_by_signals()
-    return command.run(arguments[0], _MODULES.get(arguments[0], arguments[0]), root, arguments[1:])
+    name, *arguments = arguments
+    return command.run(name, _MODULES.get(name, name), arguments, values.get("--root"), values.get("--verify"))
 
 
 def _version() -> str:

@@ -38,8 +38,9 @@ def _formatter(prog: str) -> argparse.HelpFormatter:
     return argparse.HelpFormatter(prog, width=columns - 2)
 
 
-def run(name: str, module_name: str, root: str | None, arguments: Sequence[str]) -> int:
-    """Run the command of that name; returns the exit status."""
+def run(name: str, module_name: str, arguments: Sequence[str], root: str | None, verify: str | None) -> int:
+    """Run the command of that name on the store at `root`, verifying what is read when `verify` says; without them, as
+    is usual. Returns the exit status."""
     path = f"layerstore.cli.{module_name}"
     __import__(path)  # importlib would load `warnings`
     module = sys.modules[path]
@@ -47,7 +48,7 @@ def run(name: str, module_name: str, root: str | None, arguments: Sequence[str])
     try:
         # Not closed: the process ends, and with its last connection SQLite would move its log to the database and sync.
         # The same goes for a pool: it stays attached, as to detach and attach it takes 0.1 s.
-        store = _open_store(module, root, args) if getattr(module, "NEEDS_STORE", True) else None
+        store = _open_store(module, root, verify, args) if getattr(module, "NEEDS_STORE", True) else None
         gc.freeze()
         gc.enable()
         status: int = module.run(store, args)
@@ -65,12 +66,14 @@ def run(name: str, module_name: str, root: str | None, arguments: Sequence[str])
         return statuses.get(type(error), getattr(module, "FAILURE_STATUS", 1))
 
 
-def _open_store(module: ModuleType, root: str | None, args: argparse.Namespace) -> Store:
+def _open_store(module: ModuleType, root: str | None, verify: str | None, args: argparse.Namespace) -> Store:
     from layerstore.api import Store
     from layerstore.store.layout import default_root
 
     creates = getattr(module, "CREATES_STORE", False)
-    return Store(root or default_root(), create=creates, pool_bytes=getattr(args, "pool_bytes", None))
+    pool_bytes = getattr(args, "pool_bytes", None)
+    # Another word is for the store to refuse.
+    return Store(root or default_root(), create=creates, pool_bytes=pool_bytes, verify=verify or "never")  # type: ignore[arg-type]
 
 
 def told(error: BaseException) -> str:

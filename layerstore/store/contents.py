@@ -1,4 +1,6 @@
-"""The contents of the store: where each is, and reading it (docs/format/pack.md, docs/format/digests.md)."""
+"""The contents of the store: where each is, reading it, and verifying what was read (docs/format/pack.md,
+docs/format/digests.md).
+"""
 
 from __future__ import annotations
 
@@ -9,22 +11,26 @@ import threading
 from itertools import groupby
 
 from layerstore._core.files import MappedFile, copy_ranges
-from layerstore._core.hashing import blake3
+from layerstore._core.hashing import Hasher, blake3, hash_many
 from layerstore._core.ingest import LOCATION_NONE, LOCATION_OBJECT, RECORD_BYTES, Digests
 from layerstore.errors import RELOAD, CorruptError, NotFound
 from layerstore.store import durable
-from layerstore.store.pieces import write_at
+from layerstore.store.pieces import PIECE_BYTES, write_at
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Callable, Iterable, Sequence
-    from typing import TypeVar
+    from typing import Literal, TypeAlias, TypeVar
 
     from layerstore.store.db import Database
     from layerstore.store.layout import Layout
 
     _Found = TypeVar("_Found")
+
+    Verify: TypeAlias = Literal["always", "first", "never"]
+    """When a content is hashed before it is given out: each time that it is read or opened; the first time that
+    this process does so, and again once garbage was collected; or not at all."""
 
 _LOG_HEADER = b"LSDIGEST" + struct.pack("<IIQQ", 1, RECORD_BYTES, 0, 0)
 _LOCATION = struct.Struct("<II")
@@ -71,25 +77,35 @@ class Pack:
 
 
 class _Generation:
-    """What was opened of one generation of the digest log: the table over it, and packs."""
+    """What was opened of one generation of the digest log: the table over it, packs, and which contents were found to
+    be what their digests say."""
 
     def __init__(self, number: int) -> None:
         self.number = number
         self.digests = Digests(b"", 0)
         self.packs: dict[int, Pack] = {}
+        self.sound_slots: dict[int, bytearray] = {}
+        """Of a pack, a byte for each slot: 1 where its content is sound."""
+        self.sound_objects: set[bytes] = set()
 
 
 class ContentStore:
     """Finds and reads contents by digest. Safe for many threads.
+
+    Every content that is given out comes through here, and is verified here as `verify` says: all of it is hashed
+    before its first byte is given out, whatever part of it is wanted. One that is read whole is hashed in the memory
+    that is given out. One that is opened is hashed in its file, by the MiB, and read from there afterwards: what
+    becomes of the file between the two is not seen.
 
     No lock is held while a content is read, so garbage collection may remove its pack or punch it meanwhile. It commits
     the next generation of the digest log before it touches a file: what was looked up and read within one generation
     is what the digest says, and everything else is looked up again.
     """
 
-    def __init__(self, layout: Layout, database: Database) -> None:
+    def __init__(self, layout: Layout, database: Database, verify: Verify = "never") -> None:
         self._layout = layout
         self._database = database
+        self._verify = verify
         self._lock = threading.Lock()
         self._opened = _Generation(-1)
 
@@ -171,17 +187,18 @@ class ContentStore:
     def find(self, digest: bytes) -> bytes | io.FileIO:
         """The bytes of a content that is in a pack; for others the object's file, opened.
 
-        What was found stays readable, whatever is collected after. Raises `NotFound`, `CorruptError`, `OSError`.
+        What was found stays readable, whatever is collected after. Raises `NotFound`, `CorruptError` where it is
+        missing or found to be damaged, `OSError`.
         """
         return self._settled(lambda opened: self._find(opened, digest))
 
     def _find(self, opened: _Generation, digest: bytes) -> bytes | io.FileIO:
-        pack, slot = _LOCATION.unpack(opened.digests.locate_many(digest, 32))
-        if pack == LOCATION_NONE:
-            raise NotFound(f"content {digest.hex()} is not in the store")
+        pack, slot = _located(opened, digest)
         if pack == LOCATION_OBJECT:
-            return io.FileIO(self._layout.object(digest.hex()))
-        return bytes(self._pack(opened, pack).content(slot))
+            return self._open_object(opened, digest)
+        content = bytes(self._pack(opened, pack).content(slot))
+        self._check_slots(opened, pack, [slot], [digest], [content])
+        return content
 
     def open_place(self, digest: bytes) -> tuple[io.FileIO, int, bool]:
         """The file that a content is in, opened, the byte at which it begins, and whether others are in that file.
@@ -191,22 +208,30 @@ class ContentStore:
         return self._settled(lambda opened: self._open_place(opened, digest))
 
     def _open_place(self, opened: _Generation, digest: bytes) -> tuple[io.FileIO, int, bool]:
-        pack, slot = _LOCATION.unpack(opened.digests.locate_many(digest, 32))
-        if pack == LOCATION_NONE:
-            raise NotFound(f"content {digest.hex()} is not in the store")
+        pack, slot = _located(opened, digest)
         if pack == LOCATION_OBJECT:
-            return io.FileIO(self._layout.object(digest.hex())), 0, False
-        return io.FileIO(self._layout.pack(pack)), self._pack(opened, pack).slot(slot)[0], True
+            return self._open_object(opened, digest), 0, False
+        offset, size, _ = self._pack(opened, pack).slot(slot)
+        file = io.FileIO(self._layout.pack(pack))
+        try:
+            if self._verify != "never":
+                self._check_slots(opened, pack, [slot], [digest], [os.pread(file.fileno(), size, offset)])
+        except BaseException:
+            file.close()
+            raise
+        return file, offset, True
 
     def link_to(self, digest: bytes, path: str) -> bool:
         """Make `path` another name of an object; False where the content is none. Under the garbage lock.
 
-        Raises `OSError`.
+        Raises `CorruptError` where it is found to be damaged, `OSError`.
         """
         try:
             os.link(self._layout.object(digest.hex()), path)
         except FileNotFoundError:
             return False
+        if self._verify != "never":
+            self._open_object(self._current(), digest).close()
         return True
 
     def open(self, digest: bytes) -> io.BufferedReader | io.BytesIO:
@@ -216,16 +241,19 @@ class ContentStore:
 
     def read(self, digest: bytes) -> bytes:
         """One content whole. Raises as `find`."""
-        found = self.find(digest)
-        if isinstance(found, bytes):
-            return found
-        with found:
-            return found.readall()
+        return self._settled(lambda opened: self._read(opened, digest))
+
+    def _read(self, opened: _Generation, digest: bytes) -> bytes:
+        if _located(opened, digest)[0] == LOCATION_OBJECT:
+            return self._read_object(opened, digest)
+        found = self._find(opened, digest)
+        assert isinstance(found, bytes)
+        return found
 
     def read_many(self, digests: Sequence[bytes]) -> list[bytes]:
         """Many contents whole: looked up at once, read in the order in which they lie in packs, equal ones once.
 
-        Raises `CorruptError` where one is missing, `OSError`.
+        Raises `CorruptError` where one is missing or found to be damaged, `OSError`.
         """
         unique = list(dict.fromkeys(digests))
         found = self._settled(lambda opened: self._read_unique(opened, unique))
@@ -237,14 +265,53 @@ class ContentStore:
         for pack, places in groupby(sorted(zip(locations, digests, strict=True)), key=lambda place: place[0][0]):
             slots, names = zip(*((slot, digest) for (_, slot), digest in places), strict=True)
             if pack == LOCATION_OBJECT:
-                found.update((digest, self._read_object(digest)) for digest in names)
+                found.update((digest, self._read_object(opened, digest)) for digest in names)
             else:
-                found.update(zip(names, self._pack(opened, pack).copies(slots), strict=True))
+                copies = self._pack(opened, pack).copies(slots)
+                self._check_slots(opened, pack, slots, names, copies)
+                found.update(zip(names, copies, strict=True))
         return found
 
-    def _read_object(self, digest: bytes) -> bytes:
-        with open(self._layout.object(digest.hex()), "rb") as file:
-            return file.read()
+    def _read_object(self, opened: _Generation, digest: bytes) -> bytes:
+        path = self._layout.object(digest.hex())
+        with open(path, "rb") as file:
+            content = file.read()
+        if self._is_in_doubt(opened, digest):
+            if blake3(content) != digest:
+                raise _damaged(digest, path)
+            opened.sound_objects.add(digest)
+        return content
+
+    def _open_object(self, opened: _Generation, digest: bytes) -> io.FileIO:
+        path = self._layout.object(digest.hex())
+        file = io.FileIO(path)
+        try:
+            if self._is_in_doubt(opened, digest):
+                if _hash_of(file) != digest:
+                    raise _damaged(digest, path)
+                opened.sound_objects.add(digest)
+        except BaseException:
+            file.close()
+            raise
+        return file
+
+    def _is_in_doubt(self, opened: _Generation, digest: bytes) -> bool:
+        """Whether an object is to be hashed now."""
+        return self._verify != "never" and (self._verify == "always" or digest not in opened.sound_objects)
+
+    def _check_slots(
+        self, opened: _Generation, pack: int, slots: Sequence[int], digests: Sequence[bytes], contents: Sequence[bytes]
+    ) -> None:
+        """Verify what was read of slots of a pack, as far as that is to be done now. Raises `CorruptError`."""
+        if self._verify == "never":
+            return
+        sound = opened.sound_slots.setdefault(pack, bytearray(self._pack(opened, pack).slot_count))
+        again = self._verify == "always"
+        doubtful = [number for number, slot in enumerate(slots) if again or not sound[slot]]
+        for number, digest in zip(doubtful, hash_many([contents[number] for number in doubtful]), strict=True):
+            if digest != digests[number]:
+                raise _damaged(digests[number], f"slot {slots[number]} of {self._layout.pack(pack)}")
+            sound[slots[number]] = 1
 
     def _settled(self, read: Callable[[_Generation], _Found]) -> _Found:
         """What `read` gives of a generation that was the current one until it had read. It ends, as each further round
@@ -257,6 +324,10 @@ class ContentStore:
                 if self._is_current(opened):
                     raise _missing(error) from error
                 continue
+            except CorruptError:
+                if self._is_current(opened):
+                    raise
+                continue  # what was read had been punched
             if isinstance(found, io.FileIO) or self._is_current(opened):  # an open file stays what it is
                 return found
 
@@ -287,6 +358,29 @@ def _all_located(table: Digests, digests: bytes | memoryview, stride: int) -> by
             digest = bytes(digests[i * stride : i * stride + 32]).hex()
             raise CorruptError(f"content {digest} is missing from the store; {RELOAD}")
     return locations
+
+
+def _located(opened: _Generation, digest: bytes) -> tuple[int, int]:
+    pack, slot = _LOCATION.unpack(opened.digests.locate_many(digest, 32))
+    if pack == LOCATION_NONE:
+        raise NotFound(f"content {digest.hex()} is not in the store")
+    return pack, slot
+
+
+def _hash_of(file: io.FileIO) -> bytes:
+    """The digest of a file from its beginning, where it is afterwards."""
+    hasher = Hasher()
+    piece = memoryview(bytearray(PIECE_BYTES))
+    while count := file.readinto(piece):
+        hasher.update(piece[:count])
+    file.seek(0)
+    return hasher.digest()
+
+
+def _damaged(digest: bytes, place: str) -> CorruptError:
+    return CorruptError(
+        f"content {digest.hex()}, which is {place}, is damaged; `layerstore fsck` says which images have it"
+    )
 
 
 def _missing(error: FileNotFoundError) -> CorruptError:
