@@ -10,31 +10,25 @@ STEP on (all) in a place (`Place`), and appends a line to the file ACKNOWLEDGED 
 """
 
 import hashlib
-import io
 import os
 import random
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import ClassVar
-
-from contexts import write_context
-from images import Image, docker_files, oci_files, tar_of
-from layer_model import Entry, write_tar
-from registries import put_image
-from stacks import Stack
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from layerstore import Container, Store
+
+if TYPE_CHECKING:
+    from campaigns.samples import Given
 
 EPOCH = "1500000000"
 """SOURCE_DATE_EPOCH of all that runs, so that images that are made have the same ids."""
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(NamedTuple):
     """Where an operation works: below one directory, or where a campaign wants them, a store, what is read, and what is
     written outside of the store."""
 
@@ -47,8 +41,7 @@ class Place:
         return cls(directory / "store", directory / "inputs", directory / "outputs")
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(NamedTuple):
     """One call of the library. When it has returned it is acknowledged, and when it is `durable`, too, a power loss
     takes neither it nor what came before it."""
 
@@ -61,9 +54,10 @@ class Operation(ABC):
 
     Attributes:
         name: of the operation.
-        needs: "root", "runtime" (crun or runc), "registry" (docker-registry), of what is to be there.
+        needs: of what is to be there: "root", "mount" (a file system from which EROFS can be mounted, none in memory),
+            "runtime" (crun or runc), "registry" (docker-registry).
         partial: beginnings of names of a state (campaigns/states.py) that a step which was not acknowledged may have
-            done any part of.
+            done any part of. What it had written to a log then stays there, although it is written again.
         unsynced: beginnings of names of a state that may be anything after a power loss, unless the last
             acknowledged step was durable and no other was begun.
         passing: whether images and containers may be there that are none of its results, until the next run or
@@ -78,9 +72,9 @@ class Operation(ABC):
     passing: ClassVar[bool] = False
     creates: ClassVar[bool] = False
 
-    def before(self, store: Store, place: Place, registry: int) -> None:
-        """Make the store as it is before, and write what is read into `place.inputs`. `registry` is a port."""
-        load(store, APP)
+    def before(self, given: "Given") -> None:
+        """Make the store as it is before, and write what is read into its place's `inputs`."""
+        given.load("app")
 
     @abstractmethod
     def steps(self, place: Place) -> Sequence[Step]:
@@ -96,65 +90,9 @@ class Operation(ABC):
                 acknowledged(number)
 
 
-# Images
-
-
-def files(seed: int, count: int, largest: int = 9_000) -> list[Entry]:
-    """Files of any size up to that in two directories."""
-    draw = random.Random(seed)
-    names = [f"{draw.choice(['etc', 'usr/lib'])}/file{seed}.{number}" for number in range(count)]
-    return [Entry("file", name, data=draw.randbytes(draw.randrange(largest)), mtime=(1000, 5)) for name in names]
-
-
-BOTTOM = write_tar(
-    [
-        *[Entry("dir", name, mode=0o755, mtime=(9, 0)) for name in ("etc", "usr", "usr/lib", "data")],
-        *files(1, 12),
-        Entry("file", "etc/secret", data=b"x" * 10, mode=0o4700, uid=7, gid=8, xattrs={"user.x": b"1"}),
-        Entry("file", "data/large", data=random.Random(2).randbytes(200_000), mtime=(77, 0)),
-        Entry("hardlink", "data/same", link="data/large"),
-        Entry("symlink", "link", link="data/large"),
-    ]
-)
-MIDDLE = write_tar(
-    [
-        *files(3, 10),
-        Entry("file", "data/.wh.same"),
-        *[Entry("file", f"data/{name}", data=b"of the image" * 99) for name in "ab"],
-        Entry("file", "app", data=b"#!/bin/true\n"),
-    ]
-)
-TOP = write_tar([*files(4, 6), Entry("file", "data/large2", data=random.Random(5).randbytes(150_000))])
-OTHER = write_tar([*files(6, 9), Entry("file", "data/large3", data=random.Random(7).randbytes(140_000))])
-FLAT = write_tar([*files(8, 9), Entry("file", "large", data=random.Random(9).randbytes(260_000))])
-
-APP = Image([BOTTOM, MIDDLE], ["app:1"])
-NEWER = Image([BOTTOM, MIDDLE, TOP], ["newer:1"])
-SIBLING = Image([BOTTOM, OTHER], ["sibling:1"])
-
-
-def load(store: Store, *images: Image) -> None:
-    store.load(io.BytesIO(tar_of(docker_files(images))))
-
-
 def box(store: Store) -> Container:
-    """The container that is there before."""
+    """The container that is there before (`Given.box`)."""
     return store.container("box")
-
-
-def make_box(store: Store, driver: str) -> Container:
-    """One with changes of its own: new and changed files, an object's size, removed and renamed ones."""
-    container = store.create("app:1", name="box", driver="extent")
-    container.makedirs("own/deep")
-    container.write_bytes("own/small", b"of the container\n")
-    container.write_bytes("own/deep/large", random.Random(10).randbytes(170_000))
-    container.write_bytes("etc/secret", b"changed")
-    container.unlink("app")
-    container.rename("data/large", "data/renamed")
-    container.symlink("own/small", "data/link")
-    container.setxattr("own/small", "user.mine", b"1")
-    container.move(driver)
-    return box(store)
 
 
 # Bringing images in
@@ -165,10 +103,10 @@ class Load(Operation):
 
     name = "load"
 
-    def before(self, store: Store, place: Place, registry: int) -> None:
-        load(store, SIBLING)
-        (place.inputs / "app.tar").write_bytes(tar_of(docker_files([APP], compression="gzip")))
-        (place.inputs / "newer.tar").write_bytes(tar_of(oci_files([NEWER], "zstd")))
+    def before(self, given: "Given") -> None:
+        given.load("sibling")
+        given.write_archive("app.tar", "app", "docker", "gzip")
+        given.write_archive("newer.tar", "newer", "oci", "zstd")
 
     def steps(self, place: Place) -> Sequence[Step]:
         archives = [place.inputs / "app.tar", place.inputs / "newer.tar"]
@@ -178,9 +116,9 @@ class Load(Operation):
 class ImportRootfs(Operation):
     name = "import"
 
-    def before(self, store: Store, place: Place, registry: int) -> None:
-        load(store, SIBLING)
-        (place.inputs / "rootfs.tar").write_bytes(FLAT)
+    def before(self, given: "Given") -> None:
+        given.load("sibling")
+        given.write_layer("rootfs.tar", "flat")
 
     def steps(self, place: Place) -> Sequence[Step]:
         return [Step(lambda store: store.import_rootfs(place.inputs / "rootfs.tar", "flat:1"))]
@@ -192,11 +130,10 @@ class Pull(Operation):
     name = "pull"
     needs = frozenset({"registry"})
 
-    def before(self, store: Store, place: Place, registry: int) -> None:
-        load(store, SIBLING)
-        for image in (APP, NEWER):
-            put_image(registry, "app", image.names[0].partition(":")[0], image)
-        (place.inputs / "registry").write_text(f"127.0.0.1:{registry}")
+    def before(self, given: "Given") -> None:
+        given.load("sibling")
+        given.put("app", "newer")
+        given.write("registry", given.registry.encode())
 
     def steps(self, place: Place) -> Sequence[Step]:
         host = (place.inputs / "registry").read_text()
@@ -209,9 +146,9 @@ class Push(Operation):
     name = "push"
     needs = frozenset({"registry"})
 
-    def before(self, store: Store, place: Place, registry: int) -> None:
-        load(store, APP)
-        (place.inputs / "registry").write_text(f"127.0.0.1:{registry}")
+    def before(self, given: "Given") -> None:
+        given.load("app")
+        given.write("registry", given.registry.encode())
 
     def steps(self, place: Place) -> Sequence[Step]:
         host = (place.inputs / "registry").read_text()
@@ -230,10 +167,10 @@ class Build(Operation):
         "WORKDIR /made\nCOPY tree/sub ./\nLABEL a=b\n"
     )
 
-    def before(self, store: Store, place: Place, registry: int) -> None:
-        load(store, APP)
+    def before(self, given: "Given") -> None:
+        given.load("app")
         tree = {"one": b"1", "sub": {"two": b"2" * 5_000, "large": random.Random(11).randbytes(140_000), "to": "two"}}
-        write_context(place.inputs / "context", {"Dockerfile": self.dockerfile.encode(), "tree": tree})
+        given.write_tree("context", {"Dockerfile": self.dockerfile.encode(), "tree": tree})
 
     def steps(self, place: Place) -> Sequence[Step]:
         return [Step(lambda store: store.build(place.inputs / "context", names=["built:1"], pull="never"))]
@@ -243,14 +180,12 @@ class BuildRun(Build):
     """RUN: a container is made, mounted, runs a program and is committed."""
 
     name = "build-run"
-    needs = frozenset({"root", "runtime"})
+    needs = frozenset({"root", "mount", "runtime"})
     dockerfile = "FROM shell:1\nCOPY tree/one /one\nRUN echo made > /made; rm /one\n"
 
-    def before(self, store: Store, place: Place, registry: int) -> None:
-        from test_containers import base, busybox
-
-        super().before(store, place, registry)
-        load(store, Image([write_tar(base()), busybox()], ["shell:1"]))
+    def before(self, given: "Given") -> None:
+        super().before(given)
+        given.load("shell")
 
 
 # Names, and what nobody names any more
@@ -261,8 +196,8 @@ class Tag(Operation):
 
     name = "tag"
 
-    def before(self, store: Store, place: Place, registry: int) -> None:
-        load(store, APP, SIBLING)
+    def before(self, given: "Given") -> None:
+        given.load("app", "sibling")
 
     def steps(self, place: Place) -> Sequence[Step]:
         names = [("app:1", "second:1"), ("app:1", "third:1"), ("sibling:1", "third:1")]
@@ -274,11 +209,11 @@ class RemoveImage(Operation):
 
     name = "rmi"
 
-    def before(self, store: Store, place: Place, registry: int) -> None:
-        load(store, APP, SIBLING)
-        store.tag("app:1", "second:1")
+    def before(self, given: "Given") -> None:
+        given.load("app", "sibling")
+        given.store.tag("app:1", "second:1")
         for name in ("app:1", "sibling:1"):
-            store.create(name).remove()
+            given.store.create(name).remove()
 
     def steps(self, place: Place) -> Sequence[Step]:
         return [Step(partial(_remove_image, name)) for name in ("app:1", "second:1", "sibling:1")]
@@ -294,21 +229,21 @@ class Collect(Operation):
 
     name = "gc"
 
-    def before(self, store: Store, place: Place, registry: int) -> None:
-        load(store, APP, SIBLING, NEWER)
-        load(store, Image([FLAT], ["flat:1"]))
-        kept = make_box(store, "extent")
+    def before(self, given: "Given") -> None:
+        given.load("app", "sibling", "newer")
+        given.load("flat")
+        kept = given.box("extent")
         kept.snapshot("before")
         kept.write_bytes("own/more", b"rolled back\n" * 1000)
-        store.create("newer:1").remove()
-        store.create("app:1", name="overlay")
+        given.store.create("newer:1").remove()
+        given.store.create("app:1", name="overlay")
         for name in ("sibling:1", "newer:1", "flat:1"):
-            assert store.image(name).index()
-            store.remove_image(name)
-        (store.root / "downloads").mkdir()
-        (store.root / "downloads" / ("0" * 64)).write_bytes(b"half of a blob")
-        (store.root / "staging" / "killed").mkdir()
-        (store.root / "staging" / "killed" / "lock").touch()
+            assert given.store.image(name).index()
+            given.store.remove_image(name)
+        (given.store.root / "downloads").mkdir()
+        (given.store.root / "downloads" / ("0" * 64)).write_bytes(b"half of a blob")
+        (given.store.root / "staging" / "killed").mkdir()
+        (given.store.root / "staging" / "killed" / "lock").touch()
         kept.rollback("before")
 
     def steps(self, place: Place) -> Sequence[Step]:
@@ -320,12 +255,12 @@ class Evict(Operation):
 
     name = "evict"
 
-    def before(self, store: Store, place: Place, registry: int) -> None:
-        load(store, APP, SIBLING)
-        make_box(store, "extent")
+    def before(self, given: "Given") -> None:
+        given.load("app", "sibling")
+        given.box("extent")
         for name in ("app:1", "sibling:1"):
-            store.create(name).remove()
-            assert store.image(name).index()
+            given.store.create(name).remove()
+            assert given.store.image(name).index()
 
     def steps(self, place: Place) -> Sequence[Step]:
         return [Step(lambda store: store.evict_derived(10_000)), Step(lambda store: store.evict_derived(0))]
@@ -339,8 +274,8 @@ class Lookup(Operation):
 
     name = "index"
 
-    def before(self, store: Store, place: Place, registry: int) -> None:
-        load(store, APP, NEWER)
+    def before(self, given: "Given") -> None:
+        given.load("app", "newer")
 
     def steps(self, place: Place) -> Sequence[Step]:
         def look(store: Store, name: str) -> None:
@@ -353,11 +288,11 @@ class Mount(Operation):
     """A tree image is made and mounted, twice, with what it needs, and unmounted."""
 
     name = "mount"
-    needs = frozenset({"root"})
+    needs = frozenset({"root", "mount"})
 
-    def before(self, store: Store, place: Place, registry: int) -> None:
-        load(store, APP, NEWER)
-        store.create("app:1", name="box")
+    def before(self, given: "Given") -> None:
+        given.load("app", "newer")
+        given.store.create("app:1", name="box")
 
     def steps(self, place: Place) -> Sequence[Step]:
         def use(store: Store) -> None:
@@ -378,8 +313,8 @@ class BringTogether(Operation):
 
     name = "packs"
 
-    def before(self, store: Store, place: Place, registry: int) -> None:
-        Stack(7).load(store, range(1, 8))
+    def before(self, given: "Given") -> None:
+        given.load_stack(7)
 
     def steps(self, place: Place) -> Sequence[Step]:
         from layerstore.layers import packs
@@ -417,14 +352,14 @@ class Remove(Operation):
 
     name = "rm"
 
-    def before(self, store: Store, place: Place, registry: int) -> None:
-        load(store, APP)
-        extent = make_box(store, "extent")
+    def before(self, given: "Given") -> None:
+        given.load("app")
+        extent = given.box("extent")
         extent.snapshot("s")
         extent.fork(name="fork").write_bytes("of-the-fork", b"1")
-        store.create("app:1", name="overlay").snapshot("s")
+        given.store.create("app:1", name="overlay").snapshot("s")
         for name in ("a", "b"):
-            store.create("app:1", name=name, driver="extent")
+            given.store.create("app:1", name=name, driver="extent")
 
     def steps(self, place: Place) -> Sequence[Step]:
         def remove(store: Store, names: Sequence[str]) -> None:
@@ -438,9 +373,9 @@ class WriteExtent(Operation):
 
     name = "write-extent"
 
-    def before(self, store: Store, place: Place, registry: int) -> None:
-        load(store, APP)
-        make_box(store, "extent")
+    def before(self, given: "Given") -> None:
+        given.load("app")
+        given.box("extent")
 
     def steps(self, place: Place) -> Sequence[Step]:
         data = random.Random(12).randbytes(300_000)
@@ -478,9 +413,9 @@ class Compact(Operation):
 
     name = "compact"
 
-    def before(self, store: Store, place: Place, registry: int) -> None:
-        load(store, APP)
-        container = make_box(store, "extent")
+    def before(self, given: "Given") -> None:
+        given.load("app")
+        container = given.box("extent")
         for seed in range(4):
             container.write_bytes("own/again", random.Random(seed).randbytes(500_000))
 
@@ -495,12 +430,12 @@ class WriteOverlay(Operation):
     """What a program does in a mounted container."""
 
     name = "write-overlay"
-    needs = frozenset({"root"})
+    needs = frozenset({"root", "mount"})
     unsynced = ("container box",)
 
-    def before(self, store: Store, place: Place, registry: int) -> None:
-        load(store, APP)
-        make_box(store, "overlay")
+    def before(self, given: "Given") -> None:
+        given.load("app")
+        given.box("overlay")
 
     def steps(self, place: Place) -> Sequence[Step]:
         def at(store: Store, path: str) -> Path:
@@ -539,9 +474,9 @@ class Fork(Operation):
     name = "fork-extent"
     driver: ClassVar[str] = "extent"
 
-    def before(self, store: Store, place: Place, registry: int) -> None:
-        load(store, APP)
-        make_box(store, self.driver)
+    def before(self, given: "Given") -> None:
+        given.load("app")
+        given.box(self.driver)
 
     def steps(self, place: Place) -> Sequence[Step]:
         return [
@@ -560,9 +495,9 @@ class Snapshot(Operation):
     name = "snapshot-extent"
     driver: ClassVar[str] = "extent"
 
-    def before(self, store: Store, place: Place, registry: int) -> None:
-        load(store, APP)
-        make_box(store, self.driver).snapshot("first")
+    def before(self, given: "Given") -> None:
+        given.load("app")
+        given.box(self.driver).snapshot("first")
 
     def steps(self, place: Place) -> Sequence[Step]:
         return [
@@ -582,13 +517,13 @@ class Rollback(Operation):
     name = "rollback-extent"
     driver: ClassVar[str] = "extent"
 
-    def before(self, store: Store, place: Place, registry: int) -> None:
-        load(store, APP)
-        make_box(store, "extent").snapshot("first")
-        box(store).write_bytes("own/small", b"after the snapshot")
-        box(store).rmtree("etc")
-        box(store).move(self.driver)
-        box(store).snapshot("second")
+    def before(self, given: "Given") -> None:
+        given.load("app")
+        given.box("extent").snapshot("first")
+        box(given.store).write_bytes("own/small", b"after the snapshot")
+        box(given.store).rmtree("etc")
+        box(given.store).move(self.driver)
+        box(given.store).snapshot("second")
 
     def steps(self, place: Place) -> Sequence[Step]:
         return [Step(lambda store: box(store).rollback("first"), durable=False)]
@@ -603,9 +538,9 @@ class Commit(Operation):
     name = "commit-extent"
     driver: ClassVar[str] = "extent"
 
-    def before(self, store: Store, place: Place, registry: int) -> None:
-        load(store, APP)
-        make_box(store, self.driver)
+    def before(self, given: "Given") -> None:
+        given.load("app")
+        given.box(self.driver)
 
     def steps(self, place: Place) -> Sequence[Step]:
         return [
@@ -625,10 +560,10 @@ class Move(Operation):
     name = "move"
     needs = frozenset({"root"})
 
-    def before(self, store: Store, place: Place, registry: int) -> None:
-        load(store, APP)
-        make_box(store, "extent").snapshot("first")
-        box(store).write_bytes("own/small", b"after the snapshot")
+    def before(self, given: "Given") -> None:
+        given.load("app")
+        given.box("extent").snapshot("first")
+        box(given.store).write_bytes("own/small", b"after the snapshot")
 
     def steps(self, place: Place) -> Sequence[Step]:
         return [Step(lambda store: box(store).move("overlay")), Step(lambda store: box(store).move("extent"))]
@@ -641,11 +576,11 @@ class CopyIn(Operation):
     partial = ("container box",)
     unsynced = partial
 
-    def before(self, store: Store, place: Place, registry: int) -> None:
-        load(store, APP)
-        make_box(store, "extent")
+    def before(self, given: "Given") -> None:
+        given.load("app")
+        given.box("extent")
         tree = {"a": b"a" * 3_000, "sub": {"large": random.Random(13).randbytes(200_000), "link": "large"}}
-        write_context(place.inputs / "tree", tree)
+        given.write_tree("tree", tree)
 
     def steps(self, place: Place) -> Sequence[Step]:
         return [Step(lambda store: box(store).copy_in(place.inputs / "tree", "/in"), durable=False)]
@@ -661,9 +596,9 @@ class CopyOut(Operation):
     partial = ("output ",)
     unsynced = partial
 
-    def before(self, store: Store, place: Place, registry: int) -> None:
-        load(store, APP)
-        make_box(store, "extent")
+    def before(self, given: "Given") -> None:
+        given.load("app")
+        given.box("extent")
 
     def steps(self, place: Place) -> Sequence[Step]:
         return [Step(lambda store: box(store).copy_out("/own", place.outputs / "own"), durable=False)]
@@ -674,8 +609,8 @@ class Save(Operation):
 
     name = "save"
 
-    def before(self, store: Store, place: Place, registry: int) -> None:
-        load(store, APP, NEWER)
+    def before(self, given: "Given") -> None:
+        given.load("app", "newer")
 
     def steps(self, place: Place) -> Sequence[Step]:
         layout = place.outputs / "layout"
