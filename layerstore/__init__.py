@@ -27,10 +27,15 @@ if TYPE_CHECKING:
     from layerstore.api.building import build as build
     from layerstore.results import BuildEvent as BuildEvent
     from layerstore.results import Change as Change
+    from layerstore.results import ContainerUsage as ContainerUsage
     from layerstore.results import HistoryEntry as HistoryEntry
+    from layerstore.results import ImageUsage as ImageUsage
     from layerstore.results import LayerSummary as LayerSummary
+    from layerstore.results import Part as Part
     from layerstore.results import Progress as Progress
+    from layerstore.results import Pruned as Pruned
     from layerstore.results import Snapshot as Snapshot
+    from layerstore.results import Usage as Usage
     from layerstore.results import Version as Version
     from layerstore.views.paths import ImagePath as ImagePath
     from layerstore.views.view import View as View
@@ -39,14 +44,19 @@ _HOMES = {
     "BuildEvent": "layerstore.results",
     "Change": "layerstore.results",
     "Container": "layerstore.api",
+    "ContainerUsage": "layerstore.results",
     "Entry": "layerstore._core.entry",
     "HistoryEntry": "layerstore.results",
     "Image": "layerstore.api",
     "ImagePath": "layerstore.views.paths",
+    "ImageUsage": "layerstore.results",
     "LayerSummary": "layerstore.results",
+    "Part": "layerstore.results",
     "Progress": "layerstore.results",
+    "Pruned": "layerstore.results",
     "Snapshot": "layerstore.results",
     "Store": "layerstore.api",
+    "Usage": "layerstore.results",
     "Version": "layerstore.results",
     "View": "layerstore.views.view",
     "Volume": "layerstore.api",
@@ -56,14 +66,19 @@ __all__ = [
     "BuildEvent",
     "Change",
     "Container",
+    "ContainerUsage",
     "Entry",
     "HistoryEntry",
     "Image",
     "ImagePath",
+    "ImageUsage",
     "LayerSummary",
+    "Part",
     "Progress",
+    "Pruned",
     "Snapshot",
     "Store",
+    "Usage",
     "Version",
     "View",
     "Volume",

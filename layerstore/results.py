@@ -130,6 +130,88 @@ class Version(Value):
         self.ended_at = ended_at
 
 
+class ImageUsage(Value):
+    """What an image takes, bytes.
+
+    `size_bytes` is the sum of the files of its layers, as `Image.size_bytes` and docker have it. Of these every content
+    is stored once: `shared_bytes` are those of contents that another image has too, `unique_bytes` of those that none
+    has. `reclaimable_bytes` would be given back if this image alone were removed: what is unique, or nothing while one
+    of its `containers` (a number) uses it.
+    """
+
+    def __init__(
+        self,
+        image_id: ImageId,
+        names: list[str],
+        size_bytes: int,
+        shared_bytes: int,
+        unique_bytes: int,
+        reclaimable_bytes: int,
+        containers: int,
+    ) -> None:
+        self.image_id = image_id
+        self.names = names
+        self.size_bytes = size_bytes
+        self.shared_bytes = shared_bytes
+        self.unique_bytes = unique_bytes
+        self.reclaimable_bytes = reclaimable_bytes
+        self.containers = containers
+
+
+class ContainerUsage(Value):
+    """What a container takes: the bytes on disk of its writable layer and snapshots. A log that forks share counts for
+    each whose present state or snapshot began in it."""
+
+    def __init__(
+        self, container_id: str, name: str | None, image_id: ImageId, image_name: str, state: str, size_bytes: int
+    ) -> None:
+        self.container_id = container_id
+        self.name = name
+        self.image_id = image_id
+        self.image_name = image_name
+        self.state = state
+        self.size_bytes = size_bytes
+
+
+class Part(Value):
+    """A part of what a store takes: how many things, how many of them are in use, bytes of all, and those that would be
+    given back with what is not in use."""
+
+    def __init__(self, count: int, active: int, size_bytes: int, reclaimable_bytes: int) -> None:
+        self.count = count
+        self.active = active
+        self.size_bytes = size_bytes
+        self.reclaimable_bytes = reclaimable_bytes
+
+
+class Usage(Value):
+    """What a store takes: of each image, newest first, of each container, and in all by the names of `parts`.
+
+    "images": contents of images; in use are those that have containers. "containers": in use are those that are mounted
+    or run. "derived": merged indexes and tree images; in use are trees that are mounted. "build cache", "downloads":
+    what failed pulls have left. "metadata": indexes and recipes of layers, manifests and configs. "garbage": what
+    `collect_garbage` gives back.
+    """
+
+    def __init__(self, images: list[ImageUsage], containers: list[ContainerUsage], parts: dict[str, Part]) -> None:
+        self.images = images
+        self.containers = containers
+        self.parts = parts
+
+
+class Pruned(Value):
+    """What was removed, or would be: ids of containers, ids of images with their names, contents dropped, bytes given
+    back."""
+
+    def __init__(
+        self, containers: list[str], images: dict[ImageId, list[str]], contents: int, freed_bytes: int
+    ) -> None:
+        self.containers = containers
+        self.images = images
+        self.contents = contents
+        self.freed_bytes = freed_bytes
+
+
 class Progress(Value):
     """How far a long operation is: `done_bytes` of `total_bytes` (None when unknown) of `what`.
 

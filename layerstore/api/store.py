@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from layerstore.extents.layers import Layers
     from layerstore.layers.garbage import Collected
     from layerstore.oci.configs import ImageConfig
-    from layerstore.results import BuildEvent, Change, Progress
+    from layerstore.results import BuildEvent, Change, Progress, Pruned, Usage
     from layerstore.store.contents import ContentStore, Verify
     from layerstore.store.pool import Pool
     from layerstore.types import Digest
@@ -609,6 +609,41 @@ class Store:
         if self.pool is not None:
             self.pool.trim()
         return collected
+
+    def usage(self) -> Usage:
+        """What images, containers and the rest take, and what of it would be given back. Waits for a collection of
+        garbage that is under way. It takes time in proportion to the contents of distinct layers, whatever number of
+        images has them. Raises `CorruptError` where the index of a layer is missing or damaged, `OSError`."""
+        from layerstore.layers.usage import usage
+
+        def states() -> dict[str, str]:
+            rows = self._containers.all()
+            return dict(zip((row.id for row in rows), self._containers.states(rows), strict=True))
+
+        return usage(self.layout, self._database, self._contents, self._chains, states)
+
+    def prune(
+        self,
+        *,
+        named: bool = False,
+        containers: bool = False,
+        older_than_seconds: float = 60,
+        dry_run: bool = False,
+    ) -> Pruned:
+        """Remove images that have no name and no container, and collect garbage.
+
+        Args:
+            named: images that have names too, unless a container uses them.
+            containers: before that, containers that are not mounted and not written to, with all that is in them.
+            older_than_seconds: what came into the store since then stays: somebody may be about to use it.
+            dry_run: remove nothing, and say what would be, and the bytes of contents that it would give back.
+
+        An image that was pulled by its digest has no name: `tag` it to keep it. Waits for loads, builds and creations
+        that are under way. Durable on return. Raises as `collect_garbage`.
+        """
+        from layerstore.api.pruning import prune
+
+        return prune(self, named=named, containers=containers, older_than_seconds=older_than_seconds, dry_run=dry_run)
 
     def evict_derived(self, limit_bytes: int) -> int:
         """Remove merged indexes and tree images, longest unused first, until at most so many bytes are left.

@@ -52,6 +52,8 @@ COMMANDS = {
     "cp": "copy files between a container and the host",
     "export": "write the whole tree of a container as a tar",
     "gc": "give back the space of contents that nothing uses",
+    "prune": "remove images and containers that nothing uses",
+    "system": "show what images, containers and the rest take (df)",
     "pool": "show, grow, trim or detach the pool of a store",
 }
 _MODULES = {"import": "import_"}

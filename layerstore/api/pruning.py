@@ -1,0 +1,69 @@
+"""Removes images and containers that nobody seems to need."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+
+from layerstore.errors import Conflict
+from layerstore.layers.usage import bytes_without
+from layerstore.results import Pruned
+from layerstore.store.locks import locked
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from layerstore.api.store import Store
+    from layerstore.containers.containers import ContainerRow
+    from layerstore.types import ImageId
+
+_IMAGES = """
+SELECT image_id FROM images WHERE stored_seconds <= :before
+AND (:named OR image_id NOT IN (SELECT image_id FROM names))
+AND image_id NOT IN (SELECT image_id FROM containers WHERE id NOT IN (SELECT value FROM json_each(:gone)))
+ORDER BY stored_seconds DESC, image_id
+"""
+
+
+def prune(store: Store, *, named: bool, containers: bool, older_than_seconds: float, dry_run: bool) -> Pruned:
+    """See `Store.prune`."""
+    before = time.time() - older_than_seconds
+    if dry_run:
+        with locked(store.layout.garbage_lock, exclusive=False):
+            rows = _idle(store, before) if containers else []
+            images = _images(store, before, named, rows)
+            freed = bytes_without(store._database, store._contents, store._chains, images)
+        return Pruned([row.id for row in rows], images, 0, freed)
+    # Nothing is being loaded, built or created in here, so an image that has no name yet is nobody's.
+    with locked(store.layout.garbage_lock, exclusive=True):
+        gone = [row.id for row in _idle(store, before) if _remove(store, row)] if containers else []
+        with store._database.transaction() as db:
+            images = _images(store, before, named, [])
+            db.executemany("DELETE FROM names WHERE image_id = ?", [(image,) for image in images])
+            db.executemany("DELETE FROM images WHERE image_id = ?", [(image,) for image in images])
+    collected = store.collect_garbage()
+    return Pruned(gone, images, collected.contents, collected.freed_bytes)
+
+
+def _idle(store: Store, before: float) -> list[ContainerRow]:
+    rows = [row for row in store._containers.all() if row.created_seconds <= before]
+    states = store._containers.states(rows)
+    return [row for row, state in zip(rows, states, strict=True) if state == "created"]
+
+
+def _remove(store: Store, row: ContainerRow) -> bool:
+    with contextlib.suppress(Conflict):  # somebody uses it now, or writes to it
+        store._containers.remove([row])
+        return True
+    return False
+
+
+def _images(store: Store, before: float, named: bool, gone: list[ContainerRow]) -> dict[ImageId, list[str]]:
+    """Images that are to go with those containers, and their names."""
+    import json
+
+    db = store._database.read()
+    values = {"before": before, "named": named, "gone": json.dumps([row.id for row in gone])}
+    query = "SELECT name FROM names WHERE image_id = ? ORDER BY name"
+    return {
+        image: [name for (name,) in db.execute(query, (image,))] for (image,) in db.execute(_IMAGES, values).fetchall()
+    }

@@ -1,0 +1,74 @@
+"""Remove images that have no name and that no container uses, and give back what nothing uses.
+
+With --all also those that have names; with --containers first the containers that are not mounted and not written to,
+and all that is in them. What came into the store within the last minute stays, as somebody may be about to use it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+
+from layerstore.cli import output
+from layerstore.errors import InvalidInput
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from layerstore.api import Store
+    from layerstore.results import Pruned
+
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-a", "--all", action="store_true", help="images with names too, unless a container uses them")
+    parser.add_argument("--containers", action="store_true", help="containers too, with what was written to them")
+    parser.add_argument(
+        "--until",
+        type=_age,
+        default=60,
+        metavar="AGE",
+        help="only what came into the store longer ago: 24h, 7d, 90s (default: 1m)",
+    )
+    parser.add_argument("-n", "--dry-run", action="store_true", help="only tell what would be removed")
+    parser.add_argument("-f", "--force", action="store_true", help="do not ask")
+
+
+def run(store: Store, args: argparse.Namespace) -> int:
+    chosen = {"named": args.all, "containers": args.containers, "older_than_seconds": args.until}
+    if args.dry_run or not args.force:
+        found = store.prune(**chosen, dry_run=True)
+        if args.dry_run:
+            _tell(found)
+            print(f"{output.size(found.freed_bytes)} would be given back")
+            return 0
+        if (found.images or found.containers) and not _agreed(found):
+            print("nothing was removed", file=sys.stderr)
+            return 1
+    done = store.prune(**chosen)
+    _tell(done)
+    print(f"{done.contents} contents dropped, {output.size(done.freed_bytes)} given back")
+    return 0
+
+
+def _agreed(found: Pruned) -> bool:
+    if not sys.stdin.isatty():
+        raise InvalidInput("there is nobody to ask; give --force to remove without asking, --dry-run to see what")
+    _tell(found)
+    print("Remove these? [y/N] ", end="", flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def _tell(found: Pruned) -> None:
+    for container in found.containers:
+        print(f"container {container}")
+    for image, names in found.images.items():
+        print(f"image {image}{''.join(f' {output.printable(name)}' for name in names)}")
+
+
+def _age(text: str) -> float:
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([smhdw])", text, re.ASCII)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an age; give 90s, 30m, 24h, 7d or 2w")
+    return float(match[1]) * _SECONDS[match[2]]

@@ -1,0 +1,106 @@
+"""`system df`: show what images, containers and the rest of a store take, and what of it would be given back.
+
+Files that several images have are stored once. SIZE of an image is the sum of its files; SHARED is what it has in
+common with others, UNIQUE what no other one has, RECLAIMABLE what its removal alone would give back.
+"""
+
+from __future__ import annotations
+
+import json
+
+from layerstore.cli import output
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from typing import Any
+
+    from layerstore.api import Store
+    from layerstore.results import Usage
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("action", choices=("df",), help="what to show")
+    parser.add_argument("-v", "--verbose", action="store_true", help="each image and container")
+    parser.add_argument(
+        "--format", choices=("table", "json"), default="table", help="tables, or one JSON object of all"
+    )
+
+
+def run(store: Store, args: argparse.Namespace) -> int:
+    usage = store.usage()
+    if args.format == "json":
+        parts = {name: vars(part) for name, part in usage.parts.items()}
+        print(
+            json.dumps(
+                {
+                    "parts": parts,
+                    "images": [vars(image) for image in usage.images],
+                    "containers": [vars(container) for container in usage.containers],
+                },
+                indent=2,
+            )
+        )
+    elif args.verbose:
+        _show_each(usage)
+    else:
+        _show_parts(usage)
+    return 0
+
+
+def _show_parts(usage: Usage) -> None:
+    rows = [
+        {
+            "TYPE": name.capitalize(),
+            "TOTAL": part.count or "",
+            "ACTIVE": part.active if part.count else "",
+            "SIZE": part.size_bytes,
+            "RECLAIMABLE": (part.reclaimable_bytes, part.size_bytes),
+        }
+        for name, part in usage.parts.items()
+    ]
+    columns: output.Columns = {
+        "TYPE": str,
+        "TOTAL": str,
+        "ACTIVE": str,
+        "SIZE": output.size,
+        "RECLAIMABLE": _share,
+    }
+    output.listing(rows, columns, "table")
+
+
+def _share(value: tuple[int, int]) -> str:
+    part, whole = value
+    return f"{output.size(part)} ({100 * part // whole}%)" if whole else output.size(part)
+
+
+def _show_each(usage: Usage) -> None:
+    images: list[dict[str, Any]] = [
+        {
+            "IMAGE": name,
+            "IMAGE ID": image.image_id.removeprefix("sha256:")[:12],
+            "SIZE": image.size_bytes,
+            "SHARED": image.shared_bytes,
+            "UNIQUE": image.unique_bytes,
+            "RECLAIMABLE": image.reclaimable_bytes,
+            "CONTAINERS": image.containers,
+        }
+        for image in usage.images
+        for name in image.names or ["<none>"]
+    ]
+    sizes = dict.fromkeys(("SIZE", "SHARED", "UNIQUE", "RECLAIMABLE"), output.size)
+    print("Images:\n")
+    output.listing(images, {"IMAGE": str, "IMAGE ID": str, **sizes, "CONTAINERS": str}, "table")
+    containers: list[dict[str, Any]] = [
+        {
+            "CONTAINER ID": container.container_id[:12],
+            "IMAGE": container.image_name,
+            "STATUS": container.state,
+            "SIZE": container.size_bytes,
+            "NAME": container.name or "",
+        }
+        for container in usage.containers
+    ]
+    print("\nContainers:\n")
+    shown: output.Columns = {"CONTAINER ID": str, "IMAGE": str, "STATUS": str, "SIZE": output.size, "NAME": str}
+    output.listing(containers, shown, "table")
