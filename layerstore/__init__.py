@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from layerstore.api.building import build as build
     from layerstore.results import BuildEvent as BuildEvent
     from layerstore.results import Change as Change
+    from layerstore.results import CheckReport as CheckReport
     from layerstore.results import ContainerUsage as ContainerUsage
+    from layerstore.results import Damage as Damage
     from layerstore.results import HistoryEntry as HistoryEntry
     from layerstore.results import ImageUsage as ImageUsage
     from layerstore.results import LayerSummary as LayerSummary
@@ -43,8 +45,10 @@ if TYPE_CHECKING:
 _HOMES = {
     "BuildEvent": "layerstore.results",
     "Change": "layerstore.results",
+    "CheckReport": "layerstore.results",
     "Container": "layerstore.api",
     "ContainerUsage": "layerstore.results",
+    "Damage": "layerstore.results",
     "Entry": "layerstore._core.entry",
     "HistoryEntry": "layerstore.results",
     "Image": "layerstore.api",
@@ -65,8 +69,10 @@ _HOMES = {
 __all__ = [
     "BuildEvent",
     "Change",
+    "CheckReport",
     "Container",
     "ContainerUsage",
+    "Damage",
     "Entry",
     "HistoryEntry",
     "Image",

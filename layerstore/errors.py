@@ -11,8 +11,12 @@ from layerstore._core.status import (
     Unsupported,
 )
 
-RELOAD = "`layerstore rmi` its images and `layerstore gc`, then load the image again"
-"""What to do about a layer that is damaged in the store: while it is known there, a load does not read it."""
+REPAIR = "`layerstore fsck --repair` says which images need it, and makes room for it to be loaded again"
+"""What to do about a file of contents that is damaged in the store."""
+REPAIR_DATABASE = "`layerstore fsck --repair` makes a new one of what is whole"
+"""What to do about a database that is damaged."""
+RELOAD = "`layerstore fsck --repair`, then load or pull the image again"
+"""What to do about a layer that is damaged in the store: once that is noted, a load reads the layer again."""
 
 
 class ProgramNotFound(NotFound):

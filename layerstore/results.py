@@ -262,3 +262,45 @@ class BuildEvent(Value):
         self.text = text
         self.stream = stream
         self.data = data
+
+
+class Damage(Value):
+    """Something in a store that is not as it was written.
+
+    `what` it is: "content" (of files of images), "pack", "pack image", "digest log", "layer" (its index, or what it
+    lacks), "recipe", "chain", "blob", "image" (what the database says of one), "container", "log", "build step",
+    "database" or "format". `path` is the file that it is in, or should be; `detail` says what is wrong with it, and of
+    a content which files show it. `images` are the ids of those that need it. `repaired`: it is as it should be again;
+    what cannot be made again is not, until it is loaded or pulled.
+    """
+
+    def __init__(
+        self, what: str, path: str, detail: str, images: tuple[ImageId, ...] = (), repaired: bool = False
+    ) -> None:
+        self.what = what
+        self.path = path
+        self.detail = detail
+        self.images = images
+        self.repaired = repaired
+
+
+class CheckReport(Value):
+    """What a check of a store found.
+
+    `notes` are of what a crash or power cut leaves, and damage may look like: the end of a log that is no whole
+    operation. `contents` and `bytes` count the contents of files that were compared with their digests.
+    """
+
+    def __init__(
+        self, damages: tuple[Damage, ...], notes: tuple[Damage, ...], contents: int, read_bytes: int, seconds: float
+    ) -> None:
+        self.damages = damages
+        self.notes = notes
+        self.contents = contents
+        self.bytes = read_bytes
+        self.seconds = seconds
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether there is no damage, or none any more."""
+        return all(damage.repaired for damage in self.damages)

@@ -913,12 +913,18 @@ def test_drivers_say_what_they_cannot(filled: Store, container: Container) -> No
     assert filled.containers() == []
 
 
-@pytest.mark.parametrize("version", [2, 3])
+@pytest.mark.parametrize("version", [2, 3, 4])
 def test_a_database_of_a_version_before_is_brought_up(filled: Store, tmp_path: Path, version: int) -> None:
     filled.create("app:1", name="old")
     filled.close()
     connection = sqlite3.connect(filled.layout.database, isolation_level=None)
-    connection.executescript("DROP TABLE blob_places; DROP TABLE layer_blobs; PRAGMA user_version = 3;")
+    for (trigger,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'trigger'").fetchall():
+        connection.execute(f"DROP TRIGGER {trigger}")
+    connection.executescript(
+        "DROP TABLE sums; DROP TABLE damaged_layers; ALTER TABLE layers DROP COLUMN recipe; PRAGMA user_version = 4;"
+    )
+    if version < 4:
+        connection.executescript("DROP TABLE blob_places; DROP TABLE layer_blobs; PRAGMA user_version = 3;")
     if version == 2:
         connection.executescript(
             "DROP TABLE snapshots; DROP INDEX containers_of_log; ALTER TABLE containers DROP COLUMN log;"
@@ -935,6 +941,8 @@ def test_a_database_of_a_version_before_is_brought_up(filled: Store, tmp_path: P
         with sqlite3.connect(opened.layout.database) as other:
             assert other.execute("PRAGMA user_version").fetchone()[0] == db.SCHEMA_VERSION
             assert other.execute("SELECT count(*) FROM layer_blobs, blob_places").fetchone() == (0,)
+            assert other.execute("SELECT count(*) FROM layers WHERE recipe IS NULL").fetchone() == (1,)
+        assert opened.check().is_clean
         opened.remove(opened.containers())
 
 

@@ -41,6 +41,7 @@ RANKS = {
         "containers": 8,
         "registry": 8,
         "building": 9,
+        "checking": 9,
     },
     **{"api": 10, "filesystem": 11, "cli": 11, "__main__": 12},
 }

@@ -23,7 +23,7 @@ SLOW = {
     *("tqdm", "hashlib", "isal", "urllib3", ZSTD, "threading"),
 }
 OURS_TO_LOAD_AN_IMAGE = {
-    *(f"layerstore._core.{name}" for name in ("erofs", "hashing", "index", "ingest", "layer", "tar", "files")),
+    *(f"layerstore._core.{name}" for name in ("erofs", "index", "ingest", "layer", "tar", "files")),
     *(f"layerstore.layers.{name}" for name in ("imports", "loading", "streams", "zstd", "recipe", "garbage")),
     *("layerstore.oci.archives", "layerstore.oci.images", "layerstore.store.contents", "layerstore.containers.changes"),
     *("layerstore._core.compare", "layerstore.views.comparison"),
@@ -78,7 +78,7 @@ def test_a_build_from_the_cache_loads_what_it_needs(store: Path, tmp_path: Path)
     modules_of(command)
     loaded = modules_of(command)
     assert "layerstore.building.stage" in loaded
-    needed = {"queue", "threading", "layerstore._core.hashing", "layerstore.layers.streams", "layerstore.oci.images"}
+    needed = {"queue", "threading", "layerstore.layers.streams", "layerstore.oci.images"}
     assert loaded & (SLOW | OURS_TO_LOAD_AN_IMAGE) <= needed
 
 

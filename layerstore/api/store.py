@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from layerstore.extents.layers import Layers
     from layerstore.layers.garbage import Collected
     from layerstore.oci.configs import ImageConfig
-    from layerstore.results import BuildEvent, Change, Progress, Pruned, Usage
+    from layerstore.results import BuildEvent, Change, CheckReport, Progress, Pruned, Usage
     from layerstore.store.contents import ContentStore, Verify
     from layerstore.store.pool import Pool
     from layerstore.types import Digest
@@ -644,6 +644,32 @@ class Store:
         from layerstore.api.pruning import prune
 
         return prune(self, named=named, containers=containers, older_than_seconds=older_than_seconds, dry_run=dry_run)
+
+    def check(
+        self,
+        images: Image | str | Iterable[Image | str] | None = None,
+        *,
+        quick: bool = False,
+        progress: ProgressCallback | None = None,
+    ) -> CheckReport:
+        """Compare everything in the store with its digests, or what these images need. Nothing is changed.
+
+        Args:
+            quick: of contents of files compare the size alone.
+            progress: called, from several threads one at a time, with the bytes of contents that were compared.
+
+        Others may import, run and write meanwhile; garbage collection waits. The files of containers of the overlay
+        driver are the user's, and are not looked at. Raises `NotFound` where there is no such image, `OSError`.
+        """
+        from layerstore.checking.checker import check
+
+        chosen = None
+        if images is not None:
+            given = [images] if isinstance(images, (Image, str)) else images
+            chosen = [self._resolve(image).id for image in given]
+        return check(
+            self.layout, self._database, self._chains, lambda: self._contents, chosen, quick=quick, progress=progress
+        )
 
     def evict_derived(self, limit_bytes: int) -> int:
         """Remove merged indexes and tree images, longest unused first, until at most so many bytes are left.

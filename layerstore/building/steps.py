@@ -14,8 +14,9 @@ import json
 import os
 import time
 
-from layerstore.errors import InvalidInput
+from layerstore.errors import CorruptError, InvalidInput
 from layerstore.store import durable
+from layerstore.store.sealed import sealed, unsealed
 from layerstore.types import ChainId, DiffId, Value, parse_digest
 
 TYPE_CHECKING = False
@@ -51,26 +52,27 @@ class Steps:
             with contextlib.suppress(OSError):
                 os.utime(f"{self._directory}/{key}")
             return step
-        query = "SELECT 1 FROM layers WHERE diff_id = ?"
+        query = "SELECT 1 FROM layers WHERE diff_id = ? AND diff_id NOT IN (SELECT diff_id FROM damaged_layers)"
         return step if self._database.read().execute(query, (step.diff_id,)).fetchone() else None
 
     def _read(self, key: str) -> Step | None:
+        path = f"{self._directory}/{key}"
         try:
-            with open(f"{self._directory}/{key}", "rb") as file:
-                said = json.loads(file.read())
+            with open(path, "rb") as file:
+                said = json.loads(unsealed(file.read(), path))
             diff_id = said["diff_id"]
             return Step(
                 str(said["created"]),
                 None if diff_id is None else DiffId(parse_digest(diff_id, "the layer of a step")),
                 ChainId(parse_digest(said["chain_id"], "the chain of a step")),
             )
-        except (OSError, ValueError, KeyError, TypeError, InvalidInput):
+        except (OSError, ValueError, KeyError, TypeError, InvalidInput, CorruptError):
             return None
 
     def add(self, key: str, step: Step) -> None:
         """Remember what a step made. Raises `OSError`."""
         os.makedirs(self._directory, mode=0o700, exist_ok=True)
-        durable.write_whole(f"{self._directory}/{key}", json.dumps(vars(step)).encode())
+        durable.write_whole(f"{self._directory}/{key}", sealed(json.dumps(vars(step)).encode()))
 
     def sweep(self) -> None:
         """Remove the entries of chains that no image goes through, and those that are out of use. Raises `OSError`."""

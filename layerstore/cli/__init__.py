@@ -54,6 +54,7 @@ COMMANDS = {
     "gc": "give back the space of contents that nothing uses",
     "prune": "remove images and containers that nothing uses",
     "system": "show what images, containers and the rest take (df)",
+    "fsck": "compare a store with its digests",
     "pool": "show, grow, trim or detach the pool of a store",
 }
 _MODULES = {"import": "import_"}

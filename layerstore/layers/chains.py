@@ -17,6 +17,7 @@ from functools import cached_property
 from layerstore.errors import RELOAD, CorruptError, NotFound
 from layerstore.store import durable
 from layerstore.store.locks import locked
+from layerstore.store.sealed import sealed, unsealed
 from layerstore.types import Value, chain_id, hash_key
 
 TYPE_CHECKING = False
@@ -182,7 +183,7 @@ class Chains:
         description = self._layout.chain_description(chain)
         try:
             with open(description, "rb") as file:
-                needs = json.load(file)
+                needs = json.loads(unsealed(file.read(), description))
             if int(needs["image_bytes"]) != status.st_size:
                 raise CorruptError(f"{image} does not have the {needs['image_bytes']} bytes that it was written with")
             return Chain(chain, image, version_of(status), needs)
@@ -191,6 +192,7 @@ class Chains:
 
     def _write_image(self, index: Index, chain: ChainId) -> None:
         from layerstore._core.erofs import write_tree
+        from layerstore._core.hashing import blake3
         from layerstore.layers.packs import locate_in_few, packs_of
 
         locations = locate_in_few(self._layout, self._database, self._contents(), index.contents_bytes())
@@ -202,6 +204,7 @@ class Chains:
             "objects": objects,
             "devices": sorted(index.devices()),
             "image_bytes": image.nbytes,
+            "image_digest": blake3(image).hex(),
             "root": {
                 "mode": stat.S_IMODE(root.mode),
                 "uid": root.uid,
@@ -215,5 +218,5 @@ class Chains:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(description)
         durable.write_file(self._layout.chain_image(chain), image)
-        durable.write_file(description, json.dumps(needs).encode())
+        durable.write_file(description, sealed(json.dumps(needs).encode()))
         self.derived.written(image.nbytes)

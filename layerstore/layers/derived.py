@@ -28,6 +28,7 @@ writes an index at every step would otherwise spend its time on counting."""
 _FREE = 8
 _LIMIT = "derived_limit"
 """Its name in the table of counters, where one was set."""
+_SET_LIMIT = f"INSERT INTO counters VALUES ('{_LIMIT}', ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value"
 
 
 class _Unit:
@@ -68,7 +69,7 @@ class Derived:
             raise InvalidInput(f"a limit of {limit_bytes} bytes cannot be; 0 keeps nothing that is not in use")
         if limit_bytes != self.limit_bytes:
             with self._database.transaction() as db:
-                db.execute(f"INSERT OR REPLACE INTO counters VALUES ('{_LIMIT}', ?)", (limit_bytes,))
+                db.execute(_SET_LIMIT, (limit_bytes,))
 
     def written(self, size_bytes: int) -> None:
         """Something of that size was written: make room where there is too much. As `evict` otherwise."""

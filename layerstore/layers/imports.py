@@ -50,13 +50,20 @@ if TYPE_CHECKING:
     from layerstore.types import ChainId
 
 
-class ImportedLayer(Value):
-    """A layer in the staging area: its identity, its blob, and the bytes of the files in it."""
+_ADD_LAYER = (
+    "INSERT INTO layers VALUES (?, ?, ?) "
+    "ON CONFLICT (diff_id) DO UPDATE SET files_bytes = excluded.files_bytes, recipe = excluded.recipe"
+)
 
-    def __init__(self, diff_id: DiffId, blob: KnownBlob, files_bytes: int) -> None:
+
+class ImportedLayer(Value):
+    """A layer in the staging area: its identity, its blob, the bytes of the files in it, the BLAKE3 of its recipe."""
+
+    def __init__(self, diff_id: DiffId, blob: KnownBlob, files_bytes: int, recipe_digest: bytes) -> None:
         self.diff_id = diff_id
         self.blob = blob
         self.files_bytes = files_bytes
+        self.recipe_digest = recipe_digest
 
     def check(self, diff_id: DiffId | None, digest: Digest | None, size_bytes: int | None) -> None:
         """Raise `DigestMismatch` unless the layer is what was promised, as far as anything was."""
@@ -115,8 +122,11 @@ class Import:
         return diff_id in self._layers
 
     def stored_layers(self, diff_ids: Iterable[DiffId]) -> set[DiffId]:
-        """Those of the layers that were in the store before this import."""
-        query = "SELECT diff_id FROM layers WHERE diff_id IN (SELECT value FROM json_each(?))"
+        """Those of the layers that were in the store before this import, and are not known to be damaged."""
+        query = (
+            "SELECT diff_id FROM layers WHERE diff_id IN (SELECT value FROM json_each(?)) "
+            "AND diff_id NOT IN (SELECT diff_id FROM damaged_layers)"
+        )
         rows = self._database.read().execute(query, (json.dumps(list(diff_ids)),))
         return {DiffId(diff_id) for (diff_id,) in rows}
 
@@ -167,6 +177,7 @@ class Import:
             raise InvalidInput("an import is used as a context manager")
         import hashlib
 
+        from layerstore._core.hashing import Hasher
         from layerstore.layers.zstd import recipe_compressor
 
         ingest = LayerIngest(self._contents)
@@ -175,12 +186,18 @@ class Import:
         # The reading thread hashes the tar where it need not decompress it; else this one, which stores it, does.
         tar_hash = hashlib.sha256()
         tar = Counted(decompressed(blob, compression), digest=None if compression else tar_hash)
+        recipe_hash = Hasher()
         with open(recipe, "wb") as out, read_ahead(tar) as spans:
+
+            def write(frames: bytes) -> None:
+                recipe_hash.update(frames)
+                out.write(compressor.compress(frames))
+
             for span in spans:
                 if compression:
                     tar_hash.update(span)
-                out.write(compressor.compress(ingest.feed(span)))
-            out.write(compressor.compress(ingest.finish()))
+                write(ingest.feed(span))
+            write(ingest.finish())
             out.write(compressor.flush())
         diff_id = DiffId(f"sha256:{tar_hash.hexdigest()}")
         index = ingest.index(hash_key(diff_id))
@@ -188,7 +205,8 @@ class Import:
         _write(f"{self._staging}/{hex_id}.index", index)
         os.rename(recipe, f"{self._staging}/{hex_id}.recipe")
         digest = Digest(f"sha256:{blob_hash.hexdigest()}" if blob_hash else diff_id)
-        return ImportedLayer(diff_id, KnownBlob(digest, blob.bytes, compression), ingest.files_bytes)
+        known = KnownBlob(digest, blob.bytes, compression)
+        return ImportedLayer(diff_id, known, ingest.files_bytes, recipe_hash.digest())
 
     def add_image(self, config: ImageConfig, names: Iterable[str], blobs: dict[Digest, bytes]) -> None:
         """Stage an image over layers that are staged or stored. `blobs` (its config, its manifest) are kept."""
@@ -227,7 +245,8 @@ class Import:
                 db.execute("INSERT INTO packs VALUES (?)", (self._pack_number,))
                 db.execute("UPDATE counters SET value = max(value, ?) WHERE name = 'packs'", (self._pack_number + 1,))
             for layer in layers:
-                db.execute("INSERT OR IGNORE INTO layers VALUES (?, ?)", (layer.diff_id, layer.files_bytes))
+                db.execute(_ADD_LAYER, (layer.diff_id, layer.files_bytes, layer.recipe_digest))
+                db.execute("DELETE FROM damaged_layers WHERE diff_id = ?", (layer.diff_id,))
                 if layer.blob.compression or pulled_from:
                     remember(db.execute, layer.diff_id, layer.blob)
                 if pulled_from:

@@ -13,7 +13,7 @@ from itertools import groupby
 from layerstore._core.files import MappedFile, copy_ranges
 from layerstore._core.hashing import Hasher, blake3, hash_many
 from layerstore._core.ingest import LOCATION_NONE, LOCATION_OBJECT, RECORD_BYTES, Digests
-from layerstore.errors import RELOAD, CorruptError, NotFound
+from layerstore.errors import RELOAD, REPAIR, CorruptError, NotFound
 from layerstore.store import durable
 from layerstore.store.pieces import PIECE_BYTES, write_at
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Callable, Iterable, Sequence
     from typing import Literal, TypeAlias, TypeVar
+
+    from typing_extensions import Buffer
 
     from layerstore.store.db import Database
     from layerstore.store.layout import Layout
@@ -32,10 +34,29 @@ if TYPE_CHECKING:
     """When a content is hashed before it is given out: each time that it is read or opened; the first time that
     this process does so, and again once garbage was collected; or not at all."""
 
-_LOG_HEADER = b"LSDIGEST" + struct.pack("<IIQQ", 1, RECORD_BYTES, 0, 0)
+LOG_HEADER = b"LSDIGEST" + struct.pack("<IIQQ", 1, RECORD_BYTES, 0, 0)
 _LOCATION = struct.Struct("<II")
-_SLOT = struct.Struct("<QQ32s")
+SLOT = struct.Struct("<QQ32s")
 _FOOTER = struct.Struct("<8sIIQ32s8s")
+
+
+def pack_table(path: str, length: int, read: Callable[[int, int], Buffer]) -> tuple[int, int]:
+    """Where the slots of a pack begin, and how many there are; `read` gives its bytes from one position to another.
+
+    Raises `CorruptError` where the slots or what says where they are is damaged, and what `read` raises.
+    """
+    footer_at = length - _FOOTER.size
+    if footer_at < 0:
+        raise CorruptError(f"{path} is too short for a pack; {REPAIR}")
+    footer = bytes(read(footer_at, length))
+    magic, version, slot_count, slots_at, slots_digest, footer_digest = _FOOTER.unpack(footer)
+    if magic != b"LSPACK\n\0" or version != 1 or blake3(footer[:-8])[:8] != footer_digest:
+        raise CorruptError(f"{path} does not end in a pack's footer; {REPAIR}")
+    if slots_at + slot_count * SLOT.size != footer_at:
+        raise CorruptError(f"{path} says that it has {slot_count} slots, which do not fit; {REPAIR}")
+    if blake3(read(slots_at, footer_at)) != slots_digest:
+        raise CorruptError(f"the slots of {path} are damaged; {REPAIR}")
+    return int(slots_at), int(slot_count)
 
 
 class Pack:
@@ -45,23 +66,13 @@ class Pack:
         self.path = path
         with open(path, "rb") as file:
             self._map = memoryview(MappedFile(file.fileno()))
-        footer_at = len(self._map) - _FOOTER.size
-        if footer_at < 0:
-            raise CorruptError(f"{path} is too short for a pack; restore it from a copy of the store")
-        footer = self._map[footer_at:]
-        magic, version, self.slot_count, self._slots_at, slots_digest, footer_digest = _FOOTER.unpack(footer)
-        if magic != b"LSPACK\n\0" or version != 1 or blake3(footer[:-8])[:8] != footer_digest:
-            raise CorruptError(f"{path} does not end in a pack's footer; restore it from a copy of the store")
-        if self._slots_at + self.slot_count * _SLOT.size != footer_at:
-            raise CorruptError(f"{path} says that it has {self.slot_count} slots, which do not fit")
-        if blake3(self._map[self._slots_at : footer_at]) != slots_digest:
-            raise CorruptError(f"the slots of {path} are damaged; restore it from a copy of the store")
+        self._slots_at, self.slot_count = pack_table(path, len(self._map), lambda at, end: self._map[at:end])
 
     def slot(self, number: int) -> tuple[int, int, bytes]:
         """`(offset, size, digest)` of a slot, bytes."""
         if number >= self.slot_count:
             raise CorruptError(f"{self.path} has {self.slot_count} slots; slot {number} was asked for")
-        offset, size, digest = _SLOT.unpack_from(self._map, self._slots_at + number * _SLOT.size)
+        offset, size, digest = SLOT.unpack_from(self._map, self._slots_at + number * SLOT.size)
         if offset + size > self._slots_at:
             raise CorruptError(f"slot {number} of {self.path} lies outside the pack's contents")
         return offset, size, digest
@@ -137,9 +148,9 @@ class ContentStore:
             return memoryview(b"")
         path = self._layout.digests(generation)
         with open(path, "rb") as file:
-            if file.read(len(_LOG_HEADER)) != _LOG_HEADER:
-                raise CorruptError(f"{path} is not a digest log; restore it from a copy of the store")
-            return memoryview(MappedFile(file.fileno()))[len(_LOG_HEADER) :]
+            if file.read(len(LOG_HEADER)) != LOG_HEADER:
+                raise CorruptError(f"{path} is not a digest log; {REPAIR}")
+            return memoryview(MappedFile(file.fileno()))[len(LOG_HEADER) :]
 
     def log_records(self) -> bytes:
         """All committed records of the digest log."""
@@ -151,8 +162,8 @@ class ContentStore:
         generation, count = _log_state(db)
         fd = os.open(self._layout.digests(generation), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            write_at(fd, _LOG_HEADER, 0)
-            write_at(fd, records, len(_LOG_HEADER) + count * RECORD_BYTES)
+            write_at(fd, LOG_HEADER, 0)
+            write_at(fd, records, len(LOG_HEADER) + count * RECORD_BYTES)
             os.fsync(fd)
         finally:
             os.close(fd)
@@ -164,7 +175,7 @@ class ContentStore:
     def replace_log(self, db: sqlite3.Connection, records: bytes) -> None:
         """Have only `records` in the log once the transaction `db` commits."""
         generation, _ = _log_state(db)
-        durable.write_file(self._layout.digests(generation + 1), _LOG_HEADER + records)
+        durable.write_file(self._layout.digests(generation + 1), LOG_HEADER + records)
         db.execute("UPDATE counters SET value = value + 1 WHERE name = 'digests_generation'")
         db.execute("UPDATE counters SET value = ? WHERE name = 'digests'", (len(records) // RECORD_BYTES,))
 

@@ -13,14 +13,15 @@ import errno
 import sqlite3
 import time
 
-from layerstore.errors import Conflict, CorruptError, Unsupported
+from layerstore.errors import REPAIR_DATABASE, Conflict, CorruptError, Unsupported
+from layerstore.store import sums
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 SET_NAME = "INSERT INTO names VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET image_id = excluded.image_id"
 """Gives an image (id, second) a name (first); one that another image has moves to it."""
@@ -44,6 +45,7 @@ chain_id NOT IN (
 """The chains that no image ends in or goes through."""
 _TIMEOUT_SECONDS = 60
 _LOG_PAGES = 100
+_ERRORS = (sqlite3.Error, UnicodeDecodeError)
 _ERRNO = {
     sqlite3.SQLITE_FULL: errno.ENOSPC,
     sqlite3.SQLITE_IOERR: errno.EIO,
@@ -103,7 +105,14 @@ CREATE TABLE blob_places (
     seen_seconds REAL NOT NULL, PRIMARY KEY (digest, registry, repository)
 ) WITHOUT ROWID;
 """
-_STEPS = {0: _SCHEMA, 2: _LOGS, 3: _BLOBS}
+_CHECKS = f"""
+ALTER TABLE layers ADD COLUMN recipe BLOB;
+CREATE TABLE damaged_layers (
+    diff_id TEXT PRIMARY KEY REFERENCES layers ON DELETE CASCADE, lacks TEXT NOT NULL
+) WITHOUT ROWID;
+{sums.TABLE};
+"""
+_STEPS = {0: _SCHEMA, 2: _LOGS, 3: _BLOBS, 4: _CHECKS}
 """What is done to a database of that version. The one of version 1 is not read any more."""
 
 
@@ -115,30 +124,59 @@ class _Connection(sqlite3.Connection):
         self._path = path
         self.durable: bool | None = None
         """Whether its transactions are; None before it is first set."""
+        self.changes = sums.Changes(self)
 
     def execute(self, *args: Any) -> sqlite3.Cursor:
         try:
             return super().execute(*args)
-        except sqlite3.Error as error:
-            raise _translated(error, self._path) from error
+        except _ERRORS as error:
+            self.changes.failed = _translated(error, self._path)
+            raise self.changes.failed from error
 
     def executemany(self, *args: Any) -> sqlite3.Cursor:
         try:
             return super().executemany(*args)
-        except sqlite3.Error as error:
-            raise _translated(error, self._path) from error
+        except _ERRORS as error:
+            self.changes.failed = _translated(error, self._path)
+            raise self.changes.failed from error
 
 
-def _translated(error: sqlite3.Error, path: str) -> Exception:
+def _translated(error: Exception, path: str) -> Exception:
     """The primary result codes of https://www.sqlite.org/rescode.html that are no mistake of the caller's."""
+    if isinstance(error, UnicodeDecodeError):
+        return CorruptError(f"{path} is damaged: text in it is none; {REPAIR_DATABASE}")
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-        return CorruptError(f"{path} is damaged ({error}); restore it from a copy of the store")
+        return CorruptError(f"{path} is damaged ({error}); {REPAIR_DATABASE}")
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return Conflict(f"another process has kept {path} locked ({error}); try again when it has ended")
     if code in _ERRNO:
         return OSError(_ERRNO[code], f"cannot read or write {path}: {error}")
     return error
+
+
+def connect_alone(path: str) -> sqlite3.Connection:
+    """A connection that has read nothing yet, whatever others of this process have in memory.
+
+    Bytes of a text that are none come as surrogates. Raises `CorruptError`, `OSError`.
+    """
+    try:
+        connection = sqlite3.connect(
+            path, timeout=_TIMEOUT_SECONDS, isolation_level=None, check_same_thread=False, factory=_Connection
+        )
+    except sqlite3.Error as error:
+        raise _translated(error, path) from error
+    connection.text_factory = lambda text: text.decode("utf-8", "surrogateescape")
+    return connection
+
+
+def schema() -> list[tuple[str, str, str | None]]:
+    """What SQLite says of the tables, indexes and triggers of a database of this version: type, name, SQL."""
+    made = Database(":memory:")
+    try:
+        return made.read().execute("SELECT type, name, sql FROM sqlite_schema ORDER BY type, name").fetchall()
+    finally:
+        made.close()
 
 
 class Database:
@@ -172,6 +210,7 @@ class Database:
                 for step in [step for needed, step in _STEPS.items() if needed >= version]:
                     for statement in step.split(";\n"):
                         db.execute(statement)
+                sums.install(db)
                 db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
             return _version(db)
 
@@ -190,6 +229,8 @@ class Database:
             except sqlite3.Error as error:
                 raise _translated(error, self._path) from error
             connection.execute("PRAGMA foreign_keys = ON")
+            # What a statement undoes where it fails; triggers have every one keep that, and in a file it takes longer.
+            connection.execute("PRAGMA temp_store = MEMORY")
             # The log outlives a process that ends without closing, and the next one reads what is in it.
             connection.execute(f"PRAGMA wal_autocheckpoint = {_LOG_PAGES}")
             self._connections[_thread.get_ident()] = connection
@@ -209,14 +250,18 @@ class Database:
             connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
             connection.durable = durable
         connection.execute("BEGIN IMMEDIATE")
+        connection.changes.forget()
         try:
             yield connection
+            connection.changes.settle(connection)
             connection.execute("COMMIT")
         except BaseException:
             # Not where it was committed already, or SQLite has rolled it back by itself (a full disk).
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             raise
+        finally:
+            connection.changes.forget()
 
     def sync(self) -> None:
         """Make durable what was committed until now, by whomever. Raises `OSError`."""

@@ -42,7 +42,8 @@ def remember(execute: Callable[..., sqlite3.Cursor], diff_id: DiffId, blob: Know
 def saw(execute: Callable[..., sqlite3.Cursor], digest: Digest, registry: str, repository: str) -> None:
     """Note that a repository has a blob; nothing happens where no layer is known as it. In a transaction."""
     execute(
-        "INSERT OR REPLACE INTO blob_places SELECT digest, ?, ?, ? FROM layer_blobs WHERE digest = ?",
+        "INSERT INTO blob_places SELECT digest, ?, ?, ? FROM layer_blobs WHERE digest = ? "
+        "ON CONFLICT DO UPDATE SET seen_seconds = excluded.seen_seconds",
         (registry, repository, time.time(), digest),
     )
 

@@ -149,8 +149,8 @@ class Layout:
     def check(self) -> None:
         """Raise `NotFound` where there is no store, `InvalidInput` where it is not one that this version reads."""
         try:
-            with open(self.format) as file:
-                text = file.read(4096)
+            with open(self.format, "rb") as file:
+                text = file.read(4096).decode("utf-8", "backslashreplace")
         except FileNotFoundError:
             raise NotFound(
                 f"there is no store at {self.root}; `layerstore init` or `layerstore load` makes one"

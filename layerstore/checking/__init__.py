@@ -1,0 +1,1 @@
+"""Whether a store is as it was written, and making it so again."""

@@ -1,0 +1,211 @@
+"""Checks a store: database, layers, contents, images, what is derived, containers."""
+
+from __future__ import annotations
+
+import time
+
+from layerstore._core.ingest import LOCATION_NONE, LOCATION_OBJECT
+from layerstore.checking.catalog import Catalog
+from layerstore.checking.containers import check_containers
+from layerstore.checking.contents import ContentsCheck
+from layerstore.checking.database import check_database
+from layerstore.checking.derived import check_chains, check_steps
+from layerstore.checking.findings import Findings
+from layerstore.checking.images import check_images
+from layerstore.checking.layers import LayersCheck, contents_of
+from layerstore.errors import CorruptError
+from layerstore.results import CheckReport
+from layerstore.store.locks import locked
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from layerstore.checking.contents import Record
+    from layerstore.layers.chains import Chains
+    from layerstore.results import Progress
+    from layerstore.store.contents import ContentStore
+    from layerstore.store.db import Database
+    from layerstore.store.layout import Layout
+    from layerstore.types import DiffId, ImageId
+
+_SHOWN_FILES = 10
+
+
+class Check:
+    """One check of a store, of all of it or of what those images need.
+
+    Under the garbage lock of the caller's. After `run`: what was found in `findings`, and what repairing needs.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        database: Database,
+        chains: Chains,
+        contents: Callable[[], ContentStore],
+        images: Sequence[ImageId] | None,
+        quick: bool,
+        progress: Callable[[Progress], None] | None,
+    ) -> None:
+        self._layout = layout
+        self._database = database
+        self._chains = chains
+        self._contents = contents
+        self._images = images
+        self._quick = quick
+        self._progress = progress
+        self.findings = Findings()
+        self.catalog: Catalog | None = None
+        self.contents: ContentsCheck | None = None
+        self.layers: LayersCheck | None = None
+
+    def run(self) -> None:
+        """Look at everything."""
+        check_database(self._layout, self.findings)
+        try:
+            db = self._database.read()
+            db.execute("BEGIN")
+            try:
+                self.catalog = Catalog(db)
+            finally:
+                db.execute("COMMIT")
+        except CorruptError as error:
+            if not self.findings.damages:
+                self.findings.add("database", self._layout.database, f"it cannot be read: {error}", "pages")
+            return
+        self._check(self.catalog)
+
+    def _check(self, catalog: Catalog) -> None:
+        images = list(catalog.images) if self._images is None else [i for i in self._images if i in catalog.images]
+        check_images(self._layout, catalog, self.findings, images)
+        stacks = {catalog.images[image][0]: catalog.stack(catalog.images[image][0]) for image in images}
+        chosen = (
+            list(catalog.layers) if self._images is None else list(dict.fromkeys(d for s in stacks.values() for d in s))
+        )
+        layers = self.layers = LayersCheck(self._layout, catalog, self._chains, self.findings)
+        layers.run(chosen)
+        wanted = None
+        if self._images is not None:
+            wanted = {digest for index in layers.indexes.values() for digest, _ in contents_of(index)}
+        contents = self.contents = ContentsCheck(
+            self._layout, catalog, self.findings, wanted, self._quick, self._progress
+        )
+        contents.run()
+        self._tell_contents(catalog, layers, contents)
+        self._check_unsealed(layers)
+        check_chains(self._layout, catalog, self.findings, lambda chain: self._images is None or chain in stacks)
+        if self._images is None:
+            check_steps(self._layout, self.findings)
+            check_containers(self._layout, self._database, catalog, self.findings, self._quick)
+            self._check_counters(catalog, contents)
+
+    def _tell_contents(self, catalog: Catalog, layers: LayersCheck, contents: ContentsCheck) -> None:
+        """Damaged packs and contents, with the files that show them; and layers that lack contents."""
+        bad: dict[bytes, list[Record]] = {}
+        in_packs: dict[int, set[bytes]] = {}
+        sound = contents.sound()
+        for record in contents.records:
+            if record.number in contents.misplaced:
+                self.findings.add("digest log", contents.log_path, contents.misplaced[record.number], record)
+            elif record.pack in contents.bad_packs:
+                in_packs.setdefault(record.pack, set()).add(record.digest)
+            elif record.number in contents.bad:
+                bad.setdefault(record.digest, []).append(record)
+        for digests in in_packs.values():
+            for digest in digests:
+                found = sound.get(digest)
+                if found is not None and found.pack in contents.bad_packs:
+                    del sound[digest]
+        needed: dict[DiffId, set[bytes]] = layers.needing(
+            {*bad, *(digest for digests in in_packs.values() for digest in digests)}
+        )
+        self._tell_packs(layers, contents, in_packs, needed)
+        shown = dict(list(bad.items())[:_SHOWN_FILES])
+        paths: dict[bytes, str] = {}
+        for diff_id, digests in needed.items():
+            if told := shown.keys() & digests:
+                paths.update(layers.paths(diff_id, set(told)))
+        for digest, records in bad.items():
+            for record in records:
+                path, where = self._layout.object(digest.hex()), ""
+                if record.pack != LOCATION_OBJECT:
+                    path, where = self._layout.pack(record.pack), f" in slot {record.slot}"
+                files = f" (file {paths[digest]})" if digest in paths else ""
+                also = "; it is whole elsewhere" if digest in sound else ""
+                detail = f"content {digest.hex()}{where}{files}: {contents.bad[record.number]}{also}"
+                self.findings.add(
+                    "content", path, detail, record, layers=[d for d, named in needed.items() if digest in named]
+                )
+        self._tell_lacking(catalog, layers, contents)
+
+    def _tell_packs(
+        self,
+        layers: LayersCheck,
+        contents: ContentsCheck,
+        in_packs: dict[int, set[bytes]],
+        needed: dict[DiffId, set[bytes]],
+    ) -> None:
+        for number, why in sorted(contents.bad_packs.items()):
+            lost = in_packs.get(number, set())
+            detail = f"{why}; {len(lost)} contents are looked up in it"
+            users = [diff_id for diff_id, named in needed.items() if lost.intersection(named)]
+            self.findings.add("pack", self._layout.pack(number), detail, number, layers=users)
+
+    def _tell_lacking(self, catalog: Catalog, layers: LayersCheck, contents: ContentsCheck) -> None:
+        """Layers that name contents of which the log has nothing."""
+        known = {record.digest for record in contents.records if record.number not in contents.misplaced}
+        for diff_id, index in layers.indexes.items():
+            lost = {digest for digest, _ in contents_of(index)} - known
+            if not lost:
+                continue
+            files = sorted(layers.paths(diff_id, set(sorted(lost)[:_SHOWN_FILES])).values())
+            detail = f"layer {diff_id} lacks {len(lost)} contents (file {', '.join(files[:3])}); load or pull it again"
+            self.findings.add("layer", self._layout.layer_index(diff_id), detail, ("lacks", diff_id), layers=[diff_id])
+        for diff_id, lacks in catalog.damaged.items():
+            if not any(diff_id in finding.layers for finding in self.findings.damages):
+                detail = f"layer {diff_id} was found to be damaged ({lacks}), and is whole"
+                self.findings.add("layer", self._layout.database, detail, ("whole", diff_id), layers=[diff_id])
+
+    def _check_unsealed(self, layers: LayersCheck) -> None:
+        """Recipes of which no digest is noted are judged by the tars that they make."""
+        if self._quick:
+            return
+        for diff_id in layers.unsealed():
+            damaged = any(diff_id in finding.layers for finding in self.findings.damages)
+            if not damaged and diff_id in layers.indexes:
+                layers.check_tar(diff_id, self._contents())
+
+    def _check_counters(self, catalog: Catalog, contents: ContentsCheck) -> None:
+        path = self._layout.database
+        numbers = catalog.packs | {record.pack for record in contents.records if record.pack < LOCATION_NONE}
+        if numbers and catalog.counters.get("packs", 0) <= max(numbers):
+            detail = f"the next pack is to have number {catalog.counters.get('packs')}, and there is {max(numbers)}"
+            self.findings.add("database", path, detail, ("counter", "packs"))
+        for number in sorted(numbers - catalog.packs):
+            self.findings.add("database", path, f"it does not know pack {number}, which has contents", ("pack", number))
+
+    def report(self, begin: float) -> CheckReport:
+        """What was found."""
+        damages = tuple(finding.damage(self.catalog) for finding in self.findings.damages)
+        notes = tuple(finding.damage(self.catalog) for finding in self.findings.notes)
+        seconds = time.monotonic() - begin
+        return CheckReport(damages, notes, self.findings.contents, self.findings.bytes, seconds)
+
+
+def check(
+    layout: Layout,
+    database: Database,
+    chains: Chains,
+    contents: Callable[[], ContentStore],
+    images: Sequence[ImageId] | None,
+    *,
+    quick: bool,
+    progress: Callable[[Progress], None] | None,
+) -> CheckReport:
+    """Check a store without changing anything; see `layerstore.Store.check`."""
+    begin = time.monotonic()
+    with locked(layout.garbage_lock, exclusive=False):
+        checking = Check(layout, database, chains, contents, images, quick, progress)
+        checking.run()
+        return checking.report(begin)

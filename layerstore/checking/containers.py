@@ -1,0 +1,106 @@
+"""Containers: their directories, and the logs of those of the extent driver."""
+
+from __future__ import annotations
+
+import mmap
+import os
+
+from layerstore._core.log import HEADER_BYTES, SOURCE_LOG, LogReader
+from layerstore.errors import CorruptError, Unsupported
+from layerstore.extents.log import chain_bytes
+from layerstore.store import logs
+from layerstore.store.locks import try_lock
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from layerstore.checking.catalog import Catalog
+    from layerstore.checking.findings import Findings
+    from layerstore.store.db import Database
+    from layerstore.store.layout import Layout
+    from layerstore.types import ChainId
+
+
+def check_containers(layout: Layout, database: Database, catalog: Catalog, findings: Findings, quick: bool) -> None:
+    """Each container has what its driver needs, and each log is whole and needs what the database says."""
+    chains: dict[str, ChainId] = {}
+    for container, image, chain, driver, log in catalog.containers:
+        if image in catalog.images and catalog.images[image][0] != chain:
+            detail = f"container {container[:12]} is of chain {chain}, which is not its image's"
+            findings.add("container", layout.database, detail, container)
+        if driver == "overlay":
+            path = layout.container(container)
+            lost = [name for name in ("upper", "root") if not os.path.isdir(f"{path}/{name}")]
+            # One that was removed since the rows were read has no directory at all.
+            if lost and os.path.isdir(path):
+                findings.add("container", path, f"it has no directory {' and '.join(lost)}", container)
+        elif log is not None:
+            chains[log] = chain
+    lengths: dict[str, int | None] = {}
+    for log in catalog.logs:
+        before = len(findings.damages)
+        lengths[log] = _check_log(layout, catalog, findings, log, chains.get(log), quick)
+        if not logs.exists(database.read(), log):  # it was removed meanwhile
+            del findings.damages[before:]
+            lengths[log] = None
+    for used, needed, who in _needs(catalog):
+        length = lengths.get(used, 0)
+        if length is not None and length < needed:
+            detail = f"{who} needs {needed} bytes of it, and {length} are whole"
+            findings.add("log", layout.log(used), detail, used)
+
+
+def _needs(catalog: Catalog) -> list[tuple[str, int, str]]:
+    """Log, how much of it, and who needs that."""
+    needs = [(used, length, f"log {log}") for log, uses in catalog.logs.items() for used, length in uses.items()]
+    needs += [(log, length, f"snapshot {name!r}") for _, name, log, length in catalog.snapshots if log is not None]
+    return needs
+
+
+def _check_log(
+    layout: Layout, catalog: Catalog, findings: Findings, log: str, chain: ChainId | None, quick: bool
+) -> int | None:
+    """How many of its bytes are whole operations; None where that was told already, or the log is gone by now."""
+    path = layout.log(log)
+
+    def wrong(detail: str) -> None:
+        findings.add("log", path, detail, log)
+
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        wrong("it is missing")
+        return None
+    except OSError as error:
+        wrong(f"it cannot be read: {error.strerror}")
+        return None
+    try:
+        size = os.fstat(fd).st_size
+        if size < HEADER_BYTES:
+            wrong(f"it has {size} bytes, less than its header")
+            return None
+        reader = LogReader(mmap.mmap(fd, size, access=mmap.ACCESS_READ), size if quick else 0)
+        header = reader.header
+        if header.id.hex() != log or (chain is not None and header.chain_id != chain_bytes(chain)):
+            wrong("it is the log of another layer")
+            return None
+        uses = {header.base_id.hex(): header.base_length} if header.base_length else {}
+        sources = {record.payload.hex() for record in reader if record.type == SOURCE_LOG}
+        noted = catalog.logs[log]
+        if any(noted.get(used) != length for used, length in uses.items()) or sources | set(uses) != set(noted):
+            wrong("the logs that it needs are not those that the database knows")
+        # While it is written to, the end may be an operation half appended.
+        if reader.end < size and try_lock(fd, exclusive=False):
+            detail = f"{size - reader.end} bytes at its end are no whole operation: {reader.reason}"
+            if reader.later:
+                wrong(detail)
+            else:
+                findings.note("log", path, f"{detail}; a crash leaves that, too")
+        return int(reader.end)
+    except (CorruptError, Unsupported) as error:
+        wrong(str(error))
+        return None
+    except OSError as error:
+        wrong(f"it cannot be read: {error.strerror}")
+        return None
+    finally:
+        os.close(fd)

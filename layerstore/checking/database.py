@@ -1,0 +1,111 @@
+"""The database: its pages, its tables, and its rows against their sums."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import struct
+
+from layerstore.errors import CorruptError
+from layerstore.store import sums
+from layerstore.store.db import connect_alone, schema
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from layerstore.checking.findings import Findings
+    from layerstore.store.layout import Layout
+
+_HEADER = struct.Struct(">16xHBBB3xIIIIIIIIIIII20sI4x")
+_WAL = 2
+_SHOWN = 5
+
+
+def check_database(layout: Layout, findings: Findings) -> bool:
+    """Whether its rows can be read and believed."""
+    path = layout.database
+    try:
+        db = connect_alone(path)
+    except (CorruptError, sqlite3.Error, OSError) as error:
+        findings.add("database", path, f"it cannot be opened: {error}", "pages")
+        return False
+    try:
+        # What is in the log comes first, so that the file itself is what is looked at, where nobody else has it open.
+        is_alone = not db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+        db.execute("BEGIN")
+        before = len(findings.damages)
+        _check_pages(db, path, findings)
+        if len(findings.damages) == before:
+            if is_alone:
+                _check_header(path, findings)
+            _check_rows(db, path, findings)
+        return len(findings.damages) == before
+    except (CorruptError, sqlite3.Error) as error:
+        findings.add("database", path, f"it cannot be read: {error}", "pages")
+        return False
+    finally:
+        db.close()
+
+
+def _check_pages(db: sqlite3.Connection, path: str, findings: Findings) -> None:
+    wrong = [text for (text,) in db.execute("PRAGMA integrity_check").fetchall() if text != "ok"]
+    if wrong:
+        findings.add("database", path, "; ".join(wrong[:_SHOWN]).replace("\n", " "), "pages")
+        return
+    if db.execute("SELECT type, name, sql FROM sqlite_schema ORDER BY type, name").fetchall() != schema():
+        findings.add("database", path, "its tables are not those of this version", "pages")
+
+
+def _check_header(path: str, findings: Findings) -> None:
+    """What SQLite itself does not compare with anything (https://www.sqlite.org/fileformat.html, "The Database
+    Header")."""
+    with open(path, "rb") as file:
+        data = file.read(_HEADER.size)
+        length = os.fstat(file.fileno()).st_size
+    if len(data) < _HEADER.size:
+        findings.add("database", path, f"it has {length} bytes", "pages")
+        return
+    (
+        page_bytes,
+        writes,
+        reads,
+        reserved,
+        changes,
+        pages,
+        *_,
+        form,
+        cache,
+        root,
+        code,
+        _,
+        vacuum,
+        application,
+        spare,
+        valid,
+    ) = _HEADER.unpack(data)
+    expected = {
+        "is the version of its journal": (writes, _WAL),
+        "is the version of its journal to readers": (reads, _WAL),
+        "bytes are reserved in each page": (reserved, 0),
+        "bytes are its length": (length, page_bytes * pages),
+        "is the format of its schema": (form, 4),
+        "is the size of the cache": (cache, 0),
+        "is the last page of its roots": (root, 0),
+        "is its encoding": (code, 1),
+        "is its way to vacuum": (vacuum, 0),
+        "is the application's number": (application, 0),
+        "is its counter of changes": (changes, valid),
+    }
+    wrong = [f"{found} {what}, not {right}" for what, (found, right) in expected.items() if found != right]
+    if spare.strip(b"\0"):
+        wrong.append("there is something where nothing should be")
+    if wrong:
+        findings.add("database", path, f"its header is damaged: {'; '.join(wrong)}", "header")
+
+
+def _check_rows(db: sqlite3.Connection, path: str, findings: Findings) -> None:
+    dangling = db.execute("PRAGMA foreign_key_check").fetchall()
+    if dangling:
+        tables = ", ".join(sorted({f"{table} to {parent}" for table, _, parent, _ in dangling}))
+        findings.add("database", path, f"{len(dangling)} rows refer to rows that are not there: {tables}", "rows")
+    for table in sums.differing(db):
+        findings.add("database", path, f"rows of table {table} are not what was written", ("sum", table))
