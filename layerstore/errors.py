@@ -15,7 +15,7 @@ REPAIR = "`layerstore fsck --repair` says which images need it, and makes room f
 """What to do about a file of contents that is damaged in the store."""
 REPAIR_DATABASE = "`layerstore fsck --repair` makes a new one of what is whole"
 """What to do about a database that is damaged."""
-RELOAD = "`layerstore fsck --repair`, then load or pull the image again"
+RELOAD = "`layerstore fsck --repair`, then load the image again or pull it"
 """What to do about a layer that is damaged in the store: once that is noted, a load reads the layer again."""
 
 
