@@ -25,12 +25,20 @@ CORE_TESTS = $(filter-out tests/test_bench_%,$(shell grep -lE 'layerstore\._core
 CAMPAIGN_TESTS = $(shell grep -lE 'max_examples=EXAMPLES|[*] EXAMPLES' tests/test_*.py)
 EXAMPLES ?= 5000
 FUZZ_SECONDS ?= 20
+LONG_FUZZERS ?= fuzz_tar fuzz_index
+EXECUTIONS ?= 100000000
+CAMPAIGN_ARGS ?=
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
 BENCH_ARGS ?=
 
 C_FLAGS := -std=gnu11 -O2 -Wall -Wextra -Werror -Icsrc
-FUZZ_FLAGS := -std=gnu11 -g -O1 -Icsrc -fsanitize=address,undefined -fno-sanitize-recover=undefined
+FUZZ_FLAGS := -std=gnu11 -g -O2 -Icsrc -fsanitize=address,undefined -fno-sanitize-recover=undefined
+# The kernels of BLAKE3 take most of a fuzzer's time when they are instrumented: arithmetic, which `make sanitize` tests.
+FUZZ_PLAIN := blake3_portable blake3_avx2 blake3_avx512
+# Where the fuzzers are built, and what their coverage leaves out: comparisons, for `make fuzzed`, which cost half its time.
+FUZZ_DIR ?= build/fuzz
+FUZZ_COVERAGE ?=
 
 .PHONY: help demo test peers campaign lint format sanitize fuzz bench clean $(PACKAGES)
 .DELETE_ON_ERROR:
@@ -76,8 +84,14 @@ format: $(VENV)/installed
 sanitize: packages-test $(STAMPS)/sanitize
 	ci/sanitized $(BIN)/python -m pytest -p no:cacheprovider $(PYTEST_ARGS) $(CORE_TESTS)
 
-fuzz: $(FUZZERS:%=build/fuzz/%)
-	@for fuzzer in $(FUZZERS); do ci/fuzz-one build/fuzz/$$fuzzer $(FUZZ_SECONDS) || exit 1; done
+fuzz: $(FUZZERS:%=$(FUZZ_DIR)/%)
+	@for fuzzer in $(FUZZERS); do ci/fuzz-one $(FUZZ_DIR)/$$fuzzer $(FUZZ_SECONDS) || exit 1; done
+
+# Over many sessions: the counts and corpora in build/ are kept.
+fuzzed: packages-test $(STAMPS)/core
+	@$(MAKE) --no-print-directory FUZZ_DIR=build/fuzz-long FUZZ_COVERAGE=-fno-sanitize-coverage=trace-cmp \
+		$(LONG_FUZZERS:%=build/fuzz-long/%)
+	@PYTHONPATH=tests $(BIN)/python -m campaigns.fuzzing --executions $(EXECUTIONS) $(CAMPAIGN_ARGS) $(LONG_FUZZERS)
 
 clean:
 	rm -rf build .pytest_cache .mypy_cache .ruff_cache .hypothesis layerstore/_core/*.so *.egg-info
@@ -114,13 +128,17 @@ build/aarch64/%.o: csrc/%.c $(HEADERS) | packages-test
 	@mkdir -p $(@D)
 	@aarch64-linux-gnu-gcc $(C_FLAGS) -c -o $@ $<
 
-build/fuzz/objects/%.o: csrc/%.c $(HEADERS) | packages-fuzz
+$(FUZZ_PLAIN:%=$(FUZZ_DIR)/objects/%.o): $(FUZZ_DIR)/objects/%.o: csrc/%.c $(HEADERS) | packages-fuzz
 	@mkdir -p $(@D)
-	@clang $(FUZZ_FLAGS) -fsanitize=fuzzer-no-link -c -o $@ $<
+	@clang $(filter-out -fsanitize% -fno-sanitize%,$(FUZZ_FLAGS)) -c -o $@ $<
 
-build/fuzz/core.a: $(UNITS:%=build/fuzz/objects/%.o)
+$(FUZZ_DIR)/objects/%.o: csrc/%.c $(HEADERS) | packages-fuzz
+	@mkdir -p $(@D)
+	@clang $(FUZZ_FLAGS) -fsanitize=fuzzer-no-link $(FUZZ_COVERAGE) -c -o $@ $<
+
+$(FUZZ_DIR)/core.a: $(UNITS:%=$(FUZZ_DIR)/objects/%.o)
 	@rm -f $@
 	@ar rc $@ $^
 
-build/fuzz/%: tests/fuzz/%.c build/fuzz/core.a $(wildcard tests/fuzz/*.h)
-	@clang $(FUZZ_FLAGS) -fsanitize=fuzzer -o $@ $(filter-out %.h,$^)
+$(FUZZ_DIR)/%: tests/fuzz/%.c $(FUZZ_DIR)/core.a $(wildcard tests/fuzz/*.h)
+	@clang $(FUZZ_FLAGS) -fsanitize=fuzzer $(FUZZ_COVERAGE) -o $@ $(filter-out %.h,$^)

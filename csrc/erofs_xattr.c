@@ -302,9 +302,12 @@ static int share_what_does_not_fit(const struct erofs_xattrs *xattrs, struct set
 
 static int share_set(const struct erofs_xattrs *xattrs, struct set *set, struct ls_error *err)
 {
-	struct member *members = xattrs->members + set->first;
+	struct member *members;
 	uint64_t body_bytes = 0;
 
+	if (!set->count) /* none of its attributes is shown, and there may be no members at all */
+		return LS_OK;
+	members = xattrs->members + set->first;
 	for (uint32_t i = 0; i < set->count; i++)
 		body_bytes += members[i].bytes;
 	if (body_bytes > UINT32_MAX)

@@ -62,9 +62,11 @@ struct ls_record {
 	uint16_t layer; /* chain: the layer, from 0 at the bottom, that the record comes from */
 };
 
-/* A mode of one of the seven types; the others are nothing that a file system can hold. */
+/* A mode of 16 bits and one of the seven types; the others are nothing that a file system can hold. */
 static inline int ls_mode_has_type(uint32_t mode)
 {
+	if (mode > UINT16_MAX)
+		return 0;
 	return S_ISREG(mode) || S_ISDIR(mode) || S_ISLNK(mode) || S_ISCHR(mode) || S_ISBLK(mode) || S_ISFIFO(mode) ||
 	       S_ISSOCK(mode);
 }

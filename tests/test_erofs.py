@@ -594,6 +594,11 @@ def test_an_xattr_that_linux_cannot_show_is_left_out(name: bytes) -> None:
     assert bytes(with_it) == bytes(tree_of((b"x", REGULAR | 0o644, {"xattrs": kept})).image())
 
 
+def test_an_image_may_have_no_xattr_that_linux_can_show() -> None:
+    tree = tree_of((b"x", REGULAR | 0o644, {"xattrs": {b"com.apple.provenance": b"gone"}}))
+    assert tree.image() == tree_of((b"x", REGULAR | 0o644, {})).image()
+
+
 def test_too_many_xattrs_are_refused() -> None:
     xattrs = {b"user.%04d" % i: bytes(1000) for i in range(600)}
     with pytest.raises(LimitExceeded, match=r"'/guilty': its 600 extended attributes"):

@@ -525,6 +525,12 @@ def test_merging_a_forged_layer(record: int, offset: int, field: bytes, message:
         merge([forge(small(), record, offset, field)], KEY)
 
 
+def test_verify_wants_modes_of_16_bits() -> None:
+    """What is above them is no part of a mode, and whoever shows one would show something else than another."""
+    with pytest.raises(CorruptError, match="record 4 has no type"):
+        forge(small(), 4, 12, struct.pack("<I", 1 << 16 | stat.S_IFREG)).verify()
+
+
 def test_verify_counts_links() -> None:
     with pytest.raises(CorruptError, match="record 4 has another number of links"):
         forge(small(), 4, 48, struct.pack("<I", 2)).verify()

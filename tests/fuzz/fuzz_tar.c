@@ -1,19 +1,17 @@
 /* libFuzzer harness of the tar walk: any bytes, cut into spans in any way, give events that keep the promises of tar.h
  * or an error, and the same ones however they are cut.
  *
- *     clang -g -O1 -std=gnu11 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined -Icsrc \
- *           tests/fuzz/fuzz_tar.c csrc/tar.c csrc/tar_*.c csrc/status.c csrc/buffer.c -o fuzz_tar
- *     ./fuzz_tar -max_len=16384 CORPUS
- *
  * The first byte of an input chooses the spans, the rest is the archive. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "poison.h"
 #include "require.h"
 #include "tar.h"
+#include "tar_format.h"
 
-#define BLOCK 512
+#define BLOCK TAR_BLOCK
 
 static const struct ls_tar_limits limits = {
     .path_bytes = 300,
@@ -146,7 +144,6 @@ static int walk_span(struct ls_tar *tar, const uint8_t *at, size_t length, struc
 	return LS_OK;
 }
 
-/* Each span in memory of its own, so that reading past it, or after it, is seen. */
 static void walk(const uint8_t *bytes, size_t length, size_t span, struct trace *trace)
 {
 	struct ls_tar *tar;
@@ -155,12 +152,10 @@ static void walk(const uint8_t *bytes, size_t length, size_t span, struct trace 
 	REQUIRE(ls_tar_new(&tar, &limits, &err) == LS_OK);
 	while (length && !trace->status) {
 		size_t n = span < length ? span : length;
-		uint8_t *copy = malloc(n);
+		uint8_t *copy = lend(bytes, n);
 
-		REQUIRE(copy);
-		memcpy(copy, bytes, n);
 		trace->status = walk_span(tar, copy, n, trace, &err);
-		free(copy);
+		take_back(copy, n);
 		bytes += n;
 		length -= n;
 	}
@@ -171,6 +166,8 @@ static void walk(const uint8_t *bytes, size_t length, size_t span, struct trace 
 	REQUIRE(!trace->status || (err.status == trace->status && strstr(err.message, "byte ")));
 	ls_tar_free(tar);
 }
+
+int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t length);
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t length)
 {
@@ -187,24 +184,236 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t length)
 }
 
 size_t LLVMFuzzerMutate(uint8_t *bytes, size_t length, size_t most);
+size_t LLVMFuzzerCustomMutator(uint8_t *bytes, size_t length, size_t most, unsigned seed);
+size_t LLVMFuzzerCustomCrossOver(const uint8_t *a, size_t a_length, const uint8_t *b, size_t b_length, uint8_t *out,
+                                 size_t most, unsigned seed);
 
-/* Most mutations break a checksum, and nothing behind it would be reached: mend those of what looks like a header. */
-size_t LLVMFuzzerCustomMutator(uint8_t *bytes, size_t length, size_t most, unsigned seed)
+/* A number below `bound`, or 0. */
+static size_t pick(unsigned *seed, size_t bound)
 {
-	length = LLVMFuzzerMutate(bytes, length, most);
-	if (seed % 16 == 0)
-		return length;
+	*seed = *seed * 1664525 + 1013904223;
+	return bound ? (*seed >> 8) % bound : 0;
+}
+
+static int is_header(const uint8_t *block)
+{
+	return memcmp(block + TAR_AT_MAGIC, "ustar", 5) == 0;
+}
+
+/* A header block of the input, NULL where the one that was picked is none. */
+static uint8_t *pick_header(uint8_t *bytes, size_t length, unsigned *seed)
+{
+	uint8_t *block = bytes + 1 + BLOCK * pick(seed, (length - 1) / BLOCK);
+
+	return length > BLOCK && is_header(block) ? block : NULL;
+}
+
+static void put_octal(uint8_t *field, size_t width, uint64_t number)
+{
+	field[--width] = 0;
+	while (width--) {
+		field[width] = (uint8_t)('0' + (number & 7));
+		number >>= 3;
+	}
+}
+
+/* Most mutations break a checksum, and nothing behind it would be reached. */
+static void mend_checksums(uint8_t *bytes, size_t length)
+{
 	for (size_t at = 1; at + BLOCK <= length; at += BLOCK) {
 		uint8_t *block = bytes + at;
-		unsigned sum = 8 * ' ';
-		char digits[8];
+		unsigned sum = TAR_ID_BYTES * ' ';
 
-		if (memcmp(block + 257, "ustar", 5) != 0)
+		if (!is_header(block))
 			continue;
 		for (size_t i = 0; i < BLOCK; i++)
-			sum += i - 148 < 8 ? 0 : block[i];
-		snprintf(digits, sizeof(digits), "%06o", sum);
-		memcpy(block + 148, digits, sizeof(digits));
+			sum += i - TAR_AT_CHECKSUM < TAR_ID_BYTES ? 0 : block[i];
+		put_octal(block + TAR_AT_CHECKSUM, TAR_ID_BYTES, sum);
 	}
+}
+
+static void mutate_field(uint8_t *bytes, size_t length, unsigned *seed)
+{
+	static const struct {
+		size_t at, width;
+	} fields[] = {
+	    {TAR_AT_NAME, TAR_NAME_BYTES},   {TAR_AT_MODE, TAR_ID_BYTES},
+	    {TAR_AT_UID, TAR_ID_BYTES},      {TAR_AT_GID, TAR_ID_BYTES},
+	    {TAR_AT_SIZE, TAR_NUMBER_BYTES}, {TAR_AT_MTIME, TAR_NUMBER_BYTES},
+	    {TAR_AT_LINK, TAR_NAME_BYTES},   {TAR_AT_MAJOR, TAR_ID_BYTES},
+	    {TAR_AT_MINOR, TAR_ID_BYTES},    {TAR_AT_PREFIX, TAR_PREFIX_BYTES},
+	    {386, 4 * 2 * TAR_NUMBER_BYTES}, {483, TAR_NUMBER_BYTES}, /* of GNU's old sparse form */
+	};
+	uint8_t *block = pick_header(bytes, length, seed);
+	size_t field = pick(seed, sizeof(fields) / sizeof(*fields));
+
+	if (!block)
+		return;
+	if (fields[field].at == TAR_AT_SIZE && pick(seed, 2))
+		put_octal(block + TAR_AT_SIZE, TAR_NUMBER_BYTES, pick(seed, 3 * BLOCK));
+	else
+		LLVMFuzzerMutate(block + fields[field].at, fields[field].width, fields[field].width);
+}
+
+static void change_type(uint8_t *bytes, size_t length, unsigned *seed)
+{
+	static const char types[] = "01234567xgLKSV";
+	uint8_t *block = pick_header(bytes, length, seed);
+
+	if (block)
+		block[TAR_AT_TYPE] = (uint8_t)types[pick(seed, sizeof(types))];
+}
+
+/* "LENGTH KEY=VALUE\n" at `to`, which has room for it; returns its length. */
+static size_t put_record(char *to, size_t room, const char *key, const char *value, size_t value_length)
+{
+	size_t rest = strlen(key) + value_length + 3, length = rest + 1;
+	int written;
+
+	while (length != rest + (size_t)snprintf(NULL, 0, "%zu", length))
+		length++;
+	if (length >= room)
+		return 0;
+	written = snprintf(to, room, "%zu %s=", length, key);
+	memcpy(to + written, value, value_length);
+	to[length - 1] = '\n';
 	return length;
+}
+
+/* Make the body of an extended header some records that are well formed, of keys that mean something. */
+static void write_records(uint8_t *bytes, size_t length, unsigned *seed)
+{
+	static const char *const keys[] = {
+	    "path",
+	    "linkpath",
+	    "size",
+	    "uid",
+	    "gid",
+	    "mtime",
+	    "comment",
+	    "GNU.sparse.major",
+	    "GNU.sparse.minor",
+	    "GNU.sparse.name",
+	    "GNU.sparse.size",
+	    "GNU.sparse.realsize",
+	    "GNU.sparse.numblocks",
+	    "GNU.sparse.map",
+	    "GNU.sparse.offset",
+	    "GNU.sparse.numbytes",
+	    "SCHILY.xattr.user.a",
+	    "SCHILY.xattr.user.b",
+	    "SCHILY.xattr.",
+	};
+	static const char *const values[] = {"",
+	                                     "0",
+	                                     "1",
+	                                     "2",
+	                                     "512",
+	                                     "1024",
+	                                     "-1",
+	                                     "1.5",
+	                                     "-0.000000001",
+	                                     "0,1",
+	                                     "0,1,2,510",
+	                                     "18446744073709551615",
+	                                     "9223372036854775807",
+	                                     "a/b"};
+	uint8_t *block = pick_header(bytes, length, seed);
+	char body[BLOCK];
+	size_t used = 0, room;
+
+	if (!block || (size_t)(block - bytes) + 2 * BLOCK > length)
+		return;
+	if (pick(seed, 4) || (block[TAR_AT_TYPE] != 'x' && block[TAR_AT_TYPE] != 'g'))
+		block[TAR_AT_TYPE] = 'x';
+	for (size_t records = 1 + pick(seed, 8); records; records--) {
+		const char *key = keys[pick(seed, sizeof(keys) / sizeof(*keys))];
+		char value[64] = "";
+		size_t value_length;
+
+		strcpy(value, values[pick(seed, sizeof(values) / sizeof(*values))]);
+		value_length = strlen(value);
+		if (pick(seed, 2))
+			value_length = LLVMFuzzerMutate((uint8_t *)value, value_length, sizeof(value));
+		room = sizeof(body) - used;
+		used += put_record(body + used, room, key, value, value_length);
+	}
+	memset(block + BLOCK, 0, BLOCK);
+	memcpy(block + BLOCK, body, used);
+	put_octal(block + TAR_AT_SIZE, TAR_NUMBER_BYTES, used);
+}
+
+/* Repeat, drop or move blocks: what lies behind them stays where blocks begin. */
+static size_t shuffle_blocks(uint8_t *bytes, size_t length, size_t most, unsigned *seed)
+{
+	size_t blocks = (length - 1) / BLOCK, from = pick(seed, blocks), to = pick(seed, blocks);
+	uint8_t *block = bytes + 1 + from * BLOCK, *other = bytes + 1 + to * BLOCK;
+	uint8_t kept[BLOCK];
+
+	if (!blocks)
+		return length;
+	memcpy(kept, block, BLOCK);
+	switch (pick(seed, 3)) {
+	case 0:
+		memmove(block, block + BLOCK, (size_t)(bytes + length - block) - BLOCK);
+		return length - BLOCK;
+	case 1:
+		if (length + BLOCK > most)
+			return length;
+		memmove(other + BLOCK, other, (size_t)(bytes + length - other));
+		memcpy(other, kept, BLOCK);
+		return length + BLOCK;
+	default:
+		memcpy(block, other, BLOCK);
+		memcpy(other, kept, BLOCK);
+		return length;
+	}
+}
+
+size_t LLVMFuzzerCustomMutator(uint8_t *bytes, size_t length, size_t most, unsigned seed)
+{
+	size_t times = 1 + pick(&seed, 3);
+
+	if (!length || pick(&seed, 16) == 0)
+		return LLVMFuzzerMutate(bytes, length, most);
+	for (; times && length > 1; times--) {
+		switch (pick(&seed, 8)) {
+		case 0:
+			change_type(bytes, length, &seed);
+			break;
+		case 1:
+			write_records(bytes, length, &seed);
+			break;
+		case 2:
+			length = shuffle_blocks(bytes, length, most, &seed);
+			break;
+		case 3:
+		case 4:
+			length = LLVMFuzzerMutate(bytes, length, most);
+			break;
+		default:
+			mutate_field(bytes, length, &seed);
+		}
+	}
+	mend_checksums(bytes, length);
+	return length;
+}
+
+/* The first blocks of one input, and of the other those behind a block. */
+size_t LLVMFuzzerCustomCrossOver(const uint8_t *a, size_t a_length, const uint8_t *b, size_t b_length, uint8_t *out,
+                                 size_t most, unsigned seed)
+{
+	size_t from_a = 1 + BLOCK * pick(&seed, a_length / BLOCK + 1),
+	       skipped = 1 + BLOCK * pick(&seed, b_length / BLOCK + 1);
+	size_t from_b = skipped < b_length ? b_length - skipped : 0;
+
+	if (from_a > a_length)
+		from_a = a_length;
+	if (from_a > most)
+		from_a = most;
+	if (from_b > most - from_a)
+		from_b = most - from_a;
+	memcpy(out, a, from_a);
+	memcpy(out + from_a, b + skipped, from_b);
+	return from_a + from_b;
 }

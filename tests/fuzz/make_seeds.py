@@ -1,4 +1,4 @@
-"""Writes the seeds of fuzz_index and fuzz_merge: indexes that have something of everything.
+"""Writes the seeds of fuzz_index, fuzz_merge, fuzz_erofs and fuzz_tar: indexes and archives that have something of all.
 
     python tests/fuzz/make_seeds.py
 
@@ -12,6 +12,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parent.parent)]
 
+import tarbytes as tb  # noqa: E402
 from stack_model import KEY, Inode, Layer, directory, layer_bytes, lower_link, regular  # noqa: E402
 
 from layerstore._core import index as ix  # noqa: E402
@@ -43,16 +44,58 @@ LAYERS: list[Layer] = [
     {(): directory(), (b"d",): regular(b"a file"), (b"again",): lower_link(b"link"), (b"link",): WHITEOUT},
 ]
 
+EXTENTS = [(0, 2), (5, 1), (10, 3), (20, 1), (30, 1)]
+ARCHIVES = {
+    "posix": [
+        tb.directory(b"d/"),
+        tb.header(b"f", size=3, uid=7, gid=8, mtime=9, prefix=b"d/e") + tb.padded(b"abc"),
+        tb.symlink(b"s", b"d/f"),
+        tb.hardlink(b"h", b"d/f"),
+        tb.header(b"c", type=b"3", device=(1, 3)),
+        tb.header(b"b", type=b"4", device=(259, 1 << 20)),
+        tb.header(b"p", type=b"6"),
+    ],
+    "old": [tb.member(b"v7", b"x", magic=tb.V7), tb.member(b"also", b"y", type=b"\0")],
+    "gnu": [
+        tb.header(b"volume", type=b"V", magic=tb.GNU),
+        tb.gnu_long(b"n" * 99 + b"/" + b"m" * 99)
+        + tb.header(b"n", size=tb.base256(1, 12), magic=tb.GNU)
+        + tb.padded(b"z"),
+        tb.gnu_long(b"t" * 120, type=b"K") + tb.header(b"s", type=b"2", mtime=-5, magic=tb.GNU),
+        tb.header(b"owned", uid=1 << 31, gid=(1 << 32) - 1, magic=tb.GNU),
+    ],
+    "pax": [
+        tb.pax({b"comment": b"c", b"gid": b"5"}, type=b"g"),
+        tb.pax({b"path": b"p" * 90 + b"/q", b"uid": b"4000000000", b"size": b"4", b"mtime": b"-1.000000001"})
+        + tb.header(b"p")
+        + tb.padded(b"data"),
+        tb.pax({b"linkpath": b"l" * 110, b"mtime": b"1.5", b"path": b""}) + tb.symlink(b"s", b"x"),
+        tb.pax([(b"SCHILY.xattr.user.b", b"2"), (b"SCHILY.xattr.user.a", b"1\0"), (b"SCHILY.xattr.user.b", b"")])
+        + tb.member(b"x", b"y"),
+    ],
+    "sparse-old": [tb.sparse_old(b"s", EXTENTS, 40, b"abcdefgh"), tb.sparse_old(b"t", EXTENTS[:2], 40, b"abc")],
+    "sparse-long": [tb.sparse_old(b"s", [(2 * i, 1) for i in range(26)], 60, b"abcdefghijklmnopqrstuvwxyz")],
+    "sparse-0.0": [tb.sparse_00(b"s", EXTENTS, 40, b"abcdefgh")],
+    "sparse-0.1": [tb.sparse_01(b"s", EXTENTS, 40, b"abcdefgh"), tb.member(b"f", b"x")],
+    "sparse-1.0": [tb.sparse_10(b"s", EXTENTS, 40, b"abcdefgh"), tb.sparse_10(b"empty", [], 40, b"")],
+}
+
 
 def main() -> None:
     layers = [bytes(layer_bytes(layer)) for layer in LAYERS]
     chain = bytes(merge([Index(layer) for layer in layers], KEY))
     for number, index in enumerate((*layers, chain)):
         (HERE / "fuzz_index" / f"{number}").write_bytes(b"\0" + index)
+    (HERE / "fuzz_erofs" / "chain").write_bytes(b"\0" + chain)
+    # A pack of 64 KiB with a slot in its first block and one in its ninth.
+    slots = bytes([0, 0, 0, 0, 0, 5]) + bytes([0, 0, 0, 0, 129, 200])
+    (HERE / "fuzz_erofs" / "pack").write_bytes(b"\2" + (7).to_bytes(4, "big") + (1 << 16).to_bytes(6, "big") + slots)
     parts = [len(layer).to_bytes(2, "little") + layer for layer in layers]
     (HERE / "fuzz_merge" / "layers").write_bytes(b"".join(parts))
     (HERE / "fuzz_merge" / "twice").write_bytes(b"".join(parts[:2] * 2))
     (HERE / "fuzz_merge" / "chain").write_bytes(len(chain).to_bytes(2, "little") + chain + parts[1])
+    for name, archive in ARCHIVES.items():
+        (HERE / "fuzz_tar" / name).write_bytes(b"\x0c" + tb.archive(*archive))
 
 
 if __name__ == "__main__":
