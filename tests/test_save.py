@@ -508,6 +508,7 @@ def test_a_killed_save_leaves_what_was_there(tmp_path: Path, form: str, compress
             time.sleep(draw.uniform(0, 0.02))
             process.send_signal(signal.SIGKILL)
             process.communicate()
+        assert len(left(place)) <= 1 + (form != "oci"), "what the one before left is there yet"
         if process.returncode == -signal.SIGKILL:
             begun += 1
             if form != "oci":
@@ -524,6 +525,21 @@ def test_a_killed_save_leaves_what_was_there(tmp_path: Path, form: str, compress
         store.save("many:1", place / "out", format=form, compression=compression)  # type: ignore[arg-type]
         second.load(place / "out")
         check_loaded(second, many_files(1))
+    assert left(place) == ["out"]
+
+
+def test_a_save_beside_one_to_the_same_place(store: Store, tmp_path: Path) -> None:
+    """What the other one is writing is not taken for what a killed one has left."""
+    place = tmp_path / "place"
+    place.mkdir()
+
+    def another(_: object) -> None:
+        if len(left(place)) == 1:
+            with Store(store.root) as other:
+                other.save(APP.names, place / "out")
+
+    store.save(APP.names, place / "out", progress=another)
+    assert left(place) == ["out"]
 
 
 def test_an_exception_of_the_callback_ends_it(store: Store, tmp_path: Path) -> None:

@@ -356,6 +356,12 @@ class Containers:
             gone = logs.forget_unneeded(db, needed)
         container_remove_many(self._mounts.containers_fd, [row.id for row in rows])
         logs.unlink(self._layout, gone)
+        if known:
+            import shutil
+
+            for row in known:
+                # A runtime that was killed as it began knows nothing of what it has made.
+                shutil.rmtree(f"{self._layout.runtime}/{row.id}", ignore_errors=True)
 
     def _is_written(self, container: str) -> bool:
         """Does a process write to this container, by its log, which only one of the extent driver has?"""

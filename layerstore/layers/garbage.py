@@ -196,7 +196,7 @@ def _remove_files(layout: Layout, database: Database, objects: dict[str, set[str
         # Rows that need them may have been taken away by what is not durable yet.
         database.sync()
         _sweep(Path(layout.logs), logs.__contains__)
-    for directory in Path(layout.containers).iterdir():
+    for directory in (*Path(layout.containers).iterdir(), *Path(layout.runtime).iterdir()):
         if directory.name not in containers:
             with contextlib.suppress(FileNotFoundError):  # whoever removed the row may be removing it too
                 shutil.rmtree(directory)

@@ -91,19 +91,17 @@ def directory(target: str | os.PathLike[str]) -> Iterator[Target]:
         raise InvalidInput(f"{path} is not empty; empty it, or give a directory that is not there yet")
     if os.path.ismount(path):
         raise InvalidInput(f"{path} is a mount point, which cannot be replaced; give a directory in it")
-    partial = durable.temporary_beside(path)
-    os.mkdir(partial, 0o777 if found is None else 0o700)
-    try:
+
+    def make(new: str) -> int:
+        os.mkdir(new, 0o777 if found is None else 0o700)
+        return os.open(new, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    with durable.claimed_beside(path, make) as (partial, _):
         os.makedirs(f"{partial}/blobs/sha256")
         yield Directory(partial)
         _take_after(partial, found)
         durable.sync_file_system(partial)
         os.rename(partial, path)
-    except BaseException:
-        import shutil
-
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
     durable.sync_directory(os.path.dirname(path))
 
 

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
+import stat
 
 from layerstore._core.mount import syncfs
+from layerstore.store.locks import try_lock
 from layerstore.store.pieces import write_at
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+_NEW_FILE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
 
 def sync_directory(path: str | os.PathLike[str]) -> None:
@@ -62,13 +67,71 @@ def replacing(path: str | os.PathLike[str], *, mode: int = 0o600) -> Iterator[in
     It gets the name `path`, durable, when the block ends, and is removed when that raises. An existing file is
     replaced. Raises `OSError`.
     """
-    with _begun(path, mode) as fd:
+    with claimed_beside(path, lambda new: os.open(new, _NEW_FILE, mode)) as (temporary, fd):
         yield fd
         os.fsync(fd)
+        os.rename(temporary, path)
     sync_directory(os.path.dirname(path))
 
 
-def temporary_beside(path: str | os.PathLike[str]) -> str:
+@contextlib.contextmanager
+def claimed_beside(path: str | os.PathLike[str], make: Callable[[str], int]) -> Iterator[tuple[str, int]]:
+    """A new file or directory in the same directory, for the block to rename to `path`: its path, and its descriptor.
+
+    `make` makes and opens it. It is removed when the block raises; of a process that was killed in one it is removed by
+    the next that wants to get to `path`: it is locked until the block ends. Raises `OSError`.
+    """
+    _remove_abandoned(path)
+    while True:
+        temporary = _temporary_beside(path)
+        fd = make(temporary)
+        if _is_claimed(fd):
+            break
+        os.close(fd)
+    try:
+        yield temporary, fd
+    except BaseException:
+        _remove(temporary)
+        raise
+    finally:
+        os.close(fd)
+
+
+def _is_claimed(fd: int) -> bool:
+    """Lock it. False where another process has found it before it was locked, and removes it."""
+    try:
+        return try_lock(fd) and os.fstat(fd).st_nlink > 0
+    except OSError:  # a file system without locks
+        return True
+
+
+def _remove_abandoned(path: str | os.PathLike[str]) -> None:
+    """Remove what was made beside `path` to get that name, by processes that have ended."""
+    directory, name = os.path.split(path)
+    theirs = re.compile(rf"\.{re.escape(name[:50])}\.[0-9a-f]{{12}}")
+    with contextlib.suppress(OSError):  # what cannot be listed or removed stays
+        for found in filter(theirs.fullmatch, os.listdir(directory)):
+            temporary = os.path.join(directory, found)
+            fd = os.open(temporary, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            try:
+                if try_lock(fd):
+                    _remove(temporary)
+            finally:
+                os.close(fd)
+
+
+def _remove(path: str) -> None:
+    """A file or a directory with what is in it; nothing where there is none."""
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISDIR(os.lstat(path).st_mode):
+            os.unlink(path)
+            return
+        import shutil
+
+        shutil.rmtree(path)
+
+
+def _temporary_beside(path: str | os.PathLike[str]) -> str:
     """A path in the same directory that nothing has. Its name is not too long, however long the other is."""
     directory, name = os.path.split(path)
     return os.path.join(directory, f".{name[:50]}.{os.urandom(6).hex()}")
@@ -76,8 +139,8 @@ def temporary_beside(path: str | os.PathLike[str]) -> str:
 
 @contextlib.contextmanager
 def _begun(path: str | os.PathLike[str], mode: int) -> Iterator[int]:
-    temporary = temporary_beside(path)
-    fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    temporary = _temporary_beside(path)
+    fd = os.open(temporary, _NEW_FILE, mode)
     try:
         try:
             yield fd

@@ -7,6 +7,7 @@ import stat
 
 from layerstore.errors import InvalidInput, NotFound
 from layerstore.store import durable
+from layerstore.store.locks import locked_directory
 from layerstore.types import ChainId, digest_hex, sha256_digest
 
 TYPE_CHECKING = False
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 FORMAT = "layerstore 1\n"
 FORMAT_NAME = "format"
+_UNFINISHED_FORMAT = f".{FORMAT_NAME}."
 POOL_NAME = "pool"
 """With it begin the names of what is beside a pool (layerstore/store/pool.py)."""
 PACK_THRESHOLD_BYTES = 128 * 1024
@@ -129,7 +131,7 @@ class Layout:
         """
         if os.path.isdir(self.root) and not self.exists():
             # Another process may be making it at this moment.
-            names = {name for name in os.listdir(self.root) if not name.startswith(".format.")}
+            names = {name for name in os.listdir(self.root) if not name.startswith(_UNFINISHED_FORMAT)}
             strangers = names - self._own_names() - {"lost+found"}
             if strangers:
                 raise InvalidInput(
@@ -137,14 +139,20 @@ class Layout:
                 )
         os.makedirs(self.root, mode=0o700, exist_ok=True)
         os.chmod(self.root, 0o700)
-        for directory in (
-            *(self.packs, self.objects, self.layers, self.chains, self.containers, self.logs, self.blobs),
-            *(self.staging, self.runtime, self.chain_mounts, self.pack_mounts),
-            *(f"{self.objects}/{i:02x}" for i in range(256)),
-        ):
-            os.makedirs(directory, mode=0o700, exist_ok=True)
-        durable.sync_file_system(self.root)
-        durable.write_file(self.format, FORMAT.encode())
+        with locked_directory(self.root, exclusive=True):
+            if self.exists():
+                return  # another process has made it meanwhile
+            for name in os.listdir(self.root):
+                if name.startswith(_UNFINISHED_FORMAT):
+                    os.unlink(f"{self.root}/{name}")
+            for directory in (
+                *(self.packs, self.objects, self.layers, self.chains, self.containers, self.logs, self.blobs),
+                *(self.staging, self.runtime, self.chain_mounts, self.pack_mounts),
+                *(f"{self.objects}/{i:02x}" for i in range(256)),
+            ):
+                os.makedirs(directory, mode=0o700, exist_ok=True)
+            durable.sync_file_system(self.root)
+            durable.write_file(self.format, FORMAT.encode())
 
     def check(self) -> None:
         """Raise `NotFound` where there is no store, `InvalidInput` where it is not one that this version reads."""

@@ -109,7 +109,7 @@ def run(place: Place, kill: Kill) -> Iterator[Run]:
         command = ["strace", "-f", "-qq", "-o", log, "-e", f"trace={kill.strace}", "-e", inject, *operation]
     else:
         command = [built_step(), kill.when, str(kill.at), kill.whom, log, *operation]
-    environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONHASHSEED": "0"}
+    environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     with errors.open("wb") as err, subprocess.Popen(command, stdout=err, stderr=err, env=environment) as process:
         try:
             if kill.whom == "one":

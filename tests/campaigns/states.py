@@ -21,7 +21,7 @@ from layerstore.layers.entries import Entry
 State = dict[str, tuple[str, ...]]
 
 _ID = re.compile(r"[0-9a-f]{64}")
-_CHAIN_LOCK = re.compile(r"[0-9a-f]{64}\.lock")
+_LOCK_THAT_STAYS = re.compile(r"run/[a-z]+\.lock|builds/.*lock")
 
 
 class Failure(Exception):
@@ -182,8 +182,12 @@ def disk_of(root: Path) -> Counter[str]:
     while waiting:
         for path in waiting.pop().iterdir():
             name = str(path.relative_to(root))
-            status = path.lstat()
-            if name.startswith(("layerstore.db", "chains/")) or _is_lock_that_stays(name):
+            top, status = name.partition("/")[0], path.lstat()
+            if (
+                name.startswith("layerstore.db")
+                or (top == "chains" and not path.name.startswith("."))
+                or _LOCK_THAT_STAYS.fullmatch(name)
+            ):
                 continue
             if stat.S_ISDIR(status.st_mode):
                 waiting.append(path)
@@ -191,10 +195,6 @@ def disk_of(root: Path) -> Counter[str]:
             else:
                 found[f"{_without_made_up(name)} {status.st_size} {status.st_blocks * 512}"] += 1
     return found + _rows(root / "layerstore.db")
-
-
-def _is_lock_that_stays(name: str) -> bool:
-    return name.endswith("lock") and not _CHAIN_LOCK.fullmatch(name.rpartition("/")[2])
 
 
 def _without_made_up(name: str) -> str:
