@@ -14,7 +14,7 @@ UNITS   := $(patsubst csrc/%.c,%,$(wildcard csrc/*.c))
 PORTABLE := $(filter-out %_avx2 %_avx512,$(UNITS))
 # What clang-format writes differs between its versions: .clang-format is for this one.
 CLANG_FORMAT := clang-format-14
-C_FILES := $(wildcard csrc/*.c csrc/*.h tests/fuzz/*.c tests/fuzz/*.h)
+C_FILES := $(wildcard csrc/*.c csrc/*.h tests/fuzz/*.c tests/fuzz/*.h tests/campaigns/*.c)
 FUZZERS := $(patsubst tests/fuzz/%.c,%,$(wildcard tests/fuzz/*.c))
 PACKAGES := $(addprefix packages-,demo test peers bench lint fuzz)
 
@@ -30,6 +30,7 @@ EXECUTIONS ?= 100000000
 CAMPAIGN_ARGS ?=
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
+CRASH_ARGS ?=
 BENCH_ARGS ?=
 
 C_FLAGS := -std=gnu11 -O2 -Wall -Wextra -Werror -Icsrc
@@ -40,7 +41,7 @@ FUZZ_PLAIN := blake3_portable blake3_avx2 blake3_avx512
 FUZZ_DIR ?= build/fuzz
 FUZZ_COVERAGE ?=
 
-.PHONY: help demo test peers campaign lint format sanitize fuzz bench clean $(PACKAGES)
+.PHONY: help demo test peers campaign crash lint format sanitize fuzz bench clean $(PACKAGES)
 .DELETE_ON_ERROR:
 
 help:
@@ -48,6 +49,7 @@ help:
 	@echo 'make test      the tests (PYTEST_ARGS="-k name")'
 	@echo 'make peers     what docker, podman, containerd, skopeo, umoci and buildah make of our images, and we of theirs'
 	@echo 'make campaign  random stacks of layers against models and the kernel, EXAMPLES ($(EXAMPLES)) for each test'
+	@echo 'make crash     kills operations at each of their system calls, and checks what is left (CRASH_ARGS=--help)'
 	@echo 'make lint      ruff, mypy, clang-format, and the C core without warnings, for another processor too'
 	@echo 'make sanitize  the tests of the core under AddressSanitizer and UndefinedBehaviorSanitizer'
 	@echo 'make fuzz      each fuzzer for FUZZ_SECONDS ($(FUZZ_SECONDS))'
@@ -65,6 +67,9 @@ peers: packages-test packages-peers $(STAMPS)/core
 
 campaign: packages-test $(STAMPS)/core
 	LAYERSTORE_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest -o timeout=0 --hypothesis-show-statistics $(CAMPAIGN_TESTS)
+
+crash: packages-test $(STAMPS)/core
+	PYTHONPATH=tests $(BIN)/python -m campaigns.crash $(CRASH_ARGS)
 
 bench: packages-bench $(STAMPS)/core
 	$(BIN)/python -m bench.run $(BENCH_ARGS)

@@ -177,18 +177,22 @@ class Campaign:
     """Trials of some operations, in two directories; only what mounts something is on the disk, for it takes longer."""
 
     def __init__(self, chosen: Iterable[Operation], on_disk: Path, in_memory: Path, registry: int) -> None:
-        self.templates = {}
+        self.templates: dict[str, Template] = {}
+        self._calls: dict[str, list[Call]] = {}
         for operation in chosen:
             top = on_disk if "mount" in operation.needs else in_memory
             self.templates[operation.name] = prepare(operation, top / operation.name, registry)
 
     def calls(self, name: str) -> list[Call]:
         """The calls of an operation that nobody kills."""
+        if name in self._calls:
+            return self._calls[name]
         place = self.templates[name].copy(self._beside(name, "calls"))
         (ended,) = run(place, Kill(name, 0))
         remove_place(place)
         if ended.status != 0:
             raise SystemExit(f"{name} ended with {ended.status}: {ended.errors}")
+        self._calls[name] = ended.calls
         return ended.calls
 
     def _beside(self, name: str, ending: str) -> Path:
@@ -279,7 +283,7 @@ def chosen_kills(campaign: Campaign, options: argparse.Namespace) -> list[Kill]:
             for kill in campaign.kills(name)
             if options.at in (None, kill.at) and options.when in (None, kill.when) and options.whom in (None, kill.whom)
         ]
-        if options.at is None:
+        if options.at is None and shutil.which("strace"):
             here = campaign.kills_by_strace(name)
             by_strace += draw.sample(here, min(STRACE_OF_EACH, len(here)))
     if options.sample is not None:

@@ -92,18 +92,21 @@ def check(template: Template, place: Place, acknowledged: int, *, power_lost: bo
     """What must hold after a run came to an end that had acknowledged so many steps; else raises `Failure`.
 
     What it shows is what it showed after these steps, or after one more. (After a loss of power, after the last durable
-    one of these at least.) Everything in it can be read, and layers have their digests. The rest of the steps can be
-    done, and after that the store shows what it does after an undisturbed run. Garbage collection then brings its
-    files and rows to what it brings them to after an undisturbed run. No mount, loop device or lock is left.
+    one of these at least.) Everything in it can be read, layers have their digests, and fsck finds no damage. The rest
+    of the steps can be done, and after that the store shows what it does after an undisturbed run. Garbage collection
+    then brings its files and rows to what it brings them to after an undisturbed run. No mount, loop device or lock is
+    left.
     """
     with _patience():
         done = _reached(template, place, acknowledged, power_lost)
+        _check_digests(place, "after it was interrupted")
         with _failing("lost", "the operation cannot be run again"):
             template.operation.run(place, lambda _: None, done)
         _compare("lost", "after the rest of the operation", _expected(template, _state(place)), template.states[-1])
         disk = _settle(place)
         _compare("lost", "after garbage was collected", _state(place), template.states[-1])
         _compare_disk(template, disk)
+        _check_digests(place, "after garbage was collected")
         _compare("corrupt", "in snapshots", snapshots_of(place.store), template.snapshots)
         _check_leftovers(place)
 
@@ -140,6 +143,14 @@ def _expected(template: Template, state: State) -> State:
 
 def _state(place: Place) -> State:
     return state_of(place.store, place.outputs)
+
+
+def _check_digests(place: Place, when: str) -> None:
+    if not (place.store / "format").exists():
+        return
+    with _failing("corrupt", f"fsck {when}"), Store(place.store) as store:
+        if damages := store.check().damages:
+            raise Failure("corrupt", f"fsck finds damage {when}: {[vars(damage) for damage in damages]}")
 
 
 def _compare(kind: str, when: str, found: State, expected: State) -> None:
