@@ -1,6 +1,7 @@
 """What is left when a process is killed, and that the campaign which looks for it finds it (campaigns/crash.py)."""
 
 import contextlib
+import fcntl
 import os
 import shutil
 import subprocess
@@ -57,6 +58,20 @@ def test_what_a_killed_runtime_had_begun_goes_with_its_container(store: Store) -
     assert not (store.root / "run" / "runtime" / removed.id).exists()
     store.collect_garbage()
     assert [path.name for path in (store.root / "run" / "runtime").iterdir()] == [kept.id]
+
+
+def test_what_a_killed_build_was_remembering_goes_when_no_build_runs(store: Store) -> None:
+    steps = store.root / "builds" / "steps"
+    steps.mkdir(parents=True)
+    with (store.root / "builds" / "lock").open("wb") as lock:
+        for name in ("images", "containers", "temporary"):
+            (steps.parent / name).mkdir()
+        (steps / ".0123.0123456789ab").write_text("{")
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        store.collect_garbage()
+        assert list(steps.iterdir())
+    store.collect_garbage()
+    assert not list(steps.iterdir())
 
 
 # The campaign

@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import os
 
+from layerstore.building.steps import Steps
 from layerstore.store.locks import locked, try_lock
 
 TYPE_CHECKING = False
@@ -64,13 +65,15 @@ class Leftovers:
         except FileNotFoundError:
             return
         try:
-            self._clear(fd)
+            if self._clear(fd):
+                Steps.remove_unfinished(self._top)
         finally:
             os.close(fd)
 
-    def _clear(self, fd: int) -> None:
+    def _clear(self, fd: int) -> bool:
+        """Returns whether no build runs."""
         if not try_lock(fd):
-            return
+            return False
         for name in os.listdir(self._names):
             row = self._database.read().execute(_NAMED, (name,)).fetchone()
             if row is not None:
@@ -84,6 +87,7 @@ class Leftovers:
                 os.unlink(f"{self._images}/{image}")
         for name in os.listdir(self._temporary):
             _remove(f"{self._temporary}/{name}")
+        return True
 
     @contextlib.contextmanager
     def images_locked(self) -> Iterator[None]:

@@ -74,6 +74,14 @@ class Steps:
         os.makedirs(self._directory, mode=0o700, exist_ok=True)
         durable.write_whole(f"{self._directory}/{key}", sealed(json.dumps(vars(step)).encode()))
 
+    @staticmethod
+    def remove_unfinished(builds: str) -> None:
+        """Remove what was to become entries, of builds that were killed. While no build runs. Raises `OSError`."""
+        with contextlib.suppress(FileNotFoundError):
+            for name in os.listdir(f"{builds}/steps"):
+                if not _is_key(name):
+                    os.unlink(f"{builds}/steps/{name}")
+
     def sweep(self) -> None:
         """Remove the entries of chains that no image goes through, and those that are out of use. Raises `OSError`."""
         try:
@@ -81,7 +89,7 @@ class Steps:
         except FileNotFoundError:
             return
         query = "SELECT 1 FROM chains WHERE chain_id = :chain UNION SELECT 1 FROM images WHERE chain_id = :chain"
-        for key in keys:
+        for key in filter(_is_key, keys):
             path = f"{self._directory}/{key}"
             step = self._read(key)
             with contextlib.suppress(FileNotFoundError):
@@ -92,3 +100,8 @@ class Steps:
                     or not self._database.read().execute(query, {"chain": step.chain_id}).fetchone()
                 ):
                     os.unlink(path)
+
+
+def _is_key(name: str) -> bool:
+    """Whether a file is an entry; else it is one that is being written."""
+    return not name.startswith(".")
