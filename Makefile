@@ -16,6 +16,7 @@ PORTABLE := $(filter-out %_avx2 %_avx512,$(UNITS))
 CLANG_FORMAT := clang-format-14
 C_FILES := $(wildcard csrc/*.c csrc/*.h tests/fuzz/*.c tests/fuzz/*.h tests/campaigns/*.c)
 FUZZERS := $(patsubst tests/fuzz/%.c,%,$(wildcard tests/fuzz/*.c))
+PYTHON_FUZZERS := $(wildcard tests/fuzz/fuzz_*.py)
 PACKAGES := $(addprefix packages-,demo test peers bench lint fuzz)
 
 # Tests of the compiled core itself: what `make sanitize` runs. Those of the benchmarks load matplotlib, whose C++ aborts where
@@ -24,7 +25,7 @@ CORE_TESTS = $(filter-out tests/test_bench_%,$(shell grep -lE 'layerstore\._core
 # Tests of random stacks, as many as LAYERSTORE_EXAMPLES says.
 CAMPAIGN_TESTS = $(shell grep -lE 'max_examples=EXAMPLES|[*] EXAMPLES' tests/test_*.py)
 EXAMPLES ?= 5000
-FUZZ_SECONDS ?= 20
+FUZZ_SECONDS ?= 12
 LONG_FUZZERS ?= fuzz_tar fuzz_index
 EXECUTIONS ?= 100000000
 CAMPAIGN_ARGS ?=
@@ -52,7 +53,8 @@ help:
 	@echo 'make crash     kills operations at each of their system calls, and checks what is left (CRASH_ARGS=--help)'
 	@echo 'make lint      ruff, mypy, clang-format, and the C core without warnings, for another processor too'
 	@echo 'make sanitize  the tests of the core under AddressSanitizer and UndefinedBehaviorSanitizer'
-	@echo 'make fuzz      each fuzzer for FUZZ_SECONDS ($(FUZZ_SECONDS))'
+	@echo 'make fuzz      each fuzzer, of the C core and of what is Python, for FUZZ_SECONDS ($(FUZZ_SECONDS))'
+	@echo 'make fuzzed    LONG_FUZZERS ($(LONG_FUZZERS)) until each was executed EXECUTIONS ($(EXECUTIONS)) times'
 	@echo 'make bench     against docker, podman and containerd; writes docs/benchmarks.md'
 	@echo 'make clean     remove what was built'
 
@@ -89,8 +91,9 @@ format: $(VENV)/installed
 sanitize: packages-test $(STAMPS)/sanitize
 	ci/sanitized $(BIN)/python -m pytest -p no:cacheprovider $(PYTEST_ARGS) $(CORE_TESTS)
 
-fuzz: $(FUZZERS:%=$(FUZZ_DIR)/%)
-	@for fuzzer in $(FUZZERS); do ci/fuzz-one $(FUZZ_DIR)/$$fuzzer $(FUZZ_SECONDS) || exit 1; done
+fuzz: $(FUZZERS:%=$(FUZZ_DIR)/%) $(STAMPS)/core $(STAMPS)/extra-fuzz
+	@for fuzzer in $(FUZZERS:%=$(FUZZ_DIR)/%) $(PYTHON_FUZZERS); do \
+		PATH="$(CURDIR)/$(BIN):$$PATH" ci/fuzz-one $$fuzzer $(FUZZ_SECONDS) || exit 1; done
 
 # Over many sessions: the counts and corpora in build/ are kept.
 fuzzed: packages-test $(STAMPS)/core
@@ -122,6 +125,10 @@ $(STAMPS)/core: $(CORE) $(VENV)/installed
 
 $(STAMPS)/werror: $(CORE) $(VENV)/installed
 	LAYERSTORE_WERROR=1 $(BIN)/python setup.py -q build --build-base build/werror
+	@touch $@
+
+$(STAMPS)/extra-fuzz: pyproject.toml $(VENV)/installed
+	@ci/install-extra $(BIN)/python fuzz
 	@touch $@
 
 # Beside the tree and not in it, so that no other target meets an instrumented core.

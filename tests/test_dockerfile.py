@@ -1,14 +1,17 @@
 """Reading Dockerfiles and patterns."""
 
+import time
 from collections.abc import Callable
 
 import pytest
 
+from layerstore.building import patterns
 from layerstore.building.dockerfile import Dockerfile, parse
 from layerstore.building.mounts import parse_mount
 from layerstore.building.patterns import Ignored, component_regex, has_wildcards
+from layerstore.building.planning import plan
 from layerstore.building.scope import Scope
-from layerstore.errors import InvalidInput, LimitExceeded
+from layerstore.errors import InvalidInput, LimitExceeded, NotFound
 
 
 def parsed(text: str) -> Dockerfile:
@@ -207,3 +210,55 @@ def test_mounts_that_are_refused(text: str) -> None:
 def test_values_of_mounts_that_are_none(use: Callable[..., object]) -> None:
     with pytest.raises(InvalidInput, match="--mount"):
         use(parse_mount("type=cache,target=/x,uid=a,mode=9,ro=maybe"))
+
+
+# What fuzzers found
+
+
+def test_a_line_of_an_escape_alone_is_no_instruction() -> None:
+    assert only("FROM x\n\\") == []
+    assert only("FROM x\n\\\n\\\nRUN a\n") == [(2, "RUN", "a")]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"#syntax=a{' ' * (1 << 20)}b\nFROM x\n",
+        f"FROM x\nCOPY {'--link ' * (1 << 17)}a /b\n",
+        f"FROM x\nHEALTHCHECK {'--interval=1s ' * (1 << 16)}CMD x\n",
+    ],
+    ids=["a directive with blanks", "flags", "options"],
+)
+def test_a_long_line_is_read_in_a_time_as_long(text: str) -> None:
+    begun = time.process_time()
+    parsed(text)
+    assert time.process_time() - begun < 10
+
+
+PATHS = ["a/b/c", "a" * 60, "/".join("a" * 60), "a/" * 30 + "b", "ab" * 30, "x/a/y/b", "a", "a.b/c", "\u00e9/\u00ea"]
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize(
+    "pattern", ["**/a/**/b", "**/*a*", "*/**/b", "a**b**", "**/**/c", "x/**/y/*", "[a-b]**/[!c]*", "??**"]
+)
+def test_many_wildcards_mean_what_few_do(monkeypatch: pytest.MonkeyPatch, pattern: str, path: str) -> None:
+    by_regex = Ignored([pattern], "f").leaves_out(path)
+    monkeypatch.setattr(patterns, "_FEW_WILDCARDS", -1)
+    assert Ignored([pattern], "f").leaves_out(path) == by_regex
+
+
+@pytest.mark.parametrize("pattern", ["**/*a" * 20, "**a" * 30, "*a" * 40 + "b", "**/" * 30 + "b"])
+def test_wildcards_take_no_time_that_grows_with_their_power(pattern: str) -> None:
+    begun = time.process_time()
+    for path in ("a" * 4000, "a/" * 100 + "c"):
+        Ignored([pattern], "f").leaves_out(path)
+        component_regex(pattern.replace("/", "")).fullmatch(path.replace("/", ""))
+    assert time.process_time() - begun < 10
+
+
+def test_a_number_of_a_stage_may_have_any_length() -> None:
+    with pytest.raises(NotFound, match="has no stage 99999"):
+        plan(parsed("FROM scratch\n"), "9" * 5000, {}, pytest.fail, pytest.fail)
+    with pytest.raises(InvalidInput, match="it is a number of bytes"):
+        parse_mount(f"type=tmpfs,target=/x,size={'9' * 5000}").size_bytes  # noqa: B018

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,9 +10,9 @@ import pytest
 from images import Image, docker_files, tar_of
 
 from bench.peers import Docker, PeerError, output
-from layerstore.errors import InvalidInput
+from layerstore.errors import InvalidInput, LimitExceeded
 from layerstore.oci.instructions import apply_changes
-from layerstore.oci.words import expand, split_words
+from layerstore.oci.words import EXPANDED_LIMIT, expand, split_words
 
 BASE: dict[str, Any] = {
     "Cmd": ["base"],
@@ -245,3 +246,54 @@ def test_docker_refuses_the_same(container: tuple[Docker, str]) -> None:
         except PeerError:
             pass
     assert accepted == []
+
+
+# What fuzzers found
+
+
+def test_variables_are_nested_to_a_limit() -> None:
+    nested = "${A:-" * 40 + "x" + "}" * 40
+    assert expand(nested, {}) == "x"
+    with pytest.raises(LimitExceeded, match="nested more than"):
+        expand("${A:-" * 5000 + "}" * 5000, {})
+
+
+def test_variables_that_double_end_at_a_limit() -> None:
+    lines = ["ENV A=0123456789", *["ENV A=$A$A"] * 40]
+    with pytest.raises(LimitExceeded, match="more than 1048576 letters"):
+        apply_changes({}, lines)
+    with pytest.raises(LimitExceeded, match="more than 1048576 letters"):
+        expand("${A//?/$A}", {"A": "a" * 100_000})
+    assert len(expand("$A", {"A": "a" * EXPANDED_LIMIT})) == EXPANDED_LIMIT
+
+
+@pytest.mark.parametrize(
+    "word", ["${A#*a*a*a*a*a*b}", "${A%%b*a*a*a*a*a*}", "${A/a*a*a*a*b/x}", "${A//b*/x}", "${A##*a*b}"]
+)
+def test_a_pattern_takes_no_time_that_grows_with_the_power_of_its_stars(word: str) -> None:
+    begun = time.process_time()
+    assert expand(word, {"A": "a" * 100_000}) == "a" * 100_000
+    assert time.process_time() - begun < 10
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "HEALTHCHECK --interval=" + "9" * 400 + "s CMD x",
+        "HEALTHCHECK --interval=" + "1" * 100_000 + " CMD x",
+        "HEALTHCHECK --retries=" + "9" * 5000 + " CMD x",
+        "STOPSIGNAL " + "9" * 5000,
+    ],
+    ids=["a time of no float", "digits alone", "retries", "signal"],
+)
+def test_a_number_may_have_any_length(change: str) -> None:
+    begun = time.process_time()
+    with pytest.raises(InvalidInput):
+        apply_changes({}, [change])
+    assert time.process_time() - begun < 10
+
+
+@pytest.mark.parametrize("config", [{"Env": [5]}, {"Env": {"a": 1}}, {"Labels": ["a"]}, {"Shell": 7}, {"Volumes": "x"}])
+def test_a_config_of_something_else_is_refused(config: dict[str, Any]) -> None:
+    with pytest.raises(InvalidInput, match="of the image's config is no"):
+        apply_changes(config, ["USER x"])

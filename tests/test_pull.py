@@ -23,6 +23,7 @@ from registries import Fault, Proxy, Registry, ask, layer_of, manifest_of, put_b
 
 from layerstore import Progress, Store
 from layerstore.errors import DigestMismatch, InvalidInput, LayerstoreError, LimitExceeded, NotFound, RegistryError
+from layerstore.registry import transport
 from layerstore.registry.transport import Patience
 
 pytestmark = pytest.mark.needs_tool("docker-registry")
@@ -532,3 +533,10 @@ def test_a_terminal_shows_bars_above_which_are_lines(store: Store, registry: Reg
     for diff_id in IMAGE.diff_ids:
         assert f"{diff_id[7:19]}: Downloading:".encode() in shown
         assert f"{diff_id[7:19]}: Pull complete\r\n".encode() in shown
+
+
+@pytest.mark.parametrize(
+    ("field", "seconds"), [("5", 5), (" 7 ", 7), ("\x1c1", 1), ("", None), ("\xb2", None), ("soon", None)]
+)
+def test_a_registry_may_ask_to_wait_in_any_words(field: str, seconds: float | None) -> None:
+    assert transport._retry_after(field) == seconds

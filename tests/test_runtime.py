@@ -82,6 +82,15 @@ class TestUsers:
         with Rootfs(root) as rootfs, pytest.raises(InvalidInput, match=message):
             look_up(rootfs, user)
 
+    @pytest.mark.parametrize("digits", ["2147483648", "9" * 5000])
+    def test_an_id_may_have_any_length(self, root: Path, digits: str) -> None:
+        (root / "etc/passwd").write_text(f"far:x:{digits}:0::/:\nout:x:0:{digits}::/:\nin:x:1:1::/:\n")
+        with Rootfs(root) as rootfs:
+            assert look_up(rootfs, "in").uid == 1
+            for user in ("far", "out", digits, f"in:{digits}"):
+                with pytest.raises(InvalidInput, match="greater than 2147483647"):
+                    look_up(rootfs, user)
+
     def test_image_without_the_files(self, root: Path) -> None:
         (root / "etc/passwd").unlink()
         (root / "etc/group").unlink()

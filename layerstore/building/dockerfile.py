@@ -10,7 +10,7 @@ import re
 
 from layerstore.errors import InvalidInput, LimitExceeded
 from layerstore.oci.instructions import exec_form
-from layerstore.oci.words import split_words
+from layerstore.oci.words import split_words, words_and_ends
 from layerstore.types import Value
 
 TYPE_CHECKING = False
@@ -32,7 +32,7 @@ INSTRUCTIONS = {
 # Compiled where one is needed, as that takes longer than reading most Dockerfiles.
 _HEREDOC = r"""\d*<<(?P<tabs>-?)(?P<quote>["']?)(?P<name>[^<"'\s]+)(?P=quote)"""
 _WITH_HEREDOCS = ("ADD", "COPY", "RUN")
-_DIRECTIVE = r"#\s*([a-zA-Z][a-zA-Z0-9]*)\s*=\s*(.+?)\s*"
+_DIRECTIVE = r"#\s*([a-zA-Z][a-zA-Z0-9]*)\s*=\s*(.+)"
 _STAGE_NAME = r"[a-z][a-z0-9_.-]*"
 
 
@@ -182,12 +182,13 @@ class _Reader:
             if not line or line.startswith("#"):
                 self._at += 1
                 continue
-            found.append(self._instruction())
+            number = self._first_line + self._at
+            text = self._logical_line()
+            if text:  # not escapes alone
+                found.append(self._instruction(text, number))
         return found
 
-    def _instruction(self) -> Instruction:
-        line = self._first_line + self._at
-        text = self._logical_line()
+    def _instruction(self, text: str, line: int) -> Instruction:
         name, *more = text.split(None, 1)
         name, rest = name.upper(), more[0] if more else ""
         if name not in INSTRUCTIONS:
@@ -223,9 +224,11 @@ class _Reader:
 
     def _flags(self, name: str, rest: str, line: int) -> tuple[list[tuple[str, str]], str]:
         flags = []
-        while rest.startswith("--"):
-            word = split_words(rest, self.escape)[0]
-            rest = rest[len(word) :].lstrip()
+        end = 0
+        for word, word_end in words_and_ends(rest, self.escape):
+            if not word.startswith("--"):
+                break
+            end = word_end
             if word == "--":
                 break
             flag, equals, value = word.removeprefix("--").partition("=")
@@ -235,7 +238,7 @@ class _Reader:
             if not equals and flag != "link":
                 raise wrong(self._name, line, f"{name} --{flag} has no value; it is --{flag}=VALUE, without a blank")
             flags.append((flag, value))
-        return flags, rest
+        return flags, rest[end:].lstrip()
 
     def _heredocs(self, text: str, line: int) -> list[Heredoc]:
         found: list[Heredoc] = []

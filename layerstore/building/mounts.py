@@ -96,7 +96,7 @@ class Mount(Value):
     def size_bytes(self) -> int:
         """Of a tmpfs; 0 for what is usual. Raises `InvalidInput`."""
         text = self.values.get("size", "0")
-        match = re.fullmatch(r"(?ai)(\d+)([kmgt]?)(?:i?b)?", text)
+        match = re.fullmatch(r"(?ai)(\d{1,18})([kmgt]?)(?:i?b)?", text)
         if match is None:
             raise InvalidInput(f"--mount: size={text}: it is a number of bytes, or like 64m or 1g")
         return int(match[1]) << 10 * "_kmgt".index(match[2].lower() or "_")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import posixpath
 import re
 
@@ -10,7 +11,7 @@ from layerstore.errors import InvalidInput
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
 
 def has_wildcards(pattern: str) -> bool:
@@ -35,39 +36,96 @@ def without_top(pattern: str) -> tuple[str, list[str]]:
 
 def component_regex(pattern: str) -> re.Pattern[str]:
     """What a component of a pattern matches. Raises `InvalidInput`."""
-    return re.compile(_translated(pattern, stars=False), re.DOTALL)
+    chunks = [""]
+    for kind, letter in _tokens(pattern, stars=False):
+        if kind == _SOME:
+            chunks.append("")
+        else:
+            chunks[-1] += letter
+    # What stands between two "*" is looked for where it first is, and nowhere else after that: other places would do no
+    # better, and trying them takes a time that grows with a power of the length.
+    first, *others = chunks
+    between = "".join(f"(?>[^/]*?{chunk})" for chunk in others[:-1] if chunk)
+    return re.compile(first + between + (f"[^/]*{others[-1]}" if others else ""), re.DOTALL)
 
 
-def _translated(pattern: str, *, stars: bool) -> str:
-    """A pattern as a regular expression; `stars`: `**` is any number of directories."""
-    result, at = "", 0
+_LETTER, _SOME, _EVERYTHING, _DIRECTORIES = range(4)
+_REGEX = {_SOME: "[^/]*", _EVERYTHING: ".*", _DIRECTORIES: "(?:.*/)?"}
+_FEW_WILDCARDS = 2
+
+
+class _PathPattern:
+    """A pattern of whole paths, in which `**` is any number of directories. Raises `InvalidInput`."""
+
+    def __init__(self, pattern: str) -> None:
+        self._tokens = list(_tokens(pattern, stars=True))
+        self._regex: re.Pattern[str] | None = None
+        self._letters: dict[str, re.Pattern[str]] = {}
+        # What `re` needs grows with the length of a path to the power of the wildcards.
+        if sum(kind != _LETTER for kind, _ in self._tokens) <= _FEW_WILDCARDS:
+            self._regex = re.compile("".join(_REGEX.get(kind) or letter for kind, letter in self._tokens), re.DOTALL)
+        else:
+            self._letters = {letter: re.compile(letter, re.DOTALL) for kind, letter in self._tokens if kind == _LETTER}
+
+    def matches(self, path: str) -> bool:
+        """Whether it is all of a path."""
+        if self._regex is not None:
+            return self._regex.fullmatch(path) is not None
+        # The places that are reached, as bits of one number: each token moves all of them at once.
+        where = {
+            letter: _bits(found.start() for found in regex.finditer(path)) for letter, regex in self._letters.items()
+        }
+        slashes = _bits(at for at, letter in enumerate(path) if letter == "/")
+        names = (1 << len(path)) - 1 & ~slashes
+        reached = 1
+        for kind, letter in self._tokens:
+            after_first = -(reached & -reached)
+            if kind == _LETTER:
+                reached = (reached & where[letter]) << 1
+            elif kind == _SOME:
+                reached |= ((reached & names) + names) ^ names
+            elif kind == _EVERYTHING:
+                reached = after_first & ((1 << len(path) + 1) - 1)
+            else:
+                reached |= slashes << 1 & after_first << 1
+            if not reached:
+                return False
+        return bool(reached >> len(path) & 1)
+
+
+def _bits(places: Iterable[int]) -> int:
+    return functools.reduce(int.__or__, (1 << place for place in places), 0)
+
+
+def _tokens(pattern: str, *, stars: bool) -> Iterator[tuple[int, str]]:
+    """What a pattern is made of: wildcards, and letters as regular expressions. `stars`: `**` has a meaning."""
+    at = 0
     while at < len(pattern):
         letter = pattern[at]
         if stars and pattern.startswith("**", at):
             at += 2
             if pattern.startswith("/", at):
                 at += 1
-                result += "(?:.*/)?"
+                yield _DIRECTORIES, ""
             else:
-                result += ".*"
+                yield _EVERYTHING, ""
+            continue
+        if letter == "[":
+            part, at = _class(pattern, at)
+            yield _LETTER, part
             continue
         if letter == "*":
-            result += "[^/]*"
+            yield _SOME, ""
         elif letter == "?":
-            result += "[^/]"
-        elif letter == "[":
-            part, at = _class(pattern, at)
-            result += part
-            continue
+            yield _LETTER, "[^/]"
         elif letter == "\\":
             at += 1
             if at == len(pattern):
                 raise InvalidInput(f"the pattern {pattern!r} ends in an escape")
-            result += re.escape(pattern[at])
+            yield _LETTER, re.escape(pattern[at])
         else:
-            result += re.escape(letter)
+            yield _LETTER, re.escape(letter)
         at += 1
-    return result
 
 
 def _class(pattern: str, at: int) -> tuple[str, int]:
@@ -103,7 +161,7 @@ class Ignored:
 
     def __init__(self, lines: Iterable[str], name: str) -> None:
         """`name` begins the messages. Raises `InvalidInput`."""
-        self._patterns: list[tuple[bool, re.Pattern[str]]] = []
+        self._patterns: list[tuple[bool, _PathPattern]] = []
         for number, line in enumerate(lines, 1):
             pattern = line.strip()
             if number == 1:
@@ -118,10 +176,10 @@ class Ignored:
             if not pattern:
                 continue
             try:
-                regex = re.compile(_translated(pattern, stars=True), re.DOTALL)
+                path_pattern = _PathPattern(pattern)
             except InvalidInput as error:
                 raise InvalidInput(f"{name}:{number}: {error}") from None
-            self._patterns.append((keeps, regex))
+            self._patterns.append((keeps, path_pattern))
         self.keeps_some = any(keeps for keeps, _ in self._patterns)
         """Whether something may be kept in a directory that is left out."""
 
@@ -135,7 +193,7 @@ class Ignored:
         parts = path.split("/")
         prefixes = ["/".join(parts[:count]) for count in range(len(parts), 0, -1)]
         out = False
-        for keeps, regex in self._patterns:
-            if keeps == out and any(regex.fullmatch(prefix) for prefix in prefixes):
+        for keeps, pattern in self._patterns:
+            if keeps == out and any(pattern.matches(prefix) for prefix in prefixes):
                 out = not keeps
         return out

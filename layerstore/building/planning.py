@@ -46,9 +46,11 @@ class PlannedStage:
         """The stage before this one that a `--from` names; None for an image. Raises `InvalidInput`."""
         number = self._names.get(source.lower())
         if number is None and source.isdecimal():
-            number = int(source)
+            number = int(source) if len(source) < 10 else self.number
             if number >= self.number:
-                raise InvalidInput(f"--from={source}: a stage reads those before it, and this one is {self.number}")
+                raise InvalidInput(
+                    f"--from={source[:100]}: a stage reads those before it, and this one is {self.number}"
+                )
         return number if number is None or number < self.number else None
 
 
@@ -114,7 +116,7 @@ class _Planner:
         count = len(self._dockerfile.stages)
         if target is None:
             return count - 1
-        number = self._names.get(target.lower(), int(target) if target.isdecimal() else count)
+        number = self._names.get(target.lower(), int(target) if target.isdecimal() and len(target) < 10 else count)
         if number >= count:
             raise NotFound(
                 f"{self._dockerfile.name} has no stage {target}; it has {', '.join(self._names) or 'no names'}"

@@ -40,8 +40,11 @@ def look_up(rootfs: Files, user: str) -> Identity:
     name, uid, gid, home = _find_user(rootfs, user_part or "0")
     if group_part:
         gid = _find_group(rootfs, group_part)
-        return Identity(uid, gid, (gid,), home)
-    gids = [gid] + [number for _, number, members in _groups(rootfs) if name and name in members]
+        gids = [gid]
+    else:
+        gids = [gid] + [number for _, number, members in _groups(rootfs) if name and name in members]
+    if max(uid, *gids) > MAX_ID:
+        raise InvalidInput(f'the image gives user "{user[:100]}" an ID greater than {MAX_ID}')
     return Identity(uid, gid, tuple(dict.fromkeys(gids)), home)
 
 
@@ -74,23 +77,29 @@ def _id(text: str, kind: str) -> int | None:
     """The number that `text` is, or None for a name."""
     if not (text.isascii() and text.isdigit()):
         return None
-    if int(text) > MAX_ID:
-        raise InvalidInput(f"{kind} ID {text} is greater than {MAX_ID}")
-    return int(text)
+    number = _number(text)
+    if number > MAX_ID:
+        raise InvalidInput(f"{kind} ID {text[:100]} is greater than {MAX_ID}")
+    return number
+
+
+def _number(digits: str) -> int:
+    """What decimal digits say; of very many, which Python does not read, one that is too great as well."""
+    return int(digits) if len(digits) < 100 else MAX_ID + 1
 
 
 def _passwd(rootfs: Files) -> Iterator[tuple[str, int, int, str]]:
     """Of each user the name, uid, gid and home directory."""
     for name, _password, uid, gid, _comment, home, *_shell in _records(rootfs, "/etc/passwd", 6):
         if uid.isascii() and uid.isdigit() and gid.isascii() and gid.isdigit():
-            yield name, int(uid), int(gid), home or "/"
+            yield name, _number(uid), _number(gid), home or "/"
 
 
 def _groups(rootfs: Files) -> Iterator[tuple[str, int, list[str]]]:
     """Of each group the name, gid and members."""
     for name, _password, gid, *members in _records(rootfs, "/etc/group", 3):
         if gid.isascii() and gid.isdigit():
-            yield name, int(gid), members[0].split(",") if members else []
+            yield name, _number(gid), members[0].split(",") if members else []
 
 
 def _records(rootfs: Files, path: str, min_fields: int) -> Iterator[list[str]]:

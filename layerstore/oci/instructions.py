@@ -20,8 +20,11 @@ _SHELL = ["/bin/sh", "-c"]
 # Compiled where one is needed, as that takes longer than most else.
 _PORT = r"(?ai)(?P<first>\d{1,5})(?:-(?P<last>\d{1,5}))?(?:/(?P<protocol>tcp|udp|sctp))?"
 _LAST_PORT = 65535
+_FIELDS_OF_TEXTS = ("Cmd", "Entrypoint", "Env", "OnBuild", "Shell")
+_FIELDS_OF_OBJECTS = ("ExposedPorts", "Labels", "Volumes")
 _LAST_SIGNAL = 64
-_DURATION_PART = r"(?a)(\d+\.?\d*|\.\d+)(ns|us|µs|μs|ms|s|m|h)"
+_DURATION_PART = r"(?a)(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|μs|ms|s|m|h)"
+_LONGEST_NANOSECONDS = 2.0**62  # of the 63 bits that docker has for them
 _NANOSECONDS = {"ns": 1, "us": 1e3, "µs": 1e3, "μs": 1e3, "ms": 1e6, "s": 1e9, "m": 60e9, "h": 3600e9}
 
 
@@ -42,11 +45,19 @@ class ConfigChanges:
     """A "config" object that instructions change one after another. Not for two threads at once.
 
     `config` is what it is now, `arguments` the variables that there are beside those of the config's environment, which
-    have precedence. `escape` is the escape character.
+    have precedence. `escape` is the escape character. Raises `InvalidInput` for a config whose fields are none that
+    the specification has.
     """
 
     def __init__(self, config: Mapping[str, Any], escape: str = "\\") -> None:
         self.config = dict(config)
+        for field in _FIELDS_OF_TEXTS:
+            value = config.get(field) or []
+            if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+                raise InvalidInput(f"the {field!r} of the image's config is no list of strings")
+        for field in _FIELDS_OF_OBJECTS:
+            if not isinstance(config.get(field) or {}, dict):
+                raise InvalidInput(f"the {field!r} of the image's config is no object")
         self.arguments: Mapping[str, str] = {}
         self._escape = escape
         self._has_command = False
@@ -137,16 +148,18 @@ class ConfigChanges:
     def _stopsignal(self, text: str) -> None:
         signal = self.expanded(text)
         name = re.sub(r"(?a)(?<=RTMIN)\+\d+$|(?<=RTMAX)-\d+$", "", signal.upper().removeprefix("SIG"))
-        if f"SIG{name}" not in Signals.__members__ and not (signal.isdecimal() and 1 <= int(signal) <= _LAST_SIGNAL):
+        if f"SIG{name}" not in Signals.__members__ and signal not in map(str, range(1, _LAST_SIGNAL + 1)):
             raise InvalidInput(f"STOPSIGNAL {signal}: there is no such signal")
         self.config["StopSignal"] = signal
 
     def _healthcheck(self, text: str) -> None:
         check: dict[str, Any] = {}
         words = text.split()
-        while words and words[0].startswith("--"):
-            option, _, value = words.pop(0).removeprefix("--").partition("=")
+        count = next((count for count, word in enumerate(words) if not word.startswith("--")), len(words))
+        for word in words[:count]:
+            option, _, value = word.removeprefix("--").partition("=")
             _add_check_option(check, option, value)
+        words = words[count:]
         kind, rest = (words or [""])[0].upper(), text.partition((words or [""])[0])[2].strip()
         if kind == "NONE" and not check and len(words) == 1:
             check["Test"] = ["NONE"]
@@ -205,7 +218,7 @@ def _add_check_option(check: dict[str, Any], option: str, value: str) -> None:
         "start-period": "StartPeriod",
         "start-interval": "StartInterval",
     }
-    if option == "retries" and value.isdecimal():
+    if option == "retries" and value.isdecimal() and len(value) < 10:
         check["Retries"] = int(value)
     elif option in names:
         check[names[option]] = _nanoseconds(value)
@@ -217,6 +230,10 @@ def _add_check_option(check: dict[str, Any], option: str, value: str) -> None:
 
 def _nanoseconds(text: str) -> int:
     """A duration as Go writes it: "1m30s"."""
-    if not text or re.sub(_DURATION_PART, "", text):
-        raise InvalidInput(f"HEALTHCHECK: {text!r} is no duration; it is like 30s or 1m30s")
-    return round(sum(float(number) * _NANOSECONDS[unit] for number, unit in re.findall(_DURATION_PART, text)))
+    part, at, total = re.compile(_DURATION_PART), 0, 0.0
+    while match := part.match(text, at):
+        total += float(match[1]) * _NANOSECONDS[match[2]]
+        at = match.end()
+    if not text or at < len(text) or total > _LONGEST_NANOSECONDS:
+        raise InvalidInput(f"HEALTHCHECK: {text[:100]!r} is no duration; it is like 30s or 1m30s")
+    return round(total)

@@ -3,22 +3,30 @@
 
 from __future__ import annotations
 
-from layerstore.errors import InvalidInput
+from layerstore.errors import InvalidInput, LimitExceeded
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import re
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 _BLANK = " \t\n\r"
 _NAME_START = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ_"
 _DIGITS = "0123456789"
 _SPECIAL = "@*#?-$!"
+_DEPTH_LIMIT = 50
+EXPANDED_LIMIT = 1 << 20
+"""Letters of a text whose variables are replaced: Linux hands a program at most 128 KiB in one string. Without a limit
+twenty lines that each double a variable would fill the memory."""
 
 
 def split_words(text: str, escape: str = "\\") -> list[str]:
     """The words of a line, with their quotes and escapes: blanks separate, but not within quotes or after an escape."""
-    words: list[str] = []
+    return [word for word, _ in words_and_ends(text, escape)]
+
+
+def words_and_ends(text: str, escape: str) -> Iterator[tuple[str, int]]:
+    """The same words, each with the place in the text where it ends."""
     word, quote, at = "", "", 0
     while at < len(text):
         letter = text[at]
@@ -29,7 +37,7 @@ def split_words(text: str, escape: str = "\\") -> list[str]:
         at += 1
         if not quote and letter in _BLANK:
             if word:
-                words.append(word)
+                yield word, at - 1
             word = ""
             continue
         if quote:
@@ -37,7 +45,8 @@ def split_words(text: str, escape: str = "\\") -> list[str]:
         elif letter in "'\"":
             quote = letter
         word += letter
-    return [*words, word] if word else words
+    if word:
+        yield word, at
 
 
 def pairs(text: str, what: str, escape: str = "\\") -> list[tuple[str, str]]:
@@ -68,11 +77,15 @@ def expand(text: str, variables: Mapping[str, str], escape: str = "\\", *, keeps
     `$NAME`, `${NAME}`, `${NAME:-WORD}`, `${NAME-WORD}`, `${NAME:+WORD}`, `${NAME+WORD}`, `${NAME:?WORD}`,
     `${NAME?WORD}`; and with patterns of `*` and `?`: `${NAME#PATTERN}` and `##` without the shortest and longest
     beginning that is like it, `%` and `%%` without such an end, `${NAME/PATTERN/WORD}` and `//` with the first or each
-    of its longest matches replaced. Nothing within single quotes. Raises `InvalidInput`.
+    of its longest matches replaced. Nothing within single quotes. Raises `InvalidInput`, and `LimitExceeded` for what
+    has more than `EXPANDED_LIMIT` letters.
 
     keeps_quotes: quotes are letters like others (a heredoc), and an escape is one but before "$" and itself.
     """
-    return _Expansion(text, variables, escape, keeps_quotes).until("")
+    expanded = _Expansion(text, variables, escape, keeps_quotes).until("")
+    if len(expanded) > max(len(text), EXPANDED_LIMIT):
+        raise LimitExceeded(f"with its variables {text[:80]!r} has more than {EXPANDED_LIMIT} letters")
+    return expanded
 
 
 class _Expansion:
@@ -82,6 +95,7 @@ class _Expansion:
         self._escape = escape
         self._keeps_quotes = keeps_quotes
         self._at = 0
+        self._depth = 0
 
     def _peek(self) -> str:
         return self._text[self._at : self._at + 1]
@@ -155,6 +169,16 @@ class _Expansion:
         return self._text[start : self._at]
 
     def _variable(self) -> str:
+        if self._depth == _DEPTH_LIMIT:
+            raise LimitExceeded(f"variables are nested more than {_DEPTH_LIMIT} deep: {self._text[:80]!r}")
+        self._depth += 1
+        value = self._value()
+        self._depth -= 1
+        if len(value) > EXPANDED_LIMIT:
+            raise LimitExceeded(f"a variable has more than {EXPANDED_LIMIT} letters: {self._text[:80]!r}")
+        return value
+
+    def _value(self) -> str:
         self._at += 1
         if self._peek() != "{":
             name = self._name()
@@ -169,13 +193,12 @@ class _Expansion:
             return value or ""
         if modifier in "#%":
             is_longest = self._passes(modifier)
-            pattern = _compiled(self.until("}", keeps_escapes=True), self._escape)
-            return _trimmed(value or "", pattern, modifier == "%", is_longest)
+            chunks = _chunks(self.until("}", keeps_escapes=True), self._escape)
+            return _trimmed(value or "", chunks, modifier == "%", is_longest)
         if modifier == "/":
-            count = 0 if self._passes("/") else 1
-            pattern = _compiled(self.until("/", keeps_escapes=True), self._escape)
-            word = self.until("}")
-            return pattern.sub(lambda match: word if match[0] else "", value or "", count)
+            is_all = self._passes("/")
+            chunks = _chunks(self.until("/", keeps_escapes=True), self._escape)
+            return _replaced(value or "", chunks, self.until("}"), is_all)
         if modifier == ":":
             value = value or None
             modifier = self._next()
@@ -191,23 +214,51 @@ class _Expansion:
         return word if value is None else value
 
 
-def _compiled(pattern: str, escape: str) -> re.Pattern[str]:
+def _chunks(pattern: str, escape: str) -> list[list[str]]:
+    """What stands between the "*" of a pattern, each letter as a regular expression."""
     import re
 
-    result = ""
+    chunks: list[list[str]] = [[]]
     letters = iter(pattern)
     for letter in letters:
-        if letter == escape:
-            result += re.escape(next(letters, escape))
+        if letter == "*":
+            chunks.append([])
         else:
-            result += {"*": ".*", "?": "."}.get(letter) or re.escape(letter)
-    return re.compile(result, re.DOTALL)
+            chunks[-1].append(
+                "." if letter == "?" else re.escape(next(letters, escape) if letter == escape else letter)
+            )
+    return chunks
 
 
-def _trimmed(value: str, pattern: re.Pattern[str], at_end: bool, is_longest: bool) -> str:
-    sizes = range(len(value) + 1)
-    for size in reversed(sizes) if is_longest else sizes:
-        cut = len(value) - size if at_end else size
-        if pattern.fullmatch(value[cut:] if at_end else value[:cut]):
-            return value[:cut] if at_end else value[cut:]
-    return value
+def _compiled(chunks: list[list[str]], is_longest: bool = True) -> re.Pattern[str]:
+    """A chunk between two "*" is looked for where it first is, and nowhere else after that: other places would do no
+    better, and trying them takes a time that grows with a power of the length."""
+    import re
+
+    first, *others = map("".join, chunks)
+    between = "".join(f"(?>.*?{chunk})" for chunk in others[:-1] if chunk)
+    last = f".*{'' if is_longest else '?'}{others[-1]}" if others else ""
+    return re.compile(first + between + last, re.DOTALL)
+
+
+def _trimmed(value: str, chunks: list[list[str]], at_end: bool, is_longest: bool) -> str:
+    if at_end:
+        value, chunks = value[::-1], [chunk[::-1] for chunk in reversed(chunks)]
+    found = _compiled(chunks, is_longest).match(value)
+    rest = value[found.end() :] if found else value
+    return rest[::-1] if at_end else rest
+
+
+def _replaced(value: str, chunks: list[list[str]], word: str, is_all: bool) -> str:
+    first, others = _compiled(chunks[:1]), _compiled([[], *chunks[1:]]) if chunks[1:] else _compiled([[]])
+    result, at = "", 0
+    while found := first.search(value, at):
+        rest = others.match(value, found.end())
+        # What does not follow the first place where the pattern may begin follows no later one.
+        if rest is None or rest.end() == found.start():
+            break
+        result += value[at : found.start()] + word
+        at = rest.end()
+        if not is_all or len(result) > EXPANDED_LIMIT:
+            break
+    return result + value[at:]

@@ -300,8 +300,9 @@ def _retry_after(field: str | None) -> float | None:
     """Seconds that the field Retry-After asks for (RFC 9110, section 10.2.3)."""
     if not field:
         return None
-    if field.strip().isdecimal():
-        return float(field)
+    seconds = field.strip()
+    if seconds.isascii() and seconds.isdecimal():
+        return float(seconds)
     try:
         return max(0.0, email.utils.parsedate_to_datetime(field).timestamp() - time.time())
     except (ValueError, OverflowError):

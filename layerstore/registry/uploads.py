@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 WHOLE_BYTES = 4 << 20
 """Blobs up to this size are sent in one request with their length, and sent again whole."""
 _BYTES = {"Content-Type": "application/octet-stream"}
-_RANGE = re.compile(r"(?:bytes=)?0-([0-9]+)")
+_RANGE = re.compile(r"(?:bytes=)?0-([0-9]{1,19})")
 
 
 class _Stream:

@@ -1,11 +1,13 @@
-"""Writes the seeds of fuzz_index, fuzz_merge, fuzz_erofs and fuzz_tar: indexes and archives that have something of all.
+"""Writes the seeds of fuzzers: indexes, archives and texts that have something of everything.
 
     python tests/fuzz/make_seeds.py
 
 Run it again when the format of indexes changes.
 """
 
+import gzip
 import stat
+import struct
 import sys
 from pathlib import Path
 
@@ -80,6 +82,77 @@ ARCHIVES = {
     "sparse-1.0": [tb.sparse_10(b"s", EXTENTS, 40, b"abcdefgh"), tb.sparse_10(b"empty", [], 40, b"")],
 }
 
+CONFIG = (
+    b'{"architecture":"amd64","os":"linux","config":{"Env":["A=b"],"Cmd":["x"]},'
+    b'"history":[{"created":"x"},{"empty_layer":true}],"rootfs":{"type":"layers","diff_ids":["sha256:%064d"]}}'
+) % 0
+LAYER = b'{"mediaType":"application/vnd.oci.image.layer.v1.tar+gzip","size":7,"digest":"sha256:%064d"}' % 0
+CONFIG_TYPE = b'"mediaType":"application/vnd.oci.image.config.v1+json"'
+MANIFEST = b'{"config":{%s,"size":#0,"digest":"@0"},"layers":[%s]}' % (CONFIG_TYPE, LAYER)
+LAYOUT_INDEX = (
+    b'{"manifests":[{"mediaType":"application/vnd.oci.image.manifest.v1+json","size":#1,"digest":"@1",'
+    b'"annotations":{"org.opencontainers.image.ref.name":"a:b"},"platform":{"os":"linux"}}]}'
+)
+DOCKER_INDEX = b'[{"Config":"c0","RepoTags":["a:b"],"Layers":["l.tar"]}]'
+DOCKER_ARCHIVE = tb.archive(
+    tb.member(b"manifest.json", DOCKER_INDEX), tb.member(b"c0", CONFIG), tb.symlink(b"l.tar", b"l/l.tar")
+)
+DOCKERFILE = b"""# syntax=x
+# escape=\\
+ARG V=1
+FROM --platform=linux/amd64 a:$V AS one
+RUN --mount=type=cache,target=/c <<END cat
+ a $V
+END
+COPY --from=one --chown=1:2 a* "b c" /d/
+HEALTHCHECK --interval=1m30s CMD x || \\
+  exit 1
+ONBUILD RUN x
+"""
+CHANGES = b"""ENV A=b C="d $A"
+LABEL k='v'
+EXPOSE 80-81/tcp
+VOLUME ["/v"]
+WORKDIR x/${A:-y}
+STOPSIGNAL SIGTERM
+CMD ["a","b"]
+ENTRYPOINT x
+"""
+KEEPERS = (
+    b'{"auths":{"docker.io":{"auth":"dTpw"},"r.example.com:5000":{"identitytoken":"t"}},'
+    b'"credHelpers":{"docker.io/a":"h"},"credsStore":"s","Username":"u","Secret":"s"}'
+)
+# By the parser that the first byte of an input chooses.
+TEXTS = {
+    "fuzz_build": [
+        DOCKERFILE,
+        b'a\\ b "$A" ${B:-${A:+x}} ${A#a*} ${A%%?e} ${B//b/c} ${B/*/} ${EMPTY?no} K=v',
+        b'{"Env":["A=b"],"Labels":{"a":"b"},"ExposedPorts":{},"WorkingDir":"/"}\n' + CHANGES,
+        b"# no\n**/x*/[a-c]?\n!a/**/y\n*.b\0q/xx/bz",
+        b"a*b[^a-c]\\?*?c\0axbd?yc",
+    ],
+    "fuzz_registry": [
+        b"r.example.com:5000/a/b:c@sha256:" + b"0" * 64,
+        b'Bearer realm="https://a/t",service="a\\"b",scope="x:y:pull", Basic abc=, Basic realm=x',
+        b"Fri, 31 Dec 1999 23:59:59 GMT",
+        b'{"errors":[{"code":"DENIED","message":"no"}],"token":"abc","expires_in":60}',
+        KEEPERS,
+    ],
+    "fuzz_images": [
+        b"\n".join((CONFIG, MANIFEST, LAYOUT_INDEX)),
+        CONFIG,
+        MANIFEST.replace(b"#0", b"5").replace(b"@0", b"sha256:" + b"0" * 64),
+        DOCKER_ARCHIVE,
+        tb.archive(*ARCHIVES["pax"], *ARCHIVES["posix"]),
+        b"root:x:0:0::/root:/bin/sh\nbob:x:1000:99::/home/bob:\0staff:x:50:bob,x\n\0bob:staff",
+        b"\7" + gzip.compress(b"some bytes", mtime=0) + gzip.compress(b"more", mtime=0),
+    ],
+    "fuzz_files": [
+        b"\0\0\x03\0\0\0abc\x01\x02\x02\0\0\0" + struct.pack("<4Q", 0, 1, 1, 1),
+        struct.pack("<HI12x", 512, 1) + b"content".ljust(512, b"\0") + struct.pack("<QQ32x", 0, 7),
+    ],
+}
+
 
 def main() -> None:
     layers = [bytes(layer_bytes(layer)) for layer in LAYERS]
@@ -94,6 +167,10 @@ def main() -> None:
     (HERE / "fuzz_merge" / "layers").write_bytes(b"".join(parts))
     (HERE / "fuzz_merge" / "twice").write_bytes(b"".join(parts[:2] * 2))
     (HERE / "fuzz_merge" / "chain").write_bytes(len(chain).to_bytes(2, "little") + chain + parts[1])
+    for fuzzer, texts in TEXTS.items():
+        (HERE / fuzzer).mkdir(exist_ok=True)
+        for number, text in enumerate(texts):
+            (HERE / fuzzer / f"{number}").write_bytes(bytes([number]) + text)
     for name, archive in ARCHIVES.items():
         (HERE / "fuzz_tar" / name).write_bytes(b"\x0c" + tb.archive(*archive))
 

@@ -1,0 +1,77 @@
+"""Fuzzes what reads the store's own files, as a damaged disk gives them: recipes and packs."""
+
+import contextlib
+import os
+import struct
+from collections.abc import Iterator
+
+import atheris
+from harness import fuzz, require
+
+with atheris.instrument_imports(include=["layerstore"]):
+    from layerstore._core import index as ix
+    from layerstore._core.hashing import blake3
+    from layerstore.errors import CorruptError, LimitExceeded, Unsupported
+    from layerstore.layers import recipe
+    from layerstore.layers.zstd import recipe_compressor
+    from layerstore.store.contents import Pack
+
+CONTENTS = [(bytes([number]) * 32, number + 1) for number in range(5)]
+NODES = [
+    ix.Node(0, b"", 0o40755),
+    *(ix.Node(0, b"%d" % number, 0o100644, content=number) for number in range(len(CONTENTS))),
+]
+INDEX = ix.Index(ix.write_index(ix.LAYER, 1, bytes(16), NODES, CONTENTS))
+
+
+class Contents:
+    """A store that has them all."""
+
+    def find(self, digest: bytes) -> bytes:
+        return bytes(digest[0] + 1)
+
+    def read_many(self, digests: list[bytes]) -> list[bytes]:
+        return [self.find(digest) for digest in digests]
+
+
+@contextlib.contextmanager
+def memory(data: bytes) -> Iterator[str]:
+    """The path of a file with that content."""
+    fd = os.memfd_create("fuzz")
+    try:
+        os.write(fd, data)
+        yield f"/proc/self/fd/{fd}"
+    finally:
+        os.close(fd)
+
+
+def read_recipe(data: bytes) -> None:
+    """Its frames; compressed here, but where the first byte is odd."""
+    if data[:1] and not data[0] % 2:
+        data = b" " + recipe_compressor().compress(data[1:])
+    with memory(data[1:]) as path:
+        size = 0
+        for piece in recipe.tar_pieces(path, INDEX, Contents()):  # type: ignore[arg-type]
+            size += len(piece)
+            if size > 1 << 24:
+                return
+        require(recipe.tar_bytes(path, INDEX) == size, "a recipe says how long the tar is")
+
+
+def read_pack(data: bytes) -> None:
+    """Slots and contents as they are, then 16 bytes of a footer whose digests are right."""
+    slots_at = int.from_bytes(data[:2], "little")
+    body = data[18:]
+    head = b"LSPACK\n\0" + data[2:6] + struct.pack("<I", (len(body) - slots_at) // 48 if slots_at < len(body) else 0)
+    footer = head + struct.pack("<Q", slots_at) + blake3(body[slots_at:])
+    with memory(body + footer + blake3(footer)[:8]) as path:
+        pack = Pack(path)
+        for number in range(pack.slot_count):
+            with contextlib.suppress(CorruptError):
+                offset, size, _ = pack.slot(number)
+                require(offset + size <= len(body) and len(pack.content(number)) == size, "a slot is in its pack")
+                require(pack.copies([number]) == [bytes(pack.content(number))], "a copy is a copy")
+
+
+if __name__ == "__main__":
+    fuzz((read_recipe, read_pack), (CorruptError, LimitExceeded, Unsupported))
