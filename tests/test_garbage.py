@@ -11,6 +11,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import images
@@ -21,7 +22,7 @@ from test_load import check_loaded, child
 
 from layerstore import Store
 from layerstore.errors import CorruptError, NotFound
-from layerstore.layers import packs
+from layerstore.layers import garbage, packs
 from layerstore.layers.imports import Import
 from layerstore.store.contents import ContentStore
 from layerstore.store.locks import try_lock
@@ -618,14 +619,18 @@ def test_files_that_go_while_they_are_counted(store: Store, tmp_path: Path, monk
     """By an import that ends or an eviction: nothing is locked then."""
     load(store, tmp_path, FIRST)
     store.image("first:1").index()
-    lstat, gone = Path.lstat, []
+    scandir, gone = os.scandir, []
 
-    def late(path: Path) -> os.stat_result:
-        if path.suffix == ".index" and path.parent.name == "chains" and not gone:
-            gone.append(path)
-            path.unlink()
-        return lstat(path)
+    @contextlib.contextmanager
+    def late(path: str) -> Iterator[list[os.DirEntry[str]]]:
+        with scandir(path) as entries:
+            found = list(entries)
+        for entry in found:
+            if path == str(store.root / "chains") and not gone:
+                gone.append(entry)
+                os.unlink(entry.path)
+        yield found
 
-    monkeypatch.setattr(Path, "lstat", late)
+    monkeypatch.setattr(garbage, "os", SimpleNamespace(**vars(os) | {"scandir": late}))
     assert store.collect_garbage().contents == 0
     assert gone != []

@@ -250,9 +250,14 @@ def _dead_ranges(path: str, alive: set[int]) -> bytes:
 
 def _used_bytes(layout: Layout) -> int:
     used = 0
-    tops = (layout.objects, layout.packs, layout.layers, layout.chains, layout.blobs, layout.logs, layout.downloads)
-    for top in (*tops, layout.staging):
-        for path in Path(top).rglob("*"):
-            with contextlib.suppress(FileNotFoundError):  # an import or an eviction renames and removes meanwhile
-                used += path.lstat().st_blocks * 512
+    waiting = [layout.objects, layout.packs, layout.layers, layout.chains, layout.blobs, layout.logs]
+    waiting += [layout.downloads, layout.staging]
+    while waiting:
+        # An import or an eviction renames and removes meanwhile.
+        with contextlib.suppress(FileNotFoundError), os.scandir(waiting.pop()) as entries:
+            for entry in entries:
+                with contextlib.suppress(FileNotFoundError):
+                    used += entry.stat(follow_symlinks=False).st_blocks * 512
+                    if entry.is_dir(follow_symlinks=False):
+                        waiting.append(entry.path)
     return used

@@ -324,7 +324,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(f"{len(outcomes):,} done after {time.monotonic() - begin:.0f} s", flush=True)
     rows = rows_of(outcomes)
     if options.record:
-        record.write("crash", rows, COMMAND, time.monotonic() - begin)
+        command = COMMAND if options.sample is None else f'{COMMAND} CRASH_ARGS="--sample {options.sample}"'
+        record.write("crash", rows, command, time.monotonic() - begin)
     return record.told(rows)
 
 

@@ -164,7 +164,6 @@ def _settle(place: Place) -> Counter[str]:
         with Store(place.store) as store:
             store.umount(store.containers())
             store.collect_garbage()
-            store.collect_garbage()
         return disk_of(place.store) + Counter(
             f"output {path.relative_to(place.outputs)}" for path in place.outputs.rglob("*")
         )
