@@ -613,8 +613,11 @@ def test_what_login_keeps_is_found_and_logout_leaves_nothing(
 def test_logout_is_of_every_file_that_is_read(home: Path) -> None:
     keep(home, {"auths": {"https://index.docker.io/v1/": STALE}})
     keep(home, {"auths": {"docker.io": STALE}}, "run/containers/auth.json")
+    left = home / "docker" / ".config.json.0123456789ab"
+    left.write_text("what a login had written when it was killed")
     logout("docker.io")
     assert find_credentials("docker.io") is None
+    assert not left.exists()
 
 
 @needs_registry

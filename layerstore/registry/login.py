@@ -21,6 +21,7 @@ from layerstore.registry.credentials import (
 )
 from layerstore.registry.references import Reference, parse_registry
 from layerstore.store import durable
+from layerstore.store.pieces import write_at
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -90,5 +91,7 @@ def _keep_auths(path: str, config: dict[str, Any], auths: dict[str, Any]) -> boo
         return False
     path = os.path.realpath(path)
     os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-    durable.write_file(path, json.dumps({**config, "auths": auths}, indent="\t").encode())
+    # This way what is left of one that was killed, which has passwords in it, goes with the next.
+    with durable.replacing(path) as fd:
+        write_at(fd, json.dumps({**config, "auths": auths}, indent="\t").encode(), 0)
     return True
