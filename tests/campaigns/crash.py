@@ -324,7 +324,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(f"{len(outcomes):,} done after {time.monotonic() - begin:.0f} s", flush=True)
     rows = rows_of(outcomes)
     if options.record:
-        command = COMMAND if options.sample is None else f'{COMMAND} CRASH_ARGS="--sample {options.sample}"'
+        sample = f' CRASH_ARGS="--sample {options.sample} --seed {options.seed}"'
+        command = COMMAND if options.sample is None else COMMAND + sample
         record.write("crash", rows, command, time.monotonic() - begin)
     return record.told(rows)
 
