@@ -27,6 +27,7 @@ from test_containers import mounts_below
 from layerstore import BuildEvent, Image, Store, Volume
 from layerstore.building.context import open_context
 from layerstore.errors import BuildFailed, Conflict, InvalidInput, LayerstoreError, NotFound, ProgramNotFound
+from layerstore.layers import imports
 
 ROOT = Path(__file__).parent.parent
 EPOCH = 1_700_000_000
@@ -1212,3 +1213,69 @@ def test_the_function(work: Workplace) -> None:
     with pytest.raises(LayerstoreError):
         layerstore.build(work.context / "none", root=work.store.root)
     image._store.close()
+
+
+def builds_at_once(work: Workplace, dockerfiles: list[str]) -> list[list[BuildEvent]]:
+    """Builds that begin together, each with a store of its own; what each told."""
+    told: list[list[BuildEvent]] = [[] for _ in dockerfiles]
+    barrier = threading.Barrier(len(dockerfiles))
+
+    def build(number: int) -> None:
+        path = work.context / f"Dockerfile.{number}"
+        path.write_text(dockerfiles[number])
+        with Store(work.store.root) as store:
+            barrier.wait()
+            store.build(work.context, dockerfile=path, pull="never", progress=told[number].append)
+
+    threads = [threading.Thread(target=build, args=(number,), daemon=True) for number in range(len(dockerfiles))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    assert not any(thread.is_alive() for thread in threads), "they wait for each other"
+    return told
+
+
+def test_what_several_builds_need_is_done_once(work: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    add = imports.Import.add_tar
+
+    def slowly(self: imports.Import, *args: Any) -> imports.ImportedLayer:
+        time.sleep(0.1)
+        made.append(add(self, *args))
+        return made[-1]
+
+    monkeypatch.setattr(imports.Import, "add_tar", slowly)
+    other = "FROM base:1\nENV A=1\nCOPY app.py /x/\nCOPY other /y/\n"
+    builds_at_once(work, [FIVE, FIVE, other, FIVE])
+    assert len(made) == 4
+    assert len(work.store.images()) == 4
+
+
+@pytest.mark.root
+@pytest.mark.kernel
+def test_a_command_that_several_builds_need_runs_once(work: Workplace) -> None:
+    slow = "FROM base:1\nCOPY app.py /\nRUN sleep 0.3; echo ran\nRUN echo two >/two\n"
+    told = builds_at_once(work, [slow, slow, slow])
+    assert sum(event.kind == "running" for events in told for event in events) == 2
+
+
+@pytest.mark.root
+@pytest.mark.kernel
+def test_what_fails_in_one_build_is_tried_by_the_next(work: Workplace) -> None:
+    (work.context / "Dockerfile").write_text("FROM base:1\nCOPY app.py /\nRUN sleep 0.2; exit 3\n")
+    failed = []
+
+    def build() -> None:
+        with Store(work.store.root) as store:
+            try:
+                store.build(work.context, pull="never")
+            except BuildFailed as error:
+                failed.append(error.status)
+
+    threads = [threading.Thread(target=build, daemon=True) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert failed == [3, 3, 3]

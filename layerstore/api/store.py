@@ -116,7 +116,7 @@ class Store:
         if create and not self.layout.exists():
             self.layout.create()
         self.layout.check()
-        self._database = Database(self.layout.database)
+        self._database = Database(self.layout.database, self.layout.database_lock)
         self._opened_contents: ContentStore | None = None
         self._known_images: tuple[int, dict[str, Image]] = -1, {}
         self._chains = Chains(self.layout, self._database, lambda: self._contents)

@@ -127,10 +127,11 @@ class StageBuild:
             raise with_line(error, self._dockerfile.name, instruction.line) from error
 
     def _finish(self, created_by: str, inputs: Sequence[object], make: Callable[[], DiffId | None]) -> None:
-        """One step: take its layer from the cache, or `make` it (None: it makes none), and go on from there."""
+        """One step: take its layer from the cache, or `make` it (None: it makes none), and go on from there. Where
+        another build makes it, that is waited for."""
         shop, state = self._shop, self._state
         key = state.key(shop.epoch, *inputs)
-        step = None if shop.options.no_cache else shop.steps.find(key)
+        step = None if shop.options.no_cache else self._staged.find_or_claim(key, state)
         if step is not None:
             self._tell("cached")
             if step.diff_id is not None:
@@ -142,7 +143,9 @@ class StageBuild:
                 diff_id = None
             created = time_of_making()
             state.add(created, created_by, diff_id)
-            shop.steps.add(key, Step(created, diff_id, state.chain_id))
+            step = Step(created, diff_id, state.chain_id)
+            shop.steps.add(key, step)
+            self._staged.made(step)
         self._tell("made", key[:12])
 
     # What changes the config alone

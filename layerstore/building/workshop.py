@@ -13,6 +13,7 @@ from layerstore.errors import BuildFailed, InvalidInput, LayerstoreError, NotFou
 from layerstore.oci.configs import parse_config, time_of_making
 from layerstore.results import BuildEvent
 from layerstore.store.db import SET_NAME
+from layerstore.store.locks import Claims
 from layerstore.types import ImageId, Value, chain_id, sha256_digest
 
 TYPE_CHECKING = False
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from layerstore._core.index import Index
     from layerstore.building.state import State
+    from layerstore.building.steps import Step
     from layerstore.containers.bundle import Volume
     from layerstore.containers.containers import ContainerRow, Containers
     from layerstore.layers.chains import Chains
@@ -33,6 +35,9 @@ if TYPE_CHECKING:
     from layerstore.store.db import Database
     from layerstore.store.layout import Layout
     from layerstore.types import DiffId
+
+
+_LOOK_SECONDS = 0.02
 
 
 class Stopped(BaseException):
@@ -183,23 +188,67 @@ class Workshop:
 
 
 class Staged:
-    """The layers that a stage has made and that are not in the store yet. A context manager, of one thread."""
+    """The layers that a stage has made and that are not in the store yet. A context manager, of one thread.
+
+    The steps that it makes are claimed until their layers are in the store: other builds that need one wait for it.
+    """
 
     def __init__(self, shop: Workshop) -> None:
         self._shop = shop
         self._importing: Import | None = None
         self._has_layers = False
+        self._claims: Claims | None = None
+        self._making: str | None = None
+        self._made: list[str] = []
 
     def __enter__(self) -> Staged:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._drop()
+        if self._claims is not None:
+            self._claims.close()
 
     def _drop(self) -> None:
         importing, self._importing, self._has_layers = self._importing, None, False
         if importing is not None:
             importing.__exit__(None, None, None)
+        if self._claims is not None:
+            self._claims.release(self._made)
+        self._made = []
+
+    def find_or_claim(self, key: str, state: State) -> Step | None:
+        """The step of a key; None where there is none, and this stage, which is `state`, is to make it: `made` says
+        that it has. Waits while another build makes it. Raises `Stopped`, and as `publish`."""
+        steps = self._shop.steps
+        step = steps.find(key)
+        if step is not None:
+            return step
+        if self._claims is None:
+            self._claims = Claims(self._shop.layout.steps_lock)
+        if not self._claims.try_take(key):
+            # Who waits holds nothing that another could wait for.
+            if self._has_layers:
+                self.publish(state)
+            self._drop()
+            while not self._claims.try_take(key):
+                self._shop.check()
+                time.sleep(_LOOK_SECONDS)
+            step = steps.find(key)
+            if step is not None:
+                self._claims.release([key])
+                return step
+        self._making = key
+        return None
+
+    def made(self, step: Step) -> None:
+        """The step that was claimed is done, and noted."""
+        key, self._making = self._making, None
+        if key is not None and self._claims is not None:
+            if step.diff_id is not None and self._has_layers:
+                self._made.append(key)
+            else:
+                self._claims.release([key])
 
     @property
     def has_layers(self) -> bool:

@@ -11,10 +11,11 @@ import functools
 import json
 import os
 import shutil
+import struct
 import time
 
 from layerstore._core.erofs import write_pack
-from layerstore._core.ingest import Contents, LayerIngest
+from layerstore._core.ingest import LOCATION_NONE, RECORD_BYTES, Contents, LayerIngest
 from layerstore.errors import DigestMismatch, InvalidInput
 from layerstore.layers.sources import StoredContent
 from layerstore.layers.streams import (
@@ -30,7 +31,7 @@ from layerstore.store import durable
 from layerstore.store.db import SET_NAME
 from layerstore.store.known_blobs import KnownBlob, remember, saw
 from layerstore.store.layout import PACK_THRESHOLD_BYTES
-from layerstore.store.locks import locked, try_lock
+from layerstore.store.locks import Claims, locked, try_lock
 from layerstore.types import DiffId, Digest, Value, chain_ids, digest_hex, hash_key
 
 TYPE_CHECKING = False
@@ -50,6 +51,8 @@ if TYPE_CHECKING:
     from layerstore.types import ChainId
 
 
+_LOCATION = struct.Struct("<II")
+_U32 = struct.Struct("<I")
 _ADD_LAYER = (
     "INSERT INTO layers VALUES (?, ?, ?) "
     "ON CONFLICT (diff_id) DO UPDATE SET files_bytes = excluded.files_bytes, recipe = excluded.recipe"
@@ -92,6 +95,7 @@ class Import:
         self._layers: dict[DiffId, ImportedLayer] = {}
         self._images: list[tuple[ImageConfig, list[str], dict[Digest, bytes]]] = []
         self._staging = f"{layout.staging}/{os.urandom(8).hex()}"
+        self._staging_fd = self._pack_fd = -1
         self._contents: Contents | None = None
 
     def __enter__(self) -> Import:
@@ -107,12 +111,19 @@ class Import:
                 self._pack_number, pack_fd = _reserve_pack(self._layout, self._database)
                 stack.callback(os.close, pack_fd)
                 stack.callback(_drop_pack, self._layout, self._database, self._pack_number)
-            staging_fd = os.open(self._staging, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            stack.callback(os.close, staging_fd)
-            known = self._store.digests() if self._known is None else self._known
-            self._contents = Contents(staging_fd, pack_fd, known, PACK_THRESHOLD_BYTES)
+            self._pack_fd = pack_fd
+            self._staging_fd = os.open(self._staging, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            stack.callback(os.close, self._staging_fd)
             self._cleanup = stack.pop_all()
         return self
+
+    def _opened(self) -> Contents:
+        if self._staging_fd < 0:
+            raise InvalidInput("an import is used as a context manager")
+        if self._contents is None:  # what others have stored until now is known
+            known = self._store.digests() if self._known is None else self._known
+            self._contents = Contents(self._staging_fd, self._pack_fd, known, PACK_THRESHOLD_BYTES)
+        return self._contents
 
     def __exit__(self, *_: object) -> None:
         self._cleanup.close()
@@ -121,8 +132,24 @@ class Import:
         """Was the layer added here?"""
         return diff_id in self._layers
 
+    def claim_missing(self, diff_ids: Iterable[DiffId]) -> set[DiffId]:
+        """Those of the layers that are not stored, which this import is to bring. Once, before anything is staged.
+
+        Where another import brings some of them, this waits until it has, or has failed. Raises `OSError`.
+        """
+        wanted = set(diff_ids)
+        missing = wanted - self.stored_layers(wanted)
+        if missing:
+            claims = Claims(self._layout.layers_lock)
+            self._cleanup.callback(claims.close)
+            claims.take(missing)
+            stored = self.stored_layers(missing)
+            claims.release(stored)
+            missing -= stored
+        return missing
+
     def stored_layers(self, diff_ids: Iterable[DiffId]) -> set[DiffId]:
-        """Those of the layers that were in the store before this import, and are not known to be damaged."""
+        """Those of the layers that are in the store, and not known to be damaged."""
         query = (
             "SELECT diff_id FROM layers WHERE diff_id IN (SELECT value FROM json_each(?)) "
             "AND diff_id NOT IN (SELECT diff_id FROM damaged_layers)"
@@ -164,23 +191,20 @@ class Import:
         what to read that content from. So a content that can be cloned is not written again, and is what it was at one
         moment. Raises what `write` does, and as `add_layer`.
         """
-        if self._contents is None:
-            raise InvalidInput("an import is used as a context manager")
-        self._contents.expect_clones(True)
+        contents = self._opened()
+        contents.expect_clones(True)
         layer = self._ingest(Counted(write(_Clones(self._staging))), "", None)
-        self._contents.expect_clones(False)
+        contents.expect_clones(False)
         self._layers[layer.diff_id] = layer
         return layer
 
     def _ingest(self, blob: Counted, compression: str, blob_hash: BackgroundHash | None) -> ImportedLayer:
-        if self._contents is None:
-            raise InvalidInput("an import is used as a context manager")
         import hashlib
 
         from layerstore._core.hashing import Hasher
         from layerstore.layers.zstd import recipe_compressor
 
-        ingest = LayerIngest(self._contents)
+        ingest = LayerIngest(self._opened())
         recipe = f"{self._staging}/{os.urandom(8).hex()}.recipe"
         compressor = recipe_compressor()
         # The reading thread hashes the tar where it need not decompress it; else this one, which stores it, does.
@@ -214,18 +238,15 @@ class Import:
 
     def copy_contents(self, contents: Sequence[Piece]) -> bytes:
         """Stage contents that belong to layers which are stored; returns their digests, 32 bytes each."""
-        if self._contents is None:
-            raise InvalidInput("an import is used as a context manager")
-        return self._contents.put_many(contents)
+        return self._opened().put_many(contents)
 
     def commit(self, pulled_from: tuple[str, str] | None = None) -> None:
         """Make everything staged durable and visible, in this order: contents, indexes, digest log, transaction.
 
         `pulled_from` is the registry and the repository in it that the blobs of the layers come from.
-        Raises `OSError`; nothing is visible then, and the import can be run again.
+        What another import has stored meanwhile is not named twice. Raises `OSError`; nothing is visible then, and the
+        import can be run again.
         """
-        if self._contents is None:
-            raise InvalidInput("an import is used as a context manager")
         used = {diff_id for config, _, _ in self._images for diff_id in config.diff_ids}
         layers = [layer for diff_id, layer in self._layers.items() if diff_id in used]
         records, has_pack = self._publish_contents()
@@ -239,6 +260,8 @@ class Import:
                 os.rename(staged, self._layout.blob(digest))
         durable.sync_file_system(self._layout.root)
         with self._database.transaction() as db:
+            if self._known is None:
+                records, has_pack = self._without_known(records)
             if records:
                 self._store.append(db, records)
             if has_pack:
@@ -260,7 +283,8 @@ class Import:
         Returns the digest log's new records, and whether the pack holds anything.
         """
         contents = self._contents
-        assert contents is not None
+        if contents is None:
+            return b"", False
         objects_fd = os.open(self._layout.objects, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             contents.publish(objects_fd, self._pack_number)
@@ -271,6 +295,18 @@ class Import:
             image = write_pack(self._pack_number, contents_bytes, slots)
             _write(self._layout.pack_image(self._pack_number), image)
         return contents.records(), bool(slots)
+
+    def _without_known(self, records: bytes) -> tuple[bytes, bool]:
+        """The records of contents that no other import has stored since this one began, and whether any is in the
+        pack."""
+        places = self._store.digests().locate_many(records, RECORD_BYTES)
+        own = b"".join(
+            records[at * RECORD_BYTES : (at + 1) * RECORD_BYTES]
+            for at, (pack, _) in enumerate(_LOCATION.iter_unpack(places))
+            if pack == LOCATION_NONE
+        )
+        number = _U32.pack(self._pack_number)
+        return own, any(own[at + 40 : at + 44] == number for at in range(0, len(own), RECORD_BYTES))
 
 
 class _Clones:

@@ -72,10 +72,11 @@ class _Loader:
 
     def load_members(self, members: DirectoryMembers | TarMembers, label: str) -> None:
         """An archive whose files can be opened in any order: only the layers that are missing are read."""
-        for image in archives.list_images(members, label):
-            stored = self.importing.stored_layers(layer.diff_id for layer in image.layers)
+        images = list(archives.list_images(members, label))
+        missing = self.importing.claim_missing(layer.diff_id for image in images for layer in image.layers)
+        for image in images:
             for layer in image.layers:
-                if layer.diff_id in stored or self.importing.is_staged(layer.diff_id):
+                if layer.diff_id not in missing or self.importing.is_staged(layer.diff_id):
                     self.tell_known(layer)
                     continue
                 with members.open(layer.member) as blob:

@@ -89,11 +89,11 @@ def _import(
     names = [] if reference.local_name is None else [reference.local_name]
     with Import(layout, database, contents) as importing:
         layers = dict(zip(found.config.diff_ids, found.manifest.layers, strict=True))
-        stored = importing.stored_layers(layers)
+        claimed = importing.claim_missing(layers)
         for diff_id, descriptor in layers.items():
-            done = descriptor.size_bytes if diff_id in stored else 0
-            tell(Progress("stored" if diff_id in stored else "waiting", diff_id, done, descriptor.size_bytes))
-        missing = {diff_id: descriptor for diff_id, descriptor in layers.items() if diff_id not in stored}
+            done = 0 if diff_id in claimed else descriptor.size_bytes
+            tell(Progress("waiting" if diff_id in claimed else "stored", diff_id, done, descriptor.size_bytes))
+        missing = {diff_id: descriptor for diff_id, descriptor in layers.items() if diff_id in claimed}
         _fetch(importing, repository, missing, layout.downloads, tell)
         importing.add_image(found.config, names, found.blobs)
         importing.commit((reference.registry, reference.repository))

@@ -10,11 +10,13 @@ from __future__ import annotations
 import _thread
 import contextlib
 import errno
+import os
 import sqlite3
 import time
 
 from layerstore.errors import REPAIR_DATABASE, Conflict, CorruptError, Unsupported
 from layerstore.store import sums
+from layerstore.store.locks import locked
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,6 +46,7 @@ chain_id NOT IN (
 """
 """The chains that no image ends in or goes through."""
 _TIMEOUT_SECONDS = 60
+_LOOK_SECONDS = 0.0005
 _LOG_PAGES = 100
 _ERRORS = (sqlite3.Error, UnicodeDecodeError)
 _ERRNO = {
@@ -172,7 +175,7 @@ def connect_alone(path: str) -> sqlite3.Connection:
 
 def schema() -> list[tuple[str, str, str | None]]:
     """What SQLite says of the tables, indexes and triggers of a database of this version: type, name, SQL."""
-    made = Database(":memory:")
+    made = Database(":memory:", os.devnull)
     try:
         return made.read().execute("SELECT type, name, sql FROM sqlite_schema ORDER BY type, name").fetchall()
     finally:
@@ -180,14 +183,15 @@ def schema() -> list[tuple[str, str, str | None]]:
 
 
 class Database:
-    """One SQLite file, a connection for each thread.
+    """One SQLite file, a connection for each thread. `turn` is the lock file of those that wait to write to it.
 
     Raises `Unsupported` where another version of layerstore made it. Its connections raise `CorruptError` where SQLite
     finds the file damaged, `Conflict` where another process does not let go of it, and `OSError`.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, turn: str) -> None:
         self._path = path
+        self._turn = turn
         # By the number of the thread, which another thread has after its end, and the connection with it. Not in a
         # threading.local: loading that module takes as long as loading several of ours.
         self._connections: dict[int, _Connection] = {}
@@ -249,7 +253,7 @@ class Database:
         if connection.durable is not durable:
             connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
             connection.durable = durable
-        connection.execute("BEGIN IMMEDIATE")
+        self._begin(connection)
         connection.changes.forget()
         try:
             yield connection
@@ -263,6 +267,28 @@ class Database:
         finally:
             connection.changes.forget()
 
+    def _begin(self, connection: _Connection) -> None:
+        """Begin a transaction that writes, in one's turn where others do.
+
+        SQLite waits by looking again, less and less often, and for a minute: of hundreds of processes, one may be
+        unlucky for as long. So only the first of those that wait looks, often; the others stand in line for that.
+        """
+        connection.execute("PRAGMA busy_timeout = 0")
+        try:
+            if _begun(connection):
+                return
+            with locked(self._turn, exclusive=True):
+                deadline = time.monotonic() + _TIMEOUT_SECONDS
+                while not _begun(connection):
+                    if time.monotonic() > deadline:
+                        raise Conflict(
+                            f"another process has kept {self._path} locked for {_TIMEOUT_SECONDS} s; "
+                            "try again when it has ended"
+                        )
+                    time.sleep(_LOOK_SECONDS)
+        finally:
+            connection.execute(f"PRAGMA busy_timeout = {_TIMEOUT_SECONDS * 1000}")
+
     def sync(self) -> None:
         """Make durable what was committed until now, by whomever. Raises `OSError`."""
         with self.transaction() as db:
@@ -273,6 +299,14 @@ class Database:
         """Close the connections of all threads."""
         while self._connections:
             self._connections.popitem()[1].close()
+
+
+def _begun(connection: _Connection) -> bool:
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+    except Conflict:
+        return False
+    return True
 
 
 def _begin_wal(connection: sqlite3.Connection) -> None:

@@ -74,6 +74,9 @@ class Layout:
         self.garbage_lock = f"{self.run}/garbage.lock"
         self.staging_lock = f"{self.run}/staging.lock"
         self.mount_lock = f"{self.run}/mount.lock"
+        self.layers_lock = f"{self.run}/layers.lock"
+        self.steps_lock = f"{self.run}/steps.lock"
+        self.database_lock = f"{self.run}/database.lock"
         self.packs_lock = f"{self.run}/packs.lock"
 
     def digests(self, generation: int) -> str:

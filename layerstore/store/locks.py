@@ -1,4 +1,4 @@
-"""flock(2) locks: held by this process, gone when it dies; and whether a file is in use at all."""
+"""Locks: held by this process, gone when it dies; and whether a file is in use at all."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ import contextlib
 import errno
 import fcntl
 import os
+import struct
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
+
+_FLOCK = struct.Struct("@hhqqi4x")
+"""struct flock of Linux: type, whence, start, length, process (0)."""
 
 
 @contextlib.contextmanager
@@ -43,6 +47,43 @@ def try_lock(fd: int, *, exclusive: bool = True) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+class Claims:
+    """Things that one is to work on at a time, each named by a digest: a byte of a lock file for each (fcntl(2), "Open
+    file description locks"), so that there is one file however many things there are.
+
+    Who holds some must not wait for another, unless all take what they want in one call. For one thread at a time.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+    def take(self, digests: Iterable[str]) -> None:
+        """Claim them all, waiting for who has claimed one before. Always in the same order, so that none waits for one
+        who waits for him. Raises `OSError`."""
+        for start in sorted(map(_place, digests)):
+            fcntl.fcntl(self._fd, fcntl.F_OFD_SETLKW, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, start, 1, 0))
+
+    def try_take(self, digest: str) -> bool:
+        """Claim one if nobody else has."""
+        try:
+            fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, _place(digest), 1, 0))
+        except (BlockingIOError, PermissionError):
+            return False
+        return True
+
+    def release(self, digests: Iterable[str]) -> None:
+        for digest in digests:
+            fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, _place(digest), 1, 0))
+
+    def close(self) -> None:
+        """Release all."""
+        os.close(self._fd)
+
+
+def _place(digest: str) -> int:
+    return int(digest.removeprefix("sha256:")[:15], 16)
 
 
 def open_elsewhere(fd: int) -> bool:
