@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -229,3 +230,25 @@ def test_many_processes_create_at_once(root: Path, tmp_path: Path) -> None:
     assert [err for _, err in said if err] == []
     with Store(root) as store:
         assert len(store.containers()) == 120
+
+
+def test_a_check_is_not_misled_by_removals(root: Path, tmp_path: Path) -> None:
+    with Store(root) as store, Store(root) as other:
+        store.load(archive(tmp_path, Image([A], ["a:1"])))
+        stop = threading.Event()
+
+        def come_and_go() -> None:
+            while not stop.is_set():
+                other.remove(other.create("a:1", count=30))
+
+        thread = threading.Thread(target=come_and_go)
+        thread.start()
+        try:
+            for _ in range(6):
+                assert store.check(quick=True).damages == ()
+        finally:
+            stop.set()
+            thread.join()
+        (left,) = store.create("a:1", count=1)
+        shutil.rmtree(root / "containers" / left.id)
+        assert [damage.what for damage in store.check().damages] == ["container"]

@@ -9,7 +9,7 @@ from layerstore._core.log import HEADER_BYTES, SOURCE_LOG, LogReader
 from layerstore.errors import CorruptError, Unsupported
 from layerstore.extents.log import chain_bytes
 from layerstore.store import logs
-from layerstore.store.locks import try_lock
+from layerstore.store.locks import locked, try_lock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from layerstore.types import ChainId
 
 
+_IS_OVERLAY = "SELECT 1 FROM containers WHERE id = ? AND driver = 'overlay'"
+
+
 def check_containers(layout: Layout, database: Database, catalog: Catalog, findings: Findings, quick: bool) -> None:
     """Each container has what its driver needs, and each log is whole and needs what the database says."""
     chains: dict[str, ChainId] = {}
@@ -28,11 +31,14 @@ def check_containers(layout: Layout, database: Database, catalog: Catalog, findi
             detail = f"container {container[:12]} is of chain {chain}, which is not its image's"
             findings.add("container", layout.database, detail, container)
         if driver == "overlay":
-            path = layout.container(container)
-            lost = [name for name in ("upper", "root") if not os.path.isdir(f"{path}/{name}")]
-            # One that was removed since the rows were read has no directory at all.
-            if lost and os.path.isdir(path):
-                findings.add("container", path, f"it has no directory {' and '.join(lost)}", container)
+            lost = _lost_directories(layout, container)
+            if lost:
+                with locked(layout.mount_lock, exclusive=False):  # no rollback has one of them away
+                    lost = _lost_directories(layout, container)
+                # Who removes a container removes its row first.
+                if lost and database.read().execute(_IS_OVERLAY, (container,)).fetchone():
+                    detail = f"it has no directory {' and '.join(lost)}"
+                    findings.add("container", layout.container(container), detail, container)
         elif log is not None:
             chains[log] = chain
     lengths: dict[str, int | None] = {}
@@ -54,6 +60,11 @@ def _needs(catalog: Catalog) -> list[tuple[str, int, str]]:
     needs = [(used, length, f"log {log}") for log, uses in catalog.logs.items() for used, length in uses.items()]
     needs += [(log, length, f"snapshot {name!r}") for _, name, log, length in catalog.snapshots if log is not None]
     return needs
+
+
+def _lost_directories(layout: Layout, container: str) -> list[str]:
+    path = layout.container(container)
+    return [name for name in ("upper", "root") if not os.path.isdir(f"{path}/{name}")]
 
 
 def _check_log(
