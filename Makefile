@@ -31,6 +31,7 @@ EXECUTIONS ?= 100000000
 CAMPAIGN_ARGS ?=
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
+MANY_ARGS ?=
 CRASH_ARGS ?=
 BENCH_ARGS ?=
 
@@ -42,7 +43,7 @@ FUZZ_PLAIN := blake3_portable blake3_avx2 blake3_avx512
 FUZZ_DIR ?= build/fuzz
 FUZZ_COVERAGE ?=
 
-.PHONY: help demo test peers campaign crash lint format sanitize fuzz bench clean $(PACKAGES)
+.PHONY: help demo test peers campaign crash many lint format sanitize fuzz bench clean $(PACKAGES)
 .DELETE_ON_ERROR:
 
 help:
@@ -50,6 +51,7 @@ help:
 	@echo 'make test      the tests (PYTEST_ARGS="-k name")'
 	@echo 'make peers     what docker, podman, containerd, skopeo, umoci and buildah make of our images, and we of theirs'
 	@echo 'make campaign  random stacks of layers against models and the kernel, EXAMPLES ($(EXAMPLES)) for each test'
+	@echo 'make many      many processes and threads on one store, with everything beside them (MANY_ARGS=--help)'
 	@echo 'make crash     kills operations at each of their system calls, and checks what is left (CRASH_ARGS=--help)'
 	@echo 'make lint      ruff, mypy, clang-format, and the C core without warnings, for another processor too'
 	@echo 'make sanitize  the tests of the core under AddressSanitizer and UndefinedBehaviorSanitizer'
@@ -69,6 +71,9 @@ peers: packages-test packages-peers $(STAMPS)/core
 
 campaign: packages-test $(STAMPS)/core
 	LAYERSTORE_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest -o timeout=0 --hypothesis-show-statistics $(CAMPAIGN_TESTS)
+
+many: packages-test $(STAMPS)/core
+	PYTHONPATH=tests $(BIN)/python -m campaigns.many $(MANY_ARGS)
 
 crash: packages-test $(STAMPS)/core
 	PYTHONPATH=tests $(BIN)/python -m campaigns.crash $(CRASH_ARGS)
