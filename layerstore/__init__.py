@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from layerstore.api import Store as Store
     from layerstore.api import Volume as Volume
     from layerstore.api.building import build as build
+    from layerstore.api.checking import check_store as check_store
     from layerstore.results import BuildEvent as BuildEvent
     from layerstore.results import Change as Change
     from layerstore.results import CheckReport as CheckReport
@@ -65,6 +66,7 @@ _HOMES = {
     "View": "layerstore.views.view",
     "Volume": "layerstore.api",
     "build": "layerstore.api.building",
+    "check_store": "layerstore.api.checking",
 }
 __all__ = [
     "BuildEvent",
@@ -89,6 +91,7 @@ __all__ = [
     "View",
     "Volume",
     "build",
+    "check_store",
     "errors",
 ]
 

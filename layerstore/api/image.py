@@ -222,6 +222,11 @@ class Image:
         recipe = store.layout.layer_recipe(diff_id)
         return tar_pieces(recipe, store._chains.layer_index(diff_id), store._contents)
 
+    def _damaged_layers(self) -> list[str]:
+        """Those of which a repair has found that something is missing, until they are loaded again."""
+        damaged = {diff_id for (diff_id,) in self._store._database.read().execute("SELECT diff_id FROM damaged_layers")}
+        return [diff_id for diff_id in self.diff_ids if diff_id in damaged] if damaged else []
+
     def inspect(self) -> dict[str, Any]:
         """What is known of the image, in docker's words."""
         document = self.config.document
@@ -236,4 +241,5 @@ class Image:
             "Size": self.size_bytes,
             "RootFS": {"Type": "layers", "Layers": list(self.diff_ids)},
             "ChainId": self.chain_id,
+            "DamagedLayers": self._damaged_layers(),
         }

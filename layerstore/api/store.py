@@ -10,7 +10,7 @@ from functools import partial
 from layerstore.api.container import Container
 from layerstore.api.image import Image
 from layerstore.containers.containers import Containers, check_count
-from layerstore.errors import Conflict, InvalidInput, LayerstoreError, NotFound, Unsupported
+from layerstore.errors import Conflict, CorruptError, InvalidInput, LayerstoreError, NotFound, Unsupported
 from layerstore.layers.chains import Chains
 from layerstore.mount.shared import Mounts
 from layerstore.store.db import SET_NAME, Database
@@ -116,6 +116,7 @@ class Store:
         if create and not self.layout.exists():
             self.layout.create()
         self.layout.check()
+        self.layout.check_database()
         self._database = Database(self.layout.database, self.layout.database_lock)
         self._opened_contents: ContentStore | None = None
         self._known_images: tuple[int, dict[str, Image]] = -1, {}
@@ -650,24 +651,37 @@ class Store:
         images: Image | str | Iterable[Image | str] | None = None,
         *,
         quick: bool = False,
+        repair: bool = False,
         progress: ProgressCallback | None = None,
     ) -> CheckReport:
-        """Compare everything in the store with its digests, or what these images need. Nothing is changed.
+        """Compare everything in the store with its digests, or what these images need.
 
         Args:
             quick: of contents of files compare the size alone.
+            repair: make what is derived again, and the database of what agrees with the files; take what else is
+                damaged to the directory `quarantine` in the store; and have layers that lack something read again by
+                the next load, pull or build, which stores what is missing and nothing else. What is mounted stays so.
+                It can be interrupted at any moment, and done again.
             progress: called, from several threads one at a time, with the bytes of contents that were compared.
 
-        Others may import, run and write meanwhile; garbage collection waits. The files of containers of the overlay
-        driver are the user's, and are not looked at. Raises `NotFound` where there is no such image, `OSError`.
-        """
-        from layerstore.checking.checker import check
+        Without `repair` others may import, run and write meanwhile, and garbage collection waits; with it imports and
+        creations of containers wait, too. The files of containers of the overlay driver are the user's, and are not
+        looked at. A store that cannot be opened is for `layerstore.check_store`.
 
+        Raises `NotFound` where there is no such image, `InvalidInput` for a repair that is quick or of some images,
+        `Conflict` where the database is to be made anew and another process has it open, `OSError`.
+        """
+        from layerstore.checking import checker
+
+        if repair and (quick or images is not None):
+            raise InvalidInput("a repair looks at everything; leave out what says to look at less")
+        if repair:
+            return checker.repair(self.layout, self._database, self._chains, lambda: self._contents, progress=progress)
         chosen = None
         if images is not None:
             given = [images] if isinstance(images, (Image, str)) else images
             chosen = [self._resolve(image).id for image in given]
-        return check(
+        return checker.check(
             self.layout, self._database, self._chains, lambda: self._contents, chosen, quick=quick, progress=progress
         )
 
@@ -736,7 +750,11 @@ class Store:
                 raise InvalidInput("the extent driver syncs only what it is asked to; create it without volatile")
             rows = self._writable.create(found.id, shown, found.chain_id, count or 1, name)
         elif driver == "overlay":
-            chain = self._chains.mountable(found.chain_id, lambda: found.diff_ids)
+            try:
+                chain = self._chains.mountable(found.chain_id, lambda: found.diff_ids)
+            except CorruptError as error:
+                error.add_note(f"image {shown} is damaged")
+                raise
             rows = self._containers.create(found.id, shown, chain, count or 1, name, volatile)
         else:
             raise InvalidInput(f"there is no driver {driver!r}; it is 'overlay' or 'extent'")

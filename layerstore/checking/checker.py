@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from layerstore.checking.contents import Record
+    from layerstore.checking.findings import Finding
     from layerstore.layers.chains import Chains
     from layerstore.results import Progress
     from layerstore.store.contents import ContentStore
@@ -191,6 +192,50 @@ class Check:
         notes = tuple(finding.damage(self.catalog) for finding in self.findings.notes)
         seconds = time.monotonic() - begin
         return CheckReport(damages, notes, self.findings.contents, self.findings.bytes, seconds)
+
+
+def repair(
+    layout: Layout,
+    database: Database,
+    chains: Chains,
+    contents: Callable[[], ContentStore],
+    *,
+    progress: Callable[[Progress], None] | None,
+) -> CheckReport:
+    """Check all of a store and mend what can be; see `layerstore.Store.check`."""
+    from layerstore.checking.rebuilding import mend, rebuild
+    from layerstore.checking.repairing import Repair
+
+    begin = time.monotonic()
+    with locked(layout.garbage_lock, exclusive=True):
+        checking = Check(layout, database, chains, contents, None, False, progress)
+        checking.run()
+        of_rows = checking.findings.of("database", "image")
+        if of_rows:
+            if checking.catalog is None or any(finding.subject in ("pages", "header") for finding in of_rows):
+                database.close()
+                lost = rebuild(layout)
+            else:
+                lost = mend(layout, database)
+            checking = Check(layout, database, chains, contents, None, False, progress)
+            checking.run()
+            _tell_mended(of_rows, checking.findings, lost)
+        Repair(layout, database, contents(), checking).run()
+        return checking.report(begin)
+
+
+def _tell_mended(before: list[Finding], findings: Findings, lost: dict[str, int]) -> None:
+    """What became of damages of the database, by a check after it was mended."""
+    left = {(finding.what, finding.subject) for finding in findings.of("database", "image")}
+    told = ", ".join(f"{count} of {table}" for table, count in sorted(lost.items()))
+    for finding in before:
+        if (finding.what, finding.subject) in left:
+            continue
+        finding.repaired = True
+        finding.detail += "; made again of what can be read and agrees with the files"
+        if told:
+            finding.detail += f"; rows that were left out: {told}"
+        findings.damages.insert(0, finding)
 
 
 def check(

@@ -42,8 +42,9 @@ class Record:
 class ContentsCheck:
     """Checks the contents that are `wanted`, all without it.
 
-    After `run`: `records` of the log in their order; by their numbers, why, those whose content is damaged (`bad`), and
-    those that are themselves (`misplaced`); and the packs of which nothing can be found in `bad_packs`.
+    After `run`: `records` of the log in their order; by their numbers, why, those whose content is damaged (`bad`;
+    those of `padding` only in what follows it), and those that are themselves (`misplaced`); and the packs of which
+    nothing can be found in `bad_packs`.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class ContentsCheck:
         self._total_bytes = 0
         self.records: list[Record] = []
         self.bad: dict[int, str] = {}
+        self.padding: set[int] = set()
         self.misplaced: dict[int, str] = {}
         self.bad_packs: dict[int, str] = {}
 
@@ -143,6 +145,8 @@ class ContentsCheck:
     def _done(self, record: Record, why: str) -> None:
         if why:
             self.bad[record.number] = why
+            if why == hashing.PADDING:
+                self.padding.add(record.number)
         if not self._quick:
             with self._lock:
                 self._findings.contents += 1

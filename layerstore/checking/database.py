@@ -8,7 +8,7 @@ import struct
 
 from layerstore.errors import CorruptError
 from layerstore.store import sums
-from layerstore.store.db import connect_alone, schema
+from layerstore.store.db import connect_alone, schema, tables_in
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def check_database(layout: Layout, findings: Findings) -> bool:
         _check_pages(db, path, findings)
         if len(findings.damages) == before:
             if is_alone:
-                _check_header(path, findings)
+                _check_header(db, path, findings)
             _check_rows(db, path, findings)
         return len(findings.damages) == before
     except (CorruptError, sqlite3.Error) as error:
@@ -51,19 +51,15 @@ def _check_pages(db: sqlite3.Connection, path: str, findings: Findings) -> None:
     if wrong:
         findings.add("database", path, "; ".join(wrong[:_SHOWN]).replace("\n", " "), "pages")
         return
-    if db.execute("SELECT type, name, sql FROM sqlite_schema ORDER BY type, name").fetchall() != schema():
+    if tables_in(db) != schema():
         findings.add("database", path, "its tables are not those of this version", "pages")
 
 
-def _check_header(path: str, findings: Findings) -> None:
+def _check_header(db: sqlite3.Connection, path: str, findings: Findings) -> None:
     """What SQLite itself does not compare with anything (https://www.sqlite.org/fileformat.html, "The Database
     Header")."""
-    with open(path, "rb") as file:
-        data = file.read(_HEADER.size)
-        length = os.fstat(file.fileno()).st_size
-    if len(data) < _HEADER.size:
-        findings.add("database", path, f"it has {length} bytes", "pages")
-        return
+    # Not read from the file: in closing it SQLite's locks of this process would end.
+    data, length = db.serialize()[: _HEADER.size], os.stat(path).st_size
     (
         page_bytes,
         writes,

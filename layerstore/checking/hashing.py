@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _BATCH_BYTES = 8 << 20
 _MAX_THREADS = 8
+PADDING = "what follows it is no longer zeros"
 _ZEROS = bytes(4096)
 
 Place = tuple[int, int, bytes]
@@ -54,7 +55,7 @@ def compare(fd: int, batch: list[Place], block_bytes: int) -> list[str]:
         if found != digest:
             wrong.append("its bytes are not those of its digest")
         elif offset + size + padding > start + length or buffer[after : after + padding] != _ZEROS[:padding]:
-            wrong.append("what follows it is no longer zeros")
+            wrong.append(PADDING)
         else:
             wrong.append("")
     return wrong

@@ -2,8 +2,8 @@
 
 A command module has `arguments(parser)`, which adds its arguments, and `run(store, args) -> int`, which gives the exit
 status. `CREATES_STORE = True` says that the command makes a store where there is none, `NEEDS_STORE = False` that it
-is given None instead of one, `FAILURE_STATUS` what it exits with when it fails (1 without it), and `STATUS_OF` what
-else for certain exceptions.
+is given None instead of one (`args.root` says where it would be), `FAILURE_STATUS` what it exits with when it fails (1
+without it), and `STATUS_OF` what else for certain exceptions.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ import sqlite3
 import sys
 
 from layerstore.errors import LayerstoreError
+from layerstore.store.layout import default_root
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,7 +49,8 @@ def run(name: str, module_name: str, arguments: Sequence[str], root: str | None,
     try:
         # Not closed: the process ends, and with its last connection SQLite would move its log to the database and sync.
         # The same goes for a pool: it stays attached, as to detach and attach it takes 0.1 s.
-        store = _open_store(module, root, verify, args) if getattr(module, "NEEDS_STORE", True) else None
+        args.root = root or default_root()
+        store = _open_store(module, args.root, verify, args) if getattr(module, "NEEDS_STORE", True) else None
         gc.freeze()
         gc.enable()
         status: int = module.run(store, args)
@@ -66,14 +68,13 @@ def run(name: str, module_name: str, arguments: Sequence[str], root: str | None,
         return statuses.get(type(error), getattr(module, "FAILURE_STATUS", 1))
 
 
-def _open_store(module: ModuleType, root: str | None, verify: str | None, args: argparse.Namespace) -> Store:
+def _open_store(module: ModuleType, root: str, verify: str | None, args: argparse.Namespace) -> Store:
     from layerstore.api import Store
-    from layerstore.store.layout import default_root
 
     creates = getattr(module, "CREATES_STORE", False)
     pool_bytes = getattr(args, "pool_bytes", None)
     # Another word is for the store to refuse.
-    return Store(root or default_root(), create=creates, pool_bytes=pool_bytes, verify=verify or "never")  # type: ignore[arg-type]
+    return Store(root, create=creates, pool_bytes=pool_bytes, verify=verify or "never")  # type: ignore[arg-type]
 
 
 def told(error: BaseException) -> str:

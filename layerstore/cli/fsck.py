@@ -1,6 +1,7 @@
 """Compare a store with its digests: database, layers, contents, images, what is derived, logs of containers.
 
-Exit status: 0 where everything is as it was written, 1 where something is damaged.
+What --repair takes out of the way is in the directory "quarantine" of the store, for you to remove. Exit status: 0
+where everything is as it was written, or is again; 1 where something is damaged.
 """
 
 from __future__ import annotations
@@ -8,31 +9,52 @@ from __future__ import annotations
 import json
 
 from layerstore.cli import output
+from layerstore.errors import LayerstoreError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
 
-    from layerstore.api import Store
     from layerstore.results import CheckReport, Damage
+    from layerstore.types import ImageId
 
+NEEDS_STORE = False
 _SHOWN = 5
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", metavar="IMAGE", nargs="*", help="check what these need, instead of everything")
     parser.add_argument("--quick", action="store_true", help="of contents of files compare the sizes alone")
+    parser.add_argument(
+        "--repair",
+        action="store_true",
+        help="make again what can be; take what else is damaged out of the way, so that loading or pulling its images "
+        "again brings it back",
+    )
     output.add_format(parser)
 
 
-def run(store: Store, args: argparse.Namespace) -> int:
+def run(_: None, args: argparse.Namespace) -> int:
+    from layerstore.api.checking import check_store
+
     with output.progress_bar() as progress:
-        report = store.check(args.images or None, quick=args.quick, progress=progress)
+        report = check_store(args.root, args.images or None, quick=args.quick, repair=args.repair, progress=progress)
     if args.format == "json":
         _print_json(report)
     else:
-        _print(store, report)
+        _print(report, _names(args.root))
     return 0 if report.is_clean else 1
+
+
+def _names(root: str) -> dict[ImageId, str]:
+    """What to call images; nothing where the store cannot be opened."""
+    from layerstore.api import Store
+
+    try:
+        store = Store(root)
+        return {image.id: f"{' '.join(image.names) or '<none>'} ({image.short_id})" for image in store.images()}
+    except LayerstoreError:
+        return {}
 
 
 def _print_json(report: CheckReport) -> None:
@@ -42,8 +64,7 @@ def _print_json(report: CheckReport) -> None:
     print(json.dumps(document, indent=2))
 
 
-def _print(store: Store, report: CheckReport) -> None:
-    names = {image.id: f"{' '.join(image.names) or '<none>'} ({image.short_id})" for image in store.images()}
+def _print(report: CheckReport, names: dict[ImageId, str]) -> None:
     groups: dict[str, list[Damage]] = {}
     for damage in report.damages:
         for image in damage.images:
@@ -59,8 +80,17 @@ def _print(store: Store, report: CheckReport) -> None:
         _print_some(report.notes)
     rate = f", {output.size(int(report.bytes / report.seconds))}/s" if report.bytes else ""
     compared = f"{report.contents} contents, {output.size(report.bytes)} compared{rate}"
+    print(f"{compared}: {_summary(report)}")
+
+
+def _summary(report: CheckReport) -> str:
     left = sum(not damage.repaired for damage in report.damages)
-    print(f"{compared}: {f'{left} damaged' if left else 'clean'}")
+    repaired = f"{len(report.damages) - left} repaired"
+    if not report.damages:
+        return "clean"
+    if not left:
+        return repaired
+    return f"{left} damaged, {repaired}" if left < len(report.damages) else f"{left} damaged"
 
 
 def _print_some(damages: list[Damage] | tuple[Damage, ...]) -> None:

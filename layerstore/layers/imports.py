@@ -276,6 +276,11 @@ class Import:
                     saw(db.execute, layer.blob.digest, *pulled_from)
             for config, names, blobs in self._images:
                 _insert_image(db.execute, config, names, blobs)
+            is_any_damaged = db.execute("SELECT 1 FROM damaged_layers").fetchone() is not None
+        if is_any_damaged:
+            from layerstore.layers.damaged import forget_whole
+
+            forget_whole(self._layout, self._database, self._store)
 
     def _publish_contents(self) -> tuple[bytes, bool]:
         """Finish the pack, write its index, move the objects to their places.

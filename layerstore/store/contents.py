@@ -77,6 +77,11 @@ class Pack:
             raise CorruptError(f"slot {number} of {self.path} lies outside the pack's contents")
         return offset, size, digest
 
+    @property
+    def slots(self) -> tuple[int, memoryview]:
+        """Where the slots begin, and their bytes."""
+        return self._slots_at, self._map[self._slots_at : self._slots_at + self.slot_count * SLOT.size]
+
     def content(self, number: int) -> memoryview:
         """The bytes of a slot, without a copy; valid while the view lives."""
         offset, size, _ = self.slot(number)

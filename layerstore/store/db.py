@@ -177,9 +177,14 @@ def schema() -> list[tuple[str, str, str | None]]:
     """What SQLite says of the tables, indexes and triggers of a database of this version: type, name, SQL."""
     made = Database(":memory:", os.devnull)
     try:
-        return made.read().execute("SELECT type, name, sql FROM sqlite_schema ORDER BY type, name").fetchall()
+        return tables_in(made.read())
     finally:
         made.close()
+
+
+def tables_in(db: sqlite3.Connection) -> list[tuple[str, str, str | None]]:
+    """The same of a database as it is."""
+    return db.execute("SELECT type, name, sql FROM sqlite_schema ORDER BY type, name").fetchall()
 
 
 class Database:
@@ -195,16 +200,22 @@ class Database:
         # By the number of the thread, which another thread has after its end, and the connection with it. Not in a
         # threading.local: loading that module takes as long as loading several of ours.
         self._connections: dict[int, _Connection] = {}
-        version = _version(self.read())
-        if version == 0:
-            _begin_wal(self.read())
-        if version < SCHEMA_VERSION:
-            version = self._bring_up()
+        try:
+            version = self._brought_up()
+        except BaseException:
+            self.close()
+            raise
         if version != SCHEMA_VERSION:
             raise Unsupported(
                 f"{path} is of another version of layerstore (schema {version}, and 2 to {SCHEMA_VERSION} are read): "
                 "use that version, or load the images into a new store"
             )
+
+    def _brought_up(self) -> int:
+        version = _version(self.read())
+        if version == 0:
+            _begin_wal(self.read())
+        return version if version >= SCHEMA_VERSION else self._bring_up()
 
     def _bring_up(self) -> int:
         """Make the tables of today, unless another process has made them meanwhile; returns the schema's version."""
@@ -213,7 +224,13 @@ class Database:
             if version in _STEPS:
                 for step in [step for needed, step in _STEPS.items() if needed >= version]:
                     for statement in step.split(";\n"):
-                        db.execute(statement)
+                        try:
+                            db.execute(statement)
+                        except sqlite3.OperationalError as error:
+                            raise CorruptError(
+                                f"{self._path} says that it is of version {version}, and has other tables ({error}); "
+                                f"{REPAIR_DATABASE}"
+                            ) from error
                 sums.install(db)
                 db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
             return _version(db)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 
-from layerstore.errors import InvalidInput, NotFound
+from layerstore.errors import REPAIR_DATABASE, CorruptError, InvalidInput, NotFound
 from layerstore.store import durable
 from layerstore.store.locks import locked_directory
 from layerstore.types import ChainId, digest_hex, sha256_digest
@@ -68,6 +68,7 @@ class Layout:
         self.staging = f"{self.root}/staging"
         self.builds = f"{self.root}/builds"
         self.downloads = f"{self.root}/downloads"
+        self.quarantine = f"{self.root}/quarantine"
         self.runtime = f"{self.run}/runtime"
         self.chain_mounts = f"{self.run}/chains"
         self.pack_mounts = f"{self.run}/packs"
@@ -157,6 +158,10 @@ class Layout:
             durable.sync_file_system(self.root)
             durable.write_file(self.format, FORMAT.encode())
 
+    def has_parts(self) -> bool:
+        """Whether this is, or was, a store, whatever its format file says."""
+        return all(os.path.isdir(path) for path in (self.packs, self.layers, self.blobs, self.run))
+
     def check(self) -> None:
         """Raise `NotFound` where there is no store, `InvalidInput` where it is not one that this version reads."""
         try:
@@ -178,7 +183,16 @@ class Layout:
         if stat.S_IMODE(status.st_mode) & 0o077:
             raise InvalidInput(f"{self.root} is open to other users; `chmod 700 {self.root}` first")
 
+    def check_database(self) -> None:
+        """Raise `CorruptError` where a store that has something has no database: a new one would make garbage of it."""
+        if os.path.exists(self.database) and os.stat(self.database).st_size:
+            return
+        if os.listdir(self.layers) or os.listdir(self.packs) or os.listdir(self.blobs):
+            raise CorruptError(f"{self.database} is missing; {REPAIR_DATABASE}")
+
     def _own_names(self) -> set[str]:
         own = (self.format, self.packs, self.objects, self.layers, self.chains, self.containers, self.logs, self.builds)
         database = (self.database + ending for ending in ("", "-wal", "-shm"))
-        return {os.path.basename(path) for path in (*own, self.run, self.staging, *database)} | {"blobs"}
+        return {os.path.basename(path) for path in (*own, self.run, self.staging, self.quarantine, *database)} | {
+            "blobs"
+        }

@@ -121,6 +121,13 @@ def seal(db: sqlite3.Connection) -> None:
         db.execute("INSERT INTO sums VALUES (?, ?, ?)", (table, *computed(db, table)))
 
 
+def seal_anew(db: sqlite3.Connection) -> None:
+    """The same in a transaction, whatever has changed in it until now."""
+    seal(db)
+    if isinstance(changes := getattr(db, "changes", None), Changes):
+        changes.forget()
+
+
 def computed(db: sqlite3.Connection, table: str) -> tuple[int, bytes]:
     """The number of rows and the sum of a table, of the rows that are read."""
     rows = db.execute(f"SELECT '{table}', {', '.join(columns(db, table))} FROM {table}")

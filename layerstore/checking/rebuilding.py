@@ -1,0 +1,191 @@
+"""Makes the database again of what can be read of it and of the files, and the file that says that this is a store."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+
+from layerstore.checking.catalog import Catalog
+from layerstore.checking.pages import Pages, consolidated
+from layerstore.checking.quarantine import Quarantine
+from layerstore.checking.reconcile import TYPES, Reconciled, near
+from layerstore.errors import Conflict, CorruptError, Unsupported
+from layerstore.store import durable, sums
+from layerstore.store.db import Database, connect_alone, schema, tables_in
+from layerstore.store.layout import FORMAT
+from layerstore.store.locks import open_elsewhere
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import sqlite3
+    from typing import Any
+
+    from layerstore.checking.findings import Findings
+    from layerstore.store.layout import Layout
+
+    Rows = dict[str, list[tuple[Any, ...]]]
+
+_ENDINGS = ("-wal", "-shm")
+
+
+def rows_of(layout: Layout) -> Rows:
+    """What can be read of the rows of the database, which nobody has open in this process: SQLite's locks end where it
+    closes the file in any way. Raises `OSError`."""
+    if not os.path.exists(layout.database):
+        return {}
+    with tempfile.TemporaryDirectory(dir=layout.root, prefix=".fsck.") as directory:
+        return _rows_in(consolidated(layout.database, directory))
+
+
+def _rows_in(data: bytes) -> Rows:
+    pages = Pages(data)
+    roots: dict[str, int] = {}
+    for name, root in pages.roots():
+        table = near(name, TYPES)
+        if table is not None:
+            roots.setdefault(table, root)
+    return {table: list(pages.rows(root)) for table, root in roots.items()}
+
+
+def rebuild(layout: Layout) -> dict[str, int]:
+    """Put a database in place that is made anew; returns how many rows of which tables were lost.
+
+    The former one goes to the quarantine. Under the exclusive garbage lock, and while nobody has the database open:
+    raises `Conflict` otherwise, and `OSError`.
+    """
+    ready = f"{layout.root}/.layerstore.db.ready"
+    lost: dict[str, int] = {}
+    if not os.path.exists(ready):
+        _require_alone(layout.database)
+        made = Reconciled(layout, rows_of(layout))
+        lost = made.lost
+        new = f"{layout.root}/.layerstore.db.new"
+        for ending in ("", *_ENDINGS):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(new + ending)
+        database = Database(new, layout.database_lock)
+        try:
+            with database.transaction() as db:
+                write_rows(db, made.rows)
+        finally:
+            database.close()
+        os.chmod(new, 0o600)
+        durable.sync_file_system(layout.root)
+        os.rename(new, ready)
+    # From here on it is known to be whole; a log of the former one may not be taken for its own.
+    quarantine = Quarantine(layout)
+    for ending in _ENDINGS:
+        quarantine.take(layout.database + ending)
+    if os.path.exists(layout.database):
+        quarantine.copy(layout.database)
+    durable.sync_file_system(layout.root)
+    os.rename(ready, layout.database)
+    durable.sync_directory(layout.root)
+    keep_strangers(layout)
+    return lost
+
+
+def is_half_done(layout: Layout) -> bool:
+    """Whether a rebuilding was killed when the new database was whole."""
+    return os.path.exists(f"{layout.root}/.layerstore.db.ready")
+
+
+def _require_alone(path: str) -> None:
+    if not os.path.exists(path):
+        return
+    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        if open_elsewhere(fd):
+            raise Conflict(f"{path} has to be made anew, and another process has it open; end that first")
+    finally:
+        os.close(fd)
+
+
+def write_rows(db: sqlite3.Connection, rows: Rows) -> None:
+    """Have these rows alone, in a transaction of the caller's, and sums of them."""
+    db.execute("PRAGMA defer_foreign_keys = ON")
+    for table in reversed(TYPES):
+        db.execute(f"DELETE FROM {table}")
+    for table, types in TYPES.items():
+        marks = ", ".join("?" * len(types))
+        db.executemany(f"INSERT INTO {table} VALUES ({marks})", rows[table])
+    sums.seal_anew(db)
+
+
+def mend(layout: Layout, database: Database) -> dict[str, int]:
+    """Have the rows of a database, whose pages are whole, agree with the files. Raises `OSError`."""
+    with database.transaction() as db:
+        made = Reconciled(layout, _rows_in(db.serialize()))
+        write_rows(db, made.rows)
+    keep_strangers(layout)
+    return made.lost
+
+
+def keep_strangers(layout: Layout) -> None:
+    """Containers and logs of which no row tells any more would be taken for garbage: they may be what was lost."""
+    database = Database(layout.database, layout.database_lock)
+    try:
+        containers = {i for (i,) in database.read().execute("SELECT id FROM containers WHERE driver = 'overlay'")}
+        logs = {i for (i,) in database.read().execute("SELECT id FROM logs")}
+    finally:
+        database.close()
+    quarantine = Quarantine(layout)
+    for top, known in ((layout.containers, containers), (layout.logs, logs)):
+        for name in os.listdir(top) if os.path.isdir(top) else ():
+            if name not in known:
+                quarantine.take(f"{top}/{name}")
+
+
+def check_foundation(layout: Layout, findings: Findings, repair: bool) -> bool:
+    """Look at what has to be right before a store can be opened; whether it is, or is by now.
+
+    Under the garbage lock, exclusive for a repair. Raises as `rebuild`.
+    """
+    return _check_format(layout, findings, repair) & _check_database(layout, findings, repair)
+
+
+def _check_format(layout: Layout, findings: Findings, repair: bool) -> bool:
+    try:
+        with open(layout.format, "rb") as file:
+            if file.read(4096) == FORMAT.encode():
+                return True
+    except FileNotFoundError:
+        pass
+    finding = findings.add("format", layout.format, "it does not say that this is a store", "format")
+    if repair:
+        durable.write_file(layout.format, FORMAT.encode())
+        finding.repaired = True
+    return repair
+
+
+def _has_our_tables(path: str) -> bool:
+    with contextlib.closing(connect_alone(path)) as db:
+        return tables_in(db) == schema()
+
+
+def _check_database(layout: Layout, findings: Findings, repair: bool) -> bool:
+    detail = "a repair of it was interrupted" if is_half_done(layout) else ""
+    try:
+        layout.check_database()
+        database = Database(layout.database, layout.database_lock)
+        try:
+            Catalog(database.read())
+        finally:
+            database.close()
+    except CorruptError as error:
+        detail = detail or str(error)
+    except Unsupported:
+        if not _has_our_tables(layout.database):
+            raise
+        detail = "the version that it says it is of is not that of its tables"
+    if not detail:
+        return True
+    finding = findings.add("database", layout.database, detail, "pages")
+    if repair:
+        lost = rebuild(layout)
+        finding.repaired = True
+        finding.detail += "; made again of what can be read and agrees with the files"
+        if lost:
+            finding.detail += f"; rows that were left out: {', '.join(f'{n} of {t}' for t, n in sorted(lost.items()))}"
+    return repair

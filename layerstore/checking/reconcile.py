@@ -1,0 +1,313 @@
+"""What the rows of the database should be, by what can be read of them and by the files of the store.
+
+A chain, a layer, an image says itself whether it is right: each is named by a digest. What a row refers to by a name
+that nothing has is taken to be what differs from it in one bit, if there is one such thing; a row of which no sense can
+be made is left out. Names of images and containers, times and options are told by nothing else, and are taken as they
+are.
+"""
+
+from __future__ import annotations
+
+import os
+
+from layerstore._core.hashing import Hasher
+from layerstore._core.log import HEADER_BYTES, SOURCE_LOG, LogReader
+from layerstore.checking.layers import contents_of
+from layerstore.errors import CorruptError, LayerstoreError, Unsupported
+from layerstore.layers.chains import open_index
+from layerstore.layers.streams import decompressed, pieces_of
+from layerstore.oci.configs import parse_config
+from layerstore.types import DiffId, Digest, chain_ids
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+    from typing import Any
+
+    from layerstore.oci.configs import ImageConfig
+    from layerstore.store.layout import Layout
+
+    Row = tuple[Any, ...]
+    Rows = dict[str, list[Row]]
+
+TYPES: dict[str, str] = {
+    "counters": "si",
+    "packs": "i",
+    "layers": "sib",
+    "images": "sssf",
+    "chains": "ses",
+    "image_blobs": "ss",
+    "names": "ss",
+    "logs": "s",
+    "containers": "sesssfiese",
+    "log_uses": "ssi",
+    "snapshots": "ssfeo",
+    "layer_blobs": "ssis",
+    "blob_places": "sssf",
+    "damaged_layers": "ss",
+}
+"""The tables, those first that others refer to; of each the types of its columns: text (s), text or null (e), integer
+(i), integer or null (o), number (f), a digest or null (b)."""
+_IS = {
+    "s": lambda value: isinstance(value, str),
+    "e": lambda value: value is None or isinstance(value, str),
+    "i": lambda value: isinstance(value, int),
+    "o": lambda value: value is None or isinstance(value, int),
+    "f": lambda value: isinstance(value, (int, float)),
+    "b": lambda value: value is None or (isinstance(value, bytes) and len(value) == 32),
+}
+
+
+def _fits(table: str, row: Row) -> bool:
+    types = TYPES[table]
+    return len(row) == len(types) and all(_IS[kind](value) for kind, value in zip(types, row, strict=True))
+
+
+def near(text: str | None, among: Collection[str]) -> str | None:
+    """`text` if it is among those; else the one that differs from it in one bit; None for none, or several."""
+    if text is None or text in among:
+        return text
+    data = text.encode("utf-8", "surrogateescape")
+    found = [one for one in among if _is_a_bit_off(data, one.encode("utf-8", "surrogateescape"))]
+    return found[0] if len(found) == 1 else None
+
+
+def _is_a_bit_off(a: bytes, b: bytes) -> bool:
+    if len(a) != len(b):
+        return False
+    return (int.from_bytes(a, "big") ^ int.from_bytes(b, "big")).bit_count() == 1
+
+
+class Reconciled:
+    """The rows that `found` should be. `lost` counts, by table, the rows that were left out."""
+
+    def __init__(self, layout: Layout, found: Rows) -> None:
+        self._layout = layout
+        self.lost: dict[str, int] = {}
+        self.rows: Rows = {}
+        sound = {table: [row for row in found.get(table, []) if _fits(table, row)] for table in TYPES}
+        for table in TYPES:
+            self.rows[table] = getattr(self, f"_{table}")(_unique(table, sound[table]))
+            left_out = len(found.get(table, [])) - len(self.rows[table])
+            if left_out > 0:
+                self.lost[table] = left_out
+
+    def _ids(self, table: str) -> set[str]:
+        return {row[0] for row in self.rows[table]}
+
+    # What says itself whether it is right
+
+    def _counters(self, rows: list[Row]) -> list[Row]:
+        known: dict[str, int] = dict(rows)
+        logs = [
+            int(name[8:])
+            for name in os.listdir(self._layout.root)
+            if name.startswith("digests.") and name[8:].isdigit()
+        ]
+        generation = known.get("digests_generation", -1)
+        if logs and generation not in logs:
+            generation = max(logs)
+        generation = max(generation, 0)
+        path = self._layout.digests(generation)
+        room = max(os.stat(path).st_size - 32, 0) // 48 if os.path.exists(path) else 0
+        count = known.get("digests", room)
+        packs = [
+            int(name[:-5]) + 1
+            for name in os.listdir(self._layout.packs)
+            if name.endswith(".pack") and name[:-5].isdigit()
+        ]
+        kept = {
+            "digests": count if 0 <= count <= room else room,
+            "digests_generation": generation,
+            "packs": max([known.get("packs", 0) if known.get("packs", 0) < 1 << 31 else 0, *packs]),
+        }
+        limit = known.get("derived_limit")
+        return sorted((kept if limit is None or limit < 0 else {**kept, "derived_limit": limit}).items())
+
+    def _packs(self, rows: list[Row]) -> list[Row]:
+        from layerstore.store.contents import Pack
+
+        known = {number for (number,) in rows if os.path.exists(self._layout.pack(number))} if rows else set()
+        for name in os.listdir(self._layout.packs):
+            if name.endswith(".pack") and name[:-5].isdigit() and int(name[:-5]) not in known:
+                try:
+                    Pack(f"{self._layout.packs}/{name}")
+                    known.add(int(name[:-5]))
+                except (CorruptError, OSError):
+                    pass  # of an import that was killed
+        return sorted((number,) for number in known)
+
+    def _layers(self, rows: list[Row]) -> list[Row]:
+        ending = ".index"
+        files = {
+            f"sha256:{name.removesuffix(ending)}" for name in os.listdir(self._layout.layers) if name.endswith(ending)
+        }
+        files |= {f"sha256:{name[:-7]}" for name in os.listdir(self._layout.layers) if name.endswith(".recipe")}
+        self._configs = self._read_configs()
+        needed = {diff_id for config in self._configs.values() for diff_id in config.diff_ids}
+        known: dict[str, Row] = {mended: row for row in rows if (mended := near(row[0], files | needed)) is not None}
+        made = []
+        for diff_id in sorted((needed & files) | known.keys()):
+            row = known.get(diff_id, (diff_id, None, None))
+            made.append((diff_id, self._files_bytes(DiffId(diff_id), row[1]), self._recipe(DiffId(diff_id), row[2])))
+        return made
+
+    def _files_bytes(self, diff_id: DiffId, noted: int | None) -> int:
+        try:
+            index = open_index(self._layout.layer_index(diff_id))
+            index.verify_digest()
+            return sum(size for _, size in contents_of(index))
+        except (CorruptError, Unsupported, OSError):
+            return noted or 0
+
+    def _recipe(self, diff_id: DiffId, noted: bytes | None) -> bytes | None:
+        """None where it is for the layer's tar to say what is right."""
+        hasher = Hasher()
+        try:
+            with open(self._layout.layer_recipe(diff_id), "rb", buffering=0) as file:
+                for piece in decompressed(pieces_of(file), "zstd"):
+                    hasher.update(piece)
+        except (LayerstoreError, OSError):
+            return noted
+        return noted if hasher.digest() == noted else None
+
+    def _read_configs(self) -> dict[str, ImageConfig]:
+        """Of the blobs that are configs of images."""
+        found = {}
+        for name in os.listdir(self._layout.blobs):
+            try:
+                with open(f"{self._layout.blobs}/{name}", "rb") as file:
+                    found[f"sha256:{name}"] = parse_config(file.read(), f"sha256:{name}")
+            except (LayerstoreError, OSError):
+                continue
+        return found
+
+    def _images(self, rows: list[Row]) -> list[Row]:
+        layers = self._ids("layers")
+        whole = {i: c for i, c in self._configs.items() if layers.issuperset(c.diff_ids)}
+        found: dict[str, Row] = {}
+        for row in rows:
+            image = near(row[0], whole) or row[0]
+            config = whole.get(image)
+            if config is not None:
+                found[image] = (image, chain_ids(config.diff_ids)[-1], config.created, row[3])
+            elif _is_digest(image) and _is_digest(row[1]):
+                found[image] = row  # its config is to be loaded again
+        for image, config in whole.items():
+            if image not in found:
+                stored = os.stat(self._layout.blob(Digest(image))).st_mtime
+                found[image] = (image, chain_ids(config.diff_ids)[-1], config.created, stored)
+        return sorted(found.values())
+
+    def _chains(self, rows: list[Row]) -> list[Row]:
+        layers = self._ids("layers")
+        found: dict[str, Row] = {}
+        for chain, parent, diff_id in rows:
+            if diff_id in layers and chain_ids([DiffId(diff_id)], parent)[-1] == chain:
+                found[chain] = (chain, parent, diff_id)
+        for image in self._ids("images") & self._configs.keys():
+            diff_ids = self._configs[image].diff_ids
+            chains = chain_ids(diff_ids)
+            for number, diff_id in enumerate(diff_ids):
+                found[chains[number]] = (chains[number], chains[number - 1] if number else None, diff_id)
+        return list(found.values())
+
+    def _image_blobs(self, rows: list[Row]) -> list[Row]:
+        images = self._ids("images")
+        files = {f"sha256:{name}" for name in os.listdir(self._layout.blobs)}
+        found = {(image, image) for image in images}
+        for row in rows:
+            image, digest = near(row[0], images), near(row[1], files) or row[1]
+            if image is not None and _is_digest(digest):
+                found.add((image, digest))
+        return sorted(found)
+
+    # What refers to that
+
+    def _names(self, rows: list[Row]) -> list[Row]:
+        images = self._ids("images")
+        return [(name, image) for name, at in rows if (image := near(at, images)) is not None]
+
+    def _logs(self, rows: list[Row]) -> list[Row]:
+        files = set(os.listdir(self._layout.logs)) if os.path.isdir(self._layout.logs) else set()
+        return sorted({(near(log, files) or log,) for (log,) in rows})
+
+    def _containers(self, rows: list[Row]) -> list[Row]:
+        images = {row[0]: row[1] for row in self.rows["images"]}
+        directories, logs = set(os.listdir(self._layout.containers)), self._ids("logs")
+        found, names = [], set()
+        for row in rows:
+            image = near(row[2], images)
+            if image is None:
+                of_chain = [i for i, chain in images.items() if chain == row[4]]
+                image = of_chain[0] if len(of_chain) == 1 else None
+            driver = near(row[8], ("overlay", "extent"))
+            container = near(row[0], directories) if driver == "overlay" else row[0]
+            log = near(row[9], logs)
+            if image is None or driver is None or (driver == "extent" and log is None):
+                continue
+            name = None if row[1] in names else row[1]
+            names.add(row[1])
+            found.append((container or row[0], name, image, row[3], images[image], *row[5:8], driver, log))
+        return found
+
+    def _log_uses(self, rows: list[Row]) -> list[Row]:
+        logs = self._ids("logs")
+        found: dict[tuple[str, str], Row] = {}
+        for row in rows:
+            log, used = near(row[0], logs), near(row[1], logs)
+            if log is not None and used is not None:
+                found[log, used] = (log, used, row[2])
+        for log in logs:
+            for used, length in _needs(self._layout.log(log)).items():
+                if used in logs:
+                    noted = found.get((log, used), (log, used, length))[2]
+                    found[log, used] = (log, used, length if length is not None else noted or HEADER_BYTES)
+        return [row for row in found.values() if row[2] is not None]
+
+    def _snapshots(self, rows: list[Row]) -> list[Row]:
+        containers, logs = self._ids("containers"), self._ids("logs")
+        found = []
+        for row in rows:
+            container = near(row[0], containers)
+            if container is not None and (row[3] is None or near(row[3], logs) is not None):
+                found.append((container, row[1], row[2], near(row[3], logs), row[4]))
+        return found
+
+    def _layer_blobs(self, rows: list[Row]) -> list[Row]:
+        layers = self._ids("layers")
+        return [row for row in rows if row[1] in layers and _is_digest(row[0]) and row[3] in ("", "gzip", "zstd")]
+
+    def _blob_places(self, rows: list[Row]) -> list[Row]:
+        blobs = self._ids("layer_blobs")
+        return [row for row in rows if row[0] in blobs]
+
+    def _damaged_layers(self, rows: list[Row]) -> list[Row]:
+        layers = self._ids("layers")
+        return [(diff_id, lacks) for at, lacks in rows if (diff_id := near(at, layers)) is not None]
+
+
+def _unique(table: str, rows: Iterable[Row]) -> list[Row]:
+    """One row for each key, the first."""
+    width = {"image_blobs": 2, "log_uses": 2, "snapshots": 2, "blob_places": 3}.get(table, 1)
+    found: dict[Row, Row] = {}
+    for row in rows:
+        found.setdefault(row[:width], row)
+    return list(found.values())
+
+
+def _is_digest(text: str) -> bool:
+    return len(text) == 71 and text.startswith("sha256:") and not text[7:].strip("0123456789abcdef")
+
+
+def _needs(path: str) -> dict[str, int | None]:
+    """The logs that a log needs by what it says itself, and how much of its base."""
+    try:
+        with open(path, "rb") as file:
+            reader = LogReader(file.read())
+    except (OSError, CorruptError, Unsupported):
+        return {}
+    found: dict[str, int | None] = {record.payload.hex(): None for record in reader if record.type == SOURCE_LOG}
+    if reader.header.base_length:
+        found[reader.header.base_id.hex()] = reader.header.base_length
+    return found

@@ -1,0 +1,260 @@
+"""Makes again what is derived, takes what is damaged out of the way, and notes which layers are to be loaded again.
+
+Under the exclusive garbage lock. It can be killed at any point and run again: what is made again is put in place whole;
+contents that are damaged go from the digest log in the transaction that notes the layers which lack them, and only what
+nothing reads any more is moved.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+
+from layerstore._core.erofs import PACK_BLOCK_BYTES, write_pack
+from layerstore._core.ingest import LOCATION_OBJECT, Contents, Digests
+from layerstore._core.mount import is_mounted
+from layerstore.checking.contents import RECORD, Record
+from layerstore.checking.layers import contents_of
+from layerstore.checking.quarantine import Quarantine
+from layerstore.checking.salvage import rescued, strays
+from layerstore.layers.damaged import mark
+from layerstore.layers.derived import remove_derived
+from layerstore.store import durable
+from layerstore.store.contents import Pack
+from layerstore.store.layout import PACK_THRESHOLD_BYTES
+from layerstore.types import ChainId, DiffId
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from layerstore.checking.checker import Check
+    from layerstore.checking.findings import Finding
+    from layerstore.store.contents import ContentStore
+    from layerstore.store.db import Database
+    from layerstore.store.layout import Layout
+
+
+class Repair:
+    """One repair of what a check of the whole store has found."""
+
+    def __init__(self, layout: Layout, database: Database, contents: ContentStore, check: Check) -> None:
+        assert check.catalog is not None and check.contents is not None and check.layers is not None
+        self._layout = layout
+        self._database = database
+        self._store = contents
+        self._check = check
+        self._findings = check.findings
+        self._catalog = check.catalog
+        self._contents = check.contents
+        self._layers = check.layers
+        self._quarantine = Quarantine(layout)
+
+    def run(self) -> None:
+        """Mend what can be. Raises `OSError`; it can be run again."""
+        self._derived()
+        self._padding()
+        lost_files = self._files()
+        self._commit(lost_files)
+        durable.sync_file_system(self._layout.root)
+
+    # What is made again
+
+    def _derived(self) -> None:
+        for finding in self._findings.of("chain"):
+            chain, what = finding.subject
+            paths = [self._layout.chain_index(chain)] if what == "index" else self._image_of(chain)
+            remove_derived(paths)
+            finding.repaired = True
+            if what == "image" and self._is_attached(chain):
+                finding.detail += "; it is mounted: unmount the containers of its images to be rid of it"
+        for finding in self._findings.of("pack image"):
+            image = write_pack(finding.subject, *Pack(self._layout.pack(finding.subject)).slots)
+            durable.write_file(self._layout.pack_image(finding.subject), memoryview(image))
+            finding.repaired = True
+        for finding in self._findings.of("build step"):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(finding.subject)
+            finding.repaired = True
+
+    def _image_of(self, chain: ChainId) -> list[str]:
+        return [self._layout.chain_description(chain), self._layout.chain_image(chain)]
+
+    def _is_attached(self, chain: ChainId) -> bool:
+        digits = chain.removeprefix("sha256:")
+        top = self._layout.chain_mounts
+        return any(name.startswith(digits) and is_mounted(f"{top}/{name}") for name in os.listdir(top))
+
+    def _padding(self) -> None:
+        """What follows a content in a pack is zeros, which nobody reads."""
+        for finding in self._findings.of("content"):
+            record: Record = finding.subject
+            if record.number not in self._contents.padding:
+                continue
+            path = self._layout.pack(record.pack)
+            offset, size, _ = Pack(path).slot(record.slot)
+            os.chmod(path, 0o600)
+            try:
+                fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+            finally:
+                os.chmod(path, 0o400)
+            try:
+                os.pwrite(fd, bytes(-size % PACK_BLOCK_BYTES), offset + size)
+            finally:
+                os.close(fd)
+            finding.repaired = True
+
+    # What is taken out of the way
+
+    def _files(self) -> dict[DiffId, str]:
+        """Indexes, recipes and blobs; returns what layers lack for it."""
+        lacking: dict[DiffId, str] = {}
+        for finding in self._findings.of("recipe", "layer"):
+            diff_id = finding.subject
+            if isinstance(diff_id, str):
+                self._quarantine.take(finding.path)
+                what = "its recipe" if finding.what == "recipe" else "its index"
+                lacking[DiffId(diff_id)] = " and ".join(filter(None, (lacking.get(DiffId(diff_id)), what)))
+                finding.detail += "; load or pull the image again"
+        for finding in self._findings.of("blob"):
+            self._quarantine.take(finding.path)
+            finding.detail += "; load or pull the image again"
+        return lacking
+
+    def _commit(self, lacking: dict[DiffId, str]) -> None:
+        contents = self._contents
+        dropped = [r for r in contents.records if r.number in contents.bad and r.number not in contents.padding]
+        misplaced = [r for r in contents.records if r.number in contents.misplaced]
+        in_bad_packs = [r for r in contents.records if r.pack in contents.bad_packs and r not in misplaced]
+        gone = {record.number for record in (*dropped, *misplaced, *in_bad_packs)}
+        kept = [record for record in contents.records if record.number not in gone]
+        packs = self._catalog.packs - contents.bad_packs.keys()
+        is_log_damaged = bool(self._findings.of("digest log"))
+        if is_log_damaged or any(finding.subject[0] == "lacks" for finding in self._of_layers()):
+            known = {(record.pack, record.slot, record.digest) for record in (*kept, *dropped)}
+            have = {record.digest for record in kept}
+            kept += [record for record in strays(self._layout, packs, known) if record.digest not in have]
+        self._keep_damaged_bytes(dropped)
+        with self._moved(in_bad_packs) as (moved, number):
+            kept += moved
+            have = {record.digest for record in kept}
+            lacking = self._lacking(have, lacking)
+            with self._database.transaction() as db:
+                if gone or is_log_damaged or len(kept) != len(contents.records):
+                    self._store.replace_log(db, b"".join(_packed(record) for record in kept))
+                if moved:
+                    db.execute("INSERT INTO packs VALUES (?)", (number,))
+                    db.execute("UPDATE counters SET value = max(value, ?) WHERE name = 'packs'", (number + 1,))
+                for pack in contents.bad_packs:
+                    db.execute("DELETE FROM packs WHERE number = ?", (pack,))
+                mark(db, lacking)
+                whole = [finding.subject[1] for finding in self._of_layers() if finding.subject[0] == "whole"]
+                db.executemany("DELETE FROM damaged_layers WHERE diff_id = ?", [(diff_id,) for diff_id in whole])
+        self._store.remove_old_logs()
+        # From here on nothing looks up what was dropped.
+        for record in dropped:
+            if record.pack == LOCATION_OBJECT and record.digest not in have:
+                self._quarantine.take(self._layout.object(record.digest.hex()), record.digest.hex())
+        for pack in contents.bad_packs:
+            self._quarantine.take(self._layout.pack(pack))
+            self._quarantine.take(self._layout.pack_image(pack))
+        self._forget_images({record.digest for record in (*dropped, *in_bad_packs)}, set(contents.bad_packs), lacking)
+        self._say(have, lacking)
+
+    def _of_layers(self) -> Iterable[Finding]:
+        return (finding for finding in self._findings.of("layer") if isinstance(finding.subject, tuple))
+
+    def _keep_damaged_bytes(self, dropped: Iterable[Record]) -> None:
+        for record in dropped:
+            if record.pack != LOCATION_OBJECT:
+                with contextlib.suppress(OSError):  # what cannot be read cannot be kept
+                    data = bytes(Pack(self._layout.pack(record.pack)).content(record.slot))
+                    self._quarantine.keep(f"{record.digest.hex()}.{record.pack}.{record.slot}", data)
+
+    @contextlib.contextmanager
+    def _moved(self, records: list[Record]) -> Iterator[tuple[list[Record], int]]:
+        """Copies to a new pack what is whole in packs that cannot be read; gives the records, and the pack's number."""
+        number = int(self._catalog.counters.get("packs", 0))
+        if not records:
+            yield [], number
+            return
+        staging = f"{self._layout.staging}/{os.urandom(8).hex()}"
+        os.mkdir(staging, 0o700)
+        try:
+            while os.path.exists(self._layout.pack(number)):
+                number += 1
+            yield self._written(staging, number, records), number
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+
+    def _written(self, staging: str, number: int, records: list[Record]) -> list[Record]:
+        pack = os.open(f"{staging}/pack", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o400)
+        staging_fd = os.open(staging, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        objects = os.open(self._layout.objects, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            contents = Contents(staging_fd, pack, Digests(b"", 0), PACK_THRESHOLD_BYTES)
+            for pack_number in sorted({record.pack for record in records}):
+                mine = [record for record in records if record.pack == pack_number]
+                for _, data in rescued(self._layout, pack_number, mine):
+                    contents.put_many([data])
+            contents.publish(objects, number)
+            slots, size = contents.slots()
+            if not slots:
+                return []
+            durable.write_whole(self._layout.pack_image(number), memoryview(write_pack(number, size, slots)))
+            os.rename(f"{staging}/pack", self._layout.pack(number))
+            durable.sync_file_system(self._layout.root)
+            return [Record(-1, *fields) for fields in RECORD.iter_unpack(contents.records())]
+        finally:
+            for fd in (pack, staging_fd, objects):
+                os.close(fd)
+
+    def _lacking(self, have: set[bytes], lacking: dict[DiffId, str]) -> dict[DiffId, str]:
+        """What each layer lacks that lacks anything."""
+        found = dict(lacking)
+        for diff_id, index in self._layers.indexes.items():
+            missing = {digest for digest, _ in contents_of(index)} - have
+            if missing:
+                what = f"{len(missing)} contents"
+                found[diff_id] = f"{found[diff_id]} and {what}" if diff_id in found else what
+        return found
+
+    def _forget_images(self, digests: set[bytes], packs: set[int], lacking: dict[DiffId, str]) -> None:
+        """Remove tree images that name what is not there any more: they are made again when that is."""
+        layers = {*self._layers.needing(digests), *lacking}
+        if not layers and not packs:
+            return
+        ends = {self._catalog.images[image][0] for image in self._catalog.images_of_layers(layers)}
+        for name in os.listdir(self._layout.chains):
+            digits, _, ending = name.partition(".")
+            chain = ChainId(f"sha256:{digits}")
+            if ending == "json" and (chain in ends or packs):
+                remove_derived(self._image_of(chain))
+                if self._is_attached(chain):
+                    detail = "it is mounted: its containers go on to show what is damaged, until they are unmounted"
+                    self._findings.note("chain", self._layout.chain_image(chain), detail)
+
+    def _say(self, have: set[bytes], lacking: dict[DiffId, str]) -> None:
+        """What became of each damage."""
+        for finding in self._findings.of("content"):
+            if finding.subject.digest in have:
+                finding.repaired = True
+            elif not finding.layers:
+                finding.repaired = True
+                finding.detail += "; nothing needs it, and it was taken out of the way"
+            else:
+                finding.detail += "; it was taken out of the way: load or pull the image again"
+        for finding in self._findings.of("pack"):
+            mine = {r.digest for r in self._contents.records if r.pack == finding.subject}
+            finding.repaired = mine <= have
+            finding.detail += f"; {len(mine & have)} of them were brought to a new one"
+        for finding in self._findings.of("digest log"):
+            finding.repaired = True
+        for finding in self._of_layers():
+            what, diff_id = finding.subject
+            finding.repaired = what == "whole" or diff_id not in lacking
+
+
+def _packed(record: Record) -> bytes:
+    return RECORD.pack(record.digest, record.size, record.pack, record.slot)
