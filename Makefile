@@ -14,7 +14,7 @@ UNITS   := $(patsubst csrc/%.c,%,$(wildcard csrc/*.c))
 PORTABLE := $(filter-out %_avx2 %_avx512,$(UNITS))
 # What clang-format writes differs between its versions: .clang-format is for this one.
 CLANG_FORMAT := clang-format-14
-C_FILES := $(wildcard csrc/*.c csrc/*.h tests/fuzz/*.c tests/fuzz/*.h tests/campaigns/*.c)
+C_FILES := $(wildcard csrc/*.c csrc/*.h tests/fuzz/*.c tests/fuzz/*.h tests/tsan/*.c tests/campaigns/*.c)
 FUZZERS := $(patsubst tests/fuzz/%.c,%,$(wildcard tests/fuzz/*.c))
 PYTHON_FUZZERS := $(wildcard tests/fuzz/fuzz_*.py)
 PACKAGES := $(addprefix packages-,demo test peers bench lint fuzz)
@@ -22,6 +22,8 @@ PACKAGES := $(addprefix packages-,demo test peers bench lint fuzz)
 # Tests of the compiled core itself: what `make sanitize` runs. Those of the benchmarks load matplotlib, whose C++ aborts where
 # the sanitizers' run-time library is preloaded.
 CORE_TESTS = $(filter-out tests/test_bench_%,$(shell grep -lE 'layerstore\._core' tests/test_*.py))
+# Tests in which threads share what the core has: what `make tsan` runs besides a program in C.
+THREAD_TESTS := -k 'thread or at_once' $(addprefix tests/test_,extents.py extent_files.py load.py resolve.py stacks.py views.py)
 # Tests of random stacks, as many as LAYERSTORE_EXAMPLES says.
 CAMPAIGN_TESTS = $(shell grep -lE 'max_examples=EXAMPLES|[*] EXAMPLES' tests/test_*.py)
 EXAMPLES ?= 5000
@@ -36,6 +38,7 @@ CRASH_ARGS ?=
 BENCH_ARGS ?=
 
 C_FLAGS := -std=gnu11 -O2 -Wall -Wextra -Werror -Icsrc
+TSAN_FLAGS := -std=gnu11 -g -O1 -Icsrc -pthread -fsanitize=thread
 FUZZ_FLAGS := -std=gnu11 -g -O2 -Icsrc -fsanitize=address,undefined -fno-sanitize-recover=undefined
 # The kernels of BLAKE3 take most of a fuzzer's time when they are instrumented: arithmetic, which `make sanitize` tests.
 FUZZ_PLAIN := blake3_portable blake3_avx2 blake3_avx512
@@ -43,7 +46,7 @@ FUZZ_PLAIN := blake3_portable blake3_avx2 blake3_avx512
 FUZZ_DIR ?= build/fuzz
 FUZZ_COVERAGE ?=
 
-.PHONY: help demo test peers campaign crash many lint format sanitize fuzz bench clean $(PACKAGES)
+.PHONY: help demo test peers campaign crash many lint format sanitize fuzz bench clean tsan fuzzed $(PACKAGES)
 .DELETE_ON_ERROR:
 
 help:
@@ -55,6 +58,7 @@ help:
 	@echo 'make crash     kills operations at each of their system calls, and checks what is left (CRASH_ARGS=--help)'
 	@echo 'make lint      ruff, mypy, clang-format, and the C core without warnings, for another processor too'
 	@echo 'make sanitize  the tests of the core under AddressSanitizer and UndefinedBehaviorSanitizer'
+	@echo 'make tsan      the core in threads, and tests of what uses it so, under ThreadSanitizer'
 	@echo 'make fuzz      each fuzzer, of the C core and of what is Python, for FUZZ_SECONDS ($(FUZZ_SECONDS))'
 	@echo 'make fuzzed    LONG_FUZZERS ($(LONG_FUZZERS)) until each was executed EXECUTIONS ($(EXECUTIONS)) times'
 	@echo 'make bench     against docker, podman and containerd; writes docs/benchmarks.md'
@@ -94,11 +98,15 @@ format: $(VENV)/installed
 	$(CLANG_FORMAT) -i $(C_FILES)
 
 sanitize: packages-test $(STAMPS)/sanitize
-	ci/sanitized $(BIN)/python -m pytest -p no:cacheprovider $(PYTEST_ARGS) $(CORE_TESTS)
+	ci/sanitized address $(BIN)/python -m pytest -p no:cacheprovider $(PYTEST_ARGS) $(CORE_TESTS)
 
 fuzz: $(FUZZERS:%=$(FUZZ_DIR)/%) $(STAMPS)/core $(STAMPS)/extra-fuzz
 	@for fuzzer in $(FUZZERS:%=$(FUZZ_DIR)/%) $(PYTHON_FUZZERS); do \
 		PATH="$(CURDIR)/$(BIN):$$PATH" ci/fuzz-one $$fuzzer $(FUZZ_SECONDS) || exit 1; done
+
+tsan: build/tsan/threads $(STAMPS)/tsan
+	TSAN_OPTIONS=halt_on_error=1 build/tsan/threads
+	ci/sanitized thread $(BIN)/python -m pytest -p no:cacheprovider $(PYTEST_ARGS) $(THREAD_TESTS)
 
 # Over many sessions: the counts and corpora in build/ are kept.
 fuzzed: packages-test $(STAMPS)/core
@@ -140,6 +148,17 @@ $(STAMPS)/extra-fuzz: pyproject.toml $(VENV)/installed
 $(STAMPS)/sanitize: $(CORE) $(MODULES) $(VENV)/installed
 	LAYERSTORE_SANITIZE=1 $(BIN)/python setup.py -q build --build-base build/sanitized --build-lib build/sanitized/lib
 	@touch $@
+
+$(STAMPS)/tsan: $(CORE) $(MODULES) $(VENV)/installed
+	LAYERSTORE_SANITIZE=thread $(BIN)/python setup.py -q build --build-base build/tsan --build-lib build/tsan/lib
+	@touch $@
+
+build/tsan/objects/%.o: csrc/%.c $(HEADERS) | packages-test
+	@mkdir -p $(@D)
+	@gcc $(TSAN_FLAGS) -c -o $@ $<
+
+build/tsan/threads: tests/tsan/threads.c $(UNITS:%=build/tsan/objects/%.o)
+	@gcc $(TSAN_FLAGS) -o $@ $^
 
 build/aarch64/%.o: csrc/%.c $(HEADERS) | packages-test
 	@mkdir -p $(@D)

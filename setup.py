@@ -1,6 +1,7 @@
 """Builds the core: csrc/ once into a static library, and each Cython module linked with what it uses of it.
 
-LAYERSTORE_SANITIZE=1 builds with ASan and UBSan, LAYERSTORE_WERROR=1 turns warnings of the C core into errors.
+LAYERSTORE_SANITIZE=1 builds with ASan and UBSan, LAYERSTORE_SANITIZE=thread with TSan; LAYERSTORE_WERROR=1 turns
+warnings of the C core into errors.
 """
 
 import os
@@ -22,9 +23,10 @@ compile_args = ["-std=gnu11", "-O3", "-fvisibility=hidden", "-Wall", "-Wextra", 
 link_args = ["-pthread"]
 if os.environ.get("LAYERSTORE_WERROR"):
     compile_args.append("-Werror")
-if os.environ.get("LAYERSTORE_SANITIZE"):
-    compile_args += ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
-    link_args += ["-fsanitize=address,undefined"]
+if sanitize := os.environ.get("LAYERSTORE_SANITIZE"):
+    sanitizers = "thread" if sanitize == "thread" else "address,undefined"
+    compile_args += ["-O1", "-g", f"-fsanitize={sanitizers}", "-fno-sanitize-recover=undefined"]
+    link_args += [f"-fsanitize={sanitizers}"]
 # The C that Cython writes is not ours to keep warning-free.
 cython_args = ["-Wno-unused-parameter", "-Wno-unused-function", "-Wno-sign-compare", "-Wno-cast-function-type"]
 
