@@ -1,5 +1,5 @@
-"""Has the core do what a sanitizer must see: `address`, read one byte past the end of an object of Python; `thread`, write
-to memory that another thread reads. For ci/sanitized, which goes on only where this fails."""
+"""Has the core do what a sanitizer must see, for ci/sanitized, which goes on only where this fails. `address`: read one
+byte past the end of an object of Python. `thread`: write to memory that another thread reads."""
 
 import ctypes
 import sys
