@@ -36,6 +36,7 @@ DEMO_ARGS ?=
 MANY_ARGS ?=
 CRASH_ARGS ?=
 BENCH_ARGS ?=
+FAULTS_ARGS ?=
 
 C_FLAGS := -std=gnu11 -O2 -Wall -Wextra -Werror -Icsrc
 TSAN_FLAGS := -std=gnu11 -g -O1 -Icsrc -pthread -fsanitize=thread
@@ -46,7 +47,7 @@ FUZZ_PLAIN := blake3_portable blake3_avx2 blake3_avx512
 FUZZ_DIR ?= build/fuzz
 FUZZ_COVERAGE ?=
 
-.PHONY: help demo test peers campaign crash many lint format sanitize fuzz bench clean tsan fuzzed $(PACKAGES)
+.PHONY: help demo test peers campaign crash many faults lint format sanitize fuzz bench clean tsan fuzzed $(PACKAGES)
 .DELETE_ON_ERROR:
 
 help:
@@ -56,6 +57,7 @@ help:
 	@echo 'make campaign  random stacks of layers against models and the kernel, EXAMPLES ($(EXAMPLES)) for each test'
 	@echo 'make many      many processes and threads on one store, with everything beside them (MANY_ARGS=--help)'
 	@echo 'make crash     kills operations at each of their system calls, and checks what is left (CRASH_ARGS=--help)'
+	@echo 'make faults    has system calls and allocations of operations fail, and checks what is left (FAULTS_ARGS=--help)'
 	@echo 'make lint      ruff, mypy, clang-format, and the C core without warnings, for another processor too'
 	@echo 'make sanitize  the tests of the core under AddressSanitizer and UndefinedBehaviorSanitizer'
 	@echo 'make tsan      the core in threads, and tests of what uses it so, under ThreadSanitizer'
@@ -81,6 +83,9 @@ many: packages-test $(STAMPS)/core
 
 crash: packages-test $(STAMPS)/core
 	PYTHONPATH=tests $(BIN)/python -m campaigns.crash $(CRASH_ARGS)
+
+faults: packages-test $(STAMPS)/core
+	PYTHONPATH=tests $(BIN)/python -m campaigns.faults $(FAULTS_ARGS)
 
 bench: packages-bench $(STAMPS)/core
 	$(BIN)/python -m bench.run $(BENCH_ARGS)

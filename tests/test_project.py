@@ -30,6 +30,7 @@ RANKS = {
     **{
         "_core": 0,
         "errors": 1,
+        "naming": 1,
         "types": 2,
         "results": 3,
         "store": 3,

@@ -16,6 +16,7 @@ from layerstore.containers.unpacking import TYPES, XATTR, mtime_ns
 from layerstore.errors import InvalidInput
 from layerstore.layers.entries import Entry
 from layerstore.layers.streams import pieces_of
+from layerstore.naming import about
 from layerstore.store.pieces import PIECE_BYTES
 from layerstore.types import encode_path
 
@@ -70,8 +71,9 @@ def opened(fd: int, scratch: str, name: str) -> Iterator[list[Entry] | None]:
 
 def _decompressed(stack: contextlib.ExitStack, file: BinaryIO, scratch: str) -> IO[bytes] | None:
     """The archive as a seekable file at its start, or None where it is none."""
-    head = file.read(6)
-    file.seek(0)
+    with about(file.fileno()):
+        head = file.read(6)
+        file.seek(0)
     opener: Any = next((opener for magic, opener in _MAGIC.items() if head.startswith(magic)), None)
     if opener is None:
         if not _is_header(file.read(tarfile.BLOCKSIZE)):
@@ -81,8 +83,12 @@ def _decompressed(stack: contextlib.ExitStack, file: BinaryIO, scratch: str) -> 
     with opener(file, "rb") as stream:
         try:
             block = stream.read(tarfile.BLOCKSIZE)
-        except (*_DAMAGED, OSError):
+        except _DAMAGED:
             return None
+        except OSError as error:
+            if error.errno is None:  # the decoder's, of what is damaged
+                return None
+            raise
         if not _is_header(block):
             return None
         plain = stack.enter_context(os.fdopen(os.open(scratch, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600), "w+b"))

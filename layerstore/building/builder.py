@@ -17,6 +17,7 @@ from layerstore.building.workshop import Workshop
 from layerstore.errors import NotFound
 from layerstore.results import BuildEvent
 from layerstore.store.locks import locked
+from layerstore.store.pieces import read_whole
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,8 +51,7 @@ def _read(path: str) -> Dockerfile:
     if path == "-":
         return parse(sys.stdin.buffer.read(), "Dockerfile")
     try:
-        with open(path, "rb") as file:
-            return parse(file.read(), os.path.basename(path))
+        return parse(read_whole(path), os.path.basename(path))
     except FileNotFoundError:
         raise NotFound(f"there is no {path}; name the Dockerfile by -f") from None
 

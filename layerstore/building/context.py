@@ -12,6 +12,7 @@ from layerstore.building.patterns import Ignored, component_regex, without_top
 from layerstore.errors import Conflict, InvalidInput, NotFound
 from layerstore.layers.entries import Entry
 from layerstore.layers.streams import pieces_of
+from layerstore.naming import about
 from layerstore.store import reflink
 from layerstore.types import encode_path
 
@@ -45,7 +46,8 @@ class HostFile:
     def pieces(self) -> Iterator[Piece]:
         """As `Source.pieces`. Raises `Conflict`, `OSError`."""
         with self.opened() as fd, open(fd, "rb", buffering=0, closefd=False) as file:
-            yield from pieces_of(file)
+            with about(self._path):
+                yield from pieces_of(file)
             self._check(fd)
 
     def clone_to(self, fd: int) -> bool:
@@ -197,7 +199,7 @@ def open_context(root: str, dockerfile: str | None) -> Context:
     path = ""
     for path in (*candidates, f"{root}/.dockerignore"):
         try:
-            with open(path, encoding="utf-8", errors="surrogateescape") as file:
+            with about(path), open(path, encoding="utf-8", errors="surrogateescape") as file:
                 lines = file.read().splitlines()
             break
         except FileNotFoundError:

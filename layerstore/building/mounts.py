@@ -16,7 +16,9 @@ from layerstore.building.copying import Copy, Item
 from layerstore.containers.bundle import Volume
 from layerstore.containers.copying import copy_out
 from layerstore.errors import InvalidInput, NotFound
+from layerstore.naming import about
 from layerstore.store.locks import try_lock
+from layerstore.store.pieces import read_whole
 from layerstore.types import Value
 
 TYPE_CHECKING = False
@@ -174,14 +176,13 @@ def secret_data(mount: Mount, secrets: Mapping[str, str]) -> bytes | None:
         if mount.is_set("required"):
             raise NotFound(f"there is no secret {mount.id}; give it by --secret id={mount.id},src=FILE")
         return None
-    with open(path, "rb") as file:
-        return file.read()
+    return read_whole(path)
 
 
 def write_secret(mount: Mount, data: bytes, target: str, directory: str) -> Volume:
     """A file with a secret in a directory, to be mounted at `target`. Raises `InvalidInput`, `OSError`."""
     path = f"{directory}/secret"
-    with open(path, "xb", opener=functools.partial(os.open, mode=0o600)) as file:
+    with about(path), open(path, "xb", opener=functools.partial(os.open, mode=0o600)) as file:
         file.write(data)
         os.fchown(file.fileno(), mount.number("uid", 0), mount.number("gid", 0))
         os.fchmod(file.fileno(), mount.number("mode", 0o400, 8))

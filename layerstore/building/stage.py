@@ -24,6 +24,7 @@ from layerstore.building.workshop import Staged, Stopped, with_line
 from layerstore.containers.bundle import Volume
 from layerstore.errors import BuildFailed, InvalidInput, LayerstoreError, NotFound
 from layerstore.layers.entries import Entry
+from layerstore.naming import about
 from layerstore.oci.configs import says_nothing, time_of_making
 from layerstore.oci.instructions import exec_form
 from layerstore.oci.words import split_words
@@ -434,7 +435,7 @@ class _Script:
 
     def volume(self, directory: str) -> Volume:
         place = f"{directory}/script"
-        with open(place, "x") as file:
+        with about(place), open(place, "x") as file:
             file.write(self.content)
             os.fchmod(file.fileno(), 0o755)
         return Volume(place, self.path, read_only=True)

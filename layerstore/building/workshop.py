@@ -176,14 +176,13 @@ class Workshop:
         """A container of an image, mounted for the block. Raises `Unsupported`, `OSError`."""
         chain = self.chains.mountable(chain_id(diff_ids), lambda: diff_ids)
         name = self.leftovers.container_name()
+        (row,) = self.containers.create(image, shown, chain, 1, name, True)
         try:
-            (row,) = self.containers.create(image, shown, chain, 1, name, True)
-            try:
-                self.containers.mount([row], lambda _image: diff_ids)
-                yield row
-            finally:
-                self.containers.remove([row], force=True)
+            self.containers.mount([row], lambda _image: diff_ids)
+            yield row
         finally:
+            # It stays among the leftovers where it cannot be removed now.
+            self.containers.remove([row], force=True)
             self.leftovers.forget_container(name)
 
 

@@ -11,6 +11,7 @@ from functools import partial
 
 from layerstore._core.mount import container_make_many, container_remove_many
 from layerstore.errors import Conflict, InvalidInput, NotFound, Unsupported
+from layerstore.naming import about
 from layerstore.store import logs
 from layerstore.store.locks import locked, try_lock
 from layerstore.types import Value
@@ -321,7 +322,7 @@ class Containers:
     def write_bundle(self, container: str, spec: dict[str, Any]) -> str:
         """Make the container's directory an OCI bundle; returns it."""
         bundle = self._layout.container(container)
-        with open(f"{bundle}/config.json", "w") as file:
+        with about(f"{bundle}/config.json"), open(f"{bundle}/config.json", "w") as file:
             file.write(json.dumps(spec))
         with self._database.transaction(durable=False) as db:
             db.execute(

@@ -11,6 +11,7 @@ import sys
 
 from layerstore.layers.paths import relative_to
 from layerstore.layers.sources import filled
+from layerstore.naming import about
 from layerstore.store.pieces import PIECE_BYTES, write_all, write_at
 
 TYPE_CHECKING = False
@@ -69,7 +70,7 @@ def _make(container: Files, host: str, inside: str, status: os.stat_result) -> N
     if stat.S_ISLNK(mode):
         container.symlink(os.readlink(host), inside)
     elif stat.S_ISREG(mode):
-        with open(host, "rb", 0) as read, container.open(inside, "xb", 0) as write:
+        with about(host), open(host, "rb", 0) as read, about(inside), container.open(inside, "xb", 0) as write:
             _copy(read, write, is_sparse=status.st_blocks * 512 < status.st_size)
     else:
         container.mknod(inside, mode, status.st_rdev)
@@ -81,12 +82,17 @@ def _copy(read: FileIO, write: IO[bytes], *, is_sparse: bool) -> None:
     for start, end in _data(read.fileno()) if is_sparse else [(0, sys.maxsize)]:
         read.seek(start)
         write.seek(start)
-        while start < end and (count := read.readinto(piece[: end - start])):
+        while start < end and (count := _read(read, piece[: end - start])):
             write_all(write.write, piece[:count])
             start += count
         if start < end:
             return  # it is shorter than it was, or its size tells nothing (sysfs)
     write.truncate(os.fstat(read.fileno()).st_size)
+
+
+def _read(file: FileIO, piece: memoryview) -> int:
+    with about(file.fileno()):
+        return file.readinto(piece)
 
 
 def _data(fd: int) -> Iterator[tuple[int, int]]:
@@ -165,7 +171,7 @@ def _make_out(entry: Entry, host: str) -> None:
     if entry.target is not None:
         os.symlink(entry.target, os.fsencode(host))
     elif entry.is_file():
-        with open(host, "xb", 0, opener=functools.partial(os.open, mode=0o600)) as file:
+        with about(host), open(host, "xb", 0, opener=functools.partial(os.open, mode=0o600)) as file:
             if entry.source is not None and not entry.source.clone_to(file.fileno()):
                 size = 0
                 for piece in entry.source.pieces():
@@ -173,7 +179,7 @@ def _make_out(entry: Entry, host: str) -> None:
                     for start, end in filled(data):
                         write_at(file.fileno(), data[start:end], size + start)
                     size += len(data)
-                file.truncate(size)
+                os.ftruncate(file.fileno(), size)
     else:
         os.mknod(host, entry.mode, entry.rdev)
 

@@ -10,6 +10,8 @@ import stat
 
 from layerstore._core import mount
 from layerstore.errors import InvalidInput, LimitExceeded
+from layerstore.naming import about
+from layerstore.store.pieces import read_at
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,8 +47,8 @@ class Rootfs:
             if status.st_size > max_size_bytes:
                 raise LimitExceeded(f'"{path}" of the image has {status.st_size} bytes, more than {max_size_bytes}')
             # Its size, not the limit, for which Python would map a buffer.
-            with open(fd, "rb", buffering=0, closefd=False) as file:
-                return file.read(status.st_size).decode("utf-8", "surrogateescape")
+            with about(path):
+                return read_at(fd, status.st_size, 0).decode("utf-8", "surrogateescape")
 
     def status(self, path: str) -> os.stat_result:
         """What stat(2) says of `path`, links followed. Raises `OSError`."""

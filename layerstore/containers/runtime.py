@@ -14,6 +14,7 @@ import signal
 from layerstore._core import mount
 from layerstore.errors import InvalidInput, LayerstoreError, NotFound, Unsupported
 from layerstore.store.layout import absolute
+from layerstore.store.pieces import read_at
 from layerstore.types import Value
 
 TYPE_CHECKING = False
@@ -171,9 +172,9 @@ class Runtime(Value):
                 status = _wait(self._spawn(arguments, (nothing.fileno(), output, errors)))
             if status:
                 self._check_known(container_id)  # it may have gone, or not quite be there yet
-                text = os.pread(errors, 4096, 0).decode(errors="replace").strip()
+                text = read_at(errors, 4096, 0).decode(errors="replace").strip()
                 raise LayerstoreError(f'"{self.name} {arguments[0]}" of the container "{container_id}" failed: {text}')
-            return os.pread(output, os.fstat(output).st_size, 0)
+            return read_at(output, os.fstat(output).st_size, 0)
         finally:
             os.close(output)
             os.close(errors)

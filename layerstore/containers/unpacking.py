@@ -10,6 +10,7 @@ import tarfile
 from decimal import Decimal, InvalidOperation
 
 from layerstore.errors import InvalidInput
+from layerstore.naming import about
 from layerstore.store.pieces import PIECE_BYTES, write_all
 
 TYPE_CHECKING = False
@@ -88,7 +89,7 @@ def _make(container: Files, members: tarfile.TarFile, member: tarfile.TarInfo, i
     elif member.isreg():
         read = members.extractfile(member)
         assert read is not None
-        with container.open(inside, "xb", 0) as write:
+        with about(inside), container.open(inside, "xb", 0) as write:
             while piece := read.read(PIECE_BYTES):
                 write_all(write.write, piece)
     else:

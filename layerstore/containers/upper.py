@@ -16,6 +16,7 @@ from layerstore._core.upper import UpperWalk
 from layerstore.layers.entries import Entry
 from layerstore.layers.sources import StoredContent
 from layerstore.layers.tarring import content_of, write_content, write_header
+from layerstore.naming import about
 from layerstore.store import reflink
 from layerstore.store.layout import PACK_THRESHOLD_BYTES
 from layerstore.store.pieces import PIECE_BYTES
@@ -115,7 +116,8 @@ class _OpenFile:
     def pieces(self) -> Iterator[Piece]:
         at = 0
         while at < self._found.size:
-            piece = os.pread(self._fd, min(PIECE_BYTES, self._found.size - at), at)
+            with about(self._fd):
+                piece = os.pread(self._fd, min(PIECE_BYTES, self._found.size - at), at)
             if not piece:
                 raise _changed(self._found)
             yield piece
@@ -128,7 +130,8 @@ class _OpenFile:
         if size < self._found.size:
             raise _changed(self._found)
         if size > self._found.size:
-            os.ftruncate(fd, self._found.size)
+            with about(fd):
+                os.ftruncate(fd, self._found.size)
         return True
 
 

@@ -18,6 +18,7 @@ from layerstore.extents import compaction
 from layerstore.extents.log import LogMissing, Logs, OpenLog, create_log, open_log
 from layerstore.extents.table import Table
 from layerstore.extents.tree import Tree
+from layerstore.naming import about
 from layerstore.store import durable, logs
 from layerstore.store.locks import locked, try_lock
 
@@ -143,12 +144,18 @@ class Layers:
         with self._states_lock:
             left, instead = self._left, self._instead - self._left
             self._left, self._left_bytes, self._instead = set(), 0, set()
-        for log in instead:
-            with contextlib.suppress(LogMissing):
-                descriptor = open_log(self.layout, log)
-                os.fdatasync(descriptor.fd)
-        durable.sync_directory(self.layout.logs)
-        self.database.sync()
+        try:
+            for log in instead:
+                with contextlib.suppress(LogMissing):
+                    descriptor = open_log(self.layout, log)
+                    with about(descriptor.fd):
+                        os.fdatasync(descriptor.fd)
+            durable.sync_directory(self.layout.logs)
+            self.database.sync()
+        except BaseException:
+            with self._states_lock:
+                self._instead |= instead
+            raise
         logs.unlink(self.layout, left)
 
     def forked(self) -> None:
@@ -385,7 +392,8 @@ class Layer:
             self._switch((log, end))
             return self._begun()
         if os.fstat(descriptor.fd).st_size > end:
-            os.ftruncate(descriptor.fd, end)
+            with about(descriptor.fd):
+                os.ftruncate(descriptor.fd, end)
         if may_compact and self._compact(tree):
             return self._begun(may_compact=False)
         tree.logs.reopen(number, descriptor)
@@ -396,7 +404,8 @@ class Layer:
         """What the log of the layer depends on: its bases, the names of logs, and the rows."""
         tree = self._tree
         for descriptor in tree.logs.descriptors if tree is not None else ():
-            os.fdatasync(descriptor.fd)
+            with about(descriptor.fd):
+                os.fdatasync(descriptor.fd)
         self._layers.make_durable()
 
     def _compact(self, tree: Tree) -> bool:

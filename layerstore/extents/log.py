@@ -10,7 +10,8 @@ from layerstore._core.extent_io import LogFile
 from layerstore._core.log import HEADER_BYTES, Header, LogReader
 from layerstore.errors import CorruptError
 from layerstore.extents.image import Descriptor
-from layerstore.store.pieces import write_at
+from layerstore.naming import about
+from layerstore.store.pieces import read_at, write_at
 
 if TYPE_CHECKING:
     from layerstore.store.layout import Layout
@@ -95,15 +96,16 @@ class OpenLog:
 
 def _content(fd: int, count: int) -> bytes | mmap.mmap:
     """The first bytes of a file; to map those of a new log would take longer than all else in opening it."""
-    return os.pread(fd, count, 0) if count <= _READ_BYTES else mmap.mmap(fd, count, access=mmap.ACCESS_READ)
+    with about(fd):
+        return read_at(fd, count, 0) if count <= _READ_BYTES else mmap.mmap(fd, count, access=mmap.ACCESS_READ)
 
 
-def read_again(fd: int, length: int) -> LogReader:
+def read_again(fd: int, length: int, *, trust: bool = True) -> LogReader:
     """The records of the first `length` bytes of a log that this process read or wrote before.
 
-    Raises `CorruptError` where they are not whole any more, `OSError`.
+    Raises `CorruptError` where they are not whole any more, or without `trust` data is not; `OSError`.
     """
-    reader = LogReader(_content(fd, length), length)
+    reader = LogReader(_content(fd, length), length if trust else 0)
     if reader.end != length:
         raise CorruptError(f"log {reader.header.id.hex()} was damaged while it was written: {reader.reason}")
     return reader
@@ -120,9 +122,15 @@ def create_log(layout: Layout, chain: ChainId, base: State | None) -> str:
     header = (
         Header(log, chain_bytes(chain), bytes.fromhex(base[0]), base[1]) if base else Header(log, chain_bytes(chain))
     )
-    fd = os.open(layout.log(log.hex()), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    path = layout.log(log.hex())
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
-        write_at(fd, header.pack(), 0)
-    finally:
-        os.close(fd)
+        with about(path):
+            try:
+                write_at(fd, header.pack(), 0)
+            finally:
+                os.close(fd)
+    except BaseException:
+        os.unlink(path)
+        raise
     return log.hex()

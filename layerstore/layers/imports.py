@@ -27,6 +27,7 @@ from layerstore.layers.streams import (
     prefixed,
     read_ahead,
 )
+from layerstore.naming import about
 from layerstore.store import durable
 from layerstore.store.db import SET_NAME
 from layerstore.store.known_blobs import KnownBlob, remember, saw
@@ -211,7 +212,7 @@ class Import:
         tar_hash = hashlib.sha256()
         tar = Counted(decompressed(blob, compression), digest=None if compression else tar_hash)
         recipe_hash = Hasher()
-        with open(recipe, "wb") as out, read_ahead(tar) as spans:
+        with about(recipe), open(recipe, "wb") as out, read_ahead(tar) as spans:
 
             def write(frames: bytes) -> None:
                 recipe_hash.update(frames)
@@ -340,7 +341,7 @@ def _pieces_of_file(path: str) -> Iterator[Piece]:
 
 
 def _write(path: str, data: Buffer) -> None:
-    with open(path, "wb") as file:
+    with about(path), open(path, "wb") as file:
         file.write(data)
 
 
@@ -381,7 +382,12 @@ def _reserve_pack(layout: Layout, database: Database) -> tuple[int, int]:
         except FileExistsError:
             number += 1
             continue
-        try_lock(fd)
+        try:
+            try_lock(fd)
+        except OSError:
+            os.unlink(layout.pack(number))
+            os.close(fd)
+            raise
         return number, fd
 
 

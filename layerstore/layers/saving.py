@@ -13,6 +13,7 @@ from layerstore.oci.configs import parse_config
 from layerstore.oci.layouts import LayoutBlob, LayoutImage, blob_name
 from layerstore.results import Progress
 from layerstore.store.locks import locked
+from layerstore.store.pieces import read_whole
 from layerstore.types import Digest, sha256_digest
 
 TYPE_CHECKING = False
@@ -74,8 +75,7 @@ def _opened(layout: Layout, target: str | os.PathLike[str] | BinaryIO, form: str
 
 def _image(layout: Layout, image_id: ImageId, names: tuple[str, ...], layers: _Layers) -> LayoutImage:
     try:
-        with open(layout.blob(Digest(image_id)), "rb") as file:
-            data = file.read()
+        data = read_whole(layout.blob(Digest(image_id)))
         config = parse_config(data, image_id)
     except (FileNotFoundError, DigestMismatch) as error:
         raise CorruptError(f"the config of image {image_id} is missing or damaged; {RELOAD}") from error

@@ -11,6 +11,7 @@ import queue
 import threading
 
 from layerstore.errors import CorruptError, LimitExceeded
+from layerstore.naming import about
 from layerstore.store.pieces import PIECE_BYTES
 
 TYPE_CHECKING = False
@@ -55,8 +56,10 @@ ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
 def pieces_of(source: Readable, size: int = PIECE_BYTES) -> Iterator[Piece]:
     """The bytes of `source` to its end."""
-    while piece := source.read(size):
-        yield piece
+    name = getattr(source, "name", None)
+    with about(name if isinstance(name, (str, int)) else "the stream that is read"):
+        while piece := source.read(size):
+            yield piece
 
 
 def prefixed(head: Piece, rest: Iterable[Piece]) -> Iterator[Piece]:

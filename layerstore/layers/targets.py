@@ -13,6 +13,7 @@ import tarfile
 
 from layerstore.errors import InvalidInput
 from layerstore.layers.streams import pieces_of
+from layerstore.naming import about
 from layerstore.oci.layouts import blob_name
 from layerstore.store import durable
 from layerstore.store.pieces import write_all, write_at
@@ -131,19 +132,8 @@ def _take_after(place: int | str, found: os.stat_result | None) -> None:
 
 
 def _write_all(write: Callable[[Piece], int | None], data: Piece, path: str) -> None:
-    with _naming(path):
+    with about(path):
         write_all(write, data)
-
-
-@contextlib.contextmanager
-def _naming(path: str) -> Iterator[None]:
-    """Has an `OSError` tell the path, where it tells none."""
-    try:
-        yield
-    except OSError as error:
-        if error.filename is None:
-            error.filename = path
-        raise
 
 
 class TarStream:
@@ -174,7 +164,7 @@ class TarStream:
             return
         from tempfile import TemporaryFile
 
-        with TemporaryFile(dir=self._staging, buffering=0) as whole:
+        with about(self._staging), TemporaryFile(dir=self._staging, buffering=0) as whole:
             for piece in blob:
                 _write_all(whole.write, piece, self._staging)
             whole.seek(0)
@@ -201,7 +191,7 @@ class TarFile(TarStream):
             self._write(piece)
         self._write(bytes(-blob.size_bytes % _BLOCK))
         header = _header(blob_name(blob.digest), blob.size_bytes)
-        with _naming(self._path):
+        with about(self._path):
             write_at(self._fd, header, place)
 
 
@@ -216,7 +206,7 @@ class Directory:
 
     def _put(self, name: str, pieces: Iterable[Piece]) -> None:
         path = f"{self._root}/{name}"
-        with open(path, "xb", buffering=0) as file:
+        with about(path), open(path, "xb", buffering=0) as file:
             for piece in pieces:
                 _write_all(file.write, piece, path)
 

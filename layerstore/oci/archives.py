@@ -10,6 +10,7 @@ import stat
 import tarfile
 
 from layerstore.errors import CorruptError, InvalidInput, LimitExceeded, NotFound
+from layerstore.naming import about
 from layerstore.oci.configs import CONFIG_LIMIT_BYTES, parse_config, parse_json
 from layerstore.oci.images import (
     MANIFEST_LIMIT_BYTES,
@@ -224,8 +225,9 @@ class Range:
         want = min(size, self._left)
         if not want:
             return b""
-        self._file.seek(self._offset)
-        data = self._file.read(want)
+        with about(getattr(self._file, "name", "the archive")):
+            self._file.seek(self._offset)
+            data = self._file.read(want)
         if not data:
             raise CorruptError("the archive is cut off; save the image again")
         self._offset += len(data)
@@ -245,7 +247,7 @@ class TarMembers:
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         try:
-            with tarfile.open(fileobj=file, mode="r:") as archive:
+            with about(getattr(file, "name", "the archive")), tarfile.open(fileobj=file, mode="r:") as archive:
                 self._members = {clean_member(member.name): member for member in archive}
         except tarfile.TarError as error:
             raise CorruptError(f"the archive cannot be read as a tar: {error}") from error
@@ -287,8 +289,9 @@ def resolve_links(name: str, links: dict[str, tarfile.TarInfo]) -> str:
 
 def _read_limited(file: Readable, limit_bytes: int, name: str) -> bytes:
     data = b""
-    while len(data) <= limit_bytes and (piece := file.read(limit_bytes + 1 - len(data))):
-        data += piece
+    with about(name):
+        while len(data) <= limit_bytes and (piece := file.read(limit_bytes + 1 - len(data))):
+            data += piece
     if len(data) > limit_bytes:
         raise LimitExceeded(f"{name} has more than {limit_bytes} bytes, the limit for such a file")
     return data

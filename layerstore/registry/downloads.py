@@ -157,10 +157,12 @@ class Download:
         """Close its file, once `fetch` has ended, and leave it for the next pull where there is something in it."""
         if self._fd == -1:
             return
-        if not self._have or self._path.endswith(_PRIVATE):
-            self.remove()
-        os.close(self._fd)
-        self._fd = -1
+        fd, self._fd = self._fd, -1
+        try:
+            if not self._have or self._path.endswith(_PRIVATE):
+                self.remove()
+        finally:
+            os.close(fd)
 
 
 def _open_spool(directory: str, name: str) -> tuple[int, str]:
@@ -169,13 +171,22 @@ def _open_spool(directory: str, name: str) -> tuple[int, str]:
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
     fd = os.open(path, flags, 0o600)
     # Between opening and locking it may have been removed.
-    if try_lock(fd) and os.fstat(fd).st_nlink:
+    if _is_taken(fd):
         return fd, path
     os.close(fd)
     path = f"{directory}/{os.urandom(8).hex()}{_PRIVATE}"
     fd = os.open(path, flags | os.O_EXCL, 0o600)
-    try_lock(fd)
+    _is_taken(fd)
     return fd, path
+
+
+def _is_taken(fd: int) -> bool:
+    """Whether the file is locked now, and still there. It is closed where that raises `OSError`."""
+    try:
+        return try_lock(fd) and os.fstat(fd).st_nlink > 0
+    except BaseException:
+        os.close(fd)
+        raise
 
 
 class Downloads:

@@ -16,6 +16,7 @@ from layerstore.registry.transport import END_SECONDS
 from layerstore.registry.uploads import Upload
 from layerstore.results import Progress
 from layerstore.store.known_blobs import KnownBlob, known_blobs, missed, remember, saw
+from layerstore.store.pieces import read_whole
 from layerstore.types import Digest, Value, sha256_digest
 
 TYPE_CHECKING = False
@@ -85,8 +86,7 @@ def push(
     client.warn = tell.warn
     kept = _kept_manifest(layout, database, config)
     family = kept.family if kept else _OCI
-    with open(layout.blob(Digest(config.image_id)), "rb") as file:
-        config_data = file.read()
+    config_data = read_whole(layout.blob(Digest(config.image_id)))
     layers = _Layers(database, client, repository, family, kept, layer_tar, tell)
     blobs = layers.place(tuple(dict.fromkeys(config.diff_ids)))
     if not repository.has_blob(Digest(config.image_id), repository.writing):
@@ -109,8 +109,7 @@ def _kept_manifest(layout: Layout, database: Database, config: ImageConfig) -> _
     rows = database.read().execute("SELECT digest FROM image_blobs WHERE image_id = ?", (config.image_id,)).fetchall()
     found: list[_Kept] = []
     for digest in (Digest(row[0]) for row in rows if row[0] != str(config.image_id)):
-        with open(layout.blob(digest), "rb") as file:
-            data = file.read()
+        data = read_whole(layout.blob(digest))
         if sha256_digest(data) != digest:
             continue
         document = parse_json(data, "a manifest", MANIFEST_LIMIT_BYTES)

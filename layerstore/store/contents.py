@@ -14,8 +14,9 @@ from layerstore._core.files import MappedFile, copy_ranges
 from layerstore._core.hashing import Hasher, blake3, hash_many
 from layerstore._core.ingest import LOCATION_NONE, LOCATION_OBJECT, RECORD_BYTES, Digests
 from layerstore.errors import RELOAD, REPAIR, CorruptError, NotFound
+from layerstore.naming import about
 from layerstore.store import durable
-from layerstore.store.pieces import PIECE_BYTES, write_at
+from layerstore.store.pieces import PIECE_BYTES, read_at, write_at
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -152,7 +153,7 @@ class ContentStore:
         if count == 0:
             return memoryview(b"")
         path = self._layout.digests(generation)
-        with open(path, "rb") as file:
+        with about(path), open(path, "rb") as file:
             if file.read(len(LOG_HEADER)) != LOG_HEADER:
                 raise CorruptError(f"{path} is not a digest log; {REPAIR}")
             return memoryview(MappedFile(file.fileno()))[len(LOG_HEADER) :]
@@ -165,13 +166,15 @@ class ContentStore:
     def append(self, db: sqlite3.Connection, records: bytes) -> None:
         """Add log records inside the transaction `db`; they count once it commits. Durable on return."""
         generation, count = _log_state(db)
-        fd = os.open(self._layout.digests(generation), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            write_at(fd, LOG_HEADER, 0)
-            write_at(fd, records, len(LOG_HEADER) + count * RECORD_BYTES)
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+        path = self._layout.digests(generation)
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        with about(path):
+            try:
+                write_at(fd, LOG_HEADER, 0)
+                write_at(fd, records, len(LOG_HEADER) + count * RECORD_BYTES)
+                os.fsync(fd)
+            finally:
+                os.close(fd)
         if count == 0:
             durable.sync_directory(self._layout.root)
         count += len(records) // RECORD_BYTES
@@ -231,7 +234,7 @@ class ContentStore:
         file = io.FileIO(self._layout.pack(pack))
         try:
             if self._verify != "never":
-                self._check_slots(opened, pack, [slot], [digest], [os.pread(file.fileno(), size, offset)])
+                self._check_slots(opened, pack, [slot], [digest], [read_at(file.fileno(), size, offset)])
         except BaseException:
             file.close()
             raise
@@ -290,7 +293,7 @@ class ContentStore:
 
     def _read_object(self, opened: _Generation, digest: bytes) -> bytes:
         path = self._layout.object(digest.hex())
-        with open(path, "rb") as file:
+        with about(path), open(path, "rb") as file:
             content = file.read()
         if self._is_in_doubt(opened, digest):
             if blake3(content) != digest:

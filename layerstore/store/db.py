@@ -48,11 +48,13 @@ chain_id NOT IN (
 _TIMEOUT_SECONDS = 60
 _LOOK_SECONDS = 0.0005
 _LOG_PAGES = 100
+_WRITE_NOTHING = "DELETE FROM counters WHERE 0"
 _ERRORS = (sqlite3.Error, UnicodeDecodeError)
 _ERRNO = {
     sqlite3.SQLITE_FULL: errno.ENOSPC,
     sqlite3.SQLITE_IOERR: errno.EIO,
     sqlite3.SQLITE_CANTOPEN: errno.EIO,
+    sqlite3.SQLITE_PROTOCOL: errno.ENOLCK,
     sqlite3.SQLITE_PERM: errno.EACCES,
     sqlite3.SQLITE_READONLY: errno.EROFS,
 }
@@ -128,20 +130,29 @@ class _Connection(sqlite3.Connection):
         self.durable: bool | None = None
         """Whether its transactions are; None before it is first set."""
         self.changes = sums.Changes(self)
+        self.writes = False
+        """Whether it is known to have the file open for writing, too."""
+        self.in_use = False
+        """Whether a transaction of `Database` is under way."""
 
     def execute(self, *args: Any) -> sqlite3.Cursor:
         try:
             return super().execute(*args)
         except _ERRORS as error:
-            self.changes.failed = _translated(error, self._path)
-            raise self.changes.failed from error
+            raise self._failed(error) from error
 
     def executemany(self, *args: Any) -> sqlite3.Cursor:
         try:
             return super().executemany(*args)
         except _ERRORS as error:
-            self.changes.failed = _translated(error, self._path)
-            raise self.changes.failed from error
+            raise self._failed(error) from error
+
+    def _failed(self, error: Exception) -> Exception:
+        translated = _translated(error, self._path)
+        # Not at any other time: with its traceback it keeps alive what its callers had, open files and their locks.
+        if self.in_use:
+            self.changes.failed = translated
+        return translated
 
 
 def _translated(error: Exception, path: str) -> Exception:
@@ -200,6 +211,7 @@ class Database:
         # By the number of the thread, which another thread has after its end, and the connection with it. Not in a
         # threading.local: loading that module takes as long as loading several of ours.
         self._connections: dict[int, _Connection] = {}
+        self._is_made = False
         try:
             version = self._brought_up()
         except BaseException:
@@ -210,6 +222,7 @@ class Database:
                 f"{path} is of another version of layerstore (schema {version}, and 2 to {SCHEMA_VERSION} are read): "
                 "use that version, or load the images into a new store"
             )
+        self._is_made = True
 
     def _brought_up(self) -> int:
         version = _version(self.read())
@@ -266,12 +279,9 @@ class Database:
     @contextlib.contextmanager
     def transaction(self, *, durable: bool = True) -> Iterator[sqlite3.Connection]:
         """Begin immediately, commit at the end, roll back on an exception. Not nested."""
-        connection = self.read()
-        if connection.durable is not durable:
-            connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
-            connection.durable = durable
-        self._begin(connection)
+        connection = self._begin_writing(durable)
         connection.changes.forget()
+        connection.in_use = True
         try:
             yield connection
             connection.changes.settle(connection)
@@ -282,18 +292,40 @@ class Database:
                 connection.execute("ROLLBACK")
             raise
         finally:
+            connection.in_use = False
             connection.changes.forget()
 
-    def _begin(self, connection: _Connection) -> None:
+    def _begin_writing(self, durable: bool) -> _Connection:
+        """Begin a transaction that writes. Where SQLite cannot open the file for writing at a moment (no descriptors
+        are left), it opens it for reading, without a word, and goes on with that; such a connection is replaced here.
+        """
+        connection = self._begin(durable)
+        if not self._is_made or connection.writes:
+            return connection
+        try:
+            _write_nothing(connection)
+        except OSError as error:
+            if error.errno != errno.EROFS:
+                raise
+            self._connections.pop(_thread.get_ident()).close()
+            connection = self._begin(durable)
+            _write_nothing(connection)
+        return connection
+
+    def _begin(self, durable: bool) -> _Connection:
         """Begin a transaction that writes, in one's turn where others do.
 
         SQLite waits by looking again, less and less often, and for a minute: of hundreds of processes, one may be
         unlucky for as long. So only the first of those that wait looks, often; the others stand in line for that.
         """
+        connection = self.read()
+        if connection.durable is not durable:
+            connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+            connection.durable = durable
         connection.execute("PRAGMA busy_timeout = 0")
         try:
             if _begun(connection):
-                return
+                return connection
             with locked(self._turn, exclusive=True):
                 deadline = time.monotonic() + _TIMEOUT_SECONDS
                 while not _begun(connection):
@@ -303,6 +335,7 @@ class Database:
                             "try again when it has ended"
                         )
                     time.sleep(_LOOK_SECONDS)
+            return connection
         finally:
             connection.execute(f"PRAGMA busy_timeout = {_TIMEOUT_SECONDS * 1000}")
 
@@ -324,6 +357,17 @@ def _begun(connection: _Connection) -> bool:
     except Conflict:
         return False
     return True
+
+
+def _write_nothing(connection: _Connection) -> None:
+    """In a transaction, which is ended where that fails: see whether it can write."""
+    try:
+        connection.execute(_WRITE_NOTHING)
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+    connection.writes = True
 
 
 def _begin_wal(connection: sqlite3.Connection) -> None:

@@ -8,6 +8,7 @@ import re
 import stat
 
 from layerstore._core.mount import syncfs
+from layerstore.naming import about
 from layerstore.store.locks import try_lock
 from layerstore.store.pieces import write_at
 
@@ -21,19 +22,21 @@ _NEW_FILE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 def sync_directory(path: str | os.PathLike[str]) -> None:
     """Make the names in a directory durable. Raises `OSError`."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    with about(path):
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
 
 
 def sync_file_system(path: str | os.PathLike[str]) -> None:
     """Make everything on the file system of `path` durable, with one syncfs(2). Raises `OSError`."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        syncfs(fd)
-    finally:
-        os.close(fd)
+    with about(path):
+        try:
+            syncfs(fd)
+        finally:
+            os.close(fd)
 
 
 def write_file(path: str | os.PathLike[str], data: bytes | memoryview, *, mode: int = 0o600) -> None:
@@ -54,7 +57,7 @@ def write_whole(path: str | os.PathLike[str], data: bytes | memoryview, *, mode:
 
 
 def _replace(path: str | os.PathLike[str], data: bytes | memoryview, mode: int, *, sync: bool) -> None:
-    with _begun(path, mode) as fd:
+    with _begun(path, mode) as fd, about(path):
         write_at(fd, data, 0)
         if sync:
             os.fsync(fd)
@@ -69,7 +72,8 @@ def replacing(path: str | os.PathLike[str], *, mode: int = 0o600) -> Iterator[in
     """
     with claimed_beside(path, lambda new: os.open(new, _NEW_FILE, mode)) as (temporary, fd):
         yield fd
-        os.fsync(fd)
+        with about(path):
+            os.fsync(fd)
         os.rename(temporary, path)
     sync_directory(os.path.dirname(path))
 
@@ -145,7 +149,8 @@ def _begun(path: str | os.PathLike[str], mode: int) -> Iterator[int]:
         try:
             yield fd
         finally:
-            os.close(fd)
+            with about(path):
+                os.close(fd)
         os.rename(temporary, path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):

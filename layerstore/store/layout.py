@@ -6,6 +6,7 @@ import os
 import stat
 
 from layerstore.errors import REPAIR_DATABASE, CorruptError, InvalidInput, NotFound
+from layerstore.naming import about
 from layerstore.store import durable
 from layerstore.store.locks import locked_directory
 from layerstore.types import ChainId, digest_hex, sha256_digest
@@ -165,7 +166,7 @@ class Layout:
     def check(self) -> None:
         """Raise `NotFound` where there is no store, `InvalidInput` where it is not one that this version reads."""
         try:
-            with open(self.format, "rb") as file:
+            with about(self.format), open(self.format, "rb") as file:
                 text = file.read(4096).decode("utf-8", "backslashreplace")
         except FileNotFoundError:
             raise NotFound(

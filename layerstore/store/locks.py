@@ -8,6 +8,8 @@ import fcntl
 import os
 import struct
 
+from layerstore.naming import about
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -34,16 +36,19 @@ def locked_directory(path: str | os.PathLike[str], *, exclusive: bool) -> Iterat
 @contextlib.contextmanager
 def _held(fd: int, exclusive: bool) -> Iterator[None]:
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
+        with about(fd):
+            fcntl.flock(fd, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
         yield
     finally:
-        os.close(fd)
+        with contextlib.suppress(OSError):  # nothing was written that it could not write
+            os.close(fd)
 
 
 def try_lock(fd: int, *, exclusive: bool = True) -> bool:
-    """Take the lock of an open file if nobody holds one that keeps it from that."""
+    """Take the lock of an open file if nobody holds one that keeps it from that. Raises `OSError`."""
     try:
-        fcntl.flock(fd, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+        with about(fd):
+            fcntl.flock(fd, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 
+from layerstore.naming import about
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,6 +28,20 @@ def write_all(write: Callable[[memoryview], int | None], data: Buffer) -> None:
         if done is None:
             raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
         rest = rest[done:]
+
+
+def read_whole(path: str) -> bytes:
+    """A small file. Raises `OSError`."""
+    with about(path), open(path, "rb") as file:
+        return file.read()
+
+
+def read_at(fd: int, count: int, position: int) -> bytes:
+    """The bytes of a file from `position` on, `count` of them or all to its end. Raises `OSError`."""
+    data = os.pread(fd, count, position)
+    while len(data) < count and (more := os.pread(fd, count - len(data), position + len(data))):
+        data += more
+    return data
 
 
 def write_at(fd: int, data: Buffer, position: int) -> None:

@@ -17,6 +17,7 @@ import os
 
 from layerstore._core import mount, pool
 from layerstore.errors import Conflict, InvalidInput, LayerstoreError, NotFound, Unsupported
+from layerstore.naming import about
 from layerstore.store import durable
 from layerstore.store.layout import FORMAT_NAME, POOL_NAME
 from layerstore.store.locks import locked
@@ -111,7 +112,8 @@ class Pool:
                     raise LayerstoreError(
                         f"mkfs.xfs cannot make a file system in {self._unfinished}: {done.stderr.strip()}"
                     )
-                os.fsync(file.fileno())
+                with about(file.fileno()):
+                    os.fsync(file.fileno())
         except BaseException:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._unfinished)

@@ -62,6 +62,7 @@ class Operation(ABC):
             acknowledged step was durable and no other was begun.
         passing: whether images and containers may be there that are none of its results, until the next run or
             garbage collection.
+        puts_off: whether disk space that it gives back is given back by a later use where that fails.
         creates: whether it makes the store.
     """
 
@@ -70,6 +71,7 @@ class Operation(ABC):
     partial: ClassVar[tuple[str, ...]] = ()
     unsynced: ClassVar[tuple[str, ...]] = ()
     passing: ClassVar[bool] = False
+    puts_off: ClassVar[bool] = False
     creates: ClassVar[bool] = False
 
     def before(self, given: "Given") -> None:
@@ -412,6 +414,7 @@ class Compact(Operation):
     """A log that is mostly dead is written anew when its container is next written to."""
 
     name = "compact"
+    puts_off = True
 
     def before(self, given: "Given") -> None:
         given.load("app")

@@ -98,7 +98,7 @@ def check(template: Template, place: Place, acknowledged: int, *, power_lost: bo
     left.
     """
     with _patience():
-        done = _reached(template, place, acknowledged, power_lost)
+        done = reached(template, place, acknowledged, power_lost)
         _check_digests(place, "after it was interrupted")
         with _failing("lost", "the operation cannot be run again"):
             template.operation.run(place, lambda _: None, done)
@@ -111,8 +111,8 @@ def check(template: Template, place: Place, acknowledged: int, *, power_lost: bo
         _check_leftovers(place)
 
 
-def _reached(template: Template, place: Place, acknowledged: int, power_lost: bool) -> int:
-    """The number of steps that the store shows."""
+def reached(template: Template, place: Place, acknowledged: int, power_lost: bool = False) -> int:
+    """The number of steps that the store shows; raises `Failure` where it shows none that it may (see `check`)."""
     states, operation, last = template.states, template.operation, len(template.durable)
     first = acknowledged
     while power_lost and first and not template.durable[first - 1]:
@@ -171,7 +171,7 @@ def _settle(place: Place) -> Counter[str]:
 
 def _compare_disk(template: Template, found: Counter[str]) -> None:
     def counted(disk: Counter[str]) -> Counter[str]:
-        if not template.operation.partial:
+        if not (template.operation.partial or template.operation.puts_off):
             return disk
         logs = sum(count for name, count in disk.items() if name.startswith("logs/* "))
         return Counter({name: n for name, n in disk.items() if not name.startswith("logs/* ")} | {"logs": logs})

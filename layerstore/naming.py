@@ -1,0 +1,34 @@
+"""Errors of the system that say which file they are about."""
+
+from __future__ import annotations
+
+import os
+
+
+class about:
+    """Has an `OSError` of its block that names no file name this one, given by its path or descriptor: the calls that
+    take a descriptor know of no path. One that has a message of its own keeps it."""
+
+    __slots__ = ("_what",)
+
+    def __init__(self, what: str | os.PathLike[str] | int) -> None:
+        self._what = what
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if (
+            isinstance(error, OSError)
+            and error.filename is None
+            and error.errno is not None
+            and error.strerror == os.strerror(error.errno)
+        ):
+            error.filename = _path_of(self._what) if isinstance(self._what, int) else os.fspath(self._what)
+
+
+def _path_of(fd: int) -> str:
+    try:
+        return os.readlink(f"/proc/self/fd/{fd}")
+    except OSError:
+        return f"descriptor {fd}"

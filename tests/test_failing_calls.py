@@ -1,0 +1,318 @@
+"""System calls that fail or do half of what they are asked for: what must not come of it. Each was found by
+campaigns/faults.py, which has every call of every operation fail."""
+
+import errno
+import fcntl
+import gzip
+import io
+import os
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from contexts import tar_bytes, write_context
+from images import Image, docker_files, tar_of
+from layer_model import Entry, write_tar
+
+from layerstore import Store
+from layerstore.containers.containers import Containers
+from layerstore.containers.rootfs import Rootfs
+from layerstore.naming import about
+from layerstore.registry.downloads import Download
+from layerstore.store import durable, locks
+from layerstore.store.db import _Connection
+from layerstore.store.pieces import read_at
+
+ROOT = Path(__file__).parent.parent
+APP = Image(
+    [write_tar([Entry("dir", "etc", mode=0o755), Entry("file", "etc/passwd", data=b"ann:x:7:8:::\n")])], ["app:1"]
+)
+
+
+@pytest.fixture
+def app(store: Store) -> Iterator[Store]:
+    store.load(io.BytesIO(tar_of(docker_files([APP]))))
+    yield store
+
+
+def failing(function: Callable[..., Any], number: int, count: int = 1) -> Callable[..., Any]:
+    """The function, of which the first calls fail."""
+    left = [count]
+
+    def call(*args: Any, **options: Any) -> Any:
+        if left[0]:
+            left[0] -= 1
+            raise OSError(number, os.strerror(number))
+        return function(*args, **options)
+
+    return call
+
+
+def descriptors() -> set[str]:
+    return set(os.listdir("/proc/self/fd"))
+
+
+# Which file an error is about
+
+
+def test_an_error_that_names_no_file_is_given_one(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="Input/output error: '/a/path'"), about("/a/path"):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+    with pytest.raises(FileNotFoundError, match="'/dev/nothing'"), about("/a/path"):
+        os.stat("/dev/nothing")
+    with pytest.raises(OSError, match=r"^\[Errno 5\] of its own$"), about("/a/path"):
+        raise OSError(errno.EIO, "of its own")
+    with (
+        open(tmp_path / "file", "wb") as file,
+        pytest.raises(OSError, match=f"'{tmp_path}/file'"),
+        about(file.fileno()),
+    ):
+        os.read(file.fileno(), 1)
+    with pytest.raises(OSError, match="descriptor 12345"), about(12345):
+        os.read(12345, 1)
+
+
+def test_a_failed_sync_names_the_file_that_it_was_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fsync", failing(os.fsync, errno.EIO, 9))
+    with pytest.raises(OSError, match=f"'{tmp_path}/file'"):
+        durable.write_file(tmp_path / "file", b"data")
+    with pytest.raises(OSError, match=f"'{tmp_path}'"):
+        durable.sync_directory(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_lock_names_its_file_and_leaves_none_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = descriptors()
+    monkeypatch.setattr(fcntl, "flock", failing(fcntl.flock, errno.ENOLCK))
+    with pytest.raises(OSError, match=f"'{tmp_path}/lock'"), locks.locked(tmp_path / "lock", exclusive=True):
+        pass
+    assert descriptors() == before
+
+
+# Half of what was asked for
+
+
+@pytest.fixture
+def half(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every pread gives half of what it could."""
+    pread = os.pread
+    monkeypatch.setattr(os, "pread", lambda fd, count, at: pread(fd, max(1, count // 2), at))
+
+
+def test_a_file_is_read_to_its_end_by_reads_that_give_half(tmp_path: Path, half: None) -> None:
+    (tmp_path / "file").write_bytes(bytes(range(100)))
+    fd = os.open(tmp_path / "file", os.O_RDONLY)
+    try:
+        assert read_at(fd, 90, 5) == bytes(range(5, 95))
+        assert read_at(fd, 1000, 50) == bytes(range(50, 100))
+    finally:
+        os.close(fd)
+
+
+def test_a_log_that_is_read_by_halves_is_not_cut_off(tmp_path: Path, half: None) -> None:
+    with Store(tmp_path / "store", create=True) as store:
+        store.load(io.BytesIO(tar_of(docker_files([APP]))))
+        container = store.create("app:1", driver="extent")
+        container.write_bytes("one", b"1" * 3000)
+        container.write_bytes("two", b"2")
+    with Store(tmp_path / "store") as again:
+        found = again.container(container.id)
+        found.write_bytes("three", b"3")
+        assert {name: found.read_bytes(name)[:1] for name in ("one", "two", "three")} == {
+            "one": b"1", "two": b"2", "three": b"3",
+        }  # fmt: skip
+
+
+def test_a_file_of_an_image_is_read_whole_by_halves(tmp_path: Path, half: None) -> None:
+    (tmp_path / "passwd").write_text("ann:x:7:8:::\nbob:x:9:9:::\n")
+    with Rootfs(str(tmp_path)) as root:
+        assert root.read_text("passwd", 1000).endswith("bob:x:9:9:::\n")
+
+
+# The database
+
+
+def test_a_connection_that_cannot_write_is_replaced(app: Store) -> None:
+    """SQLite opens a file for reading where it could not be opened for writing, as no descriptor was left."""
+    database = app._database
+    (thread,) = database._connections
+    database._connections.pop(thread).close()
+    path = f"file:{app.layout.database}?mode=ro"
+    database._connections[thread] = sqlite3.connect(path, uri=True, isolation_level=None, factory=_Connection)
+    app.tag("app:1", "again:1")
+    assert set(app.image("app:1").names) == {"app:1", "again:1"}
+
+
+def test_an_error_of_the_database_keeps_nothing_of_its_callers(app: Store) -> None:
+    connection = app._database.read()
+    with pytest.raises(sqlite3.Error):
+        connection.execute("SELECT nothing")
+    assert connection.changes.failed is None
+
+
+# What is left behind
+
+
+def test_an_import_that_cannot_lock_its_pack_leaves_none(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "app.tar").write_bytes(tar_of(docker_files([APP])))
+    before, flock = descriptors(), fcntl.flock
+
+    def refuse(fd: int, how: int) -> None:
+        if os.readlink(f"/proc/self/fd/{fd}").endswith(".pack"):
+            raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+        flock(fd, how)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fcntl, "flock", refuse)
+        with pytest.raises(OSError, match=r"\.pack"):
+            store.load(tmp_path / "app.tar")
+    assert descriptors() == before
+    assert list((store.root / "packs").iterdir()) == []
+    store.load(tmp_path / "app.tar")
+
+
+def test_a_log_whose_header_cannot_be_written_is_not_left(app: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", failing(os.pwrite, errno.ENOSPC))
+        with pytest.raises(OSError, match="/logs/"):
+            app.create("app:1", driver="extent")
+    assert list((app.root / "logs").iterdir()) == []
+
+
+def test_a_download_that_cannot_be_removed_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = descriptors()
+    download = Download(
+        SimpleNamespace(), SimpleNamespace(digest="sha256:" + "0" * 64, size_bytes=9), str(tmp_path), bool
+    )  # type: ignore[arg-type]
+    download._open()
+    monkeypatch.setattr(os, "unlink", failing(os.unlink, errno.EIO))
+    with pytest.raises(OSError, match="Input/output error"):
+        download.close()
+    assert descriptors() == before
+
+
+@pytest.mark.root
+@pytest.mark.kernel
+def test_a_container_of_a_build_that_cannot_be_removed_goes_later(
+    app: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_context(tmp_path / "context", {"Dockerfile": b"FROM app:1\nCOPY file /\nRUN true\n", "file": b"1"})
+    with monkeypatch.context() as patch:
+        patch.setattr(Containers, "mount", failing(Containers.mount, errno.ENOMEM, 99))
+        patch.setattr(Containers, "remove", failing(Containers.remove, errno.ENOMEM, 99))
+        with pytest.raises(OSError, match="Cannot allocate memory"):
+            app.build(tmp_path / "context", pull="never")
+    assert len(app.containers()) == 1
+    app.collect_garbage()
+    assert app.containers() == []
+    assert [image.names for image in app.images()] == [["app:1"]]
+
+
+# Errors that are not to be taken for something else
+
+
+def test_an_archive_that_cannot_be_read_is_no_plain_file(
+    app: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packed = gzip.compress(tar_bytes({"inside": b"1"}))
+    write_context(tmp_path / "context", {"Dockerfile": b"FROM app:1\nADD it.tar.gz /\n", "it.tar.gz": packed})
+    with monkeypatch.context() as patch:
+        patch.setattr(gzip.GzipFile, "read", failing(gzip.GzipFile.read, errno.EIO))
+        with pytest.raises(OSError, match="Input/output error"):
+            app.build(tmp_path / "context", pull="never")
+    assert app.build(tmp_path / "context", pull="never").view.read_bytes("/inside") == b"1"
+
+
+def test_a_sync_after_one_that_failed_writes_again(app: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel says once that it could not write, and takes what it could not write for written from then on."""
+    container = app.create("app:1", driver="extent")
+    container.write_bytes("file", b"data" * 1000)
+    written: list[int] = []
+    pwrite = os.pwrite
+
+    def count(fd: int, data: bytes, at: int) -> int:
+        written.append(len(data))
+        return pwrite(fd, data, at)
+
+    monkeypatch.setattr(os, "fdatasync", failing(os.fdatasync, errno.EIO))
+    monkeypatch.setattr(os, "pwrite", count)
+    with pytest.raises(OSError, match="/logs/"):
+        container.sync()
+    assert sum(written) == 0
+    container.sync()
+    (log,) = (app.root / "logs").iterdir()
+    assert sum(written) == log.stat().st_size
+    container.sync()
+    assert sum(written) == log.stat().st_size
+
+
+# The campaign itself
+
+
+@pytest.mark.root
+@pytest.mark.kernel
+@pytest.mark.needs_tool("cc")
+@pytest.mark.needs_tool("mkfs.xfs")
+def test_a_few_cases_of_the_campaign() -> None:
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    command = [sys.executable, "-m", "campaigns.faults", "--operation", "tag", "--sample", "6", "--jobs", "1"]
+    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "0 lost, 0 corrupt, 0 crashed, 0 leaked" in run.stdout
+
+
+WRITER = """
+import errno, os, sys
+from campaigns.injection import Fault, Injector
+
+def write(mark):
+    fd = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    done = []
+    mark(True)
+    for _ in range(4):
+        try:
+            done.append(os.write(fd, b"12345678"))
+        except OSError as error:
+            done.append(errno.errorcode[error.errno])
+    mark(False)
+    return done
+
+if len(sys.argv) > 2:
+    print(Injector().run(write, Fault(("write",), int(sys.argv[2]), int(sys.argv[3]))).answer)
+else:
+    print(write(lambda on: None))
+"""
+
+
+@pytest.mark.root
+@pytest.mark.needs_tool("cc")
+@pytest.mark.needs_tool("strace")
+@pytest.mark.parametrize("at", [1, 3])
+def test_the_injector_does_what_strace_does(tmp_path: Path, at: int) -> None:
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+
+    def answer(*command: str) -> str:
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+
+    program = (sys.executable, "-c", WRITER, str(tmp_path / "file"))
+    fault = f"inject=write:error=ENOSPC:when={at}"
+    ours = answer(*program, str(at), str(errno.ENOSPC))
+    assert ours == answer("strace", "-qqq", "-o", "/dev/null", "-e", "trace=write", "-e", fault, *program)
+    assert ours.count("ENOSPC") == 1
+
+
+@pytest.mark.root
+@pytest.mark.needs_tool("cc")
+def test_the_injector_has_calls_do_half(tmp_path: Path) -> None:
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    command = [sys.executable, "-c", WRITER, str(tmp_path / "file"), "2", "0"]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert run.stdout == "[8, 4, 8, 8]\n"
+    assert (tmp_path / "file").read_bytes() == b"1234567812341234567812345678"
