@@ -549,7 +549,7 @@ static void write_described(struct input *input)
 	int status;
 
 	made.count = 1;
-	made.large = 5;
+	made.large = 2;
 	made.nodes[0] = (struct ls_index_node){.record = {.mode = S_IFDIR | 0755, .data = LS_NONE}, .name = ""};
 	made.content_count = (uint32_t)take(input, 1) % (MOST_CONTENTS + 1);
 	for (uint32_t i = 0; i < made.content_count; i++)
