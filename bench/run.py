@@ -31,7 +31,7 @@ from bench.rows import Row
 ROOT = Path(__file__).parent.parent
 NAMES = (
     *("import", "save", "registry", "mount", "run", "build", "startup", "read", "index", "pool", "extent", "commit"),
-    "blake3",
+    *("reliability", "blake3"),
 )
 ON_DEMAND = ("cold", "packs", "threshold", "compression")
 """Behind a decision (docs/measurements.md); they run when they are named."""
@@ -156,7 +156,7 @@ def machine() -> dict[str, Any]:
 
 
 def package_versions() -> dict[str, str]:
-    packages = ["docker.io", "containerd", "podman", "buildah", "crun", "runc"]
+    packages = ["docker.io", "containerd", "podman", "buildah", "crun", "runc", "restic", "borgbackup"]
     command = ["dpkg-query", "-W", "-f", "${Package} ${Version}\n", *packages]
     listed = subprocess.run(command, capture_output=True, text=True).stdout
     return dict(line.split(" ", 1) for line in listed.splitlines())

@@ -28,6 +28,7 @@ from layerstore import BuildEvent, Image, Store, Volume
 from layerstore.building.context import open_context
 from layerstore.errors import BuildFailed, Conflict, InvalidInput, LayerstoreError, NotFound, ProgramNotFound
 from layerstore.layers import imports
+from layerstore.store.sealed import sealed, unsealed
 
 ROOT = Path(__file__).parent.parent
 EPOCH = 1_700_000_000
@@ -214,9 +215,9 @@ def test_a_torn_entry_is_none(work: Workplace, damage: bytes) -> None:
 def test_an_entry_whose_layer_was_never_stored_is_none(work: Workplace) -> None:
     work.build(FIVE)
     for entry in (work.store.root / "builds/steps").iterdir():
-        said = json.loads(entry.read_text())
+        said = json.loads(unsealed(entry.read_bytes(), str(entry)))
         if said["diff_id"]:
-            entry.write_text(json.dumps({**said, "diff_id": "sha256:" + "0" * 64}))
+            entry.write_bytes(sealed(json.dumps({**said, "diff_id": "sha256:" + "0" * 64}).encode()))
     work.build(FIVE)
     assert work.steps("cached") == [2]
 
