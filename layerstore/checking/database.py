@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import struct
+from functools import cache
 
 from layerstore.errors import CorruptError
 from layerstore.store import sums
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 _HEADER = struct.Struct(">16xHBBB3xIIIIIIIIIIII20sI4x")
 _WAL = 2
 _SHOWN = 5
+
+
+_expected_tables = cache(schema)
 
 
 def check_database(layout: Layout, findings: Findings) -> bool:
@@ -51,7 +55,7 @@ def _check_pages(db: sqlite3.Connection, path: str, findings: Findings) -> None:
     if wrong:
         findings.add("database", path, "; ".join(wrong[:_SHOWN]).replace("\n", " "), "pages")
         return
-    if tables_in(db) != schema():
+    if tables_in(db) != _expected_tables():
         findings.add("database", path, "its tables are not those of this version", "pages")
 
 
