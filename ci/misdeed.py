@@ -13,8 +13,8 @@ SIZE = 100  # of what Python would not take from malloc by itself
 
 
 def read_too_far() -> None:
-    """A bytes object ends in a NUL that counts as its own; the byte behind that is nobody's. Loads of vectors with a mask
-    are built into the compiler, which does not have them checked: the portable kernel has none."""
+    """A bytes object ends in a NUL that counts as its own; the byte behind that is nobody's. Loads of vectors with a
+    mask are built into the compiler, which does not have them checked: the portable kernel has none."""
     data = bytes(SIZE)
     begin = id(data) + bytes.__basicsize__ - 1
     blake3((ctypes.c_ubyte * (SIZE + 2)).from_address(begin), "portable")
