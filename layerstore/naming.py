@@ -1,7 +1,8 @@
-"""Errors of the system that say which file they are about."""
+"""Errors of the system that say what they are about."""
 
 from __future__ import annotations
 
+import errno
 import os
 
 
@@ -25,6 +26,20 @@ class about:
             and error.strerror == os.strerror(error.errno)
         ):
             error.filename = _path_of(self._what) if isinstance(self._what, int) else os.fspath(self._what)
+
+
+class starting:
+    """Has it be an `OSError` where a thread cannot be started in its block; Python raises a bare `RuntimeError`."""
+
+    __slots__ = ()
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, RuntimeError):
+            text = "cannot start a thread: too many are running, or there is no memory for it; end some and try again"
+            raise OSError(errno.EAGAIN, text) from error
 
 
 def _path_of(fd: int) -> str:

@@ -9,6 +9,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,12 +19,14 @@ import pytest
 from contexts import tar_bytes, write_context
 from images import Image, docker_files, tar_of
 from layer_model import Entry, write_tar
+from waiting import wait_for
 
 from layerstore import Store
+from layerstore.building import running
 from layerstore.containers.containers import Containers
 from layerstore.containers.rootfs import Rootfs
 from layerstore.naming import about
-from layerstore.registry.downloads import Download
+from layerstore.registry.downloads import Download, Downloads
 from layerstore.store import durable, locks
 from layerstore.store.db import _Connection
 from layerstore.store.pieces import read_at
@@ -213,6 +216,61 @@ def test_a_container_of_a_build_that_cannot_be_removed_goes_later(
     app.collect_garbage()
     assert app.containers() == []
     assert [image.names for image in app.images()] == [["app:1"]]
+
+
+@pytest.mark.parametrize("started_before", range(3))
+def test_threads_that_cannot_be_started_leave_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, started_before: int
+) -> None:
+    start, left, threads = threading.Thread.start, [started_before], threading.active_count()
+
+    def refuse(thread: threading.Thread) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    def descriptor(number: int) -> Any:
+        return SimpleNamespace(digest=f"sha256:{number:064}", size_bytes=9)
+
+    repository = SimpleNamespace(open_blob=failing(print, errno.ECONNRESET, 9))
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    downloads = Downloads(repository, [descriptor(n) for n in range(4)], str(tmp_path), None)  # type: ignore[arg-type]
+    with pytest.raises(OSError, match="cannot start a thread"), downloads:
+        pass
+    assert threading.active_count() == threads
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_output_of_a_command_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command has no reader any more, and the step fails: nobody waits, and all did not go well."""
+    before, stopped = descriptors(), []
+    monkeypatch.setattr(os, "read", failing(os.read, errno.EIO))
+    with (
+        pytest.raises(OSError, match="the output of the command"),
+        running._pumped(print, lambda: stopped.append(1)) as ends,
+    ):
+        os.write(ends[0], b"text")
+        wait_for(lambda: bool(stopped))
+        with pytest.raises(BrokenPipeError):
+            os.write(ends[0], b"text")
+    assert descriptors() == before
+
+
+def test_pipes_of_a_command_that_cannot_be_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    before, pipe2 = descriptors(), os.pipe2
+    made: list[int] = []
+
+    def once(flags: int) -> tuple[int, int]:
+        if made:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        made.append(1)
+        return pipe2(flags)
+
+    monkeypatch.setattr(os, "pipe2", once)
+    with pytest.raises(OSError, match="Too many open files"), running._pumped(print, list):
+        pass
+    assert descriptors() == before
 
 
 # Errors that are not to be taken for something else

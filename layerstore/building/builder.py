@@ -15,6 +15,7 @@ from layerstore.building.stage import StageBuild
 from layerstore.building.state import State
 from layerstore.building.workshop import Workshop
 from layerstore.errors import NotFound
+from layerstore.naming import starting
 from layerstore.results import BuildEvent
 from layerstore.store.locks import locked
 from layerstore.store.pieces import read_whole
@@ -122,7 +123,8 @@ class _Build:
             target=self._build, args=(planned.number, building), name=f"layerstore-{planned.number}"
         )
         self._threads[planned.number] = thread
-        thread.start()
+        with starting():
+            thread.start()
 
     def _build(self, number: int, building: StageBuild) -> None:
         result: State | BaseException

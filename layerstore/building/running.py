@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import posixpath
 import select
@@ -14,7 +15,8 @@ from layerstore.containers.bundle import needs_device_rules, runtime_spec
 from layerstore.containers.mounted import MountedFiles
 from layerstore.containers.rootfs import Rootfs
 from layerstore.containers.runtime import may_use_cgroups
-from layerstore.errors import Unsupported
+from layerstore.errors import LayerstoreError, Unsupported
+from layerstore.naming import about, starting
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -99,10 +101,18 @@ def _pumped(output: Callable[[int, bytes], None], stop: Callable[[], None]) -> I
 
     What `output` raises is raised then; until then `stop` is called, to have the block end.
     """
-    pipes = [os.pipe2(os.O_CLOEXEC) for _ in range(2)]
-    pump = _Pump([read for read, _ in pipes], output, stop)
-    thread = threading.Thread(target=pump.run, name="layerstore-output")
-    thread.start()
+    pipes: list[tuple[int, int]] = []
+    try:
+        pipes += [os.pipe2(os.O_CLOEXEC)]
+        pipes += [os.pipe2(os.O_CLOEXEC)]
+        pump = _Pump([read for read, _ in pipes], output, stop)
+        thread = threading.Thread(target=pump.run, name="layerstore-output")
+        with starting():
+            thread.start()
+    except BaseException:
+        for end in itertools.chain(*pipes):
+            os.close(end)
+        raise
     try:
         yield [write for _, write in pipes]
     finally:
@@ -121,13 +131,27 @@ class _Pump:
         self.failure: BaseException | None = None
 
     def run(self) -> None:
-        """Read until nobody can write any more."""
+        """Read until nobody can write any more, or until that fails."""
+        try:
+            self._read()
+        except BaseException as error:
+            self.failure = self.failure or error
+        finally:
+            # Who has no reader any more does not wait for one.
+            for fd in self._streams:
+                os.close(fd)
+        if self.failure is not None:
+            with contextlib.suppress(LayerstoreError, OSError):  # what came first is told
+                self._stop()
+
+    def _read(self) -> None:
         poll = select.poll()
         for fd in self._streams:
             poll.register(fd, select.POLLIN)
         while self._streams:
             for fd, _ in poll.poll(_POLL_MS):
-                data = os.read(fd, _PIECE_BYTES)
+                with about("the output of the command"):
+                    data = os.read(fd, _PIECE_BYTES)
                 if data:
                     self._take(self._streams[fd], data)
                 else:

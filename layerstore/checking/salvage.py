@@ -16,6 +16,7 @@ from layerstore.checking.contents import Record
 from layerstore.checking.hashing import compare_object
 from layerstore.errors import CorruptError
 from layerstore.store.contents import SLOT, Pack
+from layerstore.store.pieces import read_at
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def rescued(layout: Layout, number: int, records: Iterable[Record]) -> Iterator[
 
 def _read(fd: int, offset: int, size: int) -> bytes | None:
     try:
-        data = os.pread(fd, size, offset)
+        data = read_at(fd, size, offset)
     except OSError:
         return None
     return data if len(data) == size else None
@@ -66,12 +67,12 @@ def _read(fd: int, offset: int, size: int) -> bytes | None:
 def _offsets_of_slots(fd: int, length: int) -> dict[int, int]:
     """By the slots, as many as the footer says or as there is room for."""
     try:
-        footer = os.pread(fd, _FOOTER_BYTES, max(length - _FOOTER_BYTES, 0))
+        footer = read_at(fd, _FOOTER_BYTES, max(length - _FOOTER_BYTES, 0))
         count = int.from_bytes(footer[_COUNT_AT : _COUNT_AT + 4], "little")
         for claimed in (count, _count_of_slots(fd, length)):
             start = length - _FOOTER_BYTES - claimed * SLOT.size
             if claimed and start >= 0:
-                data = os.pread(fd, claimed * SLOT.size, start)
+                data = read_at(fd, claimed * SLOT.size, start)
                 first = SLOT.unpack_from(data)
                 if first[0] == 0:
                     return {slot: offset for slot, (offset, _, _) in enumerate(SLOT.iter_unpack(data))}
@@ -83,7 +84,7 @@ def _offsets_of_slots(fd: int, length: int) -> dict[int, int]:
 def _count_of_slots(fd: int, length: int) -> int:
     """How many slots end where the footer begins, by where each says that it begins."""
     end = length - _FOOTER_BYTES
-    data = os.pread(fd, end, 0)
+    data = read_at(fd, end, 0)
     count, below = 0, 1 << 64
     while end - (count + 1) * SLOT.size >= 0:
         offset, size, _ = SLOT.unpack_from(data, end - (count + 1) * SLOT.size)

@@ -195,4 +195,5 @@ def _attributes_out(entry: Entry, host: str, keep_owner: bool) -> None:
                 raise
     if entry.target is None:
         os.chmod(host, stat.S_IMODE(entry.mode))
-    os.utime(host, ns=(entry.mtime_ns, entry.mtime_ns), follow_symlinks=False)
+    with about(host):
+        os.utime(host, ns=(entry.mtime_ns, entry.mtime_ns), follow_symlinks=False)

@@ -23,6 +23,7 @@ import os
 from layerstore._core.clone import clone_tree
 from layerstore._core.mount import container_remove_many
 from layerstore.errors import Conflict, NotFound
+from layerstore.naming import about
 from layerstore.store.locks import locked_directory
 
 TYPE_CHECKING = False
@@ -185,7 +186,8 @@ def make(directory: str, name: str, created_seconds: float) -> str:
     with open(f"{made}/created", "x"):
         pass
     created_ns = round(created_seconds * 10**9)
-    os.utime(f"{made}/created", ns=(created_ns, created_ns))
+    with about(f"{made}/created"):
+        os.utime(f"{made}/created", ns=(created_ns, created_ns))
     return f"{made}/upper"
 
 

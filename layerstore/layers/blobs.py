@@ -11,11 +11,13 @@ from collections import deque
 
 from layerstore.errors import RELOAD, CorruptError, InvalidInput
 from layerstore.layers.streams import Counted, read_ahead
+from layerstore.naming import starting
 from layerstore.types import DiffId, Digest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator
+    from concurrent.futures import Future
 
     from layerstore.layers.streams import Piece
 
@@ -133,10 +135,15 @@ def _in_threads(work: Callable[[tuple[bytes, bytes]], bytes], jobs: Iterator[tup
 
     threads = min(os.cpu_count() or 1, _MAX_THREADS)
     pool = ThreadPoolExecutor(threads, "layerstore-compress")
+
+    def begin(job: tuple[bytes, bytes]) -> Future[bytes]:
+        with starting():
+            return pool.submit(work, job)
+
     try:
-        waiting = deque([pool.submit(work, first), pool.submit(work, second)])
+        waiting = deque([begin(first), begin(second)])
         for job in jobs:
-            waiting.append(pool.submit(work, job))
+            waiting.append(begin(job))
             if len(waiting) > threads:
                 yield waiting.popleft().result()
         while waiting:

@@ -17,6 +17,7 @@ from functools import cached_property
 from layerstore.errors import RELOAD, CorruptError, NotFound
 from layerstore.store import durable
 from layerstore.store.locks import locked
+from layerstore.store.pieces import read_whole
 from layerstore.store.sealed import sealed, unsealed
 from layerstore.types import Value, chain_id, hash_key
 
@@ -182,8 +183,7 @@ class Chains:
     def _read(self, chain: ChainId, image: str, status: os.stat_result) -> Chain:
         description = self._layout.chain_description(chain)
         try:
-            with open(description, "rb") as file:
-                needs = json.loads(unsealed(file.read(), description))
+            needs = json.loads(unsealed(read_whole(description), description))
             if int(needs["image_bytes"]) != status.st_size:
                 raise CorruptError(f"{image} does not have the {needs['image_bytes']} bytes that it was written with")
             return Chain(chain, image, version_of(status), needs)

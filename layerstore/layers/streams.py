@@ -11,7 +11,7 @@ import queue
 import threading
 
 from layerstore.errors import CorruptError, LimitExceeded
-from layerstore.naming import about
+from layerstore.naming import about, starting
 from layerstore.store.pieces import PIECE_BYTES
 
 TYPE_CHECKING = False
@@ -97,7 +97,8 @@ class BackgroundHash:
             return
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="layerstore-hash", daemon=True)
-            self._thread.start()
+            with starting():
+                self._thread.start()
         self._room.acquire()
         self._pieces.put(piece)
 
@@ -148,7 +149,8 @@ def read_ahead(pieces: Iterable[Piece]) -> Iterator[Iterator[Piece]]:
             yield piece
 
     thread = threading.Thread(target=read, name="layerstore-read-ahead", daemon=True)
-    thread.start()
+    with starting():
+        thread.start()
     try:
         yield received()
     finally:

@@ -15,6 +15,7 @@ from urllib3.exceptions import HTTPError
 
 from layerstore.errors import DigestMismatch, RegistryError
 from layerstore.layers.streams import INPUT_BYTES
+from layerstore.naming import starting
 from layerstore.registry.transport import END_SECONDS, Transient, shown, translated
 from layerstore.store.locks import try_lock
 from layerstore.store.pieces import write_at
@@ -210,10 +211,15 @@ class Downloads:
         self._waiting = self.all[::-1]
 
     def __enter__(self) -> Downloads:
-        for _ in range(min(PARALLEL, len(self.all))):
-            thread = threading.Thread(target=self._work, name="layerstore-download", daemon=True)
-            self._threads.append(thread)
-            thread.start()
+        try:
+            for _ in range(min(PARALLEL, len(self.all))):
+                thread = threading.Thread(target=self._work, name="layerstore-download", daemon=True)
+                with starting():
+                    thread.start()
+                self._threads.append(thread)
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def _work(self) -> None:

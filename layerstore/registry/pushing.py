@@ -8,6 +8,7 @@ import threading
 
 from layerstore.errors import InvalidInput
 from layerstore.layers.blobs import LayerBlob
+from layerstore.naming import starting
 from layerstore.oci.configs import parse_json
 from layerstore.oci.images import MANIFEST_LIMIT_BYTES, is_foreign, parse_manifest
 from layerstore.registry.client import Client, Repository
@@ -177,7 +178,8 @@ class _Layers:
         threads = [threading.Thread(target=self._work, name="layerstore-push", daemon=True) for _ in range(count)]
         try:
             for thread in threads:
-                thread.start()
+                with starting():
+                    thread.start()
             for _ in threads:
                 if (error := self._ended.get()) is not None:
                     raise error
