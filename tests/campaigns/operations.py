@@ -64,6 +64,7 @@ class Operation(ABC):
             garbage collection.
         puts_off: whether disk space that it gives back is given back by a later use where that fails.
         creates: whether it makes the store.
+        damaged: whether fsck finds damage until it is done.
     """
 
     name: ClassVar[str]
@@ -73,6 +74,7 @@ class Operation(ABC):
     passing: ClassVar[bool] = False
     puts_off: ClassVar[bool] = False
     creates: ClassVar[bool] = False
+    damaged: ClassVar[bool] = False
 
     def before(self, given: "Given") -> None:
         """Make the store as it is before, and write what is read into its place's `inputs`."""
@@ -266,6 +268,32 @@ class Evict(Operation):
 
     def steps(self, place: Place) -> Sequence[Step]:
         return [Step(lambda store: store.evict_derived(10_000)), Step(lambda store: store.evict_derived(0))]
+
+
+class Repair(Operation):
+    """Everything that is made again is damaged: a merged index, a tree image, the image of a pack; and is repaired."""
+
+    name = "repair"
+    damaged = True
+
+    def before(self, given: "Given") -> None:
+        given.load("app", "sibling")
+        given.box("extent")
+        given.store.create("app:1", name="overlay")
+        assert given.store.image("app:1").index()
+        root = given.store.root
+        for path in (*root.glob("chains/*.index"), *root.glob("chains/*.erofs"), *root.glob("packs/*.erofs")):
+            path.chmod(0o600)
+            with path.open("r+b") as file:
+                file.seek(path.stat().st_size // 2)
+                file.write(b"damage of some bytes")
+
+    def steps(self, place: Place) -> Sequence[Step]:
+        def repair(store: Store) -> None:
+            left = [damage for damage in store.check(repair=True).damages if not damage.repaired]
+            assert not left
+
+        return [Step(repair)]
 
 
 # What is derived

@@ -99,7 +99,8 @@ def check(template: Template, place: Place, acknowledged: int, *, power_lost: bo
     """
     with _patience():
         done = reached(template, place, acknowledged, power_lost)
-        _check_digests(place, "after it was interrupted")
+        if not template.operation.damaged:
+            _check_digests(place, "after it was interrupted")
         with _failing("lost", "the operation cannot be run again"):
             template.operation.run(place, lambda _: None, done)
         _compare("lost", "after the rest of the operation", _expected(template, _state(place)), template.states[-1])
