@@ -225,7 +225,7 @@ def test_the_images_and_files_of_a_damaged_content_are_told(root: Path) -> None:
             flip(found[0], found[1] + 17)
             (damage,) = store.check().damages
             assert set(damage.images) == images
-            assert f"(file /{name})" in damage.detail and content.hex() in damage.detail
+            assert f"file /{name}: " in damage.detail and content.hex() in damage.detail
             flip(found[0], found[1] + 17)
             assert store.check().is_clean
 

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from layerstore.store.layout import Layout
     from layerstore.types import DiffId, ImageId
 
-_SHOWN_FILES = 10
+_SHOWN_FILES = 1000
+"""Contents of which it is told which files show them: that means to walk over an index, for each layer."""
 
 
 class Check:
@@ -131,10 +132,10 @@ class Check:
             for record in records:
                 path, where = self._layout.object(digest.hex()), ""
                 if record.pack != LOCATION_OBJECT:
-                    path, where = self._layout.pack(record.pack), f" in slot {record.slot}"
-                files = f" (file {paths[digest]})" if digest in paths else ""
+                    path, where = self._layout.pack(record.pack), f"slot {record.slot}, content {digest.hex()}: "
+                files = f"file {paths[digest]}: " if digest in paths else ""
                 also = "; it is whole elsewhere" if digest in sound else ""
-                detail = f"content {digest.hex()}{where}{files}: {contents.bad[record.number]}{also}"
+                detail = f"{where}{files}{contents.bad[record.number]}{also}"
                 self.findings.add(
                     "content", path, detail, record, layers=[d for d, named in needed.items() if digest in named]
                 )
@@ -160,12 +161,12 @@ class Check:
             lost = {digest for digest, _ in contents_of(index)} - known
             if not lost:
                 continue
-            files = sorted(layers.paths(diff_id, set(sorted(lost)[:_SHOWN_FILES])).values())
-            detail = f"layer {diff_id} lacks {len(lost)} contents (file {', '.join(files[:3])}); load or pull it again"
+            files = sorted(layers.paths(diff_id, set(sorted(lost)[:3])).values())
+            detail = f"it lacks {len(lost)} contents (file {', '.join(files)}); load or pull the image again"
             self.findings.add("layer", self._layout.layer_index(diff_id), detail, ("lacks", diff_id), layers=[diff_id])
         for diff_id, lacks in catalog.damaged.items():
             if not any(diff_id in finding.layers for finding in self.findings.damages):
-                detail = f"layer {diff_id} was found to be damaged ({lacks}), and is whole"
+                detail = f"layer {diff_id} is noted as damaged ({lacks}), and is whole"
                 self.findings.add("layer", self._layout.database, detail, ("whole", diff_id), layers=[diff_id])
 
     def _check_unsealed(self, layers: LayersCheck) -> None:

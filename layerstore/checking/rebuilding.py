@@ -34,7 +34,8 @@ def rows_of(layout: Layout) -> Rows:
     closes the file in any way. Raises `OSError`."""
     if not os.path.exists(layout.database):
         return {}
-    with tempfile.TemporaryDirectory(dir=layout.root, prefix=".fsck.") as directory:
+    # What is left there by who is killed, the next import clears away.
+    with tempfile.TemporaryDirectory(dir=layout.staging) as directory:
         return _rows_in(consolidated(layout.database, directory))
 
 

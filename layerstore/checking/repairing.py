@@ -244,7 +244,7 @@ class Repair:
                 finding.repaired = True
                 finding.detail += "; nothing needs it, and it was taken out of the way"
             else:
-                finding.detail += "; it was taken out of the way: load or pull the image again"
+                finding.detail += "; taken out of the way; load or pull the image again"
         for finding in self._findings.of("pack"):
             mine = {r.digest for r in self._contents.records if r.pack == finding.subject}
             finding.repaired = mine <= have

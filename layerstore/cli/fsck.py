@@ -10,6 +10,7 @@ import json
 
 from layerstore.cli import output
 from layerstore.errors import LayerstoreError
+from layerstore.store.layout import absolute
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def run(_: None, args: argparse.Namespace) -> int:
     if args.format == "json":
         _print_json(report)
     else:
-        _print(report, _names(args.root))
+        _print(args.root, report, _names(args.root))
     return 0 if report.is_clean else 1
 
 
@@ -64,7 +65,7 @@ def _print_json(report: CheckReport) -> None:
     print(json.dumps(document, indent=2))
 
 
-def _print(report: CheckReport, names: dict[ImageId, str]) -> None:
+def _print(root: str, report: CheckReport, names: dict[ImageId, str]) -> None:
     groups: dict[str, list[Damage]] = {}
     for damage in report.damages:
         for image in damage.images:
@@ -74,10 +75,10 @@ def _print(report: CheckReport, names: dict[ImageId, str]) -> None:
     for title, damages in groups.items():
         left = sum(not damage.repaired for damage in damages)
         print(f"{title}: {left} damaged" if left else f"{title}: repaired")
-        _print_some(damages)
+        _print_some(root, damages)
     if report.notes:
         print("to be known:")
-        _print_some(report.notes)
+        _print_some(root, report.notes)
     rate = f", {output.size(int(report.bytes / report.seconds))}/s" if report.bytes else ""
     compared = f"{report.contents} contents, {output.size(report.bytes)} compared{rate}"
     print(f"{compared}: {_summary(report)}")
@@ -93,9 +94,10 @@ def _summary(report: CheckReport) -> str:
     return f"{left} damaged, {repaired}" if left < len(report.damages) else f"{left} damaged"
 
 
-def _print_some(damages: list[Damage] | tuple[Damage, ...]) -> None:
+def _print_some(root: str, damages: list[Damage] | tuple[Damage, ...]) -> None:
     for damage in damages[:_SHOWN]:
         done = "; repaired" if damage.repaired else ""
-        print(output.printable(f"    {damage.what} {damage.path}: {damage.detail}{done}"))
+        path = damage.path.removeprefix(f"{absolute(root)}/")
+        print(output.printable(f"    {damage.what} {path}: {damage.detail}{done}"))
     if len(damages) > _SHOWN:
         print(f"    and {len(damages) - _SHOWN} more; --format json has all")
