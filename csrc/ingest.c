@@ -20,6 +20,8 @@ struct ls_ingest {
 	struct ls_buffer table; /* of struct ls_content */
 	uint64_t files_bytes;
 	uint64_t hole_bytes;
+	uint64_t hole_limit;
+	uint64_t index_limit;
 
 	/* Contents that lie whole in the span, or in `carry`, and wait to be put together. */
 	const uint8_t *in[BATCH];
@@ -50,6 +52,7 @@ int ls_ingest_new(struct ls_ingest **ingest, struct ls_contents *contents, const
 	if (!in)
 		return ls_fail(err, LS_NO_MEMORY, "out of memory starting the import of a layer");
 	in->contents = contents;
+	ls_ingest_limit(in, LS_INGEST_HOLE_BYTES, UINT64_MAX);
 	status = ls_tar_new(&in->tar, limits, err);
 	if (!status)
 		status = ls_layer_builder_new(&in->builder, err);
@@ -72,6 +75,12 @@ void ls_ingest_free(struct ls_ingest *in)
 	ls_buffer_free(&in->extents);
 	ls_buffer_free(&in->carry);
 	free(in);
+}
+
+void ls_ingest_limit(struct ls_ingest *in, uint64_t hole_bytes, uint64_t index_bytes)
+{
+	in->hole_limit = hole_bytes;
+	in->index_limit = index_bytes;
 }
 
 static struct ls_content *content_at(struct ls_ingest *in, uint32_t number)
@@ -173,12 +182,12 @@ static int count_holes(struct ls_ingest *in, const struct ls_tar_entry *entry, s
 	uint64_t holes = entry->size - entry->stored_size;
 	char path[256];
 
-	if (holes > LS_INGEST_HOLE_BYTES - in->hole_bytes)
-		return ls_fail(err, LS_LIMIT,
-		               "the holes of the sparse file \"%s\" bring those of its layer to more than %" PRIu64
-		               " bytes; write the layer without that file",
-		               ls_printable(path, sizeof(path), entry->path.bytes, entry->path.length),
-		               LS_INGEST_HOLE_BYTES);
+	if (in->hole_bytes > in->hole_limit || holes > in->hole_limit - in->hole_bytes)
+		return ls_fail(
+		    err, LS_LIMIT,
+		    "the holes of the sparse file \"%s\" bring those of its layer to more bytes than the limit "
+		    "hole_bytes (%" PRIu64 ")",
+		    ls_printable(path, sizeof(path), entry->path.bytes, entry->path.length), in->hole_limit);
 	in->hole_bytes += holes;
 	return LS_OK;
 }
@@ -227,6 +236,19 @@ static int begin_content(struct ls_ingest *in, const struct ls_tar_entry *entry,
 	return recipe_frame(in, LS_RECIPE_CONTENT, err);
 }
 
+static int check_index(const struct ls_ingest *in, const struct ls_tar_entry *entry, struct ls_error *err)
+{
+	char path[256];
+
+	if (ls_layer_builder_bytes(in->builder) <= in->index_limit)
+		return LS_OK;
+	return ls_fail(err, LS_LIMIT,
+	               "the layer's entry \"%s\" (at byte %" PRIu64 " of its tar) brings what its entries take to more "
+	               "than the %" PRIu64 " bytes that the limits index_bytes and index_ratio allow",
+	               ls_printable(path, sizeof(path), entry->path.bytes, entry->path.length), entry->position,
+	               in->index_limit);
+}
+
 static int take_entry(struct ls_ingest *in, const struct ls_tar_entry *entry, struct ls_error *err)
 {
 	uint32_t content = LS_NONE;
@@ -238,7 +260,9 @@ static int take_entry(struct ls_ingest *in, const struct ls_tar_entry *entry, st
 		status = begin_content(in, entry, err);
 		content = in->current;
 	}
-	return status ? status : ls_layer_builder_add(in->builder, entry, content, err);
+	if (!status)
+		status = ls_layer_builder_add(in->builder, entry, content, err);
+	return status ? status : check_index(in, entry, err);
 }
 
 static int stream_sparse(struct ls_ingest *in, struct ls_tar_bytes data, struct ls_error *err)

@@ -118,9 +118,9 @@ static void bury(struct ls_layer_builder *builder, uint32_t number)
 }
 
 /* The node that stands for the path from now on: the present one if it is a directory that shall stay one, else a
- * new one for the caller to describe. */
-static int claim(struct ls_layer_builder *builder, uint32_t parent, const char *name, size_t length, int directory,
-                 uint32_t *number, struct ls_error *err)
+ * new one for the caller to describe. `path_length` is that of the whole path. */
+static int claim(struct ls_layer_builder *builder, uint32_t parent, const char *name, size_t length, size_t path_length,
+                 int directory, uint32_t *number, struct ls_error *err)
 {
 	int status = reserve_node(builder, err);
 	struct ls_index_node fresh = {.parent = parent, .name_length = (uint16_t)length};
@@ -146,6 +146,7 @@ static int claim(struct ls_layer_builder *builder, uint32_t parent, const char *
 			return out_of_memory(builder, err);
 		builder->slots_used++;
 	}
+	builder->bytes += LS_LAYER_NODE_BYTES + path_length;
 	*number = builder->node_count++;
 	fresh.inode = *number;
 	builder->nodes[*number] = fresh;
@@ -177,7 +178,8 @@ static int make_parents(struct ls_layer_builder *builder, struct walk *walk, str
 		if (builder->implied >= LS_LAYER_IMPLIED_BASE + LS_LAYER_IMPLIED_PER_ENTRY * builder->entries)
 			return ls_layer_refuse(builder, LS_LIMIT,
 			                       "implies more directories than a layer of this many entries may", err);
-		status = claim(builder, walk->node[level - 1], name, length, 1, &walk->node[level], err);
+		status =
+		    claim(builder, walk->node[level - 1], name, length, walk->end[level], 1, &walk->node[level], err);
 		if (status)
 			return status;
 		imply(builder, &builder->nodes[walk->node[level]]);
@@ -253,6 +255,7 @@ static int describe_xattrs(struct ls_layer_builder *builder, struct ls_index_nod
 		if (!builder->last_xattrs)
 			return out_of_memory(builder, err);
 		builder->last_xattrs_length = length;
+		builder->bytes += length;
 	}
 	node->xattrs = builder->last_xattrs;
 	node->xattrs_length = length;
@@ -271,6 +274,7 @@ static int describe_symlink(struct ls_layer_builder *builder, struct ls_index_no
 		                       err);
 	node->record.mode = S_IFLNK | 0777;
 	node->record.size = link.length;
+	builder->bytes += link.length;
 	node->target = ls_arena_copy(&builder->arena, link.bytes, link.length);
 	return node->target ? LS_OK : out_of_memory(builder, err);
 }
@@ -364,7 +368,8 @@ static int claim_path(struct ls_layer_builder *builder, int directory, uint32_t 
 {
 	const struct walk *walk = &builder->path;
 
-	return claim(builder, walk->node[walk->depth], walk_name(walk), walk_name_length(walk), directory, number, err);
+	return claim(builder, walk->node[walk->depth], walk_name(walk), walk_name_length(walk), walk_path_length(walk),
+	             directory, number, err);
 }
 
 static int add_whiteout(struct ls_layer_builder *builder, struct ls_error *err)
@@ -385,7 +390,7 @@ static int add_whiteout(struct ls_layer_builder *builder, struct ls_error *err)
 	parent = walk->node[walk->depth];
 	number = ls_layer_find_child(builder, parent, name, length);
 	if (number == LS_NONE)
-		status = claim(builder, parent, name, length, 0, &number, err);
+		status = claim(builder, parent, name, length, walk_path_length(walk), 0, &number, err);
 	if (!status)
 		builder->nodes[number].record.flags |= LS_RECORD_WHITEOUT;
 	return status;
@@ -465,6 +470,7 @@ static int add_hard_link(struct ls_layer_builder *builder, struct ls_error *err)
 	} else {
 		source.record.flags = LS_RECORD_LOWER_LINK;
 		source.record.size = length;
+		builder->bytes += length;
 		source.target = ls_arena_copy(&builder->arena, target, length);
 		if (!source.target)
 			return out_of_memory(builder, err);
@@ -560,6 +566,11 @@ void ls_layer_builder_free(struct ls_layer_builder *builder)
 	free(builder->slots);
 	free(builder->nodes);
 	free(builder);
+}
+
+uint64_t ls_layer_builder_bytes(const struct ls_layer_builder *builder)
+{
+	return builder->bytes;
 }
 
 /* A whiteout and an entry of the same path: the entry stays. */

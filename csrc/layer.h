@@ -41,6 +41,9 @@
 #define LS_LAYER_IMPLIED_BASE 65536u
 #define LS_LAYER_IMPLIED_PER_ENTRY 16u
 
+/* What a path takes at most until the index is written, beside its text: of the builder, and of the index. */
+#define LS_LAYER_NODE_BYTES 320u
+
 struct ls_layer_builder;
 
 int ls_layer_builder_new(struct ls_layer_builder **builder, struct ls_error *err);
@@ -51,6 +54,10 @@ void ls_layer_builder_free(struct ls_layer_builder *builder);
  * whiteout, or replaced later) has its content's number all the same. */
 int ls_layer_builder_add(struct ls_layer_builder *builder, const struct ls_tar_entry *entry, uint32_t content,
                          struct ls_error *err);
+
+/* What the entries so far take in memory and will take in the index: LS_LAYER_NODE_BYTES for each path, those that were
+ * replaced counted, the paths themselves, targets of links, and xattrs (a run of equal ones once). */
+uint64_t ls_layer_builder_bytes(const struct ls_layer_builder *builder);
 
 /* Write the index to `out`, which starts empty. `contents` are kept in this order and number, whether or not a record
  * still uses each: the layer's recipe counts on it. LS_INVALID where an entry's content is not there or of another

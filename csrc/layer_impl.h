@@ -55,6 +55,7 @@ struct ls_layer_builder {
 	uint8_t hash_key[LS_SIPHASH_KEY_BYTES];
 	uint64_t entries, implied;
 	uint64_t xattr_bytes;
+	uint64_t bytes; /* ls_layer_builder_bytes */
 	const uint8_t *last_xattrs;
 	size_t last_xattrs_length;
 	const struct ls_tar_entry *entry; /* the one being added, for messages */
@@ -80,6 +81,11 @@ static inline const char *walk_name(const struct walk *walk)
 static inline size_t walk_name_length(const struct walk *walk)
 {
 	return walk->length - walk->name_start;
+}
+
+static inline size_t walk_path_length(const struct walk *walk)
+{
+	return walk->end[walk->depth] + 1u + walk_name_length(walk);
 }
 
 /* Fail with a message that names the entry being added, which `why` continues. */

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from layerstore.api import Volume as Volume
     from layerstore.api.building import build as build
     from layerstore.api.checking import check_store as check_store
+    from layerstore.limits import Limits as Limits
     from layerstore.results import BuildEvent as BuildEvent
     from layerstore.results import Change as Change
     from layerstore.results import CheckReport as CheckReport
@@ -56,6 +57,7 @@ _HOMES = {
     "ImagePath": "layerstore.views.paths",
     "ImageUsage": "layerstore.results",
     "LayerSummary": "layerstore.results",
+    "Limits": "layerstore.limits",
     "Part": "layerstore.results",
     "Progress": "layerstore.results",
     "Pruned": "layerstore.results",
@@ -81,6 +83,7 @@ __all__ = [
     "ImagePath",
     "ImageUsage",
     "LayerSummary",
+    "Limits",
     "Part",
     "Progress",
     "Pruned",

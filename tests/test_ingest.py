@@ -335,7 +335,7 @@ def test_holes_of_a_layer_are_bounded(places: Places) -> None:
 
 
 def test_holes_beyond_64_bits_in_all(places: Places) -> None:
-    layer = LayerIngest(places().contents(table()), max_file_bytes=2**64 - 1)
+    layer = LayerIngest(places().contents(table()), file_bytes=2**64 - 1)
     layer.feed(sparse_01(b"fine", [], 1 << 20, b""))
     with pytest.raises(LimitExceeded, match="too much"):
         layer.feed(sparse_01(b"too much", [], 2**64 - 1, b""))

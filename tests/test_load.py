@@ -7,7 +7,6 @@ import random
 import signal
 import subprocess
 import sys
-import tarfile
 import textwrap
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -30,7 +29,7 @@ from layerstore.errors import (
     LimitExceeded,
     NotFound,
 )
-from layerstore.oci.archives import resolve_links
+from layerstore.oci.archives import Link, resolve_links
 
 ROOT = Path(__file__).parent.parent
 BIG = random.Random(1).randbytes(200_000)  # more than a pack takes
@@ -433,7 +432,7 @@ WRONG: dict[str, tuple[Callable[[Image], Files], type[Exception], str]] = {
     "bytes of a manifest": (
         other_manifest,
         DigestMismatch,
-        "manifest has digest",
+        "manifest sha256:[0-9a-f]* has digest",
     ),
     "bytes of an OCI config": (
         lambda i: replaced(oci_files([i]), hex_of(i.config), lambda d: d.replace(b"amd64", b"arm64")),
@@ -482,7 +481,7 @@ WRONG: dict[str, tuple[Callable[[Image], Files], type[Exception], str]] = {
         "2 layers.*3 diff_ids",
     ),
     "both index and manifest": (both_kinds, InvalidInput, "both an index and an image manifest"),
-    "indexes in indexes": (deep, InvalidInput, "nested"),
+    "indexes in indexes": (deep, LimitExceeded, "nested.*index_depth"),
     "no layer": (without("layer.tar"), NotFound, "layer.tar"),
     "no config": (lambda i: without(f"{hex_of(i.config)}.json")(i), NotFound, ".json"),
     "no manifest": (without("manifest.json"), InvalidInput, "neither a docker archive"),
@@ -527,7 +526,7 @@ def test_nothing_of_a_wrong_archive_is_visible(
         data = tar_of(files, last="manifest.json")
         given = Pipe(data) if source == "stream" else write(tmp_path, data)
     if source == "directory" and case == "layer that is a loop":
-        error, message = OSError, "layer.tar"
+        error, message = InvalidInput, "layer.tar.*loop"
     with pytest.raises(error, match=f"(?s){message}") as caught:
         store.load(given)
     assert not isinstance(caught.value, KeyError)
@@ -699,10 +698,8 @@ def test_a_layer_comes_back_bit_for_bit(store: Store, tmp_path: Path, case: str)
 
 @pytest.mark.parametrize(("name", "target"), [("layer.tar", "../other.tar"), ("a/layer.tar", "../../other.tar")])
 def test_a_link_out_of_the_archive_is_refused(name: str, target: str) -> None:
-    link = tarfile.TarInfo(name)
-    link.type, link.linkname = tarfile.SYMTYPE, target
     with pytest.raises(InvalidInput, match="leaves it"):
-        resolve_links(name, {name: link})
+        resolve_links(name, {name: Link(True, target)})
 
 
 def test_a_layer_twice_in_one_image(store: Store, tmp_path: Path) -> None:

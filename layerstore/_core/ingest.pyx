@@ -2,7 +2,7 @@
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from libc.stdint cimport uint8_t, uint32_t, uint64_t, uintptr_t
+from libc.stdint cimport UINT64_MAX, uint8_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
 
@@ -10,7 +10,7 @@ from layerstore._core.buffer cimport ls_buffer, ls_buffer_free
 from layerstore._core.hashing cimport ls_b3_kernel, ls_b3_kernel_find
 from layerstore._core.index cimport Written
 from layerstore._core.status cimport check, ls_error
-from layerstore._core.tar cimport ls_tar_default_limits, ls_tar_limits
+from layerstore._core.tar cimport ls_tar_limits, tar_limits
 
 from layerstore._core.status import InvalidInput
 
@@ -19,6 +19,8 @@ cdef extern from "ingest.h" nogil:
         pass
     int ls_ingest_new(ls_ingest **ingest, ls_contents *contents, const ls_tar_limits *limits, ls_error *err)
     void ls_ingest_free(ls_ingest *ingest)
+    const uint64_t LS_INGEST_HOLE_BYTES
+    void ls_ingest_limit(ls_ingest *ingest, uint64_t hole_bytes, uint64_t index_bytes)
     int ls_ingest_feed(ls_ingest *ingest, const uint8_t *bytes, size_t length, ls_error *err)
     int ls_ingest_finish(ls_ingest *ingest, ls_error *err)
     int ls_ingest_take_recipe(ls_ingest *ingest, ls_buffer *out, ls_error *err)
@@ -208,7 +210,7 @@ cdef class LayerIngest:
 
     After an exception from any method the import is void: every method raises `InvalidInput`, for `contents` too. Index,
     recipe, and what is stored and in which order depend on the tar alone, not on how it is cut.
-    `max_file_bytes` replaces the limit of csrc/tar.h.
+    The limits are those of csrc/tar.h and, of `hole_bytes`, of csrc/ingest.h, with the defaults given there.
     """
 
     cdef ls_ingest *ingest
@@ -216,14 +218,17 @@ cdef class LayerIngest:
     cdef Contents contents
     cdef bint finished
     cdef bint indexed
+    cdef uint64_t hole_bytes
 
-    def __cinit__(self, Contents contents not None, max_file_bytes=None):
+    def __cinit__(self, Contents contents not None, *, path_bytes=None, name_bytes=None, extended_bytes=None,
+                  sparse_extents=None, file_bytes=None, entries=None, hole_bytes=None):
         cdef ls_error err
-        cdef ls_tar_limits limits = ls_tar_default_limits
-        if max_file_bytes is not None:
-            limits.file_bytes = max_file_bytes
+        cdef ls_tar_limits limits = tar_limits(path_bytes, name_bytes, extended_bytes, sparse_extents, file_bytes,
+                                               entries)
         self.contents = contents
+        self.hole_bytes = LS_INGEST_HOLE_BYTES if hole_bytes is None else hole_bytes
         check(ls_ingest_new(&self.ingest, contents.contents, &limits, &err), &err)
+        ls_ingest_limit(self.ingest, self.hole_bytes, UINT64_MAX)
 
     def __dealloc__(self):
         ls_ingest_free(self.ingest)
@@ -236,6 +241,11 @@ cdef class LayerIngest:
             self.finished = self.indexed = self.contents.closed = True
         check(status, err)
         return PyBytes_FromStringAndSize(<const char *>self.recipe.bytes, self.recipe.length)
+
+    def allow(self, uint64_t index_bytes):
+        """From the next span on, refuse an entry that brings what the layer's entries take to more bytes than that
+        (`ls_ingest_limit` in csrc/ingest.h)."""
+        ls_ingest_limit(self.ingest, self.hole_bytes, index_bytes)
 
     def feed(self, const uint8_t[::1] span not None):
         """Take in the next bytes of the tar; returns the recipe bytes that are complete with them.

@@ -69,3 +69,23 @@ cdef extern from "tar.h" nogil:
     void ls_tar_feed(ls_tar *tar, const void *bytes, size_t length)
     int ls_tar_next(ls_tar *tar, ls_tar_event *event, ls_error *err)
     int ls_tar_finish(ls_tar *tar, ls_error *err)
+
+
+cdef inline ls_tar_limits tar_limits(path_bytes, name_bytes, extended_bytes, sparse_extents, file_bytes,
+                                     entries) except *:
+    """The default limits, but for those that are not None."""
+    cdef ls_tar_limits limits = ls_tar_default_limits
+
+    if path_bytes is not None:
+        limits.path_bytes = path_bytes
+    if name_bytes is not None:
+        limits.name_bytes = name_bytes
+    if extended_bytes is not None:
+        limits.extended_bytes = extended_bytes
+    if sparse_extents is not None:
+        limits.sparse_extents = sparse_extents
+    if file_bytes is not None:
+        limits.file_bytes = file_bytes
+    if entries is not None:
+        limits.entries = entries
+    return limits

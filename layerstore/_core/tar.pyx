@@ -1,7 +1,7 @@
 """The bounded tar walk (csrc/tar.h), an event at a time: for reading single archives, and for the tests."""
 
+from collections import namedtuple
 from collections.abc import Iterable
-from typing import NamedTuple
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 
@@ -12,19 +12,25 @@ from layerstore._core.status cimport check, ls_error
 TYPES = ("regular", "hardlink", "symlink", "char", "block", "directory", "fifo")
 
 
-class Raw(NamedTuple):
+class Raw(namedtuple("Raw", "data")):
     """The next bytes of the archive that are not content: headers, padding, the end."""
 
-    data: bytes
+    __slots__ = ()
 
 
-class Data(NamedTuple):
+class Data(namedtuple("Data", "data")):
     """The next stored bytes of the last entry's content, never empty."""
 
-    data: bytes
+    __slots__ = ()
 
 
-class Entry(NamedTuple):
+_FIELDS = (
+    "type path link mode uid gid mtime_seconds mtime_nanoseconds "
+    "device_major device_minor size stored_size xattrs extents position"
+)
+
+
+class Entry(namedtuple("Entry", _FIELDS)):
     """An entry of the archive; its headers came before as `Raw`, `stored_size` bytes of `Data` follow.
 
     `type` is one of `TYPES`, `mode` the bits 07777. The path is as the archive has it: neither cleaned nor checked
@@ -33,21 +39,7 @@ class Entry(NamedTuple):
     `position` is the offset in bytes of the entry's first header in the archive.
     """
 
-    type: str
-    path: bytes
-    link: bytes
-    mode: int
-    uid: int
-    gid: int
-    mtime_seconds: int
-    mtime_nanoseconds: int
-    device_major: int
-    device_minor: int
-    size: int
-    stored_size: int
-    xattrs: dict[bytes, bytes]
-    extents: list[tuple[int, int]] | None
-    position: int
+    __slots__ = ()
 
 
 cdef bytes _bytes(ls_tar_bytes text):
@@ -139,18 +131,4 @@ def walk(chunks: Iterable, *, path_bytes=None, name_bytes=None, extended_bytes=N
     Raises `CorruptError` for bytes that are no tar archive or a damaged or truncated one, `InvalidInput` for an entry
     that is not acceptable, `LimitExceeded` with the name of the limit. Formats: see csrc/tar.h.
     """
-    cdef ls_tar_limits limits = ls_tar_default_limits
-
-    if path_bytes is not None:
-        limits.path_bytes = path_bytes
-    if name_bytes is not None:
-        limits.name_bytes = name_bytes
-    if extended_bytes is not None:
-        limits.extended_bytes = extended_bytes
-    if sparse_extents is not None:
-        limits.sparse_extents = sparse_extents
-    if file_bytes is not None:
-        limits.file_bytes = file_bytes
-    if entries is not None:
-        limits.entries = entries
-    return Walk(chunks, limits)
+    return Walk(chunks, tar_limits(path_bytes, name_bytes, extended_bytes, sparse_extents, file_bytes, entries))

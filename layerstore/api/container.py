@@ -314,12 +314,12 @@ class Container(Operations):
 
         The tar is a stream, compressed with gzip, bzip2, xz or not. What is there is merged with directories and else
         replaced. Names that lead above the directory begin at it. One of the overlay driver is mounted for it if it is
-        not. Raises `InvalidInput` where it is no tar, `OSError`; what was unpacked until then stays.
+        not. Raises `InvalidInput` where it is no tar, `LimitExceeded`, `OSError`; what was unpacked until then stays.
         """
         from layerstore.containers import unpacking
 
         with self._files() as files:
-            unpacking.unpack(files, archive, os.fspath(path))
+            unpacking.unpack(files, archive, os.fspath(path), self._store.limits)
 
     @contextlib.contextmanager
     def _files(self) -> Iterator[Files]:

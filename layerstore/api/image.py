@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from layerstore.errors import RELOAD, CorruptError, NotFound
 from layerstore.naming import about
-from layerstore.oci.configs import CONFIG_LIMIT_BYTES, parse_config
+from layerstore.oci.configs import parse_config
 from layerstore.store.db import LAYERS_OF
 from layerstore.types import ChainId, DiffId, Digest, ImageId, chain_ids
 
@@ -52,7 +52,7 @@ class Image:
             try:
                 path = self._store.layout.blob(Digest(self.id))
                 with about(path), open(path, "rb") as file:
-                    self._config = parse_config(file.read(CONFIG_LIMIT_BYTES + 1), self.id)
+                    self._config = parse_config(file.read(), self.id)
             except FileNotFoundError:
                 raise NotFound(f"the config of image {self.short_id} is gone; {RELOAD}") from None
         return self._config

@@ -14,7 +14,7 @@ from layerstore.errors import Conflict, CorruptError, InvalidInput, LayerstoreEr
 from layerstore.layers.chains import Chains
 from layerstore.mount.shared import Mounts
 from layerstore.store.db import SET_NAME, Database
-from layerstore.store.layout import POOL_NAME, Layout, absolute
+from layerstore.store.layout import POOL_NAME, Layout, absolute, make_private
 from layerstore.types import DiffId, ImageId, chain_id, normalise_name, parse_digest
 
 TYPE_CHECKING = False
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from layerstore.extents.image import ImageTree
     from layerstore.extents.layers import Layers
     from layerstore.layers.garbage import Collected
+    from layerstore.limits import Limits
     from layerstore.oci.configs import ImageConfig
     from layerstore.results import BuildEvent, Change, CheckReport, Progress, Pruned, Usage
     from layerstore.store.contents import ContentStore, Verify
@@ -54,6 +55,7 @@ class Store:
         derived_limit_bytes: what merged indexes and tree images may take on disk. It is the store's from then on, for
             every process and command; where none was ever given, 4 GiB. They are made when first needed; where they
             exceed it, those that were not used for longest are removed, and made again when needed again.
+        limits: what is accepted of archives, registries and Dockerfiles (`layerstore.Limits`).
         pool_bytes: when it is made on a file system without reflink, give it a pool of this size: a file system of its
             own in a sparse file (needs root and mkfs.xfs). With reflink none is needed, and none is made: see `pool`.
         verify: when the content of a file of an image is hashed before its first byte is given out, whatever asks for
@@ -79,11 +81,13 @@ class Store:
         derived_limit_bytes: int | None = None,
         pool_bytes: int | None = None,
         verify: Verify = "never",
+        limits: Limits | None = None,
     ) -> None:
         if verify not in ("always", "first", "never"):
             raise InvalidInput(f"contents are verified 'always', 'first' or 'never', not {verify!r}")
         self._verify: Verify = verify
         self._root = absolute(root)
+        self._limits = limits
         self.pool = self._find_pool(create, pool_bytes)
         if self.pool is None:
             self._open(self._root, create, derived_limit_bytes)
@@ -105,7 +109,7 @@ class Store:
 
         pool = Pool(self._root)
         if pool_bytes is not None and create and not pool.exists():
-            os.makedirs(self._root, mode=0o700, exist_ok=True)
+            make_private(self._root)
             if has_reflink(self._root):
                 return None
             pool.create(pool_bytes)
@@ -141,6 +145,15 @@ class Store:
         from pathlib import Path
 
         return Path(self._root)
+
+    @property
+    def limits(self) -> Limits:
+        """What is accepted of archives, registries and Dockerfiles, as it was given when the store was opened."""
+        if self._limits is None:
+            from layerstore.limits import DEFAULT
+
+            self._limits = DEFAULT
+        return self._limits
 
     @property
     def _forks(self) -> Forks:
@@ -236,7 +249,7 @@ class Store:
         """
         from layerstore.layers import loading
 
-        ids = loading.load(self.layout, self._database, self._contents, source, progress)
+        ids = loading.load(self.layout, self._database, self._contents, source, progress, self.limits)
         return [self._image(image_id) for image_id in ids]
 
     def import_rootfs(
@@ -251,7 +264,7 @@ class Store:
 
         created = time_of_making()
         image_id = loading.import_rootfs(
-            self.layout, self._database, self._contents, source, normalise_name(name), created, progress
+            self.layout, self._database, self._contents, source, normalise_name(name), created, progress, self.limits
         )
         return self._image(image_id)
 
@@ -316,6 +329,7 @@ class Store:
             network,
             volumes,
             {name: os.fspath(path) for name, path in (secrets or {}).items()},
+            self.limits,
         )
         shop = Workshop(
             self.layout,
@@ -380,7 +394,8 @@ class Store:
         reference = parse_reference(name)
         wanted = None if platform is None else parse_platform(platform)
         with Client(reference, plain_http=plain_http, ca_file=ca_file) as client:
-            return self._image(pull(self.layout, self._database, self._contents, client, reference, wanted, progress))
+            image = pull(self.layout, self._database, self._contents, client, reference, wanted, progress, self.limits)
+            return self._image(image)
 
     def push(
         self,

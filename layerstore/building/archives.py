@@ -10,12 +10,12 @@ import os
 import posixpath
 import stat
 import tarfile
-import zlib
 
-from layerstore.containers.unpacking import TYPES, XATTR, mtime_ns
-from layerstore.errors import InvalidInput
+from layerstore.containers.unpacking import DAMAGED, TYPES, XATTR, bounded_member, mtime_ns
+from layerstore.errors import InvalidInput, LayerstoreError
 from layerstore.layers.entries import Entry
 from layerstore.layers.streams import pieces_of
+from layerstore.limits import FREE_LAYER_BYTES, beyond
 from layerstore.naming import about
 from layerstore.store.pieces import PIECE_BYTES
 from layerstore.types import encode_path
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from typing import IO, Any, BinaryIO
 
     from layerstore.layers.streams import Piece
+    from layerstore.limits import Limits
 
 _MAGIC = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}
-_DAMAGED = (tarfile.TarError, EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error, ValueError)
 
 
 class _Member:
@@ -49,27 +49,30 @@ class _Member:
 
 
 @contextlib.contextmanager
-def opened(fd: int, scratch: str, name: str) -> Iterator[list[Entry] | None]:
+def opened(fd: int, scratch: str, name: str, limits: Limits) -> Iterator[list[Entry] | None]:
     """The entries of the archive that the file `fd` is, in its order; None where it is none.
 
     Their sources can be read in the block. A link's `link` is the path that the archive says. That of the directory
-    that it is unpacked into has an empty path. `scratch` is a directory
-    for what is decompressed, `name` is told in messages. Raises `InvalidInput` where it is damaged, `OSError`.
+    that it is unpacked into has an empty path. `scratch` is a directory for what is decompressed, `name` is told in
+    messages. Raises `InvalidInput` where it is damaged, `LimitExceeded`, `OSError`.
     """
     with contextlib.ExitStack() as stack:
         file = stack.enter_context(open(fd, "rb", closefd=False))
         try:
-            plain = _decompressed(stack, file, scratch)
+            plain = _decompressed(stack, file, scratch, limits)
             entries = None
             if plain is not None:
-                archive = stack.enter_context(tarfile.open(fileobj=plain, mode="r:"))
+                member_type = bounded_member(limits)
+                archive = stack.enter_context(tarfile.open(fileobj=plain, mode="r:", tarinfo=member_type))
                 entries = [_entry(archive, member) for member in archive]
-        except _DAMAGED as error:
+        except LayerstoreError as error:
+            raise type(error)(f"{name}: {error}") from error
+        except DAMAGED as error:
             raise InvalidInput(f"{name} cannot be read as the archive that it begins as: {error}") from error
         yield entries
 
 
-def _decompressed(stack: contextlib.ExitStack, file: BinaryIO, scratch: str) -> IO[bytes] | None:
+def _decompressed(stack: contextlib.ExitStack, file: BinaryIO, scratch: str, limits: Limits) -> IO[bytes] | None:
     """The archive as a seekable file at its start, or None where it is none."""
     with about(file.fileno()):
         head = file.read(6)
@@ -83,7 +86,7 @@ def _decompressed(stack: contextlib.ExitStack, file: BinaryIO, scratch: str) -> 
     with opener(file, "rb") as stream:
         try:
             block = stream.read(tarfile.BLOCKSIZE)
-        except _DAMAGED:
+        except DAMAGED:
             return None
         except OSError as error:
             if error.errno is None:  # the decoder's, of what is damaged
@@ -95,6 +98,11 @@ def _decompressed(stack: contextlib.ExitStack, file: BinaryIO, scratch: str) -> 
         plain.write(block)
         while piece := stream.read(PIECE_BYTES):
             plain.write(piece)
+            size = plain.tell()
+            if size > limits.layer_bytes:
+                raise beyond("it is too large", limits, "layer_bytes")
+            if size > max(FREE_LAYER_BYTES, limits.layer_ratio * file.tell()):
+                raise beyond(f"it has {size} bytes and more in {file.tell()}", limits, "layer_ratio")
     plain.seek(0)
     return plain
 

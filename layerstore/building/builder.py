@@ -15,16 +15,16 @@ from layerstore.building.stage import StageBuild
 from layerstore.building.state import State
 from layerstore.building.workshop import Workshop
 from layerstore.errors import NotFound
-from layerstore.naming import starting
+from layerstore.naming import about, starting
 from layerstore.results import BuildEvent
 from layerstore.store.locks import locked
-from layerstore.store.pieces import read_whole
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from layerstore.building.context import Context
     from layerstore.building.dockerfile import Dockerfile
     from layerstore.building.planning import Plan, PlannedStage
+    from layerstore.limits import Limits
     from layerstore.types import ImageId
 
 _AT_ONCE = 2
@@ -37,8 +37,9 @@ def build(shop: Workshop, directory: str, file: str | None) -> ImageId:
     Garbage collection waits for it. See `layerstore.Store.build`.
     """
     path = f"{directory.rstrip('/')}/Dockerfile" if file is None else file
-    with open_context(directory, path) as context:
-        dockerfile = _read(path)
+    limits = shop.options.limits
+    with open_context(directory, path, limits) as context:
+        dockerfile = _read(path, limits)
         with locked(shop.layout.garbage_lock, exclusive=False):
             planned = plan(
                 dockerfile, shop.options.target, shop.options.arguments, shop.find_image,
@@ -48,11 +49,12 @@ def build(shop: Workshop, directory: str, file: str | None) -> ImageId:
                 return _Build(shop, dockerfile, context, planned).run()
 
 
-def _read(path: str) -> Dockerfile:
+def _read(path: str, limits: Limits) -> Dockerfile:
     if path == "-":
-        return parse(sys.stdin.buffer.read(), "Dockerfile")
+        return parse(sys.stdin.buffer.read(limits.dockerfile_bytes + 1), "Dockerfile", limits)
     try:
-        return parse(read_whole(path), os.path.basename(path))
+        with about(path), open(path, "rb") as file:
+            return parse(file.read(limits.dockerfile_bytes + 1), os.path.basename(path), limits)
     except FileNotFoundError:
         raise NotFound(f"there is no {path}; name the Dockerfile by -f") from None
 

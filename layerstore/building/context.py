@@ -12,6 +12,7 @@ from layerstore.building.patterns import Ignored, component_regex, without_top
 from layerstore.errors import Conflict, InvalidInput, NotFound
 from layerstore.layers.entries import Entry
 from layerstore.layers.streams import pieces_of
+from layerstore.limits import DEFAULT, beyond
 from layerstore.naming import about
 from layerstore.store import reflink
 from layerstore.types import encode_path
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from layerstore.layers.streams import Piece
+    from layerstore.limits import Limits
 
 _CAPABILITY = "security.capability"
 
@@ -186,11 +188,12 @@ def _entry(path: bytes, host: str, status: os.stat_result) -> Entry:
     return entry
 
 
-def open_context(root: str, dockerfile: str | None) -> Context:
+def open_context(root: str, dockerfile: str | None, limits: Limits = DEFAULT) -> Context:
     """The context in a directory, with the .dockerignore that holds for a Dockerfile: one beside it, named after it
     ("Dockerfile.dockerignore"), or else the directory's.
 
-    Raises `NotFound` where there is no such directory, `InvalidInput` where a pattern is none, `OSError`.
+    Raises `NotFound` where there is no such directory, `InvalidInput` where a pattern is none, `LimitExceeded`,
+    `OSError`.
     """
     if not os.path.isdir(root):
         raise NotFound(f"there is no directory {root!r} to build from; give the one that COPY is to read")
@@ -199,8 +202,11 @@ def open_context(root: str, dockerfile: str | None) -> Context:
     path = ""
     for path in (*candidates, f"{root}/.dockerignore"):
         try:
-            with about(path), open(path, encoding="utf-8", errors="surrogateescape") as file:
-                lines = file.read().splitlines()
+            with about(path), open(path, "rb") as file:
+                data = file.read(limits.dockerfile_bytes + 1)
+            if len(data) > limits.dockerfile_bytes:
+                raise beyond(f"{path} is too large", limits, "dockerfile_bytes")
+            lines = data.decode("utf-8", "surrogateescape").splitlines()
             break
         except FileNotFoundError:
             continue

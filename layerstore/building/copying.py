@@ -13,6 +13,7 @@ from layerstore.building.context import HostFile
 from layerstore.building.patterns import has_wildcards
 from layerstore.errors import InvalidInput, NotFound
 from layerstore.layers.paths import join, relative_to
+from layerstore.limits import DEFAULT
 from layerstore.types import Value, decode_path, encode_path
 
 TYPE_CHECKING = False
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from layerstore.building.tree import ImageFiles, NewLayer, Tree
     from layerstore.layers.entries import Entry
     from layerstore.layers.streams import Piece
+    from layerstore.limits import Limits
 
     Files: TypeAlias = Context | ImageFiles
 
@@ -60,7 +62,7 @@ class Copy:
 
     to: where to, absolute; with a slash at its end it is a directory. chown, chmod: values of the flags, or None.
     keeps_owner: where there is no `chown`, owners are those of what is read. scratch: for ADD, which unpacks archives,
-    a directory for what it decompresses; None for COPY.
+    a directory for what it decompresses; None for COPY. limits: on archives.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class Copy:
         chmod: str | None,
         keeps_owner: bool,
         scratch: str | None,
+        limits: Limits = DEFAULT,
     ) -> None:
         if chmod is not None and (chmod.strip("01234567") or not 1 <= len(chmod) <= 4):
             raise InvalidInput(f"--chmod={chmod}: it is an octal number like 755")
@@ -81,6 +84,7 @@ class Copy:
         self._mode = None if chmod is None else int(chmod, 8)
         self._keeps_owner = keeps_owner
         self._scratch = scratch
+        self._limits = limits
         self.unpacked = False
         """Whether `put` unpacked an archive."""
 
@@ -124,7 +128,7 @@ class Copy:
         from layerstore.building import archives
 
         fd = stack.enter_context(source.opened())
-        return stack.enter_context(archives.opened(fd, self._scratch, item.name))
+        return stack.enter_context(archives.opened(fd, self._scratch, item.name, self._limits))
 
     def _put_tree(
         self, layer: NewLayer, tree: Tree, entries: Sequence[Entry], target: bytes, owner: tuple[int, int] | None

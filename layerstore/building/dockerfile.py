@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 
-from layerstore.errors import InvalidInput, LimitExceeded
+from layerstore.errors import InvalidInput
+from layerstore.limits import DEFAULT, beyond
 from layerstore.oci.instructions import exec_form
 from layerstore.oci.words import split_words, words_and_ends
 from layerstore.types import Value
@@ -17,7 +18,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-SIZE_LIMIT_BYTES = 16 << 20
+    from layerstore.limits import Limits
+
 # --link says how a layer may be made, and changes nothing of what it holds here.
 _FLAGS: dict[str, tuple[str, ...]] = {
     "ADD": ("chown", "chmod", "link"),
@@ -98,10 +100,10 @@ class Dockerfile:
         self.stages = stages
 
 
-def parse(data: bytes, name: str) -> Dockerfile:
+def parse(data: bytes, name: str, limits: Limits = DEFAULT) -> Dockerfile:
     """Read a Dockerfile; `name` begins the messages. Raises `InvalidInput` and `LimitExceeded`."""
-    if len(data) > SIZE_LIMIT_BYTES:
-        raise LimitExceeded(f"{name} has {len(data)} bytes; a Dockerfile has at most {SIZE_LIMIT_BYTES}")
+    if len(data) > limits.dockerfile_bytes:
+        raise beyond(f"{name} is too large", limits, "dockerfile_bytes")
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -192,7 +194,7 @@ class _Reader:
         name, *more = text.split(None, 1)
         name, rest = name.upper(), more[0] if more else ""
         if name not in INSTRUCTIONS:
-            raise wrong(self._name, line, f"unknown instruction: {name}")
+            raise wrong(self._name, line, f"unknown instruction: {name if name.isprintable() else repr(name)}")
         flags: list[tuple[str, str]] = []
         if name in _FLAGS:
             flags, rest = self._flags(name, rest, line)

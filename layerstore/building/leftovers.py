@@ -12,6 +12,7 @@ import fcntl
 import os
 
 from layerstore.building.steps import Steps
+from layerstore.store.layout import make_private
 from layerstore.store.locks import locked, try_lock
 
 TYPE_CHECKING = False
@@ -46,7 +47,7 @@ class Leftovers:
     def held(self) -> Iterator[None]:
         """A build runs in the block. Raises as `clear`."""
         for directory in (self._images, self._names, self._temporary):
-            os.makedirs(directory, mode=0o700, exist_ok=True)
+            make_private(directory)
         fd = os.open(f"{self._top}/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             self._clear(fd)

@@ -17,6 +17,7 @@ from layerstore.containers.bundle import Volume
 from layerstore.containers.copying import copy_out
 from layerstore.errors import InvalidInput, NotFound
 from layerstore.naming import about
+from layerstore.store.layout import make_private
 from layerstore.store.locks import try_lock
 from layerstore.store.pieces import read_whole
 from layerstore.types import Value
@@ -146,7 +147,7 @@ def cache(mount: Mount, target: str, directory: str, check: Callable[[], None]) 
     name = sha256((mount.id if mount.values.get("id") else target).encode()).hex()
     path = f"{directory}/{name}"
     try:
-        os.makedirs(directory, mode=0o700, exist_ok=True)
+        make_private(directory)
         os.mkdir(path, 0o700)
         os.chown(path, mount.number("uid", 0), mount.number("gid", 0))
         os.chmod(path, mount.number("mode", 0o755, 8))

@@ -221,6 +221,7 @@ class StageBuild:
             **flags,
             keeps_owner=source is not None,
             scratch=self._shop.layout.builds if name == "ADD" else None,
+            limits=self._shop.options.limits,
         )
 
         def make() -> DiffId:

@@ -16,6 +16,7 @@ import time
 
 from layerstore.errors import CorruptError, InvalidInput
 from layerstore.store import durable
+from layerstore.store.layout import make_private
 from layerstore.store.sealed import sealed, unsealed
 from layerstore.types import ChainId, DiffId, Value, parse_digest
 
@@ -71,7 +72,7 @@ class Steps:
 
     def add(self, key: str, step: Step) -> None:
         """Remember what a step made. Raises `OSError`."""
-        os.makedirs(self._directory, mode=0o700, exist_ok=True)
+        make_private(self._directory)
         durable.write_whole(f"{self._directory}/{key}", sealed(json.dumps(vars(step)).encode()))
 
     @staticmethod

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from layerstore.layers.entries import Clone, Entry
     from layerstore.layers.imports import Import
     from layerstore.layers.streams import Piece
+    from layerstore.limits import Limits
     from layerstore.oci.configs import ImageConfig
     from layerstore.store.contents import ContentStore
     from layerstore.store.db import Database
@@ -56,6 +57,7 @@ class Options(Value):
         network: Literal["host", "none"],
         volumes: Sequence[Volume],
         secrets: Mapping[str, str],
+        limits: Limits,
     ) -> None:
         self.names = names
         self.target = target
@@ -64,6 +66,7 @@ class Options(Value):
         self.network = network
         self.volumes = volumes
         self.secrets = secrets
+        self.limits = limits
 
 
 class Workshop:

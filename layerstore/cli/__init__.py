@@ -60,7 +60,7 @@ COMMANDS = {
 _MODULES = {"import": "import_"}
 
 _USAGE = """\
-usage: layerstore [--root DIR] [--verify WHEN] COMMAND ...
+usage: layerstore [--root DIR] [--verify WHEN] [--limit NAME=VALUE] COMMAND ...
 
 Container image layers: stored once, joined into one view, started by the thousand. No daemon.
 
@@ -72,6 +72,9 @@ options:
                  or ~/.local/share/layerstore)
   --verify WHEN  hash what is read of images before it is used: always, first (once)
                  or never (default); not what mounted containers show
+  --limit NAME=VALUE
+                 accept more or less of images from outside: layer_bytes=1GB, members=1000
+                 ...; as often as needed; docs/reliability.md has the names
   --version      print the version
   -h, --help     this text; `layerstore COMMAND --help` tells more of one command
 """
@@ -137,6 +140,7 @@ def run(argv: Sequence[str]) -> int:
 
 def _run(arguments: list[str]) -> int:
     values: dict[str, str] = {}
+    limits: list[str] = []
     while arguments and arguments[0].startswith("-"):
         option = arguments.pop(0)
         if option in ("-h", "--help"):
@@ -146,9 +150,11 @@ def _run(arguments: list[str]) -> int:
             print(f"layerstore {_version()}")
             return 0
         option, has_value, value = option.partition("=")
-        if option not in ("--root", "--verify") or not (has_value or arguments):
+        if option not in ("--root", "--verify", "--limit") or not (has_value or arguments):
             return _wrong(f"unknown option or missing value: {option}")
         values[option] = value if has_value else arguments.pop(0)
+        if option == "--limit":
+            limits.append(values[option])
     if not arguments:
         return _wrong("no command given")
     if arguments[0] not in COMMANDS:
@@ -157,7 +163,8 @@ def _run(arguments: list[str]) -> int:
 
     _end_by_signals()
     name, *arguments = arguments
-    return command.run(name, _MODULES.get(name, name), arguments, values.get("--root"), values.get("--verify"))
+    root, verify = values.get("--root"), values.get("--verify")
+    return command.run(name, _MODULES.get(name, name), arguments, root, verify, limits)
 
 
 def _version() -> str:

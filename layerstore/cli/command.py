@@ -9,7 +9,7 @@ import os
 import sqlite3
 import sys
 
-from layerstore.errors import LayerstoreError
+from layerstore.errors import InvalidInput, LayerstoreError
 from layerstore.store.layout import default_root
 
 TYPE_CHECKING = False
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from layerstore.api import Store
+    from layerstore.limits import Limits
 
 
 def parser_of(name: str, module: ModuleType) -> argparse.ArgumentParser:
@@ -39,9 +40,16 @@ def _formatter(prog: str) -> argparse.HelpFormatter:
     return argparse.HelpFormatter(prog, width=columns - 2)
 
 
-def run(name: str, module_name: str, arguments: Sequence[str], root: str | None, verify: str | None) -> int:
-    """Run the command of that name on the store at `root`, verifying what is read when `verify` says; without them, as
-    is usual. Returns the exit status."""
+def run(
+    name: str,
+    module_name: str,
+    arguments: Sequence[str],
+    root: str | None,
+    verify: str | None,
+    limits: Sequence[str] = (),
+) -> int:
+    """Run the command of that name on the store at `root`, verifying what is read when `verify` says and accepting what
+    the `limits`, NAME=VALUE each, say; without them, as is usual. Returns the exit status."""
     path = f"layerstore.cli.{module_name}"
     __import__(path)  # importlib would load `warnings`
     module = sys.modules[path]
@@ -50,7 +58,8 @@ def run(name: str, module_name: str, arguments: Sequence[str], root: str | None,
         # Not closed: the process ends, and with its last connection SQLite would move its log to the database and sync.
         # The same goes for a pool: it stays attached, as to detach and attach it takes 0.1 s.
         args.root = root or default_root()
-        store = _open_store(module, args.root, verify, args) if getattr(module, "NEEDS_STORE", True) else None
+        has_store = getattr(module, "NEEDS_STORE", True)
+        store = _open_store(module, args.root, verify, limits, args) if has_store else None
         gc.freeze()
         gc.enable()
         status: int = module.run(store, args)
@@ -68,13 +77,36 @@ def run(name: str, module_name: str, arguments: Sequence[str], root: str | None,
         return statuses.get(type(error), getattr(module, "FAILURE_STATUS", 1))
 
 
-def _open_store(module: ModuleType, root: str, verify: str | None, args: argparse.Namespace) -> Store:
+def _open_store(
+    module: ModuleType, root: str, verify: str | None, limits: Sequence[str], args: argparse.Namespace
+) -> Store:
     from layerstore.api import Store
 
     creates = getattr(module, "CREATES_STORE", False)
-    pool_bytes = getattr(args, "pool_bytes", None)
-    # Another word is for the store to refuse.
-    return Store(root, create=creates, pool_bytes=pool_bytes, verify=verify or "never")  # type: ignore[arg-type]
+    return Store(
+        root,
+        create=creates,
+        pool_bytes=getattr(args, "pool_bytes", None),
+        verify=verify or "never",  # type: ignore[arg-type]  # another word is for the store to refuse
+        limits=_limits(limits),
+    )
+
+
+def _limits(given: Sequence[str]) -> Limits | None:
+    """Those of options `NAME=VALUE`. Raises `InvalidInput`."""
+    if not given:
+        return None
+    from layerstore.cli.output import parse_size
+    from layerstore.limits import DEFAULT
+
+    values = {}
+    for text in given:
+        name, _, value = text.partition("=")
+        try:
+            values[name] = parse_size(value)
+        except argparse.ArgumentTypeError as error:
+            raise InvalidInput(f"--limit {text}: {error}") from None
+    return DEFAULT.changed(values)
 
 
 def told(error: BaseException) -> str:

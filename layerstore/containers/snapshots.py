@@ -19,11 +19,13 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+from functools import partial
 
 from layerstore._core.clone import clone_tree
 from layerstore._core.mount import container_remove_many
 from layerstore.errors import Conflict, NotFound
 from layerstore.naming import about
+from layerstore.store.layout import make_private
 from layerstore.store.locks import locked_directory
 
 TYPE_CHECKING = False
@@ -96,7 +98,7 @@ def take(directory: str, name: str) -> None:
         try:
             os.mkdir(made, 0o700)
             clone_tree(fd, "upper", fd, f"{made}/upper")
-            with open(f"{made}/created", "x"):
+            with open(f"{made}/created", "x", opener=partial(os.open, mode=0o600)):
                 pass
             os.makedirs(f"{directory}/snapshots", mode=0o700, exist_ok=True)
             os.rename(made, _snapshot(directory, name))
@@ -182,8 +184,8 @@ def clear(directory: str) -> None:
 def make(directory: str, name: str, created_seconds: float) -> str:
     """Make a snapshot of a container that is no other process's yet; returns its upper directory, which is empty."""
     made = _snapshot(directory, name)
-    os.makedirs(f"{made}/upper", mode=0o700)
-    with open(f"{made}/created", "x"):
+    make_private(f"{made}/upper")
+    with open(f"{made}/created", "x", opener=partial(os.open, mode=0o600)):
         pass
     created_ns = round(created_seconds * 10**9)
     with about(f"{made}/created"):

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
+import lzma
 import os
 import posixpath
 import stat
 import tarfile
+import zlib
 from decimal import Decimal, InvalidOperation
 
-from layerstore.errors import InvalidInput
+from layerstore.errors import InvalidInput, LayerstoreError
+from layerstore.limits import DEFAULT, beyond
 from layerstore.naming import about
 from layerstore.store.pieces import PIECE_BYTES, write_all
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import BinaryIO
+    from typing import BinaryIO, Self
 
     from layerstore.containers.copying import Files
+    from layerstore.limits import Limits
 
 XATTR = "SCHILY.xattr."
 TYPES = {
@@ -27,14 +32,56 @@ TYPES = {
 }
 
 
-def unpack(container: Files, archive: BinaryIO, directory: str) -> None:
+# What reading a tar that is not whole raises, `tarfile` itself and what it decompresses with.
+DAMAGED = (tarfile.TarError, EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error, ValueError, IndexError)
+_INVALID: type[Exception] = tarfile.InvalidHeaderError  # type: ignore[attr-defined]
+_EXTENDED = {
+    *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
+    *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
+}
+
+
+def bounded_member(limits: Limits) -> type[tarfile.TarInfo]:
+    """What `tarfile` makes of headers: it would read extended ones of any size at once, and go back where a size is
+    below 0. There may be as many entries as `limits` say, and bytes in their files together."""
+    entries = size = 0
+
+    class Member(tarfile.TarInfo):
+        @classmethod
+        def fromtarfile(cls, tarfile: tarfile.TarFile) -> Self:
+            try:
+                return super().fromtarfile(tarfile)
+            except _INVALID as error:  # which would be the end of the archive to `tarfile`
+                raise InvalidInput(f"this cannot be read as a tar archive: {error} at byte {tarfile.offset}") from error
+
+        @classmethod
+        def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+            nonlocal entries, size
+            member = super().frombuf(buf, encoding, errors)
+            entries += 1
+            size += member.size
+            if member.size < 0:
+                raise InvalidInput(f"entry {member.name!r} has a size of {member.size} bytes")
+            if member.type in _EXTENDED and member.size > limits.extended_bytes:
+                raise beyond(f"the extended header {member.name!r} has {member.size} bytes", limits, "extended_bytes")
+            if entries > limits.entries:
+                raise beyond(f"with {member.name!r} there are {entries} entries", limits, "entries")
+            if size > limits.layer_bytes:
+                raise beyond(f"with {member.name!r} the files have {size} bytes", limits, "layer_bytes")
+            return member
+
+    return Member
+
+
+def unpack(container: Files, archive: BinaryIO, directory: str, limits: Limits = DEFAULT) -> None:
     """Take the entries of a tar, compressed or not as `tarfile` reads it, into a directory of the container.
 
     See `layerstore.Container.unpack`.
     """
     directories: list[tuple[str, tarfile.TarInfo]] = []
     try:
-        with tarfile.open(fileobj=archive, mode="r|*", bufsize=PIECE_BYTES) as members:
+        member_type = bounded_member(limits)
+        with tarfile.open(fileobj=archive, mode="r|*", bufsize=PIECE_BYTES, tarinfo=member_type) as members:
             for member in members:
                 inside = _inside(directory, member.name)
                 if inside != _inside(directory, ""):
@@ -44,7 +91,9 @@ def unpack(container: Files, archive: BinaryIO, directory: str) -> None:
                     directories.append((inside, member))
                 elif not member.islnk():
                     _set_attributes(container, member, inside)
-    except tarfile.TarError as error:
+    except LayerstoreError:
+        raise
+    except DAMAGED as error:
         raise InvalidInput(f"this cannot be read as a tar archive: {error}") from error
     for inside, member in reversed(directories):
         _set_attributes(container, member, inside)

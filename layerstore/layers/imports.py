@@ -27,6 +27,7 @@ from layerstore.layers.streams import (
     prefixed,
     read_ahead,
 )
+from layerstore.limits import DEFAULT, FREE_INDEX_BYTES, beyond
 from layerstore.naming import about
 from layerstore.store import durable
 from layerstore.store.db import SET_NAME
@@ -39,12 +40,14 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Callable, Iterable, Iterator, Sequence
+    from typing import BinaryIO
 
     from typing_extensions import Buffer
 
     from layerstore._core.ingest import Digests
     from layerstore.layers.entries import Clone, Source
     from layerstore.layers.streams import Piece
+    from layerstore.limits import Limits
     from layerstore.oci.configs import ImageConfig
     from layerstore.store.contents import ContentStore
     from layerstore.store.db import Database
@@ -83,16 +86,24 @@ class ImportedLayer(Value):
 class Import:
     """Use as a context manager; leaving it without `commit` throws away what was staged.
 
-    Contents that are `known` are not stored again: by default all that the store has.
+    Contents that are `known` are not stored again: by default all that the store has. `limits` are on layers that come
+    from outside (`add_layer`).
     """
 
     def __init__(
-        self, layout: Layout, database: Database, contents: ContentStore, *, known: Digests | None = None
+        self,
+        layout: Layout,
+        database: Database,
+        contents: ContentStore,
+        *,
+        known: Digests | None = None,
+        limits: Limits = DEFAULT,
     ) -> None:
         self._layout = layout
         self._database = database
         self._store = contents
         self._known = known
+        self._limits = limits
         self._layers: dict[DiffId, ImportedLayer] = {}
         self._images: list[tuple[ImageConfig, list[str], dict[Digest, bytes]]] = []
         self._staging = f"{layout.staging}/{os.urandom(8).hex()}"
@@ -178,9 +189,9 @@ class Import:
         if compression:
             with BackgroundHash() as blob_hash:
                 blob = Counted(prefixed(head, source), digest=blob_hash, progress=progress)
-                layer = self._ingest(blob, compression, blob_hash)
+                layer = self._ingest(blob, compression, blob_hash, self._limits)
         else:
-            layer = self._ingest(Counted(prefixed(head, source), progress=progress), "", None)
+            layer = self._ingest(Counted(prefixed(head, source), progress=progress), "", None, self._limits)
         layer.check(diff_id, digest, size_bytes)
         self._layers[layer.diff_id] = layer
         return layer
@@ -194,31 +205,39 @@ class Import:
         """
         contents = self._opened()
         contents.expect_clones(True)
-        layer = self._ingest(Counted(write(_Clones(self._staging))), "", None)
+        layer = self._ingest(Counted(write(_Clones(self._staging))), "", None, None)
         contents.expect_clones(False)
         self._layers[layer.diff_id] = layer
         return layer
 
-    def _ingest(self, blob: Counted, compression: str, blob_hash: BackgroundHash | None) -> ImportedLayer:
+    def _ingest(
+        self, blob: Counted, compression: str, blob_hash: BackgroundHash | None, limits: Limits | None
+    ) -> ImportedLayer:
         import hashlib
 
         from layerstore._core.hashing import Hasher
         from layerstore.layers.zstd import recipe_compressor
 
-        ingest = LayerIngest(self._opened())
+        ingest = _ingest_of(self._opened(), limits)
         recipe = f"{self._staging}/{os.urandom(8).hex()}.recipe"
         compressor = recipe_compressor()
         # The reading thread hashes the tar where it need not decompress it; else this one, which stores it, does.
         tar_hash = hashlib.sha256()
-        tar = Counted(decompressed(blob, compression), digest=None if compression else tar_hash)
+        plain = decompressed(blob, compression, limits or DEFAULT, "the layer")
+        tar = Counted(plain, digest=None if compression else tar_hash)
         recipe_hash = Hasher()
-        with about(recipe), open(recipe, "wb") as out, read_ahead(tar) as spans:
+        spans_of = ((span, blob.bytes, tar.bytes) for span in tar)
+        with about(recipe), _new_file(recipe) as out, read_ahead(spans_of) as spans:
 
             def write(frames: bytes) -> None:
                 recipe_hash.update(frames)
                 out.write(compressor.compress(frames))
 
-            for span in spans:
+            for span, blob_bytes, tar_bytes in spans:
+                if limits is not None:
+                    if tar_bytes > limits.layer_bytes:
+                        raise beyond(f"the layer has {tar_bytes} bytes and more", limits, "layer_bytes")
+                    ingest.allow(min(limits.index_bytes, max(FREE_INDEX_BYTES, limits.index_ratio * blob_bytes)))
                 if compression:
                     tar_hash.update(span)
                 write(ingest.feed(span))
@@ -315,6 +334,21 @@ class Import:
         return own, any(own[at + 40 : at + 44] == number for at in range(0, len(own), RECORD_BYTES))
 
 
+def _ingest_of(contents: Contents, limits: Limits | None) -> LayerIngest:
+    if limits is None:
+        return LayerIngest(contents)
+    return LayerIngest(
+        contents,
+        path_bytes=limits.path_bytes,
+        name_bytes=limits.name_bytes,
+        extended_bytes=limits.extended_bytes,
+        sparse_extents=limits.sparse_extents,
+        file_bytes=limits.file_bytes,
+        entries=limits.entries,
+        hole_bytes=limits.hole_bytes,
+    )
+
+
 class _Clones:
     """Clones in a staging directory, numbered as `Contents.expect_clones` wants them."""
 
@@ -340,8 +374,12 @@ def _pieces_of_file(path: str) -> Iterator[Piece]:
         yield from pieces_of(file)
 
 
+def _new_file(path: str) -> BinaryIO:
+    return open(path, "wb", opener=functools.partial(os.open, mode=0o600))
+
+
 def _write(path: str, data: Buffer) -> None:
-    with about(path), open(path, "wb") as file:
+    with about(path), _new_file(path) as file:
         file.write(data)
 
 

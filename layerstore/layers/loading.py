@@ -6,21 +6,14 @@ import contextlib
 import io
 import json
 import os
-import tarfile
 
-from layerstore.errors import CorruptError, InvalidInput, LimitExceeded, NotFound
+from layerstore.errors import InvalidInput, NotFound
 from layerstore.layers.imports import Import
-from layerstore.layers.streams import (
-    INPUT_BYTES,
-    Reader,
-    compression_of,
-    decompressed,
-    pieces_of,
-    prefixed,
-)
+from layerstore.layers.streams import INPUT_BYTES, compression_of, decompressed, pieces_of, prefixed
+from layerstore.limits import beyond
 from layerstore.oci import archives
-from layerstore.oci.archives import DirectoryMembers, TarMembers, clean_member
-from layerstore.oci.configs import CONFIG_LIMIT_BYTES, parse_config
+from layerstore.oci.archives import DirectoryMembers, Names, TarMembers, streamed_members
+from layerstore.oci.configs import parse_config
 from layerstore.oci.images import go_architecture
 from layerstore.results import Progress
 from layerstore.store.pieces import PIECE_BYTES
@@ -28,10 +21,13 @@ from layerstore.types import sha256_digest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Iterator
+    from collections.abc import Callable, Container, Iterable, Iterator
     from typing import BinaryIO, TypeAlias
 
+    from layerstore._core.tar import Entry
     from layerstore.layers.imports import ImportedLayer
+    from layerstore.layers.streams import Piece
+    from layerstore.limits import Limits
     from layerstore.oci.archives import ArchivedImage, LayerSource
     from layerstore.store.contents import ContentStore
     from layerstore.store.db import Database
@@ -40,15 +36,14 @@ if TYPE_CHECKING:
 
     ProgressCallback: TypeAlias = Callable[[Progress], None]
 
-_SMALL_FILES_LIMIT_BYTES = 64 << 20
-
 
 class _Loader:
     """One load: an import, and who is told of its progress."""
 
-    def __init__(self, importing: Import, progress: ProgressCallback | None) -> None:
+    def __init__(self, importing: Import, progress: ProgressCallback | None, limits: Limits) -> None:
         self.importing = importing
         self._progress = progress
+        self.limits = limits
         self.images: list[ImageId] = []
 
     def tell(self, what: str, total: int | None) -> Callable[[int], None] | None:
@@ -72,7 +67,7 @@ class _Loader:
 
     def load_members(self, members: DirectoryMembers | TarMembers, label: str) -> None:
         """An archive whose files can be opened in any order: only the layers that are missing are read."""
-        images = list(archives.list_images(members, label))
+        images = list(archives.list_images(members, label, self.limits))
         missing = self.importing.claim_missing(layer.diff_id for image in images for layer in image.layers)
         for image in images:
             for layer in image.layers:
@@ -88,64 +83,71 @@ class _Loader:
             size = layer.size_bytes or 0
             self._progress(Progress("stored", layer.diff_id, size, size))
 
-    def load_stream(self, source: archives.Readable, label: str) -> None:
+    def load_stream(self, pieces: Iterable[Piece], label: str) -> None:
         """A tar that comes once, its manifest perhaps last: what looks like a layer is staged as it passes."""
-        seen = _StreamedMembers()
-        try:
-            with tarfile.open(fileobj=source, mode="r|", bufsize=PIECE_BYTES) as archive:  # type: ignore[call-overload]
-                for member in archive:
-                    self._take_member(archive, member, seen)
-        except tarfile.TarError as error:
-            raise CorruptError(f"the stream cannot be read as a tar archive: {error}") from error
-        for image in archives.list_images(seen, label):
+        seen = _StreamedMembers(self.limits)
+        for member, content in streamed_members(pieces, self.limits):
+            self._take_member(member, content, seen)
+        for image in archives.list_images(seen, label, self.limits):
             stored = self.importing.stored_layers(layer.diff_id for layer in image.layers)
             for layer in image.layers:
                 seen.check(layer, stored)
             self.add_image(image)
 
-    def _take_member(self, archive: tarfile.TarFile, member: tarfile.TarInfo, seen: _StreamedMembers) -> None:
-        name = clean_member(member.name)
-        if member.issym() or member.islnk():
-            seen.links[name] = member
+    def _take_member(self, member: Entry, content: Iterator[bytes], seen: _StreamedMembers) -> None:
+        name = seen.names.add(member)
+        if name is None:
             return
-        if not member.isreg():
-            return
-        file = archive.extractfile(member)
-        assert file is not None
-        head = file.read(512)
-        if _is_layer(head):
+        head = b""
+        while len(head) < 512 and (piece := next(content, b"")):
+            head += piece
+        if _is_layer(head[:512]):
             tell = self.tell(name, member.size)
-            pieces = pieces_of(file, INPUT_BYTES if compression_of(head) else PIECE_BYTES)
-            seen.layers[name] = self.importing.add_layer(prefixed(head, pieces), progress=tell)
+            seen.add_layer(name, self.importing.add_layer(prefixed(head, content), progress=tell))
         else:
-            seen.keep(name, head + file.read(CONFIG_LIMIT_BYTES + 1 - len(head)))
+            seen.keep(name, prefixed(head, content))
 
 
 class _StreamedMembers:
     """What a stream has shown: small files whole, layers as they were staged."""
 
-    def __init__(self) -> None:
-        self.layers: dict[str, ImportedLayer] = {}
-        self.links: dict[str, tarfile.TarInfo] = {}
+    def __init__(self, limits: Limits) -> None:
+        self.names = Names(limits)
+        self._limits = limits
+        self._layers: dict[str, ImportedLayer] = {}
         self._files: dict[str, bytes] = {}
         self._bytes = 0
 
-    def keep(self, name: str, data: bytes) -> None:
-        self._bytes += len(data)
-        if len(data) > CONFIG_LIMIT_BYTES or self._bytes > _SMALL_FILES_LIMIT_BYTES:
-            raise LimitExceeded(f"{name} is neither a layer nor small enough to be a manifest or config")
-        self._files[name] = data
+    def add_layer(self, name: str, layer: ImportedLayer) -> None:
+        self._layers[name] = layer
+        self._files.pop(name, None)
+
+    def keep(self, name: str, pieces: Iterable[Piece]) -> None:
+        """A file that is no layer, and so may be a manifest or config. Raises `LimitExceeded`."""
+        largest = max(self._limits.manifest_bytes, self._limits.config_bytes)
+        data = bytearray()
+        for piece in pieces:
+            data += piece
+            self._bytes += len(piece)
+            if len(data) > largest:
+                limit = "config_bytes" if largest == self._limits.config_bytes else "manifest_bytes"
+                raise beyond(f"{name} is no layer and is too large", self._limits, limit)
+            if self._bytes > self._limits.metadata_bytes:
+                what = f"{name} brings the files of the archive that are no layers to {self._bytes} bytes"
+                raise beyond(what, self._limits, "metadata_bytes")
+        self._layers.pop(name, None)
+        self._files[name] = bytes(data)
 
     def has(self, name: str) -> bool:
         return name in self._files
 
-    def read(self, name: str, limit_bytes: int) -> bytes:
+    def read(self, name: str, limit: str) -> bytes:
         try:
-            data = self._files[archives.resolve_links(name, self.links)]
+            data = self._files[self.names.resolve(name)]
         except KeyError:
             raise NotFound(f"the archive has no file {name}; save the image again") from None
-        if len(data) > limit_bytes:
-            raise LimitExceeded(f"{name} has more than {limit_bytes} bytes")
+        if len(data) > getattr(self._limits, limit):
+            raise beyond(f"{name} has {len(data)} bytes", self._limits, limit)
         return data
 
     def check(self, wanted: LayerSource, stored: Container[DiffId]) -> None:
@@ -153,7 +155,7 @@ class _StreamedMembers:
 
         Raises `DigestMismatch`, `NotFound`.
         """
-        layer = self.layers.get(archives.resolve_links(wanted.member, self.links))
+        layer = self._layers.get(self.names.resolve(wanted.member))
         if layer is not None:
             layer.check(wanted.diff_id, wanted.digest, wanted.size_bytes)
         elif wanted.diff_id not in stored:
@@ -201,12 +203,13 @@ def load(
     contents: ContentStore,
     source: str | os.PathLike[str] | BinaryIO,
     progress: ProgressCallback | None,
+    limits: Limits,
 ) -> list[ImageId]:
     """Load every image of an archive; see `layerstore.Store.load`."""
-    with Import(layout, database, contents) as importing:
-        loader = _Loader(importing, progress)
+    with Import(layout, database, contents, limits=limits) as importing:
+        loader = _Loader(importing, progress, limits)
         if isinstance(source, (str, os.PathLike)) and os.path.isdir(source):
-            loader.load_members(DirectoryMembers(os.fspath(source)), _label(source))
+            loader.load_members(DirectoryMembers(os.fspath(source), limits), _label(source))
         else:
             with _opened(source) as (file, label):
                 _load_file(loader, file, label)
@@ -219,12 +222,13 @@ def _load_file(loader: _Loader, file: BinaryIO, label: str) -> None:
     compression = compression_of(head)
     if not compression and _is_seekable(file):
         file.seek(0)
-        loader.load_members(TarMembers(file), label)
+        loader.load_members(TarMembers(file, loader.limits), label)
         return
     if not compression and not _is_layer(head):
         raise InvalidInput("this is not a tar archive, compressed or not; give what `docker save` or an OCI tool wrote")
-    pieces = decompressed(prefixed(head, pieces_of(file, INPUT_BYTES)), compression)
-    loader.load_stream(Reader(pieces), label)
+    size = INPUT_BYTES if compression else PIECE_BYTES
+    pieces = decompressed(prefixed(head, pieces_of(file, size)), compression, loader.limits, "the archive")
+    loader.load_stream(pieces, label)
 
 
 def _is_seekable(file: BinaryIO) -> bool:
@@ -242,11 +246,12 @@ def import_rootfs(
     name: str,
     created: str,
     progress: ProgressCallback | None,
+    limits: Limits,
 ) -> ImageId:
     """Make an image of one layer; see `layerstore.Store.import_rootfs`."""
-    with Import(layout, database, contents) as importing, _opened(source) as (file, label):
+    with Import(layout, database, contents, limits=limits) as importing, _opened(source) as (file, label):
         total = os.fstat(file.fileno()).st_size if isinstance(source, (str, os.PathLike)) else None
-        tell = _Loader(importing, progress).tell(label, total)
+        tell = _Loader(importing, progress, limits).tell(label, total)
         layer = importing.add_layer(pieces_of(file, PIECE_BYTES), progress=tell)
         data = _rootfs_config(layer.diff_id, created)
         config = parse_config(data)

@@ -10,15 +10,19 @@ import itertools
 import queue
 import threading
 
-from layerstore.errors import CorruptError, LimitExceeded
+from layerstore.errors import CorruptError
+from layerstore.limits import DEFAULT, FREE_LAYER_BYTES, beyond
 from layerstore.naming import about, starting
 from layerstore.store.pieces import PIECE_BYTES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-    from typing import Protocol, TypeAlias
+    from typing import Protocol, TypeAlias, TypeVar
 
+    from layerstore.limits import Limits
+
+    T = TypeVar("T")
     Piece: TypeAlias = bytes | memoryview
 
     class Readable(Protocol):
@@ -49,7 +53,6 @@ if TYPE_CHECKING:
 QUEUED_PIECES = 8
 INPUT_BYTES = 1 << 18
 """Compressed bytes taken at a time: small, as what a decoder has not consumed is copied."""
-MAX_WINDOW_LOG = 27
 GZIP_MAGIC = b"\x1f\x8b"
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
@@ -117,7 +120,7 @@ class BackgroundHash:
 
 
 @contextlib.contextmanager
-def read_ahead(pieces: Iterable[Piece]) -> Iterator[Iterator[Piece]]:
+def read_ahead(pieces: Iterable[T]) -> Iterator[Iterator[T]]:
     """Read `pieces` in a thread of its own, a few ahead. Its exceptions are raised here; leaving stops it.
 
     One piece needs no thread, and starting one would be most of the work on a small layer.
@@ -127,7 +130,7 @@ def read_ahead(pieces: Iterable[Piece]) -> Iterator[Iterator[Piece]]:
     if len(head) < 2:
         yield iter(head)
         return
-    ready: queue.Queue[Piece | BaseException | None] = queue.Queue(QUEUED_PIECES)
+    ready: queue.Queue[T | BaseException | None] = queue.Queue(QUEUED_PIECES)
     stopped = threading.Event()
 
     def read() -> None:
@@ -141,7 +144,7 @@ def read_ahead(pieces: Iterable[Piece]) -> Iterator[Iterator[Piece]]:
             end = error
         ready.put(end)
 
-    def received() -> Iterator[Piece]:
+    def received() -> Iterator[T]:
         yield from head
         while (piece := ready.get()) is not None:
             if isinstance(piece, BaseException):
@@ -182,7 +185,7 @@ class Counted:
             yield piece
 
 
-def _gzip() -> tuple[Callable[[], _Decoder], type[Exception], bytes]:
+def _gzip(_window_bytes: int) -> tuple[Callable[[], _Decoder], type[Exception], bytes]:
     from isal import igzip_lib
 
     # The stub of isal says that IsalError is an instance.
@@ -190,30 +193,43 @@ def _gzip() -> tuple[Callable[[], _Decoder], type[Exception], bytes]:
     return lambda: igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP), failure, GZIP_MAGIC
 
 
-def _zstd() -> tuple[Callable[[], _Decoder], type[Exception], bytes]:
+def _zstd(window_bytes: int) -> tuple[Callable[[], _Decoder], type[Exception], bytes]:
     from layerstore.layers.zstd import ZstdError, decompressor
 
-    return lambda: decompressor(MAX_WINDOW_LOG), ZstdError, ZSTD_MAGIC
+    window_log = window_bytes.bit_length() - 1
+    return lambda: decompressor(window_log), ZstdError, ZSTD_MAGIC
 
 
 _FORMATS = {"gzip": _gzip, "zstd": _zstd}
 """What loads the module for a compression and gives: what makes a decoder, what a decoder raises, the magic number."""
 
 
-def decompressed(pieces: Iterable[Piece], compression: str) -> Iterable[Piece]:
+def decompressed(
+    pieces: Iterable[Piece], compression: str, limits: Limits | None = None, what: str = "the stream"
+) -> Iterable[Piece]:
     """`pieces` decompressed; `compression` as `compression_of` says: any number of gzip members (RFC 1952) or zstd
-    frames (RFC 8878, windows of at most 128 MiB), never more than a piece at a time.
+    frames (RFC 8878), never more than a piece at a time.
 
-    Raises `CorruptError` and `LimitExceeded` while it is read.
+    Raises `CorruptError` and, naming `what`, `LimitExceeded` while it is read: for a frame that wants a larger window,
+    and for a stream that has too many bytes for those that it was compressed to. Without `limits`, what the store
+    itself has compressed is read.
     """
-    return _decompressed(pieces, compression) if compression else pieces
+    return _decompressed(pieces, compression, limits, what) if compression else pieces
 
 
-def _decompressed(pieces: Iterable[Piece], compression: str) -> Iterator[Piece]:
-    new_decoder, failure, magic = _FORMATS[compression]()
-    decoder: _Decoder | None = None
+def _in_parts(pieces: Iterable[Piece]) -> Iterator[Piece]:
     for piece in pieces:
+        for at in range(0, len(piece), INPUT_BYTES):
+            yield memoryview(piece)[at : at + INPUT_BYTES]
+
+
+def _decompressed(pieces: Iterable[Piece], compression: str, limits: Limits | None, what: str) -> Iterator[Piece]:
+    new_decoder, failure, magic = _FORMATS[compression]((limits or DEFAULT).zstd_window_bytes)
+    decoder: _Decoder | None = None
+    taken = given = 0
+    for piece in _in_parts(pieces):
         pending: Piece = piece
+        taken += len(piece)
         while pending or (decoder is not None and not decoder.needs_input):
             if decoder is None:
                 # Where a piece's end cuts the magic number, the decoder judges the rest.
@@ -224,11 +240,14 @@ def _decompressed(pieces: Iterable[Piece], compression: str) -> Iterator[Piece]:
                 data = decoder.decompress(pending, PIECE_BYTES)
             except failure as error:
                 if "memory" in str(error):
-                    raise LimitExceeded(
-                        f"the zstd stream needs a window of more than {1 << MAX_WINDOW_LOG} bytes; compress it again"
-                    ) from error
+                    name = "zstd_window_bytes"
+                    raise beyond(f"{what} is zstd that needs a larger window", limits or DEFAULT, name) from error
                 raise CorruptError(f"the {compression} stream is damaged ({error}); fetch or save it again") from error
             if data:
+                given += len(data)
+                if limits is not None and given > max(FREE_LAYER_BYTES, limits.layer_ratio * taken):
+                    has = f"{what} has {given} bytes and more in {taken} of {compression}"
+                    raise beyond(has, limits, "layer_ratio")
                 yield data
             pending = decoder.unused_data if decoder.eof else b""
             if decoder.eof:
@@ -242,25 +261,3 @@ def compression_of(head: Piece) -> str:
     if bytes(head[:2]) == GZIP_MAGIC:
         return "gzip"
     return "zstd" if bytes(head[:4]) == ZSTD_MAGIC else ""
-
-
-class Reader:
-    """A binary reader over pieces, for those that want `read(size)` (tarfile)."""
-
-    def __init__(self, pieces: Iterable[Piece]) -> None:
-        self._pieces = iter(pieces)
-        self._rest: memoryview = memoryview(b"")
-
-    def read(self, size: int = -1) -> bytes:
-        parts: list[bytes] = []
-        while size != 0:
-            if not self._rest:
-                piece = next(self._pieces, None)
-                if piece is None:
-                    break
-                self._rest = memoryview(piece)
-            part = self._rest if size < 0 else self._rest[:size]
-            parts.append(bytes(part))
-            self._rest = self._rest[len(part) :]
-            size -= len(part) if size > 0 else 0
-        return b"".join(parts)

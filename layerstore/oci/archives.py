@@ -5,30 +5,33 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
-import tarfile
 
-from layerstore.errors import CorruptError, InvalidInput, LimitExceeded, NotFound
+from layerstore._core.mount import open_inside
+from layerstore._core.tar import Data, Entry, walk
+from layerstore.errors import CorruptError, InvalidInput, LayerstoreError, NotFound
+from layerstore.limits import beyond
 from layerstore.naming import about
-from layerstore.oci.configs import CONFIG_LIMIT_BYTES, parse_config, parse_json
+from layerstore.oci.configs import ImageConfig, parse_config, parse_json
 from layerstore.oci.images import (
-    MANIFEST_LIMIT_BYTES,
     check_blob,
     for_platform,
     go_architecture,
     is_index,
+    parse_document,
     parse_index,
     parse_manifest,
 )
-from layerstore.types import Value, normalise_name, sha256_digest
+from layerstore.types import Value, decode_path, normalise_name, sha256_digest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Mapping
     from typing import BinaryIO, Protocol
 
-    from layerstore.oci.configs import ImageConfig
+    from layerstore.limits import Limits
     from layerstore.oci.images import Descriptor
     from layerstore.types import DiffId, Digest
 
@@ -36,14 +39,15 @@ if TYPE_CHECKING:
         def read(self, size: int, /) -> bytes: ...
 
     class Members(Protocol):
-        """Random access to the files of an archive by name."""
+        """Random access to the files of an archive by name. `limit` names the limit of what is read."""
 
-        def read(self, name: str, limit_bytes: int) -> bytes: ...
+        def read(self, name: str, limit: str) -> bytes: ...
 
         def has(self, name: str) -> bool: ...
 
 
-_INDEX_DEPTH = 4
+_BLOCK = 512
+_ANY_BYTES = (1 << 63) - 1
 
 
 class LayerSource(Value):
@@ -57,7 +61,8 @@ class LayerSource(Value):
 
 
 class ArchivedImage(Value):
-    """An image of an archive: its config, its layers bottom first, its names, its blobs (config, manifest) to keep."""
+    """An image of an archive: its config without the document, its layers bottom first, its names, its blobs (config,
+    manifest) to keep."""
 
     def __init__(
         self, config: ImageConfig, layers: tuple[LayerSource, ...], names: tuple[str, ...], blobs: dict[Digest, bytes]
@@ -68,46 +73,120 @@ class ArchivedImage(Value):
         self.blobs = blobs
 
 
-def list_images(members: Members, label: str) -> list[ArchivedImage]:
-    """The images of a docker archive or OCI layout. `label` names images whose reference is only a tag.
+def list_images(members: Members, label: str, limits: Limits) -> Iterator[ArchivedImage]:
+    """The images of a docker archive or OCI layout, one at a time. `label` names images whose reference is only a tag.
 
     Raises `InvalidInput` where it is neither, `DigestMismatch`, `LimitExceeded`, `CorruptError`.
     """
+    reader = _Reader(members, label, limits)
     if members.has("manifest.json"):
-        return list(_docker_images(members))
+        return reader.docker_images()
     if members.has("index.json"):
-        return list(_oci_images(members, label))
+        return reader.oci_images()
     raise InvalidInput(
         "this is neither a docker archive (no manifest.json) nor an OCI layout (no index.json); "
         "a plain root file system is taken in by `layerstore import FILE NAME`"
     )
 
 
-def _docker_images(members: Members) -> Iterator[ArchivedImage]:
-    entries = parse_json(members.read("manifest.json", MANIFEST_LIMIT_BYTES), "manifest.json", MANIFEST_LIMIT_BYTES)
-    if not isinstance(entries, list) or not entries:
-        raise InvalidInput("manifest.json of the docker archive lists no image")
-    for entry in entries:
-        if not isinstance(entry, dict) or not isinstance(entry.get("Config"), str):
-            raise InvalidInput('manifest.json of the docker archive has an image without a "Config"')
-        data = members.read(clean_member(entry["Config"]), CONFIG_LIMIT_BYTES)
-        config = parse_config(data)
-        _check_named_digest(entry["Config"], data)
-        layers = entry.get("Layers") or []
+class _Reader:
+    """Reads what an archive says of its images. What is read in all is limited: a few bytes can name a config often."""
+
+    def __init__(self, members: Members, label: str, limits: Limits) -> None:
+        self._members = members
+        self._label = label
+        self._limits = limits
+        self._bytes = self._layers = 0
+        self._blobs: dict[Digest, bytes] = {}
+
+    def _read(self, name: str, limit: str) -> bytes:
+        data = self._members.read(name, limit)
+        self._bytes += len(data)
+        if self._bytes > self._limits.metadata_bytes:
+            what = f"{name} brings the manifests and configs of the archive to {self._bytes} bytes"
+            raise beyond(what, self._limits, "metadata_bytes")
+        return data
+
+    def docker_images(self) -> Iterator[ArchivedImage]:
+        data = self._read("manifest.json", "manifest_bytes")
+        entries = parse_json(data, "manifest.json", self._limits)
+        if not isinstance(entries, list) or not entries:
+            raise InvalidInput("manifest.json of the docker archive lists no image")
+        for entry in entries:
+            if not isinstance(entry, dict) or not isinstance(entry.get("Config"), str):
+                raise InvalidInput('manifest.json of the docker archive has an image without a "Config"')
+            yield self._docker_image(entry["Config"], entry.get("Layers") or [], entry.get("RepoTags") or [])
+
+    def _docker_image(self, name: str, layers: object, tags: object) -> ArchivedImage:
+        data = self._read(clean_member(name), "config_bytes")
+        config = parse_config(data, None, self._limits)
+        _check_named_digest(name, data)
         if not isinstance(layers, list) or len(layers) != len(config.diff_ids):
+            count = len(layers) if isinstance(layers, list) else "no list of"
             raise InvalidInput(
-                f"manifest.json lists {len(layers)} layers for image {config.image_id}, "
+                f"manifest.json lists {count} layers for image {config.image_id}, "
                 f"but its config has {len(config.diff_ids)}"
             )
         sources = tuple(
             LayerSource(clean_member(str(name)), diff_id, None, None)
             for name, diff_id in zip(layers, config.diff_ids, strict=True)
         )
-        tags = entry.get("RepoTags") or []
         if not isinstance(tags, list):
             raise InvalidInput(f"RepoTags of image {config.image_id} in manifest.json is not a list of names")
         names = tuple(normalise_name(str(name)) for name in tags)
-        yield ArchivedImage(config, sources, names, {sha256_digest(data): data})
+        return self._image(config, sources, names, {sha256_digest(data): data})
+
+    def _image(
+        self, config: ImageConfig, layers: tuple[LayerSource, ...], names: tuple[str, ...], blobs: dict[Digest, bytes]
+    ) -> ArchivedImage:
+        """An image, of which no more is kept than is needed: an archive may name one config thousands of times."""
+        self._layers += len(layers)
+        if self._layers > 2 * self._limits.layers:
+            raise beyond(
+                f"half of the {self._layers} layers of the archive's images is too much", self._limits, "layers"
+            )
+        kept = {digest: self._blobs.setdefault(digest, data) for digest, data in blobs.items()}
+        return ArchivedImage(ImageConfig(config.image_id, {}, config.diff_ids, config.created), layers, names, kept)
+
+    def oci_images(self) -> Iterator[ArchivedImage]:
+        top = parse_document(self._read("index.json", "manifest_bytes"), "index.json", self._limits)
+        found = False
+        for descriptor in for_platform(parse_index(top), go_architecture()):
+            names = _names_of(descriptor, self._label)
+            for manifest, data in self._manifests(descriptor, self._limits.index_depth):
+                found = True
+                yield self._oci_image(manifest, data, names)
+        if not found:
+            raise NotFound(f"the OCI layout holds no image for linux on {go_architecture()}")
+
+    def _manifests(self, descriptor: Descriptor, depth: int) -> Iterator[tuple[Descriptor, bytes]]:
+        what = f"the manifest {descriptor.digest}"
+        data = self._read(_blob_member(descriptor.digest), "manifest_bytes")
+        check_blob(data, descriptor, what)
+        document = parse_document(data, what, self._limits)
+        if not is_index(document, descriptor.media_type):
+            yield descriptor, data
+            return
+        if depth == 0:
+            raise beyond(f"the index {descriptor.digest} is nested too deep in others", self._limits, "index_depth")
+        for child in for_platform(parse_index(document), go_architecture()):
+            yield from self._manifests(child, depth - 1)
+            return
+
+    def _oci_image(self, descriptor: Descriptor, data: bytes, names: tuple[str, ...]) -> ArchivedImage:
+        manifest = parse_manifest(parse_document(data, "a manifest", self._limits), self._limits)
+        raw_config = self._read(_blob_member(manifest.config.digest), "config_bytes")
+        check_blob(raw_config, manifest.config, "the image config")
+        config = parse_config(raw_config, manifest.config.digest, self._limits)
+        if len(manifest.layers) != len(config.diff_ids):
+            raise InvalidInput(
+                f"the manifest has {len(manifest.layers)} layers, but the config has {len(config.diff_ids)} diff_ids"
+            )
+        sources = tuple(
+            LayerSource(_blob_member(layer.digest), diff_id, layer.digest, layer.size_bytes)
+            for layer, diff_id in zip(manifest.layers, config.diff_ids, strict=True)
+        )
+        return self._image(config, sources, names, {manifest.config.digest: raw_config, descriptor.digest: data})
 
 
 def _check_named_digest(name: str, data: bytes) -> None:
@@ -115,20 +194,6 @@ def _check_named_digest(name: str, data: bytes) -> None:
     stem = os.path.basename(clean_member(name)).removesuffix(".json")
     if len(stem) == 64 and sha256_digest(data) != f"sha256:{stem}":
         raise CorruptError(f"config {name} has digest {sha256_digest(data)}; save the image again")
-
-
-def _oci_images(members: Members, label: str) -> Iterator[ArchivedImage]:
-    top = parse_json(members.read("index.json", MANIFEST_LIMIT_BYTES), "index.json", MANIFEST_LIMIT_BYTES)
-    if not isinstance(top, dict):
-        raise InvalidInput("index.json of the OCI layout is not a JSON object")
-    found = False
-    for descriptor in for_platform(parse_index(top), go_architecture()):
-        names = _names_of(descriptor, label)
-        for manifest, data in _manifests(members, descriptor, _INDEX_DEPTH):
-            found = True
-            yield _oci_image(members, manifest, data, names)
-    if not found:
-        raise NotFound(f"the OCI layout holds no image for linux on {go_architecture()}")
 
 
 def _names_of(descriptor: Descriptor, label: str) -> tuple[str, ...]:
@@ -140,38 +205,6 @@ def _names_of(descriptor: Descriptor, label: str) -> tuple[str, ...]:
         # By the specification the annotation is often the tag alone; the layout's own name stands for the repository.
         name = f"{label}:{name}"
     return (normalise_name(name),)
-
-
-def _manifests(members: Members, descriptor: Descriptor, depth: int) -> Iterator[tuple[Descriptor, bytes]]:
-    data = members.read(_blob_member(descriptor.digest), MANIFEST_LIMIT_BYTES)
-    check_blob(data, descriptor, "a manifest")
-    document = parse_json(data, "a manifest", MANIFEST_LIMIT_BYTES)
-    if not isinstance(document, dict):
-        raise InvalidInput("a manifest is not a JSON object")
-    if not is_index(document, descriptor.media_type):
-        yield descriptor, data
-        return
-    if depth == 0:
-        raise InvalidInput(f"indexes are nested more than {_INDEX_DEPTH} deep")
-    for child in for_platform(parse_index(document), go_architecture()):
-        yield from _manifests(members, child, depth - 1)
-        return
-
-
-def _oci_image(members: Members, descriptor: Descriptor, data: bytes, names: tuple[str, ...]) -> ArchivedImage:
-    manifest = parse_manifest(parse_json(data, "a manifest", MANIFEST_LIMIT_BYTES))
-    raw_config = members.read(_blob_member(manifest.config.digest), CONFIG_LIMIT_BYTES)
-    check_blob(raw_config, manifest.config, "the image config")
-    config = parse_config(raw_config, manifest.config.digest)
-    if len(manifest.layers) != len(config.diff_ids):
-        raise InvalidInput(
-            f"the manifest has {len(manifest.layers)} layers, but the config has {len(config.diff_ids)} diff_ids"
-        )
-    sources = tuple(
-        LayerSource(_blob_member(layer.digest), diff_id, layer.digest, layer.size_bytes)
-        for layer, diff_id in zip(manifest.layers, config.diff_ids, strict=True)
-    )
-    return ArchivedImage(config, sources, names, {manifest.config.digest: raw_config, descriptor.digest: data})
 
 
 def _blob_member(digest: Digest) -> str:
@@ -187,30 +220,46 @@ def clean_member(name: str) -> str:
 
 
 class DirectoryMembers:
-    """An OCI layout (or unpacked docker archive) in a directory; symlinks are not followed."""
+    """An OCI layout (or unpacked docker archive) in a directory. Symbolic links lead nowhere but inside of it."""
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, limits: Limits) -> None:
         self._root = root
+        self._limits = limits
 
     def has(self, name: str) -> bool:
         try:
-            return stat.S_ISREG(os.stat(os.path.join(self._root, name)).st_mode)
-        except FileNotFoundError:
+            self.open(name).close()
+        except NotFound:
             return False
+        return True
 
     def open(self, name: str) -> BinaryIO:
+        """Raises `NotFound`, `InvalidInput` where it is no file: a fifo would be waited for."""
+        root = os.open(self._root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        fd = -1
         try:
-            fd = os.open(os.path.join(self._root, name), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except FileNotFoundError:
+            fd = open_inside(root, name, os.O_PATH | os.O_CLOEXEC)
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise InvalidInput(f"{self._root}/{name} is no file; copy the layout again")
+            return open(f"/proc/self/fd/{fd}", "rb", buffering=0)
+        except (FileNotFoundError, NotADirectoryError):
             raise NotFound(f"{self._root} has no {name}; copy the layout again") from None
-        return open(fd, "rb", buffering=0)
+        except OSError as error:
+            if error.errno != errno.ELOOP:
+                raise
+            raise InvalidInput(f"{self._root}/{name} is a loop of links; copy the layout again") from None
+        finally:
+            for each in (root, fd):
+                if each >= 0:
+                    os.close(each)
 
     def size_bytes(self, name: str) -> int:
-        return os.lstat(os.path.join(self._root, name)).st_size
-
-    def read(self, name: str, limit_bytes: int) -> bytes:
         with self.open(name) as file:
-            return _read_limited(file, limit_bytes, name)
+            return os.fstat(file.fileno()).st_size
+
+    def read(self, name: str, limit: str) -> bytes:
+        with self.open(name) as file:
+            return _read_limited(file, name, self._limits, limit)
 
 
 class Range:
@@ -241,57 +290,174 @@ class Range:
         pass
 
 
-class TarMembers:
-    """An uncompressed archive in a seekable file."""
+class Link(Value):
+    """A member that is a link: symbolic, from where it is, or hard, from the top."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, is_symbolic: bool, target: str) -> None:
+        self.is_symbolic = is_symbolic
+        self.target = target
+
+
+class Names:
+    """The names of an archive's members as they come, and where links among them lead. Of a name that comes again the
+    last holds, as where the archive is unpacked; but not of those that say which images there are, of which other
+    readers take the first.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._links: dict[str, Link] = {}
+        self._seen: set[str] = set()
+        self._count = 0
+
+    def add(self, entry: Entry) -> str | None:
+        """Take note of a member; returns its name where it is a file. Raises `InvalidInput`, `LimitExceeded`."""
+        name = clean_member(decode_path(entry.path))
+        self._count += 1
+        if self._count > self._limits.members:
+            raise beyond(f"the archive has {self._count} files with {name!r}", self._limits, "members")
+        if name in ("manifest.json", "index.json"):
+            if name in self._seen:
+                raise InvalidInput(f"the archive has two files {name}, and so may stand for two images; save it again")
+            self._seen.add(name)
+        self._links.pop(name, None)
+        if entry.type in ("symlink", "hardlink"):
+            self._links[name] = Link(entry.type == "symlink", decode_path(entry.link))
+        elif entry.extents is not None:
+            raise InvalidInput(f"the archive's member {name!r} is a sparse file; write the archive without those")
+        return name if entry.type == "regular" else None
+
+    def resolve(self, name: str) -> str:
+        return resolve_links(name, self._links)
+
+
+def _walked(chunks: Iterable[bytes | memoryview], limits: Limits) -> Iterator[object]:
+    return walk(
+        chunks,
+        path_bytes=limits.path_bytes,
+        name_bytes=limits.name_bytes,
+        extended_bytes=limits.extended_bytes,
+        file_bytes=_ANY_BYTES,
+        entries=limits.members + 1,
+    )
+
+
+def streamed_members(chunks: Iterable[bytes | memoryview], limits: Limits) -> Iterator[tuple[Entry, Iterator[bytes]]]:
+    """The members of a tar that comes once, each with its content, which can be read until the next one is asked for.
+
+    Raises `CorruptError`, `InvalidInput`, `LimitExceeded`, and what `chunks` raises.
+    """
+    events = _walked(chunks, limits)
+    for event in events:
+        if isinstance(event, Entry):
+            content = _content(events, event.stored_size)
+            yield event, content
+            for _ in content:
+                pass
+
+
+def _content(events: Iterator[object], left: int) -> Iterator[bytes]:
+    while left:
+        event = next(events)
+        if isinstance(event, Data):
+            left -= len(event.data)
+            yield event.data
+
+
+class TarMembers:
+    """An uncompressed archive in a seekable file. Of what is in its members nothing is read until it is asked for."""
+
+    def __init__(self, file: BinaryIO, limits: Limits) -> None:
         self._file = file
-        try:
-            with about(getattr(file, "name", "the archive")), tarfile.open(fileobj=file, mode="r:") as archive:
-                self._members = {clean_member(member.name): member for member in archive}
-        except tarfile.TarError as error:
-            raise CorruptError(f"the archive cannot be read as a tar: {error}") from error
-        self._links = {name: member for name, member in self._members.items() if member.issym() or member.islnk()}
+        self._limits = limits
+        self._names = Names(limits)
+        self._files: dict[str, tuple[int, int]] = {}
+        with about(getattr(file, "name", "the archive")):
+            self._read_entries(file.seek(0, os.SEEK_END))
+
+    def _read_entries(self, size: int) -> None:
+        at = 0
+        while at < size:
+            try:
+                entry, start = self._entry(at)
+            except LayerstoreError as error:
+                raise type(error)(f"the archive cannot be read from byte {at} on: {error}") from error
+            if entry is None:
+                break
+            at = start + entry.stored_size
+            if at > size:
+                path = decode_path(entry.path)
+                raise CorruptError(f"the archive ends within {path!r}, {at - size} bytes too early; save it again")
+            at += -at % _BLOCK
+            name = self._names.add(entry)
+            if name is not None:
+                self._files[name] = start, entry.stored_size
+
+    def _entry(self, at: int) -> tuple[Entry | None, int]:
+        """The entry whose headers begin at a byte, and at which its content begins; None at the end of the archive."""
+        blocks = _Blocks(self._file, at)
+        if not blocks.first.strip(b"\0"):
+            return None, at
+        for event in _walked(blocks, self._limits):
+            if isinstance(event, Entry):
+                return event, blocks.at
+        return None, at
 
     def has(self, name: str) -> bool:
-        return name in self._members
+        return name in self._files
 
     def open(self, name: str) -> Range:
-        member = self._file_member(name)
-        return Range(self._file, member.offset_data, member.size)
+        return Range(self._file, *self._place(name))
 
     def size_bytes(self, name: str) -> int:
-        return self._file_member(name).size
+        return self._place(name)[1]
 
-    def _file_member(self, name: str) -> tarfile.TarInfo:
-        name = resolve_links(name, self._links)
-        member = self._members.get(name)
-        if member is None or not member.isreg():
-            raise NotFound(f"the archive has no file {name}; save the image again")
-        return member
+    def _place(self, name: str) -> tuple[int, int]:
+        try:
+            return self._files[self._names.resolve(name)]
+        except KeyError:
+            raise NotFound(f"the archive has no file {name}; save the image again") from None
 
-    def read(self, name: str, limit_bytes: int) -> bytes:
+    def read(self, name: str, limit: str) -> bytes:
         with self.open(name) as file:
-            return _read_limited(file, limit_bytes, name)
+            return _read_limited(file, name, self._limits, limit)
 
 
-def resolve_links(name: str, links: dict[str, tarfile.TarInfo]) -> str:
+class _Blocks:
+    """The blocks of a tar from byte `at` on, which goes along: no more is read of it than headers."""
+
+    def __init__(self, file: BinaryIO, at: int) -> None:
+        self._file = file
+        self.at = at
+        file.seek(at)
+        self.first = file.read(_BLOCK)
+
+    def __iter__(self) -> Iterator[bytes]:
+        block = self.first
+        while block:
+            self.at += len(block)
+            yield block
+            block = self._file.read(_BLOCK)
+
+
+def resolve_links(name: str, links: Mapping[str, Link]) -> str:
     """Follow links among members (docker 20.10 writes equal layers so). Raises `InvalidInput` for a loop."""
     for _ in range(40):
         member = links.get(name)
         if member is None:
             return name
         # From "." and not from "", below which ".." would lead to the top again: a link out of the archive is refused.
-        base = (os.path.dirname(name) or ".") if member.issym() else ""
-        name = clean_member(os.path.normpath(f"{base}/{member.linkname}").lstrip("/"))
+        base = (os.path.dirname(name) or ".") if member.is_symbolic else ""
+        name = clean_member(os.path.normpath(f"{base}/{member.target}").lstrip("/"))
     raise InvalidInput(f"the archive's member {name!r} is a loop of links")
 
 
-def _read_limited(file: Readable, limit_bytes: int, name: str) -> bytes:
+def _read_limited(file: Readable, name: str, limits: Limits, limit: str) -> bytes:
+    limit_bytes: int = getattr(limits, limit)
     data = b""
     with about(name):
         while len(data) <= limit_bytes and (piece := file.read(limit_bytes + 1 - len(data))):
             data += piece
     if len(data) > limit_bytes:
-        raise LimitExceeded(f"{name} has more than {limit_bytes} bytes, the limit for such a file")
+        raise beyond(f"{name} is too large", limits, limit)
     return data

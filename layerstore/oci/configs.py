@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 
-from layerstore.errors import DigestMismatch, InvalidInput, LimitExceeded
+from layerstore.errors import DigestMismatch, InvalidInput
+from layerstore.limits import FREE_JSON_BYTES, beyond
 from layerstore.types import DiffId, ImageId, Value, parse_digest, sha256_digest
 
 TYPE_CHECKING = False
@@ -12,11 +13,15 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Any
 
+    from layerstore.limits import Limits
+
 _EMPTY_TAR = DiffId("sha256:5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef")
 """Of 1,024 zeros: a layer that says nothing, for which docker has a step without a layer."""
 _PLATFORM = ("architecture", "variant", "os", "os.version", "os.features")
-CONFIG_LIMIT_BYTES = 8 << 20
-LAYERS_LIMIT = 65_535
+_LARGEST = 1.7976931348623157e308
+_LEADS = [bytes([lead]) for lead in range(0xF0, 0xF5)]
+_FOUR_BYTES = rb"[\xf0-\xf4][\x80-\xbf]{3}"
+_SURROGATE = rb"\\u[dD][89a-fA-F]"
 
 
 class ImageConfig(Value):
@@ -49,14 +54,58 @@ class ImageConfig(Value):
         return found + [({}, number) for number in range(layer, count)]
 
 
-def parse_json(data: bytes, what: str, limit_bytes: int) -> Any:
-    """Decode JSON of at most `limit_bytes`. Raises `LimitExceeded`, `InvalidInput` naming `what`."""
-    if len(data) > limit_bytes:
-        raise LimitExceeded(f"{what} has {len(data)} bytes; at most {limit_bytes} are accepted")
+def parse_json(data: bytes, what: str, limits: Limits | None = None) -> Any:
+    """Decode JSON as RFC 8259 has it: UTF-8, no key twice in an object, numbers that there are, text that is text.
+
+    What others would read otherwise would be two documents of one digest. `limits` says how many values there may be;
+    without it, what the store itself has kept is read. Raises `LimitExceeded`, `InvalidInput` naming `what`.
+    """
+    if limits is not None and len(data) > FREE_JSON_BYTES and sum(map(data.count, b",:[{")) > limits.json_values:
+        raise beyond(f"{what} has some {sum(map(data.count, b',:[{'))} values", limits, "json_values")
+    if limits is not None and 4 * len(data) > 3 * limits.config_bytes and any(lead in data for lead in _LEADS):
+        has = f"{what} has {len(data)} bytes with letters beyond U+FFFF, which count for a third more"
+        raise beyond(has, limits, "config_bytes")
     try:
-        return json.loads(data)
+        found = json.loads(_text(data), object_pairs_hook=_object, parse_float=_number, parse_constant=_number)
+        if b"\\u" in data:
+            _check_text(data, found)
     except (ValueError, RecursionError) as error:
         raise InvalidInput(f"{what} is not JSON: {error}") from error
+    return found
+
+
+def _text(data: bytes) -> str:
+    """The text of UTF-8. One letter beyond U+FFFF has all of it take four bytes a letter in Python: in a large document
+    they are spelled as the escapes that stand for them."""
+    if len(data) > FREE_JSON_BYTES and 0 < sum(map(data.count, _LEADS)) < len(data) // 64:
+        import re
+
+        data = re.sub(_FOUR_BYTES, lambda match: json.dumps(match[0].decode())[1:-1].encode(), data)
+    return data.decode()
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"an object has the key {twice!r} twice")
+    return found
+
+
+def _number(text: str) -> float:
+    number = float(text)
+    if not -_LARGEST <= number <= _LARGEST:
+        raise ValueError(f"{text} is no number that there is")
+    return number
+
+
+def _check_text(data: bytes, document: Any) -> None:
+    """Raise `ValueError` where an escape stands for half of a letter, which no other program could be told."""
+    import re
+
+    if re.search(_SURROGATE, data):
+        json.dumps(document, ensure_ascii=False).encode()
 
 
 def json_object(value: Any, what: str) -> dict[str, Any]:
@@ -71,21 +120,23 @@ def json_list(value: Any, what: str) -> list[Any]:
     return value
 
 
-def parse_config(data: bytes, expected: str | None = None) -> ImageConfig:
-    """Read an image config. `expected` is the digest promised for it.
+def parse_config(data: bytes, expected: str | None = None, limits: Limits | None = None) -> ImageConfig:
+    """Read an image config. `expected` is the digest promised for it, `limits` what is accepted from outside.
 
     Raises `DigestMismatch`, `InvalidInput`, `LimitExceeded`.
     """
+    if limits is not None and len(data) > limits.config_bytes:
+        raise beyond(f"the image config has {len(data)} bytes", limits, "config_bytes")
     digest = sha256_digest(data)
     if expected is not None and digest != expected:
         raise DigestMismatch(f"the image config has digest {digest}, but {expected} was promised")
-    document = json_object(parse_json(data, "the image config", CONFIG_LIMIT_BYTES), "the image config")
+    document = json_object(parse_json(data, "the image config", limits), "the image config")
     rootfs = json_object(document.get("rootfs"), 'the image config\'s "rootfs"')
     if rootfs.get("type") != "layers":
         raise InvalidInput(f'the image config\'s rootfs.type is {rootfs.get("type")!r}; only "layers" is known')
     diff_ids = json_list(rootfs.get("diff_ids") or [], "the image config's rootfs.diff_ids")
-    if len(diff_ids) > LAYERS_LIMIT:
-        raise LimitExceeded(f"the image config names {len(diff_ids)} layers; at most {LAYERS_LIMIT} are accepted")
+    if limits is not None and len(diff_ids) > limits.layers:
+        raise beyond(f"the image config names {len(diff_ids)} layers", limits, "layers")
     history = document.get("history")
     if history is not None and not all(
         isinstance(step, dict) for step in json_list(history, 'the config\'s "history"')

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 
-from layerstore.errors import DigestMismatch, InvalidInput, LimitExceeded
-from layerstore.oci.configs import LAYERS_LIMIT, json_list, json_object
+from layerstore.errors import DigestMismatch, InvalidInput
+from layerstore.limits import beyond
+from layerstore.oci.configs import json_list, json_object, parse_json
 from layerstore.types import Digest, Value, parse_digest, sha256_digest
 
 TYPE_CHECKING = False
@@ -13,7 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from typing import Any
 
-MANIFEST_LIMIT_BYTES = 4 << 20
+    from layerstore.limits import Limits
+
 _GO_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}
 
 INDEX_TYPES = {
@@ -105,6 +107,11 @@ def check_blob(data: bytes, descriptor: Descriptor, what: str) -> bytes:
 def is_index(document: dict[str, Any], media_type: str) -> bool:
     """Is it an index of manifests, not a manifest? Raises `InvalidInput` when it claims to be both or neither."""
     declared = document.get("mediaType", media_type)
+    known = INDEX_TYPES | MANIFEST_TYPES
+    if not isinstance(declared, str):
+        raise InvalidInput(f"the manifest's media type is {declared!r}, which is no text")
+    if declared in known and media_type in known and declared != media_type:
+        raise InvalidInput(f"the manifest's media type is {declared!r} by itself and {media_type!r} by what names it")
     if "manifests" in document and ("layers" in document or "config" in document):
         raise InvalidInput("a manifest is both an index and an image manifest, so neither can be trusted")
     if declared in INDEX_TYPES or (not declared and "manifests" in document):
@@ -114,14 +121,21 @@ def is_index(document: dict[str, Any], media_type: str) -> bool:
     raise InvalidInput(f"media type {declared!r} is neither an image manifest nor an index")
 
 
-def parse_manifest(document: dict[str, Any]) -> Manifest:
+def parse_document(data: bytes, what: str, limits: Limits | None = None) -> dict[str, Any]:
+    """Decode a manifest or index. Raises `InvalidInput` naming `what`, `LimitExceeded`."""
+    if limits is not None and len(data) > limits.manifest_bytes:
+        raise beyond(f"{what} has {len(data)} bytes", limits, "manifest_bytes")
+    return json_object(parse_json(data, what, limits), what)
+
+
+def parse_manifest(document: dict[str, Any], limits: Limits | None = None) -> Manifest:
     """Read an image manifest. Raises `InvalidInput`, `LimitExceeded`."""
     config = parse_descriptor(document.get("config"), "the manifest's config")
     if config.media_type not in _CONFIG_TYPES:
         raise InvalidInput(f"the config's media type is {config.media_type!r}; this is not a container image")
     layers = json_list(document.get("layers"), "the manifest's layers")
-    if len(layers) > LAYERS_LIMIT:
-        raise LimitExceeded(f"the manifest names {len(layers)} layers; at most {LAYERS_LIMIT} are accepted")
+    if limits is not None and len(layers) > limits.layers:
+        raise beyond(f"the manifest names {len(layers)} layers", limits, "layers")
     parsed = tuple(parse_descriptor(layer, f"layer {i} of the manifest") for i, layer in enumerate(layers))
     for i, layer in enumerate(parsed):
         if layer.media_type not in LAYER_TYPES:

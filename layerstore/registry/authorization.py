@@ -152,7 +152,7 @@ class Authorization:
         safe = scheme == "https" or (scheme == "http" and (here or self._credentials is None))
         if not safe or not host:
             raise AccessDenied(
-                f"{self._registry} sends its users to {realm} for a token, where a password would not be secret; "
+                f"{self._registry} sends its users to {realm!r} for a token, where a password would not be secret; "
                 "nothing was sent there"
             )
 

@@ -8,8 +8,9 @@ import socket
 import ssl
 from urllib.parse import urljoin, urlsplit
 
-from layerstore.errors import AccessDenied, DigestMismatch, InvalidInput, NotFound, RegistryError
-from layerstore.oci.images import INDEX_TYPES, MANIFEST_LIMIT_BYTES, MANIFEST_TYPES
+from layerstore.errors import AccessDenied, DigestMismatch, InvalidInput, LimitExceeded, NotFound, RegistryError
+from layerstore.limits import DEFAULT, beyond
+from layerstore.oci.images import INDEX_TYPES, MANIFEST_TYPES
 from layerstore.registry.authorization import Authorization
 from layerstore.registry.challenges import parse_challenges
 from layerstore.registry.credentials import find_credentials
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
+    from layerstore.limits import Limits
     from layerstore.registry.credentials import Credentials
     from layerstore.registry.references import Reference
     from layerstore.registry.transport import Body, Response
@@ -165,10 +167,12 @@ class Client:
         headers: Mapping[str, str] | None = None,
         body: bytes | None = None,
         limit_bytes: int = _ANSWER_BYTES,
+        too_large: LimitExceeded | None = None,
     ) -> Answer:
         """One request, repeated while it fails for now, and its answer, of one of the statuses `expected`.
 
-        Raises `AccessDenied`, `RegistryError` with what the registry says, `LimitExceeded`.
+        Raises `AccessDenied`, `RegistryError` with what the registry says, `LimitExceeded` (`too_large` where it is
+        given).
         """
 
         def attempt() -> Answer:
@@ -176,7 +180,11 @@ class Client:
             place = response.url or url
             if response.status not in expected:
                 raise failure(response, method, place)
-            data = b"" if method == "HEAD" else read_body(response, limit_bytes, f"the answer to {shown(place)}", place)
+            try:
+                what = f"the answer to {shown(place)}"
+                data = b"" if method == "HEAD" else read_body(response, limit_bytes, what, place)
+            except LimitExceeded as error:
+                raise too_large or error from None
             response.release_conn()
             fields = {name.lower(): value for name, value in response.headers.items()}
             return Answer(response.status, fields, data, place)
@@ -197,15 +205,23 @@ class Repository:
         self.reading = (f"repository:{name}:pull",)
         self.writing = (f"repository:{name}:pull,push",)
 
-    def manifest(self, target: str) -> FoundManifest:
+    def manifest(self, target: str, limits: Limits = DEFAULT) -> FoundManifest:
         """The manifest or index of a tag or digest, compared with the digest.
 
-        Raises `NotFound`, `DigestMismatch`, `InvalidInput` for what is no manifest that is known, `RegistryError`.
+        Raises `NotFound`, `DigestMismatch`, `InvalidInput` for what is no manifest that is known, `LimitExceeded`,
+        `RegistryError`.
         """
         url = f"{self.name}/manifests/{target}"
         accept = {"Accept": _ACCEPTED}
+        too_large = beyond(f"the manifest of {target} is too large", limits, "manifest_bytes")
         answer = self.client.call(
-            "GET", url, self.reading, {200, 404}, headers=accept, limit_bytes=MANIFEST_LIMIT_BYTES
+            "GET",
+            url,
+            self.reading,
+            {200, 404},
+            headers=accept,
+            limit_bytes=limits.manifest_bytes,
+            too_large=too_large,
         )
         if answer.status == 404:
             if b"NAME_UNKNOWN" in answer.body:

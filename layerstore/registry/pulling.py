@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from layerstore.errors import InvalidInput, LayerstoreError, NotFound, RegistryError
 from layerstore.layers.imports import Import
-from layerstore.oci.configs import CONFIG_LIMIT_BYTES, json_object, parse_config, parse_json
+from layerstore.limits import beyond
+from layerstore.oci.configs import parse_config
 from layerstore.oci.images import (
     INDEX_TYPES,
-    MANIFEST_LIMIT_BYTES,
     MANIFEST_TYPES,
     check_blob,
     is_foreign,
     is_index,
+    parse_document,
     parse_index,
     parse_manifest,
 )
@@ -26,6 +27,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from layerstore.limits import Limits
     from layerstore.oci.configs import ImageConfig
     from layerstore.oci.images import Descriptor, Manifest
     from layerstore.registry.platforms import Platform
@@ -34,8 +36,6 @@ if TYPE_CHECKING:
     from layerstore.store.db import Database
     from layerstore.store.layout import Layout
     from layerstore.types import DiffId, Digest, ImageId
-
-_INDEX_DEPTH = 4
 
 
 class _Found(Value):
@@ -56,17 +56,18 @@ def pull(
     reference: Reference,
     platform: Platform | None,
     progress: Callable[[Progress], None] | None,
+    limits: Limits,
 ) -> ImageId:
     """Bring an image into the store; see `layerstore.Store.pull`."""
     repository = Repository(client, reference.repository)
     tell = Teller(progress)
     client.warn = tell.warn
-    found = _find(repository, reference, platform)
+    found = _find(repository, reference, platform, limits)
     size = len(found.blobs[found.digest])
     tell(Progress("manifest", found.digest, size, size))
     while True:
         try:
-            _import(layout, database, contents, repository, reference, found, tell)
+            _import(layout, database, contents, repository, reference, found, tell, limits)
         except _SpoiledDownload:  # which was removed, so this ends
             continue
         return found.config.image_id
@@ -84,19 +85,29 @@ def _import(
     reference: Reference,
     found: _Found,
     tell: Teller,
+    limits: Limits,
 ) -> None:
     """Have the image in the store. Raises `_SpoiledDownload` where it may go better the next time."""
     names = [] if reference.local_name is None else [reference.local_name]
-    with Import(layout, database, contents) as importing:
+    with Import(layout, database, contents, limits=limits) as importing:
         layers = dict(zip(found.config.diff_ids, found.manifest.layers, strict=True))
         claimed = importing.claim_missing(layers)
         for diff_id, descriptor in layers.items():
             done = 0 if diff_id in claimed else descriptor.size_bytes
             tell(Progress("waiting" if diff_id in claimed else "stored", diff_id, done, descriptor.size_bytes))
         missing = {diff_id: descriptor for diff_id, descriptor in layers.items() if diff_id in claimed}
+        _check_sizes(missing, limits)
         _fetch(importing, repository, missing, layout.downloads, tell)
         importing.add_image(found.config, names, found.blobs)
         importing.commit((reference.registry, reference.repository))
+
+
+def _check_sizes(missing: dict[DiffId, Descriptor], limits: Limits) -> None:
+    """Before anything is fetched: a registry may send what never ends as long as its manifest promises."""
+    for diff_id, descriptor in missing.items():
+        if descriptor.size_bytes > limits.layer_bytes:
+            what = f"the blob {descriptor.digest} of layer {diff_id} is promised to have {descriptor.size_bytes} bytes"
+            raise beyond(what, limits, "layer_bytes")
 
 
 def _fetch(
@@ -142,32 +153,32 @@ def _fetch(
         downloads.remove()
 
 
-def _find(repository: Repository, reference: Reference, platform: Platform | None) -> _Found:
+def _find(repository: Repository, reference: Reference, platform: Platform | None, limits: Limits) -> _Found:
     """Follow the name through indexes to a manifest, and read the config that it names.
 
     Without a platform an index gives what is for this machine, and what is alone is taken whatever it is for.
     """
-    found = repository.manifest(reference.target)
+    found = repository.manifest(reference.target, limits)
     top = found.digest
     blobs = {found.digest: found.data}
     descriptor = None
-    for _ in range(_INDEX_DEPTH):
-        document = json_object(parse_json(found.data, "the manifest", MANIFEST_LIMIT_BYTES), "the manifest")
+    for _ in range(limits.index_depth + 1):
+        document = parse_document(found.data, f"the manifest {found.digest}", limits)
         _check_type(document.get("mediaType"), found.media_type, descriptor)
         if not is_index(document, found.media_type if found.media_type in INDEX_TYPES | MANIFEST_TYPES else ""):
-            manifest = parse_manifest(document)
-            config, data = _config(repository, manifest)
+            manifest = parse_manifest(document, limits)
+            config, data = _config(repository, manifest, limits)
             if platform is not None and not (descriptor and descriptor.platform):
                 check_config(config.document, platform, str(reference))
             return _Found(top, manifest, config, {**blobs, manifest.config.digest: data})
         descriptor = choose(parse_index(document), platform or this_platform(), str(reference))
         try:
-            found = repository.manifest(descriptor.digest)
+            found = repository.manifest(descriptor.digest, limits)
         except NotFound:
             raise NotFound(f"{reference} is an index that names {descriptor.digest}, but there is no such") from None
         check_blob(found.data, descriptor, "the manifest")
         blobs[found.digest] = found.data
-    raise InvalidInput(f"{reference} has indexes nested more than {_INDEX_DEPTH} deep")
+    raise beyond(f"{reference} has indexes nested too deep in one another", limits, "index_depth")
 
 
 def _check_type(declared: object, said: str, descriptor: Descriptor | None) -> None:
@@ -182,10 +193,13 @@ def _check_type(declared: object, said: str, descriptor: Descriptor | None) -> N
         raise InvalidInput(f"the manifest's media type is {told}{by_index}; no image can be read from that")
 
 
-def _config(repository: Repository, manifest: Manifest) -> tuple[ImageConfig, bytes]:
-    data = repository.blob(manifest.config.digest, CONFIG_LIMIT_BYTES)
+def _config(repository: Repository, manifest: Manifest, limits: Limits) -> tuple[ImageConfig, bytes]:
+    if manifest.config.size_bytes > limits.config_bytes:
+        what = f"the image config {manifest.config.digest} is promised to have {manifest.config.size_bytes} bytes"
+        raise beyond(what, limits, "config_bytes")
+    data = repository.blob(manifest.config.digest, manifest.config.size_bytes)
     check_blob(data, manifest.config, "the image config")
-    config = parse_config(data, manifest.config.digest)
+    config = parse_config(data, manifest.config.digest, limits)
     if len(manifest.layers) != len(config.diff_ids):
         raise InvalidInput(
             f"the manifest has {len(manifest.layers)} layers, but its config has {len(config.diff_ids)} diff_ids"

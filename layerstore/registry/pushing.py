@@ -9,8 +9,7 @@ import threading
 from layerstore.errors import InvalidInput
 from layerstore.layers.blobs import LayerBlob
 from layerstore.naming import starting
-from layerstore.oci.configs import parse_json
-from layerstore.oci.images import MANIFEST_LIMIT_BYTES, is_foreign, parse_manifest
+from layerstore.oci.images import is_foreign, parse_document, parse_manifest
 from layerstore.registry.client import Client, Repository
 from layerstore.registry.telling import Teller
 from layerstore.registry.transport import END_SECONDS
@@ -113,7 +112,7 @@ def _kept_manifest(layout: Layout, database: Database, config: ImageConfig) -> _
         data = read_whole(layout.blob(digest))
         if sha256_digest(data) != digest:
             continue
-        document = parse_json(data, "a manifest", MANIFEST_LIMIT_BYTES)
+        document = parse_document(data, "a manifest")
         if "layers" not in document:
             continue
         manifest = parse_manifest(document)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 
@@ -33,6 +34,17 @@ def absolute(path: str | os.PathLike[str]) -> str:
     """The path from the root directory; its links and ".." stay, as the kernel alone knows where they lead."""
     text = os.fspath(path)
     return (text if os.path.isabs(text) else os.path.join(os.getcwd(), text)).rstrip("/") or "/"
+
+
+def make_private(path: str) -> None:
+    """Make a directory, and those above it that are missing, for this user alone, whatever the umask."""
+    missing = []
+    while not os.path.isdir(path):
+        missing.append(path)
+        path = os.path.dirname(path)
+    for each in reversed(missing):
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(each, 0o700)
 
 
 def chain_of_mount(name: str) -> ChainId:
@@ -134,6 +146,8 @@ class Layout:
 
         Raises `InvalidInput` when the directory holds something else, `OSError`.
         """
+        if os.path.isdir(self.root):
+            self._check_owner(os.stat(self.root))
         if os.path.isdir(self.root) and not self.exists():
             # Another process may be making it at this moment.
             names = {name for name in os.listdir(self.root) if not name.startswith(_UNFINISHED_FORMAT)}
@@ -142,7 +156,7 @@ class Layout:
                 raise InvalidInput(
                     f"{self.root} is not empty and not a store (it has {min(strangers)!r}); give an empty directory"
                 )
-        os.makedirs(self.root, mode=0o700, exist_ok=True)
+        make_private(self.root)
         os.chmod(self.root, 0o700)
         with locked_directory(self.root, exclusive=True):
             if self.exists():
@@ -155,7 +169,9 @@ class Layout:
                 *(self.staging, self.runtime, self.chain_mounts, self.pack_mounts),
                 *(f"{self.objects}/{i:02x}" for i in range(256)),
             ):
-                os.makedirs(directory, mode=0o700, exist_ok=True)
+                make_private(directory)
+            # Files that SQLite puts beside it get its mode.
+            os.close(os.open(self.database, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
             durable.sync_file_system(self.root)
             durable.write_file(self.format, FORMAT.encode())
 
@@ -173,14 +189,11 @@ class Layout:
                 f"there is no store at {self.root}; `layerstore init` or `layerstore load` makes one"
             ) from None
         except PermissionError:
-            raise PermissionError(
-                f"the store at {self.root} belongs to another user; run as that user or as root"
-            ) from None
+            raise PermissionError(f"the store at {self.root} belongs to another user; run as that user") from None
         if text != FORMAT:
             raise InvalidInput(f"{self.format} says {text.strip()!r}; this version reads {FORMAT.strip()!r} only")
         status = os.stat(self.root)
-        if status.st_uid != os.geteuid() and os.geteuid() != 0:
-            raise PermissionError(f"{self.root} belongs to user {status.st_uid}; run as that user or as root")
+        self._check_owner(status)
         if stat.S_IMODE(status.st_mode) & 0o077:
             raise InvalidInput(f"{self.root} is open to other users; `chmod 700 {self.root}` first")
 
@@ -190,6 +203,11 @@ class Layout:
             return
         if os.listdir(self.layers) or os.listdir(self.packs) or os.listdir(self.blobs):
             raise CorruptError(f"{self.database} is missing; {REPAIR_DATABASE}")
+
+    def _check_owner(self, status: os.stat_result) -> None:
+        """To root as well: whoever may put links into a store would have it write anywhere."""
+        if status.st_uid != os.geteuid():
+            raise PermissionError(f"{self.root} belongs to user {status.st_uid}; run as that user")
 
     def _own_names(self) -> set[str]:
         own = (self.format, self.packs, self.objects, self.layers, self.chains, self.containers, self.logs, self.builds)

@@ -19,7 +19,7 @@ from layerstore._core import mount, pool
 from layerstore.errors import Conflict, InvalidInput, LayerstoreError, NotFound, Unsupported
 from layerstore.naming import about
 from layerstore.store import durable
-from layerstore.store.layout import FORMAT_NAME, POOL_NAME
+from layerstore.store.layout import FORMAT_NAME, POOL_NAME, make_private
 from layerstore.store.locks import locked
 from layerstore.types import Value
 
@@ -78,7 +78,7 @@ class Pool:
         if not mount.features().may_mount:
             raise Unsupported("a pool is a file system of its own, and mounting it needs CAP_SYS_ADMIN: run as root")
         program = _find_mkfs()
-        os.makedirs(self._root, mode=0o700, exist_ok=True)
+        make_private(self._root)
         self._check_directory()
         os.chmod(self._root, 0o700)
         with locked(self._lock, exclusive=True):

@@ -13,6 +13,7 @@ with atheris.instrument_imports(include=["layerstore"]):
     from layerstore.containers import users
     from layerstore.errors import CorruptError, DigestMismatch, InvalidInput, LimitExceeded, NotFound
     from layerstore.layers.streams import compression_of, decompressed
+    from layerstore.limits import DEFAULT
     from layerstore.oci import archives, configs, images
     from layerstore.types import DiffId
 
@@ -23,10 +24,10 @@ class Members(dict):  # type: ignore[type-arg]
     def has(self, name: str) -> bool:
         return name in self
 
-    def read(self, name: str, limit_bytes: int) -> bytes:
+    def read(self, name: str, limit: str) -> bytes:
         if name not in self:
             raise NotFound(f"no {name}")
-        return bytes(self[name])[:limit_bytes]
+        return bytes(self[name])[: getattr(DEFAULT, limit)]
 
 
 def list_layout(data: bytes) -> None:
@@ -41,13 +42,13 @@ def list_layout(data: bytes) -> None:
         members[f"c{number}"] = members[f"blobs/sha256/{digest}"] = line
         members[f"digest {number}"] = b"sha256:" + digest.encode()
     members["manifest.json" if line.startswith(b"[") else "index.json"] = line
-    for image in archives.list_images(members, "label"):
+    for image in archives.list_images(members, "label", DEFAULT):
         require(len(image.layers) == len(image.config.diff_ids), "each layer has its diff_id")
         require(all(".." not in layer.member.split("/") for layer in image.layers), "no member leads out")
 
 
 def read_config(data: bytes) -> None:
-    config = configs.parse_config(data)
+    config = configs.parse_config(data, None, DEFAULT)
     require(sum(layer is not None for _, layer in config.steps()) == len(config.diff_ids), "each layer has a step")
     made = configs.next_config(config, config.runtime, DiffId("sha256:" + "0" * 64), {"created": config.created})
     again = configs.parse_config(made)
@@ -55,22 +56,22 @@ def read_config(data: bytes) -> None:
 
 
 def read_manifest(data: bytes) -> None:
-    document = configs.json_object(configs.parse_json(data, "a manifest", 1 << 20), "a manifest")
+    document = images.parse_document(data, "a manifest", DEFAULT)
     if images.is_index(document, ""):
         list(images.for_platform(images.parse_index(document), "amd64"))
     else:
-        manifest = images.parse_manifest(document)
+        manifest = images.parse_manifest(document, DEFAULT)
         require(all(layer.media_type in images.LAYER_TYPES for layer in manifest.layers), "layers are layers")
 
 
 def read_archive(data: bytes) -> None:
-    members = archives.TarMembers(io.BytesIO(data))
-    for name in list(members._members)[:20]:
+    members = archives.TarMembers(io.BytesIO(data), DEFAULT)
+    for name in list(members._files)[:20]:
         try:
-            require(len(members.read(name, 1 << 16)) <= members.size_bytes(name), "a member has its size")
+            require(len(members.read(name, "config_bytes")) <= members.size_bytes(name), "a member has its size")
         except (CorruptError, InvalidInput, LimitExceeded, NotFound) as error:
             require(str(error), "an error says something")
-    archives.list_images(members, "label")
+    list(archives.list_images(members, "label", DEFAULT))
 
 
 def unpack_archive(data: bytes) -> None:
@@ -78,7 +79,7 @@ def unpack_archive(data: bytes) -> None:
     try:
         os.write(fd, data)
         os.lseek(fd, 0, os.SEEK_SET)
-        with building.opened(fd, "/tmp", "archive") as entries:
+        with building.opened(fd, "/tmp", "archive", DEFAULT) as entries:
             for entry in entries or ():
                 require(not entry.path.startswith(b"/") and b".." not in entry.path.split(b"/"), "no entry leads out")
                 require(0 <= entry.uid < 1 << 32 and 0 <= entry.gid < 1 << 32, "owners have 32 bits")
