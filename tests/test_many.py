@@ -19,7 +19,8 @@ from waiting import wait_for
 
 from layerstore import Store
 from layerstore.layers import imports
-from layerstore.store.locks import Claims
+from layerstore.store import locks
+from layerstore.store.locks import Claims, locked, locked_past_sharers
 
 ROOT = Path(__file__).parent.parent
 
@@ -252,3 +253,45 @@ def test_a_check_is_not_misled_by_removals(root: Path, tmp_path: Path) -> None:
         (left,) = store.create("a:1", count=1)
         shutil.rmtree(root / "containers" / left.id)
         assert [damage.what for damage in store.check().damages] == ["container"]
+
+
+def test_who_wants_a_lock_alone_gets_it_from_sharers_without_an_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locks, "_ASK_SECONDS", 1.0)
+    monkeypatch.setattr(locks, "_REST_SECONDS", 0.5)
+    path, stop = str(tmp_path / "lock"), threading.Event()
+
+    def share(pause: float) -> None:
+        time.sleep(pause)
+        while not stop.is_set():
+            with locked(path, exclusive=False):
+                time.sleep(0.1)
+
+    threads = [threading.Thread(target=share, args=(n * 0.02,)) for n in range(5)]
+    for thread in threads:
+        thread.start()
+    try:
+        time.sleep(0.3)
+        begin = time.monotonic()
+        with locked_past_sharers(path):
+            pass
+        assert time.monotonic() - begin < 10
+        # Who holds it and takes it again is not kept for long by one who asks.
+        with locked(path, exclusive=False):
+            asking = threading.Thread(target=lambda: at_once(lambda: take_alone(path)))
+            asking.start()
+            time.sleep(0.1)
+            with locked(path, exclusive=False):
+                pass
+        asking.join(60)
+        assert not asking.is_alive()
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
+def take_alone(path: str) -> None:
+    with locked_past_sharers(path):
+        pass

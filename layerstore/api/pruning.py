@@ -8,7 +8,7 @@ import time
 from layerstore.errors import Conflict
 from layerstore.layers.usage import bytes_without
 from layerstore.results import Pruned
-from layerstore.store.locks import locked
+from layerstore.store.locks import locked, locked_past_sharers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def prune(store: Store, *, named: bool, containers: bool, older_than_seconds: fl
             freed = bytes_without(store._database, store._contents, store._chains, images)
         return Pruned([row.id for row in rows], images, 0, freed)
     # Nothing is being loaded, built or created in here, so an image that has no name yet is nobody's.
-    with locked(store.layout.garbage_lock, exclusive=True):
+    with locked_past_sharers(store.layout.garbage_lock):
         gone = [row.id for row in _idle(store, before) if _remove(store, row)] if containers else []
         with store._database.transaction() as db:
             images = _images(store, before, named, [])

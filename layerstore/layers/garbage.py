@@ -30,7 +30,7 @@ from layerstore.layers.packs import bring_small_together
 from layerstore.store.contents import ContentStore, Pack
 from layerstore.store.db import UNUSED_CHAINS, Database
 from layerstore.store.layout import Layout
-from layerstore.store.locks import locked, open_elsewhere
+from layerstore.store.locks import locked, locked_past_sharers, open_elsewhere
 from layerstore.types import ChainId, DiffId, digest_hex
 
 _RANGE = struct.Struct("<QQ")
@@ -66,7 +66,7 @@ def collect(
 
 def _collect(layout: Layout, database: Database, contents: ContentStore, chains: Chains, derived_limit: int) -> int:
     """Returns how many contents were dropped."""
-    with locked(layout.garbage_lock, exclusive=True):
+    with locked_past_sharers(layout.garbage_lock):
         with locked(layout.staging_lock, exclusive=True):
             clear_abandoned(layout, database)
         # Derived files say where contents are, so they go before the contents that they name; and on a full disk they

@@ -7,6 +7,7 @@ import errno
 import fcntl
 import os
 import struct
+import time
 
 from layerstore.naming import about
 
@@ -16,13 +17,60 @@ if TYPE_CHECKING:
 
 _FLOCK = struct.Struct("@hhqqi4x")
 """struct flock of Linux: type, whence, start, length, process (0)."""
+_ASK_SECONDS, _REST_SECONDS = 2.0, 6.0
+_LOOK_SECONDS = 0.005
 
 
 @contextlib.contextmanager
 def locked(path: str | os.PathLike[str], *, exclusive: bool) -> Iterator[None]:
     """Hold the lock file `path` (made if missing), shared or exclusive, waiting for it. Raises `OSError`."""
-    with _held(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), exclusive):
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    if not exclusive:
+        _let_pass(fd)
+    with _held(fd, exclusive):
         yield
+
+
+@contextlib.contextmanager
+def locked_past_sharers(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Hold a lock file exclusively that others hold shared, one or another at any moment. Raises `OSError`.
+
+    The kernel lets a sharer in while somebody waits who wants it alone, who then would wait for as long as there is
+    much to do. So sharers are asked to wait, by a lock of a byte, for two seconds of each eight: not for longer, as one
+    who holds it may take it once more before he lets go, and as what he does may take an hour.
+    """
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        while not try_lock(fd):
+            with contextlib.suppress(BlockingIOError):  # another one asks for it already
+                fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0))
+            is_held = _try_for(fd, _ASK_SECONDS)
+            fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, 0, 1, 0))
+            if is_held or _try_for(fd, _REST_SECONDS):
+                break
+        yield
+    finally:
+        os.close(fd)
+
+
+def _try_for(fd: int, seconds: float) -> bool:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        time.sleep(_LOOK_SECONDS)
+        if try_lock(fd):
+            return True
+    return False
+
+
+def _let_pass(fd: int) -> None:
+    """Wait for who wants this lock alone, if he asks for it; not for one who was stopped while he did."""
+    end = None
+    question = _FLOCK.pack(fcntl.F_RDLCK, os.SEEK_SET, 0, 1, 0)
+    while _FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_OFD_GETLK, question))[0] != fcntl.F_UNLCK:
+        end = end or time.monotonic() + 2 * _ASK_SECONDS
+        if time.monotonic() > end:
+            return
+        time.sleep(_LOOK_SECONDS)
 
 
 @contextlib.contextmanager
