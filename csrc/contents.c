@@ -468,6 +468,20 @@ static int finish_pack(struct ls_contents *c, struct ls_error *err)
 	return status;
 }
 
+static int sync_staged(const struct ls_contents *c, const char *name)
+{
+	int fd = openat(c->staging, name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+	int status = fd < 0 ? -1 : fsync(fd);
+	int cause = errno;
+
+	if (fd >= 0)
+		close(fd);
+	errno = cause;
+	return status;
+}
+
+/* The sync of the whole import comes later. But what has the place already may be in use, by another import that was faster: then
+ * a loss of power must not find an empty file there. */
 static int place_object(struct ls_contents *c, int objects, const uint8_t *digest, struct ls_error *err)
 {
 	char name[65], place[66];
@@ -476,7 +490,10 @@ static int place_object(struct ls_contents *c, int objects, const uint8_t *diges
 	memcpy(place, name, 2);
 	place[2] = '/';
 	memcpy(place + 3, name + 2, 63);
-	if (renameat(c->staging, name, objects, place))
+	if (!renameat2(c->staging, name, objects, place, RENAME_NOREPLACE))
+		return LS_OK;
+	/* EINVAL: a file system that cannot tell. */
+	if ((errno != EEXIST && errno != EINVAL) || sync_staged(c, name) || renameat(c->staging, name, objects, place))
 		return ls_fail_errno(err, "cannot move object %s to its place in the store", name);
 	return LS_OK;
 }

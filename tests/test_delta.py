@@ -300,7 +300,8 @@ def write_to_it(container: Container) -> None:
 
 
 def free_bytes(store: Store) -> int:
-    durable.sync_file_system(store.layout.root)
+    with durable.file_system(store.layout.root) as sync:
+        sync()
     status = os.statvfs(store.layout.root)
     return status.f_bfree * status.f_frsize
 

@@ -253,7 +253,8 @@ class TestToTheOverlayDriver:
             container.snapshot(name)
             container.write_bytes("/other", os.urandom(5000))
         container.move("overlay")
-        durable.sync_file_system(store.layout.root)
+        with durable.file_system(store.layout.root) as sync:
+            sync()
         told = subprocess.run(
             ["filefrag", "-v", upper_of(container) / "own"], capture_output=True, text=True, check=True
         )

@@ -50,7 +50,7 @@ def check_contents(store: Store, stack: Stack, count: int) -> None:
 @pytest.mark.root
 @pytest.mark.kernel
 def test_six_hundred_imports(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(durable, "sync_file_system", lambda _: None)  # which is most of the time, and not in question
+    monkeypatch.setattr(durable, "syncfs", lambda _: None)  # which is most of the time, and not in question
     stack = Stack(600)
     stack.load(store, range(1, 61))
     old = store.create("grown:60")
@@ -203,7 +203,7 @@ CUT = (
     with Store(sys.argv[1]) as store:
         for home, name in (
             (imports.Import, "copy_contents"), (imports.Import, "commit"), (imports.Import, "_publish_contents"),
-            (imports, "write_pack"), (durable, "sync_file_system"), (durable, "write_file"), (os, "fsync"),
+            (imports, "write_pack"), (durable, "syncfs"), (durable, "write_file"), (os, "fsync"),
             (ContentStore, "append"), (imports, "_drop_pack"), (os, "rename"), (imports.shutil, "rmtree"),
         ):
             setattr(home, name, dying(getattr(home, name)))

@@ -129,6 +129,7 @@ class Store:
             self._chains.derived.limit_bytes = derived_limit_bytes
         self._mounts = Mounts(self.layout)
         self._containers = Containers(self.layout, self._database, self._chains, self._mounts)
+        self._containers.forget_lost()
         self._opened_layers: Layers | None = None
         self._opening = _thread.allocate_lock()
         self._image_trees: dict[ImageId, ImageTree] = {}

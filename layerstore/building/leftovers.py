@@ -82,7 +82,8 @@ class Leftovers:
             os.unlink(f"{self._names}/{name}")
         images = os.listdir(self._images)
         if images:
-            with self._database.transaction(durable=False) as db:
+            # Durable before the notes go, or a power cut could bring back an image that nothing says is a leftover.
+            with self._database.transaction() as db:
                 db.executemany(_FORGET_IMAGE, [(f"sha256:{image}",) for image in images])
             for image in images:
                 os.unlink(f"{self._images}/{image}")

@@ -65,22 +65,24 @@ def rebuild(layout: Layout) -> dict[str, int]:
         for ending in ("", *_ENDINGS):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(new + ending)
-        database = Database(new, layout.database_lock)
-        try:
-            with database.transaction() as db:
-                write_rows(db, made.rows)
-        finally:
-            database.close()
-        os.chmod(new, 0o600)
-        durable.sync_file_system(layout.root)
+        with durable.file_system(layout.root) as sync:
+            database = Database(new, layout.database_lock)
+            try:
+                with database.transaction() as db:
+                    write_rows(db, made.rows)
+            finally:
+                database.close()
+            os.chmod(new, 0o600)
+            sync()
         os.rename(new, ready)
     # From here on it is known to be whole; a log of the former one may not be taken for its own.
     quarantine = Quarantine(layout)
-    for ending in _ENDINGS:
-        quarantine.take(layout.database + ending)
-    if os.path.exists(layout.database):
-        quarantine.copy(layout.database)
-    durable.sync_file_system(layout.root)
+    with durable.file_system(layout.root) as sync:
+        for ending in _ENDINGS:
+            quarantine.take(layout.database + ending)
+        if os.path.exists(layout.database):
+            quarantine.copy(layout.database)
+        sync()
     os.rename(ready, layout.database)
     durable.sync_directory(layout.root)
     keep_strangers(layout)

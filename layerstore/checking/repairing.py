@@ -27,7 +27,7 @@ from layerstore.types import ChainId, DiffId
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from layerstore.checking.checker import Check
     from layerstore.checking.findings import Finding
@@ -53,11 +53,12 @@ class Repair:
 
     def run(self) -> None:
         """Mend what can be. Raises `OSError`; it can be run again."""
-        self._derived()
-        self._padding()
-        lost_files = self._files()
-        self._commit(lost_files)
-        durable.sync_file_system(self._layout.root)
+        with durable.file_system(self._layout.root) as sync:
+            self._derived()
+            self._padding()
+            lost_files = self._files()
+            self._commit(lost_files)
+            sync()
 
     # What is made again
 
@@ -189,6 +190,10 @@ class Repair:
             shutil.rmtree(staging, ignore_errors=True)
 
     def _written(self, staging: str, number: int, records: list[Record]) -> list[Record]:
+        with durable.file_system(self._layout.root) as sync:
+            return self._synced(staging, number, records, sync)
+
+    def _synced(self, staging: str, number: int, records: list[Record], sync: Callable[[], None]) -> list[Record]:
         pack = os.open(f"{staging}/pack", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o400)
         staging_fd = os.open(staging, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         objects = os.open(self._layout.objects, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -204,7 +209,7 @@ class Repair:
                 return []
             durable.write_whole(self._layout.pack_image(number), memoryview(write_pack(number, size, slots)))
             os.rename(f"{staging}/pack", self._layout.pack(number))
-            durable.sync_file_system(self._layout.root)
+            sync()
             return [Record(-1, *fields) for fields in RECORD.iter_unpack(contents.records())]
         finally:
             for fd in (pack, staging_fd, objects):

@@ -12,7 +12,7 @@ from functools import partial
 from layerstore._core.mount import container_make_many, container_remove_many
 from layerstore.errors import Conflict, InvalidInput, NotFound, Unsupported
 from layerstore.naming import about
-from layerstore.store import logs
+from layerstore.store import boot, logs
 from layerstore.store.locks import locked, try_lock
 from layerstore.types import Value
 
@@ -154,6 +154,28 @@ class Containers:
                     os.setxattr(self.upper(container), attribute, value)
         with self.or_none(ids), self._database.transaction(durable=False) as db:
             insert_rows(db, rows)
+
+    def forget_lost(self) -> None:
+        """After a start of the machine: forget the containers that a power cut has left without their directories.
+
+        To create one syncs nothing, so its row may have reached the disk before they did. Then nothing in it had.
+        """
+        if not boot.is_new(self._layout):
+            return
+        # In the transaction, as a move to the other driver takes the directory away after its own.
+        with self._database.transaction() as db:
+            rows = db.execute("SELECT id FROM containers WHERE driver = 'overlay'").fetchall()
+            lost = [(container,) for (container,) in rows if not self._is_there(container)]
+            db.executemany("DELETE FROM containers WHERE id = ?", lost)
+        boot.note(self._layout)
+
+    def _is_there(self, container: str) -> bool:
+        """Whether it has an upper directory, perhaps one that a rollback was putting in the place of another."""
+        try:
+            names = os.listdir(self._layout.container(container))
+        except FileNotFoundError:
+            return False
+        return "upper" in names or any(name.partition(".")[0] == "before" for name in names)
 
     @contextlib.contextmanager
     def or_none(self, ids: Sequence[str]) -> Iterator[None]:
@@ -350,8 +372,9 @@ class Containers:
                 self.runtime().delete(row.id, force=True)
         if any(self.mounted(rows)):
             self._unmount(rows, lazy=force)
-        # Rows first: what is left of a directory whose row is gone is garbage, not half a container.
-        with self._database.transaction(durable=False) as db:
+        # Rows first: what is left of a directory whose row is gone is garbage, not half a container. And durable, or a
+        # power cut could bring back the row of what it has taken.
+        with self._database.transaction() as db:
             needed = [log for row in rows for (log,) in db.execute(_LOGS_OF, {"id": row.id})]
             db.executemany("DELETE FROM containers WHERE id = ?", [(row.id,) for row in rows])
             gone = logs.forget_unneeded(db, needed)

@@ -10,6 +10,7 @@ from layerstore._core.mount import container_make_many
 from layerstore.containers import snapshots
 from layerstore.containers.containers import ContainerRow, check_name, insert_rows
 from layerstore.errors import Conflict, NotFound
+from layerstore.store import durable
 from layerstore.store.locks import locked
 
 TYPE_CHECKING = False
@@ -41,8 +42,14 @@ class Forks:
         alike = {**vars(row), "name": name, "created_seconds": time.time(), "command": None}
         rows = [ContainerRow(**{**alike, "id": os.urandom(32).hex()}) for _ in range(count)]
         ids = [made.id for made in rows]
-        with locked(self._layout.garbage_lock, exclusive=False), self._containers.or_none(ids):
+        with (
+            locked(self._layout.garbage_lock, exclusive=False),
+            durable.file_system(self._layout.containers) as sync,
+            self._containers.or_none(ids),
+        ):
             self._clone(row.id, ids)
+            if not row.volatile:
+                sync()  # its row may be durable at any moment, and nothing is to be missing from it then
             with self._database.transaction(durable=False) as db:
                 # A removal deletes the row first: while it is there, nothing was missing from what was cloned.
                 if db.execute("SELECT 1 FROM containers WHERE id = ?", (row.id,)).fetchone() is None:
@@ -66,7 +73,7 @@ class Forks:
         Raises `Conflict` when the name is taken, `InvalidInput` when it is none, `NotFound`, `OSError`.
         """
         check_name(name, "a snapshot")
-        snapshots.take(self._layout.container(row.id), name)
+        snapshots.take(self._layout.container(row.id), name, durable=not row.volatile)
 
     def snapshots(self, row: ContainerRow) -> list[Snapshot]:
         """The snapshots of a container, oldest first."""

@@ -93,7 +93,11 @@ class Moves:
             )
         layer = self._layers.layer(row.id, row.image_id, row.chain_id)
         self._check_unused(row)
-        with layer.still() as tree, self._or_none(row, partial(self._remove_directory, row)):
+        with (
+            layer.still() as tree,
+            durable.file_system(self._layout.containers) as sync,
+            self._or_none(row, partial(self._remove_directory, row)),
+        ):
             self._remove_directory(row)  # what a move left that was killed
             states = self._database.read().execute(_SNAPSHOTS, (row.id,)).fetchall()
             container_make_many(self._mounts.containers_fd, [row.id], 0o700, 0, 0, 0)
@@ -102,7 +106,7 @@ class Moves:
             _write_upper(tree, f"{directory}/upper", made)
             for name, created, log, length in states:
                 _write_upper(layer.at((log, length)), snapshots.make(directory, name, created), made)
-            durable.sync_file_system(directory)
+            sync()
             gone = self._say_overlay(row, states)
         self._layers.forget(row.id)
         logs.unlink(self._layout, gone)

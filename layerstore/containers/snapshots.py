@@ -25,6 +25,7 @@ from layerstore._core.clone import clone_tree
 from layerstore._core.mount import container_remove_many
 from layerstore.errors import Conflict, NotFound
 from layerstore.naming import about
+from layerstore.store.durable import file_system
 from layerstore.store.layout import make_private
 from layerstore.store.locks import locked_directory
 
@@ -89,17 +90,23 @@ def _removed(directory: str) -> NotFound:
     return NotFound(f"container {os.path.basename(directory)[:12]} was removed; `layerstore ps` lists what is there")
 
 
-def take(directory: str, name: str) -> None:
-    """Make a snapshot of the upper directory as it is now. Raises `Conflict` when the name is taken, `OSError`."""
+def take(directory: str, name: str, *, durable: bool) -> None:
+    """Make a snapshot of the upper directory as it is now. Raises `Conflict` when the name is taken, `OSError`.
+
+    durable: what is in it is on the disk before it has its name.
+    """
     with _locked(directory) as fd:
         if os.path.exists(_snapshot(directory, name)):
             raise Conflict(f"there is a snapshot {name!r} already; remove it, or give another name")
         made = _garbage(directory)
         try:
             os.mkdir(made, 0o700)
-            clone_tree(fd, "upper", fd, f"{made}/upper")
-            with open(f"{made}/created", "x", opener=partial(os.open, mode=0o600)):
-                pass
+            with file_system(directory) as sync:
+                clone_tree(fd, "upper", fd, f"{made}/upper")
+                with open(f"{made}/created", "x", opener=partial(os.open, mode=0o600)):
+                    pass
+                if durable:
+                    sync()
             os.makedirs(f"{directory}/snapshots", mode=0o700, exist_ok=True)
             os.rename(made, _snapshot(directory, name))
         except BaseException:
@@ -160,7 +167,9 @@ def settle(directory: str) -> None:
             return
         made = _garbage(directory)
         try:
-            clone_tree(fd, "upper", fd, made)
+            with file_system(directory) as sync:
+                clone_tree(fd, "upper", fd, made)
+                sync()
             os.rename(made, f"{_snapshot(directory, current)}/upper")
         except BaseException:
             _remove(directory, made)

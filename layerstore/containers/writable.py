@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from layerstore.containers.containers import ContainerRow, check_name, insert_rows
 from layerstore.errors import NotFound
-from layerstore.extents.log import create_log
+from layerstore.extents.log import create_logs
 from layerstore.results import Snapshot
 from layerstore.store import logs
 from layerstore.store.locks import locked
@@ -61,8 +61,7 @@ class WritableContainers:
         rows: list[ContainerRow] = []
         with locked(self._layout.garbage_lock, exclusive=False):
             try:
-                for _ in range(count):
-                    log = create_log(self._layout, alike.chain_id, base)
+                for log in create_logs(self._layout, alike.chain_id, base, count):
                     rows.append(ContainerRow(**{**vars(alike), "id": os.urandom(32).hex(), "log": log}))
                 with self._database.transaction(durable=False) as db:
                     if parent is not None and not db.execute(_EXISTS, (parent.id,)).fetchone():

@@ -9,13 +9,14 @@ import threading
 import time
 import weakref
 from collections import OrderedDict
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from layerstore._core.extent_io import LogWriter
 from layerstore._core.log import FIRST_NEW_INODE, HEADER_BYTES
 from layerstore.errors import Conflict, NotFound, Unsupported
 from layerstore.extents import compaction
-from layerstore.extents.log import LogMissing, Logs, OpenLog, create_log, open_log
+from layerstore.extents.log import LogMissing, Logs, LogSyncs, OpenLog, create_logs, open_log
 from layerstore.extents.table import Table
 from layerstore.extents.tree import Tree
 from layerstore.naming import about
@@ -66,9 +67,9 @@ class Layers:
         self._states_lock = threading.Lock()
         self._states: OrderedDict[State, Frozen] = OrderedDict()
         self._layers: OrderedDict[str, Layer] = OrderedDict()
+        self.syncs = LogSyncs(layout)
         self._left: set[str] = set()
         self._left_bytes = 0
-        self._instead: set[str] = set()
         _opened.add(self)
 
     def layer(self, container: str, image: ImageId, chain: ChainId) -> Layer:
@@ -113,8 +114,8 @@ class Layers:
             raise failed[0]
         self._remove_left()
 
-    def leave(self, gone: list[str], instead: str | None = None) -> None:
-        """These logs were taken out of the database, and one may have been made to go on with instead.
+    def leave(self, gone: list[str]) -> None:
+        """These logs were taken out of the database.
 
         Their files stay until that is durable, as a power cut may bring back rows that need them, with what was synced
         in them; that is when something is synced, when there is much of them, and at the end (`close`). To wait for
@@ -125,8 +126,6 @@ class Layers:
                 with contextlib.suppress(FileNotFoundError):
                     self._left_bytes += max(os.stat(self.layout.log(log)).st_size, _LEFT_LOG_BYTES)
             self._left.update(gone)
-            if gone and instead is not None:
-                self._instead.add(instead)
             is_much = self._left_bytes > _LEFT_BYTES
         if is_much:
             self._remove_left()
@@ -142,20 +141,10 @@ class Layers:
         Raises `OSError`; what was left is garbage then.
         """
         with self._states_lock:
-            left, instead = self._left, self._instead - self._left
-            self._left, self._left_bytes, self._instead = set(), 0, set()
-        try:
-            for log in instead:
-                with contextlib.suppress(LogMissing):
-                    descriptor = open_log(self.layout, log)
-                    with about(descriptor.fd):
-                        os.fdatasync(descriptor.fd)
-            durable.sync_directory(self.layout.logs)
-            self.database.sync()
-        except BaseException:
-            with self._states_lock:
-                self._instead |= instead
-            raise
+            left = self._left
+            self._left, self._left_bytes = set(), 0
+        durable.sync_directory(self.layout.logs)
+        self.database.sync()
         logs.unlink(self.layout, left)
 
     def forked(self) -> None:
@@ -167,7 +156,6 @@ class Layers:
         self._lock, self._states_lock = threading.RLock(), threading.Lock()
         self._states.clear()
         self._left.clear()
-        self._instead.clear()
         for layer in self._layers.values():
             layer.forked()
 
@@ -397,15 +385,14 @@ class Layer:
         if may_compact and self._compact(tree):
             return self._begun(may_compact=False)
         tree.logs.reopen(number, descriptor)
-        tree.begin(LogWriter(descriptor.fd, end, bytes.fromhex(log), number), self._make_durable)
+        writer = LogWriter(descriptor.fd, end, bytes.fromhex(log), number)
+        tree.begin(writer, partial(self._layers.syncs.of_writer, log), self._make_durable)
         return tree
 
     def _make_durable(self) -> None:
         """What the log of the layer depends on: its bases, the names of logs, and the rows."""
-        tree = self._tree
-        for descriptor in tree.logs.descriptors if tree is not None else ():
-            with about(descriptor.fd):
-                os.fdatasync(descriptor.fd)
+        if self._tree is not None:
+            self._layers.syncs.of_bases(self._tree.logs, self._tree.log_number)
         self._layers.make_durable()
 
     def _compact(self, tree: Tree) -> bool:
@@ -510,7 +497,8 @@ class Layer:
     def _switch(self, state: State) -> None:
         """Go on from a state with a log of its own."""
         with locked(self._layout.garbage_lock, exclusive=False):
-            self._set_log(create_log(self._layout, self._chain, state), dict([state]))
+            (log,) = create_logs(self._layout, self._chain, state, 1)
+            self._set_log(log, dict([state]))
 
     def _set_log(self, new: str, uses: dict[str, int], *, at_once: bool = False) -> None:
         """Have the container go on with a log that was made for it; where that fails, it is removed.
@@ -533,7 +521,7 @@ class Layer:
         if at_once:
             logs.unlink(self._layout, gone)
         else:
-            self._layers.leave(gone, new)
+            self._layers.leave(gone)
 
     def rollback(self, name: str) -> None:
         """Be again what a snapshot was. Files that are open raise `OSError` with ESTALE from then on.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import mmap
 import os
 from typing import TYPE_CHECKING
@@ -11,9 +13,14 @@ from layerstore._core.log import HEADER_BYTES, Header, LogReader
 from layerstore.errors import CorruptError
 from layerstore.extents.image import Descriptor
 from layerstore.naming import about
-from layerstore.store.pieces import read_at, write_at
+from layerstore.store import durable
+from layerstore.store import logs as store_logs
+from layerstore.store.pieces import PIECE_BYTES, read_at, write_at
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from layerstore._core.extent_io import LogWriter
     from layerstore.store.layout import Layout
     from layerstore.types import ChainId
 
@@ -111,6 +118,56 @@ def read_again(fd: int, length: int, *, trust: bool = True) -> LogReader:
     return reader
 
 
+class LogSyncs:
+    """Syncs of logs by this process, which know those that failed.
+
+    The kernel tells once that it could not write something, and takes it for written then: the next fdatasync(2) would
+    be a lie. Before that such a log is written again.
+    """
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._failed: set[str] = set()
+
+    def of_writer(self, log: str, writer: LogWriter) -> None:
+        """`LogWriter.sync`. Raises `OSError`, also of a later sync, until all of the log is on the disk."""
+        with self._told(log, writer.flush()), about(self._layout.log(log)):
+            writer.sync()
+
+    def of_bases(self, logs: Logs, but: int) -> None:
+        """Have the logs be durable that one goes on from, or has data of. Raises as `of_writer`."""
+        for number, log in enumerate(logs.ids):
+            if number != but:
+                with self._told(log, logs.files[number].length), about(self._layout.log(log)):
+                    os.fdatasync(logs.descriptors[number].fd)
+
+    @contextlib.contextmanager
+    def _told(self, log: str, length: int) -> Iterator[None]:
+        try:
+            if log in self._failed:
+                self._write_again(log, length)
+            yield
+        except OSError:
+            self._failed.add(log)
+            raise
+        self._failed.discard(log)
+
+    def _write_again(self, log: str, length: int) -> None:
+        """Write the first bytes of a log over themselves. Raises `OSError` where they are not there any more."""
+        descriptor = open_log(self._layout, log, write=True)
+        reader = LogReader(_content(descriptor.fd, length))
+        if reader.end != length:
+            raise OSError(
+                errno.EIO,
+                f"log {log} of a container could not be written to the disk, and is lost from byte {reader.end} on",
+            )
+        with about(self._layout.log(log)):
+            for position in range(0, length, PIECE_BYTES):
+                piece = read_at(descriptor.fd, min(PIECE_BYTES, length - position), position)
+                write_at(descriptor.fd, piece, position)
+            os.fdatasync(descriptor.fd)
+
+
 def chain_bytes(chain: ChainId) -> bytes:
     """A chain's id as the header of a log has it."""
     return bytes.fromhex(chain.removeprefix("sha256:"))
@@ -134,3 +191,23 @@ def create_log(layout: Layout, chain: ChainId, base: State | None) -> str:
         os.unlink(path)
         raise
     return log.hex()
+
+
+def create_logs(layout: Layout, chain: ChainId, base: State | None, count: int) -> list[str]:
+    """As `create_log`, so many, which are on the disk then, with their names: a row that needs one may be durable as
+    soon as it is there. Raises `OSError`; none is left then."""
+    logs: list[str] = []
+    try:
+        with durable.file_system(layout.logs) as sync_all:
+            logs += (create_log(layout, chain, base) for _ in range(count))
+            if count > 1:
+                sync_all()
+            else:
+                descriptor = open_log(layout, logs[0])
+                with about(layout.log(logs[0])):
+                    os.fdatasync(descriptor.fd)
+                durable.sync_directory(layout.logs)
+    except BaseException:
+        store_logs.unlink(layout, logs)
+        raise
+    return logs

@@ -16,8 +16,6 @@ from layerstore.extents.paths import FOLLOW, PARENT, STAY, Place, encoded, error
 from layerstore.extents.records import Applier, extents_of
 from layerstore.extents.table import Table
 from layerstore.extents.xattrs import CAPABILITY, is_no_acl, why_not
-from layerstore.naming import about
-from layerstore.store.pieces import PIECE_BYTES, read_at, write_at
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,7 +55,7 @@ class Tree:
         self._add_source = add_source
         self._base = table.levels, table.next_number
         self._done_bytes = 0
-        self._sync_failed = False
+        self._sync_log: Callable[[LogWriter], None]
         self._make_durable: Callable[[], None] | None = None
 
     # Looking
@@ -93,11 +91,12 @@ class Tree:
 
     # Changing
 
-    def begin(self, writer: LogWriter, make_durable: Callable[[], None]) -> None:
-        """Allow changes. `make_durable` makes durable what the log depends on; it is called once, when that is asked
-        for."""
+    def begin(self, writer: LogWriter, sync_log: Callable[[LogWriter], None], make_durable: Callable[[], None]) -> None:
+        """Allow changes. `sync_log` makes durable what was written to the log, `make_durable` what the log depends on;
+        that is called once, when it is asked for."""
         self._done_bytes = writer.end
         self.writer = self.logs.files[self.log_number] = writer
+        self._sync_log = sync_log
         self._make_durable = make_durable
 
     def settle(self) -> None:
@@ -137,25 +136,10 @@ class Tree:
         """Have all that was done be durable."""
         with self.lock:
             if self.writer is not None:
-                if self._sync_failed:
-                    self._write_again()
-                self._sync_failed = True
-                with about(self.logs.descriptors[self.log_number].fd):
-                    self.writer.sync()
-                self._sync_failed = False
+                self._sync_log(self.writer)
                 if self._make_durable is not None:
                     self._make_durable()
                     self._make_durable = None
-
-    def _write_again(self) -> None:
-        """Have what a sync could not write be what a sync has to write: the kernel takes it for written since it said
-        so, once. Raises `CorruptError` where it is not what it was any more, `OSError`."""
-        assert self.writer is not None
-        fd, length = self.logs.descriptors[self.log_number].fd, self.writer.flush()
-        read_again(fd, length, trust=False)
-        with about(fd):
-            for position in range(0, length, PIECE_BYTES):
-                write_at(fd, read_at(fd, min(PIECE_BYTES, length - position), position), position)
 
     def commit(self, *records: Record) -> None:
         """Write one operation to the log and do it. Raises `OSError`; nothing was done then.

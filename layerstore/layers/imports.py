@@ -113,6 +113,7 @@ class Import:
     def __enter__(self) -> Import:
         with contextlib.ExitStack() as stack:
             stack.enter_context(locked(self._layout.garbage_lock, exclusive=False))
+            self._sync = stack.enter_context(durable.file_system(self._layout.root))
             with locked(self._layout.staging_lock, exclusive=True):
                 clear_abandoned(self._layout, self._database)
                 os.mkdir(self._staging, mode=0o700)
@@ -272,13 +273,13 @@ class Import:
         records, has_pack = self._publish_contents()
         for layer in layers:
             for path in (self._layout.layer_index(layer.diff_id), self._layout.layer_recipe(layer.diff_id)):
-                os.rename(f"{self._staging}/{os.path.basename(path)}", path)
+                durable.place(f"{self._staging}/{os.path.basename(path)}", path)
         for _, _, blobs in self._images:
             for digest, data in blobs.items():
                 staged = f"{self._staging}/{digest_hex(digest)}"
                 _write(staged, data)
-                os.rename(staged, self._layout.blob(digest))
-        durable.sync_file_system(self._layout.root)
+                durable.place(staged, self._layout.blob(digest))
+        self._sync()
         with self._database.transaction() as db:
             if self._known is None:
                 records, has_pack = self._without_known(records)

@@ -98,10 +98,11 @@ def directory(target: str | os.PathLike[str]) -> Iterator[Target]:
         return os.open(new, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
     with durable.claimed_beside(path, make) as (partial, _):
-        os.makedirs(f"{partial}/blobs/sha256")
-        yield Directory(partial)
-        _take_after(partial, found)
-        durable.sync_file_system(partial)
+        with durable.file_system(partial) as sync:
+            os.makedirs(f"{partial}/blobs/sha256")
+            yield Directory(partial)
+            _take_after(partial, found)
+            sync()
         os.rename(partial, path)
     durable.sync_directory(os.path.dirname(path))
 

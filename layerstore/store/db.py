@@ -211,6 +211,7 @@ class Database:
         # By the number of the thread, which another thread has after its end, and the connection with it. Not in a
         # threading.local: loading that module takes as long as loading several of ours.
         self._connections: dict[int, _Connection] = {}
+        self._sync_failed = False
         self._is_made = False
         try:
             version = self._brought_up()
@@ -286,10 +287,14 @@ class Database:
             yield connection
             connection.changes.settle(connection)
             connection.execute("COMMIT")
-        except BaseException:
+        except BaseException as error:
             # Not where it was committed already, or SQLite has rolled it back by itself (a full disk).
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
+            if _is_of_sync(error):
+                self._sync_failed = True
+                with contextlib.suppress(OSError, Conflict):
+                    self._write_again(connection)
             raise
         finally:
             connection.in_use = False
@@ -319,6 +324,8 @@ class Database:
         unlucky for as long. So only the first of those that wait looks, often; the others stand in line for that.
         """
         connection = self.read()
+        if self._sync_failed:
+            self._write_again(connection)
         if connection.durable is not durable:
             connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
             connection.durable = durable
@@ -338,6 +345,20 @@ class Database:
             return connection
         finally:
             connection.execute(f"PRAGMA busy_timeout = {_TIMEOUT_SECONDS * 1000}")
+
+    def _write_again(self, connection: _Connection) -> None:
+        """After a sync that failed: have what is committed be on the disk, and nothing else.
+
+        The kernel tells once that something could not be written and takes it for written then, so a later sync of the
+        log would say nothing about it; and what was to be committed is in the log, whole, where a crash would find it.
+        So all that counts is written to the database itself, and the log emptied. Raises `OSError`.
+        """
+        (is_busy, _, _) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        if is_busy:
+            raise Conflict(
+                f"{self._path} could not be written to the disk, and others that read it keep it from being tried again"
+            )
+        self._sync_failed = False
 
     def sync(self) -> None:
         """Make durable what was committed until now, by whomever. Raises `OSError`."""
@@ -368,6 +389,11 @@ def _write_nothing(connection: _Connection) -> None:
             connection.execute("ROLLBACK")
         raise
     connection.writes = True
+
+
+def _is_of_sync(error: BaseException) -> bool:
+    code = getattr(error.__cause__, "sqlite_errorcode", 0)
+    return code in (sqlite3.SQLITE_IOERR_FSYNC, sqlite3.SQLITE_IOERR_DIR_FSYNC)
 
 
 def _begin_wal(connection: sqlite3.Connection) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import stat
+from functools import partial
 
 from layerstore._core.mount import syncfs
 from layerstore.naming import about
@@ -29,14 +30,23 @@ def sync_directory(path: str | os.PathLike[str]) -> None:
             os.close(fd)
 
 
-def sync_file_system(path: str | os.PathLike[str]) -> None:
-    """Make everything on the file system of `path` durable, with one syncfs(2). Raises `OSError`."""
+@contextlib.contextmanager
+def file_system(path: str | os.PathLike[str]) -> Iterator[Callable[[], None]]:
+    """Gives a function that makes everything on the file system of `path` durable, with one syncfs(2).
+
+    It raises `OSError` where anything that was written in the block did not get to the disk, even if another process
+    was told so before: the kernel tells that to each descriptor that was open when it happened, and to no later one.
+    """
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        yield partial(_syncfs, fd, os.fspath(path))
+    finally:
+        os.close(fd)
+
+
+def _syncfs(fd: int, path: str) -> None:
     with about(path):
-        try:
-            syncfs(fd)
-        finally:
-            os.close(fd)
+        syncfs(fd)
 
 
 def write_file(path: str | os.PathLike[str], data: bytes | memoryview, *, mode: int = 0o600) -> None:
@@ -76,6 +86,24 @@ def replacing(path: str | os.PathLike[str], *, mode: int = 0o600) -> Iterator[in
             os.fsync(fd)
         os.rename(temporary, path)
     sync_directory(os.path.dirname(path))
+
+
+def place(staged: str, path: str) -> None:
+    """Give a file the name `path`, which is durable after the next sync of the file system. Raises `OSError`.
+
+    What has the name already may be in use: then the file is synced before it replaces that, so that a loss of power
+    finds either whole.
+    """
+    try:
+        os.link(staged, path)
+        os.unlink(staged)
+    except OSError:  # it exists, or this file system has no links
+        fd = os.open(staged, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.rename(staged, path)
 
 
 @contextlib.contextmanager

@@ -85,6 +85,7 @@ class Layout:
         self.runtime = f"{self.run}/runtime"
         self.chain_mounts = f"{self.run}/chains"
         self.pack_mounts = f"{self.run}/packs"
+        self.boot = f"{self.run}/boot"
         self.garbage_lock = f"{self.run}/garbage.lock"
         self.staging_lock = f"{self.run}/staging.lock"
         self.mount_lock = f"{self.run}/mount.lock"
@@ -164,15 +165,16 @@ class Layout:
             for name in os.listdir(self.root):
                 if name.startswith(_UNFINISHED_FORMAT):
                     os.unlink(f"{self.root}/{name}")
-            for directory in (
-                *(self.packs, self.objects, self.layers, self.chains, self.containers, self.logs, self.blobs),
-                *(self.staging, self.runtime, self.chain_mounts, self.pack_mounts),
-                *(f"{self.objects}/{i:02x}" for i in range(256)),
-            ):
-                make_private(directory)
-            # Files that SQLite puts beside it get its mode.
-            os.close(os.open(self.database, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-            durable.sync_file_system(self.root)
+            with durable.file_system(self.root) as sync:
+                for directory in (
+                    *(self.packs, self.objects, self.layers, self.chains, self.containers, self.logs, self.blobs),
+                    *(self.staging, self.runtime, self.chain_mounts, self.pack_mounts),
+                    *(f"{self.objects}/{i:02x}" for i in range(256)),
+                ):
+                    make_private(directory)
+                # Files that SQLite puts beside it get its mode.
+                os.close(os.open(self.database, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+                sync()
             durable.write_file(self.format, FORMAT.encode())
 
     def has_parts(self) -> bool:

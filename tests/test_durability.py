@@ -1,0 +1,282 @@
+"""After a sync that failed nothing is reported as done, and nothing later is that depends on it; what replaces what is
+in use is on the disk before. What a loss of power does to all operations is the business of campaigns/powerloss.py.
+"""
+
+import errno
+import io
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from images import Image, docker_files, tar_of
+from layer_model import Entry, write_tar
+
+from layerstore import Container, Store
+from layerstore.errors import CorruptError
+from layerstore.extents import log as extents_log
+from layerstore.store import boot, db, durable
+
+LAYER = write_tar([Entry("file", "small", data=b"1" * 100), Entry("file", "large", data=b"2" * 200_000)])
+ARCHIVE = tar_of(docker_files([Image([LAYER], ["app:1"])]))
+
+
+def load(store: Store) -> None:
+    store.load(io.BytesIO(ARCHIVE))
+
+
+def failing(*_: object) -> None:
+    raise OSError(errno.EIO, "the disk says no")
+
+
+class Failing:
+    """Stands for a function that fails so often."""
+
+    def __init__(self, real: Callable[[int], None], times: int = 1) -> None:
+        self.real = real
+        self.left = times
+
+    def __call__(self, fd: int) -> None:
+        if self.left:
+            self.left -= 1
+            failing()
+        self.real(fd)
+
+
+class TestFailedSync:
+    def test_of_an_import(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(durable, "syncfs", failing)
+            with pytest.raises(OSError, match="the disk says no"):
+                load(store)
+        assert store.images() == []
+        load(store)
+        assert store.image("app:1").view.read_bytes("/large") == b"2" * 200_000
+        assert store.check().is_clean
+
+    def test_of_an_import_is_looked_for_from_its_beginning(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The kernel tells of an error those who had the file system open when it happened."""
+        opened: list[bool] = []
+        real = durable.file_system
+
+        def seen(path: str) -> object:
+            opened.append(any((store.root / "staging").iterdir()))
+            return real(path)
+
+        monkeypatch.setattr(durable, "file_system", seen)
+        load(store)
+        assert opened == [False]
+
+    @pytest.mark.parametrize("what", ["fork", "snapshot"])
+    def test_of_a_copy(self, store: Store, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+        load(store)
+        container = store.create("app:1")
+        monkeypatch.setattr(durable, "syncfs", failing)
+        with pytest.raises(OSError, match="the disk says no"):
+            container.fork() if what == "fork" else container.snapshot("s")
+        assert len(store.containers()) == 1
+        assert container.snapshots() == []
+
+    @pytest.mark.parametrize("make", [lambda c: c.fork(), lambda c: c._store.create("app:1", driver="extent")])
+    def test_of_a_new_log(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch, make: Callable[[Container], object]
+    ) -> None:
+        load(store)
+        container = store.create("app:1", driver="extent")
+        monkeypatch.setattr(os, "fdatasync", failing)
+        with pytest.raises(OSError, match="the disk says no"):
+            make(container)
+        assert len(store.containers()) == 1
+        assert len(list((store.root / "logs").iterdir())) == 1
+
+
+class TestLogOfAContainer:
+    @pytest.fixture
+    def container(self, store: Store) -> Container:
+        load(store)
+        made = store.create("app:1", driver="extent")
+        made.write_bytes("/small", b"synced")
+        made.sync()
+        made.write_bytes("/small", b"not synced")
+        return made
+
+    @pytest.fixture
+    def written(self, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+        """How much was written again, at each call."""
+        found: list[int] = []
+        real = extents_log.write_at
+
+        def seen(fd: int, data: bytes, offset: int) -> None:
+            found.append(len(data))
+            real(fd, data, offset)
+
+        monkeypatch.setattr(extents_log, "write_at", seen)
+        return found
+
+    def test_is_written_again_after_a_sync_that_failed(
+        self, container: Container, written: list[int], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(os, "fdatasync", Failing(os.fdatasync, times=2))
+        for _ in range(2):
+            with pytest.raises(OSError, match="the disk says no"):
+                container.sync()
+        container.write_bytes("/small", b"after it")
+        container.sync()
+        (log,) = (container._store.root / "logs").iterdir()
+        assert written[-1] == log.stat().st_size
+        count = len(written)
+        container.sync()
+        assert len(written) == count
+
+    def test_that_is_lost_is_never_durable(
+        self, container: Container, written: list[int], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(os, "fdatasync", Failing(os.fdatasync))
+        with pytest.raises(OSError, match="the disk says no"):
+            container.sync()
+        (log,) = (container._store.root / "logs").iterdir()
+        with log.open("r+b") as file:
+            file.seek(-16, os.SEEK_END)
+            file.write(bytes(16))
+        for _ in range(2):
+            with pytest.raises((OSError, CorruptError), match=r"lost|damaged"):
+                container.sync()
+        assert written == []
+
+    def test_that_a_fork_goes_on_from(
+        self, container: Container, written: list[int], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        fork = container.fork()
+        fork.write_bytes("/large", b"of the fork")
+        monkeypatch.setattr(os, "fdatasync", Failing(os.fdatasync))
+        with pytest.raises(OSError, match="the disk says no"):
+            container.sync()
+        written.clear()
+        fork.sync()
+        assert sum(written) > 0
+
+
+FAILED_COMMIT = """
+import os, sys
+from layerstore import Store
+
+store = Store(sys.argv[1])
+try:
+    store.tag("app:1", "failed:1")
+except OSError as error:
+    print(error.errno, flush=True)
+if sys.argv[2] == "go on":
+    store.tag("app:1", "later:1")
+os._exit(0)  # as if it was killed: the log of the database stays
+"""
+
+
+@pytest.mark.needs_tool("strace")
+@pytest.mark.parametrize("what", ["go on", "stop"])
+def test_a_commit_that_was_not_synced_is_not_there(store: Store, what: str) -> None:
+    load(store)
+    root = store.root
+    store.close()
+    inject = ["-e", "trace=fdatasync,fsync", "-e", "inject=fdatasync,fsync:error=EIO:when=1"]
+    command = ["strace", "-f", "-qq", "-o", "/dev/null", *inject, sys.executable, "-c", FAILED_COMMIT, str(root), what]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.stdout.split() == [str(errno.EIO)], done.stderr
+    with Store(root) as again:
+        assert sorted(again.image("app:1").names) == ["app:1", *(["later:1"] if what == "go on" else [])]
+        assert again.check().is_clean
+
+
+def test_a_database_that_could_not_be_synced_commits_nothing_until_it_is(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load(store)
+    monkeypatch.setattr(db.Database, "_write_again", failing)
+    store._database._sync_failed = True
+    with pytest.raises(OSError, match="the disk says no"):
+        store.tag("app:1", "other:1")
+    monkeypatch.undo()
+    store.tag("app:1", "other:1")
+    assert not store._database._sync_failed
+
+
+class TestPlace:
+    def test_replaces_with_what_is_on_the_disk(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        events: list[str] = []
+        for name in ("fsync", "rename", "link"):
+            real = getattr(os, name)
+            monkeypatch.setattr(os, name, lambda *a, real=real, name=name: (events.append(name), real(*a))[1])
+        path = tmp_path / "path"
+        for content in ("first", "second"):
+            (tmp_path / "staged").write_text(content)
+            durable.place(str(tmp_path / "staged"), str(path))
+            assert path.read_text() == content
+            assert not (tmp_path / "staged").exists()
+        assert events == ["link", "link", "fsync", "rename"]
+
+    @pytest.mark.needs_tool("strace")
+    def test_is_how_an_object_gets_to_its_place(self, store: Store, tmp_path: Path) -> None:
+        """One that another import, or one that was killed, has put there."""
+        load(store)
+        (large,) = [path for path in (store.root / "objects").rglob("*") if path.is_file()]
+        content = large.read_bytes()
+        store.remove_image("app:1")
+        store.collect_garbage()
+        large.write_bytes(b"of a killed import")
+        (tmp_path / "app.tar").write_bytes(ARCHIVE)
+        script = "import sys; from layerstore import Store; Store(sys.argv[1]).load(sys.argv[2])"
+        trace = tmp_path / "trace"
+        command = ["strace", "-f", "-qq", "-y", "-o", str(trace), "-e", "trace=fsync,renameat,renameat2"]
+        command += [sys.executable, "-c", script, str(store.root), str(tmp_path / "app.tar")]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        subprocess.run(command, check=True, env=environment)
+        assert large.read_bytes() == content
+        name = large.parent.name + large.name
+        calls = [line.split("(")[0].split()[-1] for line in trace.read_text().splitlines() if name in line]
+        assert calls == ["renameat2", "fsync", "renameat"]
+
+
+class TestAfterAStartOfTheMachine:
+    def test_containers_are_forgotten_whose_directories_did_not_get_to_the_disk(self, store: Store) -> None:
+        load(store)
+        kept, lost, partly = (store.create("app:1", name=name) for name in ("kept", "lost", "partly"))
+        extent = store.create("app:1", name="extent", driver="extent")
+        shutil.rmtree(store.layout.container(lost.id))
+        os.rmdir(f"{store.layout.container(partly.id)}/upper")
+        with Store(store.root) as again:
+            assert len(again.containers()) == 4  # nobody says that the power was gone
+        os.unlink(store.layout.boot)
+        with Store(store.root) as again:
+            assert {container.id for container in again.containers()} == {kept.id, extent.id}
+            again.create("app:1", name="lost")
+            again.collect_garbage()
+            assert not os.path.exists(store.layout.container(partly.id))
+            assert not boot.is_new(again.layout)
+
+    def test_a_container_that_was_being_rolled_back_stays(self, store: Store) -> None:
+        load(store)
+        container = store.create("app:1")
+        directory = store.layout.container(container.id)
+        os.rename(f"{directory}/upper", f"{directory}/before")
+        os.unlink(store.layout.boot)
+        with Store(store.root) as again:
+            assert len(again.containers()) == 1
+
+
+def test_a_removal_is_durable_before_files_go(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    from layerstore.containers import containers
+
+    load(store)
+    durable_when: list[bool | None] = []
+    real = containers.container_remove_many
+
+    def seen(*arguments: object) -> None:
+        durable_when.append(store._database.read().durable)
+        real(*arguments)
+
+    monkeypatch.setattr(containers, "container_remove_many", seen)
+    store.create("app:1").remove()
+    assert durable_when == [True]
