@@ -51,7 +51,7 @@ FUZZ_INSTRUMENT = -fsanitize=fuzzer-no-link $(FUZZ_COVERAGE)
 FUZZ_DIR ?= build/fuzz
 FUZZ_COVERAGE ?=
 
-.PHONY: help demo test peers campaign crash many bitrot faults hostile lint format sanitize fuzz bench clean tsan fuzzed $(PACKAGES)
+.PHONY: help demo test peers campaign crash powerloss many bitrot faults hostile lint format sanitize fuzz bench clean tsan fuzzed $(PACKAGES)
 .DELETE_ON_ERROR:
 
 help:
@@ -64,6 +64,7 @@ help:
 	@echo 'make crash     kills operations at each of their system calls, and checks what is left (CRASH_ARGS=--help)'
 	@echo 'make faults    has system calls and allocations of operations fail, and checks what is left (FAULTS_ARGS=--help)'
 	@echo 'make hostile   input that lies (tests/hostile); counts the cases in docs/reliability.md'
+	@echo 'make powerloss takes the power away at any moment, on ext4 and XFS (POWERLOSS_ARGS=--help)'
 	@echo 'make lint      ruff, mypy, clang-format, and the C core without warnings, for another processor too'
 	@echo 'make sanitize  the tests of the core under AddressSanitizer and UndefinedBehaviorSanitizer'
 	@echo 'make tsan      the core in threads, and tests of what uses it so, under ThreadSanitizer'
@@ -98,6 +99,8 @@ faults: packages-test $(STAMPS)/core
 
 hostile: packages-test $(STAMPS)/core
 	$(BIN)/python -m pytest tests/hostile --record $(PYTEST_ARGS)
+powerloss: packages-test $(STAMPS)/core
+	PYTHONPATH=tests $(BIN)/python -m campaigns.powerloss $(POWERLOSS_ARGS)
 
 bench: packages-bench $(STAMPS)/core
 	$(BIN)/python -m bench.run $(BENCH_ARGS)

@@ -395,7 +395,7 @@ class Remove(Operation):
         def remove(store: Store, names: Sequence[str]) -> None:
             store.remove([store.container(name) for name in names])
 
-        return [Step(partial(remove, names=names), durable=False) for names in (["box"], ["overlay"], ["a", "b"])]
+        return [Step(partial(remove, names=names)) for names in (["box"], ["overlay"], ["a", "b"])]
 
 
 class WriteExtent(Operation):

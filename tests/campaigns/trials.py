@@ -11,6 +11,7 @@ collects garbage; so the place is of no use after it.
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -97,23 +98,23 @@ def check(template: Template, place: Place, acknowledged: int, *, power_lost: bo
     then brings its files and rows to what it brings them to after an undisturbed run. No mount, loop device or lock is
     left.
     """
-    with _patience():
-        done = reached(template, place, acknowledged, power_lost)
+    with patience():
+        done = reached(template, place, acknowledged, power_lost=power_lost)
         if not template.operation.damaged:
-            _check_digests(place, "after it was interrupted")
+            _check_digests(place, "after it was interrupted", power_lost)
         with _failing("lost", "the operation cannot be run again"):
             template.operation.run(place, lambda _: None, done)
         _compare("lost", "after the rest of the operation", _expected(template, _state(place)), template.states[-1])
         disk = _settle(place)
         _compare("lost", "after garbage was collected", _state(place), template.states[-1])
-        _compare_disk(template, disk)
-        _check_digests(place, "after garbage was collected")
+        _compare_disk(template, disk, power_lost)
+        _check_digests(place, "after garbage was collected", power_lost)
         _compare("corrupt", "in snapshots", snapshots_of(place.store), template.snapshots)
         _check_leftovers(place)
 
 
-def reached(template: Template, place: Place, acknowledged: int, power_lost: bool = False) -> int:
-    """The number of steps that the store shows; raises `Failure` where it shows none that it may (see `check`)."""
+def reached(template: Template, place: Place, acknowledged: int, *, power_lost: bool = False) -> int:
+    """The number of steps that the store shows, of those that `check` allows. Raises `Failure`."""
     states, operation, last = template.states, template.operation, len(template.durable)
     first = acknowledged
     while power_lost and first and not template.durable[first - 1]:
@@ -146,11 +147,13 @@ def _state(place: Place) -> State:
     return state_of(place.store, place.outputs)
 
 
-def _check_digests(place: Place, when: str) -> None:
+def _check_digests(place: Place, when: str, power_lost: bool) -> None:
+    """After a loss of power what is derived may be damaged: it is not synced, and made again when it is needed."""
     if not (place.store / "format").exists():
         return
     with _failing("corrupt", f"fsck {when}"), Store(place.store) as store:
-        if damages := store.check().damages:
+        passing = ("chain", "build step") if power_lost else ()
+        if damages := [damage for damage in store.check().damages if damage.what not in passing]:
             raise Failure("corrupt", f"fsck finds damage {when}: {[vars(damage) for damage in damages]}")
 
 
@@ -170,9 +173,13 @@ def _settle(place: Place) -> Counter[str]:
         )
 
 
-def _compare_disk(template: Template, found: Counter[str]) -> None:
+def _compare_disk(template: Template, found: Counter[str], power_lost: bool) -> None:
+    """After a loss of power a log may have another length, and files other blocks: XFS reserves some behind them."""
+
     def counted(disk: Counter[str]) -> Counter[str]:
-        if not (template.operation.partial or template.operation.puts_off):
+        if power_lost:
+            disk = Counter({re.sub(r" \d+$", "", name): n for name, n in disk.items()})
+        elif not (template.operation.partial or template.operation.puts_off):
             return disk
         logs = sum(count for name, count in disk.items() if name.startswith("logs/* "))
         return Counter({name: n for name, n in disk.items() if not name.startswith("logs/* ")} | {"logs": logs})
@@ -201,7 +208,7 @@ def _failing(kind: str, what: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _patience() -> Iterator[None]:
+def patience() -> Iterator[None]:
     """Has what hangs in the block be a `Failure`: somebody holds a lock. In a main thread."""
 
     def out(number: int, frame: types.FrameType | None) -> None:
