@@ -1,4 +1,4 @@
-"""Errors of the system that say what they are about."""
+"""Errors of the system that say what they are about, and that are not taken for something else."""
 
 from __future__ import annotations
 
@@ -40,6 +40,15 @@ class starting:
         if isinstance(error, RuntimeError):
             text = "cannot start a thread: too many are running, or there is no memory for it; end some and try again"
             raise OSError(errno.EAGAIN, text) from error
+
+
+def exists(path: str | os.PathLike[str]) -> bool:
+    """As `os.path.exists`, which says no also where the system cannot tell: that is raised here, as `OSError`."""
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def _path_of(fd: int) -> str:

@@ -276,6 +276,34 @@ def test_pipes_of_a_command_that_cannot_be_made(monkeypatch: pytest.MonkeyPatch)
 # Errors that are not to be taken for something else
 
 
+@pytest.mark.root
+def test_a_snapshot_that_cannot_be_looked_at_is_not_taken_for_missing(
+    app: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One without a directory is what the container still is, and then there is nothing to roll back."""
+    container = app.create("app:1", name="box")
+    for name in ("first", "second"):
+        container.snapshot(name)
+    upper = app.root / "containers" / container.id / "upper"
+    container.rollback("first")
+    with container.mount() as root:
+        (root / "file").touch()
+    stat = os.stat
+
+    def refuse(path: Any, **options: Any) -> os.stat_result:
+        if str(path).endswith("first/upper"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+        return stat(path, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "stat", refuse)
+        with pytest.raises(OSError, match="first/upper"):
+            container.rollback("first")
+    assert (upper / "file").exists()
+    container.rollback("first")
+    assert [change.path for change in container.diff()] == []
+
+
 def test_an_archive_that_cannot_be_read_is_no_plain_file(
     app: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,6 +13,7 @@ from layerstore.containers.containers import Containers, check_count
 from layerstore.errors import Conflict, CorruptError, InvalidInput, LayerstoreError, NotFound, Unsupported
 from layerstore.layers.chains import Chains
 from layerstore.mount.shared import Mounts
+from layerstore.naming import exists
 from layerstore.store.db import SET_NAME, Database
 from layerstore.store.layout import POOL_NAME, Layout, absolute, make_private
 from layerstore.types import DiffId, ImageId, chain_id, normalise_name, parse_digest
@@ -102,7 +103,7 @@ class Store:
             raise
 
     def _find_pool(self, create: bool, pool_bytes: int | None) -> Pool | None:
-        if pool_bytes is None and not os.path.exists(f"{self._root}/{POOL_NAME}.img"):
+        if pool_bytes is None and not exists(f"{self._root}/{POOL_NAME}.img"):
             return None
         from layerstore.store.pool import Pool
         from layerstore.store.reflink import has_reflink

@@ -10,6 +10,8 @@ import shutil
 import sqlite3
 import struct
 
+from layerstore.naming import exists
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,7 +35,7 @@ def consolidated(path: str, directory: str) -> bytes:
     """
     copy = f"{directory}/copy.db"
     shutil.copyfile(path, copy)
-    if os.path.exists(f"{path}-wal"):
+    if exists(f"{path}-wal"):
         shutil.copyfile(f"{path}-wal", f"{copy}-wal")
     length = os.stat(copy).st_size
     with open(copy, "r+b") as file:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 
+from layerstore.naming import exists
 from layerstore.store import durable
 
 TYPE_CHECKING = False
@@ -37,7 +38,7 @@ class Quarantine:
     def _place(self, name: str) -> str:
         os.makedirs(self._root, mode=0o700, exist_ok=True)
         path, count = f"{self._root}/{name}", 1
-        while os.path.exists(path):
+        while exists(path):
             count += 1
             path = f"{self._root}/{name}.{count}"
         return path

@@ -11,6 +11,7 @@ from layerstore.checking.pages import Pages, consolidated
 from layerstore.checking.quarantine import Quarantine
 from layerstore.checking.reconcile import TYPES, Reconciled, near
 from layerstore.errors import Conflict, CorruptError, Unsupported
+from layerstore.naming import exists
 from layerstore.store import durable, sums
 from layerstore.store.db import Database, connect_alone, schema, tables_in
 from layerstore.store.layout import FORMAT
@@ -32,7 +33,7 @@ _ENDINGS = ("-wal", "-shm")
 def rows_of(layout: Layout) -> Rows:
     """What can be read of the rows of the database, which nobody has open in this process: SQLite's locks end where it
     closes the file in any way. Raises `OSError`."""
-    if not os.path.exists(layout.database):
+    if not exists(layout.database):
         return {}
     # What is left there by who is killed, the next import clears away.
     with tempfile.TemporaryDirectory(dir=layout.staging) as directory:
@@ -57,7 +58,7 @@ def rebuild(layout: Layout) -> dict[str, int]:
     """
     ready = f"{layout.root}/.layerstore.db.ready"
     lost: dict[str, int] = {}
-    if not os.path.exists(ready):
+    if not exists(ready):
         _require_alone(layout.database)
         made = Reconciled(layout, rows_of(layout))
         lost = made.lost
@@ -80,7 +81,7 @@ def rebuild(layout: Layout) -> dict[str, int]:
     with durable.file_system(layout.root) as sync:
         for ending in _ENDINGS:
             quarantine.take(layout.database + ending)
-        if os.path.exists(layout.database):
+        if exists(layout.database):
             quarantine.copy(layout.database)
         sync()
     os.rename(ready, layout.database)
@@ -91,11 +92,11 @@ def rebuild(layout: Layout) -> dict[str, int]:
 
 def is_half_done(layout: Layout) -> bool:
     """Whether a rebuilding was killed when the new database was whole."""
-    return os.path.exists(f"{layout.root}/.layerstore.db.ready")
+    return exists(f"{layout.root}/.layerstore.db.ready")
 
 
 def _require_alone(path: str) -> None:
-    if not os.path.exists(path):
+    if not exists(path):
         return
     fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     try:

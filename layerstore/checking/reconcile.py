@@ -16,6 +16,7 @@ from layerstore.checking.layers import contents_of
 from layerstore.errors import CorruptError, LayerstoreError, Unsupported
 from layerstore.layers.chains import open_index
 from layerstore.layers.streams import decompressed, pieces_of
+from layerstore.naming import exists
 from layerstore.oci.configs import parse_config
 from layerstore.types import DiffId, Digest, chain_ids
 
@@ -109,7 +110,7 @@ class Reconciled:
             generation = max(logs)
         generation = max(generation, 0)
         path = self._layout.digests(generation)
-        room = max(os.stat(path).st_size - 32, 0) // 48 if os.path.exists(path) else 0
+        room = max(os.stat(path).st_size - 32, 0) // 48 if exists(path) else 0
         count = known.get("digests", room)
         packs = [
             int(name[:-5]) + 1
@@ -127,7 +128,7 @@ class Reconciled:
     def _packs(self, rows: list[Row]) -> list[Row]:
         from layerstore.store.contents import Pack
 
-        known = {number for (number,) in rows if os.path.exists(self._layout.pack(number))} if rows else set()
+        known = {number for (number,) in rows if exists(self._layout.pack(number))} if rows else set()
         for name in os.listdir(self._layout.packs):
             if name.endswith(".pack") and name[:-5].isdigit() and int(name[:-5]) not in known:
                 try:

@@ -20,6 +20,7 @@ from layerstore.checking.quarantine import Quarantine
 from layerstore.checking.salvage import rescued, strays
 from layerstore.layers.damaged import mark
 from layerstore.layers.derived import remove_derived
+from layerstore.naming import exists
 from layerstore.store import durable
 from layerstore.store.contents import Pack
 from layerstore.store.layout import PACK_THRESHOLD_BYTES
@@ -183,7 +184,7 @@ class Repair:
         staging = f"{self._layout.staging}/{os.urandom(8).hex()}"
         os.mkdir(staging, 0o700)
         try:
-            while os.path.exists(self._layout.pack(number)):
+            while exists(self._layout.pack(number)):
                 number += 1
             yield self._written(staging, number, records), number
         finally:

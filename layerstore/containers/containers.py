@@ -11,7 +11,7 @@ from functools import partial
 
 from layerstore._core.mount import container_make_many, container_remove_many
 from layerstore.errors import Conflict, InvalidInput, NotFound, Unsupported
-from layerstore.naming import about
+from layerstore.naming import about, exists
 from layerstore.store import boot, logs
 from layerstore.store.locks import locked, try_lock
 from layerstore.types import Value
@@ -193,7 +193,7 @@ class Containers:
         """Before containers are mounted, under the mount lock: have no write reach a snapshot."""
         for container in ids:
             directory = self._layout.container(container)
-            if os.path.exists(f"{directory}/snapshots"):
+            if exists(f"{directory}/snapshots"):
                 from layerstore.containers import snapshots
 
                 snapshots.settle(directory)
@@ -260,7 +260,7 @@ class Containers:
             try:
                 return self._mounts.mount(mountable, ids, volatile=volatile, prepare=self._settle)
             except FileNotFoundError as error:
-                gone = [container for container in ids if not os.path.exists(self.upper(container))]
+                gone = [container for container in ids if not exists(self.upper(container))]
                 if gone:
                     _require_overlay([self.row(gone[0])])  # who mounts it may have found it before it was moved
                     raise NotFound(f"container {gone[0][:12]} has lost its directory; `layerstore rm` it") from error

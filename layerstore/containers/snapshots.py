@@ -24,7 +24,7 @@ from functools import partial
 from layerstore._core.clone import clone_tree
 from layerstore._core.mount import container_remove_many
 from layerstore.errors import Conflict, NotFound
-from layerstore.naming import about
+from layerstore.naming import about, exists
 from layerstore.store.durable import file_system
 from layerstore.store.layout import make_private
 from layerstore.store.locks import locked_directory
@@ -81,7 +81,7 @@ def _locked(directory: str, *, exclusive: bool = True) -> Iterator[int]:
                 _repair(directory)
             yield fd
     except FileNotFoundError:
-        if os.path.exists(directory):
+        if exists(directory):
             raise
         raise _removed(directory) from None
 
@@ -96,7 +96,7 @@ def take(directory: str, name: str, *, durable: bool) -> None:
     durable: what is in it is on the disk before it has its name.
     """
     with _locked(directory) as fd:
-        if os.path.exists(_snapshot(directory, name)):
+        if exists(_snapshot(directory, name)):
             raise Conflict(f"there is a snapshot {name!r} already; remove it, or give another name")
         made = _garbage(directory)
         try:
@@ -135,7 +135,7 @@ def restore(directory: str, name: str) -> None:
     with _locked(directory):
         _check(directory, name)
         upper = f"{_snapshot(directory, name)}/upper"
-        if not os.path.exists(upper):
+        if not exists(upper):
             return  # nothing was mounted since the last rollback, which was to this one
         current = _current(directory)
         before = f"{directory}/before" if current is None else f"{directory}/before.{current}"
@@ -178,10 +178,10 @@ def settle(directory: str) -> None:
 
 def clear(directory: str) -> None:
     """Remove a container's garbage, unless somebody is making or has just made some. Raises `OSError`."""
-    if not os.path.exists(f"{directory}/removed"):
+    if not exists(f"{directory}/removed"):
         return
     with _locked(directory):
-        if not os.path.exists(f"{directory}/removed"):
+        if not exists(f"{directory}/removed"):
             return  # whoever had the lock has removed it
         for name in os.listdir(f"{directory}/removed"):
             _remove(directory, f"{directory}/removed/{name}")
@@ -233,7 +233,7 @@ def _states(directory: str) -> list[State]:
     upper = f"{directory}/upper"
     for name, created in listing(directory):
         own = f"{_snapshot(directory, name)}/upper"
-        shown = own if os.path.exists(own) else upper
+        shown = own if exists(own) else upper
         found.append((name, created, shown, os.stat(shown).st_ino))
     return [*found, (None, 0.0, upper, os.stat(upper).st_ino)]
 
@@ -243,7 +243,7 @@ def _snapshot(directory: str, name: str) -> str:
 
 
 def _check(directory: str, name: str) -> None:
-    if not os.path.exists(_snapshot(directory, name)):
+    if not exists(_snapshot(directory, name)):
         there = ", ".join(name for name, _ in listing(directory)) or "none"
         container = os.path.basename(directory)[:12]
         raise NotFound(f"container {container} has no snapshot {name!r}; there is {there}")
@@ -252,7 +252,7 @@ def _check(directory: str, name: str) -> None:
 def _current(directory: str) -> str | None:
     """The snapshot that the upper directory still is, without a change."""
     for name, _ in listing(directory):
-        if not os.path.exists(f"{_snapshot(directory, name)}/upper"):
+        if not exists(f"{_snapshot(directory, name)}/upper"):
             return name
     return None
 
@@ -261,7 +261,7 @@ def _repair(directory: str) -> None:
     """Finish or undo a rollback that was interrupted."""
     for name in os.listdir(directory):
         if _is_before(name):
-            if os.path.exists(f"{directory}/upper"):
+            if exists(f"{directory}/upper"):
                 _finish(directory, name)
             else:
                 os.rename(f"{directory}/{name}", f"{directory}/upper")

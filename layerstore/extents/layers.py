@@ -474,7 +474,8 @@ class Layer:
         """The state that a log on disk is at: after its last whole operation. Whoever writes to it may be about to
         append more, or take that back and append something else, which is not to be seen in what goes on from here."""
         descriptor = open_log(self._layout, log)
-        size = os.fstat(descriptor.fd).st_size
+        with about(descriptor.fd):
+            size = os.fstat(descriptor.fd).st_size
         tree = self._tree
         if tree is not None and (self._log, self._seen_bytes) == (log, size):
             return log, tree.logs.files[tree.log_number].length

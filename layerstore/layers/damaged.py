@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-
 from layerstore._core.index import CONTENT_BYTES
 from layerstore._core.ingest import LOCATION_NONE
 from layerstore.errors import CorruptError, Unsupported
 from layerstore.layers.chains import open_index
+from layerstore.naming import exists
 from layerstore.types import DiffId
 
 TYPE_CHECKING = False
@@ -37,7 +36,7 @@ def forget_whole(layout: Layout, database: Database, contents: ContentStore) -> 
 
 
 def _is_whole(layout: Layout, contents: ContentStore, diff_id: DiffId) -> bool:
-    if not os.path.exists(layout.layer_recipe(diff_id)):
+    if not exists(layout.layer_recipe(diff_id)):
         return False
     try:
         index = open_index(layout.layer_index(diff_id))

@@ -13,6 +13,7 @@ import os
 from layerstore._core import mount
 from layerstore.errors import CorruptError, Unsupported
 from layerstore.layers.chains import version_of
+from layerstore.naming import about
 from layerstore.store.layout import chain_of_mount
 from layerstore.store.locks import locked
 
@@ -156,7 +157,7 @@ def _read_ahead(image: str) -> None:
 
     EROFS reads metadata by the page and on demand, so that looking at a cold tree otherwise waits for each.
     """
-    with open(image, "rb", buffering=0) as file:
+    with about(image), open(image, "rb", buffering=0) as file:
         end = min(os.fstat(file.fileno()).st_size, _READ_AHEAD_LIMIT_BYTES)
         for at in range(0, end, _READ_AHEAD_BYTES):
             os.posix_fadvise(file.fileno(), at, _READ_AHEAD_BYTES, os.POSIX_FADV_WILLNEED)

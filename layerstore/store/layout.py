@@ -7,7 +7,7 @@ import os
 import stat
 
 from layerstore.errors import REPAIR_DATABASE, CorruptError, InvalidInput, NotFound
-from layerstore.naming import about
+from layerstore.naming import about, exists
 from layerstore.store import durable
 from layerstore.store.locks import locked_directory
 from layerstore.types import ChainId, digest_hex, sha256_digest
@@ -140,7 +140,7 @@ class Layout:
         return f"{self.logs}/{log}"
 
     def exists(self) -> bool:
-        return os.path.exists(self.format)
+        return exists(self.format)
 
     def create(self) -> None:
         """Make an empty store, or finish making one that was interrupted.
@@ -201,7 +201,7 @@ class Layout:
 
     def check_database(self) -> None:
         """Raise `CorruptError` where a store that has something has no database: a new one would make garbage of it."""
-        if os.path.exists(self.database) and os.stat(self.database).st_size:
+        if exists(self.database) and os.stat(self.database).st_size:
             return
         if os.listdir(self.layers) or os.listdir(self.packs) or os.listdir(self.blobs):
             raise CorruptError(f"{self.database} is missing; {REPAIR_DATABASE}")

@@ -17,7 +17,7 @@ import os
 
 from layerstore._core import mount, pool
 from layerstore.errors import Conflict, InvalidInput, LayerstoreError, NotFound, Unsupported
-from layerstore.naming import about
+from layerstore.naming import about, exists
 from layerstore.store import durable
 from layerstore.store.layout import FORMAT_NAME, POOL_NAME, make_private
 from layerstore.store.locks import locked
@@ -61,7 +61,7 @@ class Pool:
         self._unfinished = f"{root}/.{POOL_NAME}.img.new"
 
     def exists(self) -> bool:
-        return os.path.exists(self.image)
+        return exists(self.image)
 
     def create(self, size_bytes: int) -> None:
         """Make it, unless there is one. One that was interrupted is made again.
