@@ -455,6 +455,16 @@ def test_the_command_repairs(root: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert run(["--root", str(root), "images"]) == 0
 
 
+def test_a_recipe_gets_a_digest_once_its_tar_was_compared(root: Path) -> None:
+    """As those of a store that an older version has written have none."""
+    with Store(root) as store, store._database.transaction() as db:
+        noted = db.execute("SELECT * FROM layers").fetchall()
+        db.execute("UPDATE layers SET recipe = NULL")
+    assert mended(root).damages == ()
+    with Store(root) as store:
+        assert store._database.read().execute("SELECT * FROM layers").fetchall() == noted
+
+
 def test_a_clean_store_is_not_changed(root: Path) -> None:
     import images
 

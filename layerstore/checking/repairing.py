@@ -151,6 +151,7 @@ class Repair:
                 for pack in contents.bad_packs:
                     db.execute("DELETE FROM packs WHERE number = ?", (pack,))
                 mark(db, lacking)
+                db.executemany("UPDATE layers SET recipe = ? WHERE diff_id = ?", self._judged())
                 whole = [finding.subject[1] for finding in self._of_layers() if finding.subject[0] == "whole"]
                 db.executemany("DELETE FROM damaged_layers WHERE diff_id = ?", [(diff_id,) for diff_id in whole])
         self._store.remove_old_logs()
@@ -163,6 +164,13 @@ class Repair:
             self._quarantine.take(self._layout.pack_image(pack))
         self._forget_images({record.digest for record in (*dropped, *in_bad_packs)}, set(contents.bad_packs), lacking)
         self._say(have, lacking)
+
+    def _judged(self) -> list[tuple[bytes, DiffId]]:
+        """The digests of recipes of which none was noted, and whose tars are right."""
+        damaged = {diff_id for finding in self._findings.damages for diff_id in finding.layers}
+        return [
+            (self._layers.recipes[diff_id], diff_id) for diff_id in self._layers.unsealed() if diff_id not in damaged
+        ]
 
     def _of_layers(self) -> Iterable[Finding]:
         return (finding for finding in self._findings.of("layer") if isinstance(finding.subject, tuple))
