@@ -15,7 +15,7 @@ from pools import POOL_AND_HOST, store_on
 from stacks import Stack
 from test_garbage import image_of
 
-from layerstore import CheckReport, Damage, Store
+from layerstore import CheckReport, Damage, Store, check_store
 from layerstore.errors import CorruptError
 from layerstore.layers import packs
 
@@ -330,11 +330,18 @@ def test_who_does_not_keep_the_sums_cannot_write(root: Path) -> None:
         db.execute("INSERT INTO packs VALUES (9)")
 
 
-def test_text_in_the_database_that_is_none_is_found(root: Path) -> None:
+@pytest.mark.parametrize("table", ["names", "layers"])
+def test_text_in_the_database_that_is_none_is_found(root: Path, table: str) -> None:
     with unnoticed(root) as db:
-        db.execute("UPDATE names SET name = CAST(x'66ff' AS TEXT) WHERE name = 'first:1'")
-    with Store(root) as store:
-        assert "rows of table names" in told(store.check())
+        db.execute("PRAGMA foreign_keys = OFF")
+        column = db.execute(f"PRAGMA table_info ({table})").fetchone()[1]
+        db.execute(f"UPDATE {table} SET {column} = CAST(CAST(substr({column}, 1, 70) AS BLOB) || x'b1' AS TEXT)")
+    report = check_store(root)
+    assert not report.is_clean
+    assert {damage.what for damage in report.damages} >= {"database"}
+    if table == "names":
+        with Store(root) as store, pytest.raises(CorruptError, match="text in it is none"):
+            _ = [image.names for image in store.images()]
 
 
 def test_a_torn_end_of_a_log_is_told_as_what_a_crash_leaves(root: Path) -> None:

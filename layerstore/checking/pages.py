@@ -53,7 +53,7 @@ def consolidated(path: str, directory: str) -> bytes:
             connection.execute("PRAGMA page_count").fetchone()
         finally:
             connection.close()  # the last one moves the log to the file
-    except sqlite3.Error:
+    except (sqlite3.Error, UnicodeDecodeError):  # SQLite's own message may have what is damaged in it
         pass  # what the file alone has is what there is
     with open(copy, "rb") as file:
         return file.read()

@@ -50,6 +50,7 @@ _LOOK_SECONDS = 0.0005
 _LOG_PAGES = 100
 _WRITE_NOTHING = "DELETE FROM counters WHERE 0"
 _ERRORS = (sqlite3.Error, UnicodeDecodeError)
+_NO_TEXT = "Could not decode to UTF-8"
 _ERRNO = {
     sqlite3.SQLITE_FULL: errno.ENOSPC,
     sqlite3.SQLITE_IOERR: errno.EIO,
@@ -121,6 +122,30 @@ _STEPS = {0: _SCHEMA, 2: _LOGS, 3: _BLOBS, 4: _CHECKS}
 """What is done to a database of that version. The one of version 1 is not read any more."""
 
 
+class _Cursor(sqlite3.Cursor):
+    """Has errors of SQLite, which reads on as rows are asked for, as those of the connection."""
+
+    connection: _Connection
+
+    def __next__(self) -> Any:
+        try:
+            return super().__next__()
+        except _ERRORS as error:
+            raise self.connection.failed(error) from error
+
+    def fetchone(self) -> Any:
+        try:
+            return super().fetchone()
+        except _ERRORS as error:
+            raise self.connection.failed(error) from error
+
+    def fetchall(self) -> list[Any]:
+        try:
+            return super().fetchall()
+        except _ERRORS as error:
+            raise self.connection.failed(error) from error
+
+
 class _Connection(sqlite3.Connection):
     """Has errors of SQLite as this library's: a damaged file, a lock that another process holds on to, the system's."""
 
@@ -137,17 +162,17 @@ class _Connection(sqlite3.Connection):
 
     def execute(self, *args: Any) -> sqlite3.Cursor:
         try:
-            return super().execute(*args)
+            return self.cursor(_Cursor).execute(*args)
         except _ERRORS as error:
-            raise self._failed(error) from error
+            raise self.failed(error) from error
 
     def executemany(self, *args: Any) -> sqlite3.Cursor:
         try:
-            return super().executemany(*args)
+            return self.cursor(_Cursor).executemany(*args)
         except _ERRORS as error:
-            raise self._failed(error) from error
+            raise self.failed(error) from error
 
-    def _failed(self, error: Exception) -> Exception:
+    def failed(self, error: Exception) -> Exception:
         translated = _translated(error, self._path)
         # Not at any other time: with its traceback it keeps alive what its callers had, open files and their locks.
         if self.in_use:
@@ -157,7 +182,7 @@ class _Connection(sqlite3.Connection):
 
 def _translated(error: Exception, path: str) -> Exception:
     """The primary result codes of https://www.sqlite.org/rescode.html that are no mistake of the caller's."""
-    if isinstance(error, UnicodeDecodeError):
+    if isinstance(error, UnicodeDecodeError) or str(error).startswith(_NO_TEXT):
         return CorruptError(f"{path} is damaged: text in it is none; {REPAIR_DATABASE}")
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
