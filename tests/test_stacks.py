@@ -23,6 +23,8 @@ from layerstore._core.index import Index, merge
 from layerstore.cli.output import parse_size
 from layerstore.errors import CorruptError, InvalidInput
 from layerstore.layers import indexes
+from layerstore.store import durable
+from layerstore.store.pieces import write_at
 from layerstore.types import DiffId, chain_id, chain_ids, hash_key
 
 
@@ -258,6 +260,8 @@ BUILD = """
     import sys
     from layerstore import Store
     from layerstore.layers import indexes
+from layerstore.store import durable
+from layerstore.store.pieces import write_at
     merges = []
     merge = indexes.merge
     indexes.merge = lambda layers, key: merges.append(1) or merge(layers, key)
@@ -402,6 +406,23 @@ def test_what_is_locked_stays(store: Store, stack: Stack) -> None:
         fcntl.flock(file, fcntl.LOCK_EX)
         store.evict_derived(0)
     assert chain_files(store) == {name}
+
+
+def test_what_is_being_written_stays(store: Store, stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    stack.load(store, [10])
+    seen: list[str] = []
+
+    def write(fd: int, data: bytes, position: int) -> None:
+        being_written = chain_files(store)
+        with Store(store.root) as other:
+            other.evict_derived(0)
+        assert chain_files(store) >= {name for name in being_written if name.startswith(".")}
+        seen.extend(being_written)
+        write_at(fd, data, position)
+
+    monkeypatch.setattr(durable, "write_at", write)
+    make_all(store, store.image("grown:10"))
+    assert len([name for name in seen if name.startswith(".")]) >= 3
 
 
 @pytest.mark.root

@@ -17,6 +17,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+_NAME_BYTES = 200
+"""So much of a name of up to 255 stays where something is added to it."""
 _NEW_FILE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
 
@@ -140,7 +142,7 @@ def _is_claimed(fd: int) -> bool:
 def _remove_abandoned(path: str | os.PathLike[str]) -> None:
     """Remove what was made beside `path` to get that name, by processes that have ended."""
     directory, name = os.path.split(path)
-    theirs = re.compile(rf"\.{re.escape(name[:50])}\.[0-9a-f]{{12}}")
+    theirs = re.compile(rf"{re.escape(_name_beside(name))}[0-9a-f]{{12}}")
     with contextlib.suppress(OSError):  # what cannot be listed or removed stays
         for found in filter(theirs.fullmatch, os.listdir(directory)):
             temporary = os.path.join(directory, found)
@@ -166,7 +168,12 @@ def _remove(path: str) -> None:
 def _temporary_beside(path: str | os.PathLike[str]) -> str:
     """A path in the same directory that nothing has. Its name is not too long, however long the other is."""
     directory, name = os.path.split(path)
-    return os.path.join(directory, f".{name[:50]}.{os.urandom(6).hex()}")
+    return os.path.join(directory, f"{_name_beside(name)}{os.urandom(6).hex()}")
+
+
+def _name_beside(name: str) -> str:
+    """What such a path begins with: it is told from whatever else is in a directory of somebody's."""
+    return f".{os.fsdecode(os.fsencode(name)[:_NAME_BYTES])}.layerstore-"
 
 
 @contextlib.contextmanager
