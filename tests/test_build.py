@@ -1,5 +1,6 @@
 """Builds: the cache, stages, RUN and its mounts, failures, interrupts. Docker judges in tests/test_build_judges.py."""
 
+import errno
 import fcntl
 import gzip
 import json
@@ -1280,3 +1281,19 @@ def test_what_fails_in_one_build_is_tried_by_the_next(work: Workplace) -> None:
     for thread in threads:
         thread.join(60)
     assert failed == [3, 3, 3]
+
+
+def test_a_build_that_cannot_clear_away_lets_go_of_its_steps(work: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    leave, left = imports.Import.__exit__, []
+
+    def failing(self: imports.Import, *args: Any) -> None:
+        leave(self, *args)
+        if not left:
+            left.append(self)
+            raise OSError(errno.EIO, "the disk is broken")
+
+    monkeypatch.setattr(imports.Import, "__exit__", failing)
+    with pytest.raises(OSError, match="the disk is broken"):
+        work.build(FIVE)
+    builds_at_once(work, [FIVE])
+    assert work.store.images()

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import mount_points
+from leftovers import mount_points
 
 from layerstore._core import mount
 from layerstore.errors import CorruptError, InvalidInput, Unsupported

@@ -15,9 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import loop_devices, mount_points
 from images import Image, docker_files, tar_of
 from layer_model import Entry, write_tar
+from leftovers import loop_devices, mount_points
 from pools import POOL_BYTES, needs_mkfs, needs_root, pool_store
 from waiting import wait_for
 

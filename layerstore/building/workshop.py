@@ -207,17 +207,21 @@ class Staged:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._drop()
-        if self._claims is not None:
-            self._claims.close()
+        try:
+            self._drop()
+        finally:
+            if self._claims is not None:
+                self._claims.close()
 
     def _drop(self) -> None:
         importing, self._importing, self._has_layers = self._importing, None, False
-        if importing is not None:
-            importing.__exit__(None, None, None)
-        if self._claims is not None:
-            self._claims.release(self._made)
-        self._made = []
+        made, self._made = self._made, []
+        try:
+            if importing is not None:
+                importing.__exit__(None, None, None)
+        finally:
+            if self._claims is not None:
+                self._claims.release(made)
 
     def find_or_claim(self, key: str, state: State) -> Step | None:
         """The step of a key; None where there is none, and this stage, which is `state`, is to make it: `made` says

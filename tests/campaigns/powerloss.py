@@ -36,7 +36,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from conftest import mount_points
+from leftovers import mount_points
 from registries import Registry
 
 from campaigns import logged_disk, sequences, trials

@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from conftest import loop_devices, mount_points
+from leftovers import loop_devices, mount_points
 
 from campaigns.operations import Operation, Place
 from campaigns.samples import Given

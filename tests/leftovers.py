@@ -1,0 +1,33 @@
+"""What the machine has that a test may leave behind: mounts, loop devices, processes."""
+
+from pathlib import Path
+
+
+def mount_points() -> list[str]:
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    return [line.split()[4].encode().decode("unicode_escape") for line in lines]
+
+
+def loop_devices() -> dict[str, str]:
+    """Loop device -> the file behind it, of those in use."""
+    found = {}
+    for path in Path("/sys/block").glob("loop*/loop/backing_file"):
+        try:
+            found[path.parts[3]] = path.read_text().strip()
+        except OSError:
+            continue  # it went meanwhile
+    return found
+
+
+def child_processes() -> dict[int, str]:
+    """The children of this process that run: id -> command."""
+    found = {}
+    for path in Path("/proc/self/task").glob("*/children"):
+        for pid in path.read_text().split():
+            try:
+                command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            except OSError:
+                continue
+            if "multiprocessing.resource_tracker" not in command:
+                found[int(pid)] = command
+    return found
