@@ -205,11 +205,12 @@ class Campaign:
         self._master.restore()
 
     def _look(self, path: Path, kind: str, what: str) -> tuple[str, str] | None:
+        # Before anything is read, as a read makes a damaged merged index again without a word.
+        report = check_store(self._root)
         verified = shown(self._root, verify="always")
         for key, value in verified.items():
             if len(key) == 3 and self._whole.get(key, value) != value:
                 return "corrupt", f"a verified read of {key[1]!r} gave other bytes"
-        report = check_store(self._root)
         if not report.damages and not report.notes:
             if shown(self._root) != self._whole:
                 if kind == "logs" and what == CUT:
