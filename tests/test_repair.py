@@ -252,6 +252,8 @@ DATABASES: dict[str, Callable[[Path], object]] = {
     "its first byte": lambda path: flip(path, 0),
     "its size of a page": lambda path: flip(path, 16),
     "its schema": lambda path: change(path, lambda data: data.__setitem__(data.index(b"CREATE TABLE names"), 0xC5)),
+    "a column": lambda path: change(path, lambda data: data.__setitem__(data.index(b"containers (") + 17, ord("j"))),
+    "a cell of the logs": lambda path: change(path, lambda data: data.__setitem__(4096 * 14 + 9, 0)),
     "its end": lambda path: cut(path, 8192),
     "its version": lambda path: flip(path, 63),
     "its counter": lambda path: flip(path, 27),

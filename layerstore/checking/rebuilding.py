@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sqlite3
 import tempfile
 
 from layerstore.checking.catalog import Catalog
@@ -19,7 +20,6 @@ from layerstore.store.locks import open_elsewhere
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import sqlite3
     from typing import Any
 
     from layerstore.checking.findings import Findings
@@ -177,7 +177,7 @@ def _check_database(layout: Layout, findings: Findings, repair: bool) -> bool:
             Catalog(database.read())
         finally:
             database.close()
-    except CorruptError as error:
+    except (CorruptError, sqlite3.Error) as error:
         detail = detail or str(error)
     except Unsupported:
         if not _has_our_tables(layout.database):

@@ -86,7 +86,7 @@ class Reconciled:
         self._layout = layout
         self.lost: dict[str, int] = {}
         self.rows: Rows = {}
-        sound = {table: [row for row in found.get(table, []) if _fits(table, row)] for table in TYPES}
+        sound = self._sound = {table: [row for row in found.get(table, []) if _fits(table, row)] for table in TYPES}
         for table in TYPES:
             self.rows[table] = getattr(self, f"_{table}")(_unique(table, sound[table]))
             left_out = len(found.get(table, [])) - len(self.rows[table])
@@ -231,7 +231,16 @@ class Reconciled:
 
     def _logs(self, rows: list[Row]) -> list[Row]:
         files = set(os.listdir(self._layout.logs)) if os.path.isdir(self._layout.logs) else set()
-        return sorted({(near(log, files) or log,) for (log,) in rows})
+        found = {near(log, files) or log for (log,) in rows}
+        # What others refer to, too, and what those need.
+        named = [row[9] for row in self._sound["containers"]] + [row[3] for row in self._sound["snapshots"]]
+        named += [log for row in self._sound["log_uses"] for log in row[:2]]
+        waiting = [*found, *(log for name in named if (log := near(name, files)) is not None)]
+        while waiting:
+            log = waiting.pop()
+            found.add(log)
+            waiting += [used for used in _needs(self._layout.log(log)) if used in files and used not in found]
+        return sorted((log,) for log in found)
 
     def _containers(self, rows: list[Row]) -> list[Row]:
         images = {row[0]: row[1] for row in self.rows["images"]}

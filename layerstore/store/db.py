@@ -51,6 +51,8 @@ _LOG_PAGES = 100
 _WRITE_NOTHING = "DELETE FROM counters WHERE 0"
 _ERRORS = (sqlite3.Error, UnicodeDecodeError)
 _NO_TEXT = "Could not decode to UTF-8"
+_OTHER_TABLES = ("no such table", "no such column", "has no column named", "values were supplied")
+"""SQLite says so of statements that do not fit the tables, and all of ours do."""
 _ERRNO = {
     sqlite3.SQLITE_FULL: errno.ENOSPC,
     sqlite3.SQLITE_IOERR: errno.EIO,
@@ -182,6 +184,8 @@ class _Connection(sqlite3.Connection):
 
 def _translated(error: Exception, path: str) -> Exception:
     """The primary result codes of https://www.sqlite.org/rescode.html that are no mistake of the caller's."""
+    if any(text in str(error) for text in _OTHER_TABLES):
+        return CorruptError(f"{path} is damaged: its tables are not as they were made ({error}); {REPAIR_DATABASE}")
     if isinstance(error, UnicodeDecodeError) or str(error).startswith(_NO_TEXT):
         return CorruptError(f"{path} is damaged: text in it is none; {REPAIR_DATABASE}")
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
