@@ -1284,16 +1284,19 @@ def test_what_fails_in_one_build_is_tried_by_the_next(work: Workplace) -> None:
 
 
 def test_a_build_that_cannot_clear_away_lets_go_of_its_steps(work: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
-    leave, left = imports.Import.__exit__, []
+    leave = imports.Import.__exit__
 
-    def failing(self: imports.Import, *args: Any) -> None:
+    def commit(self: imports.Import, *args: Any) -> None:
+        raise OSError(errno.EIO, "the disk is broken")
+
+    def leaving(self: imports.Import, *args: Any) -> None:
         leave(self, *args)
-        if not left:
-            left.append(self)
-            raise OSError(errno.EIO, "the disk is broken")
+        raise OSError(errno.EIO, "nor can it be cleared away")
 
-    monkeypatch.setattr(imports.Import, "__exit__", failing)
-    with pytest.raises(OSError, match="the disk is broken"):
-        work.build(FIVE)
+    with monkeypatch.context() as patch:
+        patch.setattr(imports.Import, "commit", commit)
+        patch.setattr(imports.Import, "__exit__", leaving)
+        with pytest.raises(OSError, match="nor can it be cleared away"):
+            work.build(FIVE)
     builds_at_once(work, [FIVE])
     assert work.store.images()
