@@ -174,15 +174,17 @@ def _settle(place: Place) -> Counter[str]:
 
 
 def _compare_disk(template: Template, found: Counter[str], power_lost: bool) -> None:
-    """After a loss of power a log may have another length, and files other blocks: XFS reserves some behind them."""
+    """Of logs the blocks do not count, which XFS reserves behind what is appended to; after a loss of power those of no
+    file, and no log's length."""
+    any_length = power_lost or template.operation.partial or template.operation.puts_off
 
     def counted(disk: Counter[str]) -> Counter[str]:
-        if power_lost:
-            disk = Counter({re.sub(r" \d+$", "", name): n for name, n in disk.items()})
-        elif not (template.operation.partial or template.operation.puts_off):
-            return disk
-        logs = sum(count for name, count in disk.items() if name.startswith("logs/* "))
-        return Counter({name: n for name, n in disk.items() if not name.startswith("logs/* ")} | {"logs": logs})
+        counts: Counter[str] = Counter()
+        for name, count in disk.items():
+            is_log = name.startswith("logs/* ")
+            without_blocks = re.sub(r" \d+$", "", name) if is_log or power_lost else name
+            counts["logs" if is_log and any_length else without_blocks] += count
+        return counts
 
     more, less = counted(found) - counted(template.disk), counted(template.disk) - counted(found)
     if more or less:
