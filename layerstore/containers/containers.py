@@ -373,8 +373,8 @@ class Containers:
         if any(self.mounted(rows)):
             self._unmount(rows, lazy=force)
         # Rows first: what is left of a directory whose row is gone is garbage, not half a container. And durable, or a
-        # power cut could bring back the row of what it has taken.
-        with self._database.transaction() as db:
+        # power cut could bring back the row of what it has taken; unless that was not to outlive one.
+        with self._database.transaction(durable=not all(row.volatile for row in rows)) as db:
             needed = [log for row in rows for (log,) in db.execute(_LOGS_OF, {"id": row.id})]
             db.executemany("DELETE FROM containers WHERE id = ?", [(row.id,) for row in rows])
             gone = logs.forget_unneeded(db, needed)
