@@ -26,7 +26,7 @@ NEEDS_COMPILER = pytest.mark.needs_tool("cc")
 
 def test_a_store_whose_making_was_killed(tmp_path: Path) -> None:
     (tmp_path / "store").mkdir()
-    (tmp_path / "store" / ".format.0123456789ab").write_text("layer")
+    (tmp_path / "store" / ".format.layerstore-0123456789ab").write_text("layer")
     Store(tmp_path / "store", create=True).close()
     assert not [path.name for path in (tmp_path / "store").iterdir() if path.name.startswith(".")]
 
@@ -66,7 +66,7 @@ def test_what_a_killed_build_was_remembering_goes_when_no_build_runs(store: Stor
     with (store.root / "builds" / "lock").open("wb") as lock:
         for name in ("images", "containers", "temporary"):
             (steps.parent / name).mkdir()
-        (steps / ".0123.0123456789ab").write_text("{")
+        (steps / ".0123.layerstore-0123456789ab").write_text("{")
         fcntl.flock(lock, fcntl.LOCK_SH)
         store.collect_garbage()
         assert list(steps.iterdir())

@@ -147,7 +147,7 @@ def test_orphans_are_swept(store: Store, tmp_path: Path) -> None:
         path.write_bytes(b"left behind")
     (root / "containers" / digits / "upper").mkdir(parents=True)
     (root / "digests.9").write_bytes(b"")
-    (root / ".digests.9.0123456789ab").write_bytes(b"of a killed collection")
+    (root / ".digests.9.layerstore-0123456789ab").write_bytes(b"of a killed collection")
     store.collect_garbage()
     assert files_of(store) == kept
     assert list((root / "containers").iterdir()) == []

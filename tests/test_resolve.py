@@ -89,10 +89,18 @@ class Kernel:
         self.names = {os.lstat(root + b"/" + path).st_ino: path for path in spec} | {os.stat(root).st_ino: b""}
 
     def __call__(self, path: bytes, follow: bool) -> bytes | int:
-        try:
-            fd = openat2(self.root, path, 0 if follow else os.O_NOFOLLOW)
-        except OSError as error:
-            return int(error.errno)
+        for _ in range(3):
+            try:
+                fd = openat2(self.root, path, 0 if follow else os.O_NOFOLLOW)
+            except OSError as error:
+                said = int(error.errno)
+                # A first try without locks, which any change on the machine ends, leaves its links counted.
+                if said != errno.ELOOP:
+                    return said
+            else:
+                break
+        else:
+            return said
         try:
             return self.names[os.fstat(fd).st_ino]
         finally:

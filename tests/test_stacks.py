@@ -260,8 +260,6 @@ BUILD = """
     import sys
     from layerstore import Store
     from layerstore.layers import indexes
-from layerstore.store import durable
-from layerstore.store.pieces import write_at
     merges = []
     merge = indexes.merge
     indexes.merge = lambda layers, key: merges.append(1) or merge(layers, key)
@@ -381,7 +379,9 @@ def test_what_a_killed_writer_left_counts_and_goes(store: Store, stack: Stack) -
     stack.load(store, [10, 11])
     make_all(store, store.image("grown:11"))
     kept, whole = chain_files(store), derived_bytes(store)
-    left = [f".{store.image('grown:10').chain_id[7:]}.{kind}.0123456789ab" for kind in ("index", "erofs", "json")]
+    left = [
+        f".{store.image('grown:10').chain_id[7:]}.{kind}.layerstore-0123456789ab" for kind in ("index", "erofs", "json")
+    ]
     for name in left:
         path = store.root / "chains" / name
         path.write_bytes(bytes(1_000))
@@ -473,7 +473,7 @@ def test_gc_evicts_and_clears_locks_away(store: Store, stack: Stack) -> None:
     assert output.startswith("0 contents dropped, ")
     assert chain_files(store) == set()
     locks = {path.name for path in (store.root / "run").glob("*.lock")}
-    assert locks <= {"garbage.lock", "staging.lock", "mount.lock", "packs.lock"}
+    assert locks <= {"garbage.lock", "staging.lock", "layers.lock", "mount.lock", "packs.lock", "database.lock"}
     make_all(store, store.image("grown:11"))
     kept = chain_files(store)
     assert store.collect_garbage().freed_bytes == 0

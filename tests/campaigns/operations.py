@@ -330,11 +330,11 @@ class Mount(Operation):
                 assert (root / "app").read_bytes() == b"#!/bin/true\n"
 
         return [
-            Step(lambda store: box(store).mount()),
+            Step(lambda store: box(store).mount(), durable=False),
             Step(lambda store: store.create("newer:1", name="other"), durable=False),
-            Step(lambda store: store.container("other").mount()),
-            Step(lambda store: store.umount(store.containers())),
-            Step(use),
+            Step(lambda store: store.container("other").mount(), durable=False),
+            Step(lambda store: store.umount(store.containers()), durable=False),
+            Step(use, durable=False),
         ]
 
 
