@@ -1,11 +1,14 @@
 """What a repair makes of damage: what is derived is there again, the rest after the same layers were loaded again, bit
 for bit and without writing anything else; nothing that is whole is lost, whenever it is interrupted."""
 
+import builtins
 import contextlib
+import errno
 import functools
 import json
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
@@ -32,7 +35,8 @@ from test_fsck import (
 )
 
 from layerstore import Store, check_store
-from layerstore.errors import Conflict, CorruptError
+from layerstore.checking import rebuilding, reconcile
+from layerstore.errors import Conflict, CorruptError, Unsupported
 
 ROOT = Path(__file__).parent.parent
 CONTENTS = ("packs/*.pack", "objects/*/*")
@@ -354,6 +358,10 @@ class Stop(BaseException):
     pass
 
 
+def stop(*_: Any) -> None:
+    raise Stop
+
+
 class Stopping:
     """Has the N-th call that changes a name or syncs a file raise instead."""
 
@@ -405,6 +413,73 @@ def test_a_repair_can_be_interrupted(
             break
         at += 9
     assert at > 9
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENOMEM, errno.EACCES])
+@pytest.mark.parametrize("place", ["objects", "packs", "layers", "blobs"])
+def test_what_the_system_refuses_is_no_damage(
+    root: Path, whole: dict[str, Any], place: str, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process without descriptors or memory has not found anything: what is whole stays where it is."""
+    refused = 0
+
+    def refuse(call: Callable[..., Any], path: Any, *arguments: Any, **options: Any) -> Any:
+        nonlocal refused
+        if f"/{place}/" in str(path) and Path(path).is_file():
+            refused += 1
+            raise OSError(number, os.strerror(number), path)
+        return call(path, *arguments, **options)
+
+    for repair in (False, True):
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "open", functools.partial(refuse, os.open))
+            patched.setattr(builtins, "open", functools.partial(refuse, open))
+            with pytest.raises(OSError, match=os.strerror(number)):
+                check_store(root, repair=repair)
+    assert refused
+    assert not (root / "quarantine").exists()
+    assert told(check_store(root)) == "" and state(root) == whole
+
+
+def test_an_interrupted_repair_of_the_database_comes_before_all_else(
+    root: Path, whole: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The new database would take the place of one to which something has come meanwhile."""
+    flip(root / "layerstore.db", 27)
+    with monkeypatch.context() as patched, pytest.raises(Stop):
+        patched.setattr(rebuilding.Quarantine, "take", stop)
+        mended(root)
+    with pytest.raises(CorruptError, match=r"was interrupted.*fsck --repair"):
+        Store(root)
+    assert "was interrupted" in told(check_store(root))
+    assert mended(root).is_clean and state(root) == whole
+
+
+def test_a_database_that_is_written_to_meanwhile_is_not_replaced(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flip(root / "layerstore.db", 27)
+
+    def changed(layout: Any, rows: Any) -> reconcile.Reconciled:
+        os.utime(root / "layerstore.db")
+        return reconcile.Reconciled(layout, rows)
+
+    with monkeypatch.context() as patched, pytest.raises(Conflict, match="was written to"):
+        patched.setattr(rebuilding, "Reconciled", changed)
+        mended(root)
+    assert not (root / "quarantine").exists()
+    assert mended(root).is_clean
+
+
+def test_a_store_of_a_later_version_is_left_alone(root: Path) -> None:
+    (root / "format").write_text("layerstore 2\n")
+    with contextlib.closing(sqlite3.connect(root / "layerstore.db", isolation_level=None)) as db:
+        db.execute("CREATE TABLE later (x)")
+        db.execute("PRAGMA user_version = 6")
+    with pytest.raises(Unsupported):
+        mended(root)
+    assert (root / "format").read_text() == "layerstore 2\n"
+    flip(root / "layerstore.db", 3)
+    assert not mended(root).is_clean
+    assert (root / "format").read_text() == "layerstore 2\n" and not (root / "quarantine").exists()
 
 
 @pytest.mark.root

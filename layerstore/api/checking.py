@@ -9,7 +9,7 @@ from layerstore.checking.findings import Findings
 from layerstore.checking.rebuilding import check_foundation
 from layerstore.results import CheckReport
 from layerstore.store.layout import Layout
-from layerstore.store.locks import locked
+from layerstore.store.locks import locked, locked_past_sharers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,7 +34,8 @@ class _Checked(Store):
     def _open(self, root: str, create: bool, derived_limit_bytes: int | None) -> None:
         layout = Layout(root)
         if layout.has_parts():
-            with locked(layout.garbage_lock, exclusive=self._repair):
+            lock = layout.garbage_lock
+            with locked_past_sharers(lock) if self._repair else locked(lock, exclusive=False):
                 if not check_foundation(layout, self.found, self._repair):
                     raise _CannotBeOpened
         super()._open(root, create, derived_limit_bytes)

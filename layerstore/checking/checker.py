@@ -15,7 +15,7 @@ from layerstore.checking.images import check_images
 from layerstore.checking.layers import LayersCheck, contents_of
 from layerstore.errors import CorruptError
 from layerstore.results import CheckReport
-from layerstore.store.locks import locked
+from layerstore.store.locks import locked, locked_past_sharers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -208,7 +208,7 @@ def repair(
     from layerstore.checking.repairing import Repair
 
     begin = time.monotonic()
-    with locked(layout.garbage_lock, exclusive=True):
+    with locked_past_sharers(layout.garbage_lock):
         checking = Check(layout, database, chains, contents, None, False, progress)
         checking.run()
         of_rows = checking.findings.of("database", "image")

@@ -6,6 +6,7 @@ import mmap
 import os
 
 from layerstore._core.log import HEADER_BYTES, SOURCE_LOG, LogReader
+from layerstore.checking.findings import reason
 from layerstore.errors import CorruptError, Unsupported
 from layerstore.extents.log import chain_bytes
 from layerstore.store import logs
@@ -82,7 +83,7 @@ def _check_log(
         wrong("it is missing")
         return None
     except OSError as error:
-        wrong(f"it cannot be read: {error.strerror}")
+        wrong(f"it cannot be read: {reason(error)}")
         return None
     try:
         size = os.fstat(fd).st_size
@@ -111,7 +112,7 @@ def _check_log(
         wrong(str(error))
         return None
     except OSError as error:
-        wrong(f"it cannot be read: {error.strerror}")
+        wrong(f"it cannot be read: {reason(error)}")
         return None
     finally:
         os.close(fd)

@@ -10,6 +10,7 @@ from functools import partial
 from layerstore._core.erofs import PACK_BLOCK_BYTES, write_pack
 from layerstore._core.ingest import LOCATION_OBJECT, RECORD_BYTES
 from layerstore.checking import hashing
+from layerstore.checking.findings import reason
 from layerstore.errors import CorruptError, InvalidInput, LimitExceeded
 from layerstore.extents.image import Descriptor
 from layerstore.results import Progress
@@ -105,7 +106,7 @@ class ContentsCheck:
             with open(self.log_path, "rb") as file:
                 data = file.read(length)
         except OSError as error:
-            self._findings.add("digest log", self.log_path, f"it cannot be read: {error.strerror}", "log")
+            self._findings.add("digest log", self.log_path, f"it cannot be read: {reason(error)}", "log")
             return
         if len(data) < length:
             detail = f"it has {len(data)} bytes; the database says that {length} count"
@@ -135,7 +136,7 @@ class ContentsCheck:
             try:
                 length = os.stat(path).st_size
             except OSError as error:
-                self.bad[record.number] = f"it cannot be found: {error.strerror}"
+                self.bad[record.number] = f"it cannot be found: {reason(error)}"
                 return
             why = "" if length == record.size else f"it has {length} bytes, not {record.size}"
         else:
@@ -162,13 +163,13 @@ class ContentsCheck:
         try:
             pack = Descriptor(os.open(path, os.O_RDONLY | os.O_CLOEXEC))  # closed after the last job that has it
         except OSError as error:
-            self.bad_packs[number] = f"it cannot be opened: {error.strerror}"
+            self.bad_packs[number] = f"it cannot be opened: {reason(error)}"
             return
         try:
             slots_at, count = pack_table(path, os.fstat(pack.fd).st_size, partial(_read_range, pack.fd))
             slots = _read_range(pack.fd, slots_at, slots_at + count * SLOT.size)
         except (CorruptError, OSError) as error:
-            self.bad_packs[number] = str(error)
+            self.bad_packs[number] = reason(error)
             return
         self._compare_image(number, slots_at, slots)
         located = []
@@ -204,7 +205,7 @@ class ContentsCheck:
                 is_same = file.read() == memoryview(expected)
             detail = "" if is_same else "it is not what is made of the slots of the pack"
         except OSError as error:
-            detail = f"it cannot be read: {error.strerror}"
+            detail = f"it cannot be read: {reason(error)}"
         except (InvalidInput, LimitExceeded) as error:
             self.bad_packs[number] = f"its slots make no sense: {error}"
             return

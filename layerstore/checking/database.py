@@ -29,7 +29,7 @@ def check_database(layout: Layout, findings: Findings) -> bool:
     path = layout.database
     try:
         db = connect_alone(path)
-    except (CorruptError, sqlite3.Error, OSError) as error:
+    except (CorruptError, sqlite3.Error) as error:
         findings.add("database", path, f"it cannot be opened: {error}", "pages")
         return False
     try:

@@ -7,6 +7,7 @@ import os
 
 from layerstore._core.hashing import Hasher
 from layerstore._core.index import CHAIN
+from layerstore.checking.findings import reason
 from layerstore.errors import CorruptError, Unsupported
 from layerstore.layers.chains import open_index
 from layerstore.store.locks import try_lock
@@ -59,7 +60,7 @@ def _check_chain(layout: Layout, catalog: Catalog, findings: Findings, chain: Ch
         except FileNotFoundError:
             pass  # it was evicted meanwhile
         except OSError as error:
-            wrong(path, f"it cannot be read: {error.strerror}", "index")
+            wrong(path, f"it cannot be read: {reason(error)}", "index")
     if "json" in there:
         path = layout.chain_description(chain)
         try:
@@ -71,7 +72,7 @@ def _check_chain(layout: Layout, catalog: Catalog, findings: Findings, chain: Ch
         except FileNotFoundError:
             return
         except OSError as error:
-            wrong(path, f"it cannot be read: {error.strerror}", "image")
+            wrong(path, f"it cannot be read: {reason(error)}", "image")
             return
         detail = _compare_image(layout.chain_image(chain), needs["image_bytes"], needs["image_digest"])
         if detail:
@@ -90,7 +91,7 @@ def _compare_image(path: str, size: int, digest: str) -> str:
             while piece := file.read(PIECE_BYTES):
                 hasher.update(piece)
     except OSError as error:
-        return f"it cannot be read: {error.strerror}"
+        return f"it cannot be read: {reason(error)}"
     if length != size:
         return f"it has {length} bytes, not {size}"
     return "" if hasher.digest().hex() == digest else "its bytes are not those of its digest"
@@ -111,4 +112,4 @@ def check_steps(layout: Layout, findings: Findings) -> None:
         except FileNotFoundError:
             continue
         except (CorruptError, OSError) as error:
-            findings.add("build step", path, str(error), path)
+            findings.add("build step", path, reason(error), path)

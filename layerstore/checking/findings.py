@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 from layerstore.results import Damage
 
 TYPE_CHECKING = False
@@ -11,6 +13,18 @@ if TYPE_CHECKING:
 
     from layerstore.checking.catalog import Catalog
     from layerstore.types import ChainId, DiffId, ImageId
+
+_OF_THE_SYSTEM = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EACCES, errno.EPERM)
+"""That this process may not, or has not what it takes: it says nothing of a file."""
+
+
+def reason(error: Exception) -> str:
+    """What is wrong with a file by the error of reading it. Raises that where it says nothing of the file."""
+    if not isinstance(error, OSError):
+        return str(error)
+    if error.errno in _OF_THE_SYSTEM:
+        raise error
+    return error.strerror or str(error)
 
 
 class Finding:

@@ -9,6 +9,7 @@ import os
 from collections import deque
 
 from layerstore._core.hashing import Hasher, hash_many
+from layerstore.checking.findings import reason
 from layerstore.store.pieces import PIECE_BYTES
 
 TYPE_CHECKING = False
@@ -46,7 +47,7 @@ def compare(fd: int, batch: list[Place], block_bytes: int) -> list[str]:
     except OSError as error:
         if len(batch) > 1:
             return [compare(fd, [place], block_bytes)[0] for place in batch]
-        return [f"it cannot be read: {error.strerror}"]
+        return [f"it cannot be read: {reason(error)}"]
     views = [buffer[offset - start : offset - start + size] for offset, size, _ in batch]
     wrong = []
     for (offset, size, digest), found in zip(batch, hash_many(views), strict=True):
@@ -76,7 +77,7 @@ def compare_object(path: str, size: int, digest: bytes) -> str:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
-        return f"it cannot be opened: {error.strerror}"
+        return f"it cannot be opened: {reason(error)}"
     try:
         length = os.fstat(fd).st_size
         if length != size:
@@ -89,7 +90,7 @@ def compare_object(path: str, size: int, digest: bytes) -> str:
             position += count
         return "" if hasher.digest() == digest else "its bytes are not those of its digest"
     except OSError as error:
-        return f"it cannot be read: {error.strerror}"
+        return f"it cannot be read: {reason(error)}"
     finally:
         os.close(fd)
 

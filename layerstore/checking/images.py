@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from layerstore.checking.findings import reason
 from layerstore.errors import LayerstoreError
 from layerstore.oci.configs import parse_config
 from layerstore.types import Digest, chain_ids, sha256_digest
@@ -43,7 +44,7 @@ def _read(layout: Layout, findings: Findings, digest: Digest) -> bytes | None:
         with open(path, "rb") as file:
             data = file.read()
     except OSError as error:
-        findings.add("blob", path, f"it cannot be read: {error.strerror}", digest)
+        findings.add("blob", path, f"it cannot be read: {reason(error)}", digest)
         return None
     if sha256_digest(data) != digest:
         findings.add("blob", path, "its bytes are not those of its digest", digest)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from layerstore._core.hashing import Hasher
 from layerstore._core.index import CONTENT_BYTES
+from layerstore.checking.findings import reason
 from layerstore.errors import CorruptError, LimitExceeded, Unsupported
 from layerstore.layers.recipe import tar_pieces
 from layerstore.layers.streams import decompressed, pieces_of
@@ -52,7 +53,7 @@ class LayersCheck:
             self._findings.add("layer", path, f"its index is damaged: {error}", diff_id, layers=[diff_id])
             return
         except OSError as error:
-            detail = f"its index cannot be read: {error.strerror}"
+            detail = f"its index cannot be read: {reason(error)}"
             self._findings.add("layer", path, detail, diff_id, layers=[diff_id])
             return
         self.indexes[diff_id] = index
@@ -73,7 +74,7 @@ class LayersCheck:
             self._findings.add("recipe", path, str(error), diff_id, layers=[diff_id])
             return
         except OSError as error:
-            self._findings.add("recipe", path, f"it cannot be read: {error.strerror}", diff_id, layers=[diff_id])
+            self._findings.add("recipe", path, f"it cannot be read: {reason(error)}", diff_id, layers=[diff_id])
             return
         found = self.recipes[diff_id] = hasher.digest()
         if self._catalog.layers[diff_id][1] not in (None, found):
@@ -93,7 +94,7 @@ class LayersCheck:
             for piece in tar_pieces(path, self.indexes[diff_id], contents):
                 digest.update(piece)
         except (CorruptError, OSError) as error:
-            self._findings.add("recipe", path, f"its tar cannot be written: {error}", diff_id, layers=[diff_id])
+            self._findings.add("recipe", path, f"its tar cannot be written: {reason(error)}", diff_id, layers=[diff_id])
             return False
         if f"sha256:{digest.hexdigest()}" != diff_id:
             detail = "the tar that it makes is not the layer's"

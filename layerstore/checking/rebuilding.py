@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sqlite3
 import tempfile
 
@@ -56,10 +57,11 @@ def rebuild(layout: Layout) -> dict[str, int]:
     The former one goes to the quarantine. Under the exclusive garbage lock, and while nobody has the database open:
     raises `Conflict` otherwise, and `OSError`.
     """
-    ready = f"{layout.root}/.layerstore.db.ready"
+    ready = layout.ready_database
     lost: dict[str, int] = {}
     if not exists(ready):
         _require_alone(layout.database)
+        before = _written_at(layout)
         made = Reconciled(layout, rows_of(layout))
         lost = made.lost
         new = f"{layout.root}/.layerstore.db.new"
@@ -75,6 +77,9 @@ def rebuild(layout: Layout) -> dict[str, int]:
                 database.close()
             os.chmod(new, 0o600)
             sync()
+        _require_alone(layout.database)
+        if _written_at(layout) != before:
+            raise Conflict(f"{layout.database} was written to while it was made anew; try again")
         os.rename(new, ready)
     # From here on it is known to be whole; a log of the former one may not be taken for its own.
     quarantine = Quarantine(layout)
@@ -90,11 +95,6 @@ def rebuild(layout: Layout) -> dict[str, int]:
     return lost
 
 
-def is_half_done(layout: Layout) -> bool:
-    """Whether a rebuilding was killed when the new database was whole."""
-    return exists(f"{layout.root}/.layerstore.db.ready")
-
-
 def _require_alone(path: str) -> None:
     if not exists(path):
         return
@@ -104,6 +104,16 @@ def _require_alone(path: str) -> None:
             raise Conflict(f"{path} has to be made anew, and another process has it open; end that first")
     finally:
         os.close(fd)
+
+
+def _written_at(layout: Layout) -> list[tuple[int, int]]:
+    """When the files of the database were written to last, and how long they are."""
+    found = []
+    for path in (layout.database, f"{layout.database}-wal"):
+        with contextlib.suppress(FileNotFoundError):
+            status = os.stat(path)
+            found.append((status.st_mtime_ns, status.st_size))
+    return found
 
 
 def write_rows(db: sqlite3.Connection, rows: Rows) -> None:
@@ -146,17 +156,26 @@ def check_foundation(layout: Layout, findings: Findings, repair: bool) -> bool:
 
     Under the garbage lock, exclusive for a repair. Raises as `rebuild`.
     """
-    return _check_format(layout, findings, repair) & _check_database(layout, findings, repair)
+    says = _format(layout)
+    # Of another version of layerstore, perhaps: then it is the database that tells.
+    is_ours = says == FORMAT.encode() or re.fullmatch(rb"layerstore [0-9]+\n?", says) is None
+    is_whole = _check_database(layout, findings, repair and is_ours)
+    return _check_format(layout, findings, says, repair and is_whole) and is_whole
 
 
-def _check_format(layout: Layout, findings: Findings, repair: bool) -> bool:
+def _format(layout: Layout) -> bytes:
     try:
         with open(layout.format, "rb") as file:
-            if file.read(4096) == FORMAT.encode():
-                return True
+            return file.read(4096)
     except FileNotFoundError:
-        pass
-    finding = findings.add("format", layout.format, "it does not say that this is a store", "format")
+        return b""
+
+
+def _check_format(layout: Layout, findings: Findings, says: bytes, repair: bool) -> bool:
+    if says == FORMAT.encode():
+        return True
+    detail = "it does not say that this is a store of this version"
+    finding = findings.add("format", layout.format, detail, "format")
     if repair:
         durable.write_file(layout.format, FORMAT.encode())
         finding.repaired = True
@@ -169,7 +188,7 @@ def _has_our_tables(path: str) -> bool:
 
 
 def _check_database(layout: Layout, findings: Findings, repair: bool) -> bool:
-    detail = "a repair of it was interrupted" if is_half_done(layout) else ""
+    detail = ""
     try:
         layout.check_database()
         database = Database(layout.database, layout.database_lock)
@@ -178,7 +197,7 @@ def _check_database(layout: Layout, findings: Findings, repair: bool) -> bool:
         finally:
             database.close()
     except (CorruptError, sqlite3.Error) as error:
-        detail = detail or str(error)
+        detail = str(error)
     except Unsupported:
         if not _has_our_tables(layout.database):
             raise

@@ -12,6 +12,7 @@ import os
 
 from layerstore._core.hashing import Hasher
 from layerstore._core.log import HEADER_BYTES, SOURCE_LOG, LogReader
+from layerstore.checking.findings import reason
 from layerstore.checking.layers import contents_of
 from layerstore.errors import CorruptError, LayerstoreError, Unsupported
 from layerstore.layers.chains import open_index
@@ -134,8 +135,8 @@ class Reconciled:
                 try:
                     Pack(f"{self._layout.packs}/{name}")
                     known.add(int(name[:-5]))
-                except (CorruptError, OSError):
-                    pass  # of an import that was killed
+                except (CorruptError, OSError) as error:
+                    reason(error)  # else it is of an import that was killed
         return sorted((number,) for number in known)
 
     def _layers(self, rows: list[Row]) -> list[Row]:
@@ -158,7 +159,8 @@ class Reconciled:
             index = open_index(self._layout.layer_index(diff_id))
             index.verify_digest()
             return sum(size for _, size in contents_of(index))
-        except (CorruptError, Unsupported, OSError):
+        except (CorruptError, Unsupported, OSError) as error:
+            reason(error)
             return noted or 0
 
     def _recipe(self, diff_id: DiffId, noted: bytes | None) -> bytes | None:
@@ -168,7 +170,8 @@ class Reconciled:
             with open(self._layout.layer_recipe(diff_id), "rb", buffering=0) as file:
                 for piece in decompressed(pieces_of(file), "zstd"):
                     hasher.update(piece)
-        except (LayerstoreError, OSError):
+        except (LayerstoreError, OSError) as error:
+            reason(error)
             return noted
         return noted if hasher.digest() == noted else None
 
@@ -179,7 +182,8 @@ class Reconciled:
             try:
                 with open(f"{self._layout.blobs}/{name}", "rb") as file:
                     found[f"sha256:{name}"] = parse_config(file.read(), f"sha256:{name}")
-            except (LayerstoreError, OSError):
+            except (LayerstoreError, OSError) as error:
+                reason(error)
                 continue
         return found
 
@@ -315,7 +319,8 @@ def _needs(path: str) -> dict[str, int | None]:
     try:
         with open(path, "rb") as file:
             reader = LogReader(file.read())
-    except (OSError, CorruptError, Unsupported):
+    except (OSError, CorruptError, Unsupported) as error:
+        reason(error)
         return {}
     found: dict[str, int | None] = {record.payload.hex(): None for record in reader if record.type == SOURCE_LOG}
     if reader.header.base_length:

@@ -13,6 +13,7 @@ from layerstore._core.erofs import PACK_BLOCK_BYTES
 from layerstore._core.hashing import blake3
 from layerstore._core.ingest import LOCATION_OBJECT
 from layerstore.checking.contents import Record
+from layerstore.checking.findings import reason
 from layerstore.checking.hashing import compare_object
 from layerstore.errors import CorruptError
 from layerstore.store.contents import SLOT, Pack
@@ -36,7 +37,8 @@ def rescued(layout: Layout, number: int, records: Iterable[Record]) -> Iterator[
     """Contents of a pack that are whole, by the records that say that they are in it."""
     try:
         file = open(layout.pack(number), "rb", buffering=0)  # noqa: SIM115
-    except OSError:
+    except OSError as error:
+        reason(error)
         return
     with file:
         length = os.fstat(file.fileno()).st_size
@@ -101,7 +103,8 @@ def _offsets_of_image(path: str) -> dict[int, int]:
     try:
         with open(path, "rb") as file:
             data = file.read()
-    except OSError:
+    except OSError as error:
+        reason(error)
         return {}
     blocks = []
     for at in range(0, len(data) - _INODE.size + 1, _INODE_BYTES):
@@ -121,7 +124,8 @@ def strays(layout: Layout, packs: Iterable[int], known: set[tuple[int, int, byte
                 _, size, digest = pack.slot(slot)
                 if (number, slot, digest) not in known and blake3(pack.content(slot)) == digest:
                     yield Record(-1, digest, size, number, slot)
-        except (CorruptError, OSError):
+        except (CorruptError, OSError) as error:
+            reason(error)
             continue
     for directory in sorted(os.listdir(layout.objects)):
         for name in sorted(os.listdir(f"{layout.objects}/{directory}")):
@@ -129,7 +133,8 @@ def strays(layout: Layout, packs: Iterable[int], known: set[tuple[int, int, byte
             try:
                 digest = bytes.fromhex(directory + name)
                 size = os.stat(path).st_size
-            except (ValueError, OSError):
+            except (ValueError, OSError) as error:
+                reason(error)
                 continue
             if (LOCATION_OBJECT, 0, digest) not in known and size and not compare_object(path, size, digest):
                 yield Record(-1, digest, size, LOCATION_OBJECT, 0)

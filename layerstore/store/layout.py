@@ -70,6 +70,7 @@ class Layout:
         self.root = absolute(root)
         self.format = f"{self.root}/{FORMAT_NAME}"
         self.database = f"{self.root}/layerstore.db"
+        self.ready_database = f"{self.root}/.layerstore.db.ready"
         self.packs = f"{self.root}/packs"
         self.objects = f"{self.root}/objects"
         self.layers = f"{self.root}/layers"
@@ -200,7 +201,12 @@ class Layout:
             raise InvalidInput(f"{self.root} is open to other users; `chmod 700 {self.root}` first")
 
     def check_database(self) -> None:
-        """Raise `CorruptError` where a store that has something has no database: a new one would make garbage of it."""
+        """Raise `CorruptError` where a store that has something has no database: a new one would make garbage of it.
+
+        And where a repair was interrupted that had made a new one: what came to the old one would go with that.
+        """
+        if exists(self.ready_database):
+            raise CorruptError(f"a repair of {self.database} was interrupted; {REPAIR_DATABASE}")
         if exists(self.database) and os.stat(self.database).st_size:
             return
         if os.listdir(self.layers) or os.listdir(self.packs) or os.listdir(self.blobs):
