@@ -288,7 +288,8 @@ class CheckReport(Value):
     """What a check of a store found.
 
     `notes` are of what a crash or power cut leaves, and damage may look like: the end of a log that is no whole
-    operation. `contents` and `bytes` count the contents of files that were compared with their digests.
+    operation. `contents` counts the contents of files that were looked at, `bytes` what was compared with digests; a
+    quick check reads none.
     """
 
     def __init__(

@@ -12,7 +12,9 @@ from layer_model import Entry, write_tar
 from test_cli import Cli
 
 from layerstore import Store
+from layerstore.cli import prune, run
 from layerstore.errors import NotFound
+from layerstore.results import Pruned
 
 
 def layer(names: list[str]) -> bytes:
@@ -169,6 +171,16 @@ class TestPrune:
     def test_it_asks(self, cli: Cli) -> None:
         assert "--force" in cli("prune", "--until", "0s", status=1)
         assert len(self.names(cli)) == 3
+
+    def test_what_comes_while_it_asks_stays(self, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+        def agreed(_: Pruned) -> bool:
+            with Store(cli.root) as store:
+                load(store, Image([layer(["l4"])], ["new:1"]))
+            return True
+
+        monkeypatch.setattr(prune, "_agreed", agreed)
+        assert run(["--root", str(cli.root), "prune", "--all", "--until", "0s"]) == 0
+        assert self.names(cli) == {"used:1", "new:1"}
 
     def test_ages(self, cli: Cli) -> None:
         assert "not an age" in cli("prune", "--until", "yesterday", status=2)

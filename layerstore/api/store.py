@@ -652,7 +652,7 @@ class Store:
 
         Args:
             named: images that have names too, unless a container uses them.
-            containers: before that, containers that are not mounted and not written to, with all that is in them.
+            containers: before that, containers that are neither mounted nor open, with all that was written to them.
             older_than_seconds: what came into the store since then stays: somebody may be about to use it.
             dry_run: remove nothing, and say what would be, and the bytes of contents that it would give back.
 

@@ -136,9 +136,9 @@ class ContentsCheck:
             try:
                 length = os.stat(path).st_size
             except OSError as error:
-                self.bad[record.number] = f"it cannot be found: {reason(error)}"
-                return
-            why = "" if length == record.size else f"it has {length} bytes, not {record.size}"
+                why = f"it cannot be found: {reason(error)}"
+            else:
+                why = "" if length == record.size else f"it has {length} bytes, not {record.size}"
         else:
             why = hashing.compare_object(path, record.size, record.digest)
         self._done(record, why)
@@ -148,9 +148,9 @@ class ContentsCheck:
             self.bad[record.number] = why
             if why == hashing.PADDING:
                 self.padding.add(record.number)
-        if not self._quick:
-            with self._lock:
-                self._findings.contents += 1
+        with self._lock:
+            self._findings.contents += 1
+            if not self._quick:
                 self._findings.bytes += record.size
                 if self._progress is not None:
                     self._progress(Progress("check", "contents", self._findings.bytes, self._total_bytes))
@@ -184,6 +184,8 @@ class ContentsCheck:
             else:
                 located.append((offset, record))
         if self._quick:
+            for _, record in located:
+                self._done(record, "")
             return
         located.sort(key=lambda place: place[0])
         places = [(offset, record.size, record.digest) for offset, record in located]

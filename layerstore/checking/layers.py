@@ -70,8 +70,8 @@ class LayersCheck:
             with open(path, "rb", buffering=0) as file:
                 for piece in decompressed(pieces_of(file), "zstd"):
                     hasher.update(piece)
-        except (CorruptError, LimitExceeded) as error:
-            self._findings.add("recipe", path, str(error), diff_id, layers=[diff_id])
+        except (CorruptError, LimitExceeded):
+            self._findings.add("recipe", path, "its bytes do not decompress", diff_id, layers=[diff_id])
             return
         except OSError as error:
             self._findings.add("recipe", path, f"it cannot be read: {reason(error)}", diff_id, layers=[diff_id])

@@ -25,14 +25,18 @@ _SHOWN = 5
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", metavar="IMAGE", nargs="*", help="check what these need, instead of everything")
-    parser.add_argument("--quick", action="store_true", help="of contents of files compare the sizes alone")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="of contents of files compare the sizes alone: a change that leaves the length is not found",
+    )
     parser.add_argument(
         "--repair",
         action="store_true",
         help="make again what can be; take what else is damaged out of the way, so that loading or pulling its images "
         "again brings it back",
     )
-    output.add_format(parser)
+    parser.add_argument("--format", choices=("table", "json"), default="table", help="text, or one JSON object of all")
 
 
 def run(_: None, args: argparse.Namespace) -> int:
@@ -43,7 +47,8 @@ def run(_: None, args: argparse.Namespace) -> int:
     if args.format == "json":
         _print_json(report)
     else:
-        _print(args.root, report, _names(args.root))
+        _print(args.root, report, _names(args.root), quick=args.quick)
+        _advise(report, is_repair=args.repair)
     return 0 if report.is_clean else 1
 
 
@@ -65,7 +70,7 @@ def _print_json(report: CheckReport) -> None:
     print(json.dumps(document, indent=2))
 
 
-def _print(root: str, report: CheckReport, names: dict[ImageId, str]) -> None:
+def _print(root: str, report: CheckReport, names: dict[ImageId, str], *, quick: bool) -> None:
     groups: dict[str, list[Damage]] = {}
     for damage in report.damages:
         for image in damage.images:
@@ -80,8 +85,17 @@ def _print(root: str, report: CheckReport, names: dict[ImageId, str]) -> None:
         print("to be known:")
         _print_some(root, report.notes)
     rate = f", {output.size(int(report.bytes / report.seconds))}/s" if report.bytes else ""
-    compared = f"{report.contents} contents, {output.size(report.bytes)} compared{rate}"
+    how = " looked at by their sizes, all else compared" if quick else f", {output.size(report.bytes)} compared{rate}"
+    compared = f"{report.contents} contents{how}"
     print(f"{compared}: {_summary(report)}")
+
+
+def _advise(report: CheckReport, *, is_repair: bool) -> None:
+    left = [damage for damage in report.damages if not damage.repaired]
+    if left and not is_repair:
+        print("`layerstore fsck --repair` mends what it can, and makes room for the rest to be loaded or pulled again")
+    elif any(damage.images for damage in left):
+        print("load or pull the images that are damaged once more: what they lack is stored then")
 
 
 def _summary(report: CheckReport) -> str:

@@ -1,7 +1,8 @@
 """Remove images that have no name and that no container uses, and give back what nothing uses.
 
-With --all also those that have names; with --containers first the containers that are not mounted and not written to,
-and all that is in them. What came into the store within the last minute stays, as somebody may be about to use it.
+With --all also those that have names; with --containers first the containers that are neither mounted nor open at this
+moment, and all that was written to them. What came into the store within the last minute stays, as somebody may be
+about to use it.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+import time
 
 from layerstore.cli import output
 from layerstore.errors import InvalidInput
@@ -23,7 +25,9 @@ _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-a", "--all", action="store_true", help="images with names too, unless a container uses them")
-    parser.add_argument("--containers", action="store_true", help="containers too, with what was written to them")
+    parser.add_argument(
+        "--containers", action="store_true", help="idle containers too, with all that was written to them"
+    )
     parser.add_argument(
         "--until",
         type=_age,
@@ -36,6 +40,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(store: Store, args: argparse.Namespace) -> int:
+    begin = time.time()
     chosen = {"named": args.all, "containers": args.containers, "older_than_seconds": args.until}
     if args.dry_run or not args.force:
         found = store.prune(**chosen, dry_run=True)
@@ -46,7 +51,8 @@ def run(store: Store, args: argparse.Namespace) -> int:
         if (found.images or found.containers) and not _agreed(found):
             print("nothing was removed", file=sys.stderr)
             return 1
-    done = store.prune(**chosen)
+    # What came while it was asked about was not told.
+    done = store.prune(**{**chosen, "older_than_seconds": args.until + time.time() - begin})
     _tell(done)
     print(f"{done.contents} contents dropped, {output.size(done.freed_bytes)} given back")
     return 0
