@@ -256,6 +256,37 @@ class TestAfterAStartOfTheMachine:
             assert not os.path.exists(store.layout.container(partly.id))
             assert not boot.is_new(again.layout)
 
+    def test_a_full_disk_does_not_keep_it_from_being_opened(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Else nobody could collect garbage."""
+
+        def full(*_: object) -> None:
+            raise OSError(errno.ENOSPC, "full")
+
+        os.unlink(store.layout.boot)
+        with monkeypatch.context() as context:
+            context.setattr(durable, "write_whole", full)
+            Store(store.root).close()
+        assert boot.is_new(store.layout)
+        Store(store.root).close()
+        assert not boot.is_new(store.layout)
+
+    def test_a_container_whose_directory_cannot_be_read_stays(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        load(store)
+        container = store.create("app:1")
+        real = os.listdir
+
+        def unreadable(path: str) -> list[str]:
+            return failing() if path == store.layout.container(container.id) else real(path)  # type: ignore[return-value]
+
+        os.unlink(store.layout.boot)
+        monkeypatch.setattr(os, "listdir", unreadable)
+        with Store(store.root) as again:
+            assert len(again.containers()) == 1
+
     def test_a_container_that_was_being_rolled_back_stays(self, store: Store) -> None:
         load(store)
         container = store.create("app:1")

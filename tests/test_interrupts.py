@@ -1,5 +1,6 @@
 """What is left when Ctrl-C, another process or a full disk comes at a bad moment: judged by a second look."""
 
+import os
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -8,10 +9,12 @@ from pathlib import Path
 import pytest
 from images import docker_files, tar_of
 from test_containers import BOX, PLAIN, root_only
+from test_extent_containers import in_a_fork
 from test_load import check_loaded
 
 from layerstore import Store
 from layerstore.errors import Conflict, CorruptError, NotFound
+from layerstore.store import db, locks, sums
 from layerstore.store.db import Database, _Connection
 
 
@@ -21,6 +24,16 @@ class InterruptedAfterCommit(_Connection):
     def execute(self, *args: object) -> sqlite3.Cursor:
         cursor = super().execute(*args)  # type: ignore[arg-type]
         if args == ("COMMIT",):
+            raise KeyboardInterrupt
+        return cursor
+
+
+class InterruptedAfterBegin(_Connection):
+    """The same when it has the lock for writing, and before the transaction is anybody's."""
+
+    def execute(self, *args: object) -> sqlite3.Cursor:
+        cursor = super().execute(*args)  # type: ignore[arg-type]
+        if args == ("BEGIN IMMEDIATE",):
             raise KeyboardInterrupt
         return cursor
 
@@ -40,7 +53,11 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 def interrupt_after_commit(store: Store) -> None:
     """This thread's next transaction commits, and is interrupted then."""
-    connection = sqlite3.connect(store.layout.database, isolation_level=None, factory=InterruptedAfterCommit)
+    interrupt(store, InterruptedAfterCommit)
+
+
+def interrupt(store: Store, factory: type[_Connection]) -> None:
+    connection = sqlite3.connect(store.layout.database, isolation_level=None, factory=factory)
     store._database._connections[threading.get_ident()] = connection
 
 
@@ -63,6 +80,76 @@ def test_containers_created_before_an_interrupt_keep_their_directories(store: St
 
 
 @root_only
+def test_a_transaction_interrupted_as_it_began_keeps_nobody_from_writing(store: Store) -> None:
+    interrupt(store, InterruptedAfterBegin)
+    with pytest.raises(KeyboardInterrupt), store._database.transaction():
+        pass
+    other = sqlite3.connect(store.root / "layerstore.db", timeout=0, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    other.close()
+
+
+def test_a_transaction_in_another_is_refused_and_leaves_it_as_it_is(store: Store) -> None:
+    with store._database.transaction() as outer:
+        outer.execute("INSERT INTO packs VALUES (7)")
+        with pytest.raises(RuntimeError, match="under way"), store._database.transaction():
+            pass
+    assert store._database.read().execute("SELECT count(*) FROM packs").fetchone() == (1,)
+
+
+def test_an_interrupt_while_a_row_is_told(store: Store) -> None:
+    """SQLite calls Python for each row that changes, and says of an exception in there no more than that it was one."""
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    store._database.read().create_function(sums.COME, -1, interrupted)
+    with pytest.raises(KeyboardInterrupt), store._database.transaction() as writing:
+        writing.execute("INSERT INTO packs VALUES (7)")
+    assert store._database.read().execute("SELECT count(*) FROM packs").fetchone() == (0,)
+
+
+def test_who_is_interrupted_waiting_for_a_lock_keeps_no_file_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(_fd: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(locks, "_let_pass", interrupted)
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(KeyboardInterrupt), locks.locked(tmp_path / "lock", exclusive=False):
+        pass
+    assert os.listdir("/proc/self/fd") == before
+
+
+def test_what_a_forked_process_commits_outlives_the_store_of_its_parent(store: Store, archive: Path) -> None:
+    """SQLite's connections do not get through fork(2): the locks that keep the log from being removed are the parent's
+    alone."""
+    store.load(archive)
+    (begin, end), (answer, tell) = os.pipe(), os.pipe()
+
+    def child() -> None:
+        os.write(tell, b"1")
+        os.read(begin, 1)
+        store.tag("plain:1", "child:1")
+
+    def parent() -> None:
+        os.read(answer, 1)
+        store.close()
+        os.write(end, b"1")
+
+    closing = threading.Thread(target=parent)
+    closing.start()
+    try:
+        assert in_a_fork(child) == 0
+    finally:
+        closing.join()
+        for fd in (begin, end, answer, tell):
+            os.close(fd)
+    with Store(store.root) as again:
+        assert again.image("child:1").id == again.image("plain:1").id
+
+
 def test_an_image_removed_before_its_tree_was_made(store: Store, archive: Path) -> None:
     """The tree of no layers must not take the place of the tree of the image, which may come back."""
     image, _ = store.load(archive)
@@ -98,7 +185,7 @@ def test_a_database_damaged_inside(store: Store, archive: Path) -> None:
 def test_a_database_that_another_process_keeps_locked(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     other = sqlite3.connect(store.root / "layerstore.db", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
-    store._database.read().execute("PRAGMA busy_timeout = 10")
+    monkeypatch.setattr(db, "_TIMEOUT_SECONDS", 0.01)
     with pytest.raises(Conflict, match="another process"), store._database.transaction():
         pass
     other.execute("ROLLBACK")
@@ -108,9 +195,9 @@ def test_a_database_that_another_process_keeps_locked(store: Store, monkeypatch:
 def test_a_full_disk_is_told_as_such(store: Store) -> None:
     database: Database = store._database
     database.read().execute("PRAGMA max_page_count = 1")
-    with pytest.raises(OSError, match="full") as caught, database.transaction() as db:
-        db.executemany("INSERT INTO packs VALUES (?)", [(n,) for n in range(100_000)])
+    with pytest.raises(OSError, match="full") as caught, database.transaction() as writing:
+        writing.executemany("INSERT INTO packs VALUES (?)", [(n,) for n in range(100_000)])
     assert caught.value.errno == 28
     database.read().execute("PRAGMA max_page_count = 1000000")
-    with database.transaction() as db:
-        assert db.execute("SELECT count(*) FROM packs").fetchone() == (0,)
+    with database.transaction() as writing:
+        assert writing.execute("SELECT count(*) FROM packs").fetchone() == (0,)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -159,6 +160,7 @@ class Containers:
         """After a start of the machine: forget the containers that a power cut has left without their directories.
 
         To create one syncs nothing, so its row may have reached the disk before they did. Then nothing in it had.
+        On a full disk it is done again at each opening, which is for collecting garbage then.
         """
         if not boot.is_new(self._layout):
             return
@@ -167,14 +169,21 @@ class Containers:
             rows = db.execute("SELECT id FROM containers WHERE driver = 'overlay'").fetchall()
             lost = [(container,) for (container,) in rows if not self._is_there(container)]
             db.executemany("DELETE FROM containers WHERE id = ?", lost)
-        boot.note(self._layout)
+        try:
+            boot.note(self._layout)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
 
     def _is_there(self, container: str) -> bool:
-        """Whether it has an upper directory, perhaps one that a rollback was putting in the place of another."""
+        """Whether it has an upper directory, perhaps one that a rollback was putting in the place of another; also
+        where that cannot be seen."""
         try:
             names = os.listdir(self._layout.container(container))
         except FileNotFoundError:
             return False
+        except OSError:
+            return True
         return "upper" in names or any(name.partition(".")[0] == "before" for name in names)
 
     @contextlib.contextmanager

@@ -8,6 +8,7 @@ lost, whole and in order, when the machine loses power.
 from __future__ import annotations
 
 import _thread
+import _weakref
 import contextlib
 import errno
 import os
@@ -51,6 +52,8 @@ _LOG_PAGES = 100
 _WRITE_NOTHING = "DELETE FROM counters WHERE 0"
 _ERRORS = (sqlite3.Error, UnicodeDecodeError)
 _NO_TEXT = "Could not decode to UTF-8"
+_INTERRUPTED = "user-defined function raised exception"
+"""SQLite says so, and not which, where Python called a signal handler that raised before the first line of ours."""
 _OTHER_TABLES = ("no such table", "no such column", "has no column named", "values were supplied")
 """SQLite says so of statements that do not fit the tables, and all of ours do."""
 _ERRNO = {
@@ -174,8 +177,8 @@ class _Connection(sqlite3.Connection):
         except _ERRORS as error:
             raise self.failed(error) from error
 
-    def failed(self, error: Exception) -> Exception:
-        translated = _translated(error, self._path)
+    def failed(self, error: Exception) -> BaseException:
+        translated = KeyboardInterrupt() if str(error) == _INTERRUPTED else _translated(error, self._path)
         # Not at any other time: with its traceback it keeps alive what its callers had, open files and their locks.
         if self.in_use:
             self.changes.failed = translated
@@ -242,6 +245,7 @@ class Database:
         self._connections: dict[int, _Connection] = {}
         self._sync_failed = False
         self._is_made = False
+        _opened.add(_weakref.ref(self, _opened.discard))
         try:
             version = self._brought_up()
         except BaseException:
@@ -300,6 +304,23 @@ class Database:
             self._connections[_thread.get_ident()] = connection
         return connection
 
+    def before_fork(self) -> None:
+        """Close this thread's connection, which is opened again when it is needed.
+
+        SQLite has one set of locks for all connections of a process to a file, and takes those of the parent for its
+        own in the child, where they are none: a child with a connection that was open at the fork would write to a log
+        that the parent, closing, has removed.
+        """
+        connection = self._connections.get(_thread.get_ident())
+        if connection is not None and not connection.in_use:
+            del self._connections[_thread.get_ident()]
+            connection.close()
+
+    def after_fork(self) -> None:
+        """In the child: leave alone what other threads of the parent have open."""
+        _of_parents.extend(self._connections.values())
+        self._connections.clear()
+
     def collections(self) -> int:
         """How often something was taken away by garbage collection: the generation of the digest log. What was read
         before and is kept in memory may be of what is gone, and keeps its files from being given back."""
@@ -309,25 +330,32 @@ class Database:
     @contextlib.contextmanager
     def transaction(self, *, durable: bool = True) -> Iterator[sqlite3.Connection]:
         """Begin immediately, commit at the end, roll back on an exception. Not nested."""
-        connection = self._begin_writing(durable)
-        connection.changes.forget()
-        connection.in_use = True
+        if self.read().in_use:
+            raise RuntimeError("a transaction is under way in this thread")
         try:
+            connection = self._begin_writing(durable)
+            connection.in_use = True
             yield connection
             connection.changes.settle(connection)
             connection.execute("COMMIT")
         except BaseException as error:
-            # Not where it was committed already, or SQLite has rolled it back by itself (a full disk).
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-            if _is_of_sync(error):
-                self._sync_failed = True
-                with contextlib.suppress(OSError, Conflict):
-                    self._write_again(connection)
+            # An interrupt may have come as it had just begun.
+            if (begun := self._connections.get(_thread.get_ident())) is not None:
+                self._take_back(begun, error)
             raise
         finally:
-            connection.in_use = False
-            connection.changes.forget()
+            if (ended := self._connections.get(_thread.get_ident())) is not None:
+                ended.in_use = False
+                ended.changes.forget()
+
+    def _take_back(self, connection: _Connection, error: BaseException) -> None:
+        # Not where it was committed already, or SQLite has rolled it back by itself (a full disk).
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        if _is_of_sync(error):
+            self._sync_failed = True
+            with contextlib.suppress(OSError, Conflict):
+                self._write_again(connection)
 
     def _begin_writing(self, durable: bool) -> _Connection:
         """Begin a transaction that writes. Where SQLite cannot open the file for writing at a moment (no descriptors
@@ -440,3 +468,23 @@ def _begin_wal(connection: sqlite3.Connection) -> None:
 
 def _version(connection: sqlite3.Connection) -> int:
     return int(connection.execute("PRAGMA user_version").fetchone()[0])
+
+
+_opened: set[_weakref.ReferenceType[Database]] = set()
+_of_parents: list[_Connection] = []
+"""What was open at a fork. To close it here would have SQLite believe that nobody uses the file any more."""
+
+
+def _before_fork() -> None:
+    for reference in list(_opened):
+        if (database := reference()) is not None:
+            database.before_fork()
+
+
+def _after_fork() -> None:
+    for reference in list(_opened):
+        if (database := reference()) is not None:
+            database.after_fork()
+
+
+os.register_at_fork(before=_before_fork, after_in_child=_after_fork)

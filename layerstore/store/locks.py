@@ -25,9 +25,7 @@ _LOOK_SECONDS = 0.005
 def locked(path: str | os.PathLike[str], *, exclusive: bool) -> Iterator[None]:
     """Hold the lock file `path` (made if missing), shared or exclusive, waiting for it. Raises `OSError`."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    if not exclusive:
-        _let_pass(fd)
-    with _held(fd, exclusive):
+    with _held(fd, exclusive, lets_pass=True):
         yield
 
 
@@ -82,8 +80,10 @@ def locked_directory(path: str | os.PathLike[str], *, exclusive: bool) -> Iterat
 
 
 @contextlib.contextmanager
-def _held(fd: int, exclusive: bool) -> Iterator[None]:
+def _held(fd: int, exclusive: bool, *, lets_pass: bool = False) -> Iterator[None]:
     try:
+        if lets_pass and not exclusive:
+            _let_pass(fd)
         with about(fd):
             fcntl.flock(fd, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
         yield

@@ -37,7 +37,7 @@ class Changes:
         come: list[Row] = []
         gone: list[Row] = []
         self._come, self._gone = come, gone
-        self.failed: Exception | None = None
+        self.failed: BaseException | None = None
         db.create_function(COME, -1, lambda *row: come.append(row))
         db.create_function(GONE, -1, lambda *row: gone.append(row))
 
