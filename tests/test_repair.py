@@ -37,6 +37,7 @@ from test_fsck import (
 from layerstore import Store, check_store
 from layerstore.checking import rebuilding, reconcile
 from layerstore.errors import Conflict, CorruptError, Unsupported
+from layerstore.store.contents import Pack
 
 ROOT = Path(__file__).parent.parent
 CONTENTS = ("packs/*.pack", "objects/*/*")
@@ -439,6 +440,37 @@ def test_what_the_system_refuses_is_no_damage(
     assert refused
     assert not (root / "quarantine").exists()
     assert told(check_store(root)) == "" and state(root) == whole
+
+
+@pytest.mark.parametrize("what", ["pack", "index", "log", "chain"])
+def test_a_block_that_cannot_be_read_is_damage_and_no_signal(
+    root: Path, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To who has the file mapped it would be SIGBUS."""
+    patterns = {"pack": "packs/0.pack", "index": "layers/*.index", "log": "logs/*", "chain": "chains/*.index"}
+    path = one(root, patterns[what])
+
+    def fail(call: Callable[..., Any], fd: int, *arguments: Any) -> Any:
+        # Of the pack its first block, and not its slots.
+        if os.readlink(f"/proc/self/fd/{fd}") == str(path) and arguments[-1] < 4096:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return call(fd, *arguments)
+
+    def mapped(pack: Pack, number: int) -> memoryview:
+        assert (pack.path, number) != (str(path), 0)
+        return content(pack, number)
+
+    content = Pack.content
+    with monkeypatch.context() as patched:
+        for name in ("pread", "preadv"):
+            patched.setattr(os, name, functools.partial(fail, getattr(os, name)))
+        patched.setattr(Pack, "content", mapped)
+        for report in (check_store(root), mended(root)):
+            assert f"{path}" in told(report) and "cannot be read: Input/output error" in told(report)
+    with Store(root) as store:
+        load(store, FIRST, SECOND)
+    if what != "log":
+        assert told(check_store(root)) == ""
 
 
 def test_an_interrupted_repair_of_the_database_comes_before_all_else(

@@ -7,6 +7,7 @@ import os
 
 from layerstore._core.log import HEADER_BYTES, SOURCE_LOG, LogReader
 from layerstore.checking.findings import reason
+from layerstore.checking.hashing import read_through
 from layerstore.errors import CorruptError, Unsupported
 from layerstore.extents.log import chain_bytes
 from layerstore.store import logs
@@ -90,6 +91,7 @@ def _check_log(
         if size < HEADER_BYTES:
             wrong(f"it has {size} bytes, less than its header")
             return None
+        read_through(path)
         reader = LogReader(mmap.mmap(fd, size, access=mmap.ACCESS_READ), size if quick else 0)
         header = reader.header
         if header.id.hex() != log or (chain is not None and header.chain_id != chain_bytes(chain)):

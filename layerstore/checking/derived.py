@@ -8,6 +8,7 @@ import os
 from layerstore._core.hashing import Hasher
 from layerstore._core.index import CHAIN
 from layerstore.checking.findings import reason
+from layerstore.checking.hashing import read_through
 from layerstore.errors import CorruptError, Unsupported
 from layerstore.layers.chains import open_index
 from layerstore.store.locks import try_lock
@@ -50,6 +51,7 @@ def _check_chain(layout: Layout, catalog: Catalog, findings: Findings, chain: Ch
     if "index" in there:
         path = layout.chain_index(chain)
         try:
+            read_through(path)
             index = open_index(path)
             index.verify()
             layers = len(catalog.stack(chain))

@@ -95,6 +95,17 @@ def compare_object(path: str, size: int, digest: bytes) -> str:
         os.close(fd)
 
 
+def read_through(path: str) -> None:
+    """Read all of a file that is mapped next: a block that the disk cannot read is an error here. Raises `OSError`."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        buffer, position = [bytearray(PIECE_BYTES)], 0
+        while count := os.preadv(fd, buffer, position):
+            position += count
+    finally:
+        os.close(fd)
+
+
 def in_threads(jobs: Iterable[Callable[[], None]]) -> None:
     """Do all jobs, which are made as they are begun. Raises what one raises."""
     from concurrent.futures import ThreadPoolExecutor

@@ -5,6 +5,7 @@ from __future__ import annotations
 from layerstore._core.hashing import Hasher
 from layerstore._core.index import CONTENT_BYTES
 from layerstore.checking.findings import reason
+from layerstore.checking.hashing import read_through
 from layerstore.errors import CorruptError, LimitExceeded, Unsupported
 from layerstore.layers.recipe import tar_pieces
 from layerstore.layers.streams import decompressed, pieces_of
@@ -47,6 +48,7 @@ class LayersCheck:
     def _check_index(self, diff_id: DiffId) -> None:
         path = self._layout.layer_index(diff_id)
         try:
+            read_through(path)
             index = self._chains.layer_index(diff_id)
             index.verify()
         except (CorruptError, Unsupported) as error:

@@ -13,6 +13,7 @@ import os
 from layerstore._core.hashing import Hasher
 from layerstore._core.log import HEADER_BYTES, SOURCE_LOG, LogReader
 from layerstore.checking.findings import reason
+from layerstore.checking.hashing import read_through
 from layerstore.checking.layers import contents_of
 from layerstore.errors import CorruptError, LayerstoreError, Unsupported
 from layerstore.layers.chains import open_index
@@ -156,6 +157,7 @@ class Reconciled:
 
     def _files_bytes(self, diff_id: DiffId, noted: int | None) -> int:
         try:
+            read_through(self._layout.layer_index(diff_id))
             index = open_index(self._layout.layer_index(diff_id))
             index.verify_digest()
             return sum(size for _, size in contents_of(index))

@@ -15,6 +15,7 @@ from layerstore._core.erofs import PACK_BLOCK_BYTES, write_pack
 from layerstore._core.ingest import LOCATION_OBJECT, Contents, Digests
 from layerstore._core.mount import is_mounted
 from layerstore.checking.contents import RECORD, Record
+from layerstore.checking.findings import reason
 from layerstore.checking.layers import contents_of
 from layerstore.checking.quarantine import Quarantine
 from layerstore.checking.salvage import rescued, strays
@@ -24,6 +25,7 @@ from layerstore.naming import exists
 from layerstore.store import durable
 from layerstore.store.contents import Pack
 from layerstore.store.layout import PACK_THRESHOLD_BYTES
+from layerstore.store.pieces import read_at
 from layerstore.types import ChainId, DiffId
 
 TYPE_CHECKING = False
@@ -177,10 +179,17 @@ class Repair:
 
     def _keep_damaged_bytes(self, dropped: Iterable[Record]) -> None:
         for record in dropped:
-            if record.pack != LOCATION_OBJECT:
-                with contextlib.suppress(OSError):  # what cannot be read cannot be kept
-                    data = bytes(Pack(self._layout.pack(record.pack)).content(record.slot))
-                    self._quarantine.keep(f"{record.digest.hex()}.{record.pack}.{record.slot}", data)
+            if record.pack == LOCATION_OBJECT:
+                continue
+            path = self._layout.pack(record.pack)
+            offset, size, _ = Pack(path).slot(record.slot)
+            try:
+                with open(path, "rb", buffering=0) as file:
+                    data = read_at(file.fileno(), size, offset)
+            except OSError as error:
+                reason(error)  # else what cannot be read cannot be kept
+                continue
+            self._quarantine.keep(f"{record.digest.hex()}.{record.pack}.{record.slot}", data)
 
     @contextlib.contextmanager
     def _moved(self, records: list[Record]) -> Iterator[tuple[list[Record], int]]:

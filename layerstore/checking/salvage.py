@@ -119,11 +119,14 @@ def strays(layout: Layout, packs: Iterable[int], known: set[tuple[int, int, byte
     """Contents that are whole in slots of packs and in objects, but for those that are `known`: pack, slot, digest."""
     for number in sorted(packs):
         try:
-            pack = Pack(layout.pack(number))
-            for slot in range(pack.slot_count):
-                _, size, digest = pack.slot(slot)
-                if (number, slot, digest) not in known and blake3(pack.content(slot)) == digest:
-                    yield Record(-1, digest, size, number, slot)
+            with open(layout.pack(number), "rb", buffering=0) as file:
+                pack = Pack(layout.pack(number))
+                for slot in range(pack.slot_count):
+                    offset, size, digest = pack.slot(slot)
+                    if (number, slot, digest) not in known:
+                        data = _read(file.fileno(), offset, size)
+                        if data is not None and blake3(data) == digest:
+                            yield Record(-1, digest, size, number, slot)
         except (CorruptError, OSError) as error:
             reason(error)
             continue
