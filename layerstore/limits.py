@@ -30,7 +30,7 @@ class Limits(Value):
         manifest_bytes: a manifest or index, `index.json` or `manifest.json`.
         config_bytes: an image's config.
         metadata_bytes: manifests, indexes and configs of one archive together; of an archive that comes as a
-            stream, all of its files that are no layers.
+            stream, all of its files that are no layers and not too large to be one of these.
         json_values: values in one of them that has more than 1 MiB, counted by its commas, colons and brackets.
         index_depth: indexes in one another.
         layers: layers of an image (65,535 at most); twice as many of all images of an archive.

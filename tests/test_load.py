@@ -612,6 +612,16 @@ def test_a_known_layer_is_not_read_again(store: Store, tmp_path: Path) -> None:
     check_loaded(store, second)
 
 
+def test_what_an_image_is_not_made_of_may_be_large_in_a_stream(store: Store, image: Image) -> None:
+    """As the list of its packages, which buildkit puts beside it."""
+    files = docker_files([image], "25")
+    archive = tar_of({**files, "blobs/sha256/" + "1" * 64: b'{"packages": [' + b"0," * (5 << 20) + b"0]}"})
+    assert [loaded.names for loaded in store.load(Pipe(archive))] == [["example.org/app:1"]]
+    archive = tar_of({**files, "manifest.json": files["manifest.json"] + b" " * (9 << 20)})
+    with pytest.raises(LimitExceeded, match=r"manifest.json has 943\d{4} bytes.*manifest_bytes"):
+        store.load(Pipe(archive))
+
+
 def test_a_known_layer_is_not_written_again_from_a_stream(store: Store, tmp_path: Path) -> None:
     image = Image([layer(0), layer(1)])
     store.load(write(tmp_path, tar_of(docker_files([image]))))

@@ -2,7 +2,7 @@
 
 With --all also those that have names; with --containers first the containers that are neither mounted nor open at this
 moment, and all that was written to them. What came into the store within the last minute stays, as somebody may be
-about to use it.
+about to use it. An image that was pulled by its digest has no name: `tag` it to keep it.
 """
 
 from __future__ import annotations

@@ -116,38 +116,51 @@ class _StreamedMembers:
         self._limits = limits
         self._layers: dict[str, ImportedLayer] = {}
         self._files: dict[str, bytes] = {}
+        self._too_large: dict[str, int] = {}
         self._bytes = 0
 
     def add_layer(self, name: str, layer: ImportedLayer) -> None:
+        self._forget(name)
         self._layers[name] = layer
+
+    def _forget(self, name: str) -> None:
+        self._layers.pop(name, None)
         self._files.pop(name, None)
+        self._too_large.pop(name, None)
 
     def keep(self, name: str, pieces: Iterable[Piece]) -> None:
-        """A file that is no layer, and so may be a manifest or config. Raises `LimitExceeded`."""
+        """A file that is no layer, and so may be a manifest or config. One that is too large for that is passed over:
+        it may be what an image is not made of, as a list of its packages. Raises `LimitExceeded`."""
         largest = max(self._limits.manifest_bytes, self._limits.config_bytes)
-        data = bytearray()
+        self._forget(name)
+        data, size = bytearray(), 0
         for piece in pieces:
+            size += len(piece)
+            if size > largest:
+                self._bytes -= len(data)
+                data.clear()
+                continue
             data += piece
             self._bytes += len(piece)
-            if len(data) > largest:
-                limit = "config_bytes" if largest == self._limits.config_bytes else "manifest_bytes"
-                raise beyond(f"{name} is no layer and is too large", self._limits, limit)
             if self._bytes > self._limits.metadata_bytes:
                 what = f"{name} brings the files of the archive that are no layers to {self._bytes} bytes"
                 raise beyond(what, self._limits, "metadata_bytes")
-        self._layers.pop(name, None)
-        self._files[name] = bytes(data)
+        if size > largest:
+            self._too_large[name] = size
+        else:
+            self._files[name] = bytes(data)
 
     def has(self, name: str) -> bool:
-        return name in self._files
+        return name in self._files or name in self._too_large
 
     def read(self, name: str, limit: str) -> bytes:
-        try:
-            data = self._files[self.names.resolve(name)]
-        except KeyError:
-            raise NotFound(f"the archive has no file {name}; save the image again") from None
-        if len(data) > getattr(self._limits, limit):
-            raise beyond(f"{name} has {len(data)} bytes", self._limits, limit)
+        found = self.names.resolve(name)
+        data = self._files.get(found, b"")
+        size = self._too_large.get(found, len(data))
+        if size > getattr(self._limits, limit):
+            raise beyond(f"{name} has {size} bytes", self._limits, limit)
+        if found not in self._files:
+            raise NotFound(f"the archive has no file {name}; save the image again")
         return data
 
     def check(self, wanted: LayerSource, stored: Container[DiffId]) -> None:
