@@ -1,5 +1,6 @@
 """What is left when Ctrl-C, another process or a full disk comes at a bad moment: judged by a second look."""
 
+import contextlib
 import os
 import sqlite3
 import threading
@@ -120,6 +121,47 @@ def test_who_is_interrupted_waiting_for_a_lock_keeps_no_file_open(
     with pytest.raises(KeyboardInterrupt), locks.locked(tmp_path / "lock", exclusive=False):
         pass
     assert os.listdir("/proc/self/fd") == before
+
+
+@pytest.mark.parametrize("kind", ["shared", "exclusive", "past sharers", "claim"])
+def test_a_process_forked_meanwhile_does_not_keep_a_lock(tmp_path: Path, kind: str) -> None:
+    """It has the descriptor, too: what another thread holds as a program forks a worker must end with the holder. And
+    the child lets go of nothing that is its parent's."""
+    path = str(tmp_path / "lock")
+    digest = "sha256:" + 64 * "1"
+    end, begin = os.pipe()
+
+    def is_free() -> bool:
+        claims = locks.Claims(path)
+        fd = os.open(path, os.O_RDWR)
+        try:
+            return locks.try_lock(fd) and claims.try_take(digest)
+        finally:
+            os.close(fd)
+            claims.close()
+
+    with contextlib.ExitStack() as stack:
+        if kind == "claim":
+            claims = locks.Claims(path)
+            stack.callback(claims.close)
+            claims.take([digest])
+        elif kind == "past sharers":
+            stack.enter_context(locks.locked_past_sharers(path))
+        else:
+            stack.enter_context(locks.locked(path, exclusive=kind == "exclusive"))
+        assert in_a_fork(stack.close) == 0
+        assert not is_free()
+        pid = os.fork()
+        if pid == 0:
+            os.close(begin)
+            os.read(end, 1)
+            os._exit(0)
+    try:
+        assert is_free()
+    finally:
+        os.close(begin)
+        os.close(end)
+        os.waitpid(pid, 0)
 
 
 def test_what_a_forked_process_commits_outlives_the_store_of_its_parent(store: Store, archive: Path) -> None:

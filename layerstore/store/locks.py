@@ -38,6 +38,7 @@ def locked_past_sharers(path: str | os.PathLike[str]) -> Iterator[None]:
     who holds it may take it once more before he lets go, and as what he does may take an hour.
     """
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    holder = os.getpid()
     try:
         while not try_lock(fd):
             with contextlib.suppress(BlockingIOError):  # another one asks for it already
@@ -48,7 +49,7 @@ def locked_past_sharers(path: str | os.PathLike[str]) -> Iterator[None]:
                 break
         yield
     finally:
-        os.close(fd)
+        _let_go(fd, holder)
 
 
 def _try_for(fd: int, seconds: float) -> bool:
@@ -81,6 +82,7 @@ def locked_directory(path: str | os.PathLike[str], *, exclusive: bool) -> Iterat
 
 @contextlib.contextmanager
 def _held(fd: int, exclusive: bool, *, lets_pass: bool = False) -> Iterator[None]:
+    holder = os.getpid()
     try:
         if lets_pass and not exclusive:
             _let_pass(fd)
@@ -88,8 +90,17 @@ def _held(fd: int, exclusive: bool, *, lets_pass: bool = False) -> Iterator[None
             fcntl.flock(fd, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
         yield
     finally:
-        with contextlib.suppress(OSError):  # nothing was written that it could not write
-            os.close(fd)
+        _let_go(fd, holder)
+
+
+def _let_go(fd: int, holder: int) -> None:
+    """Close a file that the process `holder` has locked, and release it: a process that was forked meanwhile has the
+    descriptor, too, and would keep the lock. Such a process releases nothing, as the lock is its parent's."""
+    with contextlib.suppress(OSError):  # nothing was written that it could not write
+        if os.getpid() == holder:
+            fcntl.flock(fd, fcntl.LOCK_UN)
+    with contextlib.suppress(OSError):
+        os.close(fd)
 
 
 def try_lock(fd: int, *, exclusive: bool = True) -> bool:
@@ -111,6 +122,7 @@ class Claims:
 
     def __init__(self, path: str) -> None:
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._holder = os.getpid()
 
     def take(self, digests: Iterable[str]) -> None:
         """Claim them all, waiting for who has claimed one before. Always in the same order, so that none waits for one
@@ -131,8 +143,12 @@ class Claims:
             fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, _place(digest), 1, 0))
 
     def close(self) -> None:
-        """Release all."""
-        os.close(self._fd)
+        """Release all, as `_let_go`."""
+        try:
+            if os.getpid() == self._holder:
+                fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, 0, 0, 0))
+        finally:
+            os.close(self._fd)
 
 
 def _place(digest: str) -> int:
