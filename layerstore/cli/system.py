@@ -1,7 +1,8 @@
 """`system df`: show what images, containers and the rest of a store take, and what of it would be given back.
 
 Files that several images have are stored once. SIZE of an image is the sum of its files; SHARED is what it has in
-common with others, UNIQUE what no other one has, RECLAIMABLE what its removal alone would give back.
+common with others, UNIQUE what no other one has, RECLAIMABLE what its removal alone would give back. What an image has
+more than once counts each time in SIZE, and once in the others.
 """
 
 from __future__ import annotations
