@@ -89,13 +89,14 @@ class Kernel:
         self.names = {os.lstat(root + b"/" + path).st_ino: path for path in spec} | {os.stat(root).st_ino: b""}
 
     def __call__(self, path: bytes, follow: bool) -> bytes | int:
-        for _ in range(3):
+        for _ in range(100):
             try:
                 fd = openat2(self.root, path, 0 if follow else os.O_NOFOLLOW)
             except OSError as error:
                 said = int(error.errno)
-                # A first try without locks, which any change on the machine ends, leaves its links counted.
-                if said != errno.ELOOP:
+                # A first try without locks, which any change on the machine ends, leaves its links counted; and ".." is
+                # not followed (openat2(2)) while anything is renamed or mounted.
+                if said not in (errno.ELOOP, errno.EAGAIN):
                     return said
             else:
                 break

@@ -126,11 +126,16 @@ class Store:
         self._opened_contents: ContentStore | None = None
         self._known_images: tuple[int, dict[str, Image]] = -1, {}
         self._chains = Chains(self.layout, self._database, lambda: self._contents)
-        if derived_limit_bytes is not None:
-            self._chains.derived.limit_bytes = derived_limit_bytes
         self._mounts = Mounts(self.layout)
         self._containers = Containers(self.layout, self._database, self._chains, self._mounts)
-        self._containers.forget_lost()
+        try:
+            if derived_limit_bytes is not None:
+                self._chains.derived.limit_bytes = derived_limit_bytes
+            self._containers.forget_lost()
+        except BaseException:
+            self._mounts.close()
+            self._database.close()
+            raise
         self._opened_layers: Layers | None = None
         self._opening = _thread.allocate_lock()
         self._image_trees: dict[ImageId, ImageTree] = {}

@@ -103,7 +103,7 @@ def take(directory: str, name: str, *, durable: bool) -> None:
             os.mkdir(made, 0o700)
             with file_system(directory) as sync:
                 clone_tree(fd, "upper", fd, f"{made}/upper")
-                with open(f"{made}/created", "x", opener=partial(os.open, mode=0o600)):
+                with about(made), open(f"{made}/created", "x", opener=partial(os.open, mode=0o600)):
                     pass
                 if durable:
                     sync()

@@ -89,7 +89,8 @@ class OpenLog:
     ) -> None:
         self.id = log
         self.descriptor = descriptor
-        self.size = os.fstat(descriptor.fd).st_size
+        with about(layout.log(log)):
+            self.size = os.fstat(descriptor.fd).st_size
         count = self.size if length is None else min(self.size, length)
         if count < HEADER_BYTES:
             raise CorruptError(f"{layout.log(log)} ends in its header; `layerstore rm` the container")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from layerstore.naming import about
 from layerstore.store import durable
 
 TYPE_CHECKING = False
@@ -19,7 +20,7 @@ def is_new(layout: Layout) -> bool:
     except OSError:
         return False
     try:
-        with open(layout.boot, "rb") as file:
+        with open(layout.boot, "rb") as file, about(layout.boot):
             return file.read() != current
     except FileNotFoundError:
         return True
@@ -27,5 +28,5 @@ def is_new(layout: Layout) -> bool:
 
 def note(layout: Layout) -> None:
     """What is to be done after a start of the machine was done. Raises `OSError`."""
-    with open(_BOOT_ID, "rb") as file:
+    with about(_BOOT_ID), open(_BOOT_ID, "rb") as file:
         durable.write_whole(layout.boot, file.read())

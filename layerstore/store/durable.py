@@ -102,7 +102,8 @@ def place(staged: str, path: str) -> None:
     except OSError:  # it exists, or this file system has no links
         fd = os.open(staged, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            os.fsync(fd)
+            with about(path):
+                os.fsync(fd)
         finally:
             os.close(fd)
         os.rename(staged, path)

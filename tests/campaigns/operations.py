@@ -62,7 +62,6 @@ class Operation(ABC):
             acknowledged step was durable and no other was begun.
         passing: whether images and containers may be there that are none of its results, until the next run or
             garbage collection.
-        puts_off: whether disk space that it gives back is given back by a later use where that fails.
         creates: whether it makes the store.
         damaged: whether fsck finds damage until it is done.
     """
@@ -72,7 +71,6 @@ class Operation(ABC):
     partial: ClassVar[tuple[str, ...]] = ()
     unsynced: ClassVar[tuple[str, ...]] = ()
     passing: ClassVar[bool] = False
-    puts_off: ClassVar[bool] = False
     creates: ClassVar[bool] = False
     damaged: ClassVar[bool] = False
 
@@ -442,7 +440,6 @@ class Compact(Operation):
     """A log that is mostly dead is written anew when its container is next written to."""
 
     name = "compact"
-    puts_off = True
 
     def before(self, given: "Given") -> None:
         given.load("app")
