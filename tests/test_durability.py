@@ -266,7 +266,7 @@ class TestAfterAStartOfTheMachine:
 
         os.unlink(store.layout.boot)
         with monkeypatch.context() as context:
-            context.setattr(durable, "write_whole", full)
+            context.setattr(durable, "replacing", full)
             Store(store.root).close()
         assert boot.is_new(store.layout)
         Store(store.root).close()

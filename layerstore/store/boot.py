@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from layerstore.naming import about
 from layerstore.store import durable
+from layerstore.store.pieces import write_at
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,4 +30,6 @@ def is_new(layout: Layout) -> bool:
 def note(layout: Layout) -> None:
     """What is to be done after a start of the machine was done. Raises `OSError`."""
     with about(_BOOT_ID), open(_BOOT_ID, "rb") as file:
-        durable.write_whole(layout.boot, file.read())
+        current = file.read()
+    with durable.replacing(layout.boot) as fd:
+        write_at(fd, current, 0)

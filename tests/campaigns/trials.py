@@ -176,63 +176,9 @@ def _settle(place: Place) -> Counter[str]:
 def _compare_disk(template: Template, found: Counter[str], power_lost: bool) -> None:
     """Of logs their number counts alone: what is done again is written again, and XFS reserves blocks behind it.
 
-    After a loss of power no file's blocks do, nor where blobs were pushed to: the rest is pushed from another place, to
-    another repository. What a repair could not read is kept, and an empty directory for garbage stays with its container.
+    After a loss of power no file's blocks do, nor where blobs were pushed to: the rest is pushed from another place,
+    to another repository. What a repair could not read is kept, and an empty directory for garbage stays.
     """
-
-    def counted(state: State) -> State:
-        return {key: lines for key, lines in state.items() if not key.startswith(loose or "\n")}
-
-    found = counted(_expected(template, _state(place)))
-    for number in tried:
-        if found == counted(states[number]):
-            return number
-    told = [f"after {number}: {differences(found, counted(states[number]))}" for number in tried]
-    raise Failure("lost", f"{acknowledged} of {last} steps were acknowledged, but it shows: " + "\n".join(told))
-
-
-def _expected(template: Template, state: State) -> State:
-    """The state without what may be there in passing."""
-    if not template.operation.passing:
-        return state
-    known = {key for each in template.states for key in each}
-    return {key: lines for key, lines in state.items() if key in known or not key.startswith(("image ", "container "))}
-
-
-def _state(place: Place) -> State:
-    return state_of(place.store, place.outputs)
-
-
-def _check_digests(place: Place, when: str, power_lost: bool) -> None:
-    """After a loss of power what is derived may be damaged: it is not synced, and made again when it is needed."""
-    if not (place.store / "format").exists():
-        return
-    with _failing("corrupt", f"fsck {when}"), Store(place.store) as store:
-        passing = ("chain", "build step") if power_lost else ()
-        if damages := [damage for damage in store.check().damages if damage.what not in passing]:
-            raise Failure("corrupt", f"fsck finds damage {when}: {[vars(damage) for damage in damages]}")
-
-
-def _compare(kind: str, when: str, found: State, expected: State) -> None:
-    if found != expected:
-        raise Failure(kind, f"{when}: {differences(found, expected)}")
-
-
-def _settle(place: Place) -> Counter[str]:
-    """Unmount everything, and collect garbage; returns what there is on disk then."""
-    with _failing("leaked", "garbage cannot be collected"):
-        with Store(place.store) as store:
-            store.umount(store.containers())
-            store.collect_garbage()
-        return disk_of(place.store) + Counter(
-            f"output {path.relative_to(place.outputs)}" for path in place.outputs.rglob("*")
-        )
-
-
-def _compare_disk(template: Template, found: Counter[str], power_lost: bool) -> None:
-    """Of logs their number counts alone: what is done again is written again, and XFS reserves blocks behind it. After a
-    loss of power no file's blocks do, nor where blobs were pushed to: the rest is pushed from another place, to another
-    repository. What a repair could not read is kept, and an empty directory for garbage stays with its container."""
 
     def counted(disk: Counter[str]) -> Counter[str]:
         counts: Counter[str] = Counter()
