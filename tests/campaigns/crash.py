@@ -328,7 +328,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.record:
         sample = f' CRASH_ARGS="--sample {options.sample} --seed {options.seed}"'
         command = COMMAND if options.sample is None else COMMAND + sample
-        record.write("crash", rows, command, time.monotonic() - begin)
+        all_rows = record.merged("crash", rows) if options.operation else rows
+        record.write("crash", all_rows, command, time.monotonic() - begin)
     return record.told(rows)
 
 

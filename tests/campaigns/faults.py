@@ -490,7 +490,7 @@ def main() -> int:
     rows = _rows(verdicts)
     seconds = time.monotonic() - begin
     if options.record:
-        record.write("faults", rows, "make faults", seconds)
+        record.write("faults", rows, record.command_of("faults", sys.argv[1:]), seconds)
     print(f"{seconds:.0f} s")
     return record.told(rows)
 

@@ -42,7 +42,7 @@ from registries import Registry
 from campaigns import logged_disk, sequences, trials
 from campaigns.logged_disk import Log, LoggedDisk, Replay, State, states
 from campaigns.operations import EPOCH, Operation, Place, operations
-from campaigns.record import Row, told, write
+from campaigns.record import Row, command_of, told, write
 from campaigns.states import Failure
 from layerstore import Container, Store
 from layerstore._core import mount
@@ -289,7 +289,7 @@ def main() -> int:
         return self_test(arguments)
     rows = campaign(arguments)
     if arguments.record:
-        write("powerloss", rows, "make powerloss", time.monotonic() - begun)
+        write("powerloss", rows, command_of("powerloss", sys.argv[1:]), time.monotonic() - begun)
     return told(rows)
 
 

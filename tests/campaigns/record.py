@@ -7,6 +7,7 @@ import datetime
 import json
 import os
 import platform
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -57,6 +58,19 @@ def write(campaign: str, rows: Sequence[Row], command: str, seconds: float) -> N
     }
     (RESULTS / f"{campaign}.json").write_text(json.dumps(document, indent=1) + "\n")
     write_table()
+
+
+def command_of(target: str, arguments: Sequence[str]) -> str:
+    """The command that was given to make, by the arguments of the campaign."""
+    given = shlex.join(argument for argument in arguments if argument != "--record")
+    return f'make {target} {target.upper()}_ARGS="{given}"' if given else f"make {target}"
+
+
+def merged(campaign: str, rows: Sequence[Row]) -> list[Row]:
+    """The rows that a campaign has, with these in place of those of the same."""
+    document = json.loads((RESULTS / f"{campaign}.json").read_text())
+    found = {row["what"]: Row(**row) for row in document["rows"]}
+    return list((found | {row.what: row for row in rows}).values())
 
 
 def table() -> str:
