@@ -281,7 +281,7 @@ class Import:
                 durable.place(staged, self._layout.blob(digest))
         self._sync()
         with self._database.transaction() as db:
-            if self._known is None:
+            if records and self._known is None:
                 records, has_pack = self._without_known(records)
             if records:
                 self._store.append(db, records)
