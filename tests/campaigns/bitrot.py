@@ -34,7 +34,6 @@ from campaigns import record
 from layerstore import Store, check_store
 from layerstore.errors import LayerstoreError
 
-COMMAND = "make bitrot"
 DAMAGES = 10_000
 PLACE = "/dev/shm"
 FLIP, CUT = "a bit flipped in a file of a store", "a file of a store cut off"
@@ -333,8 +332,7 @@ def main() -> int:
         if kind not in ("tried", "lost", "corrupt", "crashed"):
             print(f"of {what}: {count:,} {kind}")
     if args.record:
-        given = "" if args.damages == DAMAGES else f' BITROT_ARGS="--damages {args.damages}"'
-        record.write("bitrot", rows, COMMAND + given, time.monotonic() - begin)
+        record.write("bitrot", rows, record.command_of("bitrot", sys.argv[1:]), time.monotonic() - begin)
     return status
 
 

@@ -38,7 +38,6 @@ from campaigns.states import Failure
 from campaigns.trials import PATIENCE_SECONDS, Template, check, prepare, remove_place
 
 ROOT = Path(__file__).parents[2]
-COMMAND = "make crash"
 MEMORY = Path("/dev/shm")
 STRACE_OF_EACH = 6
 """Kills by strace of each operation in a long run."""
@@ -326,8 +325,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(f"{len(outcomes):,} done after {time.monotonic() - begin:.0f} s", flush=True)
     rows = rows_of(outcomes)
     if options.record:
-        sample = f' CRASH_ARGS="--sample {options.sample} --seed {options.seed}"'
-        command = COMMAND if options.sample is None else COMMAND + sample
+        # Rows of operations alone come to those of the whole.
+        command = record.command_of("crash", () if options.operation else sys.argv[1:])
         all_rows = record.merged("crash", rows) if options.operation else rows
         record.write("crash", all_rows, command, time.monotonic() - begin)
     return record.told(rows)

@@ -38,7 +38,6 @@ from campaigns import record
 from layerstore import Store
 from layerstore.errors import LayerstoreError
 
-COMMAND = "make many"
 PATIENCE_SECONDS = 120
 SLACK_BYTES = 256 << 10
 """What the store may take more on disk than before: blocks that are partly used, directories that have grown."""
@@ -384,7 +383,7 @@ def main() -> int:
     finally:
         shutil.rmtree(scratch)
     if options.record:
-        record.write("many", rows, COMMAND, time.monotonic() - begin)
+        record.write("many", rows, record.command_of("many", sys.argv[1:]), time.monotonic() - begin)
     return record.told(rows)
 
 
