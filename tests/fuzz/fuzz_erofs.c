@@ -170,10 +170,11 @@ struct xattr_area {
 
 static const uint8_t *next_xattr(const struct tree *tree, struct xattr_area *area, struct erofs_xattr_entry *entry)
 {
+	int is_shared = area->shared < area->header.shared_count;
 	uint64_t position = area->at;
 	uint32_t number;
 
-	if (area->shared < area->header.shared_count) {
+	if (is_shared) {
 		memcpy(&number, bytes_at(&tree->image, area->at, sizeof(number)), sizeof(number));
 		position = (uint64_t)tree->image.super.xattr_block * tree->image.block_bytes + (uint64_t)number * 4;
 		area->at += sizeof(number);
@@ -184,7 +185,7 @@ static const uint8_t *next_xattr(const struct tree *tree, struct xattr_area *are
 	}
 	memcpy(entry, bytes_at(&tree->image, position, sizeof(*entry)), sizeof(*entry));
 	bytes_at(&tree->image, position, sizeof(*entry) + entry->name_length + entry->value_length);
-	if (position == area->at)
+	if (!is_shared)
 		area->at += (sizeof(*entry) + entry->name_length + entry->value_length + 3) / 4 * 4;
 	return tree->image.bytes + position + sizeof(*entry);
 }
