@@ -190,6 +190,42 @@ def test_a_commit_that_was_not_synced_is_not_there(store: Store, what: str) -> N
         assert again.check().is_clean
 
 
+FAILED_REMOVAL = """
+import os, sys
+from layerstore import Store
+
+store = Store(sys.argv[1])
+try:
+    store.container("kept").remove()
+    print("removed", flush=True)
+except OSError as error:
+    print(error.errno, error.filename, flush=True)
+os._exit(0)
+"""
+
+
+@pytest.mark.needs_tool("strace")
+@pytest.mark.parametrize("failing", ["once", "twice", "always"])
+def test_a_removal_that_was_not_synced_is_on_the_disk_by_another_way_or_not_told(store: Store, failing: str) -> None:
+    """The first to fail is our own sync of the log of the database, the second SQLite's of the same. This process has
+    the store open, so that the log is there already."""
+    load(store)
+    root = store.root
+    with Store(root) as other:
+        other.create("app:1", name="kept", driver="extent").write_bytes("/new", b"written")
+    when = {"once": "1", "twice": "1..2", "always": "1+"}[failing]
+    inject = ["-e", "trace=fdatasync,fsync", "-e", f"inject=fdatasync,fsync:error=EIO:when={when}"]
+    command = ["strace", "-f", "-qq", "-o", "/dev/null", *inject, sys.executable, "-c", FAILED_REMOVAL, str(root)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.stdout.split() == ([str(errno.EIO), "None"] if failing == "always" else ["removed"]), done.stderr
+    with Store(root) as again:
+        assert again.containers() == []
+        again.collect_garbage()
+        assert not list((root / "logs").iterdir())
+        assert again.check().is_clean
+
+
 def test_a_database_that_could_not_be_synced_commits_nothing_until_it_is(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -301,13 +337,14 @@ def test_a_removal_is_durable_before_files_go(store: Store, monkeypatch: pytest.
     from layerstore.containers import containers
 
     load(store)
-    durable_when: list[bool | None] = []
-    real = containers.container_remove_many
-
-    def seen(*arguments: object) -> None:
-        durable_when.append(store._database.read().durable)
-        real(*arguments)
-
-    monkeypatch.setattr(containers, "container_remove_many", seen)
+    done: list[str] = []
+    for owner, name in ((store._database, "sync"), (containers, "container_remove_many")):
+        real = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *a, real=real, name=name: (done.append(name), real(*a))[1])
     store.create("app:1").remove()
-    assert durable_when == [True]
+    assert done == ["sync", "container_remove_many"]
+    with store.create("app:1", volatile=True).mount():
+        pass
+    done.clear()
+    store.remove(store.containers())
+    assert done == ["container_remove_many"]

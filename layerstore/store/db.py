@@ -16,6 +16,7 @@ import sqlite3
 import time
 
 from layerstore.errors import REPAIR_DATABASE, Conflict, CorruptError, Unsupported
+from layerstore.naming import about
 from layerstore.store import sums
 from layerstore.store.locks import locked
 
@@ -164,6 +165,21 @@ class _Connection(sqlite3.Connection):
         """Whether it is known to have the file open for writing, too."""
         self.in_use = False
         """Whether a transaction of `Database` is under way."""
+        self._log_fd: int | None = None
+
+    def sync_log(self) -> None:
+        """Have the log on the disk as it is now. Raises `OSError`."""
+        if self._log_fd is None:
+            self.execute("PRAGMA user_version").fetchone()  # from the first read on the log is there, until it closes
+            self._log_fd = os.open(f"{self._path}-wal", os.O_RDWR | os.O_CLOEXEC)
+        with about(f"{self._path}-wal"):
+            os.fdatasync(self._log_fd)
+
+    def close(self) -> None:
+        super().close()
+        if self._log_fd is not None:
+            os.close(self._log_fd)
+            self._log_fd = None
 
     def execute(self, *args: Any) -> sqlite3.Cursor:
         try:
@@ -418,10 +434,20 @@ class Database:
         self._sync_failed = False
 
     def sync(self) -> None:
-        """Make durable what was committed until now, by whomever. Raises `OSError`."""
-        with self.transaction() as db:
-            # A commit that changed nothing syncs nothing; this is written also where it is what is there.
-            db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        """Make durable what was committed until now, by whomever. Raises `OSError`, `Conflict`.
+
+        To commit with `durable=False`, and this then, is for what is done whether it gets to the disk or not: nobody
+        waits for the disk with the lock of writers, and those that sync at the same time are served by the file system
+        together.
+        """
+        connection = self.read()
+        try:
+            connection.sync_log()
+        except OSError:
+            self._sync_failed = True
+            with contextlib.suppress(OSError):  # a descriptor of SQLite's has the same error to tell, once
+                return self._write_again(connection)
+            self._write_again(connection)
 
     def close(self) -> None:
         """Close the connections of all threads."""
