@@ -91,7 +91,7 @@ static int is_small(const struct stat *status)
 	return status->st_size <= LS_CLONE_COPIED_BYTES && (off_t)status->st_blocks * 512 >= status->st_size;
 }
 
-/* cachestat(2), of Linux 6.5; the C library has no wrapper. Where there is none, nothing is known to be unwritten. */
+/* cachestat(2), of Linux 6.5; the C library has no wrapper. -1 where there is none. */
 static int has_unwritten(int fd)
 {
 	struct {
@@ -101,12 +101,14 @@ static int has_unwritten(int fd)
 		uint64_t cached, dirty, writeback, evicted, recently_evicted;
 	} pages;
 
-	return !syscall(CACHESTAT, fd, &all, &pages, 0) && (pages.dirty || pages.writeback);
+	if (syscall(CACHESTAT, fd, &all, &pages, 0))
+		return -1;
+	return pages.dirty || pages.writeback;
 }
 
 int ls_clone_begin_writing(const struct ls_clone *clone, int source, const struct stat *status)
 {
-	if (atomic_load(&clone->shared->no_reflink) || is_small(status) || !has_unwritten(source))
+	if (atomic_load(&clone->shared->no_reflink) || is_small(status) || has_unwritten(source) <= 0)
 		return 0;
 	return !sync_file_range(source, 0, 0, SYNC_FILE_RANGE_WRITE);
 }
@@ -115,13 +117,14 @@ int ls_clone_content(struct ls_clone *clone, int source, int target, const struc
 {
 	if (!status->st_size)
 		return 0;
-	if (!atomic_load(&clone->shared->no_reflink) && !is_small(status)) {
+	if (!atomic_load(&clone->shared->no_reflink) && (!is_small(status) || !has_unwritten(source))) {
 		if (!ioctl(target, FICLONE, source))
 			return 0;
 		if (!says_that_it_cannot(errno))
 			return -1;
 		atomic_store(&clone->shared->no_reflink, 1);
 	}
+	atomic_store(&clone->shared->has_copied, 1);
 	if (is_small(status))
 		return copy_through(clone, source, target, 0, status->st_size);
 	if (copy_data(clone, source, target, status->st_size))

@@ -17,6 +17,7 @@ struct ls_clone_shared {
 	pthread_mutex_t links_lock; /* held while an inode with several names is cloned */
 	int links_fd;               /* of <target>.links, where such inodes are found by number; -1: none yet */
 	atomic_int no_reflink;      /* the file system has said that it cannot */
+	atomic_int has_copied;      /* some content was copied, which may not be on the disk before it is synced */
 };
 
 /* What each of them has. */

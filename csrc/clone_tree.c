@@ -357,7 +357,8 @@ static int remove_links(const struct ls_clone *clone)
 	return LS_OK;
 }
 
-int ls_clone_tree(int source_fd, const char *source, int target_fd, const char *target, struct ls_error *err)
+int ls_clone_tree(int source_fd, const char *source, int target_fd, const char *target, int *has_copied,
+                  struct ls_error *err)
 {
 	struct ls_clone_shared shared = {
 	    .source = source,
@@ -380,6 +381,7 @@ int ls_clone_tree(int source_fd, const char *source, int target_fd, const char *
 	note_failure(&walk, remove_links(&walk.clone), &own);
 	free(walk.frames);
 	free(walk.clone.names);
+	*has_copied = atomic_load(&shared.has_copied);
 	if (walk.failure.status && err)
 		*err = walk.failure;
 	return walk.failure.status;

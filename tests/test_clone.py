@@ -47,12 +47,27 @@ def top(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
     shutil.rmtree(directory)
 
 
-def clone(source: Path, target: Path) -> None:
+def clone(source: Path, target: Path) -> bool:
     fd = os.open(source.parent, os.O_RDONLY)
     try:
-        clone_tree(fd, source.name, fd, target)
+        return clone_tree(fd, source.name, fd, target)
     finally:
         os.close(fd)
+
+
+@pytest.mark.parametrize("size", [10, 4096, 100_000])
+def test_says_whether_anything_was_copied(top: Path, size: int) -> None:
+    (top / "tree/empty").mkdir(parents=True)
+    (top / "tree/empty/file").touch()
+    assert not clone(top / "tree", top / "first")
+    (top / "tree/file").write_bytes(os.urandom(size))
+    shares = has_reflink(str(top))
+    # What was just written, and is small, is not waited for.
+    assert clone(top / "tree", top / "second") is (not shares or size <= 4096)
+    os.sync()
+    assert clone(top / "tree", top / "third") is not shares
+    for name in ("second", "third"):
+        assert (top / name / "file").read_bytes() == (top / "tree/file").read_bytes()
 
 
 def data_ranges(path: Path) -> list[tuple[int, int]]:

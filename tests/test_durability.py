@@ -74,6 +74,7 @@ class TestFailedSync:
     def test_of_a_copy(self, store: Store, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
         load(store)
         container = store.create("app:1")
+        (Path(store._containers.upper(container.id)) / "just written").write_bytes(b"and on no disk yet")
         monkeypatch.setattr(durable, "syncfs", failing)
         with pytest.raises(OSError, match="the disk says no"):
             container.fork() if what == "fork" else container.snapshot("s")

@@ -5,23 +5,26 @@ from layerstore._core.status cimport check, ls_error
 
 
 cdef extern from "clone_tree.h" nogil:
-    int ls_clone_tree(int source_fd, const char *source, int target_fd, const char *target, ls_error *err)
+    int ls_clone_tree(int source_fd, const char *source, int target_fd, const char *target, int *has_copied,
+                      ls_error *err)
 
 
-def clone_tree(int source_fd, source, int target_fd, target) -> None:
+def clone_tree(int source_fd, source, int target_fd, target) -> bool:
     """Clone the directory `source`, relative to the directory descriptor `source_fd`, to `target`, relative to `target_fd`.
 
     `target` is made, or is an empty directory. Everything comes along: types, owners, modes, times, extended attributes,
     holes, hard links. Contents are shared where the file system has reflink, else copied. The tree may be in use: each
-    file is of one moment where it is shared, the tree as a whole is not. Raises `OSError` naming the entry; what was made
-    until then stays.
+    file is of one moment where it is shared, the tree as a whole is not. Returns whether any content was copied: it is not
+    on the disk before it is synced, also where all that was made after it is. Raises `OSError` naming the entry; what was
+    made until then stays.
     """
     cdef ls_error err
-    cdef int status
+    cdef int status, has_copied = 0
     cdef bytes from_path = c_string(source)
     cdef bytes to_path = c_string(target)
     cdef const char *c_source = from_path
     cdef const char *c_target = to_path
     with nogil:
-        status = ls_clone_tree(source_fd, c_source, target_fd, c_target, &err)
+        status = ls_clone_tree(source_fd, c_source, target_fd, c_target, &has_copied, &err)
     check(status, &err)
+    return bool(has_copied)

@@ -381,8 +381,8 @@ class Containers:
                 self.runtime().delete(row.id, force=True)
         if any(self.mounted(rows)):
             self._unmount(rows, lazy=force)
-        # Rows first: what is left of a directory whose row is gone is garbage, not half a container. And on the disk, or
-        # a power cut could bring back the row of what it has taken; unless that was not to outlive one.
+        # Rows first: what is left of a directory whose row is gone is garbage, not half a container. And on the disk,
+        # or a power cut could bring back the row of what it has taken; unless that was not to outlive one.
         with self._database.transaction(durable=False) as db:
             needed = [log for row in rows for (log,) in db.execute(_LOGS_OF, {"id": row.id})]
             db.executemany("DELETE FROM containers WHERE id = ?", [(row.id,) for row in rows])

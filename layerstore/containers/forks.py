@@ -47,8 +47,7 @@ class Forks:
             durable.file_system(self._layout.containers) as sync,
             self._containers.or_none(ids),
         ):
-            self._clone(row.id, ids)
-            if not row.volatile:
+            if self._clone(row.id, ids) and not row.volatile:
                 sync()  # its row may be durable at any moment, and nothing is to be missing from it then
             with self._database.transaction(durable=False) as db:
                 # A removal deletes the row first: while it is there, nothing was missing from what was cloned.
@@ -57,15 +56,17 @@ class Forks:
                 insert_rows(db, rows)
         return rows
 
-    def _clone(self, origin: str, ids: list[str]) -> None:
+    def _clone(self, origin: str, ids: list[str]) -> bool:
+        """Returns as `snapshots.clone_upper`."""
         container_make_many(self._mounts.containers_fd, ids, 0o700, os.geteuid(), os.getegid(), 0)
         first, *others = (self._layout.container(container) for container in ids)
         with snapshots.source(self._layout.container(origin)) as fd:
-            snapshots.clone_upper(fd, first)
+            has_copied = snapshots.clone_upper(fd, first)
         # The others from the first, so that all are of one moment, and nothing waits for the disk twice.
         with snapshots.source(first) as fd:
             for directory in others:
-                snapshots.clone_upper(fd, directory)
+                has_copied |= snapshots.clone_upper(fd, directory)
+        return has_copied
 
     def snapshot(self, row: ContainerRow, name: str) -> None:
         """Keep what a container is now under a name of its own; it may be mounted and in use (csrc/clone_tree.h).

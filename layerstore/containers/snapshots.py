@@ -41,16 +41,22 @@ _UUID = "trusted.overlay.uuid"
 _UUID_BYTES = 16
 
 
-def clone_upper(source_fd: int, target: str) -> None:
+def clone_upper(source_fd: int, target: str) -> bool:
     """Clone the upper directory of the container's directory `source_fd` to another container's directory `target`.
+
+    It gets its name when it is whole. Returns whether it has to be synced for what has its name to be whole after a
+    power cut: what is shared is on the disk before the name is.
 
     The clone is another overlay to the kernel: it does not keep the identity that the first mount gave its original
     (overlayfs.rst, "UUID"). Raises `OSError`.
     """
-    clone_tree(source_fd, "upper", source_fd, f"{target}/upper")
+    made = f"{target}/made"
+    has_copied = clone_tree(source_fd, "upper", source_fd, made)
     with contextlib.suppress(OSError):  # never mounted, or no file system or user for such an attribute
-        if os.getxattr(f"{target}/upper", _UUID):
-            os.setxattr(f"{target}/upper", _UUID, os.urandom(_UUID_BYTES))
+        if os.getxattr(made, _UUID):
+            os.setxattr(made, _UUID, os.urandom(_UUID_BYTES))
+    os.rename(made, f"{target}/upper")
+    return has_copied
 
 
 @contextlib.contextmanager
@@ -93,7 +99,7 @@ def _removed(directory: str) -> NotFound:
 def take(directory: str, name: str, *, durable: bool) -> None:
     """Make a snapshot of the upper directory as it is now. Raises `Conflict` when the name is taken, `OSError`.
 
-    durable: what is in it is on the disk before it has its name.
+    durable: what is in it is on the disk before its name is.
     """
     with _locked(directory) as fd:
         if exists(_snapshot(directory, name)):
@@ -102,10 +108,10 @@ def take(directory: str, name: str, *, durable: bool) -> None:
         try:
             os.mkdir(made, 0o700)
             with file_system(directory) as sync:
-                clone_tree(fd, "upper", fd, f"{made}/upper")
+                has_copied = clone_tree(fd, "upper", fd, f"{made}/upper")
                 with about(made), open(f"{made}/created", "x", opener=partial(os.open, mode=0o600)):
                     pass
-                if durable:
+                if has_copied and durable:
                     sync()
             os.makedirs(f"{directory}/snapshots", mode=0o700, exist_ok=True)
             os.rename(made, _snapshot(directory, name))
@@ -168,8 +174,8 @@ def settle(directory: str) -> None:
         made = _garbage(directory)
         try:
             with file_system(directory) as sync:
-                clone_tree(fd, "upper", fd, made)
-                sync()
+                if clone_tree(fd, "upper", fd, made):
+                    sync()
             os.rename(made, f"{_snapshot(directory, current)}/upper")
         except BaseException:
             _remove(directory, made)

@@ -326,10 +326,11 @@ static void clone_tree(unsigned number)
 {
 	char name[32];
 	struct ls_error err;
+	int has_copied;
 
 	for (unsigned round = 0; round < 4; round++) {
 		snprintf(name, sizeof(name), "clone%u-%u", number, round);
-		if (ls_clone_tree(top, "tree", top, name, &err)) {
+		if (ls_clone_tree(top, "tree", top, name, &has_copied, &err)) {
 			fprintf(stderr, "%s\n", err.message);
 			abort();
 		}
