@@ -140,7 +140,7 @@ class Fixtures:
 
     def debian_tar(self) -> Path:
         """The root file system, about 248 MB. Takes 20 s and the network, the first time."""
-        return self._built("debian.tar", _make_debian)
+        return self._built("debian.tar", make_debian)
 
     def debian_split(self, count: int, prefix: str = "split", mtime_shift: int = 0) -> list[Path]:
         """The same files as `count` layers of whole Debian packages; times moved by `mtime_shift` seconds."""
@@ -240,20 +240,23 @@ def _split_recipe(name: str, tars: list[Path]) -> Recipe:
 # -- making layers -------------------------------------------------------------------------------------------------
 
 
-def _make_debian(out: Path) -> None:
-    command = [
-        "mmdebstrap",
-        "--quiet",
-        "--variant=minbase",
-        "--include=" + ",".join(DEBIAN_PACKAGES),
-        "bookworm",
-        str(out),
-    ]
+def make_debian(
+    out: Path,
+    suite: str = "bookworm",
+    packages: tuple[str, ...] = DEBIAN_PACKAGES,
+    epoch: int = EPOCH,
+    updates: bool = True,
+) -> None:
+    """A root file system as a tar; without `updates` as of the last point release."""
+    options = ["--quiet", "--variant=minbase", "--include=" + ",".join(packages)]
+    if not updates:
+        options.append('--setup-hook=sed -i -e /-updates/d -e /-security/d "$1"/etc/apt/sources.list')
+    command = ["mmdebstrap", *options, suite, str(out)]
     if shutil.which(command[0]) is None:
         raise FileNotFoundError(
             "mmdebstrap is needed to build the Debian fixture: install it, as ci/install-packages does"
         )
-    subprocess.run(command, check=True, env={**os.environ, "SOURCE_DATE_EPOCH": str(EPOCH)}, stdin=subprocess.DEVNULL)
+    subprocess.run(command, check=True, env={**os.environ, "SOURCE_DATE_EPOCH": str(epoch)}, stdin=subprocess.DEVNULL)
 
 
 def _make_flask(out: Path) -> None:
@@ -297,9 +300,9 @@ def split_by_package(tar: Path, outs: list[Path], mtime_shift: int = 0) -> None:
     With a shift the entries of every layer are written in the reverse order too (targets of links and parents first).
     """
     with tarfile.open(tar) as source, contextlib.ExitStack() as stack:
-        members = {_path_of(m): m for m in source}
+        members = {path_of(m): m for m in source}
         owner = _package_groups(source, members, len(outs))
-        layers = [stack.enter_context(_open_tar(out)) for out in outs]
+        layers = [stack.enter_context(open_tar(out)) for out in outs]
         order = sorted(members, reverse=bool(mtime_shift))
         for number, layer in enumerate(layers):
             mine = [path for path in order if owner.get(path) == number]
@@ -342,7 +345,7 @@ def _clean(path: str) -> str:
     return "/".join(part for part in path.split("/") if part not in ("", "."))
 
 
-def _path_of(member: tarfile.TarInfo) -> str:
+def path_of(member: tarfile.TarInfo) -> str:
     return _clean(member.name)
 
 
@@ -355,7 +358,7 @@ def _parents(path: str) -> Iterator[str]:
 # -- tars and compression ------------------------------------------------------------------------------------------
 
 
-def _open_tar(out: Path) -> tarfile.TarFile:
+def open_tar(out: Path) -> tarfile.TarFile:
     return tarfile.open(out, "w", format=tarfile.PAX_FORMAT)
 
 
@@ -369,7 +372,7 @@ def _fixed(member: tarfile.TarInfo) -> tarfile.TarInfo:
 
 def _tar_tree(root: Path, out: Path) -> None:
     """Everything below `root`, sorted, owned by root, at one time; a hard link becomes a file of its own."""
-    with _open_tar(out) as tar:
+    with open_tar(out) as tar:
         for path in sorted(root.rglob("*")):
             member = _fixed(tar.gettarinfo(path, str(path.relative_to(root))))
             if member.islnk():
@@ -514,7 +517,7 @@ def write_modern_archive(recipe: Recipe, layers: list[Blob], compression: str, o
             "Layers": [_blob_name(layer.digest) for layer in layers],
         }
     ]
-    with _open_tar(out) as tar:
+    with open_tar(out) as tar:
         _add_directory(tar, "blobs")
         _add_directory(tar, "blobs/sha256")
         for layer in layers:
@@ -536,7 +539,7 @@ def write_legacy_archive(recipe: Recipe, layers: list[Blob], _compression: str, 
     ids = _legacy_ids(layers)
     config_name = _digest(config).removeprefix("sha256:") + ".json"
     manifest = [{"Config": config_name, "RepoTags": [recipe.name], "Layers": [f"{i}/layer.tar" for i in ids]}]
-    with _open_tar(out) as tar:
+    with open_tar(out) as tar:
         for parent, identity, layer in zip([None, *ids], ids, layers, strict=False):
             _add_directory(tar, identity)
             _add_bytes(tar, f"{identity}/VERSION", b"1.0")

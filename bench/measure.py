@@ -87,8 +87,11 @@ def remove_tree(directory: Path) -> None:
 
 
 def extract(tar: Path, directory: Path) -> Path:
-    """Unpack a layer with GNU tar, as root's: the directory trees that overlayfs is measured on."""
-    directory.mkdir(parents=True)
+    """Unpack a layer with GNU tar, as root's: the directory trees that overlayfs is measured on.
+
+    Into a directory that is there it goes over what is in it.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
     flags = ["--numeric-owner", "--same-permissions", "--xattrs", "--xattrs-include=*"]
     subprocess.run(["tar", *flags, "-xf", str(tar), "-C", str(directory)], check=True)
     return directory
