@@ -5,6 +5,7 @@
 
 #include "blake3_impl.h"
 #include "cpu.h"
+#include "kernel.h"
 
 /* Inputs above this are hashed alone, in windows: they fill the lanes by themselves. Those up to it share
  * lanes and are taken in groups of at most so many chunks, which bounds the memory for chaining values. */
@@ -18,17 +19,16 @@
 typedef uint8_t chaining_value[LS_B3_DIGEST_BYTES];
 
 struct ls_b3_kernel {
-	const char *name;
-	unsigned features; /* enum ls_cpu_feature */
+	struct ls_kernel kernel;
 	ls_b3_run_fn *run;
 };
 
 /* From the slowest to the fastest, as bench/bench_blake3.py measures them. */
 static const struct ls_b3_kernel kernels[] = {
-    {"portable", 0, ls_b3_run_portable},
+    {{"portable", 0}, ls_b3_run_portable},
 #if defined(__x86_64__)
-    {"avx2", LS_CPU_AVX2, ls_b3_run_avx2},
-    {"avx512", LS_CPU_AVX512, ls_b3_run_avx512},
+    {{"avx2", LS_CPU_AVX2}, ls_b3_run_avx2},
+    {{"avx512", LS_CPU_AVX512}, ls_b3_run_avx512},
 #endif
 };
 
@@ -41,45 +41,22 @@ const struct ls_b3_kernel *ls_b3_kernel_at(size_t i)
 
 const char *ls_b3_kernel_name(const struct ls_b3_kernel *kernel)
 {
-	return kernel->name;
+	return kernel->kernel.name;
 }
 
 int ls_b3_kernel_runs_here(const struct ls_b3_kernel *kernel)
 {
-	return (ls_cpu_features() & kernel->features) == kernel->features;
-}
-
-static const struct ls_b3_kernel *fastest_kernel(void)
-{
-	size_t i = N_KERNELS - 1;
-
-	while (!ls_b3_kernel_runs_here(&kernels[i]))
-		i--; /* ends at the portable one */
-	return &kernels[i];
+	return ls_kernel_runs_here(&kernel->kernel);
 }
 
 int ls_b3_kernel_find(const char *name, const struct ls_b3_kernel **kernel, struct ls_error *err)
 {
-	char printable[128];
+	size_t found;
+	int status = ls_kernel_find("BLAKE3", kernels, N_KERNELS, sizeof(kernels[0]), name, &found, err);
 
-	if (!name || !strcmp(name, "auto")) {
-		*kernel = fastest_kernel();
-		return LS_OK;
-	}
-	for (size_t i = 0; i < N_KERNELS; i++) {
-		if (strcmp(name, kernels[i].name))
-			continue;
-		if (!ls_b3_kernel_runs_here(&kernels[i]))
-			return ls_fail(
-			    err, LS_UNSUPPORTED,
-			    "the BLAKE3 kernel \"%s\" was asked for, which this CPU cannot run; ask for \"auto\"",
-			    name);
-		*kernel = &kernels[i];
-		return LS_OK;
-	}
-	ls_printable(printable, sizeof(printable), name, strlen(name));
-	return ls_fail(err, LS_NOT_FOUND, "there is no BLAKE3 kernel \"%s\" in this build; ask for \"auto\"",
-	               printable);
+	if (!status)
+		*kernel = &kernels[found];
+	return status;
 }
 
 /* ---- lanes ---- */

@@ -13,6 +13,9 @@ enum {
 	LEAF7_EBX_AVX512F = 1u << 16,
 	LEAF7_EBX_AVX512DQ = 1u << 17,
 	LEAF7_EBX_AVX512BW = 1u << 30,
+	LEAF7_ECX_VBMI2 = 1u << 6,
+	LEAF7_ECX_GFNI = 1u << 8,
+	LEAF7_ECX_VBMI2_GFNI = LEAF7_ECX_VBMI2 | LEAF7_ECX_GFNI,
 	XCR0_YMM = 0x06, /* SSE and AVX state */
 	XCR0_ZMM = 0xe6, /* and opmask, upper halves, upper sixteen */
 	KNOWN = 1 << 30,
@@ -43,6 +46,8 @@ static unsigned detect(void)
 		features |= LS_CPU_AVX2;
 	if ((saved & XCR0_ZMM) == XCR0_ZMM && (ebx & LEAF7_EBX_AVX512) == LEAF7_EBX_AVX512)
 		features |= LS_CPU_AVX512;
+	if ((features & LS_CPU_AVX512) && (ecx & LEAF7_ECX_VBMI2_GFNI) == LEAF7_ECX_VBMI2_GFNI)
+		features |= LS_CPU_GFNI;
 	return features;
 }
 

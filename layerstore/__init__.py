@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from layerstore.api import Volume as Volume
     from layerstore.api.building import build as build
     from layerstore.api.checking import check_store as check_store
+    from layerstore.chunking import Chunks as Chunks
+    from layerstore.chunking import chunk as chunk
     from layerstore.limits import Limits as Limits
     from layerstore.results import BuildEvent as BuildEvent
     from layerstore.results import Change as Change
@@ -48,6 +50,7 @@ _HOMES = {
     "BuildEvent": "layerstore.results",
     "Change": "layerstore.results",
     "CheckReport": "layerstore.results",
+    "Chunks": "layerstore.chunking",
     "Container": "layerstore.api",
     "ContainerUsage": "layerstore.results",
     "Damage": "layerstore.results",
@@ -69,11 +72,13 @@ _HOMES = {
     "Volume": "layerstore.api",
     "build": "layerstore.api.building",
     "check_store": "layerstore.api.checking",
+    "chunk": "layerstore.chunking",
 }
 __all__ = [
     "BuildEvent",
     "Change",
     "CheckReport",
+    "Chunks",
     "Container",
     "ContainerUsage",
     "Damage",
@@ -95,6 +100,7 @@ __all__ = [
     "Volume",
     "build",
     "check_store",
+    "chunk",
     "errors",
 ]
 

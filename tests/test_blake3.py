@@ -2,8 +2,6 @@
 
 import json
 import random
-import shutil
-import subprocess
 from pathlib import Path
 
 import blake3 as peer
@@ -12,34 +10,10 @@ import pytest
 from layerstore._core import hashing
 from layerstore.errors import NotFound, Unsupported
 
-ROOT = Path(__file__).parent.parent
 VECTORS = json.loads((Path(__file__).parent / "data" / "blake3_vectors.json").read_text())["hash"]
 KERNELS = hashing.kernels()
-PORTABLE_UNITS = ["status", "cpu", "blake3", "blake3_portable", "blake3_avx2", "blake3_avx512"]
 CHUNK = 1024
 LARGE = 4096 * CHUNK  # inputs above this are hashed alone
-
-# Replaces cpu.c, so that each set of features can be tried on one machine.
-FAKE_CPU = """
-#include <stdio.h>
-#include <stdlib.h>
-#include "blake3.h"
-#include "cpu.h"
-static unsigned features;
-unsigned ls_cpu_features(void) { return features; }
-int main(int argc, char **argv)
-{
-	const struct ls_b3_kernel *kernel;
-	struct ls_error err;
-	int status;
-
-	(void)argc;
-	features = strtoul(argv[1], NULL, 0);
-	status = ls_b3_kernel_find(argv[2], &kernel, &err);
-	printf("%d %s\\n", status, status ? err.message : ls_b3_kernel_name(kernel));
-	return 0;
-}
-"""
 
 
 def pattern(length: int) -> bytes:
@@ -172,7 +146,7 @@ def test_an_unknown_kernel_is_not_found(name: str) -> None:
 def test_a_kernel_of_another_cpu_is_unsupported() -> None:
     missing = [name for name in hashing.all_kernels() if name not in KERNELS]
     if not missing:
-        pytest.skip("this CPU runs every kernel; test_each_set_of_cpu_features covers the refusal")
+        pytest.skip("this CPU runs every kernel; test_kernels.py covers the refusal")
     for name in missing:
         with pytest.raises(Unsupported, match="this CPU cannot run"):
             hashing.blake3(b"", name)
@@ -180,43 +154,3 @@ def test_a_kernel_of_another_cpu_is_unsupported() -> None:
 
 def test_portable_is_first_and_always_runs() -> None:
     assert hashing.all_kernels()[0] == KERNELS[0] == "portable"
-
-
-def compiler(name: str) -> str:
-    path = shutil.which(name)
-    if path is None:
-        pytest.skip(f"{name} is not installed")
-    return path
-
-
-def test_each_set_of_cpu_features(tmp_path: Path) -> None:
-    """The driver itself, told that the CPU has less: a kernel that needs more is refused, "auto" takes the next."""
-    avx2, avx512, unsupported = 1, 2, 7
-    if "avx512" not in hashing.all_kernels():
-        pytest.skip("this architecture has the portable kernel only")
-    (tmp_path / "main.c").write_text(FAKE_CPU)
-    sources = [str(ROOT / "csrc" / f"{unit}.c") for unit in PORTABLE_UNITS if unit != "cpu"]
-    program = str(tmp_path / "main")
-    subprocess.run([compiler("gcc"), "-I", ROOT / "csrc", tmp_path / "main.c", *sources, "-o", program], check=True)
-
-    def find(features: int, name: str) -> tuple[int, str]:
-        line = subprocess.run([program, str(features), name], check=True, capture_output=True, text=True).stdout
-        status, _, rest = line.strip().partition(" ")
-        return int(status), rest
-
-    for features, best in ((0, "portable"), (avx2, "avx2"), (avx2 | avx512, "avx512")):
-        assert find(features, "auto") == (0, best)
-        assert find(features, "portable") == (0, "portable")
-    for features, name in ((0, "avx2"), (0, "avx512"), (avx2, "avx512")):
-        status, message = find(features, name)
-        assert status == unsupported
-        assert f'"{name}"' in message
-
-
-def test_the_sources_compile_for_another_architecture(tmp_path: Path) -> None:
-    gcc = compiler("aarch64-linux-gnu-gcc")
-    flags = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-I", ROOT / "csrc"]
-    for unit in PORTABLE_UNITS:
-        subprocess.run([gcc, *flags, "-c", ROOT / "csrc" / f"{unit}.c", "-o", tmp_path / f"{unit}.o"], check=True)
-    link = [gcc, "-shared", *(tmp_path / f"{unit}.o" for unit in PORTABLE_UNITS), "-o", tmp_path / "all.so"]
-    subprocess.run([*link, "-Wl,--no-undefined"], check=True)

@@ -32,6 +32,7 @@ RANKS = {
         "errors": 1,
         "naming": 1,
         "types": 2,
+        "chunking": 3,
         "limits": 3,
         "results": 4,
         "store": 4,
@@ -118,6 +119,7 @@ def test_the_version_is_the_same_everywhere() -> None:
         ("pack", "contents", "LS_PACK_VERSION"),
         ("index", "index", "LS_INDEX_VERSION"),
         ("log", "log", "LS_LOG_VERSION"),
+        ("chunks", "chunker", "LS_CHUNKER_VERSION"),
     ],
 )
 def test_a_format_page_tells_the_version_that_is_written(page: str, header: str, macro: str) -> None:

@@ -1,0 +1,44 @@
+#include "kernel.h"
+
+#include <string.h>
+
+#include "cpu.h"
+
+int ls_kernel_runs_here(const struct ls_kernel *kernel)
+{
+	return (ls_cpu_features() & kernel->features) == kernel->features;
+}
+
+static const struct ls_kernel *at(const void *kernels, size_t i, size_t struct_bytes)
+{
+	return (const struct ls_kernel *)((const char *)kernels + i * struct_bytes);
+}
+
+int ls_kernel_find(const char *what, const void *kernels, size_t n, size_t struct_bytes, const char *name,
+                   size_t *found, struct ls_error *err)
+{
+	char printable[128];
+
+	if (!name || !strcmp(name, "auto")) {
+		*found = n - 1;
+		while (!ls_kernel_runs_here(at(kernels, *found, struct_bytes)))
+			--*found; /* ends at the portable one */
+		return LS_OK;
+	}
+	for (size_t i = 0; i < n; i++) {
+		const struct ls_kernel *kernel = at(kernels, i, struct_bytes);
+
+		if (strcmp(name, kernel->name))
+			continue;
+		if (!ls_kernel_runs_here(kernel))
+			return ls_fail(
+			    err, LS_UNSUPPORTED,
+			    "the %s kernel \"%s\" was asked for, which this CPU cannot run; ask for \"auto\"", what,
+			    name);
+		*found = i;
+		return LS_OK;
+	}
+	ls_printable(printable, sizeof(printable), name, strlen(name));
+	return ls_fail(err, LS_NOT_FOUND, "there is no %s kernel \"%s\" in this build; ask for \"auto\"", what,
+	               printable);
+}
