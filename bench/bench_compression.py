@@ -12,7 +12,7 @@ from isal import isal_zlib
 
 from bench.context import Context
 from bench.rows import Row, known
-from layerstore.layers.zstd import zstd
+from layerstore.store.zstd import zstd
 
 MB = 1e6
 PIECE_BYTES = 1 << 20

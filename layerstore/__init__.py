@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from layerstore.results import CheckReport as CheckReport
     from layerstore.results import ContainerUsage as ContainerUsage
     from layerstore.results import Damage as Damage
+    from layerstore.results import Frozen as Frozen
     from layerstore.results import HistoryEntry as HistoryEntry
     from layerstore.results import ImageUsage as ImageUsage
     from layerstore.results import LayerSummary as LayerSummary
@@ -55,6 +56,7 @@ _HOMES = {
     "ContainerUsage": "layerstore.results",
     "Damage": "layerstore.results",
     "Entry": "layerstore._core.entry",
+    "Frozen": "layerstore.results",
     "HistoryEntry": "layerstore.results",
     "Image": "layerstore.api",
     "ImagePath": "layerstore.views.paths",
@@ -83,6 +85,7 @@ __all__ = [
     "ContainerUsage",
     "Damage",
     "Entry",
+    "Frozen",
     "HistoryEntry",
     "Image",
     "ImagePath",

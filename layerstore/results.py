@@ -212,6 +212,17 @@ class Pruned(Value):
         self.freed_bytes = freed_bytes
 
 
+class Frozen(Value):
+    """What a freeze did: the images, how many contents were written to a cold pack, their bytes before and as they are
+    stored."""
+
+    def __init__(self, images: list[ImageId], contents: int, content_bytes: int, stored_bytes: int) -> None:
+        self.images = images
+        self.contents = contents
+        self.content_bytes = content_bytes
+        self.stored_bytes = stored_bytes
+
+
 class Progress(Value):
     """How far a long operation is: `done_bytes` of `total_bytes` (None when unknown) of `what`.
 

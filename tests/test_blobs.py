@@ -15,7 +15,7 @@ import pytest
 from layerstore.errors import CorruptError, InvalidInput
 from layerstore.layers import blobs
 from layerstore.layers.blobs import BLOCK_BYTES, COMPRESSIONS, LayerBlob
-from layerstore.layers.zstd import blob_compressor, zstd
+from layerstore.store.zstd import blob_compressor, zstd
 from layerstore.types import DiffId
 
 RANDOM = random.Random(5)

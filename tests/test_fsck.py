@@ -384,7 +384,7 @@ def test_a_recipe_without_a_digest_is_judged_by_its_tar(root: Path) -> None:
     assert checked(root).is_clean
     path = one(root, "layers/*.recipe")
     data = path.read_bytes()
-    from layerstore.layers.zstd import zstd
+    from layerstore.store.zstd import zstd
 
     frames = bytearray(zstd.decompress(data))
     frames[20] ^= 1

@@ -31,7 +31,7 @@ from layerstore._core.hashing import blake3
 from layerstore.errors import CorruptError, InvalidInput, NotFound
 from layerstore.layers import blobs, saving, targets
 from layerstore.layers.recipe import tar_bytes
-from layerstore.layers.zstd import recipe_compressor, zstd
+from layerstore.store.zstd import recipe_compressor, zstd
 
 SHARED = layer(0)
 APP = Image([SHARED, layer(1)], ["example.org:5000/team/app:1"])

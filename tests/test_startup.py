@@ -133,7 +133,7 @@ def test_what_is_slow_is_seen(store: Path, tmp_path: Path) -> None:
     """The names are those that Python knows the modules by."""
     (tmp_path / "archive.tar").write_bytes(tar_of(docker_files([PLAIN], compression="gzip")))
     loaded = modules_of(["--root", tmp_path / "store", "load", "-i", tmp_path / "archive.tar"])
-    assert {"isal", ZSTD, "layerstore.layers.loading", "layerstore.layers.zstd", "hashlib"} <= loaded
+    assert {"isal", ZSTD, "layerstore.layers.loading", "layerstore.store.zstd", "hashlib"} <= loaded
     assert {"dataclasses", "inspect", "pathlib"} <= modules_of(["--root", store, "gc"])
 
 

@@ -239,6 +239,23 @@ cdef class Index:
         start = <const uint8_t *> self.index.contents - &self._view[0]
         return memoryview(self._view).toreadonly()[start : start + 40 * self.content_count]
 
+    def content_paths(self):
+        """A path of each content, by its number: that of the first record that has it; b"" where none does.
+
+        Raises CorruptError where a record is damaged.
+        """
+        cdef const ls_record *record
+        cdef uint32_t i
+        cdef list paths = [b""] * self.content_count
+
+        for i in range(self.index.header.record_count):
+            record = &self.index.records[i]
+            if S_ISREG(record.mode) and record.data != LS_NONE:
+                self._check_content(record.data)
+                if not <bytes> paths[record.data]:
+                    paths[record.data] = self._string(record.path, record.path_length)
+        return paths
+
     def devices(self):
         """The devices in it, whatever their paths: a set of ("b" or "c", major, minor)."""
         cdef const ls_record *record

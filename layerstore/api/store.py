@@ -30,10 +30,11 @@ if TYPE_CHECKING:
     from layerstore.containers.writable import WritableContainers
     from layerstore.extents.image import ImageTree
     from layerstore.extents.layers import Layers
+    from layerstore.layers.encoding import Compression
     from layerstore.layers.garbage import Collected
     from layerstore.limits import Limits
     from layerstore.oci.configs import ImageConfig
-    from layerstore.results import BuildEvent, Change, CheckReport, Progress, Pruned, Usage
+    from layerstore.results import BuildEvent, Change, CheckReport, Frozen, Progress, Pruned, Usage
     from layerstore.store.contents import ContentStore, Verify
     from layerstore.store.pool import Pool
     from layerstore.types import Digest
@@ -632,6 +633,57 @@ class Store:
         if self.pool is not None:
             self.pool.trim()
         return collected
+
+    def freeze(
+        self,
+        images: Image | str | Iterable[Image | str] | None = None,
+        *,
+        unused_for_seconds: float = 0,
+        compression: Compression = "zstd",
+        progress: ProgressCallback | None = None,
+    ) -> Frozen:
+        """Keep images compressed that are not in use, by what differs from others that are stored; and collect garbage.
+
+        Args:
+            images: which; without it all that no container uses.
+            unused_for_seconds: of these, only such as came into the store, had a container or were looked into longer
+                ago.
+            compression: "zstd", or "lz4", which is larger and read faster.
+            progress: called with the bytes of contents that were written.
+
+        What a frozen image has can be read as before, `Image.view` and all that reads by it. To mount it, or to make a
+        container of it, brings its contents back (`thaw`). What an image needs that is not frozen stays as it is.
+        Durable on return; interrupted, it can be done again.
+
+        Raises `Conflict` where a container uses one of `images`, `NotFound`, `CorruptError`, `OSError`.
+        """
+        from layerstore.layers.freezing import freeze, unused_images
+
+        if images is None:
+            chosen = unused_images(self.layout, self._database, unused_for_seconds)
+        else:
+            given = [images] if isinstance(images, (Image, str)) else images
+            found = [self._resolve(image).id for image in given]
+            chosen = [i for i in found if i in unused_images(self.layout, self._database, unused_for_seconds, found)]
+        done = freeze(self.layout, self._database, self._contents, self._chains, chosen, compression, progress)
+        self.collect_garbage()
+        return done
+
+    def thaw(self, images: Image | str | Iterable[Image | str]) -> int:
+        """Bring back the contents of frozen images; returns how many bytes of contents that was. Durable on return.
+
+        Raises `NotFound`, `CorruptError`, `OSError`.
+        """
+        from layerstore.layers.thawing import thaw
+        from layerstore.store.locks import locked
+
+        given = [images] if isinstance(images, (Image, str)) else images
+        brought = 0
+        for image in [self._resolve(each) for each in given]:
+            with locked(self.layout.garbage_lock, exclusive=False):
+                table = self._chains.index(image.diff_ids).contents_bytes()
+                brought += thaw(self.layout, self._database, self._contents, image.chain_id, table)
+        return brought
 
     def usage(self) -> Usage:
         """What images, containers and the rest take, and what of it would be given back. Waits for a collection of

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from layerstore.store.layout import FIRST_COLD
 from layerstore.types import ChainId, DiffId, Digest, ImageId
 
 TYPE_CHECKING = False
@@ -14,7 +15,7 @@ class Catalog:
     """The rows that a check looks at more than once, by their keys.
 
     `layers`: bytes of files, digest of the recipe. `chains`: parent, topmost layer. `images`: chain, time of creation.
-    `blobs` and `names` of an image. `damaged`: what a layer lacks that was found to be damaged before. `logs`: the logs
+    `blobs` and `names` of an image. `cold_packs`: their numbers in locations. `damaged`: what a layer lacks that was found to be damaged before. `logs`: the logs
     that each needs, and how much of them.
     """
 
@@ -28,6 +29,7 @@ class Catalog:
         for image, digest in rows("SELECT image_id, digest FROM image_blobs"):
             self.blobs.setdefault(ImageId(image), set()).add(Digest(digest))
         self.packs = {number for (number,) in rows("SELECT number FROM packs")}
+        self.cold_packs = {FIRST_COLD + number for (number,) in rows("SELECT number FROM cold_packs")}
         self.counters = dict(rows("SELECT name, value FROM counters").fetchall())
         self.damaged = dict(rows("SELECT diff_id, lacks FROM damaged_layers").fetchall())
         self.containers = rows("SELECT id, image_id, chain_id, driver, log FROM containers").fetchall()

@@ -15,6 +15,8 @@ from layerstore.checking.images import check_images
 from layerstore.checking.layers import LayersCheck, contents_of
 from layerstore.errors import CorruptError
 from layerstore.results import CheckReport
+from layerstore.store.cold import is_cold
+from layerstore.store.layout import FIRST_COLD
 from layerstore.store.locks import locked, locked_past_sharers
 
 TYPE_CHECKING = False
@@ -91,7 +93,7 @@ class Check:
         if self._images is not None:
             wanted = {digest for index in layers.indexes.values() for digest, _ in contents_of(index)}
         contents = self.contents = ContentsCheck(
-            self._layout, catalog, self.findings, wanted, self._quick, self._progress
+            self._layout, catalog, self.findings, self._contents, wanted, self._quick, self._progress
         )
         contents.run()
         self._tell_contents(catalog, layers, contents)
@@ -179,13 +181,20 @@ class Check:
                 layers.check_tar(diff_id, self._contents())
 
     def _check_counters(self, catalog: Catalog, contents: ContentsCheck) -> None:
-        path = self._layout.database
-        numbers = catalog.packs | {record.pack for record in contents.records if record.pack < LOCATION_NONE}
-        if numbers and catalog.counters.get("packs", 0) <= max(numbers):
-            detail = f"the next pack is to have number {catalog.counters.get('packs')}, and there is {max(numbers)}"
-            self.findings.add("database", path, detail, ("counter", "packs"))
-        for number in sorted(numbers - catalog.packs):
-            self.findings.add("database", path, f"it does not know pack {number}, which has contents", ("pack", number))
+        located = {record.pack for record in contents.records if record.pack < LOCATION_NONE}
+        for kind, known, first in (("pack", catalog.packs, 0), ("cold pack", catalog.cold_packs, FIRST_COLD)):
+            numbers = known | {number for number in located if is_cold(number) == bool(first)}
+            self._check_numbers(catalog, kind, known, numbers, first)
+
+    def _check_numbers(self, catalog: Catalog, kind: str, known: set[int], numbers: set[int], first: int) -> None:
+        path, counter = self._layout.database, f"{kind.replace(' ', '_')}s"
+        following = catalog.counters.get(counter, 0)
+        if numbers and following <= max(numbers) - first:
+            detail = f"the next {kind} is to have number {following}, and there is {max(numbers) - first}"
+            self.findings.add("database", path, detail, ("counter", counter))
+        for number in sorted(numbers - known):
+            detail = f"it does not know {kind} {number - first}, which has contents"
+            self.findings.add("database", path, detail, (kind, number))
 
     def report(self, begin: float) -> CheckReport:
         """What was found."""

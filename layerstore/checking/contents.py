@@ -8,12 +8,14 @@ import threading
 from functools import partial
 
 from layerstore._core.erofs import PACK_BLOCK_BYTES, write_pack
+from layerstore._core.hashing import blake3
 from layerstore._core.ingest import LOCATION_OBJECT, RECORD_BYTES
 from layerstore.checking import hashing
 from layerstore.checking.findings import reason
-from layerstore.errors import CorruptError, InvalidInput, LimitExceeded
+from layerstore.errors import CorruptError, InvalidInput, LimitExceeded, NotFound
 from layerstore.extents.image import Descriptor
 from layerstore.results import Progress
+from layerstore.store.cold import LIST, ColdPack, is_cold
 from layerstore.store.contents import LOG_HEADER, SLOT, pack_table
 
 TYPE_CHECKING = False
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
     from layerstore.checking.catalog import Catalog
     from layerstore.checking.findings import Findings
+    from layerstore.store.contents import ContentStore
     from layerstore.store.layout import Layout
 
 RECORD = struct.Struct("<32sQII")
@@ -53,6 +56,7 @@ class ContentsCheck:
         layout: Layout,
         catalog: Catalog,
         findings: Findings,
+        store: Callable[[], ContentStore],
         wanted: Container[bytes] | None,
         quick: bool,
         progress: Callable[[Progress], None] | None,
@@ -60,6 +64,7 @@ class ContentsCheck:
         self._layout = layout
         self._catalog = catalog
         self._findings = findings
+        self._store = store
         self._wanted = wanted
         self._quick = quick
         self._progress = progress
@@ -88,7 +93,7 @@ class ContentsCheck:
         """Look at everything."""
         self._read_log()
         self._total_bytes = sum(record.size for record in self.records if self._is_wanted(record))
-        by_pack: dict[int, list[Record]] = {number: [] for number in self._catalog.packs}
+        by_pack: dict[int, list[Record]] = {number: [] for number in self._catalog.packs | self._catalog.cold_packs}
         objects = []
         for record in self.records:
             if record.pack == LOCATION_OBJECT:
@@ -119,7 +124,7 @@ class ContentsCheck:
 
     def _jobs(self, by_pack: dict[int, list[Record]], objects: list[Record]) -> Iterator[Callable[[], None]]:
         for number, records in sorted(by_pack.items()):
-            yield from self._pack_jobs(number, records)
+            yield from (self._cold_jobs if is_cold(number) else self._pack_jobs)(number, records)
         for record in objects:
             if self._is_wanted(record):
                 yield partial(self._check_object, record)
@@ -193,6 +198,42 @@ class ContentsCheck:
         for batch in hashing.batches(places):
             yield partial(self._compare, pack, batch, [record for _, record in located[at : at + len(batch)]])
             at += len(batch)
+
+    def _cold_jobs(self, number: int, records: list[Record]) -> Iterator[Callable[[], None]]:
+        wanted = [record for record in records if self._is_wanted(record)]
+        if self._wanted is not None and not wanted:
+            return
+        path = self._layout.pack(number)
+        try:
+            hashing.read_through(path)
+            pack = ColdPack(path)
+        except (CorruptError, OSError) as error:
+            self.bad_packs[number] = reason(error)
+            return
+        by_frame: dict[int, list[Record]] = {}
+        for record in wanted:
+            slot = pack.slot(record.slot) if record.slot < pack.slot_count else None
+            if slot is None or (slot.size, slot.digest) != (record.size, record.digest):
+                detail = f"record {record.number} names slot {record.slot} of {path}, which has another content"
+                self.misplaced[record.number] = detail
+            elif self._quick:
+                self._done(record, "")
+            else:
+                by_frame.setdefault(-1 if slot.base == LIST else slot.frame, []).append(record)
+        for frame, found in sorted(by_frame.items()):
+            yield partial(self._compare_frame, pack, frame, found)
+
+    def _compare_frame(self, pack: ColdPack, frame: int, found: list[Record]) -> None:
+        is_sound = frame < 0 or pack.is_sound(frame)
+        for record in found:
+            why = "" if is_sound else f"frame {frame}, in which it is compressed, is damaged"
+            if is_sound:
+                try:
+                    content = self._store().read_place(record.pack, record.slot, record.digest)
+                    why = "" if blake3(content) == record.digest else "its bytes are not those of its digest"
+                except (CorruptError, NotFound, OSError) as error:
+                    why = f"it cannot be read: {reason(error)}"
+            self._done(record, why)
 
     def _compare(self, pack: Descriptor, batch: list[hashing.Place], records: list[Record]) -> None:
         for record, why in zip(records, hashing.compare(pack.fd, batch, PACK_BLOCK_BYTES), strict=True):

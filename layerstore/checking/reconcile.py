@@ -20,6 +20,7 @@ from layerstore.layers.chains import open_index
 from layerstore.layers.streams import decompressed, pieces_of
 from layerstore.naming import exists
 from layerstore.oci.configs import parse_config
+from layerstore.store.cold import ColdPack
 from layerstore.types import DiffId, Digest, chain_ids
 
 TYPE_CHECKING = False
@@ -41,6 +42,8 @@ TYPES: dict[str, str] = {
     "chains": "ses",
     "image_blobs": "ss",
     "names": "ss",
+    "cold_packs": "i",
+    "frozen": "s",
     "logs": "s",
     "containers": "sesssfiese",
     "log_uses": "ssi",
@@ -119,10 +122,12 @@ class Reconciled:
             for name in os.listdir(self._layout.packs)
             if name.endswith(".pack") and name[:-5].isdigit()
         ]
+        cold = [number + 1 for number in self._numbers_of_cold()]
         kept = {
             "digests": count if 0 <= count <= room else room,
             "digests_generation": generation,
             "packs": max([known.get("packs", 0) if known.get("packs", 0) < 1 << 31 else 0, *packs]),
+            "cold_packs": max([known.get("cold_packs", 0) if known.get("cold_packs", 0) < 1 << 30 else 0, *cold]),
         }
         limit = known.get("derived_limit")
         return sorted((kept if limit is None or limit < 0 else {**kept, "derived_limit": limit}).items())
@@ -139,6 +144,25 @@ class Reconciled:
                 except (CorruptError, OSError) as error:
                     reason(error)  # else it is of an import that was killed
         return sorted((number,) for number in known)
+
+    def _numbers_of_cold(self) -> list[int]:
+        names = os.listdir(self._layout.cold) if exists(self._layout.cold) else []
+        return [int(name[:-5]) for name in names if name.endswith(".cold") and name[:-5].isdigit()]
+
+    def _cold_packs(self, rows: list[Row]) -> list[Row]:
+        known = {number for (number,) in rows if exists(self._layout.cold_pack(number))}
+        for number in self._numbers_of_cold():
+            if number not in known:
+                try:
+                    ColdPack(self._layout.cold_pack(number))
+                    known.add(number)
+                except (CorruptError, OSError) as error:
+                    reason(error)  # else it is of a freeze that was killed
+        return sorted((number,) for number in known)
+
+    def _frozen(self, rows: list[Row]) -> list[Row]:
+        images = self._ids("images")
+        return sorted({(image,) for (at,) in rows if (image := near(at, images)) is not None})
 
     def _layers(self, rows: list[Row]) -> list[Row]:
         ending = ".index"

@@ -18,13 +18,14 @@ from layerstore.checking.contents import RECORD, Record
 from layerstore.checking.findings import reason
 from layerstore.checking.layers import contents_of
 from layerstore.checking.quarantine import Quarantine
-from layerstore.checking.salvage import rescued, strays
+from layerstore.checking.salvage import rescued, rescued_cold, strays
 from layerstore.layers.damaged import mark
 from layerstore.layers.derived import remove_derived
 from layerstore.naming import exists
 from layerstore.store import durable
+from layerstore.store.cold import LIST, ColdPack, is_cold
 from layerstore.store.contents import Pack
-from layerstore.store.layout import PACK_THRESHOLD_BYTES
+from layerstore.store.layout import FIRST_COLD, PACK_THRESHOLD_BYTES
 from layerstore.store.pieces import read_at
 from layerstore.types import ChainId, DiffId
 
@@ -133,7 +134,7 @@ class Repair:
         in_bad_packs = [r for r in contents.records if r.pack in contents.bad_packs and r not in misplaced]
         gone = {record.number for record in (*dropped, *misplaced, *in_bad_packs)}
         kept = [record for record in contents.records if record.number not in gone]
-        packs = self._catalog.packs - contents.bad_packs.keys()
+        packs = (self._catalog.packs | self._catalog.cold_packs) - contents.bad_packs.keys()
         is_log_damaged = bool(self._findings.of("digest log"))
         if is_log_damaged or any(finding.subject[0] == "lacks" for finding in self._of_layers()):
             known = {(record.pack, record.slot, record.digest) for record in (*kept, *dropped)}
@@ -152,6 +153,7 @@ class Repair:
                     db.execute("UPDATE counters SET value = max(value, ?) WHERE name = 'packs'", (number + 1,))
                 for pack in contents.bad_packs:
                     db.execute("DELETE FROM packs WHERE number = ?", (pack,))
+                    db.execute("DELETE FROM cold_packs WHERE number = ?", (pack - FIRST_COLD,))
                 mark(db, lacking)
                 db.executemany("UPDATE layers SET recipe = ? WHERE diff_id = ?", self._judged())
                 whole = [finding.subject[1] for finding in self._of_layers() if finding.subject[0] == "whole"]
@@ -163,7 +165,8 @@ class Repair:
                 self._quarantine.take(self._layout.object(record.digest.hex()), record.digest.hex())
         for pack in contents.bad_packs:
             self._quarantine.take(self._layout.pack(pack))
-            self._quarantine.take(self._layout.pack_image(pack))
+            if not is_cold(pack):
+                self._quarantine.take(self._layout.pack_image(pack))
         self._forget_images({record.digest for record in (*dropped, *in_bad_packs)}, set(contents.bad_packs), lacking)
         self._say(have, lacking)
 
@@ -182,6 +185,13 @@ class Repair:
             if record.pack == LOCATION_OBJECT:
                 continue
             path = self._layout.pack(record.pack)
+            name = f"{record.digest.hex()}.{record.pack}.{record.slot}"
+            if is_cold(record.pack):
+                cold = ColdPack(path)
+                slot = cold.slot(record.slot)
+                if slot.base != LIST:
+                    self._quarantine.keep(name, cold.stored(slot.frame))
+                continue
             offset, size, _ = Pack(path).slot(record.slot)
             try:
                 with open(path, "rb", buffering=0) as file:
@@ -189,7 +199,7 @@ class Repair:
             except OSError as error:
                 reason(error)  # else what cannot be read cannot be kept
                 continue
-            self._quarantine.keep(f"{record.digest.hex()}.{record.pack}.{record.slot}", data)
+            self._quarantine.keep(name, data)
 
     @contextlib.contextmanager
     def _moved(self, records: list[Record]) -> Iterator[tuple[list[Record], int]]:
@@ -219,7 +229,7 @@ class Repair:
             contents = Contents(staging_fd, pack, Digests(b"", 0), PACK_THRESHOLD_BYTES)
             for pack_number in sorted({record.pack for record in records}):
                 mine = [record for record in records if record.pack == pack_number]
-                for _, data in rescued(self._layout, pack_number, mine):
+                for data in self._rescued(pack_number, mine):
                     contents.put_many([data])
             contents.publish(objects, number)
             slots, size = contents.slots()
@@ -232,6 +242,12 @@ class Repair:
         finally:
             for fd in (pack, staging_fd, objects):
                 os.close(fd)
+
+    def _rescued(self, pack: int, records: list[Record]) -> Iterator[bytes]:
+        if is_cold(pack):
+            yield from rescued_cold(self._layout.pack(pack), records, self._store)
+        else:
+            yield from (data for _, data in rescued(self._layout, pack, records))
 
     def _lacking(self, have: set[bytes], lacking: dict[DiffId, str]) -> dict[DiffId, str]:
         """What each layer lacks that lacks anything."""

@@ -6,6 +6,8 @@ that the kernel is shown, and from the sizes of the contents before it.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 import struct
 
@@ -15,7 +17,8 @@ from layerstore._core.ingest import LOCATION_OBJECT
 from layerstore.checking.contents import Record
 from layerstore.checking.findings import reason
 from layerstore.checking.hashing import compare_object
-from layerstore.errors import CorruptError
+from layerstore.errors import CorruptError, NotFound
+from layerstore.store.cold import LIST, WHOLE, ColdPack, apply_delta, is_cold
 from layerstore.store.contents import SLOT, Pack
 from layerstore.store.pieces import read_at
 
@@ -23,6 +26,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from layerstore.store.cold import ColdSlot
+    from layerstore.store.contents import ContentStore
     from layerstore.store.layout import Layout
 
 _FOOTER_BYTES = 64
@@ -56,6 +61,43 @@ def rescued(layout: Layout, number: int, records: Iterable[Record]) -> Iterator[
                     break
             if record.slot == next_slot:
                 at, next_slot = at + -(-record.size // PACK_BLOCK_BYTES) * PACK_BLOCK_BYTES, next_slot + 1
+
+
+def rescued_cold(path: str, records: Iterable[Record], store: ContentStore) -> Iterator[bytes]:
+    """Contents of a cold pack whose tables are damaged that are whole all the same."""
+    try:
+        pack = ColdPack(path, is_rescue=True)
+    except (CorruptError, OSError) as error:
+        reason(error)
+        return
+    own: dict[bytes, ColdSlot] = {}
+    for record in records:
+        with contextlib.suppress(CorruptError):
+            own[record.digest] = pack.slot(record.slot)
+    raw_of = functools.lru_cache(16)(pack.raw)
+
+    def content(digest: bytes) -> bytes:
+        slot = own.get(digest)
+        if slot is None:
+            return store.read(digest)
+        if slot.base == LIST:
+            return b"".join(map(content, pack.references_of(slot)))
+        written = raw_of(slot.frame)[slot.at : slot.at + slot.length]
+        if slot.base == WHOLE:
+            return written
+        (base,) = pack.references_of(slot)
+        if base not in own or own[base].base in (WHOLE, LIST):
+            return apply_delta(content(base), written, slot.size)
+        raise CorruptError("a difference from a difference")
+
+    for digest in own:
+        try:
+            data = content(digest)
+        except (CorruptError, NotFound, OSError, RecursionError) as error:
+            reason(error)
+            continue
+        if blake3(data) == digest:
+            yield data
 
 
 def _read(fd: int, offset: int, size: int) -> bytes | None:
@@ -119,6 +161,9 @@ def strays(layout: Layout, packs: Iterable[int], known: set[tuple[int, int, byte
     """Contents that are whole in slots of packs and in objects, but for those that are `known`: pack, slot, digest."""
     for number in sorted(packs):
         try:
+            if is_cold(number):
+                yield from _strays_of_cold(ColdPack(layout.pack(number)), number, known)
+                continue
             with open(layout.pack(number), "rb", buffering=0) as file:
                 pack = Pack(layout.pack(number))
                 for slot in range(pack.slot_count):
@@ -141,3 +186,15 @@ def strays(layout: Layout, packs: Iterable[int], known: set[tuple[int, int, byte
                 continue
             if (LOCATION_OBJECT, 0, digest) not in known and size and not compare_object(path, size, digest):
                 yield Record(-1, digest, size, LOCATION_OBJECT, 0)
+
+
+def _strays_of_cold(pack: ColdPack, number: int, known: set[tuple[int, int, bytes]]) -> Iterator[Record]:
+    """Those whose frames are as they were written: what they differ from need not be known yet."""
+    sound: dict[int, bool] = {}
+    for at in range(pack.slot_count):
+        slot = pack.slot(at)
+        if (number, at, slot.digest) not in known:
+            if slot.base != LIST and slot.frame not in sound:
+                sound[slot.frame] = pack.is_sound(slot.frame)
+            if slot.base == LIST or sound[slot.frame]:
+                yield Record(-1, slot.digest, slot.size, number, at)

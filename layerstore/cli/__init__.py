@@ -53,6 +53,8 @@ COMMANDS = {
     "export": "write the whole tree of a container as a tar",
     "gc": "give back the space of contents that nothing uses",
     "prune": "remove images and containers that nothing uses",
+    "freeze": "keep images compressed that are not in use",
+    "thaw": "bring back the contents of frozen images",
     "system": "show what images, containers and the rest take (df)",
     "fsck": "compare a store with its digests",
     "pool": "show, grow, trim or detach the pool of a store",

@@ -90,6 +90,17 @@ def parse_size(text: str) -> int:
     return int(float(match[1]) * 1000 ** ("", "K", "M", "G", "T").index(match[2].upper()))
 
 
+def parse_duration(text: str) -> float:
+    """An argument that is a length of time: seconds."""
+    import argparse
+    import re
+
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([smhdw])", text, re.ASCII)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an age; give 90s, 30m, 24h, 7d or 2w")
+    return float(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}[match[2]]
+
+
 def age(created: str) -> str:
     """How long ago an RFC 3339 time was, as docker says it; "" for none."""
     from datetime import UTC, datetime

@@ -8,7 +8,6 @@ about to use it. An image that was pulled by its digest has no name: `tag` it to
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 import time
 
@@ -20,8 +19,6 @@ if TYPE_CHECKING:
     from layerstore.api import Store
     from layerstore.results import Pruned
 
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
-
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-a", "--all", action="store_true", help="images with names too, unless a container uses them")
@@ -30,7 +27,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--until",
-        type=_age,
+        type=output.parse_duration,
         default=60,
         metavar="AGE",
         help="only what came into the store longer ago: 24h, 7d, 90s (default: 1m)",
@@ -71,10 +68,3 @@ def _tell(found: Pruned) -> None:
         print(f"container {container}")
     for image, names in found.images.items():
         print(f"image {image}{''.join(f' {output.printable(name)}' for name in names)}")
-
-
-def _age(text: str) -> float:
-    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([smhdw])", text, re.ASCII)
-    if match is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is not an age; give 90s, 30m, 24h, 7d or 2w")
-    return float(match[1]) * _SECONDS[match[2]]

@@ -153,7 +153,7 @@ def _in_threads(work: Callable[[tuple[bytes, bytes]], bytes], jobs: Iterator[tup
 
 
 def _zstd(tar: Iterable[Piece]) -> Iterator[Piece]:
-    from layerstore.layers.zstd import blob_compressor
+    from layerstore.store.zstd import blob_compressor
 
     compressor = blob_compressor(min(os.cpu_count() or 1, _MAX_THREADS))
     for block in blocks(tar, BLOCK_BYTES):

@@ -194,7 +194,9 @@ class Chains:
         from layerstore._core.erofs import write_tree
         from layerstore._core.hashing import blake3
         from layerstore.layers.packs import locate_in_few, packs_of
+        from layerstore.layers.thawing import thaw
 
+        thaw(self._layout, self._database, self._contents(), chain, index.contents_bytes())
         locations = locate_in_few(self._layout, self._database, self._contents(), index.contents_bytes())
         packs, objects = packs_of(locations)
         image = memoryview(write_tree(index, locations))

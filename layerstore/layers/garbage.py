@@ -1,11 +1,11 @@
 """Gives back what no committed row reaches: contents, packs, indexes, chains, blobs, container directories, logs,
-what killed imports left.
+what killed imports left. What a cold content is a difference or a list of is reached too.
 
 Runs under the exclusive garbage lock, so that no import and no creation of a container is half-way. One transaction
 takes the dead contents out of the digest log first; only then are they removed, so that a crash leaves nothing but more
 garbage, which the next run finds by itself.
 
-A pack whose contents were all copied to another (layers/packs.py) goes as a whole, and only when no tree image that is
+Of a content that was frozen, what is in a pack or an object is dead. A pack whose contents were all copied to another (layers/packs.py) goes as a whole, and only when no tree image that is
 mounted names it: what a live content's bytes were is never punched. What a dead one's were is punched in packs that
 nobody has open, in no mount and no process; in others by a later run.
 """
@@ -27,6 +27,7 @@ from layerstore.layers.chains import Chains
 from layerstore.layers.derived import remove_derived, without_mounting
 from layerstore.layers.imports import clear_abandoned
 from layerstore.layers.packs import bring_small_together
+from layerstore.store.cold import FIRST_COLD, LIST, ColdPack, is_cold
 from layerstore.store.contents import ContentStore, Pack
 from layerstore.store.db import UNUSED_CHAINS, Database
 from layerstore.store.layout import Layout
@@ -74,8 +75,8 @@ def _collect(layout: Layout, database: Database, contents: ContentStore, chains:
         _sweep_chains(layout, database)
         chains.derived.evict(derived_limit)
         removed = _forget_unused(database)
-        live = _live_digests(database, chains)
         records = contents.log_records()
+        live = with_references(layout, records, _live_digests(database, chains))
         kept = _kept_records(records, live, lambda in_use: _packs_of_images(layout, chains, in_use))
         objects, slots = _by_place(kept)
         with database.transaction() as db:
@@ -83,13 +84,20 @@ def _collect(layout: Layout, database: Database, contents: ContentStore, chains:
                 contents.replace_log(db, kept)
             packs = [number for (number,) in db.execute("SELECT number FROM packs")]
             db.executemany("DELETE FROM packs WHERE number = ?", [(n,) for n in packs if n not in slots])
+            cold = [number for (number,) in db.execute("SELECT number FROM cold_packs")]
+            gone = [(n,) for n in cold if FIRST_COLD + n not in slots]
+            db.executemany("DELETE FROM cold_packs WHERE number = ?", gone)
         contents.remove_old_logs()
         _remove_files(layout, database, objects, set(map(str, slots)))
         contents.forget_packs()
         for number, alive in sorted(slots.items()):
             # A pack that is missing or has damaged slots keeps nobody from collecting the others.
             with contextlib.suppress(CorruptError, FileNotFoundError):
-                _punch_dead_slots(layout.pack(number), alive)
+                if number < FIRST_COLD:
+                    _punch(layout.pack(number), _dead_ranges(layout.pack(number), alive))
+                else:
+                    path = layout.cold_pack(number - FIRST_COLD)
+                    _punch(path, _dead_frames(path, alive))
         _sweep(Path(layout.run), lambda name: not _CHAIN_LOCK.fullmatch(name))
         return len({record[:32] for record in _records(records)} - live)
 
@@ -103,17 +111,20 @@ def _forget_unused(database: Database) -> bool:
 
 
 def _kept_records(log: bytes, live: set[bytes], packs_needed: Callable[[set[int]], set[int]]) -> bytes:
-    """The records of live contents, in their order: the last of each, and earlier ones in packs that stay anyway.
+    """The records of live contents, in their order: the last of each, and earlier ones in packs that stay anyway, but
+    for those of contents that are cold.
 
     `packs_needed` gives those that stay, where contents are looked up in the packs given to it.
     """
     last = {record[:32]: at for at, record in enumerate(_records(log)) if record[:32] in live}
     current = set(last.values())
     stay = packs_needed({pack for at, pack in enumerate(_packs(log)) if at in current})
+    cold = {record[:32] for at, (record, pack) in enumerate(_placed(log)) if at in current and is_cold(pack)}
     kept = (
         record
-        for at, (record, pack) in enumerate(zip(_records(log), _packs(log), strict=True))
-        if at in current or (pack in stay and record[:32] in live)
+        for at, (record, pack) in enumerate(_placed(log))
+        if at in current
+        or (pack in stay and record[:32] in live and (is_cold(pack) or record[:32] not in cold))
     )
     return b"".join(kept)
 
@@ -142,6 +153,41 @@ def _records(log: bytes) -> Iterable[bytes]:
 
 def _packs(log: bytes) -> Iterable[int]:
     return (pack for _, _, pack, _ in _WHERE.iter_unpack(log))
+
+
+def _placed(log: bytes) -> Iterable[tuple[bytes, int]]:
+    return zip(_records(log), _packs(log), strict=True)
+
+
+def with_references(layout: Layout, log: bytes, live: set[bytes]) -> set[bytes]:
+    """These contents, and those that they are differences or lists of where they are in cold packs."""
+    found = set(live)
+    places: dict[bytes, list[tuple[int, int]]] = {}
+    for digest, _, pack, slot in _WHERE.iter_unpack(log):
+        if is_cold(pack):
+            places.setdefault(digest, []).append((pack, slot))
+    packs: dict[int, ColdPack | None] = {}
+    waiting = [digest for digest in places if digest in found]
+    while waiting:
+        digest = waiting.pop()
+        for pack, slot in places.get(digest, ()):
+            if pack not in packs:
+                packs[pack] = _opened_cold(layout.cold_pack(pack - FIRST_COLD))
+            opened = packs[pack]
+            if opened is None:
+                continue
+            new = [each for each in opened.references_of(opened.slot(slot)) if each not in found]
+            found.update(new)
+            waiting += new
+    return found
+
+
+def _opened_cold(path: str) -> ColdPack | None:
+    """None where it is missing or damaged: what it has cannot be read, so nothing is kept for it."""
+    try:
+        return ColdPack(path)
+    except (CorruptError, FileNotFoundError):
+        return None
 
 
 def _live_digests(database: Database, chains: Chains) -> set[bytes]:
@@ -193,6 +239,9 @@ def _remove_files(layout: Layout, database: Database, objects: dict[str, set[str
     for directory in Path(layout.objects).iterdir():
         _sweep(directory, objects.get(directory.name, set()).__contains__)
     _sweep(Path(layout.packs), lambda name: name.split(".")[0] in packs)
+    if Path(layout.cold).is_dir():
+        cold = {str(number) for (number,) in db.execute("SELECT number FROM cold_packs")}
+        _sweep(Path(layout.cold), lambda name: name.split(".")[0] in cold)
     _sweep(Path(layout.layers), lambda name: name.split(".")[0] in layers)
     _sweep(Path(layout.blobs), blobs.__contains__)
     # No pull is under way: these are of pulls that failed.
@@ -220,10 +269,9 @@ def _sweep(directory: Path, keep: Callable[[str], bool]) -> None:
             path.unlink(missing_ok=True)  # a log that whoever had left it may be removing, too
 
 
-def _punch_dead_slots(path: str, alive: set[int]) -> None:
+def _punch(path: str, holes: bytes) -> None:
     """Give back what is dead in a pack that nobody has open: a file whose image is gone may still be read in a mount
     that was detached by force, or that is in another mount namespace."""
-    holes = _dead_ranges(path, alive)
     if not holes:
         return
     # It may not be written to, not even by its owner, who need not be root.
@@ -254,9 +302,18 @@ def _dead_ranges(path: str, alive: set[int]) -> bytes:
     return b"".join(_RANGE.pack(*hole) for hole in holes)
 
 
+def _dead_frames(path: str, alive: set[int]) -> bytes:
+    pack = ColdPack(path)
+    needed = {pack.slot(slot).frame for slot in alive if pack.slot(slot).base != LIST}
+    frames = (pack.frame(number) for number in range(pack.frame_count) if number not in needed)
+    return b"".join(
+        _RANGE.pack(frame.offset, frame.stored_bytes) for frame in frames if frame.stored_bytes >= _BLOCK_BYTES
+    )
+
+
 def _used_bytes(layout: Layout) -> int:
     used = 0
-    waiting = [layout.objects, layout.packs, layout.layers, layout.chains, layout.blobs, layout.logs]
+    waiting = [layout.objects, layout.packs, layout.cold, layout.layers, layout.chains, layout.blobs, layout.logs]
     waiting += [layout.downloads, layout.staging]
     while waiting:
         # An import or an eviction renames and removes meanwhile.

@@ -28,7 +28,7 @@ from layerstore.layers.streams import (
     read_ahead,
 )
 from layerstore.limits import DEFAULT, FREE_INDEX_BYTES, beyond
-from layerstore.naming import about
+from layerstore.naming import about, exists
 from layerstore.store import durable
 from layerstore.store.db import SET_NAME
 from layerstore.store.known_blobs import KnownBlob, remember, saw
@@ -217,7 +217,7 @@ class Import:
         import hashlib
 
         from layerstore._core.hashing import Hasher
-        from layerstore.layers.zstd import recipe_compressor
+        from layerstore.store.zstd import recipe_compressor
 
         ingest = _ingest_of(self._opened(), limits)
         recipe = f"{self._staging}/{os.urandom(8).hex()}.recipe"
@@ -441,6 +441,25 @@ def clear_abandoned(layout: Layout, database: Database) -> None:
     for number in packs:
         if number not in committed:
             _if_abandoned(layout.pack(number), functools.partial(_drop_pack, layout, database, number))
+    clear_abandoned_cold(layout, database)
+
+
+def clear_abandoned_cold(layout: Layout, database: Database) -> None:
+    """Remove the cold packs of freezes that were killed. Under the staging lock."""
+    if not exists(layout.cold):
+        return
+    committed = {number for (number,) in database.read().execute("SELECT number FROM cold_packs")}
+    for name in os.listdir(layout.cold):
+        if name.endswith(".cold") and int(name.removesuffix(".cold")) not in committed:
+            path = f"{layout.cold}/{name}"
+            _if_abandoned(path, functools.partial(drop_cold_pack, layout, database, int(name.removesuffix(".cold"))))
+
+
+def drop_cold_pack(layout: Layout, database: Database, number: int) -> None:
+    """As `_drop_pack`."""
+    if database.read().execute("SELECT 1 FROM cold_packs WHERE number = ?", (number,)).fetchone() is None:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(layout.cold_pack(number))
 
 
 def _if_abandoned(lock: str, remove: Callable[[], object]) -> None:

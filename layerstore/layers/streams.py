@@ -194,7 +194,7 @@ def _gzip(_window_bytes: int) -> tuple[Callable[[], _Decoder], type[Exception], 
 
 
 def _zstd(window_bytes: int) -> tuple[Callable[[], _Decoder], type[Exception], bytes]:
-    from layerstore.layers.zstd import ZstdError, decompressor
+    from layerstore.store.zstd import ZstdError, decompressor
 
     window_log = window_bytes.bit_length() - 1
     return lambda: decompressor(window_log), ZstdError, ZSTD_MAGIC

@@ -8,6 +8,7 @@ import io
 import os
 import struct
 import threading
+from collections import OrderedDict
 from itertools import groupby
 
 from layerstore._core.files import MappedFile, copy_ranges
@@ -16,12 +17,14 @@ from layerstore._core.ingest import LOCATION_NONE, LOCATION_OBJECT, RECORD_BYTES
 from layerstore.errors import RELOAD, REPAIR, CorruptError, NotFound
 from layerstore.naming import about
 from layerstore.store import durable
-from layerstore.store.pieces import PIECE_BYTES, read_at, write_at
+from layerstore.store.cold import FIRST_COLD, LIST, WHOLE, ColdPack, apply_delta, is_cold
+from layerstore.store.layout import PACK_THRESHOLD_BYTES
+from layerstore.store.pieces import PIECE_BYTES, read_at, write_all, write_at
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from typing import Literal, TypeAlias, TypeVar
 
     from typing_extensions import Buffer
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
     this process does so, and again once garbage was collected; or not at all."""
 
 LOG_HEADER = b"LSDIGEST" + struct.pack("<IIQQ", 1, RECORD_BYTES, 0, 0)
+_FRAMES = 16
 _LOCATION = struct.Struct("<II")
 SLOT = struct.Struct("<QQ32s")
 _FOOTER = struct.Struct("<8sIIQ32s8s")
@@ -101,6 +105,9 @@ class _Generation:
         self.number = number
         self.digests = Digests(b"", 0)
         self.packs: dict[int, Pack] = {}
+        self.cold_packs: dict[int, ColdPack] = {}
+        self.frames: OrderedDict[tuple[int, int], bytes] = OrderedDict()
+        """Frames of cold packs that were read last, by pack and number."""
         self.sound_slots: dict[int, bytearray] = {}
         """Of a pack, a byte for each slot: 1 where its content is sound."""
         self.sound_objects: set[bytes] = set()
@@ -215,9 +222,86 @@ class ContentStore:
         pack, slot = _located(opened, digest)
         if pack == LOCATION_OBJECT:
             return self._open_object(opened, digest)
+        if is_cold(pack):
+            return self._find_cold(opened, pack, slot, digest)
         content = bytes(self._pack(opened, pack).content(slot))
         self._check_slots(opened, pack, [slot], [digest], [content])
         return content
+
+    def _find_cold(self, opened: _Generation, pack: int, slot: int, digest: bytes) -> bytes | io.FileIO:
+        """As of any other: one that is no larger than those in packs is given as bytes, a larger one in a file, which
+        has no name."""
+        if self._cold_pack(opened, pack).slot(slot).size <= PACK_THRESHOLD_BYTES:
+            return self._read_cold(opened, pack, slot, digest)
+        file = io.FileIO(self._layout.staging, "r+", opener=_nameless)
+        try:
+            with about(self._layout.staging):
+                for piece in self._cold_pieces(opened, pack, slot, digest):
+                    write_all(file.write, piece)
+                file.seek(0)
+            if self._is_in_doubt(opened, digest):
+                if _hash_of(file) != digest:
+                    raise _damaged(digest, f"slot {slot} of {self._cold_pack(opened, pack).path}")
+                opened.sound_objects.add(digest)
+        except BaseException:
+            file.close()
+            raise
+        return file
+
+    def _read_cold(self, opened: _Generation, pack: int, slot: int, digest: bytes) -> bytes:
+        content = b"".join(self._cold_pieces(opened, pack, slot, digest))
+        if self._is_in_doubt(opened, digest):
+            if blake3(content) != digest:
+                raise _damaged(digest, f"slot {slot} of {self._cold_pack(opened, pack).path}")
+            opened.sound_objects.add(digest)
+        return content
+
+    def _cold_pieces(self, opened: _Generation, pack: int, slot: int, digest: bytes) -> Iterator[bytes]:
+        """The bytes of a content of a cold pack, that of large ones by the chunk. Nothing of them was verified."""
+        cold = self._cold_pack(opened, pack)
+        found = cold.slot(slot)
+        if found.digest != digest:
+            raise CorruptError(f"slot {slot} of {cold.path} has another content than {digest.hex()}; {REPAIR}")
+        if found.base == LIST:
+            for chunk in cold.references_of(found):
+                yield self._read(opened, chunk)
+            return
+        frame = self._frame(opened, cold, pack, found.frame)
+        written = frame[found.at : found.at + found.length]
+        if found.base == WHOLE:
+            yield written
+            return
+        (base,) = cold.references_of(found)
+        base_pack, base_slot = _located(opened, base)
+        if is_cold(base_pack):
+            of_base = self._cold_pack(opened, base_pack).slot(base_slot).base
+            if of_base not in (WHOLE, LIST):
+                raise CorruptError(f"slot {slot} of {cold.path} differs from what is a difference itself; {REPAIR}")
+        try:
+            yield apply_delta(self._read(opened, base), written, found.size)
+        except CorruptError as error:
+            raise CorruptError(f"slot {slot} of {cold.path} is damaged ({error}); {REPAIR}") from error
+
+    def _cold_pack(self, opened: _Generation, pack: int) -> ColdPack:
+        with self._lock:
+            cold = opened.cold_packs.get(pack)
+            if cold is None:
+                cold = opened.cold_packs[pack] = ColdPack(self._layout.cold_pack(pack - FIRST_COLD))
+            return cold
+
+    def _frame(self, opened: _Generation, cold: ColdPack, pack: int, number: int) -> bytes:
+        """A frame's bytes, of which the last few are kept."""
+        key = pack, number
+        with self._lock:
+            if key in opened.frames:
+                opened.frames.move_to_end(key)
+                return opened.frames[key]
+        raw = cold.raw(number)
+        with self._lock:
+            opened.frames[key] = raw
+            while len(opened.frames) > _FRAMES:
+                opened.frames.popitem(last=False)
+        return raw
 
     def open_place(self, digest: bytes) -> tuple[io.FileIO, int, bool]:
         """The file that a content is in, opened, the byte at which it begins, and whether others are in that file.
@@ -230,6 +314,9 @@ class ContentStore:
         pack, slot = _located(opened, digest)
         if pack == LOCATION_OBJECT:
             return self._open_object(opened, digest), 0, False
+        if is_cold(pack):
+            found = self._find_cold(opened, pack, slot, digest)
+            return (found if isinstance(found, io.FileIO) else self._in_file(found)), 0, False
         offset, size, _ = self._pack(opened, pack).slot(slot)
         file = io.FileIO(self._layout.pack(pack))
         try:
@@ -239,6 +326,18 @@ class ContentStore:
             file.close()
             raise
         return file, offset, True
+
+    def _in_file(self, content: bytes) -> io.FileIO:
+        """A content in a file that has no name."""
+        file = io.FileIO(self._layout.staging, "r+", opener=_nameless)
+        try:
+            with about(self._layout.staging):
+                write_all(file.write, content)
+                file.seek(0)
+        except BaseException:
+            file.close()
+            raise
+        return file
 
     def link_to(self, digest: bytes, path: str) -> bool:
         """Make `path` another name of an object; False where the content is none. Under the garbage lock.
@@ -263,11 +362,21 @@ class ContentStore:
         return self._settled(lambda opened: self._read(opened, digest))
 
     def _read(self, opened: _Generation, digest: bytes) -> bytes:
-        if _located(opened, digest)[0] == LOCATION_OBJECT:
+        pack, slot = _located(opened, digest)
+        if pack == LOCATION_OBJECT:
             return self._read_object(opened, digest)
+        if is_cold(pack):
+            return self._read_cold(opened, pack, slot, digest)
         found = self._find(opened, digest)
         assert isinstance(found, bytes)
         return found
+
+    def read_place(self, pack: int, slot: int, digest: bytes) -> bytes:
+        """What is at that place of a cold pack, also where the content is looked up elsewhere. It is not verified.
+
+        Under the garbage lock. Raises `CorruptError`, `NotFound`, `OSError`.
+        """
+        return b"".join(self._cold_pieces(self._current(), pack, slot, digest))
 
     def read_many(self, digests: Sequence[bytes]) -> list[bytes]:
         """Many contents whole: looked up at once, read in the order in which they lie in packs, equal ones once.
@@ -285,6 +394,9 @@ class ContentStore:
             slots, names = zip(*((slot, digest) for (_, slot), digest in places), strict=True)
             if pack == LOCATION_OBJECT:
                 found.update((digest, self._read_object(opened, digest)) for digest in names)
+            elif is_cold(pack):
+                for slot, digest in zip(slots, names, strict=True):
+                    found[digest] = self._read_cold(opened, pack, slot, digest)
             else:
                 copies = self._pack(opened, pack).copies(slots)
                 self._check_slots(opened, pack, slots, names, copies)
@@ -384,6 +496,10 @@ def _located(opened: _Generation, digest: bytes) -> tuple[int, int]:
     if pack == LOCATION_NONE:
         raise NotFound(f"content {digest.hex()} is not in the store")
     return pack, slot
+
+
+def _nameless(directory: str, flags: int) -> int:
+    return os.open(directory, (flags & ~os.O_CREAT) | os.O_TMPFILE, 0o600)
 
 
 def _hash_of(file: io.FileIO) -> bytes:

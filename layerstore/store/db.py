@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 
 SET_NAME = "INSERT INTO names VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET image_id = excluded.image_id"
 """Gives an image (id, second) a name (first); one that another image has moves to it."""
@@ -124,7 +124,12 @@ CREATE TABLE damaged_layers (
 ) WITHOUT ROWID;
 {sums.TABLE};
 """
-_STEPS = {0: _SCHEMA, 2: _LOGS, 3: _BLOBS, 4: _CHECKS}
+_COLD = """
+CREATE TABLE cold_packs (number INTEGER PRIMARY KEY);
+CREATE TABLE frozen (image_id TEXT PRIMARY KEY REFERENCES images ON DELETE CASCADE) WITHOUT ROWID;
+INSERT INTO counters VALUES ('cold_packs', 0);
+"""
+_STEPS = {0: _SCHEMA, 2: _LOGS, 3: _BLOBS, 4: _CHECKS, 5: _COLD}
 """What is done to a database of that version. The one of version 1 is not read any more."""
 
 

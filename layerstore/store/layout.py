@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 FORMAT = "layerstore 1\n"
 FORMAT_NAME = "format"
 _UNFINISHED_FORMAT = f".{FORMAT_NAME}."
+FIRST_COLD = 1 << 31
+"""A location in cold pack `n` has the pack number `FIRST_COLD + n`."""
 POOL_NAME = "pool"
 """With it begin the names of what is beside a pool (layerstore/store/pool.py)."""
 PACK_THRESHOLD_BYTES = 128 * 1024
@@ -73,6 +75,7 @@ class Layout:
         self.ready_database = f"{self.root}/.layerstore.db.ready"
         self.packs = f"{self.root}/packs"
         self.objects = f"{self.root}/objects"
+        self.cold = f"{self.root}/cold"
         self.layers = f"{self.root}/layers"
         self.chains = f"{self.root}/chains"
         self.containers = f"{self.root}/containers"
@@ -94,15 +97,21 @@ class Layout:
         self.steps_lock = f"{self.run}/steps.lock"
         self.database_lock = f"{self.run}/database.lock"
         self.packs_lock = f"{self.run}/packs.lock"
+        self.freeze_lock = f"{self.run}/freeze.lock"
 
     def digests(self, generation: int) -> str:
         return f"{self.root}/digests.{generation}"
 
     def pack(self, number: int) -> str:
-        return f"{self.packs}/{number}.pack"
+        """Of a pack, or of a cold pack by the number that it has in locations."""
+        return f"{self.packs}/{number}.pack" if number < FIRST_COLD else self.cold_pack(number - FIRST_COLD)
 
     def pack_image(self, number: int) -> str:
         return f"{self.packs}/{number}.erofs"
+
+    def cold_pack(self, number: int) -> str:
+        """Number as it is in the database, from 0."""
+        return f"{self.cold}/{number}.cold"
 
     def object(self, hex_digest: str) -> str:
         return f"{self.objects}/{hex_digest[:2]}/{hex_digest[2:]}"
@@ -218,7 +227,7 @@ class Layout:
             raise PermissionError(f"{self.root} belongs to user {status.st_uid}; run as that user")
 
     def _own_names(self) -> set[str]:
-        own = (self.format, self.packs, self.objects, self.layers, self.chains, self.containers, self.logs, self.builds)
+        own = (self.format, self.packs, self.objects, self.cold, self.layers, self.chains, self.containers, self.logs, self.builds)
         database = (self.database + ending for ending in ("", "-wal", "-shm"))
         return {os.path.basename(path) for path in (*own, self.run, self.staging, self.quarantine, *database)} | {
             "blobs"

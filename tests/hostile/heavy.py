@@ -227,7 +227,7 @@ def run(name: str, directory: str) -> dict[str, object]:
 
 def main(directory: str) -> None:
     import layerstore.layers.loading
-    import layerstore.layers.zstd  # noqa: F401
+    import layerstore.store.zstd  # noqa: F401
 
     with Store(f"{directory}/store", create=True):
         pass

@@ -1,0 +1,47 @@
+"""Keep images compressed that are not in use, by what differs from others that are stored.
+
+What a frozen image has can be read as before (cat, ls, save, push, diff). A container of it, or a mount, brings its
+contents back first, as `thaw` does. What images need that are not frozen stays as it is.
+"""
+
+from __future__ import annotations
+
+from layerstore.cli import output
+from layerstore.errors import InvalidInput
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+
+    from layerstore.api import Store
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("images", metavar="IMAGE", nargs="*", help="names or ids")
+    parser.add_argument(
+        "--unused-for",
+        type=output.parse_duration,
+        metavar="AGE",
+        help="all images that came into the store and were used longer ago, and that no container uses: 24h, 7d ...",
+    )
+    parser.add_argument(
+        "--compression", choices=("zstd", "lz4"), default="zstd", help="lz4 is larger, and read faster (default: zstd)"
+    )
+
+
+def run(store: Store, args: argparse.Namespace) -> int:
+    if bool(args.images) == (args.unused_for is not None):
+        raise InvalidInput("give images, or --unused-for AGE for all that were not used for so long")
+    with output.progress_bar() as progress:
+        frozen = store.freeze(
+            args.images or None,
+            unused_for_seconds=args.unused_for or 0,
+            compression=args.compression,
+            progress=progress,
+        )
+    images = len(frozen.images)
+    print(
+        f"{images} image{'' if images == 1 else 's'} frozen: {frozen.contents} contents of "
+        f"{output.size(frozen.content_bytes)} take {output.size(frozen.stored_bytes)} now"
+    )
+    return 0

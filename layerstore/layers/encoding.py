@@ -1,0 +1,350 @@
+"""Writes a cold pack (docs/format/cold.md): which contents become differences from others, which go together into one
+frame, and which are cut into chunks.
+
+What is compressed is compressed by threads, two at a time on two cores, and written in the order in which it was given:
+the pack is the same, whatever the threads do. Nothing is known here of a store but how to read a content.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
+
+import numpy as np
+
+from layerstore._core.chunking import cut
+from layerstore._core.hashing import blake3, hash_many
+from layerstore.layers.ordered import in_order
+from layerstore.naming import about
+from layerstore.store import zstd
+from layerstore.store.cold import (
+    AGAINST_BASE,
+    CHECK_BYTES,
+    DELTA,
+    FOOTER,
+    FRAME,
+    LIST,
+    LITERAL,
+    LZ4,
+    MAGIC,
+    SLOT,
+    STORED,
+    VERSION,
+    WHOLE,
+    ZSTD,
+)
+from layerstore.store.pieces import write_at
+from layerstore.types import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from typing import Literal, TypeAlias, TypeVar
+
+    from numpy.typing import NDArray
+
+    from typing_extensions import Buffer
+
+    Compression: TypeAlias = Literal["zstd", "lz4"]
+    """How frames are compressed."""
+    _Thing = TypeVar("_Thing")
+    _Answer: TypeAlias = "tuple[Item, bytes, bytes] | tuple[Item, None, None]"
+
+GROUP_BYTES = 1 << 20
+"""What is compressed as one: a read of one content reads so much."""
+LARGE_BYTES = 1 << 20
+"""Contents of more are cut into chunks."""
+CHUNK_BYTES = 64 << 10
+"""Of a large content, on average."""
+DELTA_BYTES = 32 << 20
+"""A larger content is not written as a difference: both it and its base are in memory."""
+LEVEL = 3
+_ALIKE = 3
+"""A base is not so many times as large as what differs from it, nor the other way around."""
+_BASES = 3
+"""So many bases of one name are tried, those whose sizes are nearest."""
+_WORTH = 0.25
+"""A difference that is larger than that part of the content is none: the content compresses as well by itself."""
+_LITERAL_BYTES = 48
+_TASK_BYTES = 4 << 20
+_THREADS = os.cpu_count() or 1
+_VARYING = re.compile(rb"(?<![0-9A-Za-z])[0-9a-f]{8,}(?![0-9A-Za-z])|[0-9]+(?:\.[0-9]+)*")
+_NO_NAME = bytes(8)
+
+
+def name_of(path: bytes) -> bytes:
+    """A path without what differs between versions: numbers, and digests in hexadecimal digits."""
+    return _VARYING.sub(b"#", path)
+
+
+def hash_names(names: Sequence[bytes]) -> list[bytes]:
+    """What stands for each name in a cold pack: the first 8 bytes of its BLAKE3."""
+    return [digest[:8] for digest in hash_many(names)]
+
+
+class Item(Value):
+    """A content that is to be written: `path` is one that it has, `name` stands for it in the pack."""
+
+    def __init__(self, digest: bytes, size: int, path: bytes, name: bytes) -> None:
+        self.digest = digest
+        self.size = size
+        self.path = path
+        self.name = name
+
+
+class Encoder:
+    """Writes one cold pack to the empty file `fd`.
+
+    Args:
+        compression: of frames. What is written as a difference is compressed with zstd whatever it says.
+        read: gives a content by its digest; called from several threads at once.
+        known: which of these chunks, by digest, are stored elsewhere.
+        bases: contents that others may be differences from, by name: digest and size. They are not differences
+            themselves.
+        progress: called with the bytes that were read of the items until now.
+
+    Raises `OSError`, and what `read` does.
+    """
+
+    def __init__(
+        self,
+        fd: int,
+        path: str,
+        compression: Compression,
+        read: Callable[[bytes], Buffer],
+        known: Callable[[Sequence[bytes]], set[bytes]],
+        bases: dict[bytes, list[tuple[bytes, int]]],
+        progress: Callable[[int], None] | None = None,
+    ) -> None:
+        self._fd = fd
+        self._path = path
+        self._codec = ZSTD if compression == "zstd" else LZ4
+        self._read = read
+        self._known = known
+        self._bases = bases
+        self._progress = progress
+        self._done = 0
+        self._at = FOOTER.size
+        self._frames: list[bytes] = []
+        self._slots: list[bytes] = []
+        self._references: list[bytes] = []
+        self._digests: list[tuple[bytes, int]] = []
+        self._chunks: set[bytes] = set()
+
+    def write(self, items: Sequence[Item], must_stay: set[bytes]) -> list[tuple[bytes, int]]:
+        """Write these contents, each once, and what says where they are; returns digest and size of each slot, which
+        are those of chunks, too. Contents that `must_stay` whole are no differences, as others differ from them."""
+        with about(self._path), ThreadPoolExecutor(_THREADS) as threads:
+            wholes = self._write_deltas(threads, items, must_stay)
+            small = [item for item in wholes if item.size <= LARGE_BYTES]
+            self._write_groups(threads, sorted(small, key=_neighbours))
+            self._write_large(threads, [item for item in wholes if item.size > LARGE_BYTES])
+            self._write_tables()
+        return self._digests
+
+    # Differences
+
+    def _write_deltas(self, threads: ThreadPoolExecutor, items: Sequence[Item], must_stay: set[bytes]) -> list[Item]:
+        """Write those that are differences; returns the others."""
+        wholes: list[Item] = []
+        tasks: list[list[list[Item]]] = []
+        task: list[list[Item]] = []
+        size = 0
+        by_name = sorted(items, key=lambda item: item.name)
+        for name, same in groupby(by_name, key=lambda item: item.name):
+            family = list(same)
+            if (len(family) == 1 and name not in self._bases) or name == _NO_NAME:
+                wholes += family
+                continue
+            task.append(family)
+            size += sum(item.size for item in family)
+            if size >= _TASK_BYTES:
+                tasks.append(task)
+                task, size = [], 0
+        tasks.append(task)
+        written: list[tuple[Item, bytes, bytes]] = []
+        pending = 0
+        for answers in in_order(threads, lambda families: self._compare(families, must_stay), tasks):
+            for item, base, delta in answers:
+                if base is None or delta is None:
+                    wholes.append(item)
+                    continue
+                self._tell(item.size)
+                written.append((item, base, delta))
+                pending += len(delta)
+            if pending >= GROUP_BYTES:
+                self._put_deltas(written)
+                written, pending = [], 0
+        self._put_deltas(written)
+        return wholes
+
+    def _compare(self, families: list[list[Item]], must_stay: set[bytes]) -> list[_Answer]:
+        return [answer for family in families for answer in self._compare_family(family, must_stay)]
+
+    def _compare_family(self, family: list[Item], must_stay: set[bytes]) -> Iterator[_Answer]:
+        """Of contents of one name: which base each has, and the difference from it."""
+        bases = list(self._bases.get(family[0].name, ()))
+        # Those that stay whole come first, so that others differ from them.
+        for item in sorted(family, key=lambda item: item.digest not in must_stay):
+            best: tuple[Item, bytes, bytes] | None = None
+            if item.digest not in must_stay and item.size <= DELTA_BYTES:
+                content = self._read(item.digest)
+                limit = int(item.size * _WORTH)
+                for digest, _ in _nearest(bases, item.size):
+                    delta = delta_of(self._read(digest), content, limit)
+                    if delta is not None:
+                        best, limit = (item, digest, delta), len(delta) - 1
+                        if limit < DELTA.size + _LITERAL_BYTES:
+                            break
+            if best is None:
+                bases.append((item.digest, item.size))
+                yield item, None, None
+            else:
+                yield best
+
+    def _put_deltas(self, written: list[tuple[Item, bytes, bytes]]) -> None:
+        if not written:
+            return
+        frame = len(self._frames)
+        at = 0
+        for item, base, delta in written:
+            self._add_slot(item.digest, item.size, item.name, frame, at, len(delta), len(self._references))
+            self._references.append(base)
+            at += len(delta)
+        self._put_frame(*self._compressed(b"".join(delta for _, _, delta in written)))
+
+    # Wholes
+
+    def _write_groups(self, threads: ThreadPoolExecutor, items: Iterable[Item]) -> None:
+        for group, frame in in_order(threads, self._read_group, _groups(items, lambda item: item.size)):
+            at = 0
+            for item in group:
+                self._add_slot(item.digest, item.size, item.name, len(self._frames), at, item.size, WHOLE)
+                at += item.size
+            self._put_frame(*frame)
+            self._tell(at)
+
+    def _read_group(self, group: list[Item]) -> tuple[list[Item], tuple[bytes, int, int]]:
+        return group, self._compressed(b"".join(self._read(item.digest) for item in group))
+
+    def _write_large(self, threads: ThreadPoolExecutor, items: Iterable[Item]) -> None:
+        for item in items:
+            content = memoryview(self._read(item.digest))
+            if len(content) != item.size:
+                raise ValueError(f"content {item.digest.hex()} has {len(content)} bytes, not {item.size}")
+            ends = cut(content, CHUNK_BYTES // 4, CHUNK_BYTES, CHUNK_BYTES * 8)
+            chunks = [content[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+            digests = hash_many(chunks)
+            known = self._known(digests)
+            new: list[tuple[bytes, memoryview]] = []
+            for digest, chunk in zip(digests, chunks, strict=True):
+                if digest not in self._chunks and digest not in known:
+                    self._chunks.add(digest)
+                    new.append((digest, chunk))
+            for group, frame in in_order(threads, self._compress_chunks, _groups(new, lambda chunk: len(chunk[1]))):
+                at = 0
+                for digest, chunk in group:
+                    self._add_slot(digest, len(chunk), _NO_NAME, len(self._frames), at, len(chunk), WHOLE)
+                    at += len(chunk)
+                self._put_frame(*frame)
+            self._add_slot(item.digest, item.size, item.name, 0, len(self._references), len(digests), LIST)
+            self._references += digests
+            self._tell(item.size)
+
+    def _compress_chunks(
+        self, group: list[tuple[bytes, memoryview]]
+    ) -> tuple[list[tuple[bytes, memoryview]], tuple[bytes, int, int]]:
+        return group, self._compressed(b"".join(chunk for _, chunk in group))
+
+    # What is written
+
+    def _compressed(self, raw: bytes) -> tuple[bytes, int, int]:
+        """A frame: its bytes, its codec, and how many bytes it was."""
+        if self._codec == ZSTD:
+            packed = zstd.compress(raw, LEVEL)
+        else:
+            import lz4.block
+
+            packed = lz4.block.compress(raw, store_size=False)
+        return (packed, self._codec, len(raw)) if len(packed) < len(raw) else (raw, STORED, len(raw))
+
+    def _put_frame(self, packed: bytes, codec: int, raw_bytes: int) -> None:
+        write_at(self._fd, packed, self._at)
+        check = blake3(packed)[:CHECK_BYTES]
+        self._frames.append(FRAME.pack(self._at, len(packed), raw_bytes, codec, check))
+        self._at += len(packed)
+
+    def _add_slot(self, digest: bytes, size: int, name: bytes, frame: int, at: int, length: int, base: int) -> None:
+        self._slots.append(SLOT.pack(digest, size, name, frame, at, length, base))
+        self._digests.append((digest, size))
+
+    def _write_tables(self) -> None:
+        tables = b"".join((*self._frames, *self._slots, *self._references))
+        counts = len(self._frames), len(self._slots), len(self._references)
+        footer = FOOTER.pack(MAGIC, VERSION, *counts, self._at, blake3(tables), bytes(8))[:-8]
+        footer += blake3(footer)[:8]
+        write_at(self._fd, tables + footer, self._at)
+        write_at(self._fd, footer, 0)
+
+    def _tell(self, size: int) -> None:
+        self._done += size
+        if self._progress is not None:
+            self._progress(self._done)
+
+
+def delta_of(base: Buffer, content: Buffer, limit: int) -> bytes | None:
+    """How a content differs from its base (`layerstore.store.cold.apply_delta`); None where that takes more than
+    `limit` bytes."""
+    head, tail = _common_ends(base, content)
+    old, new = memoryview(base), memoryview(content)
+    old_middle, new_middle = old[head : len(old) - tail], new[head : len(new) - tail]
+    written: Buffer = new_middle
+    kind = LITERAL
+    if len(new_middle) > _LITERAL_BYTES and len(old_middle) >= 8:
+        written, kind = zstd.compress_against(old_middle, new_middle, LEVEL), AGAINST_BASE
+    delta = DELTA.pack(head, tail, kind) + bytes(written)
+    return delta if len(delta) <= limit or len(delta) <= DELTA.size + _LITERAL_BYTES else None
+
+
+def _common_ends(a: Buffer, b: Buffer) -> tuple[int, int]:
+    """How many bytes two contents have in common at their beginnings, and then at their ends."""
+    left, right = np.frombuffer(a, np.uint8), np.frombuffer(b, np.uint8)
+    shorter = min(len(left), len(right))
+    head = _first(left[:shorter] != right[:shorter])
+    rest = shorter - head
+    if not rest:
+        return head, 0
+    return head, _first(left[len(left) - rest :][::-1] != right[len(right) - rest :][::-1])
+
+
+def _first(differs: NDArray[np.bool_]) -> int:
+    at = int(differs.argmax()) if len(differs) else 0
+    return at if len(differs) and differs[at] else len(differs)
+
+
+def _nearest(bases: list[tuple[bytes, int]], size: int) -> list[tuple[bytes, int]]:
+    alike = [base for base in bases if base[1] <= _ALIKE * size and size <= _ALIKE * base[1] and base[1] <= DELTA_BYTES]
+    # Of those that are equally near, the one that came last.
+    return sorted(reversed(alike), key=lambda base: abs(base[1] - size))[:_BASES]
+
+
+def _neighbours(item: Item) -> tuple[bytes, bytes]:
+    """Contents of one kind lie together, and of these such as lie together in the image."""
+    name = item.path.rpartition(b"/")[2]
+    return name.rpartition(b".")[2] if b"." in name else b"", item.path
+
+
+def _groups(things: Iterable[_Thing], size_of: Callable[[_Thing], int]) -> Iterator[list[_Thing]]:
+    """What goes into one frame."""
+    group: list[_Thing] = []
+    size = 0
+    for thing in things:
+        if group and size + size_of(thing) > GROUP_BYTES:
+            yield group
+            group, size = [], 0
+        group.append(thing)
+        size += size_of(thing)
+    if group:
+        yield group

@@ -1,0 +1,319 @@
+"""Freezes images: what no image that stays hot needs is written to a cold pack, and is read from there from then on.
+
+A cold pack is written beside everything else under the shared garbage lock, where it is an abandoned file unless a
+transaction names it. That transaction runs under the exclusive lock and is the commit: it looks again at which images
+are in use, and has the digest log say where the contents are. Garbage collection then gives back what they took.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import struct
+import time
+
+from layerstore._core.ingest import LOCATION_NONE, RECORD_BYTES
+from layerstore.errors import Conflict, InvalidInput, NotFound
+from layerstore.layers.derived import remove_derived
+from layerstore.layers.encoding import Encoder, Item, hash_names, name_of
+from layerstore.layers.imports import clear_abandoned_cold, drop_cold_pack
+from layerstore.results import Frozen, Progress
+from layerstore.store import durable
+from layerstore.store.cold import FIRST_COLD, LIST, SLOT, WHOLE, ColdPack, is_cold
+from layerstore.store.layout import make_private
+from layerstore.store.locks import locked, locked_past_sharers, try_lock
+from layerstore.types import ChainId, DiffId, ImageId
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+
+    from layerstore.layers.chains import Chains
+    from layerstore.layers.encoding import Compression
+    from layerstore.store.contents import ContentStore
+    from layerstore.store.db import Database
+    from layerstore.store.layout import Layout
+
+_RECORD = struct.Struct("<32sQII")
+_CONTENT = struct.Struct("<32sQ")
+_PLACE = struct.Struct("<II")
+_NO_NAME = bytes(8)
+_HOT_PATHS = 1_000_000
+"""Of so many paths of images that stay hot contents are looked at, as what those that are frozen may differ from."""
+
+
+class _Images:
+    """Which images there are, at one moment: their chains, and which are frozen or in use."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        read = db.execute
+        self.chains = {ImageId(i): ChainId(c) for i, c in read("SELECT image_id, chain_id FROM images").fetchall()}
+        self.frozen = {ImageId(i) for (i,) in read("SELECT image_id FROM frozen").fetchall()}
+        self.in_use = {ImageId(i) for (i,) in read("SELECT DISTINCT image_id FROM containers").fetchall()}
+        rows = read("SELECT chain_id, parent, diff_id FROM chains").fetchall()
+        self._rows = {ChainId(chain): (parent, DiffId(diff_id)) for chain, parent, diff_id in rows}
+
+    def hot(self, chosen: Collection[ImageId]) -> set[ImageId]:
+        """The images that stay hot where those chosen are frozen."""
+        return {image for image in self.chains if image in self.in_use or not (image in chosen or image in self.frozen)}
+
+    def layers(self, images: Iterable[ImageId]) -> list[DiffId]:
+        """Those of these images, each once, bottom first."""
+        found: dict[DiffId, None] = {}
+        seen: set[ChainId] = set()
+        for image in images:
+            stack = []
+            at: ChainId | None = self.chains[image]
+            while at is not None and at not in seen and at in self._rows:
+                seen.add(at)
+                at, diff_id = self._rows[at]
+                stack.append(diff_id)
+            found.update(dict.fromkeys(reversed(stack)))
+        return list(found)
+
+
+def freeze(
+    layout: Layout,
+    database: Database,
+    contents: ContentStore,
+    chains: Chains,
+    images: Sequence[ImageId],
+    compression: Compression,
+    progress: Callable[[Progress], None] | None,
+) -> Frozen:
+    """See `layerstore.Store.freeze`; what the contents took is garbage then, and not given back yet."""
+    if compression not in ("zstd", "lz4"):
+        raise InvalidInput(f"frames are compressed by 'zstd' or 'lz4', not {compression!r}")
+    make_private(layout.cold)
+    with locked(layout.freeze_lock, exclusive=True), contextlib.ExitStack() as stack:
+        freezing = _Freezing(layout, database, contents, chains, images)
+        with locked(layout.garbage_lock, exclusive=False):
+            with locked(layout.staging_lock, exclusive=True):
+                clear_abandoned_cold(layout, database)
+                number, fd = _reserve(layout, database)
+                stack.callback(os.close, fd)
+                stack.callback(drop_cold_pack, layout, database, number)
+            written = freezing.write(number, fd, compression, progress)
+        with locked_past_sharers(layout.garbage_lock):
+            frozen = freezing.commit(number, written)
+        stored = os.fstat(fd).st_size if written else 0
+        return Frozen(frozen, len(freezing.items), sum(item.size for item in freezing.items), stored)
+
+
+def unused_images(
+    layout: Layout, database: Database, seconds: float, among: Collection[ImageId] | None = None
+) -> list[ImageId]:
+    """Images that came into the store and were used longer ago, oldest first; all that no container uses, or those
+    that are given. That one was used, what is derived of it says, as long as there is any."""
+    rows = database.read().execute(
+        "SELECT image_id, chain_id, stored_seconds FROM images "
+        "WHERE image_id NOT IN (SELECT image_id FROM frozen) ORDER BY stored_seconds"
+    )
+    in_use = {image for (image,) in database.read().execute("SELECT DISTINCT image_id FROM containers").fetchall()}
+    before = time.time() - seconds
+    found = []
+    for image, chain, stored in rows.fetchall():
+        if image not in in_use if among is None else image in among:
+            used = [stored]
+            for path in (layout.chain_description(ChainId(chain)), layout.chain_index(ChainId(chain))):
+                with contextlib.suppress(FileNotFoundError):
+                    used.append(os.stat(path).st_mtime)
+            if max(used) <= before:
+                found.append(ImageId(image))
+    return found
+
+
+class _Freezing:
+    def __init__(
+        self,
+        layout: Layout,
+        database: Database,
+        contents: ContentStore,
+        chains: Chains,
+        images: Sequence[ImageId],
+    ) -> None:
+        self._layout = layout
+        self._database = database
+        self._contents = contents
+        self._chains = chains
+        self._images = images
+        self.items: list[Item] = []
+        self._cold: dict[bytes, bytes] = {}
+        """The records of contents that cold packs have, by digest."""
+        self._written: list[tuple[bytes, int]] = []
+
+    def write(
+        self, number: int, fd: int, compression: Compression, progress: Callable[[Progress], None] | None
+    ) -> bool:
+        """Write what is to be frozen to a cold pack; False where that is nothing."""
+        there = _Images(self._database.read())
+        for image in self._images:
+            if image not in there.chains:
+                raise NotFound(f"image {image} was removed meanwhile")
+            if image in there.in_use:
+                raise Conflict(f"a container uses image {image[7:19]}; `layerstore rm` it first")
+        hot_layers = there.layers(there.hot(self._images))
+        hot = {digest for layer in hot_layers for digest, _ in self._table(layer)}
+        cold_layers = there.layers(image for image in there.chains if image not in there.hot(self._images))
+        paths = self._paths(cold_layers, hot)
+        log = self._contents.log_records()
+        self._cold = _cold_records(log)
+        references = self._references(log)
+        for digest, size in references.items():
+            if digest not in hot:
+                paths.setdefault(digest, (size, b""))
+        wanted = [digest for digest in paths if digest not in self._cold]
+        places = self._contents.digests().locate_many(b"".join(wanted), 32)
+        there_now = [d for d, (pack, _) in zip(wanted, _PLACE.iter_unpack(places), strict=True) if pack != LOCATION_NONE]
+        names = dict(
+            zip(there_now, hash_names([name_of(paths[digest][1]) for digest in there_now]), strict=True)
+        )
+        self.items = [
+            Item(digest, paths[digest][0], paths[digest][1], names[digest] if paths[digest][1] else _NO_NAME)
+            for digest in there_now
+        ]
+        if not self.items:
+            return False
+        total = sum(item.size for item in self.items)
+        tell = None
+        if progress is not None:
+            tell = lambda done: progress(Progress("freeze", "contents", done, total))  # noqa: E731
+        path = self._layout.cold_pack(number)
+        bases = self._bases({item.name for item in self.items}, hot_layers)
+        encoder = Encoder(fd, path, compression, self._contents.read, self._stored, bases, tell)
+        self._written = encoder.write(self.items, set(references))
+        os.fsync(fd)
+        durable.sync_directory(self._layout.cold)
+        return True
+
+    def commit(self, number: int, written: bool) -> list[ImageId]:
+        """Have the contents be where they were written, and the images frozen; returns those that are."""
+        there = _Images(self._database.read())
+        frozen = [image for image in self._images if image in there.chains and image not in there.in_use]
+        if self._images and not frozen:
+            raise Conflict("containers of all these images were made meanwhile, or they were removed")
+        hot = {
+            digest
+            for layer in there.layers(there.hot([*frozen]))
+            for digest, _ in self._table(layer)
+        }
+        pack = ColdPack(self._layout.cold_pack(number)) if written else None
+        records = [
+            _RECORD.pack(digest, size, FIRST_COLD + number, slot)
+            for slot, (digest, size) in enumerate(self._written)
+            if digest not in hot
+        ]
+        if pack is not None:
+            self._require_references(pack)
+        # What was thawed is where it was.
+        again = {
+            digest
+            for layer in there.layers(frozen)
+            for digest, _ in self._table(layer)
+            if digest in self._cold and digest not in hot
+        }
+        records += [self._cold[digest] for digest in again]
+        with self._database.transaction() as db:
+            if records:
+                self._contents.append(db, b"".join(records))
+            if written:
+                db.execute("INSERT INTO cold_packs VALUES (?)", (number,))
+                db.execute("UPDATE counters SET value = max(value, ?) WHERE name = 'cold_packs'", (number + 1,))
+            db.executemany("INSERT OR IGNORE INTO frozen VALUES (?)", [(image,) for image in frozen])
+        for image in frozen:
+            chain = there.chains[image]
+            remove_derived(
+                [
+                    self._layout.chain_description(chain),
+                    self._layout.chain_image(chain),
+                    self._layout.chain_index(chain),
+                ]
+            )
+        return frozen
+
+    def _require_references(self, pack: ColdPack) -> None:
+        """What it refers to may have been collected before anything was known of it."""
+        needed = {each for slot in range(pack.slot_count) for each in pack.references_of(pack.slot(slot))}
+        needed -= {digest for digest, _ in self._written}
+        places = self._contents.digests().locate_many(b"".join(needed), 32)
+        if any(place == LOCATION_NONE for place, _ in _PLACE.iter_unpack(places)):
+            raise Conflict("images were removed while others were frozen that have files like theirs; try again")
+
+    # What is looked at
+
+    def _table(self, layer: DiffId) -> Iterator[tuple[bytes, int]]:
+        return _CONTENT.iter_unpack(bytes(self._chains.layer_index(layer).contents_bytes()))
+
+    def _paths(self, layers: Iterable[DiffId], hot: Collection[bytes]) -> dict[bytes, tuple[int, bytes]]:
+        """Size and path of each content of these layers that is not hot."""
+        found: dict[bytes, tuple[int, bytes]] = {}
+        for layer in layers:
+            index = self._chains.layer_index(layer)
+            table = _CONTENT.iter_unpack(bytes(index.contents_bytes()))
+            for (digest, size), path in zip(table, index.content_paths(), strict=True):
+                if digest not in hot and digest not in found:
+                    found[digest] = size, path
+        return found
+
+    def _packs(self) -> Iterator[ColdPack]:
+        for (number,) in self._database.read().execute("SELECT number FROM cold_packs").fetchall():
+            yield ColdPack(self._layout.cold_pack(number))
+
+    def _references(self, log: bytes) -> dict[bytes, int]:
+        """What contents of cold packs differ from or are made of, with their sizes: it is no difference itself."""
+        needed = {
+            each
+            for pack in self._packs()
+            for slot in range(pack.slot_count)
+            for each in pack.references_of(pack.slot(slot))
+        }
+        return {digest: size for digest, size, _, _ in _RECORD.iter_unpack(log) if digest in needed}
+
+    def _bases(self, names: Collection[bytes], hot_layers: Iterable[DiffId]) -> dict[bytes, list[tuple[bytes, int]]]:
+        """Contents that are stored and stay where they are, by those of these names that they have."""
+        found: dict[bytes, list[tuple[bytes, int]]] = {}
+        for pack in self._packs():
+            for digest, size, name, _, _, _, base in SLOT.iter_unpack(pack.slots()):
+                if name in names and name != _NO_NAME and base in (WHOLE, LIST) and digest in self._cold:
+                    found.setdefault(name, []).append((digest, size))
+        looked_at = 0
+        for layer in hot_layers:
+            if looked_at > _HOT_PATHS:
+                break
+            paths = self._chains.layer_index(layer).content_paths()
+            looked_at += len(paths)
+            hashes = hash_names([name_of(path) for path in paths])
+            for name, (digest, size) in zip(hashes, self._table(layer), strict=True):
+                if name in names:
+                    found.setdefault(name, []).append((digest, size))
+        return found
+
+    def _stored(self, digests: Sequence[bytes]) -> set[bytes]:
+        places = self._contents.digests().locate_many(b"".join(digests), 32)
+        return {d for d, (pack, _) in zip(digests, _PLACE.iter_unpack(places), strict=True) if pack != LOCATION_NONE}
+
+
+def _cold_records(log: bytes) -> dict[bytes, bytes]:
+    records = (log[at : at + RECORD_BYTES] for at in range(0, len(log), RECORD_BYTES))
+    return {record[:32]: record for record in records if is_cold(int.from_bytes(record[40:44], "little"))}
+
+
+def _reserve(layout: Layout, database: Database) -> tuple[int, int]:
+    """Make the next cold pack's file, locked so that others see it is in use; returns its number and descriptor."""
+    query = "SELECT value FROM counters WHERE name = 'cold_packs'"
+    (number,) = database.read().execute(query).fetchone()
+    while True:
+        path = layout.cold_pack(number)
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o400)
+        except FileExistsError:
+            number += 1
+            continue
+        try:
+            try_lock(fd)
+        except OSError:
+            os.unlink(path)
+            os.close(fd)
+            raise
+        return number, fd

@@ -1,0 +1,32 @@
+"""Work that threads do side by side, and whose results come in the order of the work."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from concurrent.futures import Future, ThreadPoolExecutor
+
+    _Task = TypeVar("_Task")
+    _Result = TypeVar("_Result")
+
+_AHEAD = 5
+
+
+def in_order(
+    threads: ThreadPoolExecutor, work: Callable[[_Task], _Result], tasks: Iterable[_Task]
+) -> Iterator[_Result]:
+    """What `work` makes of each task; a few are under way at once. Raises what it raises, for the first that does."""
+    running: deque[Future[_Result]] = deque()
+    try:
+        for task in tasks:
+            running.append(threads.submit(work, task))
+            if len(running) > _AHEAD:
+                yield running.popleft().result()
+        while running:
+            yield running.popleft().result()
+    finally:
+        for future in running:
+            future.cancel()

@@ -1,0 +1,371 @@
+"""Freezing images and bringing them back: what is read, what is kept, what is given back."""
+
+import io
+import os
+import random
+import struct
+from pathlib import Path
+
+import pytest
+from images import Image, docker_files, tar_of
+from layer_model import Entry, write_tar
+
+from layerstore import Store
+from layerstore.errors import Conflict, CorruptError, InvalidInput, NotFound
+from layerstore.layers.encoding import delta_of, name_of
+from layerstore.store.cold import LIST, WHOLE, ColdPack, apply_delta
+
+TEXT = b"".join(b"line %d of a text that many versions have\n" % n for n in range(3_000))
+LARGE = random.Random("large").randbytes(3 << 20)
+
+
+def version(number: int) -> dict[str, bytes]:
+    """The files of an image: most of them differ a little from those of other versions, as in real ones."""
+    draw = random.Random("code")
+    files = {
+        f"lib/module-{number}.{number + 1}/{n}.pyc": struct.pack("<4sII", b"\xcb\r\r\n", 0, 1_000 * number + n)
+        + draw.randbytes(5_000)
+        for n in range(20)
+    }
+    at = 70_000 + 10 * number
+    files["share/text"] = TEXT[:at] + b"version %d" % number + TEXT[at:]
+    files["share/same"] = b"the same in all of them" * 100
+    files["share/own"] = random.Random(f"own {number}").randbytes(30_000)
+    files["share/random"] = LARGE[: 1_000_000 + number] + b"%d" % number + LARGE[1_000_000 + number :]
+    files["share/large"] = random.Random(f"large {number}").randbytes(2 << 20) + LARGE[: 2 << 20]
+    files["empty"] = b""
+    return files
+
+
+def layer(files: dict[str, bytes]) -> bytes:
+    return write_tar([Entry("file", path, data=data) for path, data in sorted(files.items())])
+
+
+def load(store: Store, *numbers: int) -> None:
+    for number in numbers:
+        archive = tar_of(docker_files([Image([layer(version(number))], [f"app:{number}"])]))
+        store.load(io.BytesIO(archive))
+
+
+def require_files(store: Store, number: int) -> None:
+    view = store.image(f"app:{number}").view
+    files = version(number)
+    assert view.read_many([f"/{path}" for path in files]) == list(files.values())
+    for path, data in files.items():
+        with view.open(f"/{path}", "rb") as file:
+            assert file.read() == data
+
+
+def hot_bytes(store: Store) -> int:
+    """What packs and objects take on disk."""
+    return sum(
+        path.stat().st_blocks * 512
+        for top in ("packs", "objects")
+        for path in (store.root / top).rglob("*")
+        if path.is_file()
+    )
+
+
+def cold_packs(store: Store) -> list[ColdPack]:
+    return [ColdPack(str(path)) for path in sorted((store.root / "cold").glob("*.cold"))]
+
+
+def kinds(store: Store) -> list[str]:
+    names = {WHOLE: "whole", LIST: "list"}
+    return [
+        names.get(pack.slot(n).base, "difference") for pack in cold_packs(store) for n in range(pack.slot_count)
+    ]
+
+
+class TestFreeze:
+    @pytest.mark.parametrize("compression", ["zstd", "lz4"])
+    def test_what_is_frozen_reads_as_before(self, store: Store, compression: str) -> None:
+        load(store, 1, 2, 3)
+        before = hot_bytes(store)
+        done = store.freeze(compression=compression)  # type: ignore[arg-type]
+        assert sorted(done.images) == sorted(image.id for image in store.images())
+        assert done.stored_bytes < done.content_bytes / 2
+        assert hot_bytes(store) < before / 20
+        assert {"whole", "list", "difference"} == set(kinds(store))
+        for number in (1, 2, 3):
+            require_files(store, number)
+        assert store.check().is_clean
+
+    def test_a_small_change_takes_little(self, store: Store) -> None:
+        load(store, 1, 2, 3, 4, 5, 6)
+        done = store.freeze()
+        own = sum(len(version(1)[path]) for path in ("share/own", "share/large"))
+        once = sum(map(len, version(1).values()))
+        # Random bytes do not compress: what all have in common is there once, what is each one's own six times.
+        assert done.stored_bytes < once + 5 * (own - (2 << 20)) + 200_000
+
+    def test_a_layer_comes_out_as_it_came_in(self, store: Store, tmp_path: Path) -> None:
+        load(store, 1, 2)
+        tars = {image.id: b"".join(image.layer_tar(image.diff_ids[0])) for image in store.images()}
+        store.freeze()
+        assert {image.id: b"".join(image.layer_tar(image.diff_ids[0])) for image in store.images()} == tars
+
+    def test_what_a_hot_image_needs_stays_hot(self, store: Store) -> None:
+        load(store, 1, 2)
+        store.freeze("app:1")
+        same = store.image("app:2").view
+        assert same.read_bytes("/share/same") == version(2)["share/same"]
+        located = {pack.slot(n).digest for pack in cold_packs(store) for n in range(pack.slot_count)}
+        from layerstore._core.hashing import blake3
+
+        assert blake3(version(2)["share/same"]) not in located
+        assert blake3(version(1)["share/own"]) in located
+        require_files(store, 1)
+        require_files(store, 2)
+
+    def test_frozen_one_after_another(self, store: Store) -> None:
+        load(store, 1, 2, 3)
+        for number in (1, 2, 3):
+            store.freeze(f"app:{number}")
+        assert len(cold_packs(store)) == 3
+        own = sum(len(version(1)[path]) for path in ("share/own", "share/large"))
+        once = sum(map(len, version(1).values()))
+        assert sum(path.stat().st_size for path in (store.root / "cold").iterdir()) < once + 2 * own
+        for number in (1, 2, 3):
+            require_files(store, number)
+        assert store.check().is_clean
+
+    def test_of_differences_none_is_a_base(self, store: Store) -> None:
+        load(store, 1, 2, 3, 4)
+        for number in (4, 2, 1, 3):
+            store.freeze(f"app:{number}")
+        packs = cold_packs(store)
+        slots = [(pack, pack.slot(n)) for pack in packs for n in range(pack.slot_count)]
+        differences = {slot.digest for _, slot in slots if slot.base not in (WHOLE, LIST)}
+        needed = {each for pack, slot in slots for each in pack.references_of(slot)}
+        assert differences and not differences & needed
+
+    def test_frozen_again_after_thawing_costs_nothing(self, store: Store) -> None:
+        load(store, 1, 2)
+        store.freeze()
+        cold = [path.name for path in (store.root / "cold").iterdir()]
+        store.thaw("app:1")
+        require_files(store, 1)
+        assert store.freeze("app:1").contents == 0
+        assert [path.name for path in (store.root / "cold").iterdir()] == cold
+        assert hot_bytes(store) < 100_000
+        require_files(store, 1)
+
+    def test_one_in_use_is_refused(self, store: Store) -> None:
+        load(store, 1)
+        container = store.create("app:1", driver="extent")
+        with pytest.raises(Conflict, match="a container uses image"):
+            store.freeze("app:1")
+        assert store.freeze().images == []
+        container.remove()
+        assert len(store.freeze("app:1").images) == 1
+
+    def test_one_that_is_not_there_is_refused(self, store: Store) -> None:
+        with pytest.raises(NotFound):
+            store.freeze("app:1")
+
+    def test_only_what_was_not_used_for_long(self, store: Store) -> None:
+        load(store, 1, 2)
+        assert store.freeze(unused_for_seconds=3600).images == []
+        with store._database.transaction() as db:
+            db.execute("UPDATE images SET stored_seconds = stored_seconds - 7200")
+        store.image("app:2").view.read_bytes("/share/same")
+        done = store.freeze(unused_for_seconds=3600)
+        assert done.images == [store.image("app:1").id]
+
+    def test_a_load_knows_what_is_frozen(self, store: Store) -> None:
+        load(store, 1)
+        store.freeze()
+        store.remove_image("app:1")
+        before = hot_bytes(store)
+        load(store, 1)
+        assert hot_bytes(store) == before
+        require_files(store, 1)
+
+    def test_nothing_else_sees_half_of_it(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        from layerstore.layers import freezing
+
+        load(store, 1, 2)
+
+        def fail(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        for name in ("write", "commit"):
+            with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+                patch.setattr(freezing._Freezing, name, fail)
+                store.freeze()
+            assert list((store.root / "cold").iterdir()) == []
+            require_files(store, 1)
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(Store, "collect_garbage", fail)
+            store.freeze()
+        require_files(store, 1)
+        store.collect_garbage()
+        assert hot_bytes(store) < 100_000
+        require_files(store, 2)
+
+
+class TestThaw:
+    def test_by_a_container(self, store: Store) -> None:
+        load(store, 1, 2)
+        store.freeze()
+        container = store.create("app:1", driver="extent")
+        assert container.read_bytes("/share/text") == version(1)["share/text"]
+        assert container.read_bytes("/share/large") == version(1)["share/large"]
+        with container.open("/share/large", "r+b") as file:
+            file.seek(1 << 20)
+            file.write(b"changed")
+        assert container.read_bytes("/share/large")[(1 << 20) : (1 << 20) + 7] == b"changed"
+
+    @pytest.mark.root
+    @pytest.mark.kernel
+    def test_by_a_mount(self, store: Store) -> None:
+        load(store, 1, 2)
+        store.freeze()
+        with store.create("app:1").mount() as root:
+            for path, data in version(1).items():
+                assert (root / path).read_bytes() == data
+            with pytest.raises(Conflict):
+                store.freeze("app:1")
+            # The other one is frozen still, and what it needs is kept.
+            store.collect_garbage()
+            require_files(store, 2)
+            for path, data in version(1).items():
+                assert (root / path).read_bytes() == data
+        assert store.check().is_clean
+
+    def test_is_asked_for(self, store: Store) -> None:
+        load(store, 1)
+        store.freeze()
+        unique = sum(map(len, {data for data in version(1).values() if data}))
+        assert store.thaw("app:1") == unique
+        assert store.thaw("app:1") == 0
+        require_files(store, 1)
+        assert hot_bytes(store) > unique
+
+
+class TestGarbage:
+    def test_of_what_was_frozen(self, store: Store) -> None:
+        load(store, 1, 2, 3)
+        store.freeze()
+        store.remove_image("app:1")
+        store.remove_image("app:2")
+        store.collect_garbage()
+        # What the one that is left differs from is kept.
+        require_files(store, 3)
+        assert store.check().is_clean
+        store.remove_image("app:3")
+        store.collect_garbage()
+        assert list((store.root / "cold").iterdir()) == []
+
+    def test_frames_that_nothing_needs_are_punched(self, store: Store) -> None:
+        load(store, 1, 2)
+        store.freeze()
+        (path,) = (store.root / "cold").iterdir()
+        before = path.stat().st_blocks
+        store.remove_image("app:1")
+        store.collect_garbage()
+        assert path.stat().st_blocks < before
+        require_files(store, 2)
+        assert store.check().is_clean
+
+    def test_a_base_that_is_hot_outlives_its_image(self, store: Store) -> None:
+        load(store, 1, 2)
+        store.freeze("app:2")
+        assert "difference" in kinds(store)
+        store.remove_image("app:1")
+        store.collect_garbage()
+        require_files(store, 2)
+        assert store.check().is_clean
+        # It is frozen with the next, and is whole then.
+        load(store, 3)
+        store.freeze()
+        assert hot_bytes(store) < 100_000
+        require_files(store, 2)
+        require_files(store, 3)
+
+
+class TestDamage:
+    def test_is_an_error_where_it_is_read(self, store: Store) -> None:
+        load(store, 1)
+        store.freeze()
+        (path,) = (store.root / "cold").iterdir()
+        pack = ColdPack(str(path))
+        whole = next(s for s in map(pack.slot, range(pack.slot_count)) if s.base == WHOLE and s.size == 30_000)
+        frame = pack.frame(whole.frame)
+        for at in range(frame.offset + 100, frame.offset + frame.stored_bytes, 5_000):
+            flip(path, at)
+        with Store(store.root, verify="first") as other, pytest.raises(CorruptError, match="damaged"):
+            other.image("app:1").view.read_bytes("/share/own")
+        report = store.check()
+        assert any(damage.what == "content" and "/share/own" in damage.detail for damage in report.damages)
+        store.check(repair=True)
+        load(store, 1)
+        require_files(store, 1)
+        assert store.check().is_clean
+
+    @pytest.mark.parametrize("where", ["first", "last", "slots"])
+    def test_of_tables_loses_nothing(self, store: Store, where: str) -> None:
+        load(store, 1, 2)
+        store.freeze()
+        (path,) = (store.root / "cold").iterdir()
+        pack = ColdPack(str(path))
+        flip(path, {"first": 3, "last": path.stat().st_size - 3, "slots": pack.frames_end + 40 * pack.frame_count + 9}[where])
+        with pytest.raises(CorruptError, match="cold"), Store(store.root) as other:
+            other.image("app:1").view.read_bytes("/share/own")
+        assert any(damage.what == "pack" for damage in store.check().damages)
+        store.check(repair=True)
+        require_files(store, 1)
+        require_files(store, 2)
+        assert store.check().is_clean
+
+
+def flip(path: Path, at: int) -> None:
+    os.chmod(path, 0o600)
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+
+
+class TestDifference:
+    @pytest.mark.parametrize(
+        ("base", "content"),
+        [
+            (b"abc" * 1000, b"abc" * 1000),
+            (b"abc" * 1000, b"abc" * 999),
+            (b"abc" * 1000, b"x" + b"abc" * 1000),
+            (b"", b"abc"),
+            (b"aaaa", b"aaaaaaaa"),
+            (TEXT, TEXT[5_000:] + TEXT[:5_000]),
+            (LARGE, LARGE[:100_000] + b"new" * 50_000 + LARGE[100_000:]),
+        ],
+    )
+    def test_makes_the_content(self, base: bytes, content: bytes) -> None:
+        delta = delta_of(base, content, 1 << 30)
+        assert delta is not None
+        assert apply_delta(base, delta, len(content)) == content
+
+    def test_that_is_too_long_is_none(self) -> None:
+        assert delta_of(LARGE[:10_000], LARGE[20_000:30_000], 5_000) is None
+
+    @pytest.mark.parametrize("cut", [0, 5, 9, 30])
+    def test_that_is_damaged_is_refused(self, cut: int) -> None:
+        delta = delta_of(TEXT, TEXT[:40_000] + LARGE[:500] + TEXT[41_000:], 1 << 20)
+        assert delta is not None
+        with pytest.raises(CorruptError):
+            apply_delta(TEXT, delta[:cut], len(TEXT) - 500)
+
+
+def test_names_leave_versions_out() -> None:
+    assert name_of(b"usr/lib/python3.11/site-packages/numpy-1.26.4.dist-info/METADATA") == name_of(
+        b"usr/lib/python3.12/site-packages/numpy-2.0.dist-info/METADATA"
+    )
+    assert name_of(b"lib/libopenblas-0cf96a72.so") == name_of(b"lib/libopenblas-99b71e71.so")
+    assert name_of(b"lib/a.py") != name_of(b"lib/b.py")
+    assert name_of(b"lib/deadbeef.py") != name_of(b"lib/deadbeefs.py")
+
+
+def test_unknown_compression_is_refused(store: Store) -> None:
+    load(store, 1)
+    with pytest.raises(InvalidInput, match="'zstd' or 'lz4'"):
+        store.freeze(compression="gzip")  # type: ignore[arg-type]
