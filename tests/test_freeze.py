@@ -72,9 +72,7 @@ def cold_packs(store: Store) -> list[ColdPack]:
 
 def kinds(store: Store) -> list[str]:
     names = {WHOLE: "whole", LIST: "list"}
-    return [
-        names.get(pack.slot(n).base, "difference") for pack in cold_packs(store) for n in range(pack.slot_count)
-    ]
+    return [names.get(pack.slot(n).base, "difference") for pack in cold_packs(store) for n in range(pack.slot_count)]
 
 
 class TestFreeze:
@@ -310,7 +308,10 @@ class TestDamage:
         store.freeze()
         (path,) = (store.root / "cold").iterdir()
         pack = ColdPack(str(path))
-        flip(path, {"first": 3, "last": path.stat().st_size - 3, "slots": pack.frames_end + 40 * pack.frame_count + 9}[where])
+        flip(
+            path,
+            {"first": 3, "last": path.stat().st_size - 3, "slots": pack.frames_end + 40 * pack.frame_count + 9}[where],
+        )
         with pytest.raises(CorruptError, match="cold"), Store(store.root) as other:
             other.image("app:1").view.read_bytes("/share/own")
         assert any(damage.what == "pack" for damage in store.check().damages)

@@ -15,8 +15,8 @@ class Catalog:
     """The rows that a check looks at more than once, by their keys.
 
     `layers`: bytes of files, digest of the recipe. `chains`: parent, topmost layer. `images`: chain, time of creation.
-    `blobs` and `names` of an image. `cold_packs`: their numbers in locations. `damaged`: what a layer lacks that was found to be damaged before. `logs`: the logs
-    that each needs, and how much of them.
+    `blobs` and `names` of an image. `cold_packs`: by the numbers that they have in locations. `damaged`: what a layer
+    lacks that was found to be damaged before. `logs`: the logs that each needs, and how much of them.
     """
 
     def __init__(self, db: sqlite3.Connection) -> None:

@@ -190,7 +190,7 @@ class Repair:
                 cold = ColdPack(path)
                 slot = cold.slot(record.slot)
                 if slot.base != LIST:
-                    self._quarantine.keep(name, cold.stored(slot.frame))
+                    self._quarantine.keep(name, bytes(cold.stored(slot.frame)))
                 continue
             offset, size, _ = Pack(path).slot(record.slot)
             try:

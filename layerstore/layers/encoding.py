@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 
-import numpy as np
-
 from layerstore._core.chunking import cut
+from layerstore._core.ends import common_ends
 from layerstore._core.hashing import blake3, hash_many
 from layerstore.layers.ordered import in_order
 from layerstore.naming import about
@@ -43,8 +43,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from typing import Literal, TypeAlias, TypeVar
 
-    from numpy.typing import NDArray
-
     from typing_extensions import Buffer
 
     Compression: TypeAlias = Literal["zstd", "lz4"]
@@ -56,16 +54,23 @@ GROUP_BYTES = 1 << 20
 """What is compressed as one: a read of one content reads so much."""
 LARGE_BYTES = 1 << 20
 """Contents of more are cut into chunks."""
+LARGE_GROUP_BYTES = 8 << 20
+"""Of chunks: whoever reads a large content reads more of it."""
 CHUNK_BYTES = 64 << 10
 """Of a large content, on average."""
-DELTA_BYTES = 32 << 20
+DELTA_BYTES = 128 << 20
 """A larger content is not written as a difference: both it and its base are in memory."""
+SIMILAR_BYTES = 32 << 10
+"""Contents of that many bytes and more are also looked at for others of other names that are like them."""
+_FEATURE_BYTES = 1 << 10
+_FEATURES = 24
 LEVEL = 3
 _ALIKE = 3
 """A base is not so many times as large as what differs from it, nor the other way around."""
-_BASES = 3
-"""So many bases of one name are tried, those whose sizes are nearest."""
-_WORTH = 0.25
+_BASES = 2
+"""So many bases of one name are tried, those whose sizes are nearest; none after one that is near enough."""
+_NEAR = 0.1
+_WORTH = 0.3
 """A difference that is larger than that part of the content is none: the content compresses as well by itself."""
 _LITERAL_BYTES = 48
 _TASK_BYTES = 4 << 20
@@ -178,7 +183,40 @@ class Encoder:
                 self._put_deltas(written)
                 written, pending = [], 0
         self._put_deltas(written)
+        return self._write_similar(threads, wholes, must_stay | set(self._references))
+
+    def _write_similar(self, threads: ThreadPoolExecutor, items: list[Item], must_stay: set[bytes]) -> list[Item]:
+        """Write those as differences that are like others of other names; returns the others. The larger ones come
+        first: who has less in it than another is found in it."""
+        wholes = [item for item in items if not SIMILAR_BYTES <= item.size <= DELTA_BYTES]
+        large = sorted((item for item in items if SIMILAR_BYTES <= item.size <= DELTA_BYTES), key=_largest_first)
+        with_feature: dict[bytes, list[Item]] = {}
+        tasks: list[tuple[Item, Item]] = []
+        for item, features in in_order(threads, lambda item: (item, features_of(self._read(item.digest))), large):
+            votes = Counter(other for feature in features for other in with_feature.get(feature, ()))
+            best = next(iter(votes.most_common(1)), None)
+            if best is not None and best[1] >= 2 and item.digest not in must_stay:
+                tasks.append((item, best[0]))
+                continue
+            wholes.append(item)
+            for feature in features:
+                with_feature.setdefault(feature, []).append(item)
+        written: list[tuple[Item, bytes, bytes]] = []
+        for item, base, delta in in_order(threads, self._compare_similar, tasks):
+            if delta is None:
+                wholes.append(item)
+            else:
+                self._tell(item.size)
+                written.append((item, base.digest, delta))
+                if sum(len(each) for _, _, each in written) >= GROUP_BYTES:
+                    self._put_deltas(written)
+                    written = []
+        self._put_deltas(written)
         return wholes
+
+    def _compare_similar(self, task: tuple[Item, Item]) -> tuple[Item, Item, bytes | None]:
+        item, base = task
+        return item, base, delta_of(self._read(base.digest), self._read(item.digest), int(item.size * _WORTH))
 
     def _compare(self, families: list[list[Item]], must_stay: set[bytes]) -> list[_Answer]:
         return [answer for family in families for answer in self._compare_family(family, must_stay)]
@@ -196,7 +234,7 @@ class Encoder:
                     delta = delta_of(self._read(digest), content, limit)
                     if delta is not None:
                         best, limit = (item, digest, delta), len(delta) - 1
-                        if limit < DELTA.size + _LITERAL_BYTES:
+                        if limit < max(item.size * _NEAR, DELTA.size + _LITERAL_BYTES):
                             break
             if best is None:
                 bases.append((item.digest, item.size))
@@ -218,7 +256,7 @@ class Encoder:
     # Wholes
 
     def _write_groups(self, threads: ThreadPoolExecutor, items: Iterable[Item]) -> None:
-        for group, frame in in_order(threads, self._read_group, _groups(items, lambda item: item.size)):
+        for group, frame in in_order(threads, self._read_group, _groups(items, lambda item: item.size, GROUP_BYTES)):
             at = 0
             for item in group:
                 self._add_slot(item.digest, item.size, item.name, len(self._frames), at, item.size, WHOLE)
@@ -243,7 +281,9 @@ class Encoder:
                 if digest not in self._chunks and digest not in known:
                     self._chunks.add(digest)
                     new.append((digest, chunk))
-            for group, frame in in_order(threads, self._compress_chunks, _groups(new, lambda chunk: len(chunk[1]))):
+            for group, frame in in_order(
+                threads, self._compress_chunks, _groups(new, lambda chunk: len(chunk[1]), LARGE_GROUP_BYTES)
+            ):
                 at = 0
                 for digest, chunk in group:
                     self._add_slot(digest, len(chunk), _NO_NAME, len(self._frames), at, len(chunk), WHOLE)
@@ -297,7 +337,7 @@ class Encoder:
 def delta_of(base: Buffer, content: Buffer, limit: int) -> bytes | None:
     """How a content differs from its base (`layerstore.store.cold.apply_delta`); None where that takes more than
     `limit` bytes."""
-    head, tail = _common_ends(base, content)
+    head, tail = common_ends(base, content)
     old, new = memoryview(base), memoryview(content)
     old_middle, new_middle = old[head : len(old) - tail], new[head : len(new) - tail]
     written: Buffer = new_middle
@@ -308,26 +348,23 @@ def delta_of(base: Buffer, content: Buffer, limit: int) -> bytes | None:
     return delta if len(delta) <= limit or len(delta) <= DELTA.size + _LITERAL_BYTES else None
 
 
-def _common_ends(a: Buffer, b: Buffer) -> tuple[int, int]:
-    """How many bytes two contents have in common at their beginnings, and then at their ends."""
-    left, right = np.frombuffer(a, np.uint8), np.frombuffer(b, np.uint8)
-    shorter = min(len(left), len(right))
-    head = _first(left[:shorter] != right[:shorter])
-    rest = shorter - head
-    if not rest:
-        return head, 0
-    return head, _first(left[len(left) - rest :][::-1] != right[len(right) - rest :][::-1])
+def features_of(content: Buffer) -> list[bytes]:
+    """What contents that are alike have in common, some of it at least: the least of the digests of small chunks."""
+    view = memoryview(content)
+    ends = cut(view, _FEATURE_BYTES // 4, _FEATURE_BYTES, _FEATURE_BYTES * 8)
+    digests = set(hash_many([view[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)]))
+    return sorted(digest[:8] for digest in digests)[:_FEATURES]
 
 
-def _first(differs: NDArray[np.bool_]) -> int:
-    at = int(differs.argmax()) if len(differs) else 0
-    return at if len(differs) and differs[at] else len(differs)
+def _largest_first(item: Item) -> tuple[int, bytes]:
+    return -item.size, item.digest
 
 
 def _nearest(bases: list[tuple[bytes, int]], size: int) -> list[tuple[bytes, int]]:
     alike = [base for base in bases if base[1] <= _ALIKE * size and size <= _ALIKE * base[1] and base[1] <= DELTA_BYTES]
     # Of those that are equally near, the one that came last.
-    return sorted(reversed(alike), key=lambda base: abs(base[1] - size))[:_BASES]
+    by_distance = sorted(enumerate(alike), key=lambda numbered: (abs(numbered[1][1] - size), -numbered[0]))
+    return [base for _, base in by_distance[:_BASES]]
 
 
 def _neighbours(item: Item) -> tuple[bytes, bytes]:
@@ -336,12 +373,12 @@ def _neighbours(item: Item) -> tuple[bytes, bytes]:
     return name.rpartition(b".")[2] if b"." in name else b"", item.path
 
 
-def _groups(things: Iterable[_Thing], size_of: Callable[[_Thing], int]) -> Iterator[list[_Thing]]:
+def _groups(things: Iterable[_Thing], size_of: Callable[[_Thing], int], most: int) -> Iterator[list[_Thing]]:
     """What goes into one frame."""
     group: list[_Thing] = []
     size = 0
     for thing in things:
-        if group and size + size_of(thing) > GROUP_BYTES:
+        if group and size + size_of(thing) > most:
             yield group
             group, size = [], 0
         group.append(thing)

@@ -19,8 +19,8 @@ from layerstore.layers.encoding import Encoder, Item, hash_names, name_of
 from layerstore.layers.imports import clear_abandoned_cold, drop_cold_pack
 from layerstore.results import Frozen, Progress
 from layerstore.store import durable
-from layerstore.store.cold import FIRST_COLD, LIST, SLOT, WHOLE, ColdPack, is_cold
-from layerstore.store.layout import make_private
+from layerstore.store.cold import LIST, SLOT, WHOLE, ColdPack, is_cold
+from layerstore.store.layout import FIRST_COLD, make_private
 from layerstore.store.locks import locked, locked_past_sharers, try_lock
 from layerstore.types import ChainId, DiffId, ImageId
 
@@ -165,10 +165,10 @@ class _Freezing:
                 paths.setdefault(digest, (size, b""))
         wanted = [digest for digest in paths if digest not in self._cold]
         places = self._contents.digests().locate_many(b"".join(wanted), 32)
-        there_now = [d for d, (pack, _) in zip(wanted, _PLACE.iter_unpack(places), strict=True) if pack != LOCATION_NONE]
-        names = dict(
-            zip(there_now, hash_names([name_of(paths[digest][1]) for digest in there_now]), strict=True)
-        )
+        there_now = [
+            d for d, (pack, _) in zip(wanted, _PLACE.iter_unpack(places), strict=True) if pack != LOCATION_NONE
+        ]
+        names = dict(zip(there_now, hash_names([name_of(paths[digest][1]) for digest in there_now]), strict=True))
         self.items = [
             Item(digest, paths[digest][0], paths[digest][1], names[digest] if paths[digest][1] else _NO_NAME)
             for digest in there_now
@@ -181,7 +181,7 @@ class _Freezing:
             tell = lambda done: progress(Progress("freeze", "contents", done, total))  # noqa: E731
         path = self._layout.cold_pack(number)
         bases = self._bases({item.name for item in self.items}, hot_layers)
-        encoder = Encoder(fd, path, compression, self._contents.read, self._stored, bases, tell)
+        encoder = Encoder(fd, path, compression, self._contents.reader(), self._stored, bases, tell)
         self._written = encoder.write(self.items, set(references))
         os.fsync(fd)
         durable.sync_directory(self._layout.cold)
@@ -193,11 +193,7 @@ class _Freezing:
         frozen = [image for image in self._images if image in there.chains and image not in there.in_use]
         if self._images and not frozen:
             raise Conflict("containers of all these images were made meanwhile, or they were removed")
-        hot = {
-            digest
-            for layer in there.layers(there.hot([*frozen]))
-            for digest, _ in self._table(layer)
-        }
+        hot = {digest for layer in there.layers(there.hot([*frozen])) for digest, _ in self._table(layer)}
         pack = ColdPack(self._layout.cold_pack(number)) if written else None
         records = [
             _RECORD.pack(digest, size, FIRST_COLD + number, slot)

@@ -5,9 +5,10 @@ Runs under the exclusive garbage lock, so that no import and no creation of a co
 takes the dead contents out of the digest log first; only then are they removed, so that a crash leaves nothing but more
 garbage, which the next run finds by itself.
 
-Of a content that was frozen, what is in a pack or an object is dead. A pack whose contents were all copied to another (layers/packs.py) goes as a whole, and only when no tree image that is
-mounted names it: what a live content's bytes were is never punched. What a dead one's were is punched in packs that
-nobody has open, in no mount and no process; in others by a later run.
+Of a content that was frozen, what is in a pack or an object is dead. A pack whose contents were all copied to another
+(layers/packs.py) goes as a whole, and only when no tree image that is mounted names it: what a live content's bytes
+were is never punched. What a dead one's were is punched in packs that nobody has open, in no mount and no process; in
+others by a later run.
 """
 
 import contextlib
@@ -27,10 +28,10 @@ from layerstore.layers.chains import Chains
 from layerstore.layers.derived import remove_derived, without_mounting
 from layerstore.layers.imports import clear_abandoned
 from layerstore.layers.packs import bring_small_together
-from layerstore.store.cold import FIRST_COLD, LIST, ColdPack, is_cold
+from layerstore.store.cold import LIST, ColdPack, is_cold
 from layerstore.store.contents import ContentStore, Pack
 from layerstore.store.db import UNUSED_CHAINS, Database
-from layerstore.store.layout import Layout
+from layerstore.store.layout import FIRST_COLD, Layout
 from layerstore.store.locks import locked, locked_past_sharers, open_elsewhere
 from layerstore.types import ChainId, DiffId, digest_hex
 
@@ -123,8 +124,7 @@ def _kept_records(log: bytes, live: set[bytes], packs_needed: Callable[[set[int]
     kept = (
         record
         for at, (record, pack) in enumerate(_placed(log))
-        if at in current
-        or (pack in stay and record[:32] in live and (is_cold(pack) or record[:32] not in cold))
+        if at in current or (pack in stay and record[:32] in live and (is_cold(pack) or record[:32] not in cold))
     )
     return b"".join(kept)
 

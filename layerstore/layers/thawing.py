@@ -10,7 +10,7 @@ from layerstore._core.index import CONTENT_BYTES
 from layerstore._core.ingest import LOCATION_NONE, Digests
 from layerstore.errors import RELOAD, CorruptError
 from layerstore.layers.ordered import in_order
-from layerstore.store.cold import FIRST_COLD, is_cold
+from layerstore.store.cold import is_cold
 from layerstore.store.locks import locked
 
 TYPE_CHECKING = False
@@ -51,7 +51,7 @@ def _cold_places(contents: ContentStore, table: memoryview) -> Iterator[tuple[in
     """Pack, slot, digest and size of those that are cold."""
     places = contents.digests().locate_many(table, CONTENT_BYTES)
     for (pack, slot), (digest, size) in zip(_PLACE.iter_unpack(places), _CONTENT.iter_unpack(table), strict=True):
-        if pack >= FIRST_COLD and is_cold(pack):
+        if is_cold(pack):
             yield pack, slot, digest, size
         elif pack == LOCATION_NONE:
             raise CorruptError(f"content {digest.hex()} is missing from the store; {RELOAD}")

@@ -9,6 +9,7 @@ import os
 import struct
 import threading
 from collections import OrderedDict
+from functools import partial
 from itertools import groupby
 
 from layerstore._core.files import MappedFile, copy_ranges
@@ -17,8 +18,8 @@ from layerstore._core.ingest import LOCATION_NONE, LOCATION_OBJECT, RECORD_BYTES
 from layerstore.errors import RELOAD, REPAIR, CorruptError, NotFound
 from layerstore.naming import about
 from layerstore.store import durable
-from layerstore.store.cold import FIRST_COLD, LIST, WHOLE, ColdPack, apply_delta, is_cold
-from layerstore.store.layout import PACK_THRESHOLD_BYTES
+from layerstore.store.cold import LIST, WHOLE, ColdPack, apply_delta, is_cold
+from layerstore.store.layout import FIRST_COLD, PACK_THRESHOLD_BYTES
 from layerstore.store.pieces import PIECE_BYTES, read_at, write_all, write_at
 
 TYPE_CHECKING = False
@@ -370,6 +371,11 @@ class ContentStore:
         found = self._find(opened, digest)
         assert isinstance(found, bytes)
         return found
+
+    def reader(self) -> Callable[[bytes], bytes]:
+        """What `read` does, for who holds the garbage lock: nothing can be collected between two reads, and nothing
+        that comes into the store after this call is found."""
+        return partial(self._read, self._current())
 
     def read_place(self, pack: int, slot: int, digest: bytes) -> bytes:
         """What is at that place of a cold pack, also where the content is looked up elsewhere. It is not verified.

@@ -45,7 +45,7 @@ def compress(data: Buffer, level: int) -> bytes:
 
 
 def compress_against(base: Buffer, data: Buffer, level: int) -> bytes:
-    """One frame of what `data` has otherwise than `base`, at most 64 MiB both."""
+    """One frame of what `data` has otherwise than `base`, at most 256 MiB both."""
     parameter = zstd.CompressionParameter
     both = len(memoryview(base)) + len(memoryview(data))
     options: dict[int, int] = {

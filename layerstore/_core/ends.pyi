@@ -1,0 +1,3 @@
+from typing_extensions import Buffer
+
+def common_ends(a: Buffer, b: Buffer) -> tuple[int, int]: ...
