@@ -36,7 +36,7 @@ from layerstore.extents.layers import Layer
 from layerstore.extents.records import Applier
 from layerstore.extents.tree import Tree
 from layerstore.layers import garbage
-from layerstore.store import db, durable, logs
+from layerstore.store import db, durable, logs, sums
 
 ROOT = Path(__file__).parent.parent
 NOBODY = 65534
@@ -913,7 +913,7 @@ def test_drivers_say_what_they_cannot(filled: Store, container: Container) -> No
     assert filled.containers() == []
 
 
-@pytest.mark.parametrize("version", [2, 3, 4])
+@pytest.mark.parametrize("version", [2, 3, 4, 5])
 def test_a_database_of_a_version_before_is_brought_up(filled: Store, tmp_path: Path, version: int) -> None:
     filled.create("app:1", name="old")
     filled.close()
@@ -921,8 +921,15 @@ def test_a_database_of_a_version_before_is_brought_up(filled: Store, tmp_path: P
     for (trigger,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'trigger'").fetchall():
         connection.execute(f"DROP TRIGGER {trigger}")
     connection.executescript(
-        "DROP TABLE sums; DROP TABLE damaged_layers; ALTER TABLE layers DROP COLUMN recipe; PRAGMA user_version = 4;"
+        "DROP TABLE cold_packs; DROP TABLE frozen; DELETE FROM counters WHERE name = 'cold_packs';"
+        "PRAGMA user_version = 5;"
     )
+    if version == 5:
+        sums.install(connection)
+    else:
+        connection.executescript(
+            "DROP TABLE sums; DROP TABLE damaged_layers; ALTER TABLE layers DROP COLUMN recipe;PRAGMA user_version = 4;"
+        )
     if version < 4:
         connection.executescript("DROP TABLE blob_places; DROP TABLE layer_blobs; PRAGMA user_version = 3;")
     if version == 2:
@@ -941,7 +948,7 @@ def test_a_database_of_a_version_before_is_brought_up(filled: Store, tmp_path: P
         with sqlite3.connect(opened.layout.database) as other:
             assert other.execute("PRAGMA user_version").fetchone()[0] == db.SCHEMA_VERSION
             assert other.execute("SELECT count(*) FROM layer_blobs, blob_places").fetchone() == (0,)
-            assert other.execute("SELECT count(*) FROM layers WHERE recipe IS NULL").fetchone() == (1,)
+            assert other.execute("SELECT count(*) FROM layers WHERE recipe IS NULL").fetchone() == (version < 5,)
         assert opened.check().is_clean
         opened.remove(opened.containers())
 

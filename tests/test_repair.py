@@ -38,6 +38,7 @@ from layerstore import Store, check_store
 from layerstore.checking import rebuilding, reconcile
 from layerstore.errors import Conflict, CorruptError, Unsupported
 from layerstore.store.contents import Pack
+from layerstore.store.db import SCHEMA_VERSION
 
 ROOT = Path(__file__).parent.parent
 CONTENTS = ("packs/*.pack", "objects/*/*")
@@ -505,7 +506,7 @@ def test_a_store_of_a_later_version_is_left_alone(root: Path) -> None:
     (root / "format").write_text("layerstore 2\n")
     with contextlib.closing(sqlite3.connect(root / "layerstore.db", isolation_level=None)) as db:
         db.execute("CREATE TABLE later (x)")
-        db.execute("PRAGMA user_version = 6")
+        db.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
     with pytest.raises(Unsupported):
         mended(root)
     assert (root / "format").read_text() == "layerstore 2\n"

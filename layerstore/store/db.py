@@ -273,6 +273,7 @@ class Database:
             self.close()
             raise
         if version != SCHEMA_VERSION:
+            self.close()
             raise Unsupported(
                 f"{path} is of another version of layerstore (schema {version}, and 2 to {SCHEMA_VERSION} are read): "
                 "use that version, or load the images into a new store"

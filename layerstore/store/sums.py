@@ -97,7 +97,7 @@ def install(db: sqlite3.Connection) -> None:
     """Have every table told of, and its sum there."""
     for statement in statements(db):
         db.execute(statement)
-    seal(db)
+    seal_anew(db)
 
 
 def statements(db: sqlite3.Connection) -> Iterator[str]:

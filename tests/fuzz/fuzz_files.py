@@ -13,8 +13,8 @@ with atheris.instrument_imports(include=["layerstore"]):
     from layerstore._core.hashing import blake3
     from layerstore.errors import CorruptError, LimitExceeded, Unsupported
     from layerstore.layers import recipe
-    from layerstore.store.zstd import recipe_compressor
     from layerstore.store.contents import Pack
+    from layerstore.store.zstd import recipe_compressor
 
 CONTENTS = [(bytes([number]) * 32, number + 1) for number in range(5)]
 NODES = [
