@@ -200,16 +200,25 @@ class Usage(Value):
 
 
 class Pruned(Value):
-    """What was removed, or would be: ids of containers, ids of images with their names, contents dropped, bytes given
-    back."""
+    """What was removed, or would be: ids of containers with their names (None without one), ids of images with theirs,
+    contents dropped, bytes given back; and how many images and containers stay for no other reason than that they came
+    so short a time ago."""
 
     def __init__(
-        self, containers: list[str], images: dict[ImageId, list[str]], contents: int, freed_bytes: int
+        self,
+        containers: dict[str, str | None],
+        images: dict[ImageId, list[str]],
+        contents: int,
+        freed_bytes: int,
+        young_images: int,
+        young_containers: int,
     ) -> None:
         self.containers = containers
         self.images = images
         self.contents = contents
         self.freed_bytes = freed_bytes
+        self.young_images = young_images
+        self.young_containers = young_containers
 
 
 class Frozen(Value):

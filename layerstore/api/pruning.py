@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 
 from layerstore.errors import Conflict
@@ -22,6 +23,7 @@ AND (:named OR image_id NOT IN (SELECT image_id FROM names))
 AND image_id NOT IN (SELECT image_id FROM containers WHERE id NOT IN (SELECT value FROM json_each(:gone)))
 ORDER BY stored_seconds DESC, image_id
 """
+_ALWAYS = math.inf
 
 
 def prune(store: Store, *, named: bool, containers: bool, older_than_seconds: float, dry_run: bool) -> Pruned:
@@ -29,25 +31,29 @@ def prune(store: Store, *, named: bool, containers: bool, older_than_seconds: fl
     before = time.time() - older_than_seconds
     if dry_run:
         with locked(store.layout.garbage_lock, exclusive=False):
-            rows = _idle(store, before) if containers else []
-            images = _images(store, before, named, rows)
+            idle, young = _idle(store, before) if containers else ([], [])
+            images = _images(store, before, named, idle)
+            young_images = len(_images(store, _ALWAYS, named, [*idle, *young])) - len(images)
             freed = bytes_without(store._database, store._contents, store._chains, images)
-        return Pruned([row.id for row in rows], images, 0, freed)
+        return Pruned({row.id: row.name for row in idle}, images, 0, freed, young_images, len(young))
     # Nothing is being loaded, built or created in here, so an image that has no name yet is nobody's.
     with locked_past_sharers(store.layout.garbage_lock):
-        gone = [row.id for row in _idle(store, before) if _remove(store, row)] if containers else []
+        idle, young = _idle(store, before) if containers else ([], [])
+        gone = {row.id: row.name for row in idle if _remove(store, row)}
         with store._database.transaction() as db:
             images = _images(store, before, named, [])
+            young_images = len(_images(store, _ALWAYS, named, young)) - len(images)
             db.executemany("DELETE FROM names WHERE image_id = ?", [(image,) for image in images])
             db.executemany("DELETE FROM images WHERE image_id = ?", [(image,) for image in images])
     collected = store.collect_garbage()
-    return Pruned(gone, images, collected.contents, collected.freed_bytes)
+    return Pruned(gone, images, collected.contents, collected.freed_bytes, young_images, len(young))
 
 
-def _idle(store: Store, before: float) -> list[ContainerRow]:
-    rows = [row for row in store._containers.all() if row.created_seconds <= before]
-    states = store._containers.states(rows)
-    return [row for row, state in zip(rows, states, strict=True) if state == "created"]
+def _idle(store: Store, before: float) -> tuple[list[ContainerRow], list[ContainerRow]]:
+    """The containers that nobody uses: those that were made before, and those that were made since."""
+    rows = store._containers.all()
+    idle = [row for row, state in zip(rows, store._containers.states(rows), strict=True) if state == "created"]
+    return [row for row in idle if row.created_seconds <= before], [row for row in idle if row.created_seconds > before]
 
 
 def _remove(store: Store, row: ContainerRow) -> bool:

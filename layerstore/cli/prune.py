@@ -43,7 +43,7 @@ def run(store: Store, args: argparse.Namespace) -> int:
         found = store.prune(**chosen, dry_run=True)
         if args.dry_run:
             _tell(found)
-            print(f"{output.size(found.freed_bytes)} would be given back")
+            print(f"{output.size(found.freed_bytes)} would be given back{_young(found)}")
             return 0
         if (found.images or found.containers) and not _agreed(found):
             print("nothing was removed", file=sys.stderr)
@@ -51,7 +51,7 @@ def run(store: Store, args: argparse.Namespace) -> int:
     # What came while it was asked about was not told.
     done = store.prune(**{**chosen, "older_than_seconds": args.until + time.time() - begin})
     _tell(done)
-    print(f"{done.contents} contents dropped, {output.size(done.freed_bytes)} given back")
+    print(f"{done.contents} contents dropped, {output.size(done.freed_bytes)} given back{_young(done)}")
     return 0
 
 
@@ -64,7 +64,14 @@ def _agreed(found: Pruned) -> bool:
 
 
 def _tell(found: Pruned) -> None:
-    for container in found.containers:
-        print(f"container {container}")
+    for container, name in found.containers.items():
+        print(f"container {container}{f' {name}' if name else ''}")
     for image, names in found.images.items():
         print(f"image {image}{''.join(f' {output.printable(name)}' for name in names)}")
+
+
+def _young(found: Pruned) -> str:
+    """What would have gone but for its age."""
+    kinds = {"image": found.young_images, "container": found.young_containers}
+    stays = [f"{count} {kind}{'s' if count > 1 else ''}" for kind, count in kinds.items() if count]
+    return f"; {' and '.join(stays)} came too short a time ago (--until)" if stays else ""
