@@ -219,6 +219,13 @@ def test_without_a_store(empty: Cli, command: str) -> None:
     assert not empty.root.exists()
 
 
+@pytest.mark.parametrize("option", ["--verify=first", "--limit=members=10"])
+def test_options_that_mean_nothing_to_a_command(empty: Cli, option: str) -> None:
+    for command in ("fsck", "logout"):
+        text = empty(option, command, status=1)
+        assert text.startswith(f"layerstore {command}: {option.partition('=')[0]} means nothing to `{command}`")
+
+
 class TestImages:
     def test_init(self, empty: Cli) -> None:
         for _ in range(2):

@@ -10,6 +10,7 @@ import sqlite3
 import sys
 
 from layerstore.errors import InvalidInput, LayerstoreError
+from layerstore.naming import about
 from layerstore.store.layout import default_root
 
 TYPE_CHECKING = False
@@ -51,19 +52,23 @@ def run(
     """Run the command of that name on the store at `root`, verifying what is read when `verify` says and accepting what
     the `limits`, NAME=VALUE each, say; without them, as is usual. Returns the exit status."""
     path = f"layerstore.cli.{module_name}"
-    __import__(path)  # importlib would load `warnings`
-    module = sys.modules[path]
-    args = parser_of(name, module).parse_args(arguments)
+    module = None
     try:
+        __import__(path)  # importlib would load `warnings`
+        module = sys.modules[path]
+        args = parser_of(name, module).parse_args(arguments)
         # Not closed: the process ends, and with its last connection SQLite would move its log to the database and sync.
         # The same goes for a pool: it stays attached, as to detach and attach it takes 0.1 s.
         args.root = root or default_root()
         has_store = getattr(module, "NEEDS_STORE", True)
+        if not has_store and (verify or limits):
+            raise InvalidInput(f"--{'verify' if verify else 'limit'} means nothing to `{name}`; leave it out")
         store = _open_store(module, args.root, verify, limits, args) if has_store else None
         gc.freeze()
         gc.enable()
         status: int = module.run(store, args)
-        sys.stdout.flush()
+        with about("standard output"):
+            sys.stdout.flush()
         return status
     except BrokenPipeError:
         raise
@@ -71,8 +76,9 @@ def run(
         with contextlib.suppress(OSError):  # the terminal may have gone
             print(f"layerstore {name}: interrupted; nothing half-done was kept", file=sys.stderr)
         raise
-    except (LayerstoreError, OSError, MemoryError, sqlite3.Error) as error:
-        print(f"layerstore {name}: {told(error)}", file=sys.stderr)
+    except (LayerstoreError, OSError, MemoryError, ImportError, sqlite3.Error) as error:
+        with contextlib.suppress(OSError):
+            print(f"layerstore {name}: {told(error)}", file=sys.stderr)
         statuses: dict[type[Exception], int] = getattr(module, "STATUS_OF", {})
         return statuses.get(type(error), getattr(module, "FAILURE_STATUS", 1))
 
