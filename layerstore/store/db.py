@@ -16,7 +16,7 @@ import sqlite3
 import time
 
 from layerstore.errors import REPAIR_DATABASE, Conflict, CorruptError, Unsupported
-from layerstore.naming import about
+from layerstore.naming import about, close_fd
 from layerstore.store import sums
 from layerstore.store.locks import locked
 
@@ -183,7 +183,7 @@ class _Connection(sqlite3.Connection):
     def close(self) -> None:
         super().close()
         if self._log_fd is not None:
-            os.close(self._log_fd)
+            close_fd(self._log_fd)
             self._log_fd = None
 
     def execute(self, *args: Any) -> sqlite3.Cursor:
@@ -380,16 +380,15 @@ class Database:
                 self._write_again(connection)
 
     def _begin_writing(self, durable: bool) -> _Connection:
-        """Begin a transaction that writes. Where SQLite cannot open the file for writing at a moment (no descriptors
+        """Begin a transaction that writes. Where SQLite cannot open a file for writing at a moment (no descriptors
         are left), it opens it for reading, without a word, and goes on with that; such a connection is replaced here.
         """
-        connection = self._begin(durable)
-        if not self._is_made or connection.writes:
-            return connection
         try:
-            _write_nothing(connection)
+            connection = self._begin(durable)
+            if self._is_made and not connection.writes:
+                _write_nothing(connection)
         except OSError as error:
-            if error.errno != errno.EROFS:
+            if error.errno != errno.EROFS or not self._is_made:
                 raise
             self._connections.pop(_thread.get_ident()).close()
             connection = self._begin(durable)
