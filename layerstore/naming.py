@@ -42,6 +42,23 @@ class starting:
             raise OSError(errno.EAGAIN, text) from error
 
 
+def close_fd(fd: int) -> None:
+    """Close a descriptor, whatever close(2) reports: it is closed all the same, and to be interrupted or to have an
+    earlier write fail is no failure of what was done with it. What was written is durable once it was synced, and that
+    tells whether it could be."""
+    try:
+        os.close(fd)
+    except OSError as error:
+        if error.errno == errno.EBADF:
+            raise
+
+
+def fstat(fd: int) -> os.stat_result:
+    """As `os.fstat`, whose error names no file. Raises `OSError`."""
+    with about(fd):
+        return os.fstat(fd)
+
+
 def exists(path: str | os.PathLike[str]) -> bool:
     """As `os.path.exists`, which says no also where the system cannot tell: that is raised here, as `OSError`."""
     try:

@@ -9,6 +9,7 @@ import os
 from layerstore.containers.containers import check_count
 from layerstore.errors import Unsupported
 from layerstore.extents.operations import Operations
+from layerstore.naming import close_fd
 from layerstore.types import encode_path
 
 TYPE_CHECKING = False
@@ -213,7 +214,7 @@ class Container(Operations):
         try:
             return changes.changes(fd, self.image.index())
         finally:
-            os.close(fd)
+            close_fd(fd)
 
     # What it holds
 
@@ -356,7 +357,7 @@ class Container(Operations):
             try:
                 yield fd
             finally:
-                os.close(fd)
+                close_fd(fd)
 
     @contextlib.contextmanager
     def _changed(self) -> Iterator[Iterator[Entry]]:

@@ -13,7 +13,7 @@ from layerstore.errors import Conflict, InvalidInput, NotFound
 from layerstore.layers.entries import Entry
 from layerstore.layers.streams import pieces_of
 from layerstore.limits import DEFAULT, beyond
-from layerstore.naming import about
+from layerstore.naming import about, close_fd, fstat
 from layerstore.store import reflink
 from layerstore.types import encode_path
 
@@ -67,10 +67,10 @@ class HostFile:
             self._check(fd)
             yield fd
         finally:
-            os.close(fd)
+            close_fd(fd)
 
     def _check(self, fd: int) -> None:
-        if _version(os.fstat(fd)) != self._seen:
+        if _version(fstat(fd)) != self._seen:
             raise Conflict(f"{self._path} was changed while it was read; build again")
 
 
@@ -91,7 +91,7 @@ class Context:
         return self
 
     def __exit__(self, *_: object) -> None:
-        os.close(self._fd)
+        close_fd(self._fd)
 
     def resolve(self, path: str) -> str:
         """Where a path leads, links followed inside the context: relative, without links, "" for the context itself.
@@ -106,7 +106,7 @@ class Context:
         try:
             place = os.readlink(f"/proc/self/fd/{fd}")
         finally:
-            os.close(fd)
+            close_fd(fd)
         found = place[len(self._place) :].lstrip("/")
         if self._ignored.leaves_out(found) and not (self._ignored.keeps_some and self._has_kept(found)):
             raise self._missing(path)

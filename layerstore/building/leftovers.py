@@ -12,6 +12,7 @@ import fcntl
 import os
 
 from layerstore.building.steps import Steps
+from layerstore.naming import close_fd
 from layerstore.store.layout import make_private
 from layerstore.store.locks import locked, try_lock
 
@@ -57,7 +58,7 @@ class Leftovers:
             finally:
                 self._clear(fd)
         finally:
-            os.close(fd)
+            close_fd(fd)
 
     def clear(self) -> None:
         """Take away what builds have left that were killed, unless one runs. Raises `OSError`, `Conflict`."""
@@ -69,7 +70,7 @@ class Leftovers:
             if self._clear(fd):
                 Steps.remove_unfinished(self._top)
         finally:
-            os.close(fd)
+            close_fd(fd)
 
     def _clear(self, fd: int) -> bool:
         """Returns whether no build runs."""

@@ -16,7 +16,7 @@ from layerstore.building.copying import Copy, Item
 from layerstore.containers.bundle import Volume
 from layerstore.containers.copying import copy_out
 from layerstore.errors import InvalidInput, NotFound
-from layerstore.naming import about
+from layerstore.naming import about, close_fd
 from layerstore.store.layout import make_private
 from layerstore.store.locks import try_lock
 from layerstore.store.pieces import read_whole
@@ -164,7 +164,7 @@ def cache(mount: Mount, target: str, directory: str, check: Callable[[], None]) 
         yield Volume(path, target, mount.is_set("readonly"))
     finally:
         fcntl.flock(fd, fcntl.LOCK_UN)  # runtimes of other stages may have it too
-        os.close(fd)
+        close_fd(fd)
 
 
 def secret_data(mount: Mount, secrets: Mapping[str, str]) -> bytes | None:

@@ -16,7 +16,7 @@ from layerstore.containers.mounted import MountedFiles
 from layerstore.containers.rootfs import Rootfs
 from layerstore.containers.runtime import may_use_cgroups
 from layerstore.errors import LayerstoreError, Unsupported
-from layerstore.naming import about, starting
+from layerstore.naming import about, close_fd, starting
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -111,13 +111,13 @@ def _pumped(output: Callable[[int, bytes], None], stop: Callable[[], None]) -> I
             thread.start()
     except BaseException:
         for end in itertools.chain(*pipes):
-            os.close(end)
+            close_fd(end)
         raise
     try:
         yield [write for _, write in pipes]
     finally:
         for _, write in pipes:
-            os.close(write)
+            close_fd(write)
         thread.join()
         if pump.failure is not None:
             raise pump.failure
@@ -139,7 +139,7 @@ class _Pump:
         finally:
             # Who has no reader any more does not wait for one.
             for fd in self._streams:
-                os.close(fd)
+                close_fd(fd)
         if self.failure is not None:
             with contextlib.suppress(LayerstoreError, OSError):  # what came first is told
                 self._stop()
@@ -157,7 +157,7 @@ class _Pump:
                 else:
                     poll.unregister(fd)
                     del self._streams[fd]
-                    os.close(fd)
+                    close_fd(fd)
             if self.failure is not None:
                 self._stop()  # not once: a runtime cannot end a container that it is about to start
 

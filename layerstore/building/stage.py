@@ -24,7 +24,7 @@ from layerstore.building.workshop import Staged, Stopped, with_line
 from layerstore.containers.bundle import Volume
 from layerstore.errors import BuildFailed, InvalidInput, LayerstoreError, NotFound
 from layerstore.layers.entries import Entry
-from layerstore.naming import about
+from layerstore.naming import about, close_fd
 from layerstore.oci.configs import says_nothing, time_of_making
 from layerstore.oci.instructions import exec_form
 from layerstore.oci.words import split_words
@@ -448,7 +448,7 @@ def _upper(shop: Workshop, row: ContainerRow) -> Iterator[int]:
     try:
         yield fd
     finally:
-        os.close(fd)
+        close_fd(fd)
 
 
 _ACTIONS: dict[str, Callable[[StageBuild, Instruction], None]] = {

@@ -10,6 +10,7 @@ from layerstore.checking.findings import reason
 from layerstore.checking.hashing import read_through
 from layerstore.errors import CorruptError, Unsupported
 from layerstore.extents.log import chain_bytes
+from layerstore.naming import close_fd, fstat
 from layerstore.store import logs
 from layerstore.store.locks import locked, try_lock
 
@@ -87,7 +88,7 @@ def _check_log(
         wrong(f"it cannot be read: {reason(error)}")
         return None
     try:
-        size = os.fstat(fd).st_size
+        size = fstat(fd).st_size
         if size < HEADER_BYTES:
             wrong(f"it has {size} bytes, less than its header")
             return None
@@ -117,4 +118,4 @@ def _check_log(
         wrong(f"it cannot be read: {reason(error)}")
         return None
     finally:
-        os.close(fd)
+        close_fd(fd)

@@ -14,6 +14,7 @@ from layerstore.checking import hashing
 from layerstore.checking.findings import reason
 from layerstore.errors import CorruptError, InvalidInput, LimitExceeded, NotFound
 from layerstore.extents.image import Descriptor
+from layerstore.naming import fstat
 from layerstore.results import Progress
 from layerstore.store.cold import LIST, ColdPack, is_cold
 from layerstore.store.contents import LOG_HEADER, SLOT, pack_table
@@ -171,7 +172,7 @@ class ContentsCheck:
             self.bad_packs[number] = f"it cannot be opened: {reason(error)}"
             return
         try:
-            slots_at, count = pack_table(path, os.fstat(pack.fd).st_size, partial(_read_range, pack.fd))
+            slots_at, count = pack_table(path, fstat(pack.fd).st_size, partial(_read_range, pack.fd))
             slots = _read_range(pack.fd, slots_at, slots_at + count * SLOT.size)
         except (CorruptError, OSError) as error:
             self.bad_packs[number] = reason(error)

@@ -11,6 +11,7 @@ from layerstore.checking.findings import reason
 from layerstore.checking.hashing import read_through
 from layerstore.errors import CorruptError, Unsupported
 from layerstore.layers.chains import open_index
+from layerstore.naming import close_fd, fstat
 from layerstore.store.locks import try_lock
 from layerstore.store.pieces import PIECE_BYTES
 from layerstore.store.sealed import unsealed
@@ -41,7 +42,7 @@ def check_chains(layout: Layout, catalog: Catalog, findings: Findings, wanted: C
             if try_lock(fd):
                 _check_chain(layout, catalog, findings, chain, there)
         finally:
-            os.close(fd)
+            close_fd(fd)
 
 
 def _check_chain(layout: Layout, catalog: Catalog, findings: Findings, chain: ChainId, there: set[str]) -> None:
@@ -89,7 +90,7 @@ def _compare_image(path: str, size: int, digest: str) -> str:
     hasher = Hasher()
     try:
         with open(path, "rb", buffering=0) as file:
-            length = os.fstat(file.fileno()).st_size
+            length = fstat(file.fileno()).st_size
             while piece := file.read(PIECE_BYTES):
                 hasher.update(piece)
     except OSError as error:

@@ -10,6 +10,7 @@ from collections import deque
 
 from layerstore._core.hashing import Hasher, hash_many
 from layerstore.checking.findings import reason
+from layerstore.naming import close_fd, fstat
 from layerstore.store.pieces import PIECE_BYTES
 
 TYPE_CHECKING = False
@@ -79,7 +80,7 @@ def compare_object(path: str, size: int, digest: bytes) -> str:
     except OSError as error:
         return f"it cannot be opened: {reason(error)}"
     try:
-        length = os.fstat(fd).st_size
+        length = fstat(fd).st_size
         if length != size:
             return f"it has {length} bytes, not {size}"
         hasher = Hasher()
@@ -92,7 +93,7 @@ def compare_object(path: str, size: int, digest: bytes) -> str:
     except OSError as error:
         return f"it cannot be read: {reason(error)}"
     finally:
-        os.close(fd)
+        close_fd(fd)
 
 
 def read_through(path: str) -> None:
@@ -103,7 +104,7 @@ def read_through(path: str) -> None:
         while count := os.preadv(fd, buffer, position):
             position += count
     finally:
-        os.close(fd)
+        close_fd(fd)
 
 
 def in_threads(jobs: Iterable[Callable[[], None]]) -> None:

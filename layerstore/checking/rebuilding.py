@@ -13,7 +13,7 @@ from layerstore.checking.pages import Pages, consolidated
 from layerstore.checking.quarantine import Quarantine
 from layerstore.checking.reconcile import TYPES, Reconciled, near
 from layerstore.errors import Conflict, CorruptError, Unsupported
-from layerstore.naming import exists
+from layerstore.naming import close_fd, exists
 from layerstore.store import durable, sums
 from layerstore.store.db import Database, connect_alone, schema, tables_in
 from layerstore.store.layout import FORMAT
@@ -103,7 +103,7 @@ def _require_alone(path: str) -> None:
         if open_elsewhere(fd):
             raise Conflict(f"{path} has to be made anew, and another process has it open; end that first")
     finally:
-        os.close(fd)
+        close_fd(fd)
 
 
 def _written_at(layout: Layout) -> list[tuple[int, int]]:

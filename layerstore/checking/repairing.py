@@ -21,7 +21,7 @@ from layerstore.checking.quarantine import Quarantine
 from layerstore.checking.salvage import rescued, rescued_cold, strays
 from layerstore.layers.damaged import mark
 from layerstore.layers.derived import remove_derived
-from layerstore.naming import exists
+from layerstore.naming import close_fd, exists
 from layerstore.store import durable
 from layerstore.store.cold import LIST, ColdPack, is_cold
 from layerstore.store.contents import Pack
@@ -107,7 +107,7 @@ class Repair:
             try:
                 os.pwrite(fd, bytes(-size % PACK_BLOCK_BYTES), offset + size)
             finally:
-                os.close(fd)
+                close_fd(fd)
             finding.repaired = True
 
     # What is taken out of the way
@@ -241,7 +241,7 @@ class Repair:
             return [Record(-1, *fields) for fields in RECORD.iter_unpack(contents.records())]
         finally:
             for fd in (pack, staging_fd, objects):
-                os.close(fd)
+                close_fd(fd)
 
     def _rescued(self, pack: int, records: list[Record]) -> Iterator[bytes]:
         if is_cold(pack):

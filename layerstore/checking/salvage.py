@@ -18,6 +18,7 @@ from layerstore.checking.contents import Record
 from layerstore.checking.findings import reason
 from layerstore.checking.hashing import compare_object
 from layerstore.errors import CorruptError, NotFound
+from layerstore.naming import fstat
 from layerstore.store.cold import LIST, WHOLE, ColdPack, apply_delta, is_cold
 from layerstore.store.contents import SLOT, Pack
 from layerstore.store.pieces import read_at
@@ -46,7 +47,7 @@ def rescued(layout: Layout, number: int, records: Iterable[Record]) -> Iterator[
         reason(error)
         return
     with file:
-        length = os.fstat(file.fileno()).st_size
+        length = fstat(file.fileno()).st_size
         guesses = [_offsets_of_image(layout.pack_image(number)), _offsets_of_slots(file.fileno(), length)]
         at, next_slot = 0, 0
         for record in sorted(records, key=lambda record: record.slot):

@@ -12,7 +12,7 @@ from functools import partial
 
 from layerstore._core.mount import container_make_many, container_remove_many
 from layerstore.errors import Conflict, InvalidInput, NotFound, Unsupported
-from layerstore.naming import about, exists
+from layerstore.naming import about, close_fd, exists
 from layerstore.store import boot, logs
 from layerstore.store.locks import locked, try_lock
 from layerstore.types import Value
@@ -411,4 +411,4 @@ class Containers:
         try:
             return not try_lock(fd)
         finally:
-            os.close(fd)
+            close_fd(fd)

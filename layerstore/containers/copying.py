@@ -11,7 +11,7 @@ import sys
 
 from layerstore.layers.paths import relative_to
 from layerstore.layers.sources import filled
-from layerstore.naming import about
+from layerstore.naming import about, fstat
 from layerstore.store.pieces import PIECE_BYTES, write_all, write_at
 
 TYPE_CHECKING = False
@@ -87,7 +87,7 @@ def _copy(read: FileIO, write: IO[bytes], *, is_sparse: bool) -> None:
             start += count
         if start < end:
             return  # it is shorter than it was, or its size tells nothing (sysfs)
-    write.truncate(os.fstat(read.fileno()).st_size)
+    write.truncate(fstat(read.fileno()).st_size)
 
 
 def _read(file: FileIO, piece: memoryview) -> int:

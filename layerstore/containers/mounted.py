@@ -11,6 +11,7 @@ import contextlib
 import os
 
 from layerstore._core import mount
+from layerstore.naming import close_fd
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ class MountedFiles:
         return self
 
     def __exit__(self, *_: object) -> None:
-        os.close(self._fd)
+        close_fd(self._fd)
 
     @contextlib.contextmanager
     def _opened(self, path: str, flags: int) -> Iterator[int]:
@@ -36,7 +37,7 @@ class MountedFiles:
         try:
             yield fd
         finally:
-            os.close(fd)
+            close_fd(fd)
 
     @contextlib.contextmanager
     def _place(self, path: str) -> Iterator[str]:
@@ -121,4 +122,4 @@ def _descriptor(place: str, flags: int) -> Iterator[int]:
     try:
         yield fd
     finally:
-        os.close(fd)
+        close_fd(fd)

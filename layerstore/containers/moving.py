@@ -15,6 +15,7 @@ from layerstore._core.mount import container_make_many, container_remove_many
 from layerstore.containers import snapshots
 from layerstore.containers.containers import ContainerRow
 from layerstore.errors import Conflict, InvalidInput, NotFound, Unsupported
+from layerstore.naming import close_fd
 from layerstore.store import durable, logs
 from layerstore.store.locks import locked
 
@@ -198,7 +199,7 @@ def _record(recorder: Recorder, upper: str, *, share: bool) -> Recorded:
     try:
         return recorder.record(entries(fd, recorder.image.index, recorder.image.contents), share=share)
     finally:
-        os.close(fd)
+        close_fd(fd)
 
 
 def _unlink(layout: Layout, made: dict[str, Recorded]) -> None:

@@ -10,7 +10,7 @@ import stat
 
 from layerstore._core import mount
 from layerstore.errors import InvalidInput, LimitExceeded
-from layerstore.naming import about
+from layerstore.naming import about, close_fd, fstat
 from layerstore.store.pieces import read_at
 
 TYPE_CHECKING = False
@@ -36,12 +36,12 @@ class Rootfs:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        os.close(self._fd)
+        close_fd(self._fd)
 
     def read_text(self, path: str, max_size_bytes: int) -> str:
         """The text of a regular file; undecodable bytes become surrogates. `FileNotFoundError` when it is absent."""
         with self._opened(path, os.O_RDONLY | os.O_NONBLOCK) as fd:
-            status = os.fstat(fd)
+            status = fstat(fd)
             if not stat.S_ISREG(status.st_mode):
                 raise InvalidInput(f'"{path}" of the image is not a regular file')
             if status.st_size > max_size_bytes:
@@ -53,7 +53,7 @@ class Rootfs:
     def status(self, path: str) -> os.stat_result:
         """What stat(2) says of `path`, links followed. Raises `OSError`."""
         with self._opened(path, os.O_PATH) as fd:
-            return os.fstat(fd)
+            return fstat(fd)
 
     def has_acl(self, path: str) -> bool:
         """Whether an access control list says more of who may do what than the mode does. Raises `OSError`."""
@@ -107,7 +107,7 @@ class Rootfs:
             parent, name = posixpath.split(posixpath.normpath(path))
             with self._made(parent) as parent_fd:
                 try:
-                    os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644, dir_fd=parent_fd))
+                    close_fd(os.open(name, os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644, dir_fd=parent_fd))
                     return
                 except FileExistsError:
                     link = self._dangling(path, name, parent_fd)
@@ -122,7 +122,7 @@ class Rootfs:
         try:
             yield fd
         finally:
-            os.close(fd)
+            close_fd(fd)
 
     def _dangling(self, path: str, name: str, parent_fd: int) -> str | None:
         """Where the link `path` (`name` in `parent_fd`) points, when nothing is there; None when something is."""

@@ -13,6 +13,7 @@ import signal
 
 from layerstore._core import mount
 from layerstore.errors import InvalidInput, LayerstoreError, NotFound, Unsupported
+from layerstore.naming import close_fd, fstat
 from layerstore.store.layout import absolute
 from layerstore.store.pieces import read_at
 from layerstore.types import Value
@@ -174,10 +175,10 @@ class Runtime(Value):
                 self._check_known(container_id)  # it may have gone, or not quite be there yet
                 text = read_at(errors, 4096, 0).decode(errors="replace").strip()
                 raise LayerstoreError(f'"{self.name} {arguments[0]}" of the container "{container_id}" failed: {text}')
-            return read_at(output, os.fstat(output).st_size, 0)
+            return read_at(output, fstat(output).st_size, 0)
         finally:
-            os.close(output)
-            os.close(errors)
+            close_fd(output)
+            close_fd(errors)
 
     def _check_known(self, container_id: str) -> None:
         directory = f"{self.state_root}/{container_id}"
@@ -242,4 +243,4 @@ def _in_foreground() -> bool:
     try:
         return os.tcgetpgrp(terminal) == os.getpgrp()
     finally:
-        os.close(terminal)
+        close_fd(terminal)

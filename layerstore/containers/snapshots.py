@@ -24,7 +24,7 @@ from functools import partial
 from layerstore._core.clone import clone_tree
 from layerstore._core.mount import container_remove_many
 from layerstore.errors import Conflict, NotFound
-from layerstore.naming import about, exists
+from layerstore.naming import about, close_fd, exists
 from layerstore.store.durable import file_system
 from layerstore.store.layout import make_private
 from layerstore.store.locks import locked_directory
@@ -297,6 +297,6 @@ def _remove(directory: str, path: str) -> None:
     try:
         container_remove_many(fd, [os.path.basename(path)])
     finally:
-        os.close(fd)
+        close_fd(fd)
     with contextlib.suppress(OSError):
         os.rmdir(f"{directory}/removed")

@@ -16,7 +16,7 @@ from layerstore._core.upper import UpperWalk
 from layerstore.layers.entries import Entry
 from layerstore.layers.sources import StoredContent
 from layerstore.layers.tarring import content_of, write_content, write_header
-from layerstore.naming import about
+from layerstore.naming import about, close_fd, fstat
 from layerstore.store import reflink
 from layerstore.store.layout import PACK_THRESHOLD_BYTES
 from layerstore.store.pieces import PIECE_BYTES
@@ -86,7 +86,7 @@ def _write_large(
             yield from write_content(writer, content)
     finally:
         if fd is not None:
-            os.close(fd)
+            close_fd(fd)
 
 
 def _entry(found: UpperEntry) -> Entry:
@@ -126,7 +126,7 @@ class _OpenFile:
     def clone_to(self, fd: int) -> bool:
         if not reflink.share(fd, self._fd):
             return False
-        size = os.fstat(fd).st_size
+        size = fstat(fd).st_size
         if size < self._found.size:
             raise _changed(self._found)
         if size > self._found.size:
@@ -159,12 +159,12 @@ class _UpperFile:
                 raise _changed(self._found) from error
             raise
         try:
-            status = os.fstat(fd)
+            status = fstat(fd)
             if (status.st_dev, status.st_ino) != self._found.identity:
                 raise _changed(self._found)
             yield _OpenFile(fd, self._found)
         finally:
-            os.close(fd)
+            close_fd(fd)
 
 
 def _changed(found: UpperEntry) -> OSError:

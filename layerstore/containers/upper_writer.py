@@ -17,6 +17,7 @@ from layerstore.errors import CorruptError, Unsupported
 from layerstore.extents.sources import LayerContent
 from layerstore.layers.entries import Entry, is_left_out
 from layerstore.layers.sources import filled
+from layerstore.naming import close_fd
 from layerstore.store import reflink
 from layerstore.store.pieces import write_at
 from layerstore.types import decode_path
@@ -59,7 +60,7 @@ def write_upper(entries: Iterable[Entry], index: Index, upper: str, made: Made |
         finally:
             writer.close()
     finally:
-        os.close(fd)
+        close_fd(fd)
 
 
 def _root_of(index: Index) -> Entry:
@@ -83,7 +84,7 @@ class _Writer:
         self._directories = [_root_of(index)]
 
     def close(self) -> None:
-        os.close(self._parent_fd)
+        close_fd(self._parent_fd)
 
     @contextlib.contextmanager
     def _naming(self, entry: Entry) -> Iterator[None]:
@@ -124,12 +125,12 @@ class _Writer:
                         os.setxattr(fd, _OPAQUE, b"y")
                     os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
                 finally:
-                    os.close(fd)
+                    close_fd(fd)
 
     def _go_to(self, parent: bytes) -> None:
         if parent != self._parent:
             fd = os.open(parent or b".", _DIRECTORY, dir_fd=self._top_fd)
-            os.close(self._parent_fd)
+            close_fd(self._parent_fd)
             self._parent, self._parent_fd = parent, fd
 
     def _file(self, entry: Entry, name: bytes) -> None:
@@ -140,7 +141,7 @@ class _Writer:
             _set_attributes(fd, entry)
             os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
         finally:
-            os.close(fd)
+            close_fd(fd)
 
     def _refer(self, fd: int, lower: int, size: int) -> bool:
         """Have the file's content be that of a file of the image; False where there is no room to say so."""

@@ -14,6 +14,7 @@ from layerstore._core.extents import IMAGE, ZERO, ExtentMap, source
 from layerstore._core.log import Record
 from layerstore.extents.log import create_log
 from layerstore.extents.records import inode_records
+from layerstore.naming import close_fd, fstat
 from layerstore.store import logs as store_logs
 from layerstore.store.pieces import PIECE_BYTES
 
@@ -68,7 +69,7 @@ def rewrite(layout: Layout, chain: ChainId, tree: Tree) -> tuple[str, dict[str, 
     try:
         fd = os.open(layout.log(log), os.O_RDWR | os.O_CLOEXEC)
         try:
-            writer = LogWriter(fd, os.fstat(fd).st_size, bytes.fromhex(log), 0)
+            writer = LogWriter(fd, fstat(fd).st_size, bytes.fromhex(log), 0)
             records = [
                 Record(kinds.SOURCE_LOG, value=kept[number], payload=bytes.fromhex(tree.logs.ids[number]))
                 for number in kept
@@ -84,7 +85,7 @@ def rewrite(layout: Layout, chain: ChainId, tree: Tree) -> tuple[str, dict[str, 
                 _copy(tree, writer, inode, copied)
             writer.sync()
         finally:
-            os.close(fd)
+            close_fd(fd)
     except BaseException:
         store_logs.unlink(layout, [log])
         raise

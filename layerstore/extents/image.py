@@ -9,6 +9,7 @@ from layerstore._core import branches
 from layerstore._core.extent_io import Content
 from layerstore.extents.table import Inode
 from layerstore.layers.paths import join
+from layerstore.naming import close_fd
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,7 +29,7 @@ class Descriptor:
         self.fd = fd
 
     def __del__(self) -> None:
-        os.close(self.fd)
+        close_fd(self.fd)
 
 
 class ImageTree:

@@ -19,7 +19,7 @@ from layerstore.extents import compaction
 from layerstore.extents.log import LogMissing, Logs, LogSyncs, OpenLog, create_logs, open_log
 from layerstore.extents.table import Table
 from layerstore.extents.tree import Tree
-from layerstore.naming import about
+from layerstore.naming import about, fstat
 from layerstore.store import durable, logs
 from layerstore.store.locks import locked, try_lock
 
@@ -194,7 +194,7 @@ class Layers:
 
         def add_source(log_id: bytes) -> int:
             descriptor = open_log(self.layout, log_id.hex())
-            return names.add(log_id.hex(), descriptor, os.fstat(descriptor.fd).st_size)
+            return names.add(log_id.hex(), descriptor, fstat(descriptor.fd).st_size)
 
         number = names.add(log.id, log.descriptor, log.end)
         tree = Tree(table, names, number, device, add_source)
@@ -309,7 +309,7 @@ class Layer:
         """The tree of a log as it is on disk, read again only where the log has changed."""
         if self._tree is not None and self._log == log:
             known = self._tree.logs.descriptors[self._tree.log_number]
-            if os.fstat(known.fd).st_size == self._seen_bytes:
+            if fstat(known.fd).st_size == self._seen_bytes:
                 return self._tree
         opened = OpenLog(self._layout, self._chain, log, descriptor or open_log(self._layout, log))
         image = self._layers.image_tree(self._image)
@@ -379,7 +379,7 @@ class Layer:
             # whole records follow one that is not: perhaps not because of a crash, so they are not cut off.
             self._switch((log, end))
             return self._begun()
-        if os.fstat(descriptor.fd).st_size > end:
+        if fstat(descriptor.fd).st_size > end:
             with about(descriptor.fd):
                 os.ftruncate(descriptor.fd, end)
         if may_compact and self._compact(tree):
@@ -475,7 +475,7 @@ class Layer:
         append more, or take that back and append something else, which is not to be seen in what goes on from here."""
         descriptor = open_log(self._layout, log)
         with about(descriptor.fd):
-            size = os.fstat(descriptor.fd).st_size
+            size = fstat(descriptor.fd).st_size
         tree = self._tree
         if tree is not None and (self._log, self._seen_bytes) == (log, size):
             return log, tree.logs.files[tree.log_number].length

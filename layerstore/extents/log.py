@@ -12,7 +12,7 @@ from layerstore._core.extent_io import LogFile
 from layerstore._core.log import HEADER_BYTES, Header, LogReader
 from layerstore.errors import CorruptError
 from layerstore.extents.image import Descriptor
-from layerstore.naming import about
+from layerstore.naming import about, close_fd, fstat
 from layerstore.store import durable
 from layerstore.store import logs as store_logs
 from layerstore.store.pieces import PIECE_BYTES, read_at, write_at
@@ -90,7 +90,7 @@ class OpenLog:
         self.id = log
         self.descriptor = descriptor
         with about(layout.log(log)):
-            self.size = os.fstat(descriptor.fd).st_size
+            self.size = fstat(descriptor.fd).st_size
         count = self.size if length is None else min(self.size, length)
         if count < HEADER_BYTES:
             raise CorruptError(f"{layout.log(log)} ends in its header; `layerstore rm` the container")
@@ -187,7 +187,7 @@ def create_log(layout: Layout, chain: ChainId, base: State | None) -> str:
             try:
                 write_at(fd, header.pack(), 0)
             finally:
-                os.close(fd)
+                close_fd(fd)
     except BaseException:
         os.unlink(path)
         raise

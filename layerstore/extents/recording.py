@@ -22,6 +22,7 @@ from layerstore.extents.table import Inode
 from layerstore.layers.entries import is_left_out
 from layerstore.layers.paths import directories_above, parent_of
 from layerstore.layers.sources import differing, filled
+from layerstore.naming import close_fd, fstat
 from layerstore.store import logs as store_logs
 from layerstore.store.layout import PACK_THRESHOLD_BYTES
 from layerstore.types import decode_path
@@ -74,7 +75,7 @@ class Recorder:
         try:
             fd = os.open(self._layout.log(log), os.O_RDWR | os.O_CLOEXEC)
             try:
-                writer = LogWriter(fd, os.fstat(fd).st_size, bytes.fromhex(log), 0)
+                writer = LogWriter(fd, fstat(fd).st_size, bytes.fromhex(log), 0)
                 plan = _Plan(self.image, list(entries))
                 if records := plan.records():
                     writer.append(records)
@@ -83,7 +84,7 @@ class Recorder:
                     contents.add(entry, number)
                 self._lengths[log] = writer.sync()
             finally:
-                os.close(fd)
+                close_fd(fd)
         except BaseException:
             store_logs.unlink(self._layout, [log])
             raise

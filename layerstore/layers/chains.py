@@ -15,6 +15,7 @@ import time
 from functools import cached_property
 
 from layerstore.errors import RELOAD, CorruptError, NotFound
+from layerstore.naming import close_fd
 from layerstore.store import durable
 from layerstore.store.locks import locked
 from layerstore.store.pieces import read_whole
@@ -74,7 +75,7 @@ def open_index(path: str) -> Index:
     try:
         return Index(MappedFile(fd))
     finally:
-        os.close(fd)
+        close_fd(fd)
 
 
 class Chains:

@@ -11,6 +11,7 @@ import threading
 
 from layerstore._core.mount import is_mounted
 from layerstore.errors import InvalidInput
+from layerstore.naming import close_fd
 from layerstore.store.layout import DERIVED_LIMIT_BYTES, chain_of_mount
 from layerstore.store.locks import locked, try_lock
 from layerstore.types import ChainId
@@ -122,7 +123,7 @@ class Derived:
             remove_derived(unit.paths)
             return True
         finally:
-            os.close(fd)
+            close_fd(fd)
 
 
 def used(path: str) -> None:

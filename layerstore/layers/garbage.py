@@ -28,6 +28,7 @@ from layerstore.layers.chains import Chains
 from layerstore.layers.derived import remove_derived, without_mounting
 from layerstore.layers.imports import clear_abandoned
 from layerstore.layers.packs import bring_small_together
+from layerstore.naming import close_fd
 from layerstore.store.cold import LIST, ColdPack, is_cold
 from layerstore.store.contents import ContentStore, Pack
 from layerstore.store.db import UNUSED_CHAINS, Database
@@ -284,7 +285,7 @@ def _punch(path: str, holes: bytes) -> None:
         if not open_elsewhere(fd):
             punch_holes(fd, holes)
     finally:
-        os.close(fd)
+        close_fd(fd)
 
 
 def _dead_ranges(path: str, alive: set[int]) -> bytes:

@@ -28,7 +28,7 @@ from layerstore.layers.streams import (
     read_ahead,
 )
 from layerstore.limits import DEFAULT, FREE_INDEX_BYTES, beyond
-from layerstore.naming import about, exists
+from layerstore.naming import about, close_fd, exists
 from layerstore.store import durable
 from layerstore.store.db import SET_NAME
 from layerstore.store.known_blobs import KnownBlob, remember, saw
@@ -119,14 +119,14 @@ class Import:
                 os.mkdir(self._staging, mode=0o700)
                 stack.callback(shutil.rmtree, self._staging, ignore_errors=True)
                 lock_fd = os.open(f"{self._staging}/lock", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-                stack.callback(os.close, lock_fd)
+                stack.callback(close_fd, lock_fd)
                 try_lock(lock_fd)
                 self._pack_number, pack_fd = _reserve_pack(self._layout, self._database)
-                stack.callback(os.close, pack_fd)
+                stack.callback(close_fd, pack_fd)
                 stack.callback(_drop_pack, self._layout, self._database, self._pack_number)
             self._pack_fd = pack_fd
             self._staging_fd = os.open(self._staging, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            stack.callback(os.close, self._staging_fd)
+            stack.callback(close_fd, self._staging_fd)
             self._cleanup = stack.pop_all()
         return self
 
@@ -315,7 +315,7 @@ class Import:
         try:
             contents.publish(objects_fd, self._pack_number)
         finally:
-            os.close(objects_fd)
+            close_fd(objects_fd)
         slots, contents_bytes = contents.slots()
         if slots:
             image = write_pack(self._pack_number, contents_bytes, slots)
@@ -425,7 +425,7 @@ def _reserve_pack(layout: Layout, database: Database) -> tuple[int, int]:
             try_lock(fd)
         except OSError:
             os.unlink(layout.pack(number))
-            os.close(fd)
+            close_fd(fd)
             raise
         return number, fd
 
@@ -472,7 +472,7 @@ def _if_abandoned(lock: str, remove: Callable[[], object]) -> None:
         if try_lock(fd):
             remove()
     finally:
-        os.close(fd)
+        close_fd(fd)
 
 
 def _drop_pack(layout: Layout, database: Database, number: int) -> None:

@@ -11,6 +11,7 @@ from layerstore.errors import InvalidInput, NotFound
 from layerstore.layers.imports import Import
 from layerstore.layers.streams import INPUT_BYTES, compression_of, decompressed, pieces_of, prefixed
 from layerstore.limits import beyond
+from layerstore.naming import fstat
 from layerstore.oci import archives
 from layerstore.oci.archives import DirectoryMembers, Names, TarMembers, streamed_members
 from layerstore.oci.configs import parse_config
@@ -263,7 +264,7 @@ def import_rootfs(
 ) -> ImageId:
     """Make an image of one layer; see `layerstore.Store.import_rootfs`."""
     with Import(layout, database, contents, limits=limits) as importing, _opened(source) as (file, label):
-        total = os.fstat(file.fileno()).st_size if isinstance(source, (str, os.PathLike)) else None
+        total = fstat(file.fileno()).st_size if isinstance(source, (str, os.PathLike)) else None
         tell = _Loader(importing, progress, limits).tell(label, total)
         layer = importing.add_layer(pieces_of(file, PIECE_BYTES), progress=tell)
         data = _rootfs_config(layer.diff_id, created)

@@ -13,7 +13,7 @@ import tarfile
 
 from layerstore.errors import InvalidInput
 from layerstore.layers.streams import pieces_of
-from layerstore.naming import about
+from layerstore.naming import about, fstat
 from layerstore.oci.layouts import blob_name
 from layerstore.store import durable
 from layerstore.store.pieces import write_all, write_at
@@ -57,7 +57,7 @@ def archive(target: str | os.PathLike[str] | BinaryIO, staging: str) -> Iterator
     if found is not None and stat.S_ISDIR(found.st_mode):
         raise InvalidInput(f"{path} is a directory; give a file, or save in format oci, which is a directory")
     with file(path) as fd:
-        is_file = stat.S_ISREG(os.fstat(fd).st_mode)
+        is_file = stat.S_ISREG(fstat(fd).st_mode)
         writing = TarFile(fd, path) if is_file else TarStream(functools.partial(os.write, fd), path, staging)
         yield writing
         writing.end()

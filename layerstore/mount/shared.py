@@ -13,7 +13,7 @@ import os
 from layerstore._core import mount
 from layerstore.errors import CorruptError, Unsupported
 from layerstore.layers.chains import version_of
-from layerstore.naming import about
+from layerstore.naming import about, close_fd, fstat
 from layerstore.store.layout import chain_of_mount
 from layerstore.store.locks import locked
 
@@ -42,7 +42,7 @@ class Mounts:
         """Close what is kept open. Mounts stay."""
         fd, self.containers_fd = self.containers_fd, -1
         if fd >= 0:  # a second time it would be somebody else's
-            os.close(fd)
+            close_fd(fd)
 
     def _target(self, chain: Chain) -> str:
         return self._layout.chain_mount(chain.chain_id, chain.packs)
@@ -158,7 +158,7 @@ def _read_ahead(image: str) -> None:
     EROFS reads metadata by the page and on demand, so that looking at a cold tree otherwise waits for each.
     """
     with about(image), open(image, "rb", buffering=0) as file:
-        end = min(os.fstat(file.fileno()).st_size, _READ_AHEAD_LIMIT_BYTES)
+        end = min(fstat(file.fileno()).st_size, _READ_AHEAD_LIMIT_BYTES)
         for at in range(0, end, _READ_AHEAD_BYTES):
             os.posix_fadvise(file.fileno(), at, _READ_AHEAD_BYTES, os.POSIX_FADV_WILLNEED)
 
@@ -178,5 +178,5 @@ def _detach(target: str) -> None:
 
 def _open_path(stack: contextlib.ExitStack, path: str) -> int:
     fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    stack.callback(os.close, fd)
+    stack.callback(close_fd, fd)
     return fd

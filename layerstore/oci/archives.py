@@ -13,7 +13,7 @@ from layerstore._core.mount import open_inside
 from layerstore._core.tar import Data, Entry, walk
 from layerstore.errors import CorruptError, InvalidInput, LayerstoreError, NotFound
 from layerstore.limits import beyond
-from layerstore.naming import about
+from layerstore.naming import about, close_fd, fstat
 from layerstore.oci.configs import ImageConfig, parse_config, parse_json
 from layerstore.oci.images import (
     check_blob,
@@ -239,7 +239,7 @@ class DirectoryMembers:
         fd = -1
         try:
             fd = open_inside(root, name, os.O_PATH | os.O_CLOEXEC)
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
+            if not stat.S_ISREG(fstat(fd).st_mode):
                 raise InvalidInput(f"{self._root}/{name} is no file; copy the layout again")
             return open(f"/proc/self/fd/{fd}", "rb", buffering=0)
         except (FileNotFoundError, NotADirectoryError):
@@ -251,11 +251,11 @@ class DirectoryMembers:
         finally:
             for each in (root, fd):
                 if each >= 0:
-                    os.close(each)
+                    close_fd(each)
 
     def size_bytes(self, name: str) -> int:
         with self.open(name) as file:
-            return os.fstat(file.fileno()).st_size
+            return fstat(file.fileno()).st_size
 
     def read(self, name: str, limit: str) -> bytes:
         with self.open(name) as file:

@@ -15,7 +15,7 @@ from urllib3.exceptions import HTTPError
 
 from layerstore.errors import DigestMismatch, RegistryError
 from layerstore.layers.streams import INPUT_BYTES
-from layerstore.naming import starting
+from layerstore.naming import close_fd, fstat, starting
 from layerstore.registry.transport import END_SECONDS, Transient, shown, translated
 from layerstore.store.locks import try_lock
 from layerstore.store.pieces import write_at
@@ -78,7 +78,7 @@ class Download:
 
     def _open(self) -> None:
         self._fd, self._path = _open_spool(self._directory, digest_hex(self.descriptor.digest))
-        have = os.fstat(self._fd).st_size
+        have = fstat(self._fd).st_size
         if have > self.descriptor.size_bytes:
             os.ftruncate(self._fd, 0)
             have = 0
@@ -163,7 +163,7 @@ class Download:
             if not self._have or self._path.endswith(_PRIVATE):
                 self.remove()
         finally:
-            os.close(fd)
+            close_fd(fd)
 
 
 def _open_spool(directory: str, name: str) -> tuple[int, str]:
@@ -174,7 +174,7 @@ def _open_spool(directory: str, name: str) -> tuple[int, str]:
     # Between opening and locking it may have been removed.
     if _is_taken(fd):
         return fd, path
-    os.close(fd)
+    close_fd(fd)
     path = f"{directory}/{os.urandom(8).hex()}{_PRIVATE}"
     fd = os.open(path, flags | os.O_EXCL, 0o600)
     _is_taken(fd)
@@ -184,9 +184,9 @@ def _open_spool(directory: str, name: str) -> tuple[int, str]:
 def _is_taken(fd: int) -> bool:
     """Whether the file is locked now, and still there. It is closed where that raises `OSError`."""
     try:
-        return try_lock(fd) and os.fstat(fd).st_nlink > 0
+        return try_lock(fd) and fstat(fd).st_nlink > 0
     except BaseException:
-        os.close(fd)
+        close_fd(fd)
         raise
 
 

@@ -16,7 +16,7 @@ from layerstore._core.files import MappedFile, copy_ranges
 from layerstore._core.hashing import Hasher, blake3, hash_many
 from layerstore._core.ingest import LOCATION_NONE, LOCATION_OBJECT, RECORD_BYTES, Digests
 from layerstore.errors import RELOAD, REPAIR, CorruptError, NotFound
-from layerstore.naming import about
+from layerstore.naming import about, close_fd
 from layerstore.store import durable
 from layerstore.store.cold import LIST, WHOLE, ColdPack, apply_delta, is_cold
 from layerstore.store.layout import FIRST_COLD, PACK_THRESHOLD_BYTES
@@ -182,7 +182,7 @@ class ContentStore:
                 write_at(fd, records, len(LOG_HEADER) + count * RECORD_BYTES)
                 os.fsync(fd)
             finally:
-                os.close(fd)
+                close_fd(fd)
         if count == 0:
             durable.sync_directory(self._layout.root)
         count += len(records) // RECORD_BYTES

@@ -9,7 +9,7 @@ import stat
 from functools import partial
 
 from layerstore._core.mount import syncfs
-from layerstore.naming import about
+from layerstore.naming import about, close_fd, fstat
 from layerstore.store.locks import try_lock
 from layerstore.store.pieces import write_at
 
@@ -29,7 +29,7 @@ def sync_directory(path: str | os.PathLike[str]) -> None:
         try:
             os.fsync(fd)
         finally:
-            os.close(fd)
+            close_fd(fd)
 
 
 @contextlib.contextmanager
@@ -43,7 +43,7 @@ def file_system(path: str | os.PathLike[str]) -> Iterator[Callable[[], None]]:
     try:
         yield partial(_syncfs, fd, os.fspath(path))
     finally:
-        os.close(fd)
+        close_fd(fd)
 
 
 def _syncfs(fd: int, path: str) -> None:
@@ -105,7 +105,7 @@ def place(staged: str, path: str) -> None:
             with about(path):
                 os.fsync(fd)
         finally:
-            os.close(fd)
+            close_fd(fd)
         os.rename(staged, path)
 
 
@@ -122,20 +122,20 @@ def claimed_beside(path: str | os.PathLike[str], make: Callable[[str], int]) -> 
         fd = make(temporary)
         if _is_claimed(fd):
             break
-        os.close(fd)
+        close_fd(fd)
     try:
         yield temporary, fd
     except BaseException:
         _remove(temporary)
         raise
     finally:
-        os.close(fd)
+        close_fd(fd)
 
 
 def _is_claimed(fd: int) -> bool:
     """Lock it. False where another process has found it before it was locked, and removes it."""
     try:
-        return try_lock(fd) and os.fstat(fd).st_nlink > 0
+        return try_lock(fd) and fstat(fd).st_nlink > 0
     except OSError:  # a file system without locks
         return True
 
@@ -152,7 +152,7 @@ def _remove_abandoned(path: str | os.PathLike[str]) -> None:
                 if try_lock(fd):
                     _remove(temporary)
             finally:
-                os.close(fd)
+                close_fd(fd)
 
 
 def _remove(path: str) -> None:
@@ -186,7 +186,7 @@ def _begun(path: str | os.PathLike[str], mode: int) -> Iterator[int]:
             yield fd
         finally:
             with about(path):
-                os.close(fd)
+                close_fd(fd)
         os.rename(temporary, path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):

@@ -7,7 +7,7 @@ import os
 import stat
 
 from layerstore.errors import REPAIR_DATABASE, CorruptError, InvalidInput, NotFound
-from layerstore.naming import about, exists
+from layerstore.naming import about, close_fd, exists
 from layerstore.store import durable
 from layerstore.store.locks import locked_directory
 from layerstore.types import ChainId, digest_hex, sha256_digest
@@ -183,7 +183,7 @@ class Layout:
                 ):
                     make_private(directory)
                 # Files that SQLite puts beside it get its mode.
-                os.close(os.open(self.database, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+                close_fd(os.open(self.database, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
                 sync()
             durable.write_file(self.format, FORMAT.encode())
 

@@ -9,7 +9,7 @@ import os
 import struct
 import time
 
-from layerstore.naming import about
+from layerstore.naming import about, close_fd
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,9 +42,9 @@ def locked_past_sharers(path: str | os.PathLike[str]) -> Iterator[None]:
     try:
         while not try_lock(fd):
             with contextlib.suppress(BlockingIOError):  # another one asks for it already
-                fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0))
+                _lock_byte(fd, fcntl.F_OFD_SETLK, fcntl.F_WRLCK, 0)
             is_held = _try_for(fd, _ASK_SECONDS)
-            fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, 0, 1, 0))
+            _lock_byte(fd, fcntl.F_OFD_SETLK, fcntl.F_UNLCK, 0)
             if is_held or _try_for(fd, _REST_SECONDS):
                 break
         yield
@@ -64,8 +64,7 @@ def _try_for(fd: int, seconds: float) -> bool:
 def _let_pass(fd: int) -> None:
     """Wait for who wants this lock alone, if he asks for it; not for one who was stopped while he did."""
     end = None
-    question = _FLOCK.pack(fcntl.F_RDLCK, os.SEEK_SET, 0, 1, 0)
-    while _FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_OFD_GETLK, question))[0] != fcntl.F_UNLCK:
+    while _lock_byte(fd, fcntl.F_OFD_GETLK, fcntl.F_RDLCK, 0) != fcntl.F_UNLCK:
         end = end or time.monotonic() + 2 * _ASK_SECONDS
         if time.monotonic() > end:
             return
@@ -99,8 +98,7 @@ def _let_go(fd: int, holder: int) -> None:
     with contextlib.suppress(OSError):  # nothing was written that it could not write
         if os.getpid() == holder:
             fcntl.flock(fd, fcntl.LOCK_UN)
-    with contextlib.suppress(OSError):
-        os.close(fd)
+    close_fd(fd)
 
 
 def try_lock(fd: int, *, exclusive: bool = True) -> bool:
@@ -111,6 +109,13 @@ def try_lock(fd: int, *, exclusive: bool = True) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def _lock_byte(fd: int, how: int, kind: int, start: int, length: int = 1) -> int:
+    """Lock or release bytes of a file; returns the type of the lock that the kernel answers with. Raises `OSError`."""
+    with about(fd):
+        answer = fcntl.fcntl(fd, how, _FLOCK.pack(kind, os.SEEK_SET, start, length, 0))
+    return int(_FLOCK.unpack(answer)[0])
 
 
 class Claims:
@@ -128,27 +133,26 @@ class Claims:
         """Claim them all, waiting for who has claimed one before. Always in the same order, so that none waits for one
         who waits for him. Raises `OSError`."""
         for start in sorted(map(_place, digests)):
-            fcntl.fcntl(self._fd, fcntl.F_OFD_SETLKW, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, start, 1, 0))
+            _lock_byte(self._fd, fcntl.F_OFD_SETLKW, fcntl.F_WRLCK, start)
 
     def try_take(self, digest: str) -> bool:
         """Claim one if nobody else has."""
         try:
-            fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, _place(digest), 1, 0))
+            _lock_byte(self._fd, fcntl.F_OFD_SETLK, fcntl.F_WRLCK, _place(digest))
         except (BlockingIOError, PermissionError):
             return False
         return True
 
     def release(self, digests: Iterable[str]) -> None:
         for digest in digests:
-            fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, _place(digest), 1, 0))
+            _lock_byte(self._fd, fcntl.F_OFD_SETLK, fcntl.F_UNLCK, _place(digest))
 
     def close(self) -> None:
         """Release all, as `_let_go`."""
-        try:
+        with contextlib.suppress(OSError):
             if os.getpid() == self._holder:
-                fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, 0, 0, 0))
-        finally:
-            os.close(self._fd)
+                _lock_byte(self._fd, fcntl.F_OFD_SETLK, fcntl.F_UNLCK, 0, 0)
+        close_fd(self._fd)
 
 
 def _place(digest: str) -> int:
@@ -164,11 +168,13 @@ def open_elsewhere(fd: int) -> bool:
     import signal
 
     # Who opens the file at this moment makes the kernel send SIGIO, of which a program dies that does not expect it.
-    fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
+    with about(fd):
+        fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
     try:
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
     except OSError as error:
         # A file system without leases is none that files are mounted from.
         return error.errno != errno.EINVAL
-    fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    with about(fd):
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
     return False

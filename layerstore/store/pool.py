@@ -17,7 +17,7 @@ import os
 
 from layerstore._core import mount, pool
 from layerstore.errors import Conflict, InvalidInput, LayerstoreError, NotFound, Unsupported
-from layerstore.naming import about, exists
+from layerstore.naming import about, close_fd, exists
 from layerstore.store import durable
 from layerstore.store.layout import FORMAT_NAME, POOL_NAME, make_private
 from layerstore.store.locks import locked
@@ -151,7 +151,7 @@ class Pool:
         try:
             return pool.find_loop(fd) or pool.attach_loop(fd)
         finally:
-            os.close(fd)
+            close_fd(fd)
 
     def detach(self) -> bool:
         """Unmount it unless something uses it: an open store, a mounted container. The loop device goes with it.
@@ -211,7 +211,7 @@ class Pool:
         try:
             yield fd
         finally:
-            os.close(fd)
+            close_fd(fd)
 
 
 def _allocated(path: str) -> int:

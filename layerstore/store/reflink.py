@@ -7,6 +7,8 @@ import errno
 import fcntl
 import os
 
+from layerstore.naming import close_fd
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,4 +46,4 @@ def _nameless(directory: str) -> Iterator[int]:
     try:
         yield fd
     finally:
-        os.close(fd)
+        close_fd(fd)
