@@ -25,9 +25,9 @@ from layerstore import Store
 from layerstore.building import running
 from layerstore.containers.containers import Containers
 from layerstore.containers.rootfs import Rootfs
-from layerstore.naming import about
+from layerstore.naming import about, close_fd, fstat
 from layerstore.registry.downloads import Download, Downloads
-from layerstore.store import durable, locks
+from layerstore.store import db, durable, locks
 from layerstore.store.db import _Connection
 from layerstore.store.pieces import read_at
 
@@ -97,6 +97,42 @@ def test_a_failed_lock_names_its_file_and_leaves_none_open(tmp_path: Path, monke
     assert descriptors() == before
 
 
+def test_a_descriptor_of_which_nothing_can_be_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fstat", failing(os.fstat, errno.EIO))
+    with open(tmp_path / "file", "wb") as file, pytest.raises(OSError, match=f"'{tmp_path}/file'"):
+        fstat(file.fileno())
+
+
+def test_a_claim_that_fails_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, claims = descriptors(), locks.Claims(f"{tmp_path}/lock")
+    with monkeypatch.context() as patch:
+        patch.setattr(fcntl, "fcntl", failing(fcntl.fcntl, errno.ENOLCK, 9))
+        with pytest.raises(OSError, match=f"'{tmp_path}/lock'"):
+            claims.take(["sha256:" + "0" * 64])
+        claims.close()
+    assert descriptors() == before
+
+
+def test_a_close_that_reports_an_error_is_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, close = descriptors(), os.close
+
+    def report(fd: int) -> None:
+        close(fd)
+        if sys._getframe(1).f_code is not close_fd.__code__:
+            return
+        raise InterruptedError(errno.EINTR, os.strerror(errno.EINTR))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "close", report)
+        with Store(tmp_path / "store", create=True) as store:
+            store.load(io.BytesIO(tar_of(docker_files([APP]))))
+            store.create("app:1", name="box", driver="extent").write_bytes("file", b"1")
+            store.container("box").commit("made:1")
+    assert descriptors() == before
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        close_fd(12345)
+
+
 # Half of what was asked for
 
 
@@ -148,6 +184,25 @@ def test_a_connection_that_cannot_write_is_replaced(app: Store) -> None:
     path = f"file:{app.layout.database}?mode=ro"
     database._connections[thread] = sqlite3.connect(path, uri=True, isolation_level=None, factory=_Connection)
     app.tag("app:1", "again:1")
+    assert set(app.image("app:1").names) == {"app:1", "again:1"}
+
+
+def test_a_connection_that_can_read_the_log_alone_is_replaced(app: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLite goes on with a log that it could open for reading only: then no transaction begins that writes."""
+    begun, left = db._begun, [1]
+
+    def begin(connection: _Connection) -> bool:
+        if left.pop() if left else 0:
+            error = sqlite3.OperationalError("attempt to write a readonly database")
+            error.sqlite_errorcode = sqlite3.SQLITE_READONLY
+            raise connection.failed(error)
+        return begun(connection)
+
+    monkeypatch.setattr(db, "_begun", begin)
+    (before,) = app._database._connections.values()
+    app.tag("app:1", "again:1")
+    (after,) = app._database._connections.values()
+    assert after is not before
     assert set(app.image("app:1").names) == {"app:1", "again:1"}
 
 

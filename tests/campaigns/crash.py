@@ -14,6 +14,7 @@ alone, and the others go on. A sample is run again under strace(1), which counts
 import argparse
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -33,7 +34,7 @@ from typing import NamedTuple
 from registries import Registry
 
 from campaigns import record
-from campaigns.operations import Operation, Place, operations
+from campaigns.operations import PROGRAMS, Operation, Place, operations
 from campaigns.states import Failure
 from campaigns.trials import PATIENCE_SECONDS, Template, check, prepare, remove_place
 
@@ -158,7 +159,7 @@ def tried(template: Template, kill: Kill, directory: Path) -> Outcome:
         runs = run(place, kill)
         ended = next(runs)
         # By strace it may be a child that is killed, of which its parent tells.
-        failed_child = kill.strace and "runtime" in template.operation.needs and "BuildFailed: " in ended.errors
+        failed_child = kill.strace and re.search(r"\b(BuildFailed|CommandFailed): ", ended.errors)
         if ended.status not in (None, 0) and not failed_child:
             raise Failure("crashed", f"the operation ended with {ended.status}: {ended.errors}")
         check(template, place, ended.acknowledged)
@@ -251,7 +252,7 @@ def possible(operation: Operation) -> bool:
     """Can it be done here?"""
     have = {"root", "mount"} if os.geteuid() == 0 else set()
     have |= {"runtime"} if shutil.which("crun") or shutil.which("runc") else set()
-    have |= {"registry"} if shutil.which("docker-registry") else set()
+    have |= {name for name, program in PROGRAMS.items() if shutil.which(program)}
     return operation.needs <= have
 
 

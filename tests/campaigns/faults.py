@@ -35,14 +35,14 @@ import time
 import traceback
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from campaigns import record
 from campaigns.injection import Fault, Injector, Outcome, built
-from campaigns.operations import EPOCH, Place, operations
+from campaigns.operations import EPOCH, CommandFailed, Place, operations
 from campaigns.states import Failure
 from campaigns.trials import Template, check, prepare, reached, remove_place
 from layerstore import Store
@@ -179,11 +179,19 @@ def _descriptors() -> Counter[str]:
     return found
 
 
-def unclear(error: BaseException) -> str:
+_ALONE = frozenset(map(os.strerror, errno.errorcode))
+
+
+def unclear(error: BaseException, case: Case) -> str:
     """Why an error is none that a caller can do anything with, or empty."""
     text = f"{type(error).__name__}: {error}"
     if isinstance(error, MemoryError):
         return ""
+    if isinstance(error, CommandFailed):
+        if case.call in GROUPS and not str(error):
+            return ""  # to tell it fails, too
+        told = re.fullmatch(r"layerstore(?: \w+)?: (.+)\n", str(error))
+        return "" if told and told[1] not in _ALONE else f"{text} does not say where"
     if isinstance(error, LayerstoreError):
         return "" if str(error) else f"{text} says nothing"
     if isinstance(error, OSError):
@@ -249,7 +257,7 @@ def _attempt(case: Case, template: Template, place: Place, mark: Callable[[bool]
     with _limited(case, place.store.parent.parent):
         mark(True)
         try:
-            store = Store(place.store, create=operation.creates)
+            store = operation.open(place)
             for step in steps:
                 step.do(store)
                 done += 1
@@ -262,7 +270,7 @@ def _attempt(case: Case, template: Template, place: Place, mark: Callable[[bool]
         if caught is not None:
             answer["error"] = f"{type(caught).__name__}: {caught} at {_place_of(caught)}"
             traceback.print_exception(caught)
-            problem = unclear(caught)
+            problem = unclear(caught, case)
             # With what it refers to, it may hold what would else be closed.
             caught = None
             gc.collect()
@@ -287,7 +295,7 @@ def _attempt(case: Case, template: Template, place: Place, mark: Callable[[bool]
 def _again(template: Template, place: Place, store: Store | None, done: int) -> None:
     try:
         if store is None:
-            store = Store(place.store, create=template.operation.creates)
+            store = template.operation.open(place)
         for step in template.operation.steps(place)[done:]:
             step.do(store)
         store.close()
@@ -442,8 +450,9 @@ def planned(name: str, calls: Calls, *, every: bool = False) -> Iterator[Case]:
         yield Case(name, ALLOCATION, at, "EVERY")
 
 
-def _run(name: str, options: argparse.Namespace) -> list[Verdict]:
-    """The cases of an operation that are asked for. What is wrong is told at once."""
+def _run(name: str, options: argparse.Namespace) -> tuple[list[Verdict], float]:
+    """The cases of an operation that are asked for, and how many seconds they took. What is wrong is told at once."""
+    begin = time.monotonic()
     cases = [
         case
         for case in planned(name, _calls_of(name), every=options.every)
@@ -457,7 +466,7 @@ def _run(name: str, options: argparse.Namespace) -> list[Verdict]:
         verdicts.append(verdict)
         if verdict.kind:
             print(f"{case.options}\n   {verdict.at_what}\n   {verdict.text}"[:2000], flush=True)
-    return verdicts
+    return verdicts, time.monotonic() - begin
 
 
 def main() -> int:
@@ -478,21 +487,35 @@ def main() -> int:
     os.environ["LD_PRELOAD"] = str(built("allocations"))
     built("injector")
     with _registry() as port:
-        names = [
-            name for name in options.operation or operations() if port or "registry" not in operations()[name].needs
-        ]
+        possible = [name for name, each in operations().items() if port or "registry" not in each.needs]
+        names = [name for name in options.operation or possible if name in possible]
         if options.verbose:
             return _one(Case(names[0], options.call, options.at, options.error), port)
         spawned = multiprocessing.get_context("spawn")
+        verdicts = []
         with ProcessPoolExecutor(options.jobs, spawned, initializer=_begin, initargs=(port,)) as pool:
-            futures = [pool.submit(_run, name, options) for name in names]
-            verdicts = [verdict for future in futures for verdict in future.result()]
-    rows = _rows(verdicts)
-    seconds = time.monotonic() - begin
-    if options.record:
-        record.write("faults", rows, record.command_of("faults", sys.argv[1:]), seconds)
-    print(f"{seconds:.0f} s")
-    return record.told(rows)
+            futures = {pool.submit(_run, name, options): name for name in names}
+            for future in as_completed(futures):
+                name, (found, seconds) = futures[future], future.result()
+                verdicts += found
+                bad = sum(bool(verdict.kind) for verdict in found)
+                print(f"{name}: {len(found):,} cases, {bad} bad, after {time.monotonic() - begin:.0f} s", flush=True)
+                if options.record:
+                    record.write_part("faults", name, _rows(found), _command(options), seconds, possible)
+    print(f"{time.monotonic() - begin:.0f} s")
+    return record.told(_rows(verdicts))
+
+
+def _command(options: argparse.Namespace) -> str:
+    """What one gives to make to have cases drawn so, of whatever operation."""
+    sampled = [] if options.sample is None else ["--sample", str(options.sample), "--seed", str(options.seed)]
+    limited = [
+        word
+        for name in ("call", "error", "at")
+        if (value := getattr(options, name)) is not None
+        for word in (f"--{name}", str(value))
+    ]
+    return record.command_of("faults", [*sampled, *(["--every"] if options.every else []), *limited])
 
 
 def _rows(verdicts: Sequence[Verdict]) -> list[record.Row]:

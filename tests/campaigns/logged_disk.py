@@ -106,13 +106,15 @@ def loop_device(path: Path) -> Iterator[str]:
 
 
 class LoggedDisk:
-    """A new file system of `kind`, mounted at `root`, on a disk that logs to `log` what is done to it.
+    """A new file system of `kind`, mounted at `root`, on a disk that logs to `log` what is done to it. The disk has
+    `size` bytes, or those of `SIZES`.
 
     Its files are below `directory`, which should be in memory.
     """
 
-    def __init__(self, directory: Path, kind: str) -> None:
+    def __init__(self, directory: Path, kind: str, size: int = 0) -> None:
         self.log = directory / "log"
+        self._size = size or SIZES[kind]
         self.root = directory / "root"
         self._image = directory / "image"
         self._served = directory / "served"
@@ -124,7 +126,7 @@ class LoggedDisk:
             for made in (self.root, self._served):
                 made.mkdir()
             with open(self._image, "xb") as file:
-                file.truncate(SIZES[self._kind])
+                file.truncate(self._size)
             server = subprocess.Popen([str(built()), str(self._image), str(self.log), str(self._served)])
             stack.callback(server.wait)
             stack.callback(self._stop, server)
@@ -301,13 +303,14 @@ def _sectors(written: Written, draw: random.Random) -> tuple[int, ...] | None:
 
 
 class Replay:
-    """Makes states of a log, which are asked for in the order of `states`, and mounts them.
+    """Makes states of a log, which are asked for in the order of `states`, and mounts them. `size` is the disk's.
 
     Files are below `directory`, which should be in memory.
     """
 
-    def __init__(self, log: Log, kind: str, directory: Path) -> None:
+    def __init__(self, log: Log, kind: str, directory: Path, size: int = 0) -> None:
         self._log = log
+        self._size = size or SIZES[kind]
         self._kind = kind
         self._directory = directory
         self._chunks: dict[int, bytearray] = {}
@@ -353,7 +356,7 @@ class Replay:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             os.ftruncate(fd, 0)
-            os.ftruncate(fd, SIZES[self._kind])
+            os.ftruncate(fd, self._size)
             for number, chunk in (self._chunks | changed).items():
                 os.pwrite(fd, chunk, number * _CHUNK)
         finally:

@@ -9,6 +9,7 @@ A run is a process of its own: `python -m campaigns.operations NAME DIRECTORY AC
 STEP on (all) in a place (`Place`), and appends a line to the file ACKNOWLEDGED for each that was acknowledged.
 """
 
+import contextlib
 import hashlib
 import os
 import random
@@ -20,12 +21,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from layerstore import Container, Store
+from layerstore.errors import LayerstoreError
+from layerstore.store.pool import MIN_POOL_BYTES, Pool
 
 if TYPE_CHECKING:
     from campaigns.samples import Given
 
 EPOCH = "1500000000"
 """SOURCE_DATE_EPOCH of all that runs, so that images that are made have the same ids."""
+
+
+PROGRAMS = {"registry": "docker-registry", "mkfs.xfs": "mkfs.xfs"}
+"""What an operation may need, by the program that it is."""
 
 
 class Place(NamedTuple):
@@ -49,13 +56,17 @@ class Step(NamedTuple):
     durable: bool = True
 
 
+class CommandFailed(LayerstoreError):
+    """A command of the command line ended with another status than 0: what it wrote to standard error."""
+
+
 class Operation(ABC):
     """What one does to a store.
 
     Attributes:
         name: of the operation.
         needs: of what is to be there: "root", "mount" (a file system from which EROFS can be mounted, none in memory),
-            "runtime" (crun or runc), "registry" (docker-registry).
+            "runtime" (crun or runc), and those of `PROGRAMS`.
         partial: beginnings of names of a state (campaigns/states.py) that a step which was not acknowledged may have
             done any part of. What it had written to a log then stays there, although it is written again.
         unsynced: beginnings of names of a state that may be anything after a power loss, unless the last
@@ -82,11 +93,15 @@ class Operation(ABC):
     def steps(self, place: Place) -> Sequence[Step]:
         """What is done, each step by itself: an interrupted run may go on at any of them, in another process."""
 
+    def open(self, place: Place, *, create: bool = False) -> Store:
+        """Open the store, which is made where the operation makes it or `create` says so."""
+        return Store(place.store, create=create or self.creates)
+
     def run(self, place: Place, acknowledged: Callable[[int], None], first: int = 0) -> None:
         """Do the steps from `first` on; `acknowledged` is told, after each, how many are done."""
         os.environ["SOURCE_DATE_EPOCH"] = EPOCH
         steps = self.steps(place)
-        with Store(place.store, create=self.creates) as store:
+        with self.open(place) as store:
             for number, step in enumerate(steps[first:], first + 1):
                 step.do(store)
                 acknowledged(number)
@@ -498,6 +513,49 @@ class WriteOverlay(Operation):
         ]
 
 
+class Volatile(Operation):
+    """Containers that are never synced: mounted, written to, forked, committed and removed."""
+
+    name = "volatile"
+    needs = frozenset({"root", "mount"})
+    partial = ("container box",)
+    unsynced = ("container box", "container fork")
+
+    def steps(self, place: Place) -> Sequence[Step]:
+        # After a loss of power each may be there or not.
+        def there(store: Store, name: str) -> bool:
+            return any(container.name == name for container in store.containers())
+
+        def create(store: Store) -> None:
+            if not there(store, "box"):
+                store.create("app:1", name="box", volatile=True)
+
+        def write(store: Store) -> None:
+            create(store)
+            box(store).mount()
+            for path in ("new", "data/a"):
+                (box(store).root / path).write_bytes(b"of the container" * 1000)
+            for path in ("new", "data/a", "data", "."):
+                os.utime(box(store).root / path, (1000, 1000))  # the image has these
+
+        def fork(store: Store) -> None:
+            if not there(store, "fork"):
+                box(store).fork(name="fork")
+
+        def commit(store: Store) -> None:
+            write(store)
+            box(store).commit("made:1")
+
+        return [
+            Step(create, durable=False),
+            Step(write, durable=False),
+            Step(fork, durable=False),
+            Step(commit),
+            Step(lambda store: store.remove([c for c in store.containers() if c.name == "fork"]), durable=False),
+            Step(lambda store: store.remove(store.containers()), durable=False),
+        ]
+
+
 class Fork(Operation):
     """Forks, and one of a fork; the original goes on."""
 
@@ -650,12 +708,123 @@ class Save(Operation):
         ]
 
 
+class CommandLine(Operation):
+    """The command `layerstore`, each time a process of its own, which has to say by its exit status and a message what
+    went wrong."""
+
+    name = "command"
+
+    def before(self, given: "Given") -> None:
+        given.load("app")
+        given.write_archive("newer.tar", "newer", "docker", "gzip")
+        given.box("extent")
+
+    def steps(self, place: Place) -> Sequence[Step]:
+        commands = [
+            ["load", "-i", str(place.inputs / "newer.tar")],
+            ["tag", "app:1", "second:1"],
+            ["create", "--name", "one", "app:1"],
+            ["ps"],
+            ["cat", "app:1", "/app"],
+            ["commit", "box", "made:1"],
+            ["rm", "one"],
+            ["rmi", "second:1"],
+            ["gc"],
+        ]
+        loose = ("create", "ps", "cat")
+        return [Step(partial(_command, place, words), durable=words[0] not in loose) for words in commands]
+
+
+def _command(place: Place, words: Sequence[str], store: Store) -> None:
+    """Run a command in a forked child, in which system calls fail as they do here. Raises `CommandFailed`."""
+    from layerstore import cli
+
+    store.close()
+    with contextlib.ExitStack() as stack:
+        try:
+            messages = os.memfd_create("messages")
+            stack.callback(os.close, messages)
+            output = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+            stack.callback(os.close, output)
+            child = os.fork()
+        except OSError as error:
+            raise CommandFailed(f"layerstore: it was not started: {error}\n") from error
+        if child == 0:
+            status = 255
+            try:
+                os.dup2(output, 1)
+                os.dup2(messages, 2)
+                status = cli.run(["--root", str(place.store), *words])
+                sys.stderr.flush()
+            finally:
+                os._exit(status)
+        _, ended = os.waitpid(child, 0)
+        try:
+            text = os.pread(messages, 1 << 16, 0).decode()
+        except OSError:
+            text = ""
+    if status := os.waitstatus_to_exitcode(ended):
+        raise CommandFailed(text if status in (1, 2) else f"{text} with status {status}")
+
+
 class Init(Operation):
     name = "init"
     creates = True
 
     def steps(self, place: Place) -> Sequence[Step]:
         return [Step(lambda store: None)]
+
+
+class InitPool(Init):
+    """A store with a pool, whatever file system it is on."""
+
+    name = "init-pool"
+    needs = frozenset({"root", "mount", "mkfs.xfs"})
+
+    def open(self, place: Place, *, create: bool = False) -> Store:
+        if create or self.creates:
+            Pool(str(place.store)).create(MIN_POOL_BYTES)
+        return super().open(place, create=create)
+
+
+class InPool(InitPool):
+    """What a store has its pool for: a copy up and a fork by clones; it grows, is trimmed, detached and attached."""
+
+    name = "pool"
+    creates = False
+    unsynced = ("container box", "container fork")
+
+    def before(self, given: "Given") -> None:
+        given.load("app")
+        given.box("overlay")
+        given.write_archive("newer.tar", "newer", "oci", "zstd")
+
+    def steps(self, place: Place) -> Sequence[Step]:
+        def write(store: Store) -> None:
+            with box(store).mount() as root, open(root / "data/renamed", "r+b") as file:
+                file.write(b"copied up")
+                file.flush()
+                os.fsync(file.fileno())
+
+        def fork(store: Store) -> None:
+            if not any(container.name == "fork" for container in store.containers()):
+                box(store).fork(name="fork")
+
+        return [
+            Step(partial(Store.load, source=place.inputs / "newer.tar")),
+            Step(write),
+            Step(fork, durable=False),
+            Step(lambda store: _pool_of(store).grow(MIN_POOL_BYTES + (32 << 20)), durable=False),
+            Step(lambda store: store.remove_image("newer:1")),
+            Step(lambda store: store.collect_garbage()),
+            Step(lambda store: _pool_of(store).trim(), durable=False),
+            Step(lambda store: box(store).remove()),
+        ]
+
+
+def _pool_of(store: Store) -> Pool:
+    assert store.pool is not None
+    return store.pool
 
 
 def operations() -> dict[str, Operation]:

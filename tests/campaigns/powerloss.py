@@ -41,11 +41,12 @@ from registries import Registry
 
 from campaigns import logged_disk, sequences, trials
 from campaigns.logged_disk import Log, LoggedDisk, Replay, State, states
-from campaigns.operations import EPOCH, Operation, Place, operations
-from campaigns.record import Row, command_of, told, write
-from campaigns.states import Failure
+from campaigns.operations import EPOCH, PROGRAMS, Operation, Place, operations
+from campaigns.record import COUNTS, Row, told, write_part
+from campaigns.states import Failure, inside, is_store
 from layerstore import Container, Store
 from layerstore._core import mount
+from layerstore._core import pool as pool_mounts
 from layerstore.errors import LayerstoreError
 from layerstore.layers.entries import Entry
 
@@ -55,6 +56,9 @@ SEQUENCES = (sequences.Again, sequences.Life)
 STIR_SECONDS = 0.004
 IDLE_SECONDS = 0.1
 SELF_TEST_STATES = 80
+POOL_DISK_BYTES = 400 << 20
+COMMAND = "make powerloss"
+"""That records, of whatever operations and however many states: what was tried is counted."""
 PATIENCE_SECONDS = 120
 MOST_TOLD = 2_000
 """Characters of what is said of a state."""
@@ -134,7 +138,7 @@ def logged(template: trials.Template, kind: str, directory: Path, broken: str = 
     """Run an operation on a logged disk of this kind; its log is below `directory`."""
     directory.mkdir(parents=True)
     source = Place.below(template.directory)
-    with LoggedDisk(directory, kind) as disk:
+    with LoggedDisk(directory, kind, disk_bytes(kind, template)) as disk:
         place = Place(disk.root / "store", source.inputs, disk.root / "outputs")
         trials.copy_place(source, place)
         subprocess.run(["sync", "-f", str(disk.root)], check=True)
@@ -163,7 +167,7 @@ def check(template: trials.Template, place: Place, steps_done: int, *, full: boo
         return
     with trials.patience():
         trials.reached(template, place, steps_done, power_lost=True)
-        if (place.store / "format").exists():
+        if is_store(place.store):
             with Store(place.store) as store:
                 check_mounted(store)
 
@@ -172,7 +176,7 @@ def check_mounted(store: Store) -> None:
     """Raises `Failure` where a mount shows something else than the store says without one: tree images that are on the
     disk are mounted as they are."""
     for container in store.containers():
-        if container.driver == "overlay":
+        if container.driver == "overlay" and not container.row.volatile:
             compare_mounted(container)
     for image in store.images():
         if Path(store.layout.chain_description(image.chain_id)).exists():
@@ -228,7 +232,8 @@ def examine(replay: Replay, template: trials.Template, log: Log, state: State, *
             inputs = Place.below(template.directory).inputs
             place = Place(root / "store", inputs, root / "outputs")
             # The machine was started anew; that is how the store knows.
-            (place.store / "run/boot").unlink(missing_ok=True)
+            with inside(place.store) as directory:
+                (directory / "run/boot").unlink(missing_ok=True)
             try:
                 check(template, place, acknowledged(log, state), full=full)
             except Failure as failure:
@@ -250,15 +255,22 @@ def take_mounts_away(root: Path) -> None:
                 mount.umount(path, lazy=True)
 
 
+def disk_bytes(kind: str, template: trials.Template) -> int:
+    """How large a disk an operation needs."""
+    return logged_disk.SIZES[kind] + (POOL_DISK_BYTES if "mkfs.xfs" in template.operation.needs else 0)
+
+
 def work(template_file: Path, kind: str, log_file: Path, seed: int, count: int, part: int, parts: int) -> None:
     """Check a part of the states of a log; a line for each goes to the standard output."""
     template = pickle.loads(template_file.read_bytes())
     os.environ["SOURCE_DATE_EPOCH"] = EPOCH
+    # A pool is in many states at the same time, of one UUID.
+    pool_mounts.mount_xfs = lambda device, target: logged_disk.mount(device, Path(target), "xfs")
     log = Log(log_file)
     chosen = states(log, log.moment_of("begin"), random.Random(seed), count)
     size = -(-len(chosen) // parts)
     with tempfile.TemporaryDirectory(dir=log_file.parent, prefix=f"part{part}.") as directory:
-        replay = Replay(log, kind, Path(directory))
+        replay = Replay(log, kind, Path(directory), disk_bytes(kind, template))
         for number in range(part * size, min((part + 1) * size, len(chosen))):
             result = examine(replay, template, log, chosen[number], full=number % FULL_CHECKS == 0)
             print(json.dumps(vars(result)), flush=True)
@@ -283,14 +295,8 @@ def main() -> int:
         template, kind, log, *numbers = arguments.work
         work(Path(template), kind, Path(log), *map(int, numbers))
         return 0
-    begun = time.monotonic()
     logged_disk.own_mounts()
-    if arguments.self_test:
-        return self_test(arguments)
-    rows = campaign(arguments)
-    if arguments.record:
-        write("powerloss", rows, command_of("powerloss", sys.argv[1:]), time.monotonic() - begun)
-    return told(rows)
+    return self_test(arguments) if arguments.self_test else told(campaign(arguments))
 
 
 def self_test(arguments: argparse.Namespace) -> int:
@@ -306,7 +312,7 @@ def self_test(arguments: argparse.Namespace) -> int:
 
 def _can_run(operation: Operation) -> bool:
     have = {"root", "mount", *(["runtime"] if shutil.which("crun") or shutil.which("runc") else [])}
-    have |= {"registry"} if shutil.which("docker-registry") else set()
+    have |= {name for name, program in PROGRAMS.items() if shutil.which(program)}
     return operation.needs <= have and not operation.damaged
 
 
@@ -323,9 +329,9 @@ def _registry(wanted: bool, memory: Path) -> Iterator[int]:
 
 def campaign(arguments: argparse.Namespace) -> list[Row]:
     known = operations()
-    names = arguments.operations or [name for name in known if _can_run(known[name])]
-    rows = []
-    counts: dict[str, Counter[str]] = {kind: Counter() for kind in arguments.kinds}
+    possible = [name for name in known if _can_run(known[name])]
+    names = arguments.operations or possible
+    whole: Counter[tuple[str, str]] = Counter()
     each = -(-arguments.states // (len(names) * len(arguments.kinds)))
     with (
         tempfile.TemporaryDirectory(dir="/var/tmp", prefix="powerloss.") as templates,
@@ -333,25 +339,31 @@ def campaign(arguments: argparse.Namespace) -> list[Row]:
         _registry(any("registry" in known[name].needs for name in names), Path(memory)) as port,
     ):
         for name in names:
+            begun = time.monotonic()
+            counts: Counter[tuple[str, str]] = Counter()
             template = trials.prepare(known[name], Path(templates) / name, port)
             for kind in arguments.kinds:
                 done = logged(template, kind, Path(memory) / f"{name}.{kind}", arguments.broken)
                 for result in examined(done, template, arguments.seed, each, arguments.jobs):
-                    counts[kind]["tried"] += result.kind != "mount"
-                    counts[kind][result.kind] += 1
+                    counts[kind, "tried"] += result.kind != "mount"
+                    counts[kind, result.kind] += 1
                     if result.kind:
                         print(f"{done.name}, state {result.state}: {result.text[:MOST_TOLD]}", flush=True)
-                print(done.name, counts[kind], flush=True)
+                print(f"{done.name}: {counts[kind, 'tried']} states", flush=True)
                 shutil.rmtree(done.log.parent)
+            whole.update(counts)
+            if arguments.record:
+                write_part("powerloss", name, _rows(counts, arguments), COMMAND, time.monotonic() - begun, possible)
     for kind in arguments.kinds:
-        count = counts[kind]
-        if unmounted := count["mount"]:
-            print(
-                f"{unmounted} states of {kind} did not mount or unmount, of which the store is not to blame", flush=True
-            )
-        bad = {what: count[what] for what in ("lost", "corrupt", "crashed", "leaked")}
-        rows.append(Row(f"loss of power on {kind}", count["tried"], **bad))
-    return rows
+        if unmounted := whole[kind, "mount"]:
+            print(f"{unmounted} states of {kind} did not mount or unmount, of which the store is not to blame")
+    return _rows(whole, arguments)
+
+
+def _rows(counts: Counter[tuple[str, str]], arguments: argparse.Namespace) -> list[Row]:
+    return [
+        Row(f"loss of power on {kind}", **{what: counts[kind, what] for what in COUNTS}) for kind in arguments.kinds
+    ]
 
 
 def examined(run: Run, template: trials.Template, seed: int, count: int, jobs: int) -> Iterator[Result]:

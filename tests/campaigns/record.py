@@ -9,13 +9,15 @@ import os
 import platform
 import shlex
 import sys
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
 BEGIN, END = "<!-- table: begin -->\n", "<!-- table: end -->\n"
+COUNTS = ("tried", "lost", "corrupt", "crashed", "leaked")
 _COLUMNS = ("campaign", "what", "tried", "lost", "corrupt", "crashed", "leaked", "command")
 _HEAD = f"| {' | '.join(_COLUMNS)} |\n|---|---|---:|---:|---:|---:|---:|---|\n"
 
@@ -45,7 +47,7 @@ class Row:
         return bool(self.lost or self.corrupt or self.crashed or self.leaked)
 
 
-def write(campaign: str, rows: Sequence[Row], command: str, seconds: float) -> None:
+def write(campaign: str, rows: Sequence[Row], command: str, seconds: float, **more: object) -> None:
     """Replace the results of a campaign, and the table."""
     RESULTS.mkdir(exist_ok=True)
     document = {
@@ -55,9 +57,31 @@ def write(campaign: str, rows: Sequence[Row], command: str, seconds: float) -> N
         "seconds": round(seconds),
         "machine": f"Linux {platform.release()}, Python {platform.python_version()}, {os.cpu_count()} cores",
         "rows": [asdict(row) for row in rows],
+        **more,
     }
     (RESULTS / f"{campaign}.json").write_text(json.dumps(document, indent=1) + "\n")
     write_table()
+
+
+def write_part(
+    campaign: str, part: str, rows: Sequence[Row], command: str, seconds: float, parts: Collection[str]
+) -> None:
+    """Put the results of a part (an operation) in place of those that it had, in a campaign whose rows are of all parts
+    together, and write the table. What was counted by another command counts no more. Where not all of `parts` were run
+    the table says so.
+    """
+    path = RESULTS / f"{campaign}.json"
+    before = json.loads(path.read_text()) if path.exists() else {}
+    known = before.get("parts", {}) if before.get("command") == command else {}
+    known = {name: known[name] for name in parts if name in known}
+    known[part] = {"seconds": round(seconds), "rows": [asdict(row) for row in rows]}
+    reach = "" if len(known) == len(parts) else f", {len(known)} of {len(parts)} operations"
+    sums: dict[str, Counter[str]] = defaultdict(Counter)
+    for each in known.values():
+        for row in each["rows"]:
+            sums[row["what"]].update({name: row[name] for name in COUNTS})
+    whole = [Row(what, **counts) for what, counts in sorted(sums.items())]
+    write(campaign, whole, command, sum(each["seconds"] for each in known.values()), reach=reach, parts=known)
 
 
 def command_of(target: str, arguments: Sequence[str]) -> str:
@@ -79,8 +103,9 @@ def table() -> str:
     for path in sorted(RESULTS.glob("*.json")):
         document = json.loads(path.read_text())
         for row in document["rows"]:
-            counts = " | ".join(f"{row[name]:,}" for name in ("tried", "lost", "corrupt", "crashed", "leaked"))
-            lines.append(f"| {document['campaign']} | {row['what']} | {counts} | `{document['command']}` |\n")
+            counts = " | ".join(f"{row[name]:,}" for name in COUNTS)
+            command = f"`{document['command']}`{document.get('reach', '')}"
+            lines.append(f"| {document['campaign']} | {row['what']} | {counts} | {command} |\n")
     return _HEAD + "".join(lines)
 
 

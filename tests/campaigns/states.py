@@ -4,12 +4,13 @@ A state is a dict of names ("name app:1", "image sha256:…", "container box") t
 under the name, contents included. Reading it is the proof that all of it can be read.
 """
 
+import contextlib
 import hashlib
 import re
 import sqlite3
 import stat
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from host_tree import LATER_NS, below
@@ -17,6 +18,7 @@ from host_tree import LATER_NS, below
 from layerstore import Container, Image, Store
 from layerstore.errors import LayerstoreError
 from layerstore.layers.entries import Entry
+from layerstore.store.pool import Pool
 
 State = dict[str, tuple[str, ...]]
 
@@ -28,8 +30,32 @@ class Failure(Exception):
     """Something is not as it must be. `kind` is a count of `record.Row`: lost, corrupt, crashed or leaked."""
 
     def __init__(self, kind: str, text: str) -> None:
-        super().__init__(f"{kind}: {text}")
+        super().__init__(kind, text)  # so that it can be sent to another process
         self.kind = kind
+        self._text = text
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self._text}"
+
+
+@contextlib.contextmanager
+def inside(root: Path) -> Iterator[Path]:
+    """Where the files of a store are in the block: in its pool, where it has one, attached and detached again."""
+    pool = Pool(str(root))
+    if not pool.exists():
+        yield root
+        return
+    try:
+        with pool.attached():
+            yield Path(pool.target)
+    finally:
+        pool.detach()
+
+
+def is_store(root: Path) -> bool:
+    """Whether there is a store, made to its end."""
+    with inside(root) as directory:
+        return (directory / "format").exists()
 
 
 def state_of(root: Path, outputs: Path | None = None) -> State:
@@ -38,7 +64,7 @@ def state_of(root: Path, outputs: Path | None = None) -> State:
     Raises `Failure` where something that is visible cannot be read whole.
     """
     state: State = {}
-    if (root / "format").exists():
+    if is_store(root):
         with _reading("the store"), Store(root) as store:
             state["store"] = ()
             state |= _images(store) | _containers(store)

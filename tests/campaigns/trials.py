@@ -25,7 +25,7 @@ from leftovers import loop_devices, mount_points
 
 from campaigns.operations import Operation, Place
 from campaigns.samples import Given
-from campaigns.states import Failure, State, differences, disk_of, snapshots_of, state_of
+from campaigns.states import Failure, State, differences, disk_of, inside, is_store, snapshots_of, state_of
 from layerstore import Store
 from layerstore.errors import LayerstoreError
 
@@ -62,7 +62,10 @@ def copy_place(source: Place, copied: Place) -> None:
         made.parent.mkdir(parents=True, exist_ok=True)
     for have, want in ((source.store, copied.store), (source.outputs, copied.outputs)):
         if have.exists():
-            subprocess.run(["cp", "-a", have, want], check=True)
+            subprocess.run(["cp", "-a", "--sparse=always", have, want], check=True)
+    if (pool := copied.store / "pool.img").exists():
+        # The kernel mounts no two file systems of one UUID.
+        subprocess.run(["xfs_admin", "-U", "generate", pool], check=True, stdout=subprocess.DEVNULL)
     if source.inputs != copied.inputs:
         copied.inputs.symlink_to(source.inputs)
 
@@ -73,7 +76,7 @@ def prepare(operation: Operation, directory: Path, registry: int = 0) -> Templat
     for made in (place.inputs, place.outputs):
         made.mkdir(parents=True)
     if not operation.creates:
-        with Store(place.store, create=True) as store:
+        with operation.open(place, create=True) as store:
             operation.before(Given(store, place, registry))
             store.umount(store.containers())
     undisturbed = Place.below(directory / "undisturbed")
@@ -149,7 +152,7 @@ def _state(place: Place) -> State:
 
 def _check_digests(place: Place, when: str, power_lost: bool) -> None:
     """After a loss of power what is derived may be damaged: it is not synced, and made again when it is needed."""
-    if not (place.store / "format").exists():
+    if not is_store(place.store):
         return
     with _failing("corrupt", f"fsck {when}"), Store(place.store) as store:
         passing = ("chain", "build step") if power_lost else ()
@@ -168,9 +171,9 @@ def _settle(place: Place) -> Counter[str]:
         with Store(place.store) as store:
             store.umount(store.containers())
             store.collect_garbage()
-        return disk_of(place.store) + Counter(
-            f"output {path.relative_to(place.outputs)}" for path in place.outputs.rglob("*")
-        )
+        outputs = Counter(f"output {path.relative_to(place.outputs)}" for path in place.outputs.rglob("*"))
+        with inside(place.store) as directory:
+            return disk_of(directory) + outputs
 
 
 def _compare_disk(template: Template, found: Counter[str], power_lost: bool) -> None:
