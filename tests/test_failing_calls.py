@@ -23,6 +23,7 @@ from waiting import wait_for
 
 from layerstore import Store
 from layerstore.building import running
+from layerstore.checking import containers, contents, hashing, images, layers
 from layerstore.containers.containers import Containers
 from layerstore.containers.rootfs import Rootfs
 from layerstore.naming import about, close_fd, fstat
@@ -256,6 +257,17 @@ def test_a_download_that_cannot_be_removed_is_closed(tmp_path: Path, monkeypatch
     assert descriptors() == before
 
 
+def test_a_context_whose_place_cannot_be_seen_is_closed(
+    app: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_context(tmp_path / "context", {"Dockerfile": b"FROM app:1\nCOPY file /\n", "file": b"1"})
+    before = descriptors()
+    monkeypatch.setattr(os, "readlink", failing(os.readlink, errno.ENOMEM))
+    with pytest.raises(OSError, match="Cannot allocate memory"):
+        app.build(tmp_path / "context", pull="never")
+    assert descriptors() == before
+
+
 @pytest.mark.root
 @pytest.mark.kernel
 def test_a_container_of_a_build_that_cannot_be_removed_goes_later(
@@ -357,6 +369,34 @@ def test_a_snapshot_that_cannot_be_looked_at_is_not_taken_for_missing(
     assert (upper / "file").exists()
     container.rollback("first")
     assert [change.path for change in container.diff()] == []
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [(images, "read_whole"), (layers, "read_through"), (containers, "read_through"), (hashing, "_compare_object")]
+    + [(contents, name) for name in ("_beginning", "_opened_pack")]
+    + [(hashing, "_read")],
+)
+def test_what_can_be_read_at_the_second_time_is_no_damage(
+    app: Store, monkeypatch: pytest.MonkeyPatch, module: Any, name: str
+) -> None:
+    """A repair would take it away: the log of a container, the config of an image."""
+    large = Image([write_tar([Entry("file", "large", data=bytes(200_000))])], ["large:1"])
+    app.load(io.BytesIO(tar_of(docker_files([large]))))
+    app.create("app:1", name="box", driver="extent").write_bytes("file", b"1")
+    failures: list[str] = []
+    function = getattr(module, name)
+
+    def fail_once(*args: Any) -> Any:
+        if not failures:
+            failures.append(name)
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return function(*args)
+
+    monkeypatch.setattr(module, name, fail_once)
+    assert app.check(repair=True).damages == ()
+    assert failures == [name]
+    assert app.container("box").read_bytes("file") == b"1"
 
 
 def test_an_archive_that_cannot_be_read_is_no_plain_file(

@@ -85,7 +85,11 @@ class Context:
         self._root = root.rstrip("/") or "/"
         self._ignored = ignored
         self._fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        self._place = os.readlink(f"/proc/self/fd/{self._fd}").rstrip("/")
+        try:
+            self._place = os.readlink(f"/proc/self/fd/{self._fd}").rstrip("/")
+        except BaseException:
+            close_fd(self._fd)
+            raise
 
     def __enter__(self) -> Context:
         return self

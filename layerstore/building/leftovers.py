@@ -12,7 +12,7 @@ import fcntl
 import os
 
 from layerstore.building.steps import Steps
-from layerstore.naming import close_fd
+from layerstore.naming import about, close_fd
 from layerstore.store.layout import make_private
 from layerstore.store.locks import locked, try_lock
 
@@ -52,7 +52,8 @@ class Leftovers:
         fd = os.open(f"{self._top}/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             self._clear(fd)
-            fcntl.flock(fd, fcntl.LOCK_SH)
+            with about(fd):
+                fcntl.flock(fd, fcntl.LOCK_SH)
             try:
                 yield
             finally:
@@ -101,8 +102,7 @@ class Leftovers:
 
     def note_image(self, image: ImageId) -> None:
         """Under `images_locked`, before it is made."""
-        with open(f"{self._images}/{image.removeprefix('sha256:')}", "wb"):
-            pass
+        _make_empty(f"{self._images}/{image.removeprefix('sha256:')}")
 
     def keep_image(self, image: ImageId) -> None:
         """It is the result of a build. Under `images_locked`."""
@@ -112,8 +112,7 @@ class Leftovers:
     def container_name(self) -> str:
         """A name for a container that is about to be made."""
         name = f"build-{os.urandom(6).hex()}"
-        with open(f"{self._names}/{name}", "wb"):
-            pass
+        _make_empty(f"{self._names}/{name}")
         return name
 
     def forget_container(self, name: str) -> None:
@@ -145,3 +144,7 @@ def _remove(noted: str) -> None:
     with contextlib.suppress(FileNotFoundError):
         shutil.rmtree(os.readlink(noted))
     os.unlink(noted)
+
+
+def _make_empty(path: str) -> None:
+    close_fd(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600))

@@ -6,7 +6,7 @@ import mmap
 import os
 
 from layerstore._core.log import HEADER_BYTES, SOURCE_LOG, LogReader
-from layerstore.checking.findings import reason
+from layerstore.checking.findings import reason, tried
 from layerstore.checking.hashing import read_through
 from layerstore.errors import CorruptError, Unsupported
 from layerstore.extents.log import chain_bytes
@@ -79,15 +79,14 @@ def _check_log(
     def wrong(detail: str) -> None:
         findings.add("log", path, detail, log)
 
-    try:
+    def whole() -> int | None:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        wrong("it is missing")
-        return None
-    except OSError as error:
-        wrong(f"it cannot be read: {reason(error)}")
-        return None
-    try:
+        try:
+            return looked_at(fd)
+        finally:
+            close_fd(fd)
+
+    def looked_at(fd: int) -> int | None:
         size = fstat(fd).st_size
         if size < HEADER_BYTES:
             wrong(f"it has {size} bytes, less than its header")
@@ -111,11 +110,15 @@ def _check_log(
             else:
                 findings.note("log", path, f"{detail}; a crash leaves that, too")
         return int(reader.end)
+
+    try:
+        return tried(whole)
+    except FileNotFoundError:
+        wrong("it is missing")
+        return None
     except (CorruptError, Unsupported) as error:
         wrong(str(error))
         return None
     except OSError as error:
         wrong(f"it cannot be read: {reason(error)}")
         return None
-    finally:
-        close_fd(fd)

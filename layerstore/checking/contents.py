@@ -11,7 +11,7 @@ from layerstore._core.erofs import PACK_BLOCK_BYTES, write_pack
 from layerstore._core.hashing import blake3
 from layerstore._core.ingest import LOCATION_OBJECT, RECORD_BYTES
 from layerstore.checking import hashing
-from layerstore.checking.findings import reason
+from layerstore.checking.findings import reason, tried
 from layerstore.errors import CorruptError, InvalidInput, LimitExceeded, NotFound
 from layerstore.extents.image import Descriptor
 from layerstore.naming import fstat
@@ -109,8 +109,7 @@ class ContentsCheck:
             return
         length = len(LOG_HEADER) + count * RECORD_BYTES
         try:
-            with open(self.log_path, "rb") as file:
-                data = file.read(length)
+            data = tried(partial(_beginning, self.log_path, length))
         except OSError as error:
             self._findings.add("digest log", self.log_path, f"it cannot be read: {reason(error)}", "log")
             return
@@ -167,18 +166,15 @@ class ContentsCheck:
             return
         path = self._layout.pack(number)
         try:
-            pack = Descriptor(os.open(path, os.O_RDONLY | os.O_CLOEXEC))  # closed after the last job that has it
-        except OSError as error:
-            self.bad_packs[number] = f"it cannot be opened: {reason(error)}"
+            pack, slots_at, slots = tried(partial(_opened_pack, path))
+        except CorruptError as error:
+            self.bad_packs[number] = str(error)
             return
-        try:
-            slots_at, count = pack_table(path, fstat(pack.fd).st_size, partial(_read_range, pack.fd))
-            slots = _read_range(pack.fd, slots_at, slots_at + count * SLOT.size)
-        except (CorruptError, OSError) as error:
-            self.bad_packs[number] = reason(error)
+        except OSError as error:
+            self.bad_packs[number] = f"it cannot be read: {reason(error)}"
             return
         self._compare_image(number, slots_at, slots)
-        located = []
+        located, count = [], len(slots) // SLOT.size
         for record in wanted:
             if record.slot >= count:
                 self.misplaced[record.number] = f"record {record.number} names slot {record.slot} of {count} of {path}"
@@ -255,6 +251,18 @@ class ContentsCheck:
             return
         if detail:
             self._findings.add("pack image", path, detail, number)
+
+
+def _beginning(path: str, length: int) -> bytes:
+    with open(path, "rb") as file:
+        return file.read(length)
+
+
+def _opened_pack(path: str) -> tuple[Descriptor, int, bytes]:
+    """A pack, to be closed after the last job that has it; where its slots begin, and they. Raises `CorruptError`."""
+    pack = Descriptor(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+    slots_at, count = pack_table(path, fstat(pack.fd).st_size, partial(_read_range, pack.fd))
+    return pack, slots_at, _read_range(pack.fd, slots_at, slots_at + count * SLOT.size)
 
 
 def _read_range(fd: int, start: int, end: int) -> bytes:

@@ -8,11 +8,13 @@ from layerstore.results import Damage
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from typing import Any
+    from collections.abc import Callable, Iterable
+    from typing import Any, TypeVar
 
     from layerstore.checking.catalog import Catalog
     from layerstore.types import ChainId, DiffId, ImageId
+
+    T = TypeVar("T")
 
 _OF_THE_SYSTEM = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EACCES, errno.EPERM)
 """That this process may not, or has not what it takes: it says nothing of a file."""
@@ -25,6 +27,16 @@ def reason(error: Exception) -> str:
     if error.errno in _OF_THE_SYSTEM:
         raise error
     return error.strerror or str(error)
+
+
+def tried(read: Callable[[], T]) -> T:
+    """`read()`, once more where the system could not: what is told to be damaged is taken away by a repair, and a disk
+    may give at the second time what it did not at the first. Raises what that raises."""
+    try:
+        return read()
+    except OSError as error:
+        reason(error)
+        return read()
 
 
 class Finding:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import os
 from collections import deque
+from functools import partial
 
 from layerstore._core.hashing import Hasher, hash_many
-from layerstore.checking.findings import reason
+from layerstore.checking.findings import reason, tried
 from layerstore.naming import close_fd, fstat
 from layerstore.store.pieces import PIECE_BYTES
 
@@ -44,7 +45,7 @@ def compare(fd: int, batch: list[Place], block_bytes: int) -> list[str]:
     end = -(-(batch[-1][0] + batch[-1][1]) // block_bytes) * block_bytes
     buffer = memoryview(bytearray(end - start))
     try:
-        length = _read(fd, buffer, start)
+        length = tried(partial(_read, fd, buffer, start))
     except OSError as error:
         if len(batch) > 1:
             return [compare(fd, [place], block_bytes)[0] for place in batch]
@@ -76,9 +77,13 @@ def _read(fd: int, buffer: memoryview, position: int) -> int:
 def compare_object(path: str, size: int, digest: bytes) -> str:
     """What is wrong with an object, "" for nothing."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        return tried(partial(_compare_object, path, size, digest))
     except OSError as error:
-        return f"it cannot be opened: {reason(error)}"
+        return f"it cannot be read: {reason(error)}"
+
+
+def _compare_object(path: str, size: int, digest: bytes) -> str:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         length = fstat(fd).st_size
         if length != size:
@@ -90,8 +95,6 @@ def compare_object(path: str, size: int, digest: bytes) -> str:
             hasher.update(buffer[:count])
             position += count
         return "" if hasher.digest() == digest else "its bytes are not those of its digest"
-    except OSError as error:
-        return f"it cannot be read: {reason(error)}"
     finally:
         close_fd(fd)
 

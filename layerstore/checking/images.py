@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from layerstore.checking.findings import reason
+from functools import partial
+
+from layerstore.checking.findings import reason, tried
 from layerstore.errors import LayerstoreError
 from layerstore.oci.configs import parse_config
+from layerstore.store.pieces import read_whole
 from layerstore.types import Digest, chain_ids, sha256_digest
 
 TYPE_CHECKING = False
@@ -41,8 +44,7 @@ def check_images(
 def _read(layout: Layout, findings: Findings, digest: Digest) -> bytes | None:
     path = layout.blob(digest)
     try:
-        with open(path, "rb") as file:
-            data = file.read()
+        data = tried(partial(read_whole, path))
     except OSError as error:
         findings.add("blob", path, f"it cannot be read: {reason(error)}", digest)
         return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from layerstore._core.hashing import Hasher
 from layerstore._core.index import CONTENT_BYTES
-from layerstore.checking.findings import reason
+from layerstore.checking.findings import reason, tried
 from layerstore.checking.hashing import read_through
 from layerstore.errors import CorruptError, LimitExceeded, Unsupported
 from layerstore.layers.recipe import tar_pieces
@@ -47,10 +47,15 @@ class LayersCheck:
 
     def _check_index(self, diff_id: DiffId) -> None:
         path = self._layout.layer_index(diff_id)
-        try:
+
+        def opened() -> Index:
             read_through(path)
-            index = self._chains.layer_index(diff_id)
-            index.verify()
+            found = self._chains.layer_index(diff_id)
+            found.verify()
+            return found
+
+        try:
+            index = tried(opened)
         except (CorruptError, Unsupported) as error:
             self._findings.add("layer", path, f"its index is damaged: {error}", diff_id, layers=[diff_id])
             return
@@ -67,19 +72,24 @@ class LayersCheck:
 
     def _check_recipe(self, diff_id: DiffId) -> None:
         path = self._layout.layer_recipe(diff_id)
-        hasher = Hasher()
-        try:
+
+        def hashed() -> bytes:
+            hasher = Hasher()
             with open(path, "rb", buffering=0) as file:
                 for piece in decompressed(pieces_of(file), "zstd"):
                     hasher.update(piece)
+            return hasher.digest()
+
+        try:
+            digest = tried(hashed)
         except (CorruptError, LimitExceeded):
             self._findings.add("recipe", path, "its bytes do not decompress", diff_id, layers=[diff_id])
             return
         except OSError as error:
             self._findings.add("recipe", path, f"it cannot be read: {reason(error)}", diff_id, layers=[diff_id])
             return
-        found = self.recipes[diff_id] = hasher.digest()
-        if self._catalog.layers[diff_id][1] not in (None, found):
+        self.recipes[diff_id] = digest
+        if self._catalog.layers[diff_id][1] not in (None, digest):
             self._findings.add("recipe", path, "it is not what was written", diff_id, layers=[diff_id])
 
     def unsealed(self) -> list[DiffId]:

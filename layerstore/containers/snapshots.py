@@ -68,7 +68,8 @@ def source(directory: str) -> Iterator[int]:
             yield fd
             return
     with _locked(directory) as fd:
-        fcntl.flock(fd, fcntl.LOCK_SH)
+        with about(fd):
+            fcntl.flock(fd, fcntl.LOCK_SH)
         yield fd
 
 
@@ -200,8 +201,7 @@ def make(directory: str, name: str, created_seconds: float) -> str:
     """Make a snapshot of a container that is no other process's yet; returns its upper directory, which is empty."""
     made = _snapshot(directory, name)
     make_private(f"{made}/upper")
-    with open(f"{made}/created", "x", opener=partial(os.open, mode=0o600)):
-        pass
+    close_fd(os.open(f"{made}/created", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     created_ns = round(created_seconds * 10**9)
     with about(f"{made}/created"):
         os.utime(f"{made}/created", ns=(created_ns, created_ns))

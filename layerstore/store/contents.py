@@ -70,7 +70,7 @@ class Pack:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        with open(path, "rb") as file:
+        with about(path), open(path, "rb") as file:
             self._map = memoryview(MappedFile(file.fileno()))
         self._slots_at, self.slot_count = pack_table(path, len(self._map), lambda at, end: self._map[at:end])
 

@@ -116,6 +116,9 @@ DISK_BYTES = 1200 << 20
 _UNRESERVED_BYTES = 32 << 20
 SECONDS = 40
 """After which a case hangs."""
+_DEAD_THREAD = "Exception ignored in thread started by"
+"""What CPython says where a thread has no memory to begin with: its `Thread.start` waits for that for ever (gh-140746),
+of which the store is not to blame. Such a case does not count."""
 
 
 @dataclass(frozen=True)
@@ -357,6 +360,8 @@ class Bench:
                 log=log,
             )
             answer = outcome.answer or {}
+            if outcome.problem == "it hung" and _DEAD_THREAD in output.read_text(errors="replace"):
+                return Verdict(case, "", "", False, outcome.text), outcome
             if outcome.problem:
                 answer |= {"kind": "crashed", "text": f"{outcome.problem}: {_end_of(output)}"}
             elif not answer["kind"]:
