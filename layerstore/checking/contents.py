@@ -202,8 +202,7 @@ class ContentsCheck:
             return
         path = self._layout.pack(number)
         try:
-            hashing.read_through(path)
-            pack = ColdPack(path)
+            pack = tried(partial(_opened_cold, path))
         except (CorruptError, OSError) as error:
             self.bad_packs[number] = reason(error)
             return
@@ -226,7 +225,7 @@ class ContentsCheck:
             why = "" if is_sound else f"frame {frame}, in which it is compressed, is damaged"
             if is_sound:
                 try:
-                    content = self._store().read_place(record.pack, record.slot, record.digest)
+                    content = tried(partial(self._store().read_place, record.pack, record.slot, record.digest))
                     why = "" if blake3(content) == record.digest else "its bytes are not those of its digest"
                 except (CorruptError, NotFound, OSError) as error:
                     why = f"it cannot be read: {reason(error)}"
@@ -263,6 +262,11 @@ def _opened_pack(path: str) -> tuple[Descriptor, int, bytes]:
     pack = Descriptor(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
     slots_at, count = pack_table(path, fstat(pack.fd).st_size, partial(_read_range, pack.fd))
     return pack, slots_at, _read_range(pack.fd, slots_at, slots_at + count * SLOT.size)
+
+
+def _opened_cold(path: str) -> ColdPack:
+    hashing.read_through(path)
+    return ColdPack(path)
 
 
 def _read_range(fd: int, start: int, end: int) -> bytes:

@@ -17,6 +17,7 @@ from layerstore.errors import Conflict, InvalidInput, NotFound
 from layerstore.layers.derived import remove_derived
 from layerstore.layers.encoding import Encoder, Item, hash_names, name_of
 from layerstore.layers.imports import clear_abandoned_cold, drop_cold_pack
+from layerstore.naming import close_fd, fstat
 from layerstore.results import Frozen, Progress
 from layerstore.store import durable
 from layerstore.store.cold import LIST, SLOT, WHOLE, ColdPack, is_cold
@@ -92,12 +93,12 @@ def freeze(
             with locked(layout.staging_lock, exclusive=True):
                 clear_abandoned_cold(layout, database)
                 number, fd = _reserve(layout, database)
-                stack.callback(os.close, fd)
+                stack.callback(close_fd, fd)
                 stack.callback(drop_cold_pack, layout, database, number)
             written = freezing.write(number, fd, compression, progress)
         with locked_past_sharers(layout.garbage_lock):
             frozen = freezing.commit(number, written)
-        stored = os.fstat(fd).st_size if written else 0
+        stored = fstat(fd).st_size if written else 0
         return Frozen(frozen, len(freezing.items), sum(item.size for item in freezing.items), stored)
 
 
@@ -310,6 +311,6 @@ def _reserve(layout: Layout, database: Database) -> tuple[int, int]:
             try_lock(fd)
         except OSError:
             os.unlink(path)
-            os.close(fd)
+            close_fd(fd)
             raise
         return number, fd
