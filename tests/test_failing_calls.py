@@ -309,6 +309,26 @@ def test_threads_that_cannot_be_started_leave_none(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_check_whose_threads_cannot_be_started(app: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(OSError, match="cannot start a thread"):
+            app.check()
+    assert app.check().is_clean
+
+
+def test_a_check_that_cannot_map_a_log_names_it(app: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    app.create("app:1", driver="extent").write_bytes("file", b"1")
+    with monkeypatch.context() as patch:
+        patch.setattr(containers.mmap, "mmap", failing(print, errno.EMFILE))
+        with pytest.raises(OSError, match=r"Too many open files: '.*/logs/"):
+            app.check(repair=True)
+    assert app.check().is_clean
+
+
 def test_the_output_of_a_command_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """The command has no reader any more, and the step fails: nobody waits, and all did not go well."""
     before, stopped = descriptors(), []

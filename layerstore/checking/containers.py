@@ -10,7 +10,7 @@ from layerstore.checking.findings import reason, tried
 from layerstore.checking.hashing import read_through
 from layerstore.errors import CorruptError, Unsupported
 from layerstore.extents.log import chain_bytes
-from layerstore.naming import close_fd, fstat
+from layerstore.naming import about, close_fd, fstat
 from layerstore.store import logs
 from layerstore.store.locks import locked, try_lock
 
@@ -92,7 +92,9 @@ def _check_log(
             wrong(f"it has {size} bytes, less than its header")
             return None
         read_through(path)
-        reader = LogReader(mmap.mmap(fd, size, access=mmap.ACCESS_READ), size if quick else 0)
+        with about(path):
+            mapped = mmap.mmap(fd, size, access=mmap.ACCESS_READ)
+        reader = LogReader(mapped, size if quick else 0)
         header = reader.header
         if header.id.hex() != log or (chain is not None and header.chain_id != chain_bytes(chain)):
             wrong("it is the log of another layer")

@@ -11,7 +11,7 @@ from functools import partial
 
 from layerstore._core.hashing import Hasher, hash_many
 from layerstore.checking.findings import reason, tried
-from layerstore.naming import close_fd, fstat
+from layerstore.naming import close_fd, fstat, starting
 from layerstore.store.pieces import PIECE_BYTES
 
 TYPE_CHECKING = False
@@ -119,7 +119,8 @@ def in_threads(jobs: Iterable[Callable[[], None]]) -> None:
     waiting: deque[object] = deque()
     try:
         for job in jobs:
-            waiting.append(pool.submit(job))
+            with starting():
+                waiting.append(pool.submit(job))
             if len(waiting) > 2 * threads:
                 waiting.popleft().result()  # type: ignore[attr-defined]
         while waiting:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, TypeVar
 
+from layerstore.naming import starting
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,7 +24,8 @@ def in_order(
     running: deque[Future[_Result]] = deque()
     try:
         for task in tasks:
-            running.append(threads.submit(work, task))
+            with starting():
+                running.append(threads.submit(work, task))
             if len(running) > _AHEAD:
                 yield running.popleft().result()
         while running:
