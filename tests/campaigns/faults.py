@@ -491,6 +491,8 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     os.environ["LD_PRELOAD"] = str(built("allocations"))
     built("injector")
+    if options.verbose and not hasattr(ctypes.CDLL(None), "allocations_arm"):
+        os.execv(sys.executable, [sys.executable, "-m", "campaigns.faults", *sys.argv[1:]])
     with _registry() as port:
         possible = [name for name, each in operations().items() if port or "registry" not in each.needs]
         names = [name for name in options.operation or possible if name in possible]
@@ -535,8 +537,6 @@ def _rows(verdicts: Sequence[Verdict]) -> list[record.Row]:
 
 
 def _one(case: Case, registry: int) -> int:
-    if not hasattr(ctypes.CDLL(None), "allocations_arm"):
-        os.execv(sys.executable, [sys.executable, "-m", "campaigns.faults", *sys.argv[1:]])
     bench = Bench(registry)
     try:
         with tempfile.NamedTemporaryFile("r") as log:
