@@ -93,7 +93,7 @@ class Check:
         if self._images is not None:
             wanted = {digest for index in layers.indexes.values() for digest, _ in contents_of(index)}
         contents = self.contents = ContentsCheck(
-            self._layout, catalog, self.findings, self._contents, wanted, self._quick, self._progress
+            self._layout, catalog, self.findings, wanted, self._quick, self._progress
         )
         contents.run()
         self._tell_contents(catalog, layers, contents)
@@ -196,6 +196,14 @@ class Check:
             detail = f"it does not know {kind} {number - first}, which has contents"
             self.findings.add("database", path, detail, (kind, number))
 
+    def take_over(self, later: Check) -> None:
+        """Add what a later check found that this one did not; what that found no more is repaired."""
+        left = {finding.detail.partition(";")[0] for finding in later.findings.damages if not finding.repaired}
+        known = {finding.detail.partition(";")[0] for finding in self.findings.damages}
+        for finding in self.findings.damages:
+            finding.repaired = finding.repaired or finding.detail.partition(";")[0] not in left
+        self.findings.damages += [f for f in later.findings.damages if f.detail.partition(";")[0] not in known]
+
     def report(self, begin: float) -> CheckReport:
         """What was found."""
         damages = tuple(finding.damage(self.catalog) for finding in self.findings.damages)
@@ -230,7 +238,14 @@ def repair(
             checking = Check(layout, database, chains, contents, None, False, progress)
             checking.run()
             _tell_mended(of_rows, checking.findings, lost)
-        Repair(layout, database, contents(), checking).run()
+        is_last = checking.contents is None or not checking.contents.is_to_be_looked_at_again()
+        Repair(layout, database, contents(), checking, is_last=is_last).run()
+        if not is_last:
+            # What it could not read for want of something else it may be able to now, or knows to be lost.
+            again = Check(layout, database, chains, contents, None, False, progress)
+            again.run()
+            Repair(layout, database, contents(), again, is_last=True).run()
+            checking.take_over(again)
         return checking.report(begin)
 
 

@@ -11,8 +11,9 @@ from layerstore._core.erofs import PACK_BLOCK_BYTES, write_pack
 from layerstore._core.hashing import blake3
 from layerstore._core.ingest import LOCATION_OBJECT, RECORD_BYTES
 from layerstore.checking import hashing
+from layerstore.checking.cold import ColdContents, Unreachable
 from layerstore.checking.findings import reason, tried
-from layerstore.errors import CorruptError, InvalidInput, LimitExceeded, NotFound
+from layerstore.errors import CorruptError, InvalidInput, LimitExceeded
 from layerstore.extents.image import Descriptor
 from layerstore.naming import fstat
 from layerstore.results import Progress
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
     from layerstore.checking.catalog import Catalog
     from layerstore.checking.findings import Findings
-    from layerstore.store.contents import ContentStore
     from layerstore.store.layout import Layout
 
 RECORD = struct.Struct("<32sQII")
@@ -48,7 +48,8 @@ class ContentsCheck:
     """Checks the contents that are `wanted`, all without it.
 
     After `run`: `records` of the log in their order; by their numbers, why, those whose content is damaged (`bad`;
-    those of `padding` only in what follows it), and those that are themselves (`misplaced`); and the packs of which
+    those of `padding` only in what follows it, those that are `rescuable` only in others of the same frame, and those
+    that are `unreachable` only in what they need), and those that are themselves (`misplaced`); and the packs of which
     nothing can be found in `bad_packs`.
     """
 
@@ -57,7 +58,6 @@ class ContentsCheck:
         layout: Layout,
         catalog: Catalog,
         findings: Findings,
-        store: Callable[[], ContentStore],
         wanted: Container[bytes] | None,
         quick: bool,
         progress: Callable[[Progress], None] | None,
@@ -65,7 +65,6 @@ class ContentsCheck:
         self._layout = layout
         self._catalog = catalog
         self._findings = findings
-        self._store = store
         self._wanted = wanted
         self._quick = quick
         self._progress = progress
@@ -76,6 +75,8 @@ class ContentsCheck:
         self.padding: set[int] = set()
         self.misplaced: dict[int, str] = {}
         self.bad_packs: dict[int, str] = {}
+        self.rescuable: set[int] = set()
+        self.unreachable: set[int] = set()
 
     @property
     def log_path(self) -> str:
@@ -90,9 +91,14 @@ class ContentsCheck:
             if not {record.number} & (self.bad.keys() | self.misplaced.keys())
         }
 
+    def is_to_be_looked_at_again(self) -> bool:
+        """Whether a repair may have made something whole that was not, or found what was not known."""
+        return bool(self.unreachable) or any(map(is_cold, self.bad_packs)) or bool(self._findings.of("digest log"))
+
     def run(self) -> None:
         """Look at everything."""
         self._read_log()
+        self._cold = ColdContents(self._layout, self.records)
         self._total_bytes = sum(record.size for record in self.records if self._is_wanted(record))
         by_pack: dict[int, list[Record]] = {number: [] for number in self._catalog.packs | self._catalog.cold_packs}
         objects = []
@@ -223,12 +229,16 @@ class ContentsCheck:
         is_sound = frame < 0 or pack.is_sound(frame)
         for record in found:
             why = "" if is_sound else f"frame {frame}, in which it is compressed, is damaged"
-            if is_sound:
-                try:
-                    content = tried(partial(self._store().read_place, record.pack, record.slot, record.digest))
-                    why = "" if blake3(content) == record.digest else "its bytes are not those of its digest"
-                except (CorruptError, NotFound, OSError) as error:
-                    why = f"it cannot be read: {reason(error)}"
+            try:
+                if blake3(tried(partial(self._cold.read, record))) != record.digest:
+                    why = "its bytes are not those of its digest"
+                elif why:
+                    self.rescuable.add(record.number)
+            except Unreachable as error:
+                why = reason(error)
+                self.unreachable.add(record.number)
+            except (CorruptError, OSError) as error:
+                why = f"it cannot be read: {reason(error)}"
             self._done(record, why)
 
     def _compare(self, pack: Descriptor, batch: list[hashing.Place], records: list[Record]) -> None:

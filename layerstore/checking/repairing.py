@@ -14,11 +14,12 @@ import shutil
 from layerstore._core.erofs import PACK_BLOCK_BYTES, write_pack
 from layerstore._core.ingest import LOCATION_OBJECT, Contents, Digests
 from layerstore._core.mount import is_mounted
+from layerstore.checking.cold import ColdContents
 from layerstore.checking.contents import RECORD, Record
 from layerstore.checking.findings import reason
 from layerstore.checking.layers import contents_of
 from layerstore.checking.quarantine import Quarantine
-from layerstore.checking.salvage import rescued, rescued_cold, strays
+from layerstore.checking.salvage import rescued, strays
 from layerstore.layers.damaged import mark
 from layerstore.layers.derived import remove_derived
 from layerstore.naming import close_fd, exists
@@ -41,12 +42,18 @@ if TYPE_CHECKING:
 
 
 class Repair:
-    """One repair of what a check of the whole store has found."""
+    """One repair of what a check of the whole store has found.
 
-    def __init__(self, layout: Layout, database: Database, contents: ContentStore, check: Check) -> None:
+    Unless it is the last one, it leaves contents alone that want only for others, which it may bring back.
+    """
+
+    def __init__(
+        self, layout: Layout, database: Database, contents: ContentStore, check: Check, *, is_last: bool
+    ) -> None:
         assert check.catalog is not None and check.contents is not None and check.layers is not None
         self._layout = layout
         self._database = database
+        self._is_last = is_last
         self._store = contents
         self._check = check
         self._findings = check.findings
@@ -129,9 +136,14 @@ class Repair:
 
     def _commit(self, lacking: dict[DiffId, str]) -> None:
         contents = self._contents
-        dropped = [r for r in contents.records if r.number in contents.bad and r.number not in contents.padding]
+        stay = contents.padding | contents.rescuable | (set() if self._is_last else contents.unreachable)
+        dropped = [r for r in contents.records if r.number in contents.bad and r.number not in stay]
         misplaced = [r for r in contents.records if r.number in contents.misplaced]
-        in_bad_packs = [r for r in contents.records if r.pack in contents.bad_packs and r not in misplaced]
+        in_bad_packs = [
+            record
+            for record in contents.records
+            if (record.pack in contents.bad_packs and record not in misplaced) or record.number in contents.rescuable
+        ]
         gone = {record.number for record in (*dropped, *misplaced, *in_bad_packs)}
         kept = [record for record in contents.records if record.number not in gone]
         packs = (self._catalog.packs | self._catalog.cold_packs) - contents.bad_packs.keys()
@@ -139,7 +151,9 @@ class Repair:
         if is_log_damaged or any(finding.subject[0] == "lacks" for finding in self._of_layers()):
             known = {(record.pack, record.slot, record.digest) for record in (*kept, *dropped)}
             have = {record.digest for record in kept}
-            kept += [record for record in strays(self._layout, packs, known) if record.digest not in have]
+            found = [record for record in strays(self._layout, packs, known) if record.digest not in have]
+            cold = ColdContents(self._layout, [*kept, *found])
+            kept += [record for record in found if not is_cold(record.pack) or cold.is_whole(record)]
         self._keep_damaged_bytes(dropped)
         with self._moved(in_bad_packs) as (moved, number):
             kept += moved
@@ -245,7 +259,8 @@ class Repair:
 
     def _rescued(self, pack: int, records: list[Record]) -> Iterator[bytes]:
         if is_cold(pack):
-            yield from rescued_cold(self._layout.pack(pack), records, self._store)
+            cold = ColdContents(self._layout, self._contents.records)
+            yield from (cold.read(record) for record in records if cold.is_whole(record))
         else:
             yield from (data for _, data in rescued(self._layout, pack, records))
 

@@ -6,8 +6,6 @@ that the kernel is shown, and from the sizes of the contents before it.
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import os
 import struct
 
@@ -17,9 +15,9 @@ from layerstore._core.ingest import LOCATION_OBJECT
 from layerstore.checking.contents import Record
 from layerstore.checking.findings import reason
 from layerstore.checking.hashing import compare_object
-from layerstore.errors import CorruptError, NotFound
+from layerstore.errors import CorruptError
 from layerstore.naming import fstat
-from layerstore.store.cold import LIST, WHOLE, ColdPack, apply_delta, is_cold
+from layerstore.store.cold import ColdPack, is_cold
 from layerstore.store.contents import SLOT, Pack
 from layerstore.store.pieces import read_at
 
@@ -27,8 +25,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from layerstore.store.cold import ColdSlot
-    from layerstore.store.contents import ContentStore
     from layerstore.store.layout import Layout
 
 _FOOTER_BYTES = 64
@@ -62,43 +58,6 @@ def rescued(layout: Layout, number: int, records: Iterable[Record]) -> Iterator[
                     break
             if record.slot == next_slot:
                 at, next_slot = at + -(-record.size // PACK_BLOCK_BYTES) * PACK_BLOCK_BYTES, next_slot + 1
-
-
-def rescued_cold(path: str, records: Iterable[Record], store: ContentStore) -> Iterator[bytes]:
-    """Contents of a cold pack whose tables are damaged that are whole all the same."""
-    try:
-        pack = ColdPack(path, is_rescue=True)
-    except (CorruptError, OSError) as error:
-        reason(error)
-        return
-    own: dict[bytes, ColdSlot] = {}
-    for record in records:
-        with contextlib.suppress(CorruptError):
-            own[record.digest] = pack.slot(record.slot)
-    raw_of = functools.lru_cache(16)(pack.raw)
-
-    def content(digest: bytes) -> bytes:
-        slot = own.get(digest)
-        if slot is None:
-            return store.read(digest)
-        if slot.base == LIST:
-            return b"".join(map(content, pack.references_of(slot)))
-        written = raw_of(slot.frame)[slot.at : slot.at + slot.length]
-        if slot.base == WHOLE:
-            return written
-        (base,) = pack.references_of(slot)
-        if base not in own or own[base].base in (WHOLE, LIST):
-            return apply_delta(content(base), written, slot.size)
-        raise CorruptError("a difference from a difference")
-
-    for digest in own:
-        try:
-            data = content(digest)
-        except (CorruptError, NotFound, OSError, RecursionError) as error:
-            reason(error)
-            continue
-        if blake3(data) == digest:
-            yield data
 
 
 def _read(fd: int, offset: int, size: int) -> bytes | None:
@@ -159,7 +118,8 @@ def _offsets_of_image(path: str) -> dict[int, int]:
 
 
 def strays(layout: Layout, packs: Iterable[int], known: set[tuple[int, int, bytes]]) -> Iterator[Record]:
-    """Contents that are whole in slots of packs and in objects, but for those that are `known`: pack, slot, digest."""
+    """Contents that are whole in slots of packs and in objects, and all of cold packs, but for those that are `known`:
+    pack, slot, digest."""
     for number in sorted(packs):
         try:
             if is_cold(number):
@@ -190,12 +150,8 @@ def strays(layout: Layout, packs: Iterable[int], known: set[tuple[int, int, byte
 
 
 def _strays_of_cold(pack: ColdPack, number: int, known: set[tuple[int, int, bytes]]) -> Iterator[Record]:
-    """Those whose frames are as they were written: what they differ from need not be known yet."""
-    sound: dict[int, bool] = {}
+    """All of them: whether one is whole depends on others, which need not be known yet."""
     for at in range(pack.slot_count):
         slot = pack.slot(at)
         if (number, at, slot.digest) not in known:
-            if slot.base != LIST and slot.frame not in sound:
-                sound[slot.frame] = pack.is_sound(slot.frame)
-            if slot.base == LIST or sound[slot.frame]:
-                yield Record(-1, slot.digest, slot.size, number, at)
+            yield Record(-1, slot.digest, slot.size, number, at)

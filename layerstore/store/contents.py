@@ -377,13 +377,6 @@ class ContentStore:
         that comes into the store after this call is found."""
         return partial(self._read, self._current())
 
-    def read_place(self, pack: int, slot: int, digest: bytes) -> bytes:
-        """What is at that place of a cold pack, also where the content is looked up elsewhere. It is not verified.
-
-        Under the garbage lock. Raises `CorruptError`, `NotFound`, `OSError`.
-        """
-        return b"".join(self._cold_pieces(self._current(), pack, slot, digest))
-
     def read_many(self, digests: Sequence[bytes]) -> list[bytes]:
         """Many contents whole: looked up at once, read in the order in which they lie in packs, equal ones once.
 

@@ -31,6 +31,7 @@ from images import Image, docker_files, tar_of
 from layer_model import Entry, write_tar
 
 from campaigns import record
+from campaigns.samples import edition
 from layerstore import Store, check_store
 from layerstore.errors import LayerstoreError
 
@@ -58,12 +59,13 @@ def make_store(root: Path) -> bytes:
         Image([base, middle], ["middle:1", "also:2"]),
         Image([layer(3, 3)], ["other:1"]),
     )
+    frozen = [Image([write_tar(edition(number))], [f"edition{number}:1"]) for number in (1, 2)]
     context = root.parent / f"{root.name}.context"
     context.mkdir()
     (context / "Dockerfile").write_text("FROM middle:1\nCOPY file /copied\nENV A=1\nWORKDIR /srv\n")
     (context / "file").write_bytes(b"copied" * 1000)
     with Store(root, create=True) as store:
-        for image in loaded:
+        for image in (*loaded, *frozen):
             store.load(io.BytesIO(tar_of(docker_files([image]))))
         store.build(context, names=["built:1"])
         container = store.create("middle:1", driver="extent", name="one")
@@ -78,6 +80,7 @@ def make_store(root: Path) -> bytes:
             store.image(name).index()
         archive = io.BytesIO()
         store.save(store.images(), archive)
+        store.freeze(["edition1:1", "edition2:1"])
     shutil.rmtree(context)
     return archive.getvalue()
 

@@ -42,7 +42,7 @@ PATIENCE_SECONDS = 120
 SLACK_BYTES = 256 << 10
 """What the store may take more on disk than before: blocks that are partly used, directories that have grown."""
 COMPANIONS = ("collect", "check", "prune", "load", "load", "build")
-_KINDS = ("packs", "objects", "layers", "chains", "blobs", "containers", "logs", "staging", "downloads")
+_KINDS = ("packs", "objects", "cold", "layers", "chains", "blobs", "containers", "logs", "staging", "downloads")
 
 
 def layer(name: str) -> bytes:

@@ -309,6 +309,61 @@ class Repair(Operation):
         return [Step(repair)]
 
 
+# Frozen images
+
+
+class Freeze(Operation):
+    """One image, of which another that stays hot has a part; then all, of which some is a difference from the first."""
+
+    name = "freeze"
+
+    def before(self, given: "Given") -> None:
+        given.load("edition1", "edition2", "sibling")
+        assert given.store.image("edition1:1").index()
+
+    def steps(self, place: Place) -> Sequence[Step]:
+        return [Step(lambda store: store.freeze("edition2:1")), Step(lambda store: store.freeze())]
+
+
+class Thaw(Operation):
+    """By a call, and by a container that is made; and what was thawed is frozen again."""
+
+    name = "thaw"
+
+    def before(self, given: "Given") -> None:
+        given.load("edition1", "edition2")
+        given.store.freeze()
+
+    def steps(self, place: Place) -> Sequence[Step]:
+        def make(store: Store) -> None:
+            store.create("edition1:1", name="box", driver="extent")
+
+        return [
+            Step(lambda store: store.thaw("edition2:1")),
+            Step(make, durable=False),
+            Step(lambda store: store.freeze("edition2:1")),
+        ]
+
+
+class CollectCold(Operation):
+    """Garbage in cold packs: of images of which one that stays is a difference; and then of all."""
+
+    name = "gc-cold"
+
+    def before(self, given: "Given") -> None:
+        given.load("edition1", "edition2")
+        for name in ("edition1:1", "edition2:1"):
+            given.store.freeze(name)
+        given.store.remove_image("edition1:1")
+
+    def steps(self, place: Place) -> Sequence[Step]:
+        return [
+            Step(lambda store: store.collect_garbage()),
+            Step(partial(_remove_image, "edition2:1")),
+            Step(lambda store: store.collect_garbage()),
+        ]
+
+
 # What is derived
 
 

@@ -1,8 +1,8 @@
 """What operations find before them: images of a few layers, and a store to put them into.
 
 Images: "app" of two layers, "newer" of one more upon these, "sibling" of the lowest and another, "flat" of one of its
-own, "shell" with programs to run. They have packs and objects, and what a layer may have in it. Apart from
-campaigns/operations.py, which is loaded for each trial and needs none of it.
+own, "edition1" and "edition2" that have much in common, "shell" with programs to run. They have packs and objects, and
+what a layer may have in it. Apart from campaigns/operations.py, which is loaded for each trial and needs none of it.
 """
 
 import io
@@ -48,12 +48,30 @@ MIDDLE = [
     *[Entry("file", f"data/{name}", data=b"of the image" * 99) for name in "ab"],
     Entry("file", "app", data=b"#!/bin/true\n"),
 ]
+
+
+def edition(number: int) -> list[Entry]:
+    """What differs little from one edition to the next: bytes after a time, a line of a text, the middle of something
+    large that is cut into chunks; and what is each one's own."""
+    code, much = random.Random("code").randbytes(3_000), random.Random("much").randbytes(1_300_000)
+    text = b"".join(b"line %d of a text\n" % line for line in range(900))
+    return [
+        *[Entry("file", f"lib/v{number}/{n}.pyc", data=b"%08d" % (number * 100 + n) + code) for n in range(4)],
+        Entry("file", "share/text", data=text[: 99 * number] + b"edition %d" % number + text[99 * number :]),
+        Entry("file", "share/much", data=much[:600_000] + b"%d" % number * 99 + much[600_000:]),
+        Entry("file", f"share/large{number}", data=random.Random(number).randbytes(400_000) + much[:1_000_000]),
+        Entry("file", "share/own", data=random.Random(-number).randbytes(9_000)),
+    ]
+
+
 LAYERS = {
     "bottom": write_tar(BOTTOM),
     "middle": write_tar(MIDDLE),
     "top": write_tar([*files(4, 6), large("data/large2", 5, 150_000)]),
     "other": write_tar([*files(6, 9), large("data/large3", 7, 140_000)]),
     "flat": write_tar([*files(8, 9), large("large", 9, 260_000)]),
+    "edition1": write_tar(edition(1)),
+    "edition2": write_tar(edition(2)),
     "base": write_tar(base()),
     "busybox": busybox(),
 }
@@ -62,6 +80,8 @@ _STACKS = {
     "newer": ["bottom", "middle", "top"],
     "sibling": ["bottom", "other"],
     "flat": ["flat"],
+    "edition1": ["bottom", "edition1"],
+    "edition2": ["bottom", "edition2"],
     "shell": ["base", "busybox"],
 }
 IMAGES = {name: Image([LAYERS[layer] for layer in stack], [f"{name}:1"]) for name, stack in _STACKS.items()}

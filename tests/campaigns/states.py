@@ -229,7 +229,7 @@ def _without_made_up(name: str) -> str:
         return "logs/*" if rest else top
     if top == "containers":
         return _ID.sub("*", name)
-    if top == "packs":
+    if top in ("packs", "cold"):
         return re.sub(r"\d+", "*", name)
     return re.sub(r"^digests\.\d+", "digests.*", name)
 

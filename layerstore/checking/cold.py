@@ -1,0 +1,109 @@
+"""Reads contents of cold packs, and what they are differences or lists of, by the digest log as a check has read it:
+a store whose log or packs are damaged cannot be asked."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+
+from layerstore._core.hashing import blake3
+from layerstore._core.ingest import LOCATION_OBJECT
+from layerstore.checking.findings import reason
+from layerstore.errors import CorruptError
+from layerstore.store.cold import LIST, WHOLE, ColdPack, apply_delta, is_cold
+from layerstore.store.contents import Pack
+from layerstore.store.pieces import read_at, read_whole
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from layerstore.checking.contents import Record
+    from layerstore.store.layout import Layout
+
+_FRAMES = 16
+_DEEPEST = 3
+"""A difference, its base, which is a list, and a chunk of that."""
+
+
+class Unreachable(CorruptError):
+    """What a content is a difference or a list of cannot be read; nothing is known to be wrong with itself."""
+
+
+class ColdContents:
+    """Contents by these records of the digest log. Safe for many threads."""
+
+    def __init__(self, layout: Layout, records: Iterable[Record]) -> None:
+        self._layout = layout
+        self._lock = threading.Lock()
+        self._places: dict[bytes, list[Record]] = {}
+        for record in records:
+            self._places.setdefault(record.digest, []).append(record)
+        self._packs: dict[int, ColdPack] = {}
+        self._frames: OrderedDict[tuple[int, int], bytes] = OrderedDict()
+
+    def read(self, record: Record) -> bytes:
+        """What is at the place of a record, not verified. What it refers to is, and may be anywhere else, too.
+
+        Raises `Unreachable` where that cannot be read, `CorruptError`, `OSError`.
+        """
+        return self._read(record, 0)
+
+    def is_whole(self, record: Record) -> bool:
+        """Whether it can be read, and is what its digest says."""
+        try:
+            return blake3(self.read(record)) == record.digest
+        except (CorruptError, OSError) as error:
+            reason(error)
+            return False
+
+    def _read(self, record: Record, depth: int) -> bytes:
+        if record.pack == LOCATION_OBJECT:
+            return read_whole(self._layout.object(record.digest.hex()))
+        if not is_cold(record.pack):
+            path = self._layout.pack(record.pack)
+            offset, size, _ = Pack(path).slot(record.slot)
+            with open(path, "rb", buffering=0) as file:
+                return read_at(file.fileno(), size, offset)
+        pack = self._pack(record.pack)
+        slot = pack.slot(record.slot)
+        references = pack.references_of(slot)
+        if slot.base == LIST:
+            return b"".join(self._referred(digest, depth + 1) for digest in references)
+        written = self._frame(record.pack, pack, slot.frame)[slot.at : slot.at + slot.length]
+        if slot.base == WHOLE:
+            return written
+        return apply_delta(self._referred(references[0], depth + 1), written, slot.size)
+
+    def _referred(self, digest: bytes, depth: int) -> bytes:
+        why = "it is not in the store"
+        for record in reversed(self._places.get(digest, ()) if depth < _DEEPEST else ()):
+            try:
+                content = self._read(record, depth)
+            except (CorruptError, OSError) as error:
+                why = reason(error)
+                continue
+            if blake3(content) == digest:
+                return content
+            why = "its bytes are not those of its digest"
+        raise Unreachable(f"content {digest.hex()}, which it needs, cannot be read: {why}")
+
+    def _pack(self, number: int) -> ColdPack:
+        with self._lock:
+            pack = self._packs.get(number)
+            if pack is None:
+                pack = self._packs[number] = ColdPack(self._layout.pack(number), is_rescue=True)
+            return pack
+
+    def _frame(self, number: int, pack: ColdPack, frame: int) -> bytes:
+        key = number, frame
+        with self._lock:
+            if key in self._frames:
+                self._frames.move_to_end(key)
+                return self._frames[key]
+        raw = pack.raw(frame)
+        with self._lock:
+            self._frames[key] = raw
+            while len(self._frames) > _FRAMES:
+                self._frames.popitem(last=False)
+        return raw
