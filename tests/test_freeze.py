@@ -208,6 +208,7 @@ class TestThaw:
         load(store, 1, 2)
         store.freeze()
         container = store.create("app:1", driver="extent")
+        assert hot_bytes(store) > len(version(1)["share/large"])
         assert container.read_bytes("/share/text") == version(1)["share/text"]
         assert container.read_bytes("/share/large") == version(1)["share/large"]
         with container.open("/share/large", "r+b") as file:

@@ -822,6 +822,9 @@ class Store:
         if driver == "extent":
             if volatile:
                 raise InvalidInput("the extent driver syncs only what it is asked to; create it without volatile")
+            # It could be read as it is, a file at a time whenever one is opened.
+            if self._database.read().execute("SELECT 1 FROM frozen WHERE image_id = ?", (found.id,)).fetchone():
+                self.thaw(found)
             rows = self._writable.create(found.id, shown, found.chain_id, count or 1, name)
         elif driver == "overlay":
             try:

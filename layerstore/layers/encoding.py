@@ -29,6 +29,7 @@ from layerstore.store.cold import (
     LITERAL,
     LZ4,
     MAGIC,
+    MAX_DELTA_BYTES,
     SLOT,
     STORED,
     VERSION,
@@ -58,8 +59,6 @@ LARGE_GROUP_BYTES = 8 << 20
 """Of chunks: whoever reads a large content reads more of it."""
 CHUNK_BYTES = 64 << 10
 """Of a large content, on average."""
-DELTA_BYTES = 128 << 20
-"""A larger content is not written as a difference: both it and its base are in memory."""
 SIMILAR_BYTES = 32 << 10
 """Contents of that many bytes and more are also looked at for others of other names that are like them."""
 _FEATURE_BYTES = 1 << 10
@@ -188,8 +187,8 @@ class Encoder:
     def _write_similar(self, threads: ThreadPoolExecutor, items: list[Item], must_stay: set[bytes]) -> list[Item]:
         """Write those as differences that are like others of other names; returns the others. The larger ones come
         first: who has less in it than another is found in it."""
-        wholes = [item for item in items if not SIMILAR_BYTES <= item.size <= DELTA_BYTES]
-        large = sorted((item for item in items if SIMILAR_BYTES <= item.size <= DELTA_BYTES), key=_largest_first)
+        wholes = [item for item in items if not SIMILAR_BYTES <= item.size <= MAX_DELTA_BYTES]
+        large = sorted((item for item in items if SIMILAR_BYTES <= item.size <= MAX_DELTA_BYTES), key=_largest_first)
         with_feature: dict[bytes, list[Item]] = {}
         tasks: list[tuple[Item, Item]] = []
         for item, features in in_order(threads, lambda item: (item, features_of(self._read(item.digest))), large):
@@ -227,7 +226,7 @@ class Encoder:
         # Those that stay whole come first, so that others differ from them.
         for item in sorted(family, key=lambda item: item.digest not in must_stay):
             best: tuple[Item, bytes, bytes] | None = None
-            if item.digest not in must_stay and item.size <= DELTA_BYTES:
+            if item.digest not in must_stay and item.size <= MAX_DELTA_BYTES:
                 content = self._read(item.digest)
                 limit = int(item.size * _WORTH)
                 for digest, _ in _nearest(bases, item.size):
@@ -361,7 +360,9 @@ def _largest_first(item: Item) -> tuple[int, bytes]:
 
 
 def _nearest(bases: list[tuple[bytes, int]], size: int) -> list[tuple[bytes, int]]:
-    alike = [base for base in bases if base[1] <= _ALIKE * size and size <= _ALIKE * base[1] and base[1] <= DELTA_BYTES]
+    alike = [
+        base for base in bases if base[1] <= _ALIKE * size and size <= _ALIKE * base[1] and base[1] <= MAX_DELTA_BYTES
+    ]
     # Of those that are equally near, the one that came last.
     by_distance = sorted(enumerate(alike), key=lambda numbered: (abs(numbered[1][1] - size), -numbered[0]))
     return [base for _, base in by_distance[:_BASES]]

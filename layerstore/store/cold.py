@@ -32,6 +32,10 @@ LITERAL, AGAINST_BASE = 0, 1
 MAGIC = b"LSCOLD\n\0"
 VERSION = 1
 CHECK_BYTES = 16
+MAX_FRAME_BYTES = 256 << 20
+"""Before compression: a frame is decompressed in memory. One has more than some MiB where a difference has."""
+MAX_DELTA_BYTES = 128 << 20
+"""A larger content is no difference, nor what others differ from: both are in memory."""
 
 
 def is_cold(pack: int) -> bool:
@@ -100,6 +104,8 @@ class ColdPack:
         frame = Frame(*FRAME.unpack_from(self._map, self.frames_end + number * FRAME.size))
         if frame.offset < FOOTER.size or frame.offset + frame.stored_bytes > self.frames_end:
             raise CorruptError(f"frame {number} of {self.path} lies outside of its frames; {REPAIR}")
+        if frame.raw_bytes > MAX_FRAME_BYTES:
+            raise CorruptError(f"frame {number} of {self.path} says that it has {frame.raw_bytes} bytes; {REPAIR}")
         return frame
 
     def slot(self, number: int) -> ColdSlot:
@@ -168,6 +174,8 @@ def decompressed(stored: Buffer, codec: int, raw_bytes: int) -> bytes:
 
 def apply_delta(base: bytes, delta: Buffer, size: int) -> bytes:
     """The content of that size that differs so from its base. Raises `CorruptError`."""
+    if max(size, len(base)) > MAX_DELTA_BYTES:
+        raise CorruptError(f"it says that {size} bytes are a difference from {len(base)}")
     view = memoryview(delta)
     if len(view) < DELTA.size:
         raise CorruptError("a difference is cut off")

@@ -264,8 +264,15 @@ class ContentStore:
         if found.digest != digest:
             raise CorruptError(f"slot {slot} of {cold.path} has another content than {digest.hex()}; {REPAIR}")
         if found.base == LIST:
+            left = found.size
             for chunk in cold.references_of(found):
-                yield self._read(opened, chunk)
+                piece = self._read(opened, chunk)
+                left -= len(piece)
+                if left < 0:
+                    break
+                yield piece
+            if left:
+                raise CorruptError(f"the chunks of slot {slot} of {cold.path} are not of {found.size} bytes; {REPAIR}")
             return
         frame = self._frame(opened, cold, pack, found.frame)
         written = frame[found.at : found.at + found.length]

@@ -1,4 +1,4 @@
-"""Fuzzes what reads the store's own files, as a damaged disk gives them: recipes and packs."""
+"""Fuzzes what reads the store's own files, as a damaged disk or a peer gives them: recipes, packs, cold packs."""
 
 import contextlib
 import os
@@ -13,6 +13,7 @@ with atheris.instrument_imports(include=["layerstore"]):
     from layerstore._core.hashing import blake3
     from layerstore.errors import CorruptError, LimitExceeded, Unsupported
     from layerstore.layers import recipe
+    from layerstore.store import cold
     from layerstore.store.contents import Pack
     from layerstore.store.zstd import recipe_compressor
 
@@ -73,5 +74,28 @@ def read_pack(data: bytes) -> None:
                 require(pack.copies([number]) == [bytes(pack.content(number))], "a copy is a copy")
 
 
+def read_cold_pack(data: bytes) -> None:
+    """Counts of frames, slots and references, the tables, and frames after them; the digests are put right."""
+    counts = struct.unpack("<BBB", data[:3].ljust(3, b"\0"))
+    tables_bytes = 40 * counts[0] + 64 * counts[1] + 32 * counts[2]
+    tables, frames = data[3 : 3 + tables_bytes].ljust(tables_bytes, b"\0"), data[3 + tables_bytes :]
+    head = b"LSCOLD\n\0" + struct.pack("<IIIIQ", 1, *counts, cold.FOOTER.size + len(frames)) + blake3(tables)
+    footer = head + blake3(head)[:8]
+    with memory(footer + frames + tables + footer) as path:
+        pack = cold.ColdPack(path)
+        raw: list[bytes] = []
+        for number in range(pack.frame_count):
+            with contextlib.suppress(CorruptError):
+                raw.append(pack.raw(number))
+                require(len(raw[-1]) == pack.frame(number).raw_bytes, "a frame is as long as it says")
+        for number in range(pack.slot_count):
+            with contextlib.suppress(CorruptError):
+                slot = pack.slot(number)
+                require(all(len(digest) == 32 for digest in pack.references_of(slot)), "references are digests")
+                for content in raw[:2]:
+                    delta = content[slot.at : slot.at + slot.length]
+                    require(len(cold.apply_delta(frames, delta, slot.size)) == slot.size, "a difference has its size")
+
+
 if __name__ == "__main__":
-    fuzz((read_recipe, read_pack), (CorruptError, LimitExceeded, Unsupported))
+    fuzz((read_recipe, read_pack, read_cold_pack), (CorruptError, LimitExceeded, Unsupported))

@@ -150,6 +150,13 @@ TEXTS = {
     "fuzz_files": [
         b"\0\0\x03\0\0\0abc\x01\x02\x02\0\0\0" + struct.pack("<4Q", 0, 1, 1, 1),
         struct.pack("<HI12x", 512, 1) + b"content".ljust(512, b"\0") + struct.pack("<QQ32x", 0, 7),
+        b"\1\2\1"
+        + struct.pack("<QIII20x", 72, 16, 16, 0)
+        + struct.pack("<32xQ8xIIII", 7, 0, 0, 7, 0xFFFFFFFF)
+        + struct.pack("<32xQ8xIIII", 20, 0, 0, 16, 0)
+        + bytes(32)
+        + struct.pack("<IIB", 9, 4, 0)
+        + b"between",
     ],
 }
 
