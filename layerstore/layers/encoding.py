@@ -13,7 +13,9 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 
-from layerstore._core.chunking import cut
+import numpy as np
+
+from layerstore._core import chunking
 from layerstore._core.ends import common_ends
 from layerstore._core.hashing import blake3, hash_many
 from layerstore.layers.ordered import in_order
@@ -189,7 +191,7 @@ class Encoder:
         first: who has less in it than another is found in it."""
         wholes = [item for item in items if not SIMILAR_BYTES <= item.size <= MAX_DELTA_BYTES]
         large = sorted((item for item in items if SIMILAR_BYTES <= item.size <= MAX_DELTA_BYTES), key=_largest_first)
-        with_feature: dict[bytes, list[Item]] = {}
+        with_feature: dict[int, list[Item]] = {}
         tasks: list[tuple[Item, Item]] = []
         for item, features in in_order(threads, lambda item: (item, features_of(self._read(item.digest))), large):
             votes = Counter(other for feature in features for other in with_feature.get(feature, ()))
@@ -271,9 +273,9 @@ class Encoder:
             content = memoryview(self._read(item.digest))
             if len(content) != item.size:
                 raise ValueError(f"content {item.digest.hex()} has {len(content)} bytes, not {item.size}")
-            ends = cut(content, CHUNK_BYTES // 4, CHUNK_BYTES, CHUNK_BYTES * 8)
+            ends, hashes = chunking.chunk(content, CHUNK_BYTES // 4, CHUNK_BYTES, CHUNK_BYTES * 8)
             chunks = [content[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)]
-            digests = hash_many(chunks)
+            digests = [bytes(hashes[at : at + 32]) for at in range(0, len(hashes), 32)]
             known = self._known(digests)
             new: list[tuple[bytes, memoryview]] = []
             for digest, chunk in zip(digests, chunks, strict=True):
@@ -347,12 +349,11 @@ def delta_of(base: Buffer, content: Buffer, limit: int) -> bytes | None:
     return delta if len(delta) <= limit or len(delta) <= DELTA.size + _LITERAL_BYTES else None
 
 
-def features_of(content: Buffer) -> list[bytes]:
+def features_of(content: Buffer) -> list[int]:
     """What contents that are alike have in common, some of it at least: the least of the digests of small chunks."""
-    view = memoryview(content)
-    ends = cut(view, _FEATURE_BYTES // 4, _FEATURE_BYTES, _FEATURE_BYTES * 8)
-    digests = set(hash_many([view[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)]))
-    return sorted(digest[:8] for digest in digests)[:_FEATURES]
+    _, digests = chunking.chunk(content, _FEATURE_BYTES // 4, _FEATURE_BYTES, _FEATURE_BYTES * 8)
+    first = np.unique(np.frombuffer(digests, "<u8")[::4])[:_FEATURES]
+    return [int(feature) for feature in first]
 
 
 def _largest_first(item: Item) -> tuple[int, bytes]:

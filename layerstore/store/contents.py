@@ -9,7 +9,6 @@ import os
 import struct
 import threading
 from collections import OrderedDict
-from functools import partial
 from itertools import groupby
 
 from layerstore._core.files import MappedFile, copy_ranges
@@ -379,10 +378,23 @@ class ContentStore:
         assert isinstance(found, bytes)
         return found
 
-    def reader(self) -> Callable[[bytes], bytes]:
-        """What `read` does, for who holds the garbage lock: nothing can be collected between two reads, and nothing
-        that comes into the store after this call is found."""
-        return partial(self._read, self._current())
+    def reader(self) -> Callable[[bytes], Buffer]:
+        """Gives contents for who holds the garbage lock, without copying what is in packs and objects. What comes into
+        the store after this call is not found. It raises as `read`."""
+        opened = self._current()
+
+        def read(digest: bytes) -> Buffer:
+            pack, slot = _located(opened, digest)
+            if is_cold(pack):
+                return self._read_cold(opened, pack, slot, digest)
+            if pack != LOCATION_OBJECT:
+                found = self._pack(opened, pack).content(slot)
+                self._check_slots(opened, pack, [slot], [digest], [found])
+                return found
+            with self._open_object(opened, digest) as file:
+                return memoryview(MappedFile(file.fileno()))
+
+        return read
 
     def read_many(self, digests: Sequence[bytes]) -> list[bytes]:
         """Many contents whole: looked up at once, read in the order in which they lie in packs, equal ones once.
@@ -437,7 +449,7 @@ class ContentStore:
         return self._verify != "never" and (self._verify == "always" or digest not in opened.sound_objects)
 
     def _check_slots(
-        self, opened: _Generation, pack: int, slots: Sequence[int], digests: Sequence[bytes], contents: Sequence[bytes]
+        self, opened: _Generation, pack: int, slots: Sequence[int], digests: Sequence[bytes], contents: Sequence[Buffer]
     ) -> None:
         """Verify what was read of slots of a pack, as far as that is to be done now. Raises `CorruptError`."""
         if self._verify == "never":
