@@ -7,9 +7,6 @@ digests. restic and borg do: they are given the trees of the same images, one af
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,8 +15,10 @@ from typing import TYPE_CHECKING
 
 from bench.context import Context
 from bench.creating import rate
+from bench.loopfs import disk_bytes
 from bench.measure import extract, interleaved, remove_tree, seconds
 from bench.peers import Podman, timed
+from bench.repositories import Borg, Restic
 from bench.rows import Row, at_least, known
 
 if TYPE_CHECKING:
@@ -141,61 +140,18 @@ def _podman_rate(podman: Podman, image: str, count: int, lasts: float) -> float:
 # Checking, and giving space back
 
 
-class Restic:
-    """A repository of the trees, without a password to think about and without compression, as ours."""
-
-    name = "restic"
-
-    def __init__(self, directory: Path) -> None:
-        self._repository = directory / "restic"
-        self._options = ["restic", "--no-cache", "--quiet", "-r", str(self._repository)]
-        os.environ["RESTIC_PASSWORD"] = "bench"
-        timed([*self._options, "init", "--repository-version", "2"])
-
-    def add(self, tree: Path) -> None:
-        timed([*self._options, "backup", "--compression=off", "--tag", tree.name, str(tree)])
-
-    def check(self) -> float:
-        return timed([*self._options, "check", "--read-data"])
-
-    def check_quickly(self) -> float:
-        return timed([*self._options, "check"])
-
-    def collect(self, tree: Path) -> float:
-        timed([*self._options, "forget", "--tag", tree.name, "--keep-tag", "none"], ok=(0, 1))
-        return timed([*self._options, "prune", "--max-unused", "0"])
-
-
-class Borg:
-    name = "borg"
-
-    def __init__(self, directory: Path) -> None:
-        self._repository = directory / "borg"
-        os.environ["BORG_BASE_DIR"] = str(directory / "borg-home")
-        timed(["borg", "init", "--encryption=none", str(self._repository)])
-
-    def add(self, tree: Path) -> None:
-        timed(["borg", "create", "--compression=none", f"{self._repository}::{tree.name}", str(tree)])
-
-    def check(self) -> float:
-        return timed(["borg", "check", "--verify-data", str(self._repository)])
-
-    def check_quickly(self) -> float:
-        return timed(["borg", "check", str(self._repository)])
-
-    def collect(self, tree: Path) -> float:
-        timed(["borg", "delete", f"{self._repository}::{tree.name}"])
-        return timed(["borg", "compact", "--threshold=0", str(self._repository)])
-
-
 @contextlib.contextmanager
 def repositories(context: Context) -> Iterator[tuple[list[Restic | Borg], Path]]:
     """Those of restic and borg with the trees of the images; and the tree of the image that goes."""
     directory = context.new_directory("repositories")
     directory.mkdir()
     try:
-        kinds = [kind for kind in (Restic, Borg) if shutil.which(kind.name)]
-        made = [kind(directory) for kind in kinds]
+        # Without compression, as ours.
+        made: list[Restic | Borg] = []
+        if Restic.missing() is None:
+            made.append(Restic(directory, compression="off"))
+        if Borg.missing() is None:
+            made.append(Borg(directory, compression="none"))
         tree = directory / "none"
         for image in IMAGES if made else ():
             tree = directory / image
@@ -252,12 +208,3 @@ def collecting(context: Context, store: Store, gone: str, peers: dict[str, float
     yield Row("gc of all images, files", "/s", collected[0] / took, {}, more_is_better=True)
     row = at_least("disk given back by it, by du", "MB", given / 1e6, 0.95 * contents / 1e6)
     yield Row(row.work, row.unit, row.ours, {}, f"{row.target} (95% of its garbage)", row.met, True)
-
-
-def disk_bytes(directory: Path) -> int:
-    """What du(1) says, bytes."""
-    os.sync()
-    done = subprocess.run(
-        ["du", "--summarize", "--block-size=1", directory], capture_output=True, text=True, check=True
-    )
-    return int(done.stdout.split()[0])

@@ -81,3 +81,19 @@ def used_bytes(path: Path) -> int:
     os.sync()
     status = os.statvfs(path)
     return (status.f_blocks - status.f_bfree) * status.f_frsize
+
+
+def disk_bytes(directory: Path) -> int:
+    """What du(1) says, bytes, with everything written out first; without what is mounted inside."""
+    return _du(directory)
+
+
+def file_bytes(directory: Path) -> int:
+    """The sizes of all files and directories, bytes: what du(1) says when blocks do not count."""
+    return _du(directory, "--apparent-size")
+
+
+def _du(directory: Path, *options: str) -> int:
+    os.sync()
+    command = ["du", "--summarize", "--one-file-system", "--block-size=1", *options, str(directory)]
+    return int(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.split()[0])

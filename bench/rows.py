@@ -32,6 +32,12 @@ def faster(work: str, unit: str, ours: float | None, peers: dict[str, float], ti
     return Row(work, unit, ours, peers, f"≥ {times:g}× faster", met)
 
 
+def smaller(work: str, unit: str, ours: float | None, peers: dict[str, float], times: float) -> Row:
+    """Ours is to be at least `times` times smaller than the smallest peer."""
+    met = None if ours is None or not peers else min(peers.values()) >= times * ours
+    return Row(work, unit, ours, peers, f"≥ {times:g}× smaller", met)
+
+
 def within(work: str, unit: str, ours: float | None, peers: dict[str, float], times: float) -> Row:
     """Ours is to take at most `times` times what the fastest peer takes."""
     met = None if ours is None or not peers else ours <= times * min(peers.values())

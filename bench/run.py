@@ -31,10 +31,14 @@ from bench.rows import Row
 ROOT = Path(__file__).parent.parent
 NAMES = (
     *("import", "save", "registry", "mount", "run", "build", "startup", "read", "index", "pool", "extent", "commit"),
-    *("reliability", "blake3"),
+    *("reliability", "freeze", "blake3"),
 )
 ON_DEMAND = ("cold", "packs", "threshold", "compression")
 """Behind a decision (docs/measurements.md); they run when they are named."""
+PEERS_PACKAGES = (
+    *("docker.io", "containerd", "podman", "buildah", "crun", "runc"),
+    *("restic", "borgbackup", "casync", "ostree"),
+)
 INSIDE = "LAYERSTORE_BENCH_INSIDE"
 HYBRID_CGROUP = Path("/sys/fs/cgroup/unified")
 
@@ -156,8 +160,7 @@ def machine() -> dict[str, Any]:
 
 
 def package_versions() -> dict[str, str]:
-    packages = ["docker.io", "containerd", "podman", "buildah", "crun", "runc", "restic", "borgbackup"]
-    command = ["dpkg-query", "-W", "-f", "${Package} ${Version}\n", *packages]
+    command = ["dpkg-query", "-W", "-f", "${Package} ${Version}\n", *PEERS_PACKAGES]
     listed = subprocess.run(command, capture_output=True, text=True).stdout
     return dict(line.split(" ", 1) for line in listed.splitlines())
 
