@@ -1,5 +1,6 @@
 """Chunks against the definition in docs/format/chunks.md, computed once more here, and against cut points that stay."""
 
+import contextlib
 import ctypes
 import hashlib
 import json
@@ -131,17 +132,20 @@ def test_random_bytes_are_cut_as_defined(kernel: str, sizes: tuple[int, int, int
     assert sizes[0] > 100_000 or sizes[1] > 1 << 20 or len(ends) > 20
 
 
+def half_of_hash(rng: random.Random, wanted: int) -> bytes:
+    """16 bytes with that hash: the last one makes it so."""
+    half = rng.randbytes(15)
+    rest = 0
+    for power, byte in enumerate(reversed(half), 1):
+        rest ^= int(TABLES[power][byte])
+    return half + bytes([rest ^ wanted])
+
+
 def hits_of_the_hashes() -> Iterator[bytes]:
-    """Windows that are a cut of 16 bits, one after another; only m tells which is one of more. The last byte of a half
-    makes its hash 255 or 0."""
+    """Windows that are a cut of 16 bits, one after another; only m tells which is one of more."""
     rng = random.Random(2)
     for _ in range(4000):
-        for wanted in (0xFF, 0):
-            half = rng.randbytes(15)
-            rest = 0
-            for k, byte in enumerate(reversed(half)):
-                rest ^= int(TABLES[k + 1][byte])
-            yield half + bytes([rest ^ wanted])
+        yield half_of_hash(rng, 0xFF) + half_of_hash(rng, 0)
 
 
 @pytest.mark.parametrize("average", [1 << 15, 1 << 18, 1 << 24])
@@ -204,27 +208,43 @@ def libc_protect(address: int, length: int, protection: int) -> None:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
-def test_no_byte_outside_is_read(kernel: str) -> None:
-    """Between two pages that cannot be read, at the begin and at the end of what lies between them."""
+@contextlib.contextmanager
+def guarded_pages() -> Iterator[memoryview]:
+    """Two pages between two others that cannot be read."""
     page = mmap.PAGESIZE
     with mmap.mmap(-1, 4 * page) as area:
-        middle = 2 * page
-        area[page : page + middle] = random.Random(5).randbytes(middle)
         held = (ctypes.c_char * len(area)).from_buffer(area)
-        address = ctypes.addressof(held)
-        view = memoryview(area)
-        for guard in (address, address + 3 * page):
+        guards = [ctypes.addressof(held), ctypes.addressof(held) + 3 * page]
+        view = memoryview(area)[page : 3 * page]
+        for guard in guards:
             libc_protect(guard, page, 0)
         try:
-            for length in (*range(1, 420), middle - 1, middle):
-                for data in (view[page : page + length], view[page + middle - length : page + middle]):
-                    assert cut(data, SMALL, kernel)[-1] == length
+            yield view
         finally:
-            for guard in (address, address + 3 * page):
+            for guard in guards:
                 libc_protect(guard, page, mmap.PROT_READ | mmap.PROT_WRITE)
             view.release()
-            del data, held
+            del held
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_no_byte_outside_is_read(kernel: str) -> None:
+    with guarded_pages() as pages:
+        pages[:] = random.Random(5).randbytes(len(pages))
+        for length in (*range(1, 420), len(pages) - 1, len(pages)):
+            for start in (0, len(pages) - length):
+                with pages[start : start + length] as data:
+                    assert cut(data, SMALL, kernel)[-1] == length
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_what_follows_the_last_byte_is_no_cut(kernel: str) -> None:
+    """Zeros in its place have the hash 0; before them is the other half of a cut, of which m would have to say more."""
+    with guarded_pages() as pages:
+        pages[-17:-1] = half_of_hash(random.Random(6), 0xFF)
+        for length in range(80, 300):
+            with pages[len(pages) - length :] as data:
+                assert cut(data, (64, 1 << 24, 1 << 24), kernel) == [length]
 
 
 pieces = st.one_of(

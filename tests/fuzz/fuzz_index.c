@@ -2,7 +2,7 @@
  * is verified answers as its records say.
  *
  *     clang -g -O1 -std=gnu11 -fsanitize=fuzzer,address,undefined -Icsrc \
- *           tests/fuzz/fuzz_index.c csrc/{index,index_verify,branches,trees,buffer,siphash,blake3*,cpu,status}.c
+ *           tests/fuzz/fuzz_index.c csrc/{index,index_verify,branches,trees,buffer,siphash,blake3*,kernel,cpu,status}.c
  *
  * The first byte of an input says whether the digests are put right first: 1 that of the header is not, 2 that of the
  * body is not. The rest is the index. */

@@ -1,7 +1,7 @@
 /* libFuzzer: any bytes as a tar, walked, built into a layer's index, and the index verified.
  *
  *     clang -g -O1 -fsanitize=fuzzer,address,undefined -Icsrc tests/fuzz/fuzz_layer.c \
- *         csrc/{status,buffer,arena,siphash,index,index_verify,index_writer,layer,layer_path}.c csrc/tar*.c csrc/blake3*.c csrc/cpu.c
+ *         csrc/{status,buffer,arena,siphash,index,index_verify,index_writer,layer,layer_path}.c csrc/tar*.c csrc/blake3*.c csrc/kernel.c csrc/cpu.c
  *
  * Header checksums are put right first, so that mutations get past them. */
 #include <stdio.h>

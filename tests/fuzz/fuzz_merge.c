@@ -3,7 +3,7 @@
  * as many records as the provenance has visible versions.
  *
  *     clang -g -O1 -std=gnu11 -fsanitize=fuzzer,address,undefined -Icsrc tests/fuzz/fuzz_merge.c csrc/{index,index_verify}.c \
- *           csrc/{index_writer,trees,merge,union,provenance,buffer,siphash,blake3*,cpu,status}.c
+ *           csrc/{index_writer,trees,merge,union,provenance,buffer,siphash,blake3*,kernel,cpu,status}.c
  *
  * An input is a number of layers, the bottom one first: two bytes of length, and the index, whose digests are put right. */
 #include "index_bytes.h"

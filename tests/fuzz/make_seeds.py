@@ -122,6 +122,8 @@ KEEPERS = (
     b'{"auths":{"docker.io":{"auth":"dTpw"},"r.example.com:5000":{"identitytoken":"t"}},'
     b'"credHelpers":{"docker.io/a":"h"},"credsStore":"s","Username":"u","Secret":"s"}'
 )
+CHUNK_AVERAGES = (0, 6, 7, 16)
+"""Logarithms to add to 8: cuts of up to 16 bits, of 17 and more in the strict part, of 22 in all."""
 # By the parser that the first byte of an input chooses.
 TEXTS = {
     "fuzz_build": [
@@ -161,6 +163,15 @@ TEXTS = {
 }
 
 
+def half_of_a_cut(number: int, wanted: int) -> bytes:
+    """16 bytes of which the hash of csrc/chunker.h is `wanted`: the last one makes it so."""
+    half, hashed = number.to_bytes(15, "big"), 0
+    for byte in (*half, 0):
+        hashed = hashed << 1 ^ hashed ^ byte
+        hashed ^= 0x11B * (hashed >> 8)
+    return half + bytes([hashed ^ wanted])
+
+
 def main() -> None:
     layers = [bytes(layer_bytes(layer)) for layer in LAYERS]
     chain = bytes(merge([Index(layer) for layer in layers], KEY))
@@ -178,6 +189,10 @@ def main() -> None:
         (HERE / fuzzer).mkdir(exist_ok=True)
         for number, text in enumerate(texts):
             (HERE / fuzzer / f"{number}").write_bytes(bytes([number]) + text)
+    cuts = b"".join(half_of_a_cut(number, wanted) for number in range(1000, 1200) for wanted in (0xFF, 0))
+    (HERE / "fuzz_chunker").mkdir(exist_ok=True)
+    for average in CHUNK_AVERAGES:
+        (HERE / "fuzz_chunker" / f"{average}").write_bytes(bytes([0x80 | average, 0, 0, 0, 1]) + cuts)
     for name, archive in ARCHIVES.items():
         (HERE / "fuzz_tar" / name).write_bytes(b"\x0c" + tb.archive(*archive))
 
