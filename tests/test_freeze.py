@@ -11,6 +11,8 @@ from images import Image, docker_files, tar_of
 from layer_model import Entry, write_tar
 
 from layerstore import Store
+from layerstore._core.hashing import blake3
+from layerstore._core.ingest import LOCATION_OBJECT
 from layerstore.errors import Conflict, CorruptError, InvalidInput, NotFound
 from layerstore.layers.encoding import delta_of, name_of
 from layerstore.store.cold import LIST, WHOLE, ColdPack, apply_delta
@@ -109,8 +111,6 @@ class TestFreeze:
         same = store.image("app:2").view
         assert same.read_bytes("/share/same") == version(2)["share/same"]
         located = {pack.slot(n).digest for pack in cold_packs(store) for n in range(pack.slot_count)}
-        from layerstore._core.hashing import blake3
-
         assert blake3(version(2)["share/same"]) not in located
         assert blake3(version(1)["share/own"]) in located
         require_files(store, 1)
@@ -285,6 +285,28 @@ class TestGarbage:
 
 
 class TestDamage:
+    @pytest.mark.parametrize("which", ["share/own", "share/large"])
+    def test_is_not_frozen(self, store: Store, which: str) -> None:
+        """What others are differences from would be lost with it."""
+        load(store, 1, 2)
+        digest, path, at = blake3(version(1)[which]), Path(), 1_000
+        with Store(store.root) as other:
+            pack, slot = struct.unpack("<II", other._contents.locate_many(digest, 32))
+            if pack == LOCATION_OBJECT:
+                path = Path(other.layout.object(digest.hex()))
+            else:
+                path = Path(other.layout.pack(pack))
+                at += other._contents.pack(pack).slot(slot)[0]
+        flip(path, at)
+        with pytest.raises(CorruptError, match=f"content {digest.hex()}.* is damaged"):
+            store.freeze()
+        assert list((store.root / "cold").iterdir()) == []
+        store.check(repair=True)
+        load(store, 1)
+        store.freeze()
+        require_files(store, 1)
+        require_files(store, 2)
+
     def test_is_an_error_where_it_is_read(self, store: Store) -> None:
         load(store, 1)
         store.freeze()

@@ -379,20 +379,27 @@ class ContentStore:
         return found
 
     def reader(self) -> Callable[[bytes], Buffer]:
-        """Gives contents for who holds the garbage lock, without copying what is in packs and objects. What comes into
-        the store after this call is not found. It raises as `read`."""
+        """Gives contents for who holds the garbage lock, without copying what is in packs and objects; each is verified
+        when it is first asked for. What comes into the store after this call is not found. It raises as `read`."""
         opened = self._current()
+        sound: set[bytes] = set()
 
         def read(digest: bytes) -> Buffer:
             pack, slot = _located(opened, digest)
+            content: Buffer
             if is_cold(pack):
-                return self._read_cold(opened, pack, slot, digest)
-            if pack != LOCATION_OBJECT:
-                found = self._pack(opened, pack).content(slot)
-                self._check_slots(opened, pack, [slot], [digest], [found])
-                return found
-            with self._open_object(opened, digest) as file:
-                return memoryview(MappedFile(file.fileno()))
+                content, place = b"".join(self._cold_pieces(opened, pack, slot, digest)), self._layout.pack(pack)
+            elif pack != LOCATION_OBJECT:
+                content, place = self._pack(opened, pack).content(slot), self._layout.pack(pack)
+            else:
+                place = self._layout.object(digest.hex())
+                with about(place), open(place, "rb", buffering=0) as file:
+                    content = memoryview(MappedFile(file.fileno()))
+            if digest not in sound:
+                if blake3(content) != digest:
+                    raise _damaged(digest, f"slot {slot} of {place}" if pack != LOCATION_OBJECT else place)
+                sound.add(digest)
+            return content
 
         return read
 
