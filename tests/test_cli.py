@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -252,6 +253,22 @@ class TestImages:
         (tmp_path / "a.tar").write_bytes(tar_of(docker_files([image])))
         assert empty("load", "-i", tmp_path / "a.tar") == f"Loaded image ID: {image.id}\n"
         assert empty("images").splitlines()[1].split()[:2] == ["<none>", "<none>"]
+
+    def test_freeze_and_thaw(self, cli: Cli) -> None:
+        before = cli("ls", "box:1", "/bin")
+        assert cli("freeze", "--unused-for", "1h") == "nothing to be frozen: all was used since, or is frozen already\n"
+        assert re.fullmatch(
+            r"1 image frozen: \d+ contents of [\d.]+[kM]B take [\d.]+[kM]B now\n", cli("freeze", "box:1")
+        )
+        assert cli("freeze", "box:1") == "nothing to be frozen: frozen already\n"
+        assert cli("ls", "box:1", "/bin") == before
+        assert re.fullmatch(r"[\d.]+[kM]B brought back\n", cli("thaw", "box:1"))
+        assert "no image 'nosuch'" in cli("freeze", "nosuch", status=1)
+        assert "give images, or --unused-for AGE" in cli("freeze", status=1)
+        assert "give images, or --unused-for AGE" in cli("freeze", "box:1", "--unused-for", "1h", status=1)
+        assert "'soon' is not an age" in cli("freeze", "--unused-for", "soon", status=2)
+        cli("create", "--driver", "extent", "--name", "used", "box:1")
+        assert "a container uses image" in cli("freeze", "box:1", status=1)
 
     def test_import(self, empty: Cli, tmp_path: Path) -> None:
         tar = write_tar([Entry("file", "f", data=b"x")])

@@ -40,6 +40,11 @@ def run(store: Store, args: argparse.Namespace) -> int:
             progress=progress,
         )
     images = len(frozen.images)
+    if not images:
+        print(
+            "nothing to be frozen: " + ("frozen already" if args.images else "all was used since, or is frozen already")
+        )
+        return 0
     print(
         f"{images} image{'' if images == 1 else 's'} frozen: {frozen.contents} contents of "
         f"{output.size(frozen.content_bytes)} take {output.size(frozen.stored_bytes)} now"
