@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from layerstore.api.checking import check_store as check_store
     from layerstore.chunking import Chunks as Chunks
     from layerstore.chunking import chunk as chunk
+    from layerstore.layers.tiering import Tiering as Tiering
     from layerstore.limits import Limits as Limits
     from layerstore.results import BuildEvent as BuildEvent
     from layerstore.results import Change as Change
@@ -68,6 +69,7 @@ _HOMES = {
     "Pruned": "layerstore.results",
     "Snapshot": "layerstore.results",
     "Store": "layerstore.api",
+    "Tiering": "layerstore.layers.tiering",
     "Usage": "layerstore.results",
     "Version": "layerstore.results",
     "View": "layerstore.views.view",
@@ -97,6 +99,7 @@ __all__ = [
     "Pruned",
     "Snapshot",
     "Store",
+    "Tiering",
     "Usage",
     "Version",
     "View",

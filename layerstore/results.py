@@ -199,28 +199,6 @@ class Usage(Value):
         self.parts = parts
 
 
-class Pruned(Value):
-    """What was removed, or would be: ids of containers with their names (None without one), ids of images with theirs,
-    contents dropped, bytes given back; and how many images and containers stay for no other reason than that they came
-    so short a time ago."""
-
-    def __init__(
-        self,
-        containers: dict[str, str | None],
-        images: dict[ImageId, list[str]],
-        contents: int,
-        freed_bytes: int,
-        young_images: int,
-        young_containers: int,
-    ) -> None:
-        self.containers = containers
-        self.images = images
-        self.contents = contents
-        self.freed_bytes = freed_bytes
-        self.young_images = young_images
-        self.young_containers = young_containers
-
-
 class Frozen(Value):
     """What a freeze did: the images, how many contents were written to a cold pack, their bytes before and as they are
     stored."""
@@ -230,6 +208,33 @@ class Frozen(Value):
         self.contents = contents
         self.content_bytes = content_bytes
         self.stored_bytes = stored_bytes
+
+
+class Pruned(Value):
+    """What was removed, or would be: ids of containers with their names (None without one), ids of images with theirs,
+    contents dropped, bytes given back; and how many images and containers stay for no other reason than that they came
+    so short a time ago. `frozen` and `not_frozen` are those of the collection of garbage
+    (`layerstore.layers.garbage.Collected`)."""
+
+    def __init__(
+        self,
+        containers: dict[str, str | None],
+        images: dict[ImageId, list[str]],
+        contents: int,
+        freed_bytes: int,
+        young_images: int,
+        young_containers: int,
+        frozen: Frozen | None = None,
+        not_frozen: Exception | None = None,
+    ) -> None:
+        self.containers = containers
+        self.images = images
+        self.contents = contents
+        self.freed_bytes = freed_bytes
+        self.young_images = young_images
+        self.young_containers = young_containers
+        self.frozen = frozen
+        self.not_frozen = not_frozen
 
 
 class Progress(Value):

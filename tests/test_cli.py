@@ -212,7 +212,7 @@ def test_interrupted(empty: Cli) -> None:
 )
 def test_without_a_store(empty: Cli, command: str) -> None:
     counts = {"tag": 2, "cat": 2, "cp": 2, "snapshot": 2, "rollback": 2}
-    counts |= dict.fromkeys(("gc", "ps", "images", "pool", "prune", "system"), 0)
+    counts |= dict.fromkeys(("gc", "ps", "images", "pool", "prune", "system", "tiering"), 0)
     more = {"move": ["--driver", "extent"], "system": ["df"]}
     args = ["x", "y"][: counts.get(command, 1)] + more.get(command, [])
     text = empty(command, *args, status=125 if command == "run" else 1)

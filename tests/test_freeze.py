@@ -167,6 +167,8 @@ class TestFreeze:
         assert store.freeze(unused_for_seconds=3600).images == []
         with store._database.transaction() as db:
             db.execute("UPDATE images SET stored_seconds = stored_seconds - 7200")
+        for path in (store.root / "blobs").rglob("*"):
+            os.utime(path, (0, path.stat().st_mtime - 7200))
         store.image("app:2").view.read_bytes("/share/same")
         done = store.freeze(unused_for_seconds=3600)
         assert done.images == [store.image("app:1").id]
@@ -195,7 +197,7 @@ class TestFreeze:
             assert list((store.root / "cold").iterdir()) == []
             require_files(store, 1)
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(Store, "collect_garbage", fail)
+            patch.setattr(Store, "_collect", fail)
             store.freeze()
         require_files(store, 1)
         store.collect_garbage()

@@ -81,6 +81,12 @@ class Image:
         return str(row[0]) if row else ""
 
     @property
+    def is_frozen(self) -> bool:
+        """Whether `Store.freeze` has frozen it, and nothing has thawed it since."""
+        query = "SELECT 1 FROM frozen WHERE image_id = ?"
+        return self._store._database.read().execute(query, (self.id,)).fetchone() is not None
+
+    @property
     def size_bytes(self) -> int:
         """The sum of its layers' file sizes, as docker shows it."""
         return sum(self._layer_bytes().values())
@@ -190,7 +196,7 @@ class Image:
 
     def index(self) -> Index:
         """The merged index of its layers. Raises as `view`."""
-        return self._store._chains.index(self.diff_ids)
+        return self._store._chains.index(self._store._stack(self))
 
     @property
     def view(self) -> View:
@@ -243,5 +249,6 @@ class Image:
             "Size": self.size_bytes,
             "RootFS": {"Type": "layers", "Layers": list(self.diff_ids)},
             "ChainId": self.chain_id,
+            "Frozen": self.is_frozen,
             "DamagedLayers": self._damaged_layers(),
         }

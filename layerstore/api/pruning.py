@@ -45,8 +45,8 @@ def prune(store: Store, *, named: bool, containers: bool, older_than_seconds: fl
             young_images = len(_images(store, _ALWAYS, named, young)) - len(images)
             db.executemany("DELETE FROM names WHERE image_id = ?", [(image,) for image in images])
             db.executemany("DELETE FROM images WHERE image_id = ?", [(image,) for image in images])
-    collected = store.collect_garbage()
-    return Pruned(gone, images, collected.contents, collected.freed_bytes, young_images, len(young))
+    done = store.collect_garbage()
+    return Pruned(gone, images, done.contents, done.freed_bytes, young_images, len(young), done.frozen, done.not_frozen)
 
 
 def _idle(store: Store, before: float) -> tuple[list[ContainerRow], list[ContainerRow]]:

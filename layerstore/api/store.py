@@ -15,6 +15,7 @@ from layerstore.layers.chains import Chains
 from layerstore.mount.shared import Mounts
 from layerstore.naming import exists
 from layerstore.store.db import SET_NAME, Database
+from layerstore.store.last_use import note_use
 from layerstore.store.layout import POOL_NAME, Layout, absolute, make_private
 from layerstore.types import DiffId, ImageId, chain_id, normalise_name, parse_digest
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from layerstore.extents.layers import Layers
     from layerstore.layers.encoding import Compression
     from layerstore.layers.garbage import Collected
+    from layerstore.layers.tiering import Tiering
     from layerstore.limits import Limits
     from layerstore.oci.configs import ImageConfig
     from layerstore.results import BuildEvent, Change, CheckReport, Frozen, Progress, Pruned, Usage
@@ -350,12 +352,16 @@ class Store:
             progress,
         )
         file = None if dockerfile is None else os.fspath(dockerfile)
-        return self._image(builder.build(shop, os.fspath(context), file))
+        built = self._image(builder.build(shop, os.fspath(context), file))
+        note_use(self.layout, [built.id])  # which may have been there before
+        return built
 
     def _config_for_build(self, pull: str, name: str) -> ImageConfig:
         try:
             # Fewer digits are more likely a stage's name with a slip in it.
-            return self._find_image(name, 12).config
+            found = self._find_image(name, 12)
+            note_use(self.layout, [found.id])
+            return found.config
         except NotFound:
             if pull == "never":
                 raise
@@ -582,6 +588,7 @@ class Store:
             stack = image.diff_ids
             if chain_id(stack) != image.chain_id:
                 raise NotFound(f"image {image.short_id} was removed; load it again")
+            note_use(self.layout, [image.id])
             return stack
         execute = self._database.read().execute
         for diff_id in chain:
@@ -614,12 +621,57 @@ class Store:
 
         return View(self._chains.index(self._stack(diff_ids)), self._contents)
 
-    def collect_garbage(self, *, derived_limit_bytes: int | None = None) -> Collected:
+    @property
+    def tiering(self) -> Tiering:
+        """The store's policy of freezing, every process's: what `collect_garbage` freezes, by default nothing.
+
+        Set to another, it is durable.
+        """
+        from layerstore.layers.tiering import tiering
+
+        return tiering(self._database)
+
+    @tiering.setter
+    def tiering(self, policy: Tiering) -> None:
+        from layerstore.layers.tiering import set_tiering
+
+        set_tiering(self._database, policy)
+
+    def collect_garbage(
+        self, *, derived_limit_bytes: int | None = None, progress: ProgressCallback | None = None
+    ) -> Collected:
         """Give back the space of what nothing uses any more, a pool's to the host; waits for loads that are under way.
+
+        Before that, images are frozen that were not used for as long as `tiering` says, which `progress` tells of. That
+        this fails, as on a full disk, keeps nothing from being given back: `Collected.not_frozen`.
 
         Derived files are brought under `derived_limit_bytes`, by default the store's limit (`evict_derived`).
         Raises `OSError`, `CorruptError`; it can be run again then.
         """
+        from layerstore.layers.garbage import Collected
+
+        frozen, failed = None, None
+        try:
+            frozen = self._freeze_unused(progress)
+        except (LayerstoreError, OSError) as error:
+            failed = error
+        collected = self._collect(derived_limit_bytes)
+        return Collected(collected.contents, collected.freed_bytes, frozen, failed)
+
+    def _freeze_unused(self, progress: ProgressCallback | None) -> Frozen | None:
+        from layerstore.layers.tiering import tiering
+
+        policy = tiering(self._database)
+        if policy.unused_for_seconds is None:
+            return None
+        from layerstore.layers.freezing import freeze, unused_images
+
+        chosen = unused_images(self.layout, self._database, policy.unused_for_seconds)
+        if not chosen:
+            return None
+        return freeze(self.layout, self._database, self._contents, self._chains, chosen, policy.compression, progress)
+
+    def _collect(self, derived_limit_bytes: int | None = None) -> Collected:
         from layerstore.building.leftovers import Leftovers
         from layerstore.building.steps import Steps
         from layerstore.layers import garbage
@@ -639,16 +691,16 @@ class Store:
         images: Image | str | Iterable[Image | str] | None = None,
         *,
         unused_for_seconds: float = 0,
-        compression: Compression = "zstd",
+        compression: Compression | None = None,
         progress: ProgressCallback | None = None,
     ) -> Frozen:
         """Keep images compressed that are not in use, by what differs from others that are stored; and collect garbage.
 
         Args:
             images: which; without it all that no container uses.
-            unused_for_seconds: of these, only such as came into the store, had a container or were looked into longer
-                ago.
-            compression: "zstd", or "lz4", which is larger and read faster.
+            unused_for_seconds: of these, only such as came into the store, had a container, were built upon or looked
+                into (`Image.view`), or thawed longer ago.
+            compression: "zstd", or "lz4", which is larger and read faster; by default what `tiering` says.
             progress: called with the bytes of contents that were written.
 
         What a frozen image has can be read as before, `Image.view` and all that reads by it. To mount it, or to make a
@@ -665,8 +717,9 @@ class Store:
             given = [images] if isinstance(images, (Image, str)) else images
             found = [self._resolve(image).id for image in given]
             chosen = [i for i in found if i in unused_images(self.layout, self._database, unused_for_seconds, found)]
-        done = freeze(self.layout, self._database, self._contents, self._chains, chosen, compression, progress)
-        self.collect_garbage()
+        how = self.tiering.compression if compression is None else compression
+        done = freeze(self.layout, self._database, self._contents, self._chains, chosen, how, progress)
+        self._collect()
         return done
 
     def thaw(self, images: Image | str | Iterable[Image | str]) -> int:
@@ -681,7 +734,7 @@ class Store:
         brought = 0
         for image in [self._resolve(each) for each in given]:
             with locked(self.layout.garbage_lock, exclusive=False):
-                table = self._chains.index(image.diff_ids).contents_bytes()
+                table = self._chains.index(self._stack(image)).contents_bytes()
                 brought += thaw(self.layout, self._database, self._contents, image.chain_id, table)
         return brought
 

@@ -16,16 +16,17 @@ from layerstore.checking.findings import reason
 from layerstore.checking.hashing import read_through
 from layerstore.checking.layers import contents_of
 from layerstore.errors import CorruptError, LayerstoreError, Unsupported
+from layerstore.layers import tiering
 from layerstore.layers.chains import open_index
 from layerstore.layers.streams import decompressed, pieces_of
 from layerstore.naming import exists
 from layerstore.oci.configs import parse_config
-from layerstore.store.cold import ColdPack
+from layerstore.store.cold import LZ4, ZSTD, ColdPack
 from layerstore.types import DiffId, Digest, chain_ids
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Callable, Collection, Iterable
     from typing import Any
 
     from layerstore.oci.configs import ImageConfig
@@ -62,6 +63,14 @@ _IS = {
     "f": lambda value: isinstance(value, (int, float)),
     "b": lambda value: value is None or (isinstance(value, bytes) and len(value) == 32),
 }
+
+
+_SETTINGS: dict[str, Callable[[int], bool]] = {
+    "derived_limit": lambda value: value >= 0,
+    tiering.AFTER: lambda value: value >= 0,
+    tiering.CODEC: lambda value: value in (ZSTD, LZ4),
+}
+"""What else is in the table of counters, where it was set, and what it may be."""
 
 
 def _fits(table: str, row: Row) -> bool:
@@ -129,8 +138,8 @@ class Reconciled:
             "packs": max([known.get("packs", 0) if known.get("packs", 0) < 1 << 31 else 0, *packs]),
             "cold_packs": max([known.get("cold_packs", 0) if known.get("cold_packs", 0) < 1 << 30 else 0, *cold]),
         }
-        limit = known.get("derived_limit")
-        return sorted((kept if limit is None or limit < 0 else {**kept, "derived_limit": limit}).items())
+        settings = {name: known[name] for name, is_one in _SETTINGS.items() if name in known and is_one(known[name])}
+        return sorted({**kept, **settings}.items())
 
     def _packs(self, rows: list[Row]) -> list[Row]:
         from layerstore.store.contents import Pack

@@ -55,6 +55,7 @@ COMMANDS = {
     "prune": "remove images and containers that nothing uses",
     "freeze": "keep images compressed that are not in use",
     "thaw": "bring back the contents of frozen images",
+    "tiering": "show or set what is frozen without being asked for",
     "system": "show what images, containers and the rest take (df)",
     "fsck": "compare a store with its digests",
     "pool": "show, grow, trim or detach the pool of a store",

@@ -25,7 +25,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="all images that came into the store and were used longer ago, and that no container uses: 24h, 7d ...",
     )
     parser.add_argument(
-        "--compression", choices=("zstd", "lz4"), default="zstd", help="lz4 is larger, and read faster (default: zstd)"
+        "--compression",
+        choices=("zstd", "lz4"),
+        help="lz4 is larger, and read faster (default: what `layerstore tiering` says, zstd if nothing)",
     )
 
 
@@ -33,20 +35,15 @@ def run(store: Store, args: argparse.Namespace) -> int:
     if bool(args.images) == (args.unused_for is not None):
         raise InvalidInput("give images, or --unused-for AGE for all that were not used for so long")
     with output.progress_bar() as progress:
-        frozen = store.freeze(
+        done = store.freeze(
             args.images or None,
             unused_for_seconds=args.unused_for or 0,
             compression=args.compression,
             progress=progress,
         )
-    images = len(frozen.images)
-    if not images:
-        print(
-            "nothing to be frozen: " + ("frozen already" if args.images else "all was used since, or is frozen already")
-        )
-        return 0
-    print(
-        f"{images} image{'' if images == 1 else 's'} frozen: {frozen.contents} contents of "
-        f"{output.size(frozen.content_bytes)} take {output.size(frozen.stored_bytes)} now"
-    )
+    if done.images:
+        print(output.frozen(done))
+    else:
+        why = "frozen already" if args.images else "all was used since, or is frozen already"
+        print(f"nothing to be frozen: {why}")
     return 0

@@ -1,4 +1,7 @@
-"""Give back the space of contents, layers and files that no image or container uses. Waits for loads under way."""
+"""Give back the space of contents, layers and files that no image or container uses. Waits for loads under way.
+
+Before that, images are frozen that were not used for as long as `layerstore tiering` says.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(store: Store, args: argparse.Namespace) -> int:
-    collected = store.collect_garbage(derived_limit_bytes=args.derived_limit)
-    print(f"{collected.contents} contents dropped, {output.size(collected.freed_bytes)} given back")
+    with output.progress_bar() as progress:
+        collected = store.collect_garbage(derived_limit_bytes=args.derived_limit, progress=progress)
+    output.collected(collected)
     return 0

@@ -1,4 +1,7 @@
-"""List images, newest in the store first. An image with several names has a line for each."""
+"""List images, newest in the store first. An image with several names has a line for each.
+
+As JSON each also says whether it is frozen.
+"""
 
 from __future__ import annotations
 
@@ -44,6 +47,7 @@ def _rows(image: Image) -> list[dict[str, Any]]:
             "IMAGE ID": image.id,
             "CREATED": image.created,
             "SIZE": image.size_bytes,
+            "FROZEN": image.is_frozen,
         }
         for name in names
     ]

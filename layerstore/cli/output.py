@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from typing import Any, TypeAlias
 
-    from layerstore.results import Change, Progress
+    from layerstore.layers.garbage import Collected
+    from layerstore.results import Change, Frozen, Progress, Pruned
 
     Columns: TypeAlias = Mapping[str, Callable[[Any], str]]
 
@@ -99,6 +100,31 @@ def parse_duration(text: str) -> float:
     if match is None:
         raise argparse.ArgumentTypeError(f"{text!r} is not an age; give 90s, 30m, 24h, 7d or 2w")
     return float(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}[match[2]]
+
+
+def duration(seconds: float) -> str:
+    """A length of time as `parse_duration` takes it."""
+    units = ((86400, "d"), (3600, "h"), (60, "m"))
+    length, unit = next(((length, unit) for length, unit in units if seconds and seconds % length == 0), (1, "s"))
+    return f"{seconds / length:g}{unit}"
+
+
+def frozen(done: Frozen) -> str:
+    """What a freeze did, in a line."""
+    images = len(done.images)
+    return (
+        f"{images} image{'' if images == 1 else 's'} frozen: {done.contents} contents of "
+        f"{size(done.content_bytes)} take {size(done.stored_bytes)} now"
+    )
+
+
+def collected(done: Collected | Pruned, more: str = "") -> None:
+    """Print what a collection of garbage did, and `more` behind it."""
+    if done.frozen is not None:
+        print(frozen(done.frozen))
+    if done.not_frozen is not None:
+        print(f"layerstore: nothing was frozen: {done.not_frozen}", file=sys.stderr)
+    print(f"{done.contents} contents dropped, {size(done.freed_bytes)} given back{more}")
 
 
 def age(created: str) -> str:

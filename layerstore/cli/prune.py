@@ -2,7 +2,8 @@
 
 With --all also those that have names; with --containers first the containers that are neither mounted nor open at this
 moment, and all that was written to them. What came into the store within the last minute stays, as somebody may be
-about to use it. An image that was pulled by its digest has no name: `tag` it to keep it.
+about to use it. An image that was pulled by its digest has no name: `tag` it to keep it. As `gc` does, it freezes what
+was not used for as long as `layerstore tiering` says.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def run(store: Store, args: argparse.Namespace) -> int:
     # What came while it was asked about was not told.
     done = store.prune(**{**chosen, "older_than_seconds": args.until + time.time() - begin})
     _tell(done)
-    print(f"{done.contents} contents dropped, {output.size(done.freed_bytes)} given back{_young(done)}")
+    output.collected(done, _young(done))
     return 0
 
 

@@ -14,6 +14,7 @@ from layerstore._core.mount import container_make_many, container_remove_many
 from layerstore.errors import Conflict, InvalidInput, NotFound, Unsupported
 from layerstore.naming import about, close_fd, exists
 from layerstore.store import boot, logs
+from layerstore.store.last_use import note_use
 from layerstore.store.locks import locked, try_lock
 from layerstore.types import Value
 
@@ -389,6 +390,8 @@ class Containers:
             gone = logs.forget_unneeded(db, needed)
         if not all(row.volatile for row in rows):
             self._database.sync()
+        # A container is a use of its image for as long as it is there.
+        note_use(self._layout, {row.image_id for row in rows})
         container_remove_many(self._mounts.containers_fd, [row.id for row in rows])
         logs.unlink(self._layout, gone)
         if known:

@@ -21,6 +21,7 @@ from layerstore.naming import close_fd, fstat
 from layerstore.results import Frozen, Progress
 from layerstore.store import durable
 from layerstore.store.cold import LIST, SLOT, WHOLE, ColdPack, is_cold
+from layerstore.store.last_use import last_use
 from layerstore.store.layout import FIRST_COLD, make_private
 from layerstore.store.locks import locked, locked_past_sharers, try_lock
 from layerstore.types import ChainId, DiffId, ImageId
@@ -105,24 +106,21 @@ def freeze(
 def unused_images(
     layout: Layout, database: Database, seconds: float, among: Collection[ImageId] | None = None
 ) -> list[ImageId]:
-    """Images that came into the store and were used longer ago, oldest first; all that no container uses, or those
-    that are given. That one was used, what is derived of it says, as long as there is any."""
-    rows = database.read().execute(
-        "SELECT image_id, chain_id, stored_seconds FROM images "
-        "WHERE image_id NOT IN (SELECT image_id FROM frozen) ORDER BY stored_seconds"
-    )
-    in_use = {image for (image,) in database.read().execute("SELECT DISTINCT image_id FROM containers").fetchall()}
+    """Images that are not frozen, came into the store and were used longer ago, oldest first; all that no container
+    uses, or those that are given. Images of the same layers have all in common, so a use of one is one of all."""
+    read = database.read().execute
+    rows = read("SELECT image_id, chain_id, stored_seconds FROM images ORDER BY stored_seconds").fetchall()
+    frozen = {image for (image,) in read("SELECT image_id FROM frozen").fetchall()}
+    in_use = {chain for (chain,) in read("SELECT DISTINCT chain_id FROM containers").fetchall()}
+    used: dict[str, float] = {}
+    for image, chain, stored in rows:
+        used[chain] = max(stored, last_use(layout, ImageId(image)), used.get(chain, 0))
     before = time.time() - seconds
-    found = []
-    for image, chain, stored in rows.fetchall():
-        if image not in in_use if among is None else image in among:
-            used = [stored]
-            for path in (layout.chain_description(ChainId(chain)), layout.chain_index(ChainId(chain))):
-                with contextlib.suppress(FileNotFoundError):
-                    used.append(os.stat(path).st_mtime)
-            if max(used) <= before:
-                found.append(ImageId(image))
-    return found
+    return [
+        ImageId(image)
+        for image, chain, _ in rows
+        if image not in frozen and (chain not in in_use if among is None else image in among) and used[chain] <= before
+    ]
 
 
 class _Freezing:

@@ -23,12 +23,13 @@ from pathlib import Path
 from layerstore._core.files import punch_holes
 from layerstore._core.index import CONTENT_BYTES, Index
 from layerstore._core.ingest import LOCATION_OBJECT, RECORD_BYTES
-from layerstore.errors import RELOAD, CorruptError
+from layerstore.errors import RELOAD, CorruptError, LayerstoreError
 from layerstore.layers.chains import Chains
 from layerstore.layers.derived import remove_derived, without_mounting
 from layerstore.layers.imports import clear_abandoned
 from layerstore.layers.packs import bring_small_together
 from layerstore.naming import close_fd
+from layerstore.results import Frozen
 from layerstore.store.cold import LIST, ColdPack, is_cold
 from layerstore.store.contents import ContentStore, Pack
 from layerstore.store.db import UNUSED_CHAINS, Database
@@ -38,16 +39,23 @@ from layerstore.types import ChainId, DiffId, digest_hex
 
 _RANGE = struct.Struct("<QQ")
 _WHERE = struct.Struct("<32sQII")
-_BLOCK_BYTES = 4096
+BLOCK_BYTES = 4096
+"""What holes are punched by."""
 _CHAIN_LOCK = re.compile(r"[0-9a-f]{64}\.lock")
 
 
 @dataclass(frozen=True)
 class Collected:
-    """What a collection gave back: contents dropped, and the disk space of files removed and holes punched, bytes."""
+    """What a collection gave back: contents dropped, and the disk space of files removed and holes punched, bytes.
+
+    `frozen` is what was frozen before that, as the store's policy says (`Store.tiering`); None where there was nothing
+    to freeze, or where it failed: `not_frozen` says why.
+    """
 
     contents: int
     freed_bytes: int
+    frozen: Frozen | None = None
+    not_frozen: LayerstoreError | OSError | None = None
 
 
 def collect(
@@ -299,7 +307,7 @@ def _dead_ranges(path: str, alive: set[int]) -> bytes:
             ranges[-1][1:] = [slot, offset + size]
         else:
             ranges.append([offset, slot, offset + size])
-    holes = ((start, end - start) for start, _, end in ranges if end - start >= _BLOCK_BYTES)
+    holes = ((start, end - start) for start, _, end in ranges if end - start >= BLOCK_BYTES)
     return b"".join(_RANGE.pack(*hole) for hole in holes)
 
 
@@ -308,7 +316,7 @@ def _dead_frames(path: str, alive: set[int]) -> bytes:
     needed = {pack.slot(slot).frame for slot in alive if pack.slot(slot).base != LIST}
     frames = (pack.frame(number) for number in range(pack.frame_count) if number not in needed)
     return b"".join(
-        _RANGE.pack(frame.offset, frame.stored_bytes) for frame in frames if frame.stored_bytes >= _BLOCK_BYTES
+        _RANGE.pack(frame.offset, frame.stored_bytes) for frame in frames if frame.stored_bytes >= BLOCK_BYTES
     )
 
 
