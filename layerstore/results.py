@@ -134,9 +134,13 @@ class ImageUsage(Value):
     """What an image takes, bytes.
 
     `size_bytes` is the sum of the files of its layers, as `Image.size_bytes` and docker have it. Of these every content
-    is stored once: `shared_bytes` are those of contents that another image has too, `unique_bytes` of those that none
-    has. `reclaimable_bytes` would be given back if this image alone were removed: what is unique, or nothing while one
-    of its `containers` (a number) uses it.
+    is stored once: `hot_bytes` as it is, `cold_bytes` in cold packs, compressed. There a content takes its part of what
+    is compressed with it; a large one what its chunks take; one that is written as a difference that, and not what it
+    differs from. What was thawed may take both.
+
+    Together these are `shared_bytes`, those of contents that another image has or needs too, and `unique_bytes`, those
+    of others. `reclaimable_bytes` would be given back if this image alone were removed: what is unique, or nothing
+    while one of its `containers` (a number) uses it. `is_frozen`: it was frozen, and not used since.
     """
 
     def __init__(
@@ -144,18 +148,24 @@ class ImageUsage(Value):
         image_id: ImageId,
         names: list[str],
         size_bytes: int,
+        hot_bytes: int,
+        cold_bytes: int,
         shared_bytes: int,
         unique_bytes: int,
         reclaimable_bytes: int,
         containers: int,
+        is_frozen: bool,
     ) -> None:
         self.image_id = image_id
         self.names = names
         self.size_bytes = size_bytes
+        self.hot_bytes = hot_bytes
+        self.cold_bytes = cold_bytes
         self.shared_bytes = shared_bytes
         self.unique_bytes = unique_bytes
         self.reclaimable_bytes = reclaimable_bytes
         self.containers = containers
+        self.is_frozen = is_frozen
 
 
 class ContainerUsage(Value):
@@ -187,10 +197,11 @@ class Part(Value):
 class Usage(Value):
     """What a store takes: of each image, newest first, of each container, and in all by the names of `parts`.
 
-    "images": contents of images; in use are those that have containers. "containers": in use are those that are mounted
-    or run. "derived": merged indexes and tree images; in use are trees that are mounted. "build cache", "downloads":
-    what failed pulls have left. "metadata": indexes and recipes of layers, manifests and configs. "garbage": what
-    `collect_garbage` gives back.
+    "images": all images, and the bytes of hot contents; in use are those that have containers. "cold": frozen images,
+    and the bytes of cold packs, of which those that nothing needs are given back by `collect_garbage`. "containers": in
+    use are those that are mounted or run. "derived": merged indexes and tree images; in use are trees that are mounted.
+    "build cache", "downloads": what failed pulls have left. "metadata": indexes and recipes of layers, manifests and
+    configs. "garbage": what else `collect_garbage` gives back.
     """
 
     def __init__(self, images: list[ImageUsage], containers: list[ContainerUsage], parts: dict[str, Part]) -> None:

@@ -199,13 +199,14 @@ class TestSystemDf:
         lines = cli("system", "df").splitlines()
         assert lines[0].split() == ["TYPE", "TOTAL", "ACTIVE", "SIZE", "RECLAIMABLE"]
         assert lines[1].split() == ["Images", "2", "1", "400kB", "200kB", "(50%)"]
+        assert lines[2].split() == ["Cold", "0B", "0B"]
         each = cli("system", "df", "-v")
         assert {
-            line.split()[0]: line.split()[2:] for line in each.splitlines() if ":1" in line and "idle" not in line
+            line.split()[0]: line.split()[1:] for line in each.splitlines() if ":1" in line and "idle" not in line
         } == {
-            "a:1": ["200kB", "200kB", "0B", "0B", "1"],
-            "b:1": ["200kB", "200kB", "0B", "0B", "1"],
-            "c:1": ["400kB", "200kB", "200kB", "200kB", "0"],
+            "a:1": ["200kB", "200kB", "0B", "200kB", "0B", "1", "container"],
+            "b:1": ["200kB", "200kB", "0B", "200kB", "0B", "1", "container"],
+            "c:1": ["400kB", "400kB", "0B", "200kB", "200kB"],
         }
         assert any("idle" in line and "created" in line for line in each.splitlines())
         told = json.loads(cli("system", "df", "--format", "json"))
@@ -213,4 +214,5 @@ class TestSystemDf:
             "count": 2, "active": 1, "size_bytes": 400_000, "reclaimable_bytes": 200_000,
         }  # fmt: skip
         assert [image["names"] for image in told["images"]] in ([["c:1"], ["a:1", "b:1"]], [["a:1", "b:1"], ["c:1"]])
+        assert {image["is_frozen"] for image in told["images"]} == {False}
         assert "df" in cli("system", status=2)

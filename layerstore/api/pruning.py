@@ -34,7 +34,7 @@ def prune(store: Store, *, named: bool, containers: bool, older_than_seconds: fl
             idle, young = _idle(store, before) if containers else ([], [])
             images = _images(store, before, named, idle)
             young_images = len(_images(store, _ALWAYS, named, [*idle, *young])) - len(images)
-            freed = bytes_without(store._database, store._contents, store._chains, images)
+            freed = bytes_without(store.layout, store._database, store._contents, store._chains, images)
         return Pruned({row.id: row.name for row in idle}, images, 0, freed, young_images, len(young))
     # Nothing is being loaded, built or created in here, so an image that has no name yet is nobody's.
     with locked_past_sharers(store.layout.garbage_lock):

@@ -1,8 +1,9 @@
 """`system df`: show what images, containers and the rest of a store take, and what of it would be given back.
 
-Files that several images have are stored once. SIZE of an image is the sum of its files; SHARED is what it has in
-common with others, UNIQUE what no other one has, RECLAIMABLE what its removal alone would give back. What an image has
-more than once counts each time in SIZE, and once in the others.
+Files that several images have are stored once. SIZE of an image is the sum of its files; HOT and COLD what these take,
+as they are and in frozen images' packs. Of that SHARED is what other images have or need too, UNIQUE what its removal
+alone would give back, unless it has containers. What an image has more than once counts each time in SIZE, and once in
+the others. What frozen images take, Cold, has with it what nothing needs any more until `layerstore gc`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from layerstore.api import Store
-    from layerstore.results import Usage
+    from layerstore.results import ImageUsage, Usage
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -79,19 +80,19 @@ def _show_each(usage: Usage) -> None:
     images: list[dict[str, Any]] = [
         {
             "IMAGE": name,
-            "IMAGE ID": image.image_id.removeprefix("sha256:")[:12],
             "SIZE": image.size_bytes,
+            "HOT": image.hot_bytes,
+            "COLD": image.cold_bytes,
             "SHARED": image.shared_bytes,
             "UNIQUE": image.unique_bytes,
-            "RECLAIMABLE": image.reclaimable_bytes,
-            "CONTAINERS": image.containers,
+            "STATE": _state(image),
         }
         for image in usage.images
-        for name in image.names or ["<none>"]
+        for name in image.names or [image.image_id.removeprefix("sha256:")[:12]]
     ]
-    sizes = dict.fromkeys(("SIZE", "SHARED", "UNIQUE", "RECLAIMABLE"), output.size)
+    sizes = dict.fromkeys(("SIZE", "HOT", "COLD", "SHARED", "UNIQUE"), output.size)
     print("Images:\n")
-    output.listing(images, {"IMAGE": str, "IMAGE ID": str, **sizes, "CONTAINERS": str}, "table")
+    output.listing(images, {"IMAGE": str, **sizes, "STATE": str}, "table")
     containers: list[dict[str, Any]] = [
         {
             "CONTAINER ID": container.container_id[:12],
@@ -105,3 +106,8 @@ def _show_each(usage: Usage) -> None:
     print("\nContainers:\n")
     shown: output.Columns = {"CONTAINER ID": str, "IMAGE": str, "STATUS": str, "SIZE": output.size, "NAME": str}
     output.listing(containers, shown, "table")
+
+
+def _state(image: ImageUsage) -> str:
+    containers = f"{image.containers} container{'' if image.containers == 1 else 's'}" if image.containers else ""
+    return ", ".join(word for word in ("frozen" if image.is_frozen else "", containers) if word)

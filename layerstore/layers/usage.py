@@ -1,10 +1,11 @@
 """What images, containers and the rest of a store take, and what of it would be given back.
 
-Of contents, bytes are their own, not rounded up to blocks; of everything else they are those that files take on disk.
-An image has the contents of its layers, also those that upper ones hide. Which images have a content is answered
-without going through the images: chains are a forest, each image is the way from a node to a root, and the images of a
-subtree are next to each other where images are counted along a walk over it. So a layer belongs to the images of an
-interval, and a content to those of a few of them: it is one image's alone where they are all the same interval of one.
+Of hot contents, bytes are their own, not rounded up to blocks; of cold ones their parts of frames; of everything else
+they are those that files take on disk. An image has the contents of its layers, also those that upper ones hide. Which
+images have a content is answered without going through the images: chains are a forest, each image is the way from a
+node to a root, and the images of a subtree are next to each other where images are counted along a walk over it. So a
+layer belongs to the images of an interval, and a content to those of a few of them: it is one image's alone where they
+are all the same interval of one. That a cold content of another image differs from it makes it that one's, too.
 """
 
 from __future__ import annotations
@@ -15,59 +16,25 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from layerstore._core.ingest import LOCATION_NONE, LOCATION_OBJECT
 from layerstore.layers.derived import without_mounting
+from layerstore.layers.places import LayerContents, Places
 from layerstore.results import ContainerUsage, ImageUsage, Part, Usage
 from layerstore.store.locks import locked
 from layerstore.types import ChainId, DiffId, ImageId, digest_hex
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable
+    from collections.abc import Callable, Collection, Iterable, Sequence
 
     from numpy.typing import NDArray
 
     from layerstore.layers.chains import Chains
+    from layerstore.layers.places import Kept
     from layerstore.store.contents import ContentStore
     from layerstore.store.db import Database
     from layerstore.store.layout import Layout
 
-_CONTENT = np.dtype([("digest", "V32"), ("size", "<u8")])
-_LOCATION = np.dtype([("pack", "<u4"), ("slot", "<u4")])
-_RECORD = np.dtype([("digest", "V32"), ("size", "<u8"), ("pack", "<u4"), ("slot", "<u4")])
 
-
-class _Layers:
-    """The distinct contents of stored layers: `sizes` by their numbers, and pairs of a layer and a content that it has,
-    each once, sorted by layer."""
-
-    def __init__(self, chains: Chains, contents: ContentStore, diff_ids: Iterable[DiffId]) -> None:
-        self.numbers = {diff_id: number for number, diff_id in enumerate(diff_ids)}
-        tables = [np.frombuffer(chains.layer_index(diff_id).contents_bytes(), _CONTENT) for diff_id in self.numbers]
-        table = np.concatenate([np.empty(0, _CONTENT), *tables])
-        layers = np.repeat(np.arange(len(tables)), [len(each) for each in tables])
-        places = np.frombuffer(contents.digests().locate_many(table.tobytes(), _CONTENT.itemsize), _LOCATION)
-        is_here = places["pack"] != LOCATION_NONE
-        table, layers, places = table[is_here], layers[is_here], places[is_here]
-        keys, first, of_pair = np.unique(_keys(table["digest"], places), return_index=True, return_inverse=True)
-        self.sizes = table["size"][first].astype(np.int64)
-        pairs = np.unique(layers * len(keys) + of_pair)
-        self.layers, self.contents = np.divmod(pairs, max(1, len(keys)))
-
-    @property
-    def bytes(self) -> int:
-        """Those of all contents, each once."""
-        return int(self.sizes.sum())
-
-
-def _keys(digests: NDArray[np.void], places: NDArray[np.void]) -> NDArray[np.uint64]:
-    """A number for each content: where it is, which of objects does not tell them apart."""
-    keys = places["pack"].astype(np.uint64) << np.uint64(32) | places["slot"].astype(np.uint64)
-    objects = np.flatnonzero(places["pack"] == LOCATION_OBJECT)
-    keys[objects] += np.unique(digests[objects], return_inverse=True)[1].astype(np.uint64)
-    return keys
-
-
-class _Forest:
+class Forest:
     """The chains of images, in the order of a walk from their roots: of each its layer, the one below it, where its
     subtree ends, and the interval of images that it is in."""
 
@@ -124,18 +91,23 @@ def usage(
         in_use: dict[str, int] = {}
         for container in containers:
             in_use[container.image_id] = in_use.get(container.image_id, 0) + 1
+        frozen = {image for (image,) in read("SELECT image_id FROM frozen").fetchall()}
         rows = read("SELECT image_id, chain_id FROM images ORDER BY stored_seconds DESC, image_id").fetchall()
-        forest = _Forest(rows, _chain_rows(database))
-        layers = _Layers(chains, contents, dict.fromkeys(forest.layers))
-        images = _images(database, forest, layers, in_use)
+        forest = Forest(rows, chain_rows(database))
+        places = Places(layout, contents)
+        layers = LayerContents(places, chains, dict.fromkeys(forest.layers))
+        kept = places.kept(layers.live)
+        images = _images(database, forest, layers, kept, in_use, frozen)
         by_id = {image.image_id: image for image in images}
         metadata, dead_files = _files(layout, database, layers.numbers)
-        dead = _log_bytes(contents.log_records()) - layers.bytes + dead_files
+        dead = kept.dead_bytes + dead_files
+        idle = kept.hot_bytes - _active(forest, layers, kept, in_use)
         return Usage(
             images=[by_id[image] for image, _ in rows],
             containers=containers,
             parts={
-                "images": Part(len(images), len(in_use), layers.bytes, layers.bytes - _active(forest, layers, in_use)),
+                "images": Part(len(images), len(in_use), kept.hot_bytes, idle),
+                "cold": Part(len(frozen), len(frozen & in_use.keys()), kept.cold_bytes, kept.dead_cold_bytes),
                 "containers": _containers_part(containers),
                 "derived": _derived(layout),
                 "build cache": _whole(layout.builds),
@@ -146,71 +118,84 @@ def usage(
         )
 
 
-def bytes_without(database: Database, contents: ContentStore, chains: Chains, removed: Collection[ImageId]) -> int:
+def bytes_without(
+    layout: Layout, database: Database, contents: ContentStore, chains: Chains, removed: Collection[ImageId]
+) -> int:
     """The bytes of contents that would be given back by collecting garbage once these images are gone."""
     rows = database.read().execute("SELECT image_id, chain_id FROM images").fetchall()
-    forest = _Forest([row for row in rows if row[0] not in removed], _chain_rows(database))
-    kept = _Layers(chains, contents, dict.fromkeys(forest.layers))
-    return _log_bytes(contents.log_records()) - kept.bytes
+    forest = Forest([row for row in rows if row[0] not in removed], chain_rows(database))
+    places = Places(layout, contents)
+    kept = places.kept(LayerContents(places, chains, dict.fromkeys(forest.layers)).live)
+    return kept.dead_bytes + kept.dead_cold_bytes
 
 
-def _chain_rows(database: Database) -> dict[ChainId, tuple[ChainId, DiffId]]:
+def chain_rows(database: Database) -> dict[ChainId, tuple[ChainId, DiffId]]:
+    """Of each chain the one below it and its topmost layer."""
     rows = database.read().execute("SELECT chain_id, parent, diff_id FROM chains")
     return {chain: (parent, diff_id) for chain, parent, diff_id in rows}
 
 
-def _log_bytes(records: bytes) -> int:
-    """The bytes of all places that the digest log names, each once."""
-    log = np.frombuffer(records, _RECORD)
-    is_object = log["pack"] == LOCATION_OBJECT
-    objects = log[is_object]
-    _, first = np.unique(objects["digest"], return_index=True)
-    return int(log["size"][~is_object].sum()) + int(objects["size"][first].sum())
-
-
-def _images(database: Database, forest: _Forest, layers: _Layers, in_use: dict[str, int]) -> list[ImageUsage]:
+def _images(
+    database: Database,
+    forest: Forest,
+    layers: LayerContents,
+    kept: Kept,
+    in_use: dict[str, int],
+    frozen: Collection[str],
+) -> list[ImageUsage]:
     read = database.read().execute
-    files_bytes: dict[DiffId, int] = dict(read("SELECT diff_id, files_bytes FROM layers").fetchall())
     names: dict[ImageId, list[str]] = {}
     for name, image in read("SELECT name, image_id FROM names ORDER BY name"):
         names.setdefault(image, []).append(name)
-    stored, size = _stored_bytes(forest, layers), [0] * len(forest.layers)
-    for node, parent in enumerate(forest.parents):
-        size[node] = files_bytes[forest.layers[node]] + (size[parent] if parent >= 0 else 0)
-    unique = _unique_bytes(forest, layers)
+    size = files_bytes(database, forest)
+    hot, cold = stored_bytes(forest, layers, [kept.hot, kept.cold])
+    unique = unique_bytes(forest, layers, kept.hot + kept.cold)
     found = []
     for number, (image, node) in enumerate(zip(forest.images, forest.node_of_image, strict=True)):
-        whole = int(stored[node]) if node >= 0 else 0
-        own = int(unique[number])
+        own_hot, own_cold = (round(hot[node]), round(cold[node])) if node >= 0 else (0, 0)
+        own = round(unique[number])
         users = in_use.get(image, 0)
         found.append(
             ImageUsage(
                 image,
                 names.get(image, []),
                 size[node] if node >= 0 else 0,
-                whole - own,
+                own_hot,
+                own_cold,
+                max(0, own_hot + own_cold - own),
                 own,
                 0 if users else own,
                 users,
+                image in frozen,
             )
         )
     return found
 
 
-def _unique_bytes(forest: _Forest, layers: _Layers) -> NDArray[np.int64]:
-    """Of each image the bytes of contents that no other image has."""
+def files_bytes(database: Database, forest: Forest) -> list[int]:
+    """Of each node the bytes of the files of its layer and of those below it."""
+    of_layer: dict[DiffId, int] = dict(database.read().execute("SELECT diff_id, files_bytes FROM layers").fetchall())
+    size = [0] * len(forest.layers)
+    for node, parent in enumerate(forest.parents):
+        size[node] = of_layer[forest.layers[node]] + (size[parent] if parent >= 0 else 0)
+    return size
+
+
+def unique_bytes(forest: Forest, layers: LayerContents, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Of each image what the contents weigh that no other image needs."""
+    of, number = layers.needed
     first = _of_layers(forest, layers, forest.first_image, np.minimum)
     end = _of_layers(forest, layers, forest.end_image, np.maximum)
-    content_first = np.full(len(layers.sizes), len(forest.images))
-    content_end = np.zeros(len(layers.sizes), np.int64)
-    np.minimum.at(content_first, layers.contents, first[layers.layers])
-    np.maximum.at(content_end, layers.contents, end[layers.layers])
+    content_first = np.full(len(weights), len(forest.images))
+    content_end = np.zeros(len(weights), np.int64)
+    np.minimum.at(content_first, number, first[of])
+    np.maximum.at(content_end, number, end[of])
     is_unique = content_end - content_first == 1
-    of_images = np.bincount(content_first[is_unique], weights=layers.sizes[is_unique], minlength=len(forest.images))
-    return of_images.astype(np.int64)
+    of_images = np.bincount(content_first[is_unique], weights=weights[is_unique], minlength=len(forest.images))
+    return of_images.astype(np.float64)
 
 
-def _of_layers(forest: _Forest, layers: _Layers, of_nodes: list[int], extreme: np.ufunc) -> NDArray[np.int64]:
+def _of_layers(forest: Forest, layers: LayerContents, of_nodes: list[int], extreme: np.ufunc) -> NDArray[np.int64]:
     """For each layer the least or largest value of the nodes that have it."""
     nodes = np.array([layers.numbers[diff_id] for diff_id in forest.layers], np.int64)
     found = np.full(len(layers.numbers), len(forest.images) if extreme is np.minimum else 0)
@@ -218,11 +203,12 @@ def _of_layers(forest: _Forest, layers: _Layers, of_nodes: list[int], extreme: n
     return found
 
 
-def _stored_bytes(forest: _Forest, layers: _Layers) -> NDArray[np.int64]:
-    """Of each node the bytes of the contents of its layer and of those below it, each once."""
+def stored_bytes(
+    forest: Forest, layers: LayerContents, weights: Sequence[NDArray[np.float64]]
+) -> list[NDArray[np.float64]]:
+    """Of each node what the contents of its layer and of those below it weigh, each once."""
     count = len(forest.layers)
-    begins = np.searchsorted(layers.layers, np.arange(len(layers.numbers) + 1))
-    parts = [layers.contents[begins[n] : begins[n + 1]] for n in (layers.numbers[each] for each in forest.layers)]
+    parts = layers.of(layers.own, [layers.numbers[each] for each in forest.layers])
     nodes = np.repeat(np.arange(count), [len(part) for part in parts])
     keys = np.concatenate([np.empty(0, np.int64), *parts]) * (count + 1) + nodes
     keys.sort()
@@ -232,16 +218,19 @@ def _stored_bytes(forest: _Forest, layers: _Layers) -> NDArray[np.int64]:
     ends = np.maximum.accumulate(contents * (count + 1) + np.array(forest.ends, np.int64)[nodes]) if count else keys
     is_new = np.ones(len(keys), bool)
     is_new[1:] = ends[:-1] <= keys[1:]
-    new = np.bincount(nodes[is_new], weights=layers.sizes[contents[is_new]], minlength=count)
-    stored: NDArray[np.int64] = new.astype(np.int64)
-    for node, parent in enumerate(forest.parents):
-        if parent >= 0:
-            stored[node] += stored[parent]
-    return stored
+    found = []
+    for weight in weights:
+        new = np.bincount(nodes[is_new], weights=weight[contents[is_new]], minlength=count)
+        stored = new.astype(np.float64)
+        for node, parent in enumerate(forest.parents):
+            if parent >= 0:
+                stored[node] += stored[parent]
+        found.append(stored)
+    return found
 
 
-def _active(forest: _Forest, layers: _Layers, in_use: dict[str, int]) -> int:
-    """The bytes of contents of images that containers use."""
+def _active(forest: Forest, layers: LayerContents, kept: Kept, in_use: dict[str, int]) -> int:
+    """The hot bytes of contents that images need which containers use."""
     is_active = np.zeros(len(layers.numbers), bool)
     nodes = {node for image, node in zip(forest.images, forest.node_of_image, strict=True) if image in in_use}
     seen: set[int] = set()
@@ -250,7 +239,8 @@ def _active(forest: _Forest, layers: _Layers, in_use: dict[str, int]) -> int:
             seen.add(node)
             is_active[layers.numbers[forest.layers[node]]] = True
             node = forest.parents[node]
-    return int(layers.sizes[np.unique(layers.contents[is_active[layers.layers]])].sum())
+    of, number = layers.needed
+    return int(kept.hot[np.unique(number[is_active[of]])].sum())
 
 
 def _containers(layout: Layout, database: Database, states: dict[str, str]) -> list[ContainerUsage]:
@@ -304,12 +294,13 @@ def _whole(path: str) -> Part:
 
 
 def _files(layout: Layout, database: Database, live: Collection[DiffId]) -> tuple[Part, int]:
-    """Indexes, recipes and blobs that images need; and the bytes of those, and of directories and logs of containers,
-    that nothing needs."""
+    """Indexes, recipes and blobs that images need; and the bytes of those, and of directories and logs of containers
+    and cold packs of freezes that were killed, that nothing needs."""
     read = database.read().execute
     keep = {layout.layers: {digest_hex(diff_id) for diff_id in live}}
     keep[layout.blobs] = {digest_hex(digest) for (digest,) in read("SELECT digest FROM image_blobs")}
     keep[layout.containers] = {container for (container,) in read("SELECT id FROM containers WHERE driver = 'overlay'")}
+    keep[layout.cold] = {str(number) for (number,) in read("SELECT number FROM cold_packs")}
     keep[layout.logs] = {log for (log,) in read("SELECT id FROM logs")}
     count = needed = dead = 0
     for directory, names in keep.items():

@@ -118,6 +118,14 @@ class ColdPack:
         """The bytes of all slots."""
         return self._map[self._slots_at : self._references_at]
 
+    def frames(self) -> memoryview:
+        """The bytes of the table of frames."""
+        return self._map[self.frames_end : self._slots_at]
+
+    def references(self) -> memoryview:
+        """The bytes of all references."""
+        return self._map[self._references_at : self._references_at + 32 * self.reference_count]
+
     def references_of(self, slot: ColdSlot) -> list[bytes]:
         """The digests that a slot needs: its base, or its chunks in their order."""
         if slot.base == WHOLE:
