@@ -498,6 +498,7 @@ class ContentStore:
         """Let go of the packs that are open here."""
         with self._lock:
             self._opened.packs.clear()
+            self._opened.cold_packs.clear()
 
     def _pack(self, opened: _Generation, number: int) -> Pack:
         with self._lock:
