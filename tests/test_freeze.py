@@ -1,5 +1,6 @@
 """Freezing images and bringing them back: what is read, what is kept, what is given back."""
 
+import contextlib
 import io
 import os
 import random
@@ -149,6 +150,48 @@ class TestFreeze:
         assert hot_bytes(store) < 100_000
         require_files(store, 1)
 
+    def test_a_collection_meanwhile_takes_no_cold_copy_that_is_needed(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from layerstore.layers import freezing
+
+        files = {"own": version(1)["share/own"], "text": TEXT}  # none of which is a list, whose chunks keep the pack
+        store.load(io.BytesIO(tar_of(docker_files([Image([layer(files)], ["app:1"])]))))
+        store.freeze()
+        store.thaw("app:1")
+        locked = freezing.locked_past_sharers
+
+        def collect_before(lock: str) -> contextlib.AbstractContextManager[None]:
+            store._collect()
+            return locked(lock)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(freezing, "locked_past_sharers", collect_before)
+            store.freeze("app:1")
+        assert cold_packs(store) == []
+        assert store.image("app:1").view.read_many([f"/{path}" for path in files]) == list(files.values())
+        assert store.check().is_clean
+        load(store, 2)
+        store.freeze("app:2")
+        assert hot_bytes(store) < 100_000
+        assert store.image("app:1").view.read_many([f"/{path}" for path in files]) == list(files.values())
+
+    def test_what_only_frozen_images_need_is_not_kept_hot(self, store: Store) -> None:
+        for name, files in {
+            "a:1": {"text": TEXT, "own": b"own"},
+            "b:1": {"text": TEXT, "b": b"b"},
+            "c:1": {"c": b"c"},
+        }.items():
+            store.load(io.BytesIO(tar_of(docker_files([Image([layer(files)], [name])]))))
+        store.freeze(["a:1", "b:1"])
+        store.thaw("a:1")
+        store.remove_image("a:1")
+        store.collect_garbage()
+        assert hot_bytes(store) > len(TEXT)
+        store.freeze("c:1")
+        assert hot_bytes(store) < 10_000
+        assert store.image("b:1").view.read_bytes("/text") == TEXT
+
     def test_one_in_use_is_refused(self, store: Store) -> None:
         load(store, 1)
         container = store.create("app:1", driver="extent")
@@ -192,7 +235,7 @@ class TestFreeze:
 
         for name in ("write", "commit"):
             with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-                patch.setattr(freezing._Freezing, name, fail)
+                patch.setattr(freezing.Freezing, name, fail)
                 store.freeze()
             assert list((store.root / "cold").iterdir()) == []
             require_files(store, 1)

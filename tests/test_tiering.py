@@ -133,7 +133,7 @@ class TestPolicy:
             raise OSError(errno.ENOSPC, "No space left on device")
 
         with monkeypatch.context() as patch:
-            patch.setattr(freezing._Freezing, "write", full)
+            patch.setattr(freezing.Freezing, "write", full)
             done = store.collect_garbage()
         assert done.frozen is None and isinstance(done.not_frozen, OSError) and done.contents == 1
         assert frozen(store) == set() and list((store.root / "cold").iterdir()) == []

@@ -89,7 +89,7 @@ def freeze(
         raise InvalidInput(f"frames are compressed by 'zstd' or 'lz4', not {compression!r}")
     make_private(layout.cold)
     with locked(layout.freeze_lock, exclusive=True), contextlib.ExitStack() as stack:
-        freezing = _Freezing(layout, database, contents, chains, images)
+        freezing = Freezing(layout, database, contents, chains, images)
         with locked(layout.garbage_lock, exclusive=False):
             with locked(layout.staging_lock, exclusive=True):
                 clear_abandoned_cold(layout, database)
@@ -123,7 +123,10 @@ def unused_images(
     ]
 
 
-class _Freezing:
+class Freezing:
+    """Images that are to be frozen: `items`, the contents that are to be written for that; `must_stay`, those of them
+    that others differ from; `again_bytes`, those of contents that are in cold packs already and hot, too."""
+
     def __init__(
         self,
         layout: Layout,
@@ -138,23 +141,27 @@ class _Freezing:
         self._chains = chains
         self._images = images
         self.items: list[Item] = []
+        self.must_stay: set[bytes] = set()
+        self.again_bytes = 0
+        self._again: list[bytes] = []
+        self._hot_layers: list[DiffId] = []
         self._cold: dict[bytes, bytes] = {}
         """The records of contents that cold packs have, by digest."""
         self._written: list[tuple[bytes, int]] = []
 
-    def write(
-        self, number: int, fd: int, compression: Compression, progress: Callable[[Progress], None] | None
-    ) -> bool:
-        """Write what is to be frozen to a cold pack; False where that is nothing."""
+    def choose(self) -> None:
+        """Find what is to be written. Under the garbage lock, shared. Raises `NotFound`, and `Conflict` where a
+        container uses one of the images."""
         there = _Images(self._database.read())
         for image in self._images:
             if image not in there.chains:
                 raise NotFound(f"image {image} was removed meanwhile")
             if image in there.in_use:
                 raise Conflict(f"a container uses image {image[7:19]}; `layerstore rm` it first")
-        hot_layers = there.layers(there.hot(self._images))
-        hot = {digest for layer in hot_layers for digest, _ in self._table(layer)}
-        cold_layers = there.layers(image for image in there.chains if image not in there.hot(self._images))
+        hot_images = there.hot(set(self._images))
+        self._hot_layers = there.layers(hot_images)
+        hot = {digest for layer in self._hot_layers for digest, _ in self._table(layer)}
+        cold_layers = there.layers(image for image in there.chains if image not in hot_images)
         paths = self._paths(cold_layers, hot)
         log = self._contents.log_records()
         self._cold = _cold_records(log)
@@ -162,16 +169,27 @@ class _Freezing:
         for digest, size in references.items():
             if digest not in hot:
                 paths.setdefault(digest, (size, b""))
-        wanted = [digest for digest in paths if digest not in self._cold]
-        places = self._contents.digests().locate_many(b"".join(wanted), 32)
-        there_now = [
-            d for d, (pack, _) in zip(wanted, _PLACE.iter_unpack(places), strict=True) if pack != LOCATION_NONE
-        ]
+        self.must_stay = set(references)
+        places = _PLACE.iter_unpack(self._contents.digests().locate_many(b"".join(paths), 32))
+        there_now = []
+        for (digest, (size, _)), (pack, _) in zip(paths.items(), places, strict=True):
+            if digest in self._cold:
+                if not is_cold(pack):
+                    self._again.append(digest)
+                    self.again_bytes += size
+            elif pack != LOCATION_NONE:
+                there_now.append(digest)
         names = dict(zip(there_now, hash_names([name_of(paths[digest][1]) for digest in there_now]), strict=True))
         self.items = [
             Item(digest, paths[digest][0], paths[digest][1], names[digest] if paths[digest][1] else _NO_NAME)
             for digest in there_now
         ]
+
+    def write(
+        self, number: int, fd: int, compression: Compression, progress: Callable[[Progress], None] | None
+    ) -> bool:
+        """Write what is to be frozen to a cold pack; False where that is nothing."""
+        self.choose()
         if not self.items:
             return False
         total = sum(item.size for item in self.items)
@@ -179,9 +197,8 @@ class _Freezing:
         if progress is not None:
             tell = lambda done: progress(Progress("freeze", "contents", done, total))  # noqa: E731
         path = self._layout.cold_pack(number)
-        bases = self._bases({item.name for item in self.items}, hot_layers)
-        encoder = Encoder(fd, path, compression, self._contents.reader(), self._stored, bases, tell)
-        self._written = encoder.write(self.items, set(references))
+        encoder = Encoder(fd, path, compression, self._contents.reader(), self.stored, self.bases(), tell)
+        self._written = encoder.write(self.items, self.must_stay)
         os.fsync(fd)
         durable.sync_directory(self._layout.cold)
         return True
@@ -192,7 +209,7 @@ class _Freezing:
         frozen = [image for image in self._images if image in there.chains and image not in there.in_use]
         if self._images and not frozen:
             raise Conflict("containers of all these images were made meanwhile, or they were removed")
-        hot = {digest for layer in there.layers(there.hot([*frozen])) for digest, _ in self._table(layer)}
+        hot = {digest for layer in there.layers(there.hot(set(frozen))) for digest, _ in self._table(layer)}
         pack = ColdPack(self._layout.cold_pack(number)) if written else None
         records = [
             _RECORD.pack(digest, size, FIRST_COLD + number, slot)
@@ -201,14 +218,9 @@ class _Freezing:
         ]
         if pack is not None:
             self._require_references(pack)
-        # What was thawed is where it was.
-        again = {
-            digest
-            for layer in there.layers(frozen)
-            for digest, _ in self._table(layer)
-            if digest in self._cold and digest not in hot
-        }
-        records += [self._cold[digest] for digest in again]
+        # What was thawed is where it was, unless that was collected meanwhile.
+        cold = _cold_records(self._contents.log_records())
+        records += [cold[digest] for digest in self._again if digest in cold and digest not in hot]
         with self._database.transaction() as db:
             if records:
                 self._contents.append(db, b"".join(records))
@@ -265,15 +277,16 @@ class _Freezing:
         }
         return {digest: size for digest, size, _, _ in _RECORD.iter_unpack(log) if digest in needed}
 
-    def _bases(self, names: Collection[bytes], hot_layers: Iterable[DiffId]) -> dict[bytes, list[tuple[bytes, int]]]:
-        """Contents that are stored and stay where they are, by those of these names that they have."""
+    def bases(self) -> dict[bytes, list[tuple[bytes, int]]]:
+        """Contents that are stored and stay where they are, by those of the names of items that they have."""
+        names = {item.name for item in self.items}
         found: dict[bytes, list[tuple[bytes, int]]] = {}
         for pack in self._packs():
             for digest, size, name, _, _, _, base in SLOT.iter_unpack(pack.slots()):
                 if name in names and name != _NO_NAME and base in (WHOLE, LIST) and digest in self._cold:
                     found.setdefault(name, []).append((digest, size))
         looked_at = 0
-        for layer in hot_layers:
+        for layer in self._hot_layers:
             if looked_at > _HOT_PATHS:
                 break
             paths = self._chains.layer_index(layer).content_paths()
@@ -284,7 +297,8 @@ class _Freezing:
                     found.setdefault(name, []).append((digest, size))
         return found
 
-    def _stored(self, digests: Sequence[bytes]) -> set[bytes]:
+    def stored(self, digests: Sequence[bytes]) -> set[bytes]:
+        """Those of these contents that are stored."""
         places = self._contents.digests().locate_many(b"".join(digests), 32)
         return {d for d, (pack, _) in zip(digests, _PLACE.iter_unpack(places), strict=True) if pack != LOCATION_NONE}
 
