@@ -176,6 +176,22 @@ class TestFreeze:
         assert hot_bytes(store) < 100_000
         assert store.image("app:1").view.read_many([f"/{path}" for path in files]) == list(files.values())
 
+    def test_a_collection_meanwhile_leaves_what_is_written(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        from layerstore.layers import freezing
+
+        load(store, 1, 2)
+        locked = freezing.locked_past_sharers
+
+        def collect_before(lock: str) -> contextlib.AbstractContextManager[None]:
+            assert store._collect().contents == 0
+            return locked(lock)
+
+        monkeypatch.setattr(freezing, "locked_past_sharers", collect_before)
+        assert len(store.freeze().images) == 2
+        assert hot_bytes(store) < 100_000
+        require_files(store, 1)
+        assert store.check().is_clean
+
     def test_what_only_frozen_images_need_is_not_kept_hot(self, store: Store) -> None:
         for name, files in {
             "a:1": {"text": TEXT, "own": b"own"},

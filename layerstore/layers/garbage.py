@@ -26,7 +26,7 @@ from layerstore._core.ingest import LOCATION_OBJECT, RECORD_BYTES
 from layerstore.errors import RELOAD, CorruptError, LayerstoreError
 from layerstore.layers.chains import Chains
 from layerstore.layers.derived import remove_derived, without_mounting
-from layerstore.layers.imports import clear_abandoned
+from layerstore.layers.imports import clear_abandoned, clear_abandoned_cold
 from layerstore.layers.packs import bring_small_together
 from layerstore.naming import close_fd
 from layerstore.results import Frozen
@@ -248,9 +248,8 @@ def _remove_files(layout: Layout, database: Database, objects: dict[str, set[str
     for directory in Path(layout.objects).iterdir():
         _sweep(directory, objects.get(directory.name, set()).__contains__)
     _sweep(Path(layout.packs), lambda name: name.split(".")[0] in packs)
-    if Path(layout.cold).is_dir():
-        cold = {str(number) for (number,) in db.execute("SELECT number FROM cold_packs")}
-        _sweep(Path(layout.cold), lambda name: name.split(".")[0] in cold)
+    with locked(layout.staging_lock, exclusive=True):
+        clear_abandoned_cold(layout, database)  # and not the one of a freeze that is under way
     _sweep(Path(layout.layers), lambda name: name.split(".")[0] in layers)
     _sweep(Path(layout.blobs), blobs.__contains__)
     # No pull is under way: these are of pulls that failed.
