@@ -517,3 +517,31 @@ def test_the_injector_has_calls_do_half(tmp_path: Path) -> None:
     run = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert run.stdout == "[8, 4, 8, 8]\n"
     assert (tmp_path / "file").read_bytes() == b"1234567812341234567812345678"
+
+
+RELEASER = """
+import errno, fcntl, os, sys
+from campaigns.injection import Fault, Injector
+
+def release(mark):
+    fd = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)
+    mark(True)
+    try:
+        for how in (fcntl.LOCK_SH, fcntl.LOCK_UN):
+            fcntl.flock(fd, how)
+    except OSError as error:
+        return errno.errorcode[error.errno]
+    finally:
+        mark(False)
+
+print([Injector().run(release, Fault(("flock",), at, errno.ENOLCK)).answer for at in (1, 2)])
+"""
+
+
+@pytest.mark.root
+@pytest.mark.needs_tool("cc")
+def test_the_injector_has_no_release_of_a_lock_fail(tmp_path: Path) -> None:
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    command = [sys.executable, "-c", RELEASER, str(tmp_path / "file")]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert run.stdout == "['ENOLCK', None]\n"

@@ -20,6 +20,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
@@ -364,6 +365,8 @@ static bool applies(const struct injector_fault *fault, pid_t id, const struct u
 		// To give a lock back needs none.
 		return fault->error == ENOLCK && regs->rsi == F_SETLK && peek(id, regs->rdx, &lock, sizeof lock) &&
 		       lock.l_type != F_UNLCK;
+	case SYS_flock:
+		return !(regs->rsi & LOCK_UN);
 	case SYS_close: // of what was only read it has nothing to report
 		return is_for_writing(id, (int)regs->rdi);
 	case SYS_dup2:
