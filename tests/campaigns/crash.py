@@ -34,6 +34,7 @@ from typing import NamedTuple
 from registries import Registry
 
 from campaigns import record
+from campaigns.logged_disk import own_mounts
 from campaigns.operations import PROGRAMS, Operation, Place, operations
 from campaigns.states import Failure
 from campaigns.trials import PATIENCE_SECONDS, Template, check, prepare, remove_place
@@ -300,6 +301,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     begin = time.monotonic()
     known = operations()
     chosen = [known[name] for name in options.operation or known if possible(known[name])]
+    if os.geteuid() == 0:
+        own_mounts()  # or who makes a mount namespace beside it keeps what is mounted at that moment
     with ExitStack() as stack:
         directories = [options.directory] * 2 if options.directory else [Path("/var/tmp"), MEMORY]
         on_disk, in_memory = (

@@ -59,7 +59,13 @@ def write(campaign: str, rows: Sequence[Row], command: str, seconds: float, **mo
         "rows": [asdict(row) for row in rows],
         **more,
     }
-    (RESULTS / f"{campaign}.json").write_text(json.dumps(document, indent=1) + "\n")
+    parts = document.pop("parts", None)
+    text = json.dumps(document, indent=1)
+    if parts is not None:
+        # A line each.
+        lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(part)}" for name, part in sorted(parts.items()))
+        text = text.removesuffix("\n}") + f',\n "parts": {{\n{lines}\n }}\n}}'
+    (RESULTS / f"{campaign}.json").write_text(text + "\n")
     write_table()
 
 
@@ -74,12 +80,13 @@ def write_part(
     before = json.loads(path.read_text()) if path.exists() else {}
     known = before.get("parts", {}) if before.get("command") == command else {}
     known = {name: known[name] for name in parts if name in known}
-    known[part] = {"seconds": round(seconds), "rows": [asdict(row) for row in rows]}
+    counts = {row.what: [getattr(row, name) for name in COUNTS] for row in rows}
+    known[part] = {"seconds": round(seconds), "rows": counts}
     reach = "" if len(known) == len(parts) else f", {len(known)} of {len(parts)} operations"
     sums: dict[str, Counter[str]] = defaultdict(Counter)
     for each in known.values():
-        for row in each["rows"]:
-            sums[row["what"]].update({name: row[name] for name in COUNTS})
+        for what, found in each["rows"].items():
+            sums[what].update(dict(zip(COUNTS, found, strict=True)))
     whole = [Row(what, **counts) for what, counts in sorted(sums.items())]
     write(campaign, whole, command, sum(each["seconds"] for each in known.values()), reach=reach, parts=known)
 
