@@ -257,6 +257,23 @@ def test_a_download_that_cannot_be_removed_is_closed(tmp_path: Path, monkeypatch
     assert descriptors() == before
 
 
+def test_a_pack_that_cannot_be_kept_from_being_written_is_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "pack").write_bytes(b"1")
+    before, chmod = descriptors(), os.chmod
+
+    def refuse(path: str, mode: int) -> None:
+        if mode == 0o400:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+        chmod(path, mode)
+
+    monkeypatch.setattr(os, "chmod", refuse)
+    with pytest.raises(OSError, match="Input/output error"), durable.writable(str(tmp_path / "pack")):
+        pass
+    assert descriptors() == before
+
+
 def test_a_context_whose_place_cannot_be_seen_is_closed(
     app: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

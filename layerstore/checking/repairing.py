@@ -106,15 +106,8 @@ class Repair:
                 continue
             path = self._layout.pack(record.pack)
             offset, size, _ = Pack(path).slot(record.slot)
-            os.chmod(path, 0o600)
-            try:
-                fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-            finally:
-                os.chmod(path, 0o400)
-            try:
+            with durable.writable(path) as fd:
                 os.pwrite(fd, bytes(-size % PACK_BLOCK_BYTES), offset + size)
-            finally:
-                close_fd(fd)
             finding.repaired = True
 
     # What is taken out of the way

@@ -28,8 +28,8 @@ from layerstore.layers.chains import Chains
 from layerstore.layers.derived import remove_derived, without_mounting
 from layerstore.layers.imports import clear_abandoned, clear_abandoned_cold
 from layerstore.layers.packs import bring_small_together
-from layerstore.naming import close_fd
 from layerstore.results import Frozen
+from layerstore.store import durable
 from layerstore.store.cold import LIST, ColdPack, is_cold
 from layerstore.store.contents import ContentStore, Pack
 from layerstore.store.db import UNUSED_CHAINS, Database
@@ -282,17 +282,9 @@ def _punch(path: str, holes: bytes) -> None:
     that was detached by force, or that is in another mount namespace."""
     if not holes:
         return
-    # It may not be written to, not even by its owner, who need not be root.
-    Path(path).chmod(0o600)
-    try:
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    finally:
-        Path(path).chmod(0o400)
-    try:
+    with durable.writable(path) as fd:
         if not open_elsewhere(fd):
             punch_holes(fd, holes)
-    finally:
-        close_fd(fd)
 
 
 def _dead_ranges(path: str, alive: set[int]) -> bytes:

@@ -51,6 +51,20 @@ def _syncfs(fd: int, path: str) -> None:
         syncfs(fd)
 
 
+@contextlib.contextmanager
+def writable(path: str) -> Iterator[int]:
+    """A descriptor to write to a file of which the mode lets nobody write, not even its owner, who need not be root.
+    Raises `OSError`."""
+    with contextlib.ExitStack() as stack:
+        os.chmod(path, 0o600)
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            stack.callback(close_fd, fd)
+        finally:
+            os.chmod(path, 0o400)
+        yield fd
+
+
 def write_file(path: str | os.PathLike[str], data: bytes | memoryview, *, mode: int = 0o600) -> None:
     """Put `data` at `path`, whole or not at all, and durable on return. An existing file is replaced.
 
