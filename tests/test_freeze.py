@@ -15,6 +15,7 @@ from layerstore import Store
 from layerstore._core.hashing import blake3
 from layerstore._core.ingest import LOCATION_OBJECT
 from layerstore.errors import Conflict, CorruptError, InvalidInput, NotFound
+from layerstore.layers import encoding
 from layerstore.layers.encoding import delta_of, name_of
 from layerstore.store.cold import LIST, WHOLE, ColdPack, apply_delta
 
@@ -294,6 +295,21 @@ class TestThaw:
                 assert (root / path).read_bytes() == data
         assert store.check().is_clean
 
+    @pytest.mark.root
+    @pytest.mark.kernel
+    def test_after_a_freeze_that_was_killed_at_its_commit(self, store: Store) -> None:
+        """A tree image that was left, and says where contents were hot, goes before they do."""
+        load(store, 1, 2)
+        with store.create("app:1").mount():
+            pass
+        store.remove(store.containers())
+        with store._database.transaction() as db:
+            db.execute("INSERT INTO frozen VALUES (?)", (store.image("app:1").id,))
+        store.freeze("app:2")
+        with store.create("app:1").mount() as root:
+            for path, data in version(1).items():
+                assert (root / path).read_bytes() == data
+
     def test_is_asked_for(self, store: Store) -> None:
         load(store, 1)
         store.freeze()
@@ -343,6 +359,149 @@ class TestGarbage:
         assert hot_bytes(store) < 100_000
         require_files(store, 2)
         require_files(store, 3)
+
+
+CODE = random.Random("code of many versions").randbytes(20_000)
+
+
+def code(number: int, more: bytes = b"") -> dict[str, bytes]:
+    """One file that differs a little from that of another number."""
+    return {f"lib/code-{number}.py": CODE[:9_000] + b"v" * (10 * number) + CODE[9_000:] + more}
+
+
+def load_files(store: Store, name: str, *files: dict[str, bytes]) -> None:
+    store.load(io.BytesIO(tar_of(docker_files([Image([layer(each) for each in files], [name])]))))
+
+
+def require(store: Store, images: dict[str, dict[str, bytes]]) -> None:
+    """All of them can be read, and a check has nothing to say."""
+    with Store(store.root) as other:
+        for name, files in images.items():
+            for path, data in files.items():
+                assert other.image(name).view.read_bytes(f"/{path}") == data, (name, path)
+        assert other.check().damages == ()
+
+
+def differing(store: Store) -> int:
+    """The number of the version of `code` that is a difference."""
+    (slot,) = (s for p in cold_packs(store) for s in map(p.slot, range(p.slot_count)) if s.base not in (WHOLE, LIST))
+    return (slot.size - len(CODE)) // 10
+
+
+class TestReferences:
+    """What others are differences from or lists of can be read for as long as they need it."""
+
+    def test_a_difference_of_a_hot_image_is_no_base(self, store: Store) -> None:
+        load_files(store, "app:1", code(1))
+        load_files(store, "app:2", code(2))
+        store.freeze()
+        number = differing(store)
+        store.remove_image(f"app:{number}")
+        load_files(store, f"app:{number}", code(number))
+        third = {"lib/code-3.py": code(number)[f"lib/code-{number}.py"][:-3] + b"abc"}
+        load_files(store, "app:3", third)
+        store.freeze("app:3")
+        require(store, {"app:1": code(1), "app:2": code(2), "app:3": third})
+
+    def test_a_base_that_was_a_difference_when_it_was_frozen_before(self, store: Store) -> None:
+        load_files(store, "app:1", code(1))
+        load_files(store, "app:2", code(2))
+        store.freeze()
+        number = differing(store)
+        store.thaw(f"app:{number}")
+        third = {"lib/code-3.py": code(number)[f"lib/code-{number}.py"][:-3] + b"abc"}
+        load_files(store, "app:3", third)
+        store.freeze("app:3")
+        store.freeze(f"app:{number}")
+        require(store, {"app:1": code(1), "app:2": code(2), "app:3": third})
+        assert hot_bytes(store) < 50_000
+
+    def test_a_slot_of_a_content_that_is_looked_up_elsewhere_is_no_base(self, store: Store) -> None:
+        load_files(store, "app:1", code(1))
+        load_files(store, "other:1", {"other": random.Random(1).randbytes(50_000)})
+        store.freeze()
+        store.remove_image("app:1")
+        store.collect_garbage()
+        load_files(store, "app:2", code(2))
+        store.freeze()
+        load_files(store, "app:1", code(1))
+        store.freeze()
+        third = {"lib/code-3.py": code(1)["lib/code-1.py"][:-3] + b"abc"}
+        load_files(store, "app:3", third)
+        store.freeze()
+        require(store, {"app:1": code(1), "app:2": code(2), "app:3": third})
+
+    def test_a_content_that_is_a_chunk_of_another(self, store: Store) -> None:
+        files = {"data/file-1": bytes(3 << 19), "data/file-2": bytes(1 << 19)}
+        load_files(store, "app:1", files)
+        store.freeze()
+        require(store, {"app:1": files})
+
+    def test_a_repair_leaves_what_can_be_read(self, store: Store) -> None:
+        part, rest = b"x" * 524_288, random.Random("rest").randbytes(1 << 20)
+        images = {
+            "a:1": {"lib/x-1": (b"x" * 400_000 + random.Random("z").randbytes(5_000)) * 3},
+            "b:1": {"lib/x-2": part},
+            "c:1": {"z/large": part + rest},
+        }
+        for name, files in images.items():
+            load_files(store, name, files)
+            store.freeze()
+        store.check(repair=True)
+        require(store, images)
+
+    def test_differences_go_on_in_another_frame(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(encoding, "GROUP_BYTES", 2_000)
+        base = random.Random("base").randbytes(30_000)
+        files = {f"lib/f-{n}": base[:20_000] + random.Random(n).randbytes(1_500) + base[20_000:] for n in range(12)}
+        load_files(store, "app:1", files)
+        store.freeze()
+        (pack,) = cold_packs(store)
+        deltas = {s.frame for s in map(pack.slot, range(pack.slot_count)) if s.base not in (WHOLE, LIST)}
+        assert len(deltas) > 5
+        require(store, {"app:1": files})
+
+    def test_the_log_does_not_grow_by_thawing(self, store: Store) -> None:
+        load(store, 1, 2)
+        counts = []
+        for _ in range(4):
+            store.freeze()
+            store.thaw("app:1")
+            store.collect_garbage()
+            counts.append(len(store._contents.log_records()))
+        assert len(set(counts)) == 1
+
+    @pytest.mark.parametrize("seed", range(6))
+    def test_whatever_is_done(self, store: Store, seed: int) -> None:
+        draw = random.Random(seed)
+        names, there = [f"app:{n}" for n in range(5)], {}
+        for step in range(25):
+            name, version_of = draw.choice(names), draw.randrange(4)
+            what = draw.choice(["load", "load", "freeze", "freeze", "freeze all", "thaw", "remove", "collect", "again"])
+            if what == "load":
+                own = {"own": random.Random(step).randbytes(draw.choice([100, 3_000, 40_000]))}
+                files = {**code(version_of, b"m" * draw.randrange(3)), **own}
+                if draw.random() < 0.4:
+                    files["large-1"] = LARGE[: 1_100_000 + version_of] + b"!" + LARGE[:300_000]
+                load_files(store, name, files)
+                there[name] = files
+            elif name not in there:
+                continue
+            elif what == "again":  # as it was, after it was removed
+                store.remove_image(name)
+                load_files(store, name, there[name])
+            elif what == "remove":
+                store.remove_image(name)
+                del there[name]
+            elif what == "freeze":
+                store.freeze(name)
+            elif what == "freeze all":
+                store.freeze()
+            elif what == "thaw":
+                store.thaw(name)
+            else:
+                store.collect_garbage()
+            require(store, there)
 
 
 class TestDamage:

@@ -46,6 +46,9 @@ cdef extern from "contents.h" nogil:
     void ls_contents_expect_clones(ls_contents *contents, int expected)
     int ls_contents_put_many(ls_contents *contents, const uint8_t *const *inputs, const size_t *length, size_t n,
                              uint8_t *out, ls_error *err)
+    int ls_contents_stream_begin(ls_contents *contents, ls_error *err)
+    int ls_contents_stream_data(ls_contents *contents, const uint8_t *bytes, size_t length, ls_error *err)
+    int ls_contents_stream_end(ls_contents *contents, uint8_t *digest, ls_error *err)
     int ls_contents_publish(ls_contents *contents, int objects, uint32_t pack, ls_error *err)
     ls_contents_counts ls_contents_counts_ "ls_contents_counts" (const ls_contents *contents)
     const ls_digest_record *ls_contents_records(const ls_contents *contents, uint32_t *count)

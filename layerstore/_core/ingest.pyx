@@ -172,6 +172,31 @@ cdef class Contents:
         check(status, &err)
         return digests
 
+    def put_pieces(self, pieces not None):
+        """Store one content, which comes in pieces (bytes-like objects), unless it is known; returns its digest, 32 bytes.
+
+        Raises `OSError`, and what `pieces` does.
+        """
+        cdef ls_error err
+        cdef int status
+        cdef const uint8_t[::1] view
+        cdef bytes digest = PyBytes_FromStringAndSize(NULL, 32)
+        cdef uint8_t *out = <uint8_t *>PyBytes_AS_STRING(digest)
+        self.check_open()
+        self.closed = True
+        check(ls_contents_stream_begin(self.contents, &err), &err)
+        for piece in pieces:
+            view = memoryview(piece).cast("B")
+            if view.shape[0]:
+                with nogil:
+                    status = ls_contents_stream_data(self.contents, &view[0], view.shape[0], &err)
+                check(status, &err)
+        with nogil:
+            status = ls_contents_stream_end(self.contents, out, &err)
+        check(status, &err)
+        self.closed = False
+        return digest
+
     def publish(self, int objects_fd, uint32_t pack):
         """Finish the pack, which has that number, and move the objects to their places below `objects_fd`.
 

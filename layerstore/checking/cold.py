@@ -10,7 +10,7 @@ from layerstore._core.hashing import blake3
 from layerstore._core.ingest import LOCATION_OBJECT
 from layerstore.checking.findings import reason
 from layerstore.errors import CorruptError
-from layerstore.store.cold import LIST, WHOLE, ColdPack, apply_delta, is_cold
+from layerstore.store.cold import LIST, MAX_DEPTH, WHOLE, ColdPack, apply_delta, is_cold
 from layerstore.store.contents import Pack
 from layerstore.store.pieces import read_at, read_whole
 
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from layerstore.store.layout import Layout
 
 _FRAMES = 16
-_DEEPEST = 3
-"""A difference, its base, which is a list, and a chunk of that."""
 
 
 class Unreachable(CorruptError):
@@ -77,7 +75,7 @@ class ColdContents:
 
     def _referred(self, digest: bytes, depth: int) -> bytes:
         why = "it is not in the store"
-        for record in reversed(self._places.get(digest, ()) if depth < _DEEPEST else ()):
+        for record in reversed(self._places.get(digest, ()) if depth <= MAX_DEPTH else ()):
             try:
                 content = self._read(record, depth)
             except (CorruptError, OSError) as error:

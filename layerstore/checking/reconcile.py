@@ -22,6 +22,7 @@ from layerstore.layers.streams import decompressed, pieces_of
 from layerstore.naming import exists
 from layerstore.oci.configs import parse_config
 from layerstore.store.cold import LZ4, ZSTD, ColdPack
+from layerstore.store.locks import try_lock
 from layerstore.types import DiffId, Digest, chain_ids
 
 TYPE_CHECKING = False
@@ -163,8 +164,11 @@ class Reconciled:
         for number in self._numbers_of_cold():
             if number not in known:
                 try:
+                    with open(self._layout.cold_pack(number), "rb") as file:
+                        is_left = try_lock(file.fileno(), exclusive=False)
                     ColdPack(self._layout.cold_pack(number))
-                    known.add(number)
+                    if is_left:  # a freeze that is under way commits it by itself
+                        known.add(number)
                 except (CorruptError, OSError) as error:
                     reason(error)  # else it is of a freeze that was killed
         return sorted((number,) for number in known)

@@ -65,6 +65,7 @@ SIMILAR_BYTES = 32 << 10
 """Contents of that many bytes and more are also looked at for others of other names that are like them."""
 _FEATURE_BYTES = 1 << 10
 _FEATURES = 24
+_ALIKE_BY_FEATURE = 16
 LEVEL = 3
 _ALIKE = 3
 """A base is not so many times as large as what differs from it, nor the other way around."""
@@ -106,7 +107,7 @@ class Encoder:
     Args:
         compression: of frames. What is written as a difference is compressed with zstd whatever it says.
         read: gives a content by its digest; called from several threads at once.
-        known: which of these chunks, by digest, are stored elsewhere.
+        known: which of these chunks, by digest, cold packs have as they are.
         bases: contents that others may be differences from, by name: digest and size. They are not differences
             themselves.
         progress: called with the bytes that were read of the items until now.
@@ -180,9 +181,9 @@ class Encoder:
                 self._tell(item.size)
                 written.append((item, base, delta))
                 pending += len(delta)
-            if pending >= GROUP_BYTES:
-                self._put_deltas(written)
-                written, pending = [], 0
+                if pending >= GROUP_BYTES:
+                    self._put_deltas(written)
+                    written, pending = [], 0
         self._put_deltas(written)
         return self._write_similar(threads, wholes, must_stay | set(self._references))
 
@@ -201,7 +202,9 @@ class Encoder:
                 continue
             wholes.append(item)
             for feature in features:
-                with_feature.setdefault(feature, []).append(item)
+                # What very many have in common says little, and to count it takes long.
+                if len(same := with_feature.setdefault(feature, [])) < _ALIKE_BY_FEATURE:
+                    same.append(item)
         written: list[tuple[Item, bytes, bytes]] = []
         for item, base, delta in in_order(threads, self._compare_similar, tasks):
             if delta is None:

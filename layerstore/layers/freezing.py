@@ -13,14 +13,14 @@ import struct
 import time
 
 from layerstore._core.ingest import LOCATION_NONE, RECORD_BYTES
-from layerstore.errors import Conflict, InvalidInput, NotFound
+from layerstore.errors import Conflict, CorruptError, InvalidInput, NotFound
 from layerstore.layers.derived import remove_derived
 from layerstore.layers.encoding import Encoder, Item, hash_names, name_of
 from layerstore.layers.imports import clear_abandoned_cold, drop_cold_pack
 from layerstore.naming import close_fd, fstat
 from layerstore.results import Frozen, Progress
 from layerstore.store import durable
-from layerstore.store.cold import LIST, SLOT, WHOLE, ColdPack, is_cold
+from layerstore.store.cold import LIST, WHOLE, ColdPack, is_cold
 from layerstore.store.last_use import last_use
 from layerstore.store.layout import FIRST_COLD, make_private
 from layerstore.store.locks import locked, locked_past_sharers, try_lock
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
+    from layerstore._core.index import Index
     from layerstore.layers.chains import Chains
     from layerstore.layers.encoding import Compression
     from layerstore.store.contents import ContentStore
@@ -146,7 +147,9 @@ class Freezing:
         self._again: list[bytes] = []
         self._hot_layers: list[DiffId] = []
         self._cold: dict[bytes, bytes] = {}
-        """The records of contents that cold packs have, by digest."""
+        """The last records of contents that cold packs have, by digest."""
+        self._opened: dict[int, ColdPack] = {}
+        self._sound: set[DiffId] = set()
         self._written: list[tuple[bytes, int]] = []
 
     def choose(self) -> None:
@@ -173,7 +176,9 @@ class Freezing:
         places = _PLACE.iter_unpack(self._contents.digests().locate_many(b"".join(paths), 32))
         there_now = []
         for (digest, (size, _)), (pack, _) in zip(paths.items(), places, strict=True):
-            if digest in self._cold:
+            # What others refer to is to be whole, and may have been a difference in a pack when it was frozen before.
+            is_kept = digest in self._cold and (digest not in references or self._is_whole(*_place(self._cold[digest])))
+            if is_kept or is_cold(pack):
                 if not is_cold(pack):
                     self._again.append(digest)
                     self.again_bytes += size
@@ -197,7 +202,7 @@ class Freezing:
         if progress is not None:
             tell = lambda done: progress(Progress("freeze", "contents", done, total))  # noqa: E731
         path = self._layout.cold_pack(number)
-        encoder = Encoder(fd, path, compression, self._contents.reader(), self.stored, self.bases(), tell)
+        encoder = Encoder(fd, path, compression, self._contents.reader(), self.whole_chunks, self.bases(), tell)
         self._written = encoder.write(self.items, self.must_stay)
         os.fsync(fd)
         durable.sync_directory(self._layout.cold)
@@ -209,7 +214,8 @@ class Freezing:
         frozen = [image for image in self._images if image in there.chains and image not in there.in_use]
         if self._images and not frozen:
             raise Conflict("containers of all these images were made meanwhile, or they were removed")
-        hot = {digest for layer in there.layers(there.hot(set(frozen))) for digest, _ in self._table(layer)}
+        hot_images = there.hot(set(frozen))
+        hot = {digest for layer in there.layers(hot_images) for digest, _ in self._table(layer)}
         pack = ColdPack(self._layout.cold_pack(number)) if written else None
         records = [
             _RECORD.pack(digest, size, FIRST_COLD + number, slot)
@@ -221,6 +227,8 @@ class Freezing:
         # What was thawed is where it was, unless that was collected meanwhile.
         cold = _cold_records(self._contents.log_records())
         records += [cold[digest] for digest in self._again if digest in cold and digest not in hot]
+        # Tree images say where contents are hot, and would be taken for right by who mounts one: they go before.
+        self._remove_derived({there.chains[image] for image in frozen} - {there.chains[image] for image in hot_images})
         with self._database.transaction() as db:
             if records:
                 self._contents.append(db, b"".join(records))
@@ -228,35 +236,58 @@ class Freezing:
                 db.execute("INSERT INTO cold_packs VALUES (?)", (number,))
                 db.execute("UPDATE counters SET value = max(value, ?) WHERE name = 'cold_packs'", (number + 1,))
             db.executemany("INSERT OR IGNORE INTO frozen VALUES (?)", [(image,) for image in frozen])
-        for image in frozen:
-            chain = there.chains[image]
-            remove_derived(
-                [
-                    self._layout.chain_description(chain),
-                    self._layout.chain_image(chain),
-                    self._layout.chain_index(chain),
-                ]
-            )
         return frozen
 
+    def _remove_derived(self, chains: Collection[ChainId]) -> None:
+        for chain in chains:
+            layout = self._layout
+            remove_derived([layout.chain_description(chain), layout.chain_image(chain), layout.chain_index(chain)])
+        durable.sync_directory(self._layout.chains)
+
     def _require_references(self, pack: ColdPack) -> None:
-        """What it refers to may have been collected before anything was known of it."""
+        """What it refers to may have been collected, or have become a difference, since it was looked up."""
         needed = {each for slot in range(pack.slot_count) for each in pack.references_of(pack.slot(slot))}
         needed -= {digest for digest, _ in self._written}
-        places = self._contents.digests().locate_many(b"".join(needed), 32)
-        if any(place == LOCATION_NONE for place, _ in _PLACE.iter_unpack(places)):
-            raise Conflict("images were removed while others were frozen that have files like theirs; try again")
+        places = _PLACE.iter_unpack(self._contents.digests().locate_many(b"".join(needed), 32))
+        if any(
+            place == LOCATION_NONE or (is_cold(place) and not self._is_whole(place, slot)) for place, slot in places
+        ):
+            raise Conflict("what these images have in common with others changed while they were frozen; try again")
+
+    def _is_whole(self, pack: int, slot: int, kinds: Collection[int] = (WHOLE, LIST)) -> bool:
+        """Whether a place in a cold pack has what others may refer to: no difference."""
+        if pack not in self._opened:
+            self._opened[pack] = ColdPack(self._layout.pack(pack))
+        return self._opened[pack].slot(slot).base in kinds
 
     # What is looked at
 
+    def _index(self, layer: DiffId) -> Index | None:
+        """None of a layer that is noted as damaged and of which the index is: nobody mounts it, and whoever loads it
+        again brings what it needs. A damaged one that says nothing of what is hot would take that from a mount."""
+        try:
+            index = self._chains.layer_index(layer)
+            if layer not in self._sound:
+                index.verify_digest()
+                self._sound.add(layer)
+            return index
+        except CorruptError:
+            query = "SELECT 1 FROM damaged_layers WHERE diff_id = ?"
+            if self._database.read().execute(query, (layer,)).fetchone():
+                return None
+            raise
+
     def _table(self, layer: DiffId) -> Iterator[tuple[bytes, int]]:
-        return _CONTENT.iter_unpack(bytes(self._chains.layer_index(layer).contents_bytes()))
+        index = self._index(layer)
+        return _CONTENT.iter_unpack(bytes(index.contents_bytes()) if index is not None else b"")
 
     def _paths(self, layers: Iterable[DiffId], hot: Collection[bytes]) -> dict[bytes, tuple[int, bytes]]:
         """Size and path of each content of these layers that is not hot."""
         found: dict[bytes, tuple[int, bytes]] = {}
         for layer in layers:
-            index = self._chains.layer_index(layer)
+            index = self._index(layer)
+            if index is None:
+                continue
             table = _CONTENT.iter_unpack(bytes(index.contents_bytes()))
             for (digest, size), path in zip(table, index.content_paths(), strict=True):
                 if digest not in hot and digest not in found:
@@ -281,31 +312,45 @@ class Freezing:
         """Contents that are stored and stay where they are, by those of the names of items that they have."""
         names = {item.name for item in self.items}
         found: dict[bytes, list[tuple[bytes, int]]] = {}
-        for pack in self._packs():
-            for digest, size, name, _, _, _, base in SLOT.iter_unpack(pack.slots()):
-                if name in names and name != _NO_NAME and base in (WHOLE, LIST) and digest in self._cold:
-                    found.setdefault(name, []).append((digest, size))
+        for record in self._cold.values():
+            # Of a content with several, the last one, which is where it is looked up once it is cold.
+            pack, slot = _place(record)
+            if self._is_whole(pack, slot):
+                there = self._opened[pack].slot(slot)
+                if there.name in names and there.name != _NO_NAME:
+                    found.setdefault(there.name, []).append((there.digest, there.size))
         looked_at = 0
         for layer in self._hot_layers:
             if looked_at > _HOT_PATHS:
                 break
-            paths = self._chains.layer_index(layer).content_paths()
+            index = self._index(layer)
+            if index is None:
+                continue
+            paths = index.content_paths()
             looked_at += len(paths)
             hashes = hash_names([name_of(path) for path in paths])
-            for name, (digest, size) in zip(hashes, self._table(layer), strict=True):
-                if name in names:
+            places = _PLACE.iter_unpack(self._contents.digests().locate_many(index.contents_bytes(), _CONTENT.size))
+            for name, (digest, size), (pack, _) in zip(hashes, self._table(layer), places, strict=True):
+                # One that is cold is among those above, or is a difference.
+                if name in names and pack != LOCATION_NONE and not is_cold(pack):
                     found.setdefault(name, []).append((digest, size))
-        return found
+        return {name: list(dict.fromkeys(bases)) for name, bases in found.items()}
 
-    def stored(self, digests: Sequence[bytes]) -> set[bytes]:
-        """Those of these contents that are stored."""
-        places = self._contents.digests().locate_many(b"".join(digests), 32)
-        return {d for d, (pack, _) in zip(digests, _PLACE.iter_unpack(places), strict=True) if pack != LOCATION_NONE}
+    def whole_chunks(self, digests: Sequence[bytes]) -> set[bytes]:
+        """Those of these contents that cold packs have as they are: what is hot may become a difference or a list."""
+        places = _PLACE.iter_unpack(self._contents.digests().locate_many(b"".join(digests), 32))
+        found = zip(digests, places, strict=True)
+        return {d for d, (pack, slot) in found if is_cold(pack) and self._is_whole(pack, slot, (WHOLE,))}
 
 
 def _cold_records(log: bytes) -> dict[bytes, bytes]:
     records = (log[at : at + RECORD_BYTES] for at in range(0, len(log), RECORD_BYTES))
     return {record[:32]: record for record in records if is_cold(int.from_bytes(record[40:44], "little"))}
+
+
+def _place(record: bytes) -> tuple[int, int]:
+    _, _, pack, slot = _RECORD.unpack(record)
+    return pack, slot
 
 
 def _reserve(layout: Layout, database: Database) -> tuple[int, int]:

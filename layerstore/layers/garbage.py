@@ -87,7 +87,8 @@ def _collect(layout: Layout, database: Database, contents: ContentStore, chains:
         removed = _forget_unused(database)
         records = contents.log_records()
         live = with_references(layout, records, _live_digests(database, chains))
-        kept = _kept_records(records, live, lambda in_use: _packs_of_images(layout, chains, in_use))
+        frozen = _frozen_chains(database)
+        kept = _kept_records(records, live, lambda in_use: _packs_of_images(layout, chains, in_use, frozen))
         objects, slots = _by_place(kept)
         with database.transaction() as db:
             if removed or len(kept) != len(records):
@@ -120,40 +121,54 @@ def _forget_unused(database: Database) -> bool:
     return bool(chains or layers)
 
 
-def _kept_records(log: bytes, live: set[bytes], packs_needed: Callable[[set[int]], set[int]]) -> bytes:
-    """The records of live contents, in their order: the last of each, and earlier ones in packs that stay anyway, but
-    for those of contents that are cold.
+def _frozen_chains(database: Database) -> set[ChainId]:
+    query = "SELECT chain_id FROM images WHERE image_id IN (SELECT image_id FROM frozen)"
+    return {ChainId(chain) for (chain,) in database.read().execute(query).fetchall()}
 
-    `packs_needed` gives those that stay, where contents are looked up in the packs given to it.
+
+def _kept_records(log: bytes, live: set[bytes], packs_needed: Callable[[set[int]], tuple[set[int], set[int]]]) -> bytes:
+    """The records of live contents, in their order: the last of each, and earlier ones in packs that stay anyway, of
+    each place one; but of contents that are cold not those that say where they were hot.
+
+    `packs_needed` gives the packs that stay, where contents are looked up in those given to it, and those of them in
+    which nothing is to be taken for cold.
     """
     last = {record[:32]: at for at, record in enumerate(_records(log)) if record[:32] in live}
     current = set(last.values())
-    stay = packs_needed({pack for at, pack in enumerate(_packs(log)) if at in current})
+    stay, pinned = packs_needed({pack for at, pack in enumerate(_packs(log)) if at in current})
     cold = {record[:32] for at, (record, pack) in enumerate(_placed(log)) if at in current and is_cold(pack)}
-    kept = (
-        record
-        for at, (record, pack) in enumerate(_placed(log))
-        if at in current or (pack in stay and record[:32] in live and (is_cold(pack) or record[:32] not in cold))
-    )
+    kept: list[bytes] = []
+    seen = {log[at * RECORD_BYTES : (at + 1) * RECORD_BYTES] for at in current}
+    for at, (record, pack) in enumerate(_placed(log)):
+        stays = pack in stay and (is_cold(pack) or pack in pinned or record[:32] not in cold)
+        if at in current or (stays and record[:32] in live and record not in seen):
+            seen.add(record)
+            kept.append(record)
     return b"".join(kept)
 
 
-def _packs_of_images(layout: Layout, chains: Chains, in_use: set[int]) -> set[int]:
+def _packs_of_images(
+    layout: Layout, chains: Chains, in_use: set[int], frozen: set[ChainId]
+) -> tuple[set[int], set[int]]:
     """Packs that stay: those in use, and others of tree images that are mounted. Other images that name such packs are
-    removed, and made again with the packs in use when they are needed."""
-    stay = set(in_use)
+    removed, and made again with the packs in use when they are needed; and so are those of frozen images, whatever left
+    them there. With them the packs, and objects, of frozen images that are mounted all the same."""
+    stay, pinned = set(in_use), set[int]()
     with without_mounting(layout) as attached:
         for path in Path(layout.chains).glob("*.json"):
             chain = ChainId(f"sha256:{path.stem}")
             try:
-                packs = set(chains.described(chain).packs)
+                described = chains.described(chain)
+                packs = set(described.packs)
             except (FileNotFoundError, CorruptError):
                 continue  # no image, or one that will be made again
             if chain in attached:
                 stay |= packs
-            elif packs - in_use:
+                if chain in frozen:
+                    pinned |= packs | ({LOCATION_OBJECT} if described.objects else set())
+            elif packs - in_use or chain in frozen:
                 remove_derived([str(path), layout.chain_image(chain)])
-    return stay
+    return stay | pinned, pinned
 
 
 def _records(log: bytes) -> Iterable[bytes]:

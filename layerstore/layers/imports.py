@@ -261,6 +261,10 @@ class Import:
         """Stage contents that belong to layers which are stored; returns their digests, 32 bytes each."""
         return self._opened().put_many(contents)
 
+    def copy_content(self, pieces: Iterable[Piece]) -> bytes:
+        """The same of one, which comes in pieces."""
+        return self._opened().put_pieces(pieces)
+
     def commit(self, pulled_from: tuple[str, str] | None = None) -> None:
         """Make everything staged durable and visible, in this order: contents, indexes, digest log, transaction.
 
@@ -450,9 +454,9 @@ def clear_abandoned_cold(layout: Layout, database: Database) -> None:
         return
     committed = {number for (number,) in database.read().execute("SELECT number FROM cold_packs")}
     for name in os.listdir(layout.cold):
-        if name.endswith(".cold") and int(name.removesuffix(".cold")) not in committed:
-            path = f"{layout.cold}/{name}"
-            _if_abandoned(path, functools.partial(drop_cold_pack, layout, database, int(name.removesuffix(".cold"))))
+        number, _, ending = name.partition(".")
+        if ending == "cold" and number.isdigit() and int(number) not in committed:
+            _if_abandoned(f"{layout.cold}/{name}", functools.partial(drop_cold_pack, layout, database, int(number)))
 
 
 def drop_cold_pack(layout: Layout, database: Database, number: int) -> None:

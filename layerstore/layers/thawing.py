@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import struct
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from layerstore._core.index import CONTENT_BYTES
 from layerstore._core.ingest import LOCATION_NONE, Digests
@@ -67,23 +68,33 @@ def _bring_back(
         ThreadPoolExecutor(_THREADS) as threads,
         Import(layout, database, contents, known=Digests(b"", 0)) as importing,
     ):
-        for digests, read in in_order(threads, lambda each: (each, contents.read_many(each)), _batches(places)):
-            if importing.copy_contents(read) != b"".join(digests):
+        for batch, read in in_order(threads, partial(_read, contents), _batches(places)):
+            digests = b"".join(digest for digest, _ in batch)
+            # A large one alone, by the piece: it need not fit into memory.
+            copied = importing.copy_contents(read) if read else importing.copy_content(contents.pieces_of_cold(digests))
+            if copied != digests:
                 raise CorruptError(f"a content of the cold packs is damaged; `layerstore fsck` says which; {RELOAD}")
-            brought += sum(map(len, read))
+            brought += sum(size for _, size in batch)
         importing.commit()
     return brought
 
 
-def _batches(places: Iterable[tuple[int, int, bytes, int]]) -> Iterator[list[bytes]]:
-    """Digests in the order in which they lie, so that a frame is read once."""
-    batch: list[bytes] = []
+def _read(contents: ContentStore, batch: list[tuple[bytes, int]]) -> tuple[list[tuple[bytes, int]], list[bytes]]:
+    """The contents of a batch; none where it is one large one."""
+    if batch[0][1] > _BATCH_BYTES:
+        return batch, []
+    return batch, [b"".join(contents.pieces_of_cold(digest)) for digest, _ in batch]
+
+
+def _batches(places: Iterable[tuple[int, int, bytes, int]]) -> Iterator[list[tuple[bytes, int]]]:
+    """Digests and sizes in the order in which they lie, so that a frame is read once; a large one by itself."""
+    batch: list[tuple[bytes, int]] = []
     total = 0
     for _, _, digest, size in places:
         if batch and total + size > _BATCH_BYTES:
             yield batch
             batch, total = [], 0
-        batch.append(digest)
+        batch.append((digest, size))
         total += size
     if batch:
         yield batch

@@ -32,6 +32,8 @@ LITERAL, AGAINST_BASE = 0, 1
 MAGIC = b"LSCOLD\n\0"
 VERSION = 1
 CHECK_BYTES = 16
+MAX_DEPTH = 8
+"""Of contents that need one another. Those that freezing writes are a difference, its base, and a chunk of that."""
 MAX_FRAME_BYTES = 256 << 20
 """Before compression: a frame is decompressed in memory. One has more than some MiB where a difference has."""
 MAX_DELTA_BYTES = 128 << 20
