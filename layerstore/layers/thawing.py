@@ -65,6 +65,7 @@ def _bring_back(
 
     brought = 0
     with (
+        contents.reading_much(),
         ThreadPoolExecutor(_THREADS) as threads,
         Import(layout, database, contents, known=Digests(b"", 0)) as importing,
     ):

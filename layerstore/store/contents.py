@@ -4,6 +4,7 @@ docs/format/digests.md).
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import struct
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     this process does so, and again once garbage was collected; or not at all."""
 
 LOG_HEADER = b"LSDIGEST" + struct.pack("<IIQQ", 1, RECORD_BYTES, 0, 0)
-_FRAMES_BYTES = 64 << 20
+_FRAMES_BYTES, _MANY_FRAMES_BYTES = 64 << 20, 256 << 20
 _LOCATION = struct.Struct("<II")
 SLOT = struct.Struct("<QQ32s")
 _FOOTER = struct.Struct("<8sIIQ32s8s")
@@ -133,6 +134,7 @@ class ContentStore:
         self._verify = verify
         self._lock = threading.Lock()
         self._opened = _Generation(-1)
+        self._frames_limit = _FRAMES_BYTES
 
     def digests(self) -> Digests:
         """The table over everything committed so far. Raises `CorruptError`, `OSError`."""
@@ -301,6 +303,21 @@ class ContentStore:
                 cold = opened.cold_packs[pack] = ColdPack(self._layout.cold_pack(pack - FIRST_COLD))
             return cold
 
+    def _drop_frames(self, opened: _Generation) -> None:
+        while opened.frames_bytes > self._frames_limit and len(opened.frames) > 1:
+            opened.frames_bytes -= len(opened.frames.popitem(last=False)[1])
+
+    @contextlib.contextmanager
+    def reading_much(self) -> Iterator[None]:
+        """Keep more frames of cold packs, for who reads a whole image: what its contents differ from lies elsewhere."""
+        self._frames_limit = _MANY_FRAMES_BYTES
+        try:
+            yield
+        finally:
+            self._frames_limit = _FRAMES_BYTES
+            with self._lock:
+                self._drop_frames(self._opened)
+
     def _frame(self, opened: _Generation, cold: ColdPack, pack: int, number: int) -> bytes:
         """A frame's bytes, of which the last few are kept."""
         key = pack, number
@@ -314,8 +331,7 @@ class ContentStore:
                 return opened.frames[key]
             opened.frames[key] = raw
             opened.frames_bytes += len(raw)
-            while opened.frames_bytes > _FRAMES_BYTES and len(opened.frames) > 1:
-                opened.frames_bytes -= len(opened.frames.popitem(last=False)[1])
+            self._drop_frames(opened)
         return raw
 
     def open_place(self, digest: bytes) -> tuple[io.FileIO, int, bool]:
