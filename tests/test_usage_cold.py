@@ -19,7 +19,9 @@ LARGE = random.Random("large").randbytes(2 << 20)
 
 
 def content(name: str, version: int) -> bytes:
-    """Versions of a file are alike; those of "large" ones share chunks, of "own" ones nothing."""
+    """Versions of a file are alike; those of "large" ones share chunks, of "own" ones nothing. "like" is large, too."""
+    if name == "like":
+        return LARGE[:1_000_000] + b"%d" % version + LARGE[1_000_000:]
     if name.startswith("large"):
         return random.Random(f"{name} {version}").randbytes(1_500_000) + LARGE
     if name.startswith("own"):
@@ -49,7 +51,7 @@ def disk_bytes(store: Store, top: str) -> int:
 @pytest.mark.parametrize("seed", range(4))
 def test_against_a_count_by_hand(store: Store, seed: int) -> None:
     draw = random.Random(seed)
-    names = ["text", "text+", "other", "own", "own+", "large", "small"]
+    names = ["text", "text+", "other", "own", "own+", "large", "small", "like"]
     made = 0
     for _ in range(14):
         have = [image.names[0] for image in store.images()]
@@ -168,6 +170,16 @@ def test_removing_a_frozen_image_gives_back_what_is_its_own(store: Store) -> Non
     container = store.create("a:1", driver="extent")
     assert {image.names[0]: image.reclaimable_bytes for image in store.usage().images}["a:1"] == 0
     container.remove()
+
+
+def test_the_chunks_of_a_base_are_its_images(store: Store) -> None:
+    load(store, "a:1", {"like": 1})
+    load(store, "a:2", {"like": 2})
+    store.freeze()
+    whole, difference = sorted(store.usage().images, key=lambda image: -image.cold_bytes)
+    assert whole.cold_bytes > 1.9 * (1 << 20) and whole.unique_bytes < 10
+    assert difference.cold_bytes == difference.unique_bytes < 2_000
+    require_as_counted(store)
 
 
 def test_what_a_killed_freeze_left_is_garbage(store: Store) -> None:

@@ -40,7 +40,7 @@ class Model:
         self._at = {digest: (pack, slot) for digest, _, pack, slot in records}
         self.files = {image.id: self._files(image.diff_ids) for image in store.images()}
         live = with_references(store.layout, log, set().union(*self.files.values()))
-        kept = set(RECORD.iter_unpack(_kept_records(log, live, set)))
+        kept = set(RECORD.iter_unpack(_kept_records(log, live, lambda in_use: (set(in_use), set()))))
         self._cold_places = {digest: set() for digest in self._size}
         self._all_cold_places = {digest: set() for digest in self._size}
         for digest, size, pack, slot in records:
@@ -63,14 +63,15 @@ class Model:
         tables = (self._store._chains.layer_index(diff_id).contents_bytes() for diff_id in diff_ids)
         return {digest for table in tables for digest, _ in CONTENT.iter_unpack(table)}
 
-    def _needed(self, digests: set[bytes]) -> set[bytes]:
+    def _needed(self, digests: set[bytes], *, lists_only: bool = False) -> set[bytes]:
         found, waiting = set(digests), list(digests)
         while waiting:
             for pack, slot in self._all_cold_places[waiting.pop()]:
                 opened = self._packs[pack]
-                new = set(opened.references_of(opened.slot(slot))) - found
-                found |= new
-                waiting += new
+                if opened.slot(slot).base == LIST or not lists_only:
+                    new = set(opened.references_of(opened.slot(slot))) - found
+                    found |= new
+                    waiting += new
         return found
 
     def _hot(self, digest: bytes) -> int:
@@ -87,10 +88,11 @@ class Model:
 
     def _count(self) -> dict[str, Taken]:
         needed = {image: self._needed(files) for image, files in self.files.items()}
-        somebodys = set().union(*self.files.values())
+        own = {image: self._needed(files, lists_only=True) for image, files in self.files.items()}
+        somebodys = set().union(*own.values())
         found = {}
-        for image, files in self.files.items():
-            mine = files | (needed[image] - somebodys)
+        for image in own:
+            mine = own[image] | (needed[image] - somebodys)
             others = set().union(*(needed[other] for other in needed if other != image))
             hot, cold = sum(map(self._hot, mine)), sum(map(self._cold, mine), Fraction(0))
             unique = sum((self._hot(digest) + self._cold(digest) for digest in mine - others), Fraction(0))

@@ -60,6 +60,11 @@ class _ColdTables:
         part = slots["length"] / np.maximum(frames["raw"], 1)
         return np.where(slots["base"] == LIST, 0.0, frames["stored"] * part)
 
+    def is_list(self, numbers: Numbers) -> NDArray[np.bool_]:
+        """Which of slots are lists."""
+        lists: NDArray[np.bool_] = self.slots["base"][numbers] == LIST
+        return lists
+
     def references_of(self, numbers: Numbers) -> tuple[Numbers, Numbers]:
         """Where the references of these slots begin, and how many each has."""
         slots = self.slots[numbers]
@@ -130,7 +135,8 @@ def _ranges(begins: Numbers, counts: Numbers) -> Numbers:
 
 class Places:
     """The contents of a store at one moment: `count` of them, `sizes` in bytes by their numbers; `is_cold`, whether
-    each is looked up in a cold pack; `needs`, what each is a difference from or a list of.
+    each is looked up in a cold pack; `needs`, what each is a difference from or a list of; `chunks`, what it is a list
+    of.
 
     Under the garbage lock of the caller's, shared. Cold packs that are missing or damaged have nothing in them. Raises
     `CorruptError` where the digest log is damaged, `OSError`.
@@ -185,7 +191,7 @@ class Places:
     def _read_cold(self) -> None:
         """What each place in a cold pack takes and needs."""
         self._shares = np.zeros(len(self._log))
-        needing, needed = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+        needing, needed, chunked, chunks = ([np.empty(0, np.int64)] for _ in range(4))
         for pack, tables in self._tables.items():
             records = np.flatnonzero(self._log["pack"] == pack)
             if tables is None:
@@ -197,9 +203,13 @@ class Places:
             of = np.repeat(self._numbers[records], counts)
             to = self.numbers(tables.references)[_ranges(begins, counts)]
             is_here = to >= 0
+            is_chunk = np.repeat(tables.is_list(slots), counts) & is_here
             needing.append(of[is_here])
             needed.append(to[is_here])
+            chunked.append(of[is_chunk])
+            chunks.append(to[is_chunk])
         self.needs = _Needs(self.count, np.concatenate(needing), np.concatenate(needed))
+        self.chunks = _Needs(self.count, np.concatenate(chunked), np.concatenate(chunks))
 
     def kept(self, live: Numbers) -> Kept:
         """What a collection of garbage keeps of these contents, which have with them what they need."""
@@ -265,8 +275,8 @@ class Kept:
 class LayerContents:
     """The contents of stored layers, as pairs of the number of a layer and of a content, each once, sorted by layer.
 
-    `files`: what files of the layer have. `needed`: that, with all that it needs. `own`: of that what is a file of no
-    layer, too, as chunks are and what others differ from whose image is gone.
+    `files`: what files of the layer have. `needed`: that, with all that it needs. `own`: files with the chunks that
+    they are lists of, and of what else is needed what is no layer's own: what they differ from, if its image is gone.
     """
 
     def __init__(self, places: Places, chains: Chains, diff_ids: Iterable[DiffId]) -> None:
@@ -277,12 +287,13 @@ class LayerContents:
         none = np.empty(0, np.int64)
         self.files = _Needs(places.count, none, none).add_to(layers[found >= 0], found[found >= 0])
         self.needed = places.needs.add_to(*self.files)
-        is_file = np.zeros(places.count, bool)
-        is_file[self.files[1]] = True
-        more = ~is_file[self.needed[1]]
-        layers = np.concatenate([self.files[0], self.needed[0][more]])
+        own = places.chunks.add_to(*self.files)
+        is_own = np.zeros(places.count, bool)
+        is_own[own[1]] = True
+        more = ~is_own[self.needed[1]]
+        layers = np.concatenate([own[0], self.needed[0][more]])
         order = np.argsort(layers, kind="stable")
-        self.own = layers[order], np.concatenate([self.files[1], self.needed[1][more]])[order]
+        self.own = layers[order], np.concatenate([own[1], self.needed[1][more]])[order]
         self.live = np.unique(self.needed[1])
         """The contents that are needed."""
 
