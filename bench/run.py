@@ -33,7 +33,7 @@ NAMES = (
     *("import", "save", "registry", "mount", "run", "build", "startup", "read", "index", "pool", "extent", "commit"),
     *("reliability", "freeze", "blake3", "chunks"),
 )
-ON_DEMAND = ("cold", "packs", "threshold", "compression")
+ON_DEMAND = ("cold", "packs", "threshold", "compression", "estimate")
 """Behind a decision (docs/measurements.md); they run when they are named."""
 PEERS_PACKAGES = (
     *("docker.io", "containerd", "podman", "buildah", "crun", "runc"),

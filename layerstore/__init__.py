@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from layerstore.results import CheckReport as CheckReport
     from layerstore.results import ContainerUsage as ContainerUsage
     from layerstore.results import Damage as Damage
+    from layerstore.results import DedupStats as DedupStats
+    from layerstore.results import FreezeEstimate as FreezeEstimate
     from layerstore.results import Frozen as Frozen
     from layerstore.results import HistoryEntry as HistoryEntry
     from layerstore.results import ImageUsage as ImageUsage
@@ -56,7 +58,9 @@ _HOMES = {
     "Container": "layerstore.api",
     "ContainerUsage": "layerstore.results",
     "Damage": "layerstore.results",
+    "DedupStats": "layerstore.results",
     "Entry": "layerstore._core.entry",
+    "FreezeEstimate": "layerstore.results",
     "Frozen": "layerstore.results",
     "HistoryEntry": "layerstore.results",
     "Image": "layerstore.api",
@@ -86,7 +90,9 @@ __all__ = [
     "Container",
     "ContainerUsage",
     "Damage",
+    "DedupStats",
     "Entry",
+    "FreezeEstimate",
     "Frozen",
     "HistoryEntry",
     "Image",

@@ -248,6 +248,58 @@ class Pruned(Value):
         self.not_frozen = not_frozen
 
 
+class FreezeEstimate(Value):
+    """What `freeze` would do to `images`, a number: `content_bytes` of hot contents would be given back. Of these
+    `written_bytes` are in no cold pack yet, and would take about `stored_bytes` in one, as `sample_bytes` of them do:
+    where that is all of them, it is what they would take.
+    """
+
+    def __init__(
+        self, images: int, content_bytes: int, stored_bytes: int, written_bytes: int, sample_bytes: int
+    ) -> None:
+        self.images = images
+        self.content_bytes = content_bytes
+        self.stored_bytes = stored_bytes
+        self.written_bytes = written_bytes
+        self.sample_bytes = sample_bytes
+
+    @property
+    def saved_bytes(self) -> int:
+        """What freezing would save."""
+        return self.content_bytes - self.stored_bytes
+
+
+class DedupStats(Value):
+    """What it saves to store images so, step by step, bytes.
+
+    `images_bytes` are the files of every image by itself; `layers_bytes` those of each layer once, as docker and podman
+    keep them; `contents_bytes` the contents of files, each once. Of the bytes of layers `repeated_bytes` are in files
+    that a layer has more than once. `hot_bytes` and `cold_bytes` are what the contents take now; `freezing` says what
+    would become of that, None where it was not asked for. `images` are those that this is of, newest first: what each
+    shares is what it has in common with others of them.
+    """
+
+    def __init__(
+        self,
+        images: list[ImageUsage],
+        images_bytes: int,
+        layers_bytes: int,
+        repeated_bytes: int,
+        contents_bytes: int,
+        hot_bytes: int,
+        cold_bytes: int,
+        freezing: FreezeEstimate | None,
+    ) -> None:
+        self.images = images
+        self.images_bytes = images_bytes
+        self.layers_bytes = layers_bytes
+        self.repeated_bytes = repeated_bytes
+        self.contents_bytes = contents_bytes
+        self.hot_bytes = hot_bytes
+        self.cold_bytes = cold_bytes
+        self.freezing = freezing
+
+
 class Progress(Value):
     """How far a long operation is: `done_bytes` of `total_bytes` (None when unknown) of `what`.
 

@@ -149,13 +149,13 @@ def test_commands_that_documents_name_exist() -> None:
         code = "\n".join(block or inline for block, inline in found)
         for target in re.findall(r"^make ([a-z]+)", code, re.MULTILINE):
             assert target in make_targets(), f"{document.name}: make {target}"
-        for command in re.findall(r"(?:^|\| )layerstore (?:--root \S+ )?([a-z]+)", code, re.MULTILINE):
+        for command in re.findall(r"(?:^|\| )layerstore (?:--root \S+ )?([a-z][a-z-]*)", code, re.MULTILINE):
             assert command in COMMANDS, f"{document.name}: layerstore {command}"
 
 
 def test_commands_listed_have_modules() -> None:
     shared = {"command", "output", "selection", "transfers"}
-    found = {path.stem.rstrip("_") for path in (PACKAGE / "cli").glob("[!_]*.py")}
+    found = {path.stem.rstrip("_").replace("_", "-") for path in (PACKAGE / "cli").glob("[!_]*.py")}
     assert found == set(COMMANDS) | shared
 
 

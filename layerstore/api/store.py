@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from layerstore.layers.tiering import Tiering
     from layerstore.limits import Limits
     from layerstore.oci.configs import ImageConfig
-    from layerstore.results import BuildEvent, Change, CheckReport, Frozen, Progress, Pruned, Usage
+    from layerstore.results import BuildEvent, Change, CheckReport, DedupStats, Frozen, Progress, Pruned, Usage
     from layerstore.store.contents import ContentStore, Verify
     from layerstore.store.pool import Pool
     from layerstore.types import Digest
@@ -749,6 +749,27 @@ class Store:
             return dict(zip((row.id for row in rows), self._containers.states(rows), strict=True))
 
         return usage(self.layout, self._database, self._contents, self._chains, states)
+
+    def dedup_stats(
+        self, images: Image | str | Iterable[Image | str] | None = None, *, sample_bytes: int = 256 << 20
+    ) -> DedupStats:
+        """What it saves to store images as they are: each layer once, each file once, compressed once frozen; and what
+        freezing those of them would save that no container uses.
+
+        Args:
+            images: which; without it all. What they have in common with others does not count.
+            sample_bytes: of how many bytes of contents, about, is found out what freezing makes of them, which takes as
+                long as to freeze so many; the rest is taken to be like it. 0: it is not estimated.
+
+        Waits for a collection of garbage that is under way. Raises `NotFound`, `CorruptError`, `OSError`.
+        """
+        from layerstore.layers.dedup import dedup_stats
+
+        among = None
+        if images is not None:
+            given = [images] if isinstance(images, (Image, str)) else images
+            among = {self._resolve(image).id for image in given}
+        return dedup_stats(self.layout, self._database, self._contents, self._chains, among, sample_bytes)
 
     def prune(
         self,

@@ -56,11 +56,12 @@ COMMANDS = {
     "freeze": "keep images compressed that are not in use",
     "thaw": "bring back the contents of frozen images",
     "tiering": "show or set what is frozen without being asked for",
+    "dedup-stats": "show what it saves to store images once, and what freezing would save",
     "system": "show what images, containers and the rest take (df)",
     "fsck": "compare a store with its digests",
     "pool": "show, grow, trim or detach the pool of a store",
 }
-_MODULES = {"import": "import_"}
+_MODULES = {"import": "import_", "dedup-stats": "dedup_stats"}
 
 _USAGE = """\
 usage: layerstore [--root DIR] [--verify WHEN] [--limit NAME=VALUE] COMMAND ...
@@ -84,7 +85,7 @@ options:
 
 
 def _usage() -> str:
-    return _USAGE.format(commands="\n".join(f"  {name:<10} {text}" for name, text in COMMANDS.items()))
+    return _USAGE.format(commands="\n".join(f"  {name:<11} {text}" for name, text in COMMANDS.items()))
 
 
 def main() -> NoReturn:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from typing import Any, TypeAlias
 
     from layerstore.layers.garbage import Collected
-    from layerstore.results import Change, Frozen, Progress, Pruned
+    from layerstore.results import Change, Frozen, ImageUsage, Progress, Pruned
 
     Columns: TypeAlias = Mapping[str, Callable[[Any], str]]
 
@@ -33,6 +33,30 @@ def listing(rows: Sequence[Mapping[str, Any]], columns: Columns, form: str) -> N
     widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
     for line in lines:
         print("   ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def images(found: Sequence[ImageUsage]) -> None:
+    """Print a table of what images take, a line for each name."""
+    rows: list[dict[str, Any]] = [
+        {
+            "IMAGE": name,
+            "SIZE": image.size_bytes,
+            "HOT": image.hot_bytes,
+            "COLD": image.cold_bytes,
+            "SHARED": image.shared_bytes,
+            "UNIQUE": image.unique_bytes,
+            "STATE": _state(image),
+        }
+        for image in found
+        for name in image.names or [image.image_id.removeprefix("sha256:")[:12]]
+    ]
+    sizes = dict.fromkeys(("SIZE", "HOT", "COLD", "SHARED", "UNIQUE"), size)
+    listing(rows, {"IMAGE": str, **sizes, "STATE": str}, "table")
+
+
+def _state(image: ImageUsage) -> str:
+    containers = f"{image.containers} container{'' if image.containers == 1 else 's'}" if image.containers else ""
+    return ", ".join(word for word in ("frozen" if image.is_frozen else "", containers) if word)
 
 
 def printable(text: str) -> str:

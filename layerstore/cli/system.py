@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from layerstore.api import Store
-    from layerstore.results import ImageUsage, Usage
+    from layerstore.results import Usage
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -77,22 +77,8 @@ def _share(value: tuple[int, int]) -> str:
 
 
 def _show_each(usage: Usage) -> None:
-    images: list[dict[str, Any]] = [
-        {
-            "IMAGE": name,
-            "SIZE": image.size_bytes,
-            "HOT": image.hot_bytes,
-            "COLD": image.cold_bytes,
-            "SHARED": image.shared_bytes,
-            "UNIQUE": image.unique_bytes,
-            "STATE": _state(image),
-        }
-        for image in usage.images
-        for name in image.names or [image.image_id.removeprefix("sha256:")[:12]]
-    ]
-    sizes = dict.fromkeys(("SIZE", "HOT", "COLD", "SHARED", "UNIQUE"), output.size)
     print("Images:\n")
-    output.listing(images, {"IMAGE": str, **sizes, "STATE": str}, "table")
+    output.images(usage.images)
     containers: list[dict[str, Any]] = [
         {
             "CONTAINER ID": container.container_id[:12],
@@ -106,8 +92,3 @@ def _show_each(usage: Usage) -> None:
     print("\nContainers:\n")
     shown: output.Columns = {"CONTAINER ID": str, "IMAGE": str, "STATUS": str, "SIZE": output.size, "NAME": str}
     output.listing(containers, shown, "table")
-
-
-def _state(image: ImageUsage) -> str:
-    containers = f"{image.containers} container{'' if image.containers == 1 else 's'}" if image.containers else ""
-    return ", ".join(word for word in ("frozen" if image.is_frozen else "", containers) if word)

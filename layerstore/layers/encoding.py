@@ -112,7 +112,7 @@ class Encoder:
             themselves.
         progress: called with the bytes that were read of the items until now.
 
-    Raises `OSError`, and what `read` does.
+    Once all is written, `stored_bytes` are those of the pack. Raises `OSError`, and what `read` does.
     """
 
     def __init__(
@@ -132,6 +132,7 @@ class Encoder:
         self._known = known
         self._bases = bases
         self._progress = progress
+        self.stored_bytes = 0
         self._done = 0
         self._at = FOOTER.size
         self._frames: list[bytes] = []
@@ -146,7 +147,7 @@ class Encoder:
         with about(self._path), ThreadPoolExecutor(_THREADS) as threads:
             wholes = self._write_deltas(threads, items, must_stay)
             small = [item for item in wholes if item.size <= LARGE_BYTES]
-            self._write_groups(threads, sorted(small, key=_neighbours))
+            self._write_groups(threads, sorted(small, key=neighbours))
             self._write_large(threads, [item for item in wholes if item.size > LARGE_BYTES])
             self._write_tables()
         return self._digests
@@ -234,7 +235,7 @@ class Encoder:
             if item.digest not in must_stay and item.size <= MAX_DELTA_BYTES:
                 content = self._read(item.digest)
                 limit = int(item.size * _WORTH)
-                for digest, _ in _nearest(bases, item.size):
+                for digest, _ in nearest(bases, item.size):
                     delta = delta_of(self._read(digest), content, limit)
                     if delta is not None:
                         best, limit = (item, digest, delta), len(delta) - 1
@@ -260,7 +261,7 @@ class Encoder:
     # Wholes
 
     def _write_groups(self, threads: ThreadPoolExecutor, items: Iterable[Item]) -> None:
-        for group, frame in in_order(threads, self._read_group, _groups(items, lambda item: item.size, GROUP_BYTES)):
+        for group, frame in in_order(threads, self._read_group, groups(items, lambda item: item.size, GROUP_BYTES)):
             at = 0
             for item in group:
                 self._add_slot(item.digest, item.size, item.name, len(self._frames), at, item.size, WHOLE)
@@ -286,7 +287,7 @@ class Encoder:
                     self._chunks.add(digest)
                     new.append((digest, chunk))
             for group, frame in in_order(
-                threads, self._compress_chunks, _groups(new, lambda chunk: len(chunk[1]), LARGE_GROUP_BYTES)
+                threads, self._compress_chunks, groups(new, lambda chunk: len(chunk[1]), LARGE_GROUP_BYTES)
             ):
                 at = 0
                 for digest, chunk in group:
@@ -331,6 +332,7 @@ class Encoder:
         footer += blake3(footer)[:8]
         write_at(self._fd, tables + footer, self._at)
         write_at(self._fd, footer, 0)
+        self.stored_bytes = self._at + len(tables) + len(footer)
 
     def _tell(self, size: int) -> None:
         self._done += size
@@ -363,7 +365,8 @@ def _largest_first(item: Item) -> tuple[int, bytes]:
     return -item.size, item.digest
 
 
-def _nearest(bases: list[tuple[bytes, int]], size: int) -> list[tuple[bytes, int]]:
+def nearest(bases: list[tuple[bytes, int]], size: int) -> list[tuple[bytes, int]]:
+    """Those bases, digest and size, that a content of that size is compared with."""
     alike = [
         base for base in bases if base[1] <= _ALIKE * size and size <= _ALIKE * base[1] and base[1] <= MAX_DELTA_BYTES
     ]
@@ -372,13 +375,13 @@ def _nearest(bases: list[tuple[bytes, int]], size: int) -> list[tuple[bytes, int
     return [base for _, base in by_distance[:_BASES]]
 
 
-def _neighbours(item: Item) -> tuple[bytes, bytes]:
+def neighbours(item: Item) -> tuple[bytes, bytes]:
     """Contents of one kind lie together, and of these such as lie together in the image."""
     name = item.path.rpartition(b"/")[2]
     return name.rpartition(b".")[2] if b"." in name else b"", item.path
 
 
-def _groups(things: Iterable[_Thing], size_of: Callable[[_Thing], int], most: int) -> Iterator[list[_Thing]]:
+def groups(things: Iterable[_Thing], size_of: Callable[[_Thing], int], most: int) -> Iterator[list[_Thing]]:
     """What goes into one frame."""
     group: list[_Thing] = []
     size = 0

@@ -88,26 +88,23 @@ def usage(
     with locked(layout.garbage_lock, exclusive=False):
         read = database.read().execute
         containers = _containers(layout, database, states())
-        in_use: dict[str, int] = {}
-        for container in containers:
-            in_use[container.image_id] = in_use.get(container.image_id, 0) + 1
-        frozen = {image for (image,) in read("SELECT image_id FROM frozen").fetchall()}
         rows = read("SELECT image_id, chain_id FROM images ORDER BY stored_seconds DESC, image_id").fetchall()
         forest = Forest(rows, chain_rows(database))
         places = Places(layout, contents)
         layers = LayerContents(places, chains, dict.fromkeys(forest.layers))
         kept = places.kept(layers.live)
-        images = _images(database, forest, layers, kept, in_use, frozen)
-        by_id = {image.image_id: image for image in images}
+        images = images_usage(database, forest, layers, kept)
+        in_use = {image for image, used in images.items() if used.containers}
+        frozen = {image for image, used in images.items() if used.is_frozen}
         metadata, dead_files = _files(layout, database, layers.numbers)
         dead = kept.dead_bytes + dead_files
         idle = kept.hot_bytes - _active(forest, layers, kept, in_use)
         return Usage(
-            images=[by_id[image] for image, _ in rows],
+            images=[images[image] for image, _ in rows],
             containers=containers,
             parts={
                 "images": Part(len(images), len(in_use), kept.hot_bytes, idle),
-                "cold": Part(len(frozen), len(frozen & in_use.keys()), kept.cold_bytes, kept.dead_cold_bytes),
+                "cold": Part(len(frozen), len(frozen & in_use), kept.cold_bytes, kept.dead_cold_bytes),
                 "containers": _containers_part(containers),
                 "derived": _derived(layout),
                 "build cache": _whole(layout.builds),
@@ -135,50 +132,43 @@ def chain_rows(database: Database) -> dict[ChainId, tuple[ChainId, DiffId]]:
     return {chain: (parent, diff_id) for chain, parent, diff_id in rows}
 
 
-def _images(
-    database: Database,
-    forest: Forest,
-    layers: LayerContents,
-    kept: Kept,
-    in_use: dict[str, int],
-    frozen: Collection[str],
-) -> list[ImageUsage]:
+def images_usage(database: Database, forest: Forest, layers: LayerContents, kept: Kept) -> dict[ImageId, ImageUsage]:
+    """What each image of the forest takes."""
     read = database.read().execute
     names: dict[ImageId, list[str]] = {}
     for name, image in read("SELECT name, image_id FROM names ORDER BY name"):
         names.setdefault(image, []).append(name)
-    size = files_bytes(database, forest)
+    in_use: dict[ImageId, int] = dict(read("SELECT image_id, count(*) FROM containers GROUP BY image_id").fetchall())
+    frozen = {image for (image,) in read("SELECT image_id FROM frozen").fetchall()}
+    of_layer = files_bytes(database)
+    size = [of_layer[diff_id] for diff_id in forest.layers]
+    for node, parent in enumerate(forest.parents):
+        size[node] += size[parent] if parent >= 0 else 0
     hot, cold = stored_bytes(forest, layers, [kept.hot, kept.cold])
     unique = unique_bytes(forest, layers, kept.hot + kept.cold)
-    found = []
+    found = {}
     for number, (image, node) in enumerate(zip(forest.images, forest.node_of_image, strict=True)):
         own_hot, own_cold = (round(hot[node]), round(cold[node])) if node >= 0 else (0, 0)
         own = round(unique[number])
         users = in_use.get(image, 0)
-        found.append(
-            ImageUsage(
-                image,
-                names.get(image, []),
-                size[node] if node >= 0 else 0,
-                own_hot,
-                own_cold,
-                max(0, own_hot + own_cold - own),
-                own,
-                0 if users else own,
-                users,
-                image in frozen,
-            )
+        found[image] = ImageUsage(
+            image,
+            names.get(image, []),
+            size[node] if node >= 0 else 0,
+            own_hot,
+            own_cold,
+            max(0, own_hot + own_cold - own),
+            own,
+            0 if users else own,
+            users,
+            image in frozen,
         )
     return found
 
 
-def files_bytes(database: Database, forest: Forest) -> list[int]:
-    """Of each node the bytes of the files of its layer and of those below it."""
-    of_layer: dict[DiffId, int] = dict(database.read().execute("SELECT diff_id, files_bytes FROM layers").fetchall())
-    size = [0] * len(forest.layers)
-    for node, parent in enumerate(forest.parents):
-        size[node] = of_layer[forest.layers[node]] + (size[parent] if parent >= 0 else 0)
-    return size
+def files_bytes(database: Database) -> dict[DiffId, int]:
+    """Of each layer the bytes of its files."""
+    return dict(database.read().execute("SELECT diff_id, files_bytes FROM layers").fetchall())
 
 
 def unique_bytes(forest: Forest, layers: LayerContents, weights: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -229,7 +219,7 @@ def stored_bytes(
     return found
 
 
-def _active(forest: Forest, layers: LayerContents, kept: Kept, in_use: dict[str, int]) -> int:
+def _active(forest: Forest, layers: LayerContents, kept: Kept, in_use: Collection[ImageId]) -> int:
     """The hot bytes of contents that images need which containers use."""
     is_active = np.zeros(len(layers.numbers), bool)
     nodes = {node for image, node in zip(forest.images, forest.node_of_image, strict=True) if image in in_use}
