@@ -15,10 +15,10 @@ from urllib3.exceptions import HTTPError
 
 from layerstore.errors import DigestMismatch, RegistryError
 from layerstore.layers.streams import INPUT_BYTES
-from layerstore.naming import close_fd, fstat, starting
+from layerstore.naming import fstat, starting
 from layerstore.registry.transport import END_SECONDS, Transient, shown, translated
-from layerstore.store.locks import try_lock
 from layerstore.store.pieces import write_at
+from layerstore.store.spool import Spool
 from layerstore.types import digest_hex
 
 TYPE_CHECKING = False
@@ -33,8 +33,6 @@ PARALLEL = 3
 """Downloads at once, as docker has it."""
 _AHEAD = 64
 """Blobs that are fetched before they are read, at most: the file of each is open."""
-_PRIVATE = ".private"
-"""Ends the name of a file that no other pull will look for."""
 
 
 class Download:
@@ -50,7 +48,7 @@ class Download:
         self._repository = repository
         self._directory = directory
         self._was_read = was_read
-        self._fd, self._path = -1, ""
+        self._spool: Spool | None = None
         self._have = 0
         self.kept_bytes = 0
         """What an earlier pull has left of it."""
@@ -77,10 +75,10 @@ class Download:
             self._changed.notify()
 
     def _open(self) -> None:
-        self._fd, self._path = _open_spool(self._directory, digest_hex(self.descriptor.digest))
-        have = fstat(self._fd).st_size
+        self._spool = Spool(self._directory, digest_hex(self.descriptor.digest))
+        have = fstat(self._spool.fd).st_size
         if have > self.descriptor.size_bytes:
-            os.ftruncate(self._fd, 0)
+            os.ftruncate(self._spool.fd, 0)
             have = 0
         self.kept_bytes = have
         with self._changed:
@@ -88,6 +86,7 @@ class Download:
             self._changed.notify()
 
     def _fetch_rest(self, progress: Callable[[int], None] | None) -> None:
+        assert self._spool is not None
         size = self.descriptor.size_bytes
         with self._repository.open_blob(self.descriptor.digest, self._have) as (response, start):
             self._response = response
@@ -105,7 +104,7 @@ class Download:
                 # A server that does not know ranges begins again with what is here already.
                 fresh = memoryview(piece)[max(0, self._have - at) :]
                 at += len(piece)
-                write_at(self._fd, fresh, at - len(fresh))
+                write_at(self._spool.fd, fresh, at - len(fresh))
                 if at > self._have:
                     with self._changed:
                         self._have = at
@@ -131,7 +130,8 @@ class Download:
                     self._changed.wait()
             if have <= at:
                 raise self._error or RegistryError("the download was given up")
-            piece = os.pread(self._fd, min(have - at, INPUT_BYTES), at)
+            assert self._spool is not None
+            piece = os.pread(self._spool.fd, min(have - at, INPUT_BYTES), at)
             at += len(piece)
             yield piece
         # `fetch` writes nothing more.
@@ -150,44 +150,13 @@ class Download:
 
     def remove(self) -> None:
         """Have what was fetched not be there for the next pull; one that has it open reads on."""
-        if self._path:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(self._path)
+        if self._spool is not None:
+            self._spool.remove()
 
     def close(self) -> None:
         """Close its file, once `fetch` has ended, and leave it for the next pull where there is something in it."""
-        if self._fd == -1:
-            return
-        fd, self._fd = self._fd, -1
-        try:
-            if not self._have or self._path.endswith(_PRIVATE):
-                self.remove()
-        finally:
-            close_fd(fd)
-
-
-def _open_spool(directory: str, name: str) -> tuple[int, str]:
-    """The file for a blob, locked; one of another name where another process is fetching the same blob."""
-    path = f"{directory}/{name}"
-    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-    fd = os.open(path, flags, 0o600)
-    # Between opening and locking it may have been removed.
-    if _is_taken(fd):
-        return fd, path
-    close_fd(fd)
-    path = f"{directory}/{os.urandom(8).hex()}{_PRIVATE}"
-    fd = os.open(path, flags | os.O_EXCL, 0o600)
-    _is_taken(fd)
-    return fd, path
-
-
-def _is_taken(fd: int) -> bool:
-    """Whether the file is locked now, and still there. It is closed where that raises `OSError`."""
-    try:
-        return try_lock(fd) and fstat(fd).st_nlink > 0
-    except BaseException:
-        close_fd(fd)
-        raise
+        if self._spool is not None:
+            self._spool.close()
 
 
 class Downloads:
