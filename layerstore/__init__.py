@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from layerstore.results import Progress as Progress
     from layerstore.results import Pruned as Pruned
     from layerstore.results import Snapshot as Snapshot
+    from layerstore.results import Synced as Synced
     from layerstore.results import Usage as Usage
     from layerstore.results import Version as Version
     from layerstore.views.paths import ImagePath as ImagePath
@@ -73,6 +74,7 @@ _HOMES = {
     "Pruned": "layerstore.results",
     "Snapshot": "layerstore.results",
     "Store": "layerstore.api",
+    "Synced": "layerstore.results",
     "Tiering": "layerstore.layers.tiering",
     "Usage": "layerstore.results",
     "Version": "layerstore.results",
@@ -105,6 +107,7 @@ __all__ = [
     "Pruned",
     "Snapshot",
     "Store",
+    "Synced",
     "Tiering",
     "Usage",
     "Version",

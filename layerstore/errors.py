@@ -43,6 +43,10 @@ class AccessDenied(RegistryError):
     """A registry wants other credentials than those that it was given, or any at all."""
 
 
+class SyncError(LayerstoreError):
+    """The other side of a sync cannot be reached, ends too soon, or says what it should not."""
+
+
 __all__ = [
     "AccessDenied",
     "BuildFailed",
@@ -56,5 +60,6 @@ __all__ = [
     "ProgramNotExecutable",
     "ProgramNotFound",
     "RegistryError",
+    "SyncError",
     "Unsupported",
 ]

@@ -36,7 +36,8 @@ class Limits(Value):
         layers: layers of an image (65,535 at most); twice as many of all images of an archive.
         members: files of an archive of images.
         layer_bytes: a layer, decompressed.
-        layer_ratio: bytes of a layer for each byte of its compressed blob, where it has more than 1 GiB.
+        layer_ratio: bytes of a layer for each byte of its compressed blob, or of the pack in which its contents are
+            synced, where it has more than 1 GiB.
         entries: entries of a layer, or of an archive that ADD or `Container.unpack` takes.
         index_bytes: what the entries of a layer take in memory and in its index: names, attributes, targets of links.
         index_ratio: bytes of that for each byte of the layer's blob, where it is more than 32 MiB.
@@ -105,6 +106,10 @@ class Limits(Value):
             if name not in vars(self):
                 raise InvalidInput(f"there is no limit {name!r}; there are {', '.join(vars(self))}")
         return Limits(**{**vars(self), **values})
+
+    def changes(self) -> dict[str, int]:
+        """Those that are not as they are by default."""
+        return {name: value for name, value in vars(self).items() if value != getattr(DEFAULT, name)}
 
 
 def beyond(what: str, limits: Limits, name: str) -> LimitExceeded:

@@ -300,6 +300,27 @@ class DedupStats(Value):
         self.freezing = freezing
 
 
+class Synced(Value):
+    """What a sync sent: the images that the other store has now; how many layers of theirs it lacked; how many contents
+    of these, and their bytes; and the bytes that went there and came back for all of it."""
+
+    def __init__(
+        self,
+        images: list[ImageId],
+        layers: int,
+        contents: int,
+        content_bytes: int,
+        sent_bytes: int,
+        received_bytes: int,
+    ) -> None:
+        self.images = images
+        self.layers = layers
+        self.contents = contents
+        self.content_bytes = content_bytes
+        self.sent_bytes = sent_bytes
+        self.received_bytes = received_bytes
+
+
 class Progress(Value):
     """How far a long operation is: `done_bytes` of `total_bytes` (None when unknown) of `what`.
 
@@ -311,6 +332,10 @@ class Progress(Value):
     "uploaded", "stored" where the other side has it already, "mounted" where the registry had it in the repository
     `source`. At "manifest" `what` is the digest of the manifest or index, at "warning" a text that the registry has for
     its users, which is told once.
+
+    Of a sync `what` is a name or id of the image at "compare", while contents are read and compared with those that the
+    other side has, and at "send"; and a layer's diff_id at "import", while the other side stores it, of whose bytes
+    there is no total.
     """
 
     def __init__(self, stage: str, what: str, done_bytes: int, total_bytes: int | None, source: str = "") -> None:

@@ -208,10 +208,10 @@ def test_interrupted(empty: Cli) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", sorted(set(COMMANDS) - {"init", "load", "import", "build", "pull", "login", "logout"})
+    "command", sorted(set(COMMANDS) - {"init", "load", "import", "build", "pull", "receive", "login", "logout"})
 )
 def test_without_a_store(empty: Cli, command: str) -> None:
-    counts = {"tag": 2, "cat": 2, "cp": 2, "snapshot": 2, "rollback": 2}
+    counts = {"tag": 2, "cat": 2, "cp": 2, "snapshot": 2, "rollback": 2, "sync": 2}
     counts |= dict.fromkeys(("gc", "ps", "images", "pool", "prune", "system", "tiering"), 0)
     more = {"move": ["--driver", "extent"], "system": ["df"]}
     args = ["x", "y"][: counts.get(command, 1)] + more.get(command, [])

@@ -43,6 +43,7 @@ RANKS = {
         "mount": 8,
         "containers": 9,
         "registry": 9,
+        "sync": 9,
         "building": 10,
         "checking": 10,
     },

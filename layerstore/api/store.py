@@ -22,6 +22,7 @@ from layerstore.types import DiffId, ImageId, chain_id, normalise_name, parse_di
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
+    from io import FileIO
     from pathlib import Path
     from typing import Any, BinaryIO, Literal, TypeAlias, overload
 
@@ -36,9 +37,10 @@ if TYPE_CHECKING:
     from layerstore.layers.tiering import Tiering
     from layerstore.limits import Limits
     from layerstore.oci.configs import ImageConfig
-    from layerstore.results import BuildEvent, Change, CheckReport, DedupStats, Frozen, Progress, Pruned, Usage
+    from layerstore.results import BuildEvent, Change, CheckReport, DedupStats, Frozen, Progress, Pruned, Synced, Usage
     from layerstore.store.contents import ContentStore, Verify
     from layerstore.store.pool import Pool
+    from layerstore.sync.channel import Channel
     from layerstore.types import Digest
     from layerstore.views.view import View
 
@@ -482,6 +484,68 @@ class Store:
             raise InvalidInput("no image was given to save; `layerstore images` lists them")
         layer_index = self._chains.layer_index
         saving.save(self.layout, self._contents, layer_index, chosen, target, format, compression, progress)
+
+    def sync(
+        self,
+        images: Image | str | Iterable[Image | str],
+        to: str | os.PathLike[str],
+        *,
+        program: str = "layerstore",
+        progress: ProgressCallback | None = None,
+    ) -> Synced:
+        """Have another store have images, with all their names; a name that another image has there moves.
+
+        Args:
+            to: the directory of the other store, which is made where there is none; or `ssh://[USER@]HOST[:PORT][/DIR]`,
+                which runs `layerstore receive` there, on the store in that directory or on the one that it uses by
+                itself. $LAYERSTORE_SSH is what runs it, `ssh` by default.
+            program: layerstore's name on the other machine, or its path.
+            progress: see `Progress`.
+
+        Layers that are there are not sent. Of the others go names, attributes and the contents that the other side
+        lacks: as differences from others that both stores have, or in chunks, compressed. There each layer is put
+        together and verified as one that is loaded, and an image becomes visible, and durable, with all of it. Images
+        come one after the other: of a sync that fails those before are there, and what was sent of the next is not sent
+        again, unless garbage is collected there. What is frozen stays so. Collecting garbage waits, here and there.
+
+        Raises:
+            NotFound, InvalidInput: there is no such image; it is no destination.
+            SyncError: the other side cannot be reached, or ends too soon.
+            CorruptError: what the store has of an image is damaged; or it came damaged, and the message says so.
+            DigestMismatch, LimitExceeded, Unsupported, OSError.
+        """
+        from layerstore.sync.destinations import in_thread, over_ssh, parse_destination
+        from layerstore.sync.sending import send
+
+        given = [images] if isinstance(images, (Image, str)) else images
+        chosen = list(dict.fromkeys(self._resolve(image).id for image in given))
+        name = os.fspath(to)
+        remote = parse_destination(name)
+        with contextlib.ExitStack() as stack:
+            if remote is not None:
+                changed = self.limits.changes()
+                channel = stack.enter_context(over_ssh(remote, program, changed, name))
+            else:
+                other = stack.enter_context(Store(to, create=True, limits=self._limits))
+                channel = stack.enter_context(in_thread(other._receive, name))
+            return send(self.layout, self._database, self._contents, self._chains, chosen, channel, progress)
+
+    def receive(self, reading: FileIO, writing: FileIO) -> bool:
+        """Take in what `sync` of another store sends, which is what `layerstore receive` does.
+
+        Args:
+            reading, writing: raw files, what comes from there and what goes there.
+
+        Returns whether all is here; if not, the other side was told why. Raises what it could not be told.
+        """
+        from layerstore.sync.channel import Channel
+
+        return self._receive(Channel(reading, writing, "the side that sends"))
+
+    def _receive(self, channel: Channel) -> bool:
+        from layerstore.sync.receiving import receive
+
+        return receive(self.layout, self._database, self._chains, channel, self.limits)
 
     def images(self) -> list[Image]:
         """Every image, newest in the store first."""

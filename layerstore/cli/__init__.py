@@ -24,6 +24,8 @@ COMMANDS = {
     "save": "write images as a docker archive or OCI layout",
     "pull": "bring an image from a registry",
     "push": "have a registry have an image",
+    "sync": "have another store have images, sending what it lacks",
+    "receive": "take in what a sync sends (which runs this)",
     "login": "keep credentials for a registry",
     "logout": "forget credentials for a registry",
     "import": "make an image from the tar of a root file system",

@@ -1,0 +1,46 @@
+"""Have another store have images, with all their names. What is sent is what the other store lacks, as differences from
+what both have; there it is verified as what is loaded. A sync that was interrupted goes on from there the next time."""
+
+from __future__ import annotations
+
+from layerstore.cli import output
+from layerstore.results import Progress
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+
+    from layerstore.api import Store
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="names or ids")
+    parser.add_argument(
+        "destination",
+        metavar="DIR|ssh://[USER@]HOST[:PORT][/DIR]",
+        help="the other store, made where there is none; of a host without DIR the one that layerstore uses there",
+    )
+    parser.add_argument(
+        "--program", default="layerstore", metavar="PATH", help="layerstore on the other machine (default: layerstore)"
+    )
+
+
+def run(store: Store, args: argparse.Namespace) -> int:
+    with output.progress_bar() as bar:
+
+        def show(progress: Progress) -> None:
+            """A bar for each stage."""
+            assert bar is not None
+            bar(
+                Progress(progress.stage, f"{progress.stage} {progress.what}", progress.done_bytes, progress.total_bytes)
+            )
+
+        shown = None if bar is None else show
+        synced = store.sync(args.images, args.destination, program=args.program, progress=shown)
+    images = len(synced.images)
+    print(
+        f"{images} image{'' if images == 1 else 's'} synced: {synced.layers} layers and {synced.contents} contents of "
+        f"{output.size(synced.content_bytes)} were lacking; {output.size(synced.sent_bytes)} sent, "
+        f"{output.size(synced.received_bytes)} received"
+    )
+    return 0

@@ -1,0 +1,1 @@
+"""Transfer by difference between two stores (docs/format/sync.md)."""

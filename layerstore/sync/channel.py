@@ -1,0 +1,233 @@
+"""What the two sides of a sync say to each other: messages over a pair of pipes (docs/format/sync.md)."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import json
+import os
+import struct
+from enum import IntEnum
+
+import numpy as np
+
+from layerstore import errors
+from layerstore.errors import InvalidInput, LayerstoreError, SyncError
+from layerstore.naming import about
+from layerstore.oci.configs import parse_json
+from layerstore.store.pieces import write_all
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from typing import Any, NoReturn
+
+    from typing_extensions import Buffer
+
+GREETING = b"layerstore sync 1\n"
+MOST_BYTES = 1 << 20
+"""Of one message."""
+_HEADER = struct.Struct("<BI")
+_TOLD = (
+    *("Conflict", "CorruptError", "DigestMismatch", "InvalidInput", "LimitExceeded", "NotFound", "SyncError"),
+    "Unsupported",
+)
+"""Errors that one side has as the same ones where the other one tells of them."""
+_ERROR_LETTERS = 10_000
+
+
+class Kind(IntEnum):
+    """Of a message. The side that sends an image says the first, the one that receives it the second."""
+
+    IMAGE, OFFER, LAYER, HAVE, PACK, FROM, END = 1, 2, 3, 4, 5, 6, 7
+    STORED, WANTED, HELD, KEPT, PROGRESS, DONE = 33, 34, 35, 36, 37, 38
+    DATA, ERROR = 64, 65
+
+
+class Channel:
+    """One end, by the files to read from and to write to; `other` is what errors call the other side.
+
+    Not for two threads at once. Whatever reads or writes raises `SyncError` where the other side has ended or says what
+    it should not, and the error of the other side where it tells of one.
+    """
+
+    def __init__(self, reading: io.FileIO, writing: io.FileIO, other: str) -> None:
+        self._reading = reading
+        self._writing = writing
+        self.other = other
+        self.sent_bytes = 0
+        self.received_bytes = 0
+
+    def greet(self) -> None:
+        """Both sides do so first, and neither says anything else before it has heard it."""
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # what it said before it ended tells more
+            write_all(self._writing.write, GREETING)
+        self.sent_bytes += len(GREETING)
+        heard = b""
+        while len(heard) < len(GREETING) and heard == GREETING[: len(heard)]:
+            piece = self._read_some(len(GREETING) - len(heard))
+            if not piece:
+                break
+            heard += piece
+        if heard != GREETING:
+            if not heard:
+                raise self._ended()
+            raise SyncError(
+                f"{self.other} says {heard!r} where layerstore says {GREETING!r}; have the same version of it there, "
+                "and nothing that prints when somebody logs in"
+            )
+
+    def send(self, kind: Kind, payload: Buffer = b"") -> None:
+        """A message, of `MOST_BYTES` at most."""
+        view = memoryview(payload).cast("B")
+        self._write(_HEADER.pack(kind, len(view)) + view)
+
+    def say(self, kind: Kind, document: dict[str, Any]) -> None:
+        """A message that is a JSON object. Raises `InvalidInput` where that is too large."""
+        data = json.dumps(document, separators=(",", ":")).encode()
+        if len(data) > MOST_BYTES:
+            raise InvalidInput(f"what is to be said to {self.other} has {len(data)} bytes, more than a message has")
+        self.send(kind, data)
+
+    def send_data(self, pieces: Iterable[Buffer]) -> None:
+        """What the other side takes by `data`."""
+        for piece in pieces:
+            view = memoryview(piece).cast("B")
+            for at in range(0, len(view), MOST_BYTES):
+                self.send(Kind.DATA, view[at : at + MOST_BYTES])
+
+    def receive(self, *kinds: Kind) -> tuple[Kind, bytes]:
+        """The next message, of one of these kinds."""
+        number, length = _HEADER.unpack(self._read(_HEADER.size))
+        if length > MOST_BYTES:
+            raise self.wrong(f"sends a message of {length} bytes, more than {MOST_BYTES}")
+        payload = self._read(length)
+        if number == Kind.ERROR:
+            raise _error_of(self.other, payload)
+        if number not in kinds:
+            said = Kind(number).name if number in {*Kind} else f"a message of kind {number}"
+            raise self.wrong(f"says {said} where it should say {' or '.join(kind.name for kind in kinds)}")
+        return Kind(number), payload
+
+    def hear(self, kind: Kind) -> dict[str, Any]:
+        """The next message, which is a JSON object."""
+        return self.document(kind, self.receive(kind)[1])
+
+    def document(self, kind: Kind, payload: bytes) -> dict[str, Any]:
+        """The JSON object of a message."""
+        try:
+            found = parse_json(payload, "it")
+        except InvalidInput as error:
+            raise self.wrong(f"says {kind.name} in what is no JSON: {error}") from error
+        if not isinstance(found, dict):
+            raise self.wrong(f"says {kind.name} in what is no JSON object")
+        return found
+
+    def data(self, size: int) -> Iterator[bytes]:
+        """So many bytes, as the other side sends them."""
+        left = size
+        while left:
+            _, payload = self.receive(Kind.DATA)
+            if not payload or len(payload) > left:
+                raise self.wrong(f"sends {len(payload)} bytes where {left} were to come")
+            left -= len(payload)
+            yield payload
+
+    def send_flags(self, kind: Kind, flags: Sequence[bool]) -> None:
+        """A bit for each, the lowest of a byte first, in as many messages as that takes; in one for none."""
+        bits = np.packbits(np.array(flags, bool), bitorder="little").tobytes()
+        for at in range(0, len(bits) or 1, MOST_BYTES):
+            self.send(kind, bits[at : at + MOST_BYTES])
+
+    def flags(self, kind: Kind, count: int) -> list[bool]:
+        """So many, as the other side sends them."""
+        left = (count + 7) // 8
+        bits = b""
+        while True:
+            _, payload = self.receive(kind)
+            if len(payload) != min(left, MOST_BYTES):
+                raise self.wrong(f"says {kind.name} in {len(payload)} bytes, and not in {min(left, MOST_BYTES)}")
+            bits += payload
+            left -= len(payload)
+            if not left:
+                break
+        found = np.unpackbits(np.frombuffer(bits, np.uint8), count=count, bitorder="little").astype(bool)
+        flags: list[bool] = found.tolist()
+        return flags
+
+    def wrong(self, what: str) -> SyncError:
+        return SyncError(f"{self.other} {what}; have the same version of layerstore on both sides")
+
+    def tell(self, error: BaseException) -> bool:
+        """Tell the other side of an error. Returns whether that could be done."""
+        number = error.errno if isinstance(error, OSError) else None
+        said = {"error": type(error).__name__, "message": _text_of(error)[:_ERROR_LETTERS], "errno": number}
+        try:
+            self.say(Kind.ERROR, said)
+        except (LayerstoreError, OSError):
+            return False
+        return True
+
+    # Bytes
+
+    def _write(self, data: Buffer) -> None:
+        try:
+            write_all(self._writing.write, data)
+        except (BrokenPipeError, ConnectionResetError):
+            self._hear_the_last()
+        self.sent_bytes += len(memoryview(data))
+
+    def _hear_the_last(self) -> NoReturn:
+        """The other side does not listen any more. It may have said why."""
+        while True:
+            self.receive(*Kind)
+
+    def _read(self, count: int) -> bytes:
+        parts = []
+        while count:
+            piece = self._read_some(count)
+            if not piece:
+                raise self._ended()
+            parts.append(piece)
+            count -= len(piece)
+        return b"".join(parts)
+
+    def _read_some(self, count: int) -> bytes:
+        with about(f"what {self.other} says"):
+            piece = self._reading.read(count)
+        if piece is None:
+            raise BlockingIOError("a sync reads from a pipe that waits, and this one does not")
+        self.received_bytes += len(piece)
+        return piece
+
+    def _ended(self) -> SyncError:
+        return SyncError(f"{self.other} has ended before all was said; sync again to go on from there")
+
+
+def _error_of(other: str, payload: bytes) -> Exception:
+    """The error that the other side tells of."""
+    try:
+        said = parse_json(payload, "it")
+        name, text, number = said["error"], said["message"], said["errno"]
+    except (InvalidInput, KeyError, TypeError):
+        return SyncError(f"{other} tells of an error, and not of which")
+    text = f"{other}: {text}"
+    if isinstance(number, int) and number != errno.EPIPE:  # which would be one of our own output
+        return OSError(number, text)
+    kind: type[LayerstoreError] = getattr(errors, name) if name in _TOLD else SyncError
+    return kind(text)
+
+
+def size_of(value: object) -> int | None:
+    """A number of bytes of a JSON document; None for anything else."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63 else None
+
+
+def _text_of(error: BaseException) -> str:
+    """Its notes, what it is about, and what it says."""
+    notes = "".join(f"{note}: " for note in getattr(error, "__notes__", ()))
+    if isinstance(error, OSError) and error.strerror:
+        about_what = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
+        return f"{notes}{about_what}{error.strerror}"
+    return notes + (str(error) or type(error).__name__)
