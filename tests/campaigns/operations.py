@@ -157,6 +157,24 @@ class Pull(Operation):
         return [Step(partial(Store.pull, name=f"{host}/app:{tag}")) for tag in ("app", "newer")]
 
 
+class Sync(Operation):
+    """From another store, of an image that has layers and files that are new and others that are not, then of a second
+    one that is more of it."""
+
+    name = "sync"
+
+    def before(self, given: "Given") -> None:
+        given.load("sibling")
+        given.write_store("other", "app", "newer", "sibling")
+
+    def steps(self, place: Place) -> Sequence[Step]:
+        def sync(store: Store, name: str) -> None:
+            with Store(place.inputs / "other") as other:
+                other.sync(name, store.root)
+
+        return [Step(partial(sync, name=name)) for name in ("app:1", "newer:1")]
+
+
 class Push(Operation):
     """To a repository of the registry that has nothing yet, then again: the store notes what is there."""
 

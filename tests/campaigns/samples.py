@@ -121,6 +121,11 @@ class Given:
         made = docker_files if kind == "docker" else oci_files
         self.write(name, tar_of(made([IMAGES[image]], compression=compression)))
 
+    def write_store(self, name: str, *images: str) -> None:
+        """Another store, with these images."""
+        with Store(self.place.inputs / name, create=True) as store:
+            Given(store, self.place, self.registry_port).load(*images)
+
     def write_layer(self, name: str, layer: str) -> None:
         self.write(name, LAYERS[layer])
 
