@@ -31,7 +31,7 @@ from bench.rows import Row
 ROOT = Path(__file__).parent.parent
 NAMES = (
     *("import", "save", "registry", "mount", "run", "build", "startup", "read", "index", "pool", "extent", "commit"),
-    *("reliability", "freeze", "blake3", "chunks"),
+    *("reliability", "freeze", "sync", "blake3", "chunks"),
 )
 ON_DEMAND = ("cold", "packs", "threshold", "compression", "estimate")
 """Behind a decision (docs/measurements.md); they run when they are named."""
