@@ -83,7 +83,9 @@ _ERRORS = {
     "chdir fchdir chroot": "EIO/ENOMEM",
     "socket": "EMFILE/ENOMEM",
     "connect": "ECONNREFUSED/ETIMEDOUT EINTR",
-    "sendto recvfrom": "ECONNRESET/ENOMEM EINTR SHORT",
+    # After a reset nothing would come any more, for which a sender may wait then; and here it would for long.
+    "sendto": "ENOMEM EINTR SHORT",
+    "recvfrom": "ECONNRESET/ENOMEM EINTR SHORT",
     "poll": "EINTR/ENOMEM",
 }
 ERRORS = {call: names.split() for calls, names in _ERRORS.items() for call in calls.split()}

@@ -865,6 +865,7 @@ class InPool(InitPool):
 
     name = "pool"
     creates = False
+    partial = ("container box",)
     unsynced = ("container box", "container fork")
 
     def before(self, given: "Given") -> None:

@@ -15,6 +15,7 @@ import re
 import shutil
 import signal
 import subprocess
+import time
 import types
 from collections import Counter
 from collections.abc import Iterator
@@ -31,6 +32,8 @@ from layerstore.errors import LayerstoreError
 
 PATIENCE_SECONDS = 60
 """After which what a check does hangs."""
+_LOOP_SECONDS = 10
+"""The kernel gives a loop device back when the last who refers to it lets go, a process that just ended for one."""
 
 
 @dataclass(frozen=True)
@@ -201,11 +204,16 @@ def _compare_disk(template: Template, found: Counter[str], power_lost: bool) -> 
 
 
 def _check_leftovers(place: Place) -> None:
-    top = f"{place.store.parent}/"
+    deadline = time.monotonic() + _LOOP_SECONDS
+    while left := _leftovers(f"{place.store.parent}/"):
+        if time.monotonic() > deadline:
+            raise Failure("leaked", f"left: {left}")
+        time.sleep(0.01)
+
+
+def _leftovers(top: str) -> list[str]:
     left = [f"mount {path}" for path in mount_points() if path.startswith(top)]
-    left += [f"{device} of {file}" for device, file in loop_devices().items() if file.startswith(top)]
-    if left:
-        raise Failure("leaked", f"left: {left}")
+    return left + [f"{device} of {file}" for device, file in loop_devices().items() if file.startswith(top)]
 
 
 @contextlib.contextmanager
