@@ -29,6 +29,7 @@ from layerstore.containers.rootfs import Rootfs
 from layerstore.naming import about, close_fd, fstat
 from layerstore.registry.downloads import Download, Downloads
 from layerstore.store import db, durable, locks
+from layerstore.store.contents import ContentStore
 from layerstore.store.db import _Connection
 from layerstore.store.pieces import read_at
 
@@ -235,6 +236,46 @@ def test_an_import_that_cannot_lock_its_pack_leaves_none(
     assert descriptors() == before
     assert list((store.root / "packs").iterdir()) == []
     store.load(tmp_path / "app.tar")
+
+
+def test_staging_that_cannot_be_cleared_away_is_no_failure(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """shutil.rmtree raises what os.fstat does, although it is told to ignore errors."""
+    (tmp_path / "app.tar").write_bytes(tar_of(docker_files([APP])))
+    fstat, staging = os.fstat, f"{store.root}/staging/"
+
+    def refuse(fd: int) -> os.stat_result:
+        path = os.readlink(f"/proc/self/fd/{fd}")
+        if path.startswith(staging) and path.count("/") == staging.count("/"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return fstat(fd)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fstat", refuse)
+        store.load(tmp_path / "app.tar")
+    assert [image.names for image in store.images()] == [["app:1"]]
+    store.load(tmp_path / "app.tar")
+    store.collect_garbage()
+    assert list((store.root / "staging").iterdir()) == []
+
+
+def test_a_content_that_cannot_be_read_is_named(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    large = Image([write_tar([Entry("file", "large", data=bytes(200_000))])], ["large:1"])
+    store.load(io.BytesIO(tar_of(docker_files([large]))))
+    find = ContentStore.find
+
+    class Unreadable(io.FileIO):
+        def read(self, _: int = -1) -> bytes:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    def found(self: ContentStore, digest: bytes) -> Any:
+        given = find(self, digest)
+        return given if isinstance(given, bytes) else Unreadable(given.name)
+
+    monkeypatch.setattr(ContentStore, "find", found)
+    with pytest.raises(OSError, match=r"Input/output error: '.*/objects/"):
+        store.save("large:1", tmp_path / "saved.tar")
 
 
 def test_a_log_whose_header_cannot_be_written_is_not_left(app: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -139,9 +139,10 @@ def _remove(noted: str) -> None:
     import shutil
 
     if not os.path.islink(noted):
-        shutil.rmtree(noted)
+        with about(noted):
+            shutil.rmtree(noted)
         return
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(FileNotFoundError), about(noted):
         shutil.rmtree(os.readlink(noted))
     os.unlink(noted)
 

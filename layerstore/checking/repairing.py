@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 
 from layerstore._core.erofs import PACK_BLOCK_BYTES, write_pack
 from layerstore._core.ingest import LOCATION_OBJECT, Contents, Digests
@@ -222,7 +221,7 @@ class Repair:
                 number += 1
             yield self._written(staging, number, records), number
         finally:
-            shutil.rmtree(staging, ignore_errors=True)
+            durable.clear_tree(staging)
 
     def _written(self, staging: str, number: int, records: list[Record]) -> list[Record]:
         with durable.file_system(self._layout.root) as sync:

@@ -28,6 +28,7 @@ from layerstore.layers.chains import Chains
 from layerstore.layers.derived import remove_derived, without_mounting
 from layerstore.layers.imports import clear_abandoned, clear_abandoned_cold
 from layerstore.layers.packs import bring_small_together
+from layerstore.naming import about
 from layerstore.results import Frozen
 from layerstore.store import durable
 from layerstore.store.cold import LIST, ColdPack, is_cold
@@ -276,7 +277,8 @@ def _remove_files(layout: Layout, database: Database, objects: dict[str, set[str
         _sweep(Path(layout.logs), logs.__contains__)
     for directory in (*Path(layout.containers).iterdir(), *Path(layout.runtime).iterdir()):
         if directory.name not in containers:
-            with contextlib.suppress(FileNotFoundError):  # whoever removed the row may be removing it too
+            # Whoever removed the row may be removing it too.
+            with contextlib.suppress(FileNotFoundError), about(directory):
                 shutil.rmtree(directory)
 
 

@@ -10,7 +10,6 @@ import contextlib
 import functools
 import json
 import os
-import shutil
 import struct
 import time
 
@@ -117,7 +116,7 @@ class Import:
             with locked(self._layout.staging_lock, exclusive=True):
                 clear_abandoned(self._layout, self._database)
                 os.mkdir(self._staging, mode=0o700)
-                stack.callback(shutil.rmtree, self._staging, ignore_errors=True)
+                stack.callback(durable.clear_tree, self._staging)
                 lock_fd = os.open(f"{self._staging}/lock", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
                 stack.callback(close_fd, lock_fd)
                 try_lock(lock_fd)
@@ -438,7 +437,7 @@ def clear_abandoned(layout: Layout, database: Database) -> None:
     """Remove the staging directories and packs of imports that were killed. Under the staging lock."""
     for name in os.listdir(layout.staging):
         directory = f"{layout.staging}/{name}"
-        _if_abandoned(f"{directory}/lock", functools.partial(shutil.rmtree, directory, ignore_errors=True))
+        _if_abandoned(f"{directory}/lock", functools.partial(durable.clear_tree, directory))
     committed = {number for (number,) in database.read().execute("SELECT number FROM packs")}
     with os.scandir(layout.packs) as entries:
         packs = [int(entry.name.removesuffix(".pack")) for entry in entries if entry.name.endswith(".pack")]

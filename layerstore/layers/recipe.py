@@ -8,6 +8,7 @@ import struct
 from layerstore.errors import RELOAD, CorruptError, LimitExceeded
 from layerstore.layers.streams import decompressed, pieces_of
 from layerstore.limits import beyond
+from layerstore.naming import about
 from layerstore.store.layout import PACK_THRESHOLD_BYTES
 from layerstore.store.pieces import PIECE_BYTES
 
@@ -258,7 +259,8 @@ def _ranges(contents: Source, digest: bytes, ranges: list[tuple[int, int]]) -> I
         for offset, length in ranges:
             found.seek(offset)
             while length:
-                piece = found.read(min(length, PIECE_BYTES))
+                with about(found.fileno()):
+                    piece = found.read(min(length, PIECE_BYTES))
                 if not piece:
                     raise _another_size(digest)
                 length -= len(piece)

@@ -177,7 +177,17 @@ def _remove(path: str) -> None:
             return
         import shutil
 
-        shutil.rmtree(path)
+        with about(path):
+            shutil.rmtree(path)
+
+
+def clear_tree(path: str) -> None:
+    """Remove a directory with what is in it, as far as that can be done: what is left is for the next one to remove.
+    `shutil.rmtree` raises errors of some calls although it is told to ignore them."""
+    import shutil
+
+    with contextlib.suppress(OSError):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _temporary_beside(path: str | os.PathLike[str]) -> str:

@@ -160,7 +160,7 @@ def tried(template: Template, kill: Kill, directory: Path) -> Outcome:
         runs = run(place, kill)
         ended = next(runs)
         # By strace it may be a child that is killed, of which its parent tells.
-        failed_child = kill.strace and re.search(r"\b(BuildFailed|CommandFailed): ", ended.errors)
+        failed_child = kill.strace and re.search(r"\b(BuildFailed|CommandFailed): |mkfs.xfs cannot", ended.errors)
         if ended.status not in (None, 0) and not failed_child:
             raise Failure("crashed", f"the operation ended with {ended.status}: {ended.errors}")
         check(template, place, ended.acknowledged)

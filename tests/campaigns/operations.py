@@ -892,7 +892,7 @@ class InPool(InitPool):
             Step(lambda store: store.remove_image("newer:1")),
             Step(lambda store: store.collect_garbage()),
             Step(lambda store: _pool_of(store).trim(), durable=False),
-            Step(lambda store: box(store).remove()),
+            Step(lambda store: store.remove([c for c in store.containers() if c.name == "box"])),
         ]
 
 
