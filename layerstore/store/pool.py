@@ -107,7 +107,8 @@ class Pool:
                 # Sectors as large as the loop device's blocks; discarding would only tell the host about holes.
                 command = [program, "-q", "-f", "-K", "-m", "reflink=1,rmapbt=0", "-s", "size=4096"]
                 command += ["-d", f"cowextsize={_COW_BLOCKS}", self._unfinished]
-                done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+                with about(program):
+                    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
                 if done.returncode:
                     raise LayerstoreError(
                         f"mkfs.xfs cannot make a file system in {self._unfinished}: {done.stderr.strip()}"

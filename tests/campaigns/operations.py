@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from layerstore import Container, Store
 from layerstore.errors import LayerstoreError
+from layerstore.naming import about
 from layerstore.store.pool import MIN_POOL_BYTES, Pool
 
 if TYPE_CHECKING:
@@ -609,7 +610,8 @@ class Volatile(Operation):
             for path in ("new", "data/a"):
                 (box(store).root / path).write_bytes(b"of the container" * 1000)
             for path in ("new", "data/a", "data", "."):
-                os.utime(box(store).root / path, (1000, 1000))  # the image has these
+                with about(box(store).root / path):
+                    os.utime(box(store).root / path, (1000, 1000))  # the image has these
 
         def fork(store: Store) -> None:
             if not there(store, "fork"):
