@@ -153,13 +153,17 @@ def _in_threads(work: Callable[[tuple[bytes, bytes]], bytes], jobs: Iterator[tup
 
 
 def _zstd(tar: Iterable[Piece]) -> Iterator[Piece]:
-    from layerstore.store.zstd import blob_compressor
+    from layerstore.store.zstd import blob_compressor, compressing
 
     compressor = blob_compressor(min(os.cpu_count() or 1, _MAX_THREADS))
     for block in blocks(tar, BLOCK_BYTES):
-        if data := compressor.compress(block):
+        with compressing():
+            data = compressor.compress(block)
+        if data:
             yield data
-    yield compressor.flush()
+    with compressing():
+        data = compressor.flush()
+    yield data
 
 
 def blocks(pieces: Iterable[Piece], size: int) -> Iterator[bytes]:

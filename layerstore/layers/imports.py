@@ -216,7 +216,7 @@ class Import:
         import hashlib
 
         from layerstore._core.hashing import Hasher
-        from layerstore.store.zstd import recipe_compressor
+        from layerstore.store.zstd import compressing, recipe_compressor
 
         ingest = _ingest_of(self._opened(), limits)
         recipe = f"{self._staging}/{os.urandom(8).hex()}.recipe"
@@ -231,7 +231,9 @@ class Import:
 
             def write(frames: bytes) -> None:
                 recipe_hash.update(frames)
-                out.write(compressor.compress(frames))
+                with compressing():
+                    packed = compressor.compress(frames)
+                out.write(packed)
 
             for span, blob_bytes, tar_bytes in spans:
                 if limits is not None:
@@ -242,7 +244,9 @@ class Import:
                     tar_hash.update(span)
                 write(ingest.feed(span))
             write(ingest.finish())
-            out.write(compressor.flush())
+            with compressing():
+                packed = compressor.flush()
+            out.write(packed)
         diff_id = DiffId(f"sha256:{tar_hash.hexdigest()}")
         index = ingest.index(hash_key(diff_id))
         hex_id = digest_hex(diff_id)

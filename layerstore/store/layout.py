@@ -41,7 +41,7 @@ def absolute(path: str | os.PathLike[str]) -> str:
 def make_private(path: str) -> None:
     """Make a directory, and those above it that are missing, for this user alone, whatever the umask."""
     missing = []
-    while not os.path.isdir(path):
+    while not exists(path):
         missing.append(path)
         path = os.path.dirname(path)
     for each in reversed(missing):

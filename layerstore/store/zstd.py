@@ -39,9 +39,23 @@ def blob_compressor(threads: int) -> zstd.ZstdCompressor:
     return zstd.ZstdCompressor(options=options)
 
 
+class compressing:
+    """Has it be a `MemoryError` where its block cannot compress for want of memory, the one thing that it can want."""
+
+    __slots__ = ()
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, ZstdError):
+            raise MemoryError(f"out of memory compressing with zstd: {error}") from error
+
+
 def compress(data: Buffer, level: int) -> bytes:
-    """One frame, which says its size."""
-    return zstd.compress(data, level)
+    """One frame, which says its size. Raises `MemoryError`."""
+    with compressing():
+        return zstd.compress(data, level)
 
 
 def compress_against(base: Buffer, data: Buffer, level: int) -> bytes:
@@ -54,7 +68,8 @@ def compress_against(base: Buffer, data: Buffer, level: int) -> bytes:
         parameter.enable_long_distance_matching: int(both > _LONG_BYTES),
     }
     prefix = zstd.ZstdDict(bytes(base), is_raw=True).as_prefix
-    return zstd.compress(data, options=options, zstd_dict=prefix)
+    with compressing():
+        return zstd.compress(data, options=options, zstd_dict=prefix)
 
 
 def decompress(data: Buffer, size: int, base: Buffer | None = None) -> bytes:

@@ -561,14 +561,16 @@ class WriteOverlay(Operation):
             return container.root / path
 
         def write(store: Store, path: str, data: bytes) -> None:
-            fd = os.open(at(store, path), os.O_WRONLY)
-            os.pwrite(fd, data, 0)
-            os.close(fd)
+            with about(at(store, path)):
+                fd = os.open(at(store, path), os.O_WRONLY)
+                os.pwrite(fd, data, 0)
+                os.close(fd)
 
         def sync(store: Store, path: str) -> None:
-            fd = os.open(at(store, path), os.O_RDONLY)
-            os.fsync(fd)
-            os.close(fd)
+            with about(at(store, path)):
+                fd = os.open(at(store, path), os.O_RDONLY)
+                os.fsync(fd)
+                os.close(fd)
 
         def rename(store: Store) -> None:
             # After a loss of power it may have been done, though a step before does not show.
