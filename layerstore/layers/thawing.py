@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 import struct
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 from layerstore._core.index import CONTENT_BYTES
 from layerstore._core.ingest import LOCATION_NONE, Digests
 from layerstore.errors import RELOAD, CorruptError
-from layerstore.layers.ordered import in_order
 from layerstore.store.cold import is_cold
 from layerstore.store.locks import locked
 
@@ -61,7 +59,10 @@ def _cold_places(contents: ContentStore, table: memoryview) -> Iterator[tuple[in
 def _bring_back(
     layout: Layout, database: Database, contents: ContentStore, places: Iterable[tuple[int, int, bytes, int]]
 ) -> int:
+    from concurrent.futures import ThreadPoolExecutor
+
     from layerstore.layers.imports import Import
+    from layerstore.layers.ordered import in_order
 
     brought = 0
     with (
