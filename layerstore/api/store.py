@@ -22,7 +22,6 @@ from layerstore.types import DiffId, ImageId, chain_id, normalise_name, parse_di
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
-    from io import FileIO
     from pathlib import Path
     from typing import Any, BinaryIO, Literal, TypeAlias, overload
 
@@ -530,17 +529,18 @@ class Store:
                 channel = stack.enter_context(in_thread(other._receive, name))
             return send(self.layout, self._database, self._contents, self._chains, chosen, channel, progress)
 
-    def receive(self, reading: FileIO, writing: FileIO) -> bool:
+    def receive(self, reading: int, writing: int) -> bool:
         """Take in what `sync` of another store sends, which is what `layerstore receive` does.
 
         Args:
-            reading, writing: raw files, what comes from there and what goes there.
+            reading, writing: descriptors, of what comes from there and what goes there; they are closed.
 
         Returns whether all is here; if not, the other side was told why. Raises what it could not be told.
         """
         from layerstore.sync.channel import Channel
 
-        return self._receive(Channel(reading, writing, "the side that sends"))
+        with contextlib.closing(Channel(reading, writing, "the side that sends")) as channel:
+            return self._receive(channel)
 
     def _receive(self, channel: Channel) -> bool:
         from layerstore.sync.receiving import receive

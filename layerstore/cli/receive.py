@@ -3,7 +3,6 @@ standard input, and answered on standard output. The store is made where there i
 
 from __future__ import annotations
 
-import io
 import os
 
 from layerstore.errors import InvalidInput
@@ -24,6 +23,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(store: Store, args: argparse.Namespace) -> int:
     if os.isatty(0):
         raise InvalidInput("nobody types what this reads; `layerstore sync` runs it on the machine that it sends to")
-    with io.FileIO(os.dup(0), "r") as reading, io.FileIO(os.dup(1), "w") as writing:
-        os.dup2(2, 1)  # whatever else is printed is no answer
-        return 0 if store.receive(reading, writing) else 1
+    reading, writing = os.dup(0), os.dup(1)
+    os.dup2(2, 1)  # whatever else is printed is no answer
+    return 0 if store.receive(reading, writing) else 1

@@ -14,6 +14,7 @@ from itertools import accumulate
 from layerstore._core.hashing import blake3, hash_many
 from layerstore.errors import CorruptError, NotFound
 from layerstore.limits import FREE_LAYER_BYTES, beyond
+from layerstore.naming import about, fstat
 from layerstore.store.cold import FRAME, LIST, MAX_DELTA_BYTES, SLOT, WHOLE, ColdPack, ColdSlot, apply_delta
 from layerstore.store.layout import PACK_THRESHOLD_BYTES
 from layerstore.store.pieces import read_at
@@ -222,7 +223,10 @@ class Arrived:
             self.close()
             self._source = source, self._own.find(source)
         found = self._source[1]
-        return found[offset : offset + length] if isinstance(found, bytes) else read_at(found.fileno(), length, offset)
+        if isinstance(found, bytes):
+            return found[offset : offset + length]
+        with about(found.fileno()):
+            return read_at(found.fileno(), length, offset)
 
     def _size_here(self, digest: bytes) -> int:
         if digest not in self._sizes_here:
@@ -231,7 +235,7 @@ class Arrived:
                 self._sizes_here[digest] = len(found)
             else:
                 with found:
-                    self._sizes_here[digest] = os.fstat(found.fileno()).st_size
+                    self._sizes_here[digest] = fstat(found.fileno()).st_size
         return self._sizes_here[digest]
 
     def _here(self, digest: bytes) -> bytes:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import io
 import json
 import os
 import struct
 from enum import IntEnum
+from functools import partial
 
 import numpy as np
 
 from layerstore import errors
 from layerstore.errors import InvalidInput, LayerstoreError, SyncError
-from layerstore.naming import about
+from layerstore.naming import about, close_fd
 from layerstore.oci.configs import parse_json
 from layerstore.store.pieces import write_all
 
@@ -46,23 +46,32 @@ class Kind(IntEnum):
 
 
 class Channel:
-    """One end, by the files to read from and to write to; `other` is what errors call the other side.
+    """One end, by the descriptors to read from and to write to, which it closes; `other` is what errors call the other
+    side.
 
     Not for two threads at once. Whatever reads or writes raises `SyncError` where the other side has ended or says what
     it should not, and the error of the other side where it tells of one.
     """
 
-    def __init__(self, reading: io.FileIO, writing: io.FileIO, other: str) -> None:
-        self._reading = reading
-        self._writing = writing
+    def __init__(self, reading: int, writing: int, other: str) -> None:
+        self.reading = reading
+        self.writing = writing
+        self._is_open = True
         self.other = other
         self.sent_bytes = 0
         self.received_bytes = 0
 
+    def close(self) -> None:
+        """Once or more often."""
+        if self._is_open:
+            self._is_open = False
+            close_fd(self.writing)
+            close_fd(self.reading)
+
     def greet(self) -> None:
         """Both sides do so first, and neither says anything else before it has heard it."""
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # what it said before it ended tells more
-            write_all(self._writing.write, GREETING)
+            self._put(GREETING)
         self.sent_bytes += len(GREETING)
         heard = b""
         while len(heard) < len(GREETING) and heard == GREETING[: len(heard)]:
@@ -173,10 +182,14 @@ class Channel:
 
     def _write(self, data: Buffer) -> None:
         try:
-            write_all(self._writing.write, data)
+            self._put(data)
         except (BrokenPipeError, ConnectionResetError):
             self._hear_the_last()
         self.sent_bytes += len(memoryview(data))
+
+    def _put(self, data: Buffer) -> None:
+        with about(f"what is said to {self.other}"):
+            write_all(partial(os.write, self.writing), data)
 
     def _hear_the_last(self) -> NoReturn:
         """The other side does not listen any more. It may have said why."""
@@ -195,9 +208,7 @@ class Channel:
 
     def _read_some(self, count: int) -> bytes:
         with about(f"what {self.other} says"):
-            piece = self._reading.read(count)
-        if piece is None:
-            raise BlockingIOError("a sync reads from a pipe that waits, and this one does not")
+            piece = os.read(self.reading, count)
         self.received_bytes += len(piece)
         return piece
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import re
 import shlex
@@ -11,7 +10,7 @@ import subprocess
 import threading
 
 from layerstore.errors import InvalidInput, SyncError
-from layerstore.naming import starting
+from layerstore.naming import about, close_fd, starting
 from layerstore.sync.channel import Channel
 from layerstore.types import Value
 
@@ -65,61 +64,73 @@ def parse_destination(text: str) -> Remote | None:
 def in_thread(receive: Callable[[Channel], object], name: str) -> Iterator[Channel]:
     """The channel to a side that receives in a thread of this process. What it raises and could not tell is raised."""
     raised: list[BaseException] = []
-    there_reads, here_writes = os.pipe()
-    here_reads, there_writes = os.pipe()
+    with contextlib.ExitStack() as stack:
+        there, here = (stack.enter_context(contextlib.closing(end)) for end in _ends("the side that sends", name))
 
-    def run() -> None:
-        with io.FileIO(there_reads, "r") as reading, io.FileIO(there_writes, "w") as writing:
-            try:
-                receive(Channel(reading, writing, "the side that sends"))
-            except BaseException as error:
-                raised.append(error)
+        def run() -> None:
+            with contextlib.closing(there):
+                try:
+                    receive(there)
+                except BaseException as error:
+                    raised.append(error)
 
-    thread = threading.Thread(target=run, name="layerstore-sync", daemon=True)
-    with io.FileIO(here_reads, "r") as reading, io.FileIO(here_writes, "w") as writing:
+        thread = threading.Thread(target=run, name="layerstore-sync", daemon=True)
         with starting():
             thread.start()
         try:
-            yield Channel(reading, writing, name)
+            yield here
         except SyncError:
-            writing.close()
+            here.close()
             thread.join()
             if raised and not isinstance(raised[0], SyncError):
                 raise raised[0] from None
             raise
         finally:
-            reading.close()
-            writing.close()
+            here.close()
             thread.join()
+
+
+def _ends(one: str, other: str) -> tuple[Channel, Channel]:
+    """Those of a channel of two pipes; what each calls the side at the other one."""
+    with about(f"a pipe to {other}"):
+        there_reads, here_writes = os.pipe()
+        try:
+            here_reads, there_writes = os.pipe()
+        except BaseException:
+            close_fd(there_reads)
+            close_fd(here_writes)
+            raise
+    return Channel(there_reads, there_writes, one), Channel(here_reads, here_writes, other)
 
 
 @contextlib.contextmanager
 def over_ssh(remote: Remote, program: str, limits: Mapping[str, int], name: str) -> Iterator[Channel]:
     """The channel to a side that receives on another machine. It has ended when the block has."""
     command = remote.command(program, limits)
-    try:
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
-    except FileNotFoundError:
-        raise SyncError(f"there is no program {command[0]!r} to reach {name} by; install ssh") from None
-    assert isinstance(process.stdin, io.FileIO) and isinstance(process.stdout, io.FileIO)
-    is_done = False
-    try:
-        yield Channel(process.stdout, process.stdin, name)
-        is_done = True
-    except SyncError as error:
-        process.stdin.close()
-        status = _status(process)
-        if status:
-            raise SyncError(f"{error} ({command[0]} has ended with status {status})") from error
-        raise
-    finally:
-        process.stdin.close()
-        process.stdout.close()
-        if not is_done:
-            process.terminate()
-        if _status(process) is None:
-            process.kill()
-        process.wait()
+    with contextlib.ExitStack() as stack:
+        there, here = (stack.enter_context(contextlib.closing(end)) for end in _ends("the side that sends", name))
+        try:
+            process = subprocess.Popen(command, stdin=there.reading, stdout=there.writing)
+        except FileNotFoundError:
+            raise SyncError(f"there is no program {command[0]!r} to reach {name} by; install ssh") from None
+        there.close()
+        is_done = False
+        try:
+            yield here
+            is_done = True
+        except SyncError as error:
+            here.close()
+            status = _status(process)
+            if status:
+                raise SyncError(f"{error} ({command[0]} has ended with status {status})") from error
+            raise
+        finally:
+            here.close()
+            if not is_done:
+                process.terminate()
+            if _status(process) is None:
+                process.kill()
+                process.wait()
 
 
 def _status(process: subprocess.Popen[bytes]) -> int | None:

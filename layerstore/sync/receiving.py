@@ -17,7 +17,7 @@ from layerstore.layers.imports import Import
 from layerstore.layers.recipe import arrived_tar_pieces, recipe_frames
 from layerstore.layers.streams import decompressed, pieces_of
 from layerstore.limits import FREE_INDEX_BYTES, beyond
-from layerstore.naming import about
+from layerstore.naming import about, fstat
 from layerstore.oci.configs import parse_config
 from layerstore.oci.images import is_index, parse_document, parse_index, parse_manifest
 from layerstore.store import zstd
@@ -292,12 +292,13 @@ class _Receiving:
             spool.close()
 
     def _fetch(self, offer: _Offer, spool: Spool) -> None:
-        kept = os.fstat(spool.fd).st_size
+        kept = fstat(spool.fd).st_size
         if kept > offer.size_bytes:
             kept = 0
         hasher = Hasher()
-        for at in range(0, kept, PIECE_BYTES):
-            hasher.update(read_at(spool.fd, min(PIECE_BYTES, kept - at), at))
+        with about(spool.path):
+            for at in range(0, kept, PIECE_BYTES):
+                hasher.update(read_at(spool.fd, min(PIECE_BYTES, kept - at), at))
         self._channel.say(Kind.KEPT, {"bytes": kept, "digest": hasher.digest().hex()})
         start = self._channel.hear(Kind.FROM).get("at")
         if start == 0:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import tempfile
 
 from layerstore._core.hashing import Hasher
@@ -11,6 +10,7 @@ from layerstore.errors import RELOAD, CorruptError, NotFound
 from layerstore.layers.encoding import CHUNK_BYTES, Encoder
 from layerstore.layers.recipe import recipe_frames
 from layerstore.layers.streams import pieces_of
+from layerstore.naming import about, fstat
 from layerstore.oci.configs import parse_config
 from layerstore.results import Progress, Synced
 from layerstore.store import zstd
@@ -137,7 +137,7 @@ class _Sending:
         if like is None or frames is None or base is None:
             packed = zstd.compress(table, _LEVEL)
             with io.FileIO(self._layout.layer_recipe(diff_id)) as file:
-                recipe_bytes = os.fstat(file.fileno()).st_size
+                recipe_bytes = fstat(file.fileno()).st_size
                 self._say_layer(None, (len(packed), len(table)), (recipe_bytes, 0))
                 self._channel.send_data([packed])
                 self._channel.send_data(pieces_of(file))
@@ -177,7 +177,7 @@ class _Sending:
 
     def _send_pack(self, fd: int, what: str, sources: list[str]) -> None:
         """Of the pack, what the other side does not have from a sync that did not end."""
-        size = os.fstat(fd).st_size
+        size = fstat(fd).st_size
         offer = {"bytes": size, "digest": _digest(fd, size), "sources": sources, "chunks": _CHUNK_SIZES}
         self._channel.say(Kind.PACK, offer)
         kept = self._channel.hear(Kind.KEPT)
@@ -227,7 +227,8 @@ class _Sending:
 
 def _pieces(fd: int, start: int, end: int) -> Iterator[bytes]:
     while start < end:
-        piece = read_at(fd, min(PIECE_BYTES, end - start), start)
+        with about(fd):
+            piece = read_at(fd, min(PIECE_BYTES, end - start), start)
         start += len(piece)
         yield piece
 

@@ -263,8 +263,7 @@ def answered(place: Place, said: bytes) -> str:
     with tempfile.TemporaryFile() as file, tempfile.TemporaryFile() as answers:
         file.write(said)
         file.seek(0)
-        with io.FileIO(os.dup(file.fileno())) as reading, io.FileIO(os.dup(answers.fileno()), "w") as writing:
-            place.store.receive(reading, writing)
+        place.store.receive(os.dup(file.fileno()), os.dup(answers.fileno()))
         answers.seek(0)
         return answers.read().decode(errors="replace")
 
@@ -741,10 +740,10 @@ def test_what_is_answered_is_refused(
         with contextlib.suppress(SyncError, BrokenPipeError):
             for answer in answers:
                 if isinstance(answer, bytes):
-                    channel._writing.write(answer)
+                    os.write(channel.writing, answer)
                 else:
                     channel.send(*answer)
-            while channel._reading.read(1 << 16):  # or what is sent could not be written
+            while os.read(channel.reading, 1 << 16):  # or what is sent could not be written
                 if len(answers) < 2:
                     return
 
@@ -833,9 +832,10 @@ def test_any_change_of_what_is_answered(sender: Store, tmp_path: Path, monkeypat
 
     def receive(_: Store, channel: Channel) -> None:
         with contextlib.suppress(BrokenPipeError):
-            channel._writing.write(data)
-        channel._writing.close()
-        while channel._reading.read(1 << 20):
+            os.write(channel.writing, data)
+        os.close(channel.writing)
+        channel.writing = os.open(os.devnull, os.O_WRONLY)
+        while os.read(channel.reading, 1 << 20):
             pass
 
     monkeypatch.setattr(Store, "_receive", receive)
