@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from layerstore import Container, Store
 from layerstore.errors import LayerstoreError
-from layerstore.naming import about
+from layerstore.naming import about, close_fd
+from layerstore.store.pieces import write_at
 from layerstore.store.pool import MIN_POOL_BYTES, Pool
 
 if TYPE_CHECKING:
@@ -111,6 +112,17 @@ class Operation(ABC):
 def box(store: Store) -> Container:
     """The container that is there before (`Given.box`)."""
     return store.container("box")
+
+
+@contextlib.contextmanager
+def opened(path: Path, flags: int) -> Iterator[int]:
+    """A descriptor of a file of a mounted container, for a program that tells of what fails on which file."""
+    with about(path):
+        fd = os.open(path, flags | os.O_CLOEXEC, 0o644)
+        try:
+            yield fd
+        finally:
+            close_fd(fd)
 
 
 # Bringing images in
@@ -561,16 +573,16 @@ class WriteOverlay(Operation):
             return container.root / path
 
         def write(store: Store, path: str, data: bytes) -> None:
-            with about(at(store, path)):
-                fd = os.open(at(store, path), os.O_WRONLY)
-                os.pwrite(fd, data, 0)
-                os.close(fd)
+            with opened(at(store, path), os.O_WRONLY) as fd:
+                write_at(fd, data, 0)
 
         def sync(store: Store, path: str) -> None:
-            with about(at(store, path)):
-                fd = os.open(at(store, path), os.O_RDONLY)
+            with opened(at(store, path), os.O_RDONLY) as fd:
                 os.fsync(fd)
-                os.close(fd)
+
+        def make(store: Store, path: str) -> None:
+            with opened(at(store, path), os.O_WRONLY | os.O_CREAT):
+                pass
 
         def rename(store: Store) -> None:
             # After a loss of power it may have been done, though a step before does not show.
@@ -578,7 +590,7 @@ class WriteOverlay(Operation):
                 at(store, "own/small").rename(at(store, "data/moved"))
 
         return [
-            Step(lambda store: at(store, "new").touch(), durable=False),
+            Step(partial(make, path="new"), durable=False),
             Step(partial(write, path="new", data=b"new" * 1000), durable=False),
             Step(partial(sync, path="new")),
             Step(partial(write, path="data/a", data=b"copied up"), durable=False),
@@ -610,7 +622,8 @@ class Volatile(Operation):
             create(store)
             box(store).mount()
             for path in ("new", "data/a"):
-                (box(store).root / path).write_bytes(b"of the container" * 1000)
+                with opened(box(store).root / path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) as fd:
+                    write_at(fd, b"of the container" * 1000, 0)
             for path in ("new", "data/a", "data", "."):
                 with about(box(store).root / path):
                     os.utime(box(store).root / path, (1000, 1000))  # the image has these
@@ -879,10 +892,9 @@ class InPool(InitPool):
 
     def steps(self, place: Place) -> Sequence[Step]:
         def write(store: Store) -> None:
-            with box(store).mount() as root, open(root / "data/renamed", "r+b") as file:
-                file.write(b"copied up")
-                file.flush()
-                os.fsync(file.fileno())
+            with box(store).mount() as root, opened(root / "data/renamed", os.O_WRONLY) as fd:
+                write_at(fd, b"copied up", 0)
+                os.fsync(fd)
 
         def fork(store: Store) -> None:
             if not any(container.name == "fork" for container in store.containers()):
