@@ -259,7 +259,7 @@ def _ranges(contents: Source, digest: bytes, ranges: list[tuple[int, int]]) -> I
         for offset, length in ranges:
             found.seek(offset)
             while length:
-                with about(f"content {digest.hex()}"):
+                with about(found.name if isinstance(found.name, str) else f"content {digest.hex()}"):
                     piece = found.read(min(length, PIECE_BYTES))
                 if not piece:
                     raise _another_size(digest)
