@@ -255,11 +255,13 @@ def _ranges(contents: Source, digest: bytes, ranges: list[tuple[int, int]]) -> I
             if length:
                 yield found[offset : offset + length]
         return
+    name = getattr(found, "name", None)
+    what = name if isinstance(name, str) else f"content {digest.hex()}"
     with found:
         for offset, length in ranges:
             found.seek(offset)
             while length:
-                with about(found.name if isinstance(found.name, str) else f"content {digest.hex()}"):
+                with about(what):
                     piece = found.read(min(length, PIECE_BYTES))
                 if not piece:
                     raise _another_size(digest)
