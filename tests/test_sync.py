@@ -327,6 +327,20 @@ class Stop(Exception):
     pass
 
 
+def interrupted(store: Store, other: Path) -> Path:
+    """Load the first image, and sync it until more than 3 MiB were sent; returns what is left of that."""
+    load(store, 1)
+
+    def stop(progress: Progress) -> None:
+        if progress.stage == "send" and progress.done_bytes > 3 << 20:
+            raise Stop
+
+    with pytest.raises(Stop):
+        store.sync("app:1", other, progress=stop)
+    (left,) = left_in(other)
+    return other / "downloads" / left
+
+
 class TestFails:
     @pytest.mark.parametrize("stage", ["compare", "send", "import"])
     def test_nothing_is_visible(self, store: Store, other: Path, stage: str) -> None:
@@ -349,16 +363,7 @@ class TestFails:
         assert left_in(other) == []
 
     def test_what_was_sent_is_not_sent_again(self, store: Store, other: Path, tmp_path: Path) -> None:
-        load(store, 1)
-
-        def stop(progress: Progress) -> None:
-            if progress.stage == "send" and progress.done_bytes > 3 << 20:
-                raise Stop
-
-        with pytest.raises(Stop):
-            store.sync("app:1", other, progress=stop)
-        (left,) = left_in(other)
-        path = other / "downloads" / left
+        path = interrupted(store, other)
         kept = path.stat().st_size
         assert kept > 3 << 20
         whole = store.sync("app:1", tmp_path / "third").sent_bytes
@@ -366,29 +371,13 @@ class TestFails:
 
     @pytest.mark.parametrize("spoilt", ["first byte", "longer", "all"])
     def test_what_was_left_is_not_trusted(self, store: Store, other: Path, spoilt: str) -> None:
-        load(store, 1)
-
-        def stop(progress: Progress) -> None:
-            if progress.stage == "send" and progress.done_bytes > 3 << 20:
-                raise Stop
-
-        with pytest.raises(Stop):
-            store.sync("app:1", other, progress=stop)
-        (left,) = left_in(other)
-        path = other / "downloads" / left
+        path = interrupted(store, other)
         data = path.read_bytes()
         path.write_bytes({"first byte": b"x" + data[1:], "longer": bytes(50_000_000), "all": bytes(len(data))}[spoilt])
         synced(store, other, 1)
 
     def test_garbage_is_collected(self, store: Store, other: Path) -> None:
-        load(store, 1)
-
-        def stop(progress: Progress) -> None:
-            if progress.stage == "send" and progress.done_bytes > 3 << 20:
-                raise Stop
-
-        with pytest.raises(Stop):
-            store.sync("app:1", other, progress=stop)
+        interrupted(store, other)
         with Store(other) as there:
             there.collect_garbage()
         assert left_in(other) == []

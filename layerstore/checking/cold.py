@@ -4,13 +4,13 @@ a store whose log or packs are damaged cannot be asked."""
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
+from functools import partial
 
 from layerstore._core.hashing import blake3
 from layerstore._core.ingest import LOCATION_OBJECT
 from layerstore.checking.findings import reason
 from layerstore.errors import CorruptError
-from layerstore.store.cold import LIST, MAX_DEPTH, WHOLE, ColdPack, apply_delta, is_cold
+from layerstore.store.cold import LIST, MAX_DEPTH, WHOLE, ColdPack, Frames, apply_delta, is_cold
 from layerstore.store.contents import Pack
 from layerstore.store.pieces import read_at, read_whole
 
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from layerstore.checking.contents import Record
     from layerstore.store.layout import Layout
-
-_FRAMES = 16
 
 
 class Unreachable(CorruptError):
@@ -38,7 +36,7 @@ class ColdContents:
         for record in records:
             self._places.setdefault(record.digest, []).append(record)
         self._packs: dict[int, ColdPack] = {}
-        self._frames: OrderedDict[tuple[int, int], bytes] = OrderedDict()
+        self._frames = Frames()
 
     def read(self, record: Record) -> bytes:
         """What is at the place of a record, not verified. What it refers to is, and may be anywhere else, too.
@@ -68,7 +66,8 @@ class ColdContents:
         references = pack.references_of(slot)
         if slot.base == LIST:
             return b"".join(self._referred(digest, depth + 1) for digest in references)
-        written = self._frame(record.pack, pack, slot.frame)[slot.at : slot.at + slot.length]
+        frame = self._frames.get((record.pack, slot.frame), partial(pack.raw, slot.frame))
+        written = frame[slot.at : slot.at + slot.length]
         if slot.base == WHOLE:
             return written
         return apply_delta(self._referred(references[0], depth + 1), written, slot.size)
@@ -92,16 +91,3 @@ class ColdContents:
             if pack is None:
                 pack = self._packs[number] = ColdPack(self._layout.pack(number), is_rescue=True)
             return pack
-
-    def _frame(self, number: int, pack: ColdPack, frame: int) -> bytes:
-        key = number, frame
-        with self._lock:
-            if key in self._frames:
-                self._frames.move_to_end(key)
-                return self._frames[key]
-        raw = pack.raw(frame)
-        with self._lock:
-            self._frames[key] = raw
-            while len(self._frames) > _FRAMES:
-                self._frames.popitem(last=False)
-        return raw

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from layerstore.types import ChainId, DiffId
 
 _NOTE_USE_SECONDS = 60
+_ANY_FROZEN = "SELECT 1 FROM cold_packs UNION ALL SELECT 1 FROM frozen LIMIT 1"
 
 
 class Chain(Value):
@@ -195,9 +196,12 @@ class Chains:
         from layerstore._core.erofs import write_tree
         from layerstore._core.hashing import blake3
         from layerstore.layers.packs import locate_in_few, packs_of
-        from layerstore.layers.thawing import thaw
 
-        thaw(self._layout, self._database, self._contents(), chain, index.contents_bytes())
+        # Where nothing is frozen, to look at every content would take as long as the rest of this.
+        if self._database.read().execute(_ANY_FROZEN).fetchone():
+            from layerstore.layers.thawing import thaw
+
+            thaw(self._layout, self._database, self._contents(), chain, index.contents_bytes())
         locations = locate_in_few(self._layout, self._database, self._contents(), index.contents_bytes())
         packs, objects = packs_of(locations)
         image = memoryview(write_tree(index, locations))

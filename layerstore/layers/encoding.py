@@ -18,7 +18,7 @@ import numpy as np
 from layerstore._core import chunking
 from layerstore._core.ends import common_ends
 from layerstore._core.hashing import blake3, hash_many
-from layerstore.layers.ordered import in_order
+from layerstore.layers.ordered import groups, in_order
 from layerstore.naming import about
 from layerstore.store import zstd
 from layerstore.store.cold import (
@@ -44,13 +44,12 @@ from layerstore.types import Value
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
-    from typing import Literal, TypeAlias, TypeVar
+    from typing import Literal, TypeAlias
 
     from typing_extensions import Buffer
 
     Compression: TypeAlias = Literal["zstd", "lz4"]
     """How frames are compressed."""
-    _Thing = TypeVar("_Thing")
     _Answer: TypeAlias = "tuple[Item, bytes, bytes] | tuple[Item, None, None]"
 
 GROUP_BYTES = 1 << 20
@@ -78,7 +77,8 @@ _LITERAL_BYTES = 48
 _TASK_BYTES = 4 << 20
 _THREADS = os.cpu_count() or 1
 _VARYING = re.compile(rb"(?<![0-9A-Za-z])[0-9a-f]{8,}(?![0-9A-Za-z])|[0-9]+(?:\.[0-9]+)*")
-_NO_NAME = bytes(8)
+NO_NAME = bytes(8)
+"""Stands for the name of a content that has no path: a chunk, or what only others need."""
 
 
 def name_of(path: bytes) -> bytes:
@@ -147,7 +147,8 @@ class Encoder:
         with about(self._path), ThreadPoolExecutor(_THREADS) as threads:
             wholes = self._write_deltas(threads, items, must_stay)
             small = [item for item in wholes if item.size <= LARGE_BYTES]
-            self._write_groups(threads, sorted(small, key=neighbours))
+            for size in self._write_wholes(threads, sorted(small, key=neighbours), self._read, GROUP_BYTES):
+                self._tell(size)
             self._write_large(threads, [item for item in wholes if item.size > LARGE_BYTES])
             self._write_tables()
         return self._digests
@@ -163,7 +164,7 @@ class Encoder:
         by_name = sorted(items, key=lambda item: item.name)
         for name, same in groupby(by_name, key=lambda item: item.name):
             family = list(same)
-            if (len(family) == 1 and name not in self._bases) or name == _NO_NAME:
+            if (len(family) == 1 and name not in self._bases) or name == NO_NAME:
                 wholes += family
                 continue
             task.append(family)
@@ -172,20 +173,8 @@ class Encoder:
                 tasks.append(task)
                 task, size = [], 0
         tasks.append(task)
-        written: list[tuple[Item, bytes, bytes]] = []
-        pending = 0
-        for answers in in_order(threads, lambda families: self._compare(families, must_stay), tasks):
-            for item, base, delta in answers:
-                if base is None or delta is None:
-                    wholes.append(item)
-                    continue
-                self._tell(item.size)
-                written.append((item, base, delta))
-                pending += len(delta)
-                if pending >= GROUP_BYTES:
-                    self._put_deltas(written)
-                    written, pending = [], 0
-        self._put_deltas(written)
+        compared = in_order(threads, lambda families: self._compare(families, must_stay), tasks)
+        wholes += self._put_answers(answer for answers in compared for answer in answers)
         return self._write_similar(threads, wholes, must_stay | set(self._references))
 
     def _write_similar(self, threads: ThreadPoolExecutor, items: list[Item], must_stay: set[bytes]) -> list[Item]:
@@ -206,22 +195,12 @@ class Encoder:
                 # What very many have in common says little, and to count it takes long.
                 if len(same := with_feature.setdefault(feature, [])) < _ALIKE_BY_FEATURE:
                     same.append(item)
-        written: list[tuple[Item, bytes, bytes]] = []
-        for item, base, delta in in_order(threads, self._compare_similar, tasks):
-            if delta is None:
-                wholes.append(item)
-            else:
-                self._tell(item.size)
-                written.append((item, base.digest, delta))
-                if sum(len(each) for _, _, each in written) >= GROUP_BYTES:
-                    self._put_deltas(written)
-                    written = []
-        self._put_deltas(written)
-        return wholes
+        return wholes + self._put_answers(in_order(threads, self._compare_similar, tasks))
 
-    def _compare_similar(self, task: tuple[Item, Item]) -> tuple[Item, Item, bytes | None]:
+    def _compare_similar(self, task: tuple[Item, Item]) -> _Answer:
         item, base = task
-        return item, base, delta_of(self._read(base.digest), self._read(item.digest), int(item.size * _WORTH))
+        delta = delta_of(self._read(base.digest), self._read(item.digest), int(item.size * _WORTH))
+        return (item, None, None) if delta is None else (item, base.digest, delta)
 
     def _compare(self, families: list[list[Item]], must_stay: set[bytes]) -> list[_Answer]:
         return [answer for family in families for answer in self._compare_family(family, must_stay)]
@@ -247,6 +226,24 @@ class Encoder:
             else:
                 yield best
 
+    def _put_answers(self, answers: Iterable[_Answer]) -> list[Item]:
+        """Write the differences, many to a frame; returns the contents that are none."""
+        wholes: list[Item] = []
+        written: list[tuple[Item, bytes, bytes]] = []
+        pending = 0
+        for item, base, delta in answers:
+            if base is None or delta is None:
+                wholes.append(item)
+                continue
+            self._tell(item.size)
+            written.append((item, base, delta))
+            pending += len(delta)
+            if pending >= GROUP_BYTES:
+                self._put_deltas(written)
+                written, pending = [], 0
+        self._put_deltas(written)
+        return wholes
+
     def _put_deltas(self, written: list[tuple[Item, bytes, bytes]]) -> None:
         if not written:
             return
@@ -260,17 +257,21 @@ class Encoder:
 
     # Wholes
 
-    def _write_groups(self, threads: ThreadPoolExecutor, items: Iterable[Item]) -> None:
-        for group, frame in in_order(threads, self._read_group, groups(items, lambda item: item.size, GROUP_BYTES)):
+    def _write_wholes(
+        self, threads: ThreadPoolExecutor, items: Iterable[Item], read: Callable[[bytes], Buffer], frame_bytes: int
+    ) -> Iterator[int]:
+        """Write contents as they are; gives the bytes of each frame once it is written."""
+
+        def compressed(group: list[Item]) -> tuple[list[Item], tuple[bytes, int, int]]:
+            return group, self._compressed(b"".join(read(item.digest) for item in group))
+
+        for group, frame in in_order(threads, compressed, groups(items, lambda item: item.size, frame_bytes)):
             at = 0
             for item in group:
                 self._add_slot(item.digest, item.size, item.name, len(self._frames), at, item.size, WHOLE)
                 at += item.size
             self._put_frame(*frame)
-            self._tell(at)
-
-    def _read_group(self, group: list[Item]) -> tuple[list[Item], tuple[bytes, int, int]]:
-        return group, self._compressed(b"".join(self._read(item.digest) for item in group))
+            yield at
 
     def _write_large(self, threads: ThreadPoolExecutor, items: Iterable[Item]) -> None:
         for item in items:
@@ -281,27 +282,17 @@ class Encoder:
             chunks = [content[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)]
             digests = [bytes(hashes[at : at + 32]) for at in range(0, len(hashes), 32)]
             known = self._known(digests)
-            new: list[tuple[bytes, memoryview]] = []
+            new: dict[bytes, memoryview] = {}
             for digest, chunk in zip(digests, chunks, strict=True):
                 if digest not in self._chunks and digest not in known:
                     self._chunks.add(digest)
-                    new.append((digest, chunk))
-            for group, frame in in_order(
-                threads, self._compress_chunks, groups(new, lambda chunk: len(chunk[1]), LARGE_GROUP_BYTES)
-            ):
-                at = 0
-                for digest, chunk in group:
-                    self._add_slot(digest, len(chunk), _NO_NAME, len(self._frames), at, len(chunk), WHOLE)
-                    at += len(chunk)
-                self._put_frame(*frame)
+                    new[digest] = chunk
+            parts = (Item(digest, len(chunk), b"", NO_NAME) for digest, chunk in new.items())
+            for _ in self._write_wholes(threads, parts, new.__getitem__, LARGE_GROUP_BYTES):
+                pass
             self._add_slot(item.digest, item.size, item.name, 0, len(self._references), len(digests), LIST)
             self._references += digests
             self._tell(item.size)
-
-    def _compress_chunks(
-        self, group: list[tuple[bytes, memoryview]]
-    ) -> tuple[list[tuple[bytes, memoryview]], tuple[bytes, int, int]]:
-        return group, self._compressed(b"".join(chunk for _, chunk in group))
 
     # What is written
 
@@ -379,17 +370,3 @@ def neighbours(item: Item) -> tuple[bytes, bytes]:
     """Contents of one kind lie together, and of these such as lie together in the image."""
     name = item.path.rpartition(b"/")[2]
     return name.rpartition(b".")[2] if b"." in name else b"", item.path
-
-
-def groups(things: Iterable[_Thing], size_of: Callable[[_Thing], int], most: int) -> Iterator[list[_Thing]]:
-    """What goes into one frame."""
-    group: list[_Thing] = []
-    size = 0
-    for thing in things:
-        if group and size + size_of(thing) > most:
-            yield group
-            group, size = [], 0
-        group.append(thing)
-        size += size_of(thing)
-    if group:
-        yield group

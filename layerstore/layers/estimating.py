@@ -16,7 +16,8 @@ from __future__ import annotations
 import os
 
 from layerstore._core.hashing import blake3
-from layerstore.layers.encoding import GROUP_BYTES, LARGE_BYTES, Encoder, Item, groups, nearest, neighbours
+from layerstore.layers.encoding import GROUP_BYTES, LARGE_BYTES, NO_NAME, Encoder, Item, nearest, neighbours
+from layerstore.layers.ordered import groups
 from layerstore.naming import close_fd
 
 TYPE_CHECKING = False
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 _PIECE_BYTES = 2 << 20
 _LARGE_WEIGHT = 3
 """Large contents differ more from each other in how they compress: so many times as much of them is looked at."""
-_NO_NAME = bytes(8)
 
 
 def estimate(
@@ -80,7 +80,7 @@ class _Sampling:
         found: dict[tuple[bool, bool], list[Item]] = {}
         same = self._freezing.bases()
         for item in self._freezing.items:
-            alike = same.setdefault(item.name, []) if item.name != _NO_NAME else []
+            alike = same.setdefault(item.name, []) if item.name != NO_NAME else []
             self._before[item.digest] = alike, len(alike)
             found.setdefault((item.size > LARGE_BYTES, bool(alike)), []).append(item)
             alike.append((item.digest, item.size))
@@ -121,7 +121,7 @@ class _Sampling:
         """What contents of a sample may be differences from, by their names: those before the first of each name."""
         found: Bases = {}
         for item in taken:
-            if item.name != _NO_NAME:
+            if item.name != NO_NAME:
                 found.setdefault(item.name, self._alike_before(item.digest))
         return found
 

@@ -15,7 +15,7 @@ import time
 from layerstore._core.ingest import LOCATION_NONE, RECORD_BYTES
 from layerstore.errors import Conflict, CorruptError, InvalidInput, NotFound
 from layerstore.layers.derived import remove_derived
-from layerstore.layers.encoding import Encoder, Item, hash_names, name_of
+from layerstore.layers.encoding import NO_NAME, Encoder, Item, hash_names, name_of
 from layerstore.layers.imports import clear_abandoned_cold, drop_cold_pack
 from layerstore.naming import close_fd, fstat
 from layerstore.results import Frozen, Progress
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 _RECORD = struct.Struct("<32sQII")
 _CONTENT = struct.Struct("<32sQ")
 _PLACE = struct.Struct("<II")
-_NO_NAME = bytes(8)
 _HOT_PATHS = 1_000_000
 """Of so many paths of images that stay hot contents are looked at, as what those that are frozen may differ from."""
 
@@ -186,7 +185,7 @@ class Freezing:
                 there_now.append(digest)
         names = dict(zip(there_now, hash_names([name_of(paths[digest][1]) for digest in there_now]), strict=True))
         self.items = [
-            Item(digest, paths[digest][0], paths[digest][1], names[digest] if paths[digest][1] else _NO_NAME)
+            Item(digest, paths[digest][0], paths[digest][1], names[digest] if paths[digest][1] else NO_NAME)
             for digest in there_now
         ]
 
@@ -317,7 +316,7 @@ class Freezing:
             pack, slot = _place(record)
             if self._is_whole(pack, slot):
                 there = self._opened[pack].slot(slot)
-                if there.name in names and there.name != _NO_NAME:
+                if there.name in names and there.name != NO_NAME:
                     found.setdefault(there.name, []).append((there.digest, there.size))
         looked_at = 0
         for layer in self._hot_layers:

@@ -1,4 +1,4 @@
-"""Work that threads do side by side, and whose results come in the order of the work."""
+"""Work that threads do side by side, and whose results come in the order of the work; and work in groups."""
 
 from __future__ import annotations
 
@@ -33,3 +33,17 @@ def in_order(
     finally:
         for future in running:
             future.cancel()
+
+
+def groups(things: Iterable[_Task], size_of: Callable[[_Task], int], most: int) -> Iterator[list[_Task]]:
+    """The same in groups of at most `most` bytes, by what `size_of` says; what is larger is alone."""
+    group: list[_Task] = []
+    size = 0
+    for thing in things:
+        if group and size + size_of(thing) > most:
+            yield group
+            group, size = [], 0
+        group.append(thing)
+        size += size_of(thing)
+    if group:
+        yield group

@@ -14,7 +14,7 @@ from layerstore.store.locks import locked
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from layerstore.store.contents import ContentStore
     from layerstore.store.db import Database
@@ -62,41 +62,31 @@ def _bring_back(
     from concurrent.futures import ThreadPoolExecutor
 
     from layerstore.layers.imports import Import
-    from layerstore.layers.ordered import in_order
+    from layerstore.layers.ordered import groups, in_order
 
     brought = 0
+    read_cold = contents.cold_reader()
     with (
-        contents.reading_much(),
         ThreadPoolExecutor(_THREADS) as threads,
         Import(layout, database, contents, known=Digests(b"", 0)) as importing,
     ):
-        for batch, read in in_order(threads, partial(_read, contents), _batches(places)):
-            digests = b"".join(digest for digest, _ in batch)
+        # In the order in which they lie, so that a frame is read once.
+        batches = groups(places, lambda place: place[3], _BATCH_BYTES)
+        for batch, read in in_order(threads, partial(_read, read_cold), batches):
+            digests = b"".join(digest for _, _, digest, _ in batch)
             # A large one alone, by the piece: it need not fit into memory.
-            copied = importing.copy_contents(read) if read else importing.copy_content(contents.pieces_of_cold(digests))
+            copied = importing.copy_contents(read) if read else importing.copy_content(read_cold(digests))
             if copied != digests:
                 raise CorruptError(f"a content of the cold packs is damaged; `layerstore fsck` says which; {RELOAD}")
-            brought += sum(size for _, size in batch)
+            brought += sum(size for *_, size in batch)
         importing.commit()
     return brought
 
 
-def _read(contents: ContentStore, batch: list[tuple[bytes, int]]) -> tuple[list[tuple[bytes, int]], list[bytes]]:
+def _read(
+    read: Callable[[bytes], Iterator[bytes]], batch: list[tuple[int, int, bytes, int]]
+) -> tuple[list[tuple[int, int, bytes, int]], list[bytes]]:
     """The contents of a batch; none where it is one large one."""
-    if batch[0][1] > _BATCH_BYTES:
+    if batch[0][3] > _BATCH_BYTES:
         return batch, []
-    return batch, [b"".join(contents.pieces_of_cold(digest)) for digest, _ in batch]
-
-
-def _batches(places: Iterable[tuple[int, int, bytes, int]]) -> Iterator[list[tuple[bytes, int]]]:
-    """Digests and sizes in the order in which they lie, so that a frame is read once; a large one by itself."""
-    batch: list[tuple[bytes, int]] = []
-    total = 0
-    for _, _, digest, size in places:
-        if batch and total + size > _BATCH_BYTES:
-            yield batch
-            batch, total = [], 0
-        batch.append((digest, size))
-        total += size
-    if batch:
-        yield batch
+    return batch, [b"".join(read(digest)) for _, _, digest, _ in batch]

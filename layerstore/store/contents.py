@@ -4,12 +4,11 @@ docs/format/digests.md).
 
 from __future__ import annotations
 
-import contextlib
 import io
 import os
 import struct
 import threading
-from collections import OrderedDict
+from functools import partial
 from itertools import groupby
 
 from layerstore._core.files import MappedFile, copy_ranges
@@ -18,7 +17,7 @@ from layerstore._core.ingest import LOCATION_NONE, LOCATION_OBJECT, RECORD_BYTES
 from layerstore.errors import RELOAD, REPAIR, CorruptError, NotFound
 from layerstore.naming import about, close_fd
 from layerstore.store import durable
-from layerstore.store.cold import LIST, MAX_DEPTH, WHOLE, ColdPack, apply_delta, is_cold
+from layerstore.store.cold import FRAMES_BYTES, LIST, MAX_DEPTH, WHOLE, ColdPack, Frames, apply_delta, is_cold
 from layerstore.store.layout import FIRST_COLD, PACK_THRESHOLD_BYTES
 from layerstore.store.pieces import PIECE_BYTES, read_at, write_all, write_at
 
@@ -40,7 +39,7 @@ if TYPE_CHECKING:
     this process does so, and again once garbage was collected; or not at all."""
 
 LOG_HEADER = b"LSDIGEST" + struct.pack("<IIQQ", 1, RECORD_BYTES, 0, 0)
-_FRAMES_BYTES, _MANY_FRAMES_BYTES = 64 << 20, 256 << 20
+_MANY_FRAMES_BYTES = 256 << 20
 _LOCATION = struct.Struct("<II")
 SLOT = struct.Struct("<QQ32s")
 _FOOTER = struct.Struct("<8sIIQ32s8s")
@@ -102,14 +101,12 @@ class _Generation:
     """What was opened of one generation of the digest log: the table over it, packs, and which contents were found to
     be what their digests say."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, frames_bytes: int = FRAMES_BYTES) -> None:
         self.number = number
         self.digests = Digests(b"", 0)
         self.packs: dict[int, Pack] = {}
         self.cold_packs: dict[int, ColdPack] = {}
-        self.frames: OrderedDict[tuple[int, int], bytes] = OrderedDict()
-        """Frames of cold packs that were read last, by pack and number."""
-        self.frames_bytes = 0
+        self.frames = Frames(frames_bytes)
         self.sound_slots: dict[int, bytearray] = {}
         """Of a pack, a byte for each slot: 1 where its content is sound."""
         self.sound_objects: set[bytes] = set()
@@ -134,7 +131,6 @@ class ContentStore:
         self._verify = verify
         self._lock = threading.Lock()
         self._opened = _Generation(-1)
-        self._frames_limit = _FRAMES_BYTES
 
     def digests(self) -> Digests:
         """The table over everything committed so far. Raises `CorruptError`, `OSError`."""
@@ -236,25 +232,19 @@ class ContentStore:
         has no name."""
         if self._cold_pack(opened, pack).slot(slot).size <= PACK_THRESHOLD_BYTES:
             return self._read_cold(opened, pack, slot, digest)
-        file = io.FileIO(self._layout.staging, "r+", opener=_nameless)
-        try:
-            with about(self._layout.staging):
-                for piece in self._cold_pieces(opened, pack, slot, digest):
-                    write_all(file.write, piece)
-                file.seek(0)
-        except BaseException:
-            file.close()
-            raise
-        return file
+        return self._in_file(self._cold_pieces(opened, pack, slot, digest))
 
     def _read_cold(self, opened: _Generation, pack: int, slot: int, digest: bytes) -> bytes:
         return b"".join(self._cold_pieces(opened, pack, slot, digest))
 
-    def pieces_of_cold(self, digest: bytes) -> Iterator[bytes]:
-        """The bytes of a content that is cold, those of large ones by the chunk, for who holds the garbage lock and
-        verifies them. Raises as `find`."""
-        opened = self._current()
-        return self._unverified(opened, *_located(opened, digest), digest, 0)
+    def cold_reader(self) -> Callable[[bytes], Iterator[bytes]]:
+        """Gives the bytes of contents that are cold, those of large ones by the chunk, for who holds the garbage lock,
+        reads many, and verifies them. What they differ from lies elsewhere, so more frames are kept. It raises as
+        `find`."""
+        current = self._current()
+        opened = _Generation(current.number, _MANY_FRAMES_BYTES)
+        opened.digests = current.digests
+        return lambda digest: self._unverified(opened, *_located(opened, digest), digest, 0)
 
     def _cold_pieces(self, opened: _Generation, pack: int, slot: int, digest: bytes) -> Iterator[bytes]:
         """The bytes of a content of a cold pack, those of large ones by the chunk. They are verified whatever `verify`
@@ -284,7 +274,7 @@ class ContentStore:
             if left:
                 raise CorruptError(f"the chunks of slot {slot} of {cold.path} are not of {found.size} bytes; {REPAIR}")
             return
-        frame = self._frame(opened, cold, pack, found.frame)
+        frame = opened.frames.get((pack, found.frame), partial(cold.raw, found.frame))
         written = frame[found.at : found.at + found.length]
         if found.base == WHOLE:
             yield written
@@ -303,37 +293,6 @@ class ContentStore:
                 cold = opened.cold_packs[pack] = ColdPack(self._layout.cold_pack(pack - FIRST_COLD))
             return cold
 
-    def _drop_frames(self, opened: _Generation) -> None:
-        while opened.frames_bytes > self._frames_limit and len(opened.frames) > 1:
-            opened.frames_bytes -= len(opened.frames.popitem(last=False)[1])
-
-    @contextlib.contextmanager
-    def reading_much(self) -> Iterator[None]:
-        """Keep more frames of cold packs, for who reads a whole image: what its contents differ from lies elsewhere."""
-        self._frames_limit = _MANY_FRAMES_BYTES
-        try:
-            yield
-        finally:
-            self._frames_limit = _FRAMES_BYTES
-            with self._lock:
-                self._drop_frames(self._opened)
-
-    def _frame(self, opened: _Generation, cold: ColdPack, pack: int, number: int) -> bytes:
-        """A frame's bytes, of which the last few are kept."""
-        key = pack, number
-        with self._lock:
-            if key in opened.frames:
-                opened.frames.move_to_end(key)
-                return opened.frames[key]
-        raw = cold.raw(number)
-        with self._lock:
-            if key in opened.frames:
-                return opened.frames[key]
-            opened.frames[key] = raw
-            opened.frames_bytes += len(raw)
-            self._drop_frames(opened)
-        return raw
-
     def open_place(self, digest: bytes) -> tuple[io.FileIO, int, bool]:
         """The file that a content is in, opened, the byte at which it begins, and whether others are in that file.
 
@@ -346,8 +305,7 @@ class ContentStore:
         if pack == LOCATION_OBJECT:
             return self._open_object(opened, digest), 0, False
         if is_cold(pack):
-            found = self._find_cold(opened, pack, slot, digest)
-            return (found if isinstance(found, io.FileIO) else self._in_file(found)), 0, False
+            return self._in_file(self._cold_pieces(opened, pack, slot, digest)), 0, False
         offset, size, _ = self._pack(opened, pack).slot(slot)
         file = io.FileIO(self._layout.pack(pack))
         try:
@@ -358,12 +316,13 @@ class ContentStore:
             raise
         return file, offset, True
 
-    def _in_file(self, content: bytes) -> io.FileIO:
+    def _in_file(self, pieces: Iterable[bytes]) -> io.FileIO:
         """A content in a file that has no name."""
         file = io.FileIO(self._layout.staging, "r+", opener=_nameless)
         try:
             with about(self._layout.staging):
-                write_all(file.write, content)
+                for piece in pieces:
+                    write_all(file.write, piece)
                 file.seek(0)
         except BaseException:
             file.close()

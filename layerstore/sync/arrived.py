@@ -8,14 +8,25 @@ from __future__ import annotations
 import bisect
 import io
 import os
-from collections import OrderedDict
+from functools import partial
 from itertools import accumulate
 
 from layerstore._core.hashing import blake3, hash_many
 from layerstore.errors import CorruptError, NotFound
 from layerstore.limits import FREE_LAYER_BYTES, beyond
 from layerstore.naming import about, fstat
-from layerstore.store.cold import FRAME, LIST, MAX_DELTA_BYTES, SLOT, WHOLE, ColdPack, ColdSlot, apply_delta
+from layerstore.store.cold import (
+    FRAME,
+    FRAMES_BYTES,
+    LIST,
+    MAX_DELTA_BYTES,
+    SLOT,
+    WHOLE,
+    ColdPack,
+    ColdSlot,
+    Frames,
+    apply_delta,
+)
 from layerstore.store.layout import PACK_THRESHOLD_BYTES
 from layerstore.store.pieces import read_at
 from layerstore.sync.tables import chunks_of
@@ -29,8 +40,6 @@ if TYPE_CHECKING:
     from layerstore.limits import Limits
     from layerstore.store.contents import ContentStore
 
-_KEPT_BYTES = 64 << 20
-"""Of frames that were read last."""
 _TIMES = 64
 """So often everything may be read: contents are in another order in a layer than in a pack, and several may differ from
 one. Without a limit a pack of some bytes could be work for a year."""
@@ -68,8 +77,8 @@ class Arrived:
         self._sizes_here: dict[bytes, int] = {}
         self._base: tuple[bytes, bytes] = b"", b""
         self._slots: dict[bytes, ColdSlot] = {}
-        self._frames: OrderedDict[int, bytes] = OrderedDict()
-        self._frames_bytes = self._frames_left = 0
+        self._frames = Frames(FRAMES_BYTES)
+        self._frames_left = 0
         self._bases_left = FREE_LAYER_BYTES + _TIMES * sum(wanted.values())
         if pack is not None:
             self._frames_left = _TIMES * _check_frames(pack, pack_bytes, limits)
@@ -179,29 +188,20 @@ class Arrived:
 
     def _written(self, slot: ColdSlot, length: int) -> Buffer:
         """What is written of a content, which is that many bytes."""
-        frame = self._frame(slot.frame)
+        frame = self._frames.get((0, slot.frame), partial(self._decompressed, slot.frame))
         if slot.length != length or slot.at + length > len(frame):
             raise _wrong(slot.digest, "lies outside of its frame")
         return memoryview(frame)[slot.at : slot.at + length]
 
-    def _frame(self, number: int) -> bytes:
-        if number in self._frames:
-            self._frames.move_to_end(number)
-            return self._frames[number]
+    def _decompressed(self, number: int) -> bytes:
         assert self._pack is not None
         try:
-            size = self._pack.frame(number).raw_bytes
-            self._frames_left -= size
+            self._frames_left -= self._pack.frame(number).raw_bytes
             if self._frames_left < 0:
                 raise CorruptError("all of them are read too often")
-            raw = self._pack.raw(number)
+            return self._pack.raw(number)
         except CorruptError as error:
             raise CorruptError(f"frame {number} of the pack that came cannot be read ({error})") from error
-        self._frames[number] = raw
-        self._frames_bytes += len(raw)
-        while self._frames_bytes > _KEPT_BYTES and len(self._frames) > 1:
-            self._frames_bytes -= len(self._frames.popitem(last=False)[1])
-        return raw
 
     # What is here
 

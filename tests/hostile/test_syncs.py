@@ -627,7 +627,7 @@ def test_bases_are_not_read_without_end(place: Place, sender: Store, monkeypatch
 
 def test_frames_are_not_read_without_end(place: Place, sender: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of two frames that do not fit into memory together each content is in the other one than the one before."""
-    monkeypatch.setattr(arrived, "_KEPT_BYTES", 1)
+    monkeypatch.setattr(arrived, "FRAMES_BYTES", 1)
     monkeypatch.setattr(arrived, "_TIMES", 1)
     monkeypatch.setattr(sending, "Encoder", Forged)
     slots = [Slot(SMALL), Slot(OTHER, frame=1), Slot(LARGE, 3000)]
