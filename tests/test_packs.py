@@ -195,7 +195,7 @@ CUT = (
     FEW
     + DYING
     + """
-    import pathlib
+    import pathlib, shutil
     import layerstore.layers.imports as imports
     import layerstore.store.durable as durable
     from layerstore.store.contents import ContentStore
@@ -204,7 +204,7 @@ CUT = (
         for home, name in (
             (imports.Import, "copy_contents"), (imports.Import, "commit"), (imports.Import, "_publish_contents"),
             (imports, "write_pack"), (durable, "syncfs"), (durable, "write_file"), (os, "fsync"),
-            (ContentStore, "append"), (imports, "_drop_pack"), (os, "rename"), (imports.shutil, "rmtree"),
+            (ContentStore, "append"), (imports, "_drop_pack"), (os, "rename"), (shutil, "rmtree"),
         ):
             setattr(home, name, dying(getattr(home, name)))
         store.create("grown:9")

@@ -23,6 +23,7 @@ from layerstore.layers.damaged import mark
 from layerstore.layers.derived import remove_derived
 from layerstore.naming import close_fd, exists
 from layerstore.store import durable
+from layerstore.store.clearing import clear_tree
 from layerstore.store.cold import LIST, ColdPack, is_cold
 from layerstore.store.contents import Pack
 from layerstore.store.layout import FIRST_COLD, PACK_THRESHOLD_BYTES
@@ -221,7 +222,7 @@ class Repair:
                 number += 1
             yield self._written(staging, number, records), number
         finally:
-            durable.clear_tree(staging)
+            clear_tree(staging)
 
     def _written(self, staging: str, number: int, records: list[Record]) -> list[Record]:
         with durable.file_system(self._layout.root) as sync:

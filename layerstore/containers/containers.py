@@ -13,7 +13,7 @@ from functools import partial
 from layerstore._core.mount import container_make_many, container_remove_many
 from layerstore.errors import Conflict, InvalidInput, NotFound, Unsupported
 from layerstore.naming import about, close_fd, exists
-from layerstore.store import boot, durable, logs
+from layerstore.store import boot, logs
 from layerstore.store.last_use import note_use
 from layerstore.store.locks import locked, try_lock
 from layerstore.types import Value
@@ -394,9 +394,12 @@ class Containers:
         note_use(self._layout, {row.image_id for row in rows})
         container_remove_many(self._mounts.containers_fd, [row.id for row in rows])
         logs.unlink(self._layout, gone)
-        for row in known:
-            # A runtime that was killed as it began knows nothing of what it has made.
-            durable.clear_tree(f"{self._layout.runtime}/{row.id}")
+        if known:
+            from layerstore.store.clearing import clear_tree
+
+            for row in known:
+                # A runtime that was killed as it began knows nothing of what it has made.
+                clear_tree(f"{self._layout.runtime}/{row.id}")
 
     def _is_written(self, container: str) -> bool:
         """Does a process write to this container, by its log, which only one of the extent driver has?"""

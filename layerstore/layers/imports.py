@@ -29,6 +29,7 @@ from layerstore.layers.streams import (
 from layerstore.limits import DEFAULT, FREE_INDEX_BYTES, beyond
 from layerstore.naming import about, close_fd, exists
 from layerstore.store import durable
+from layerstore.store.clearing import clear_tree
 from layerstore.store.db import SET_NAME
 from layerstore.store.known_blobs import KnownBlob, remember, saw
 from layerstore.store.layout import PACK_THRESHOLD_BYTES
@@ -116,7 +117,7 @@ class Import:
             with locked(self._layout.staging_lock, exclusive=True):
                 clear_abandoned(self._layout, self._database)
                 os.mkdir(self._staging, mode=0o700)
-                stack.callback(durable.clear_tree, self._staging)
+                stack.callback(clear_tree, self._staging)
                 lock_fd = os.open(f"{self._staging}/lock", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
                 stack.callback(close_fd, lock_fd)
                 try_lock(lock_fd)
@@ -441,7 +442,7 @@ def clear_abandoned(layout: Layout, database: Database) -> None:
     """Remove the staging directories and packs of imports that were killed. Under the staging lock."""
     for name in os.listdir(layout.staging):
         directory = f"{layout.staging}/{name}"
-        _if_abandoned(f"{directory}/lock", functools.partial(durable.clear_tree, directory))
+        _if_abandoned(f"{directory}/lock", functools.partial(clear_tree, directory))
     committed = {number for (number,) in database.read().execute("SELECT number FROM packs")}
     with os.scandir(layout.packs) as entries:
         packs = [int(entry.name.removesuffix(".pack")) for entry in entries if entry.name.endswith(".pack")]

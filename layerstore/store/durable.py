@@ -181,15 +181,6 @@ def _remove(path: str) -> None:
             shutil.rmtree(path)
 
 
-def clear_tree(path: str) -> None:
-    """Remove a directory with what is in it, as far as that can be done: what is left is for the next one to remove.
-    `shutil.rmtree` raises errors of some calls although it is told to ignore them."""
-    import shutil
-
-    with contextlib.suppress(OSError):
-        shutil.rmtree(path, ignore_errors=True)
-
-
 def _temporary_beside(path: str | os.PathLike[str]) -> str:
     """A path in the same directory that nothing has. Its name is not too long, however long the other is."""
     directory, name = os.path.split(path)
