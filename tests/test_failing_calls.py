@@ -278,6 +278,22 @@ def test_a_content_that_cannot_be_read_is_named(store: Store, tmp_path: Path, mo
         store.save("large:1", tmp_path / "saved.tar")
 
 
+def test_a_cold_pack_that_cannot_be_synced_is_named(app: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    fsync = os.fsync
+
+    def refuse(fd: int) -> None:
+        if os.readlink(f"/proc/self/fd/{fd}").endswith(".cold"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        fsync(fd)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", refuse)
+        with pytest.raises(OSError, match=r"Input/output error: '.*/cold/0\.cold'"):
+            app.freeze("app:1")
+    assert list((app.root / "cold").iterdir()) == []
+    app.freeze("app:1")
+
+
 def test_a_log_whose_header_cannot_be_written_is_not_left(app: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(os, "pwrite", failing(os.pwrite, errno.ENOSPC))

@@ -17,7 +17,7 @@ from layerstore.errors import Conflict, CorruptError, InvalidInput, NotFound
 from layerstore.layers.derived import remove_derived
 from layerstore.layers.encoding import NO_NAME, Encoder, Item, hash_names, name_of
 from layerstore.layers.imports import clear_abandoned_cold, drop_cold_pack
-from layerstore.naming import close_fd, fstat
+from layerstore.naming import about, close_fd, fstat
 from layerstore.results import Frozen, Progress
 from layerstore.store import durable
 from layerstore.store.cold import LIST, WHOLE, ColdPack, is_cold
@@ -203,7 +203,8 @@ class Freezing:
         path = self._layout.cold_pack(number)
         encoder = Encoder(fd, path, compression, self._contents.reader(), self.whole_chunks, self.bases(), tell)
         self._written = encoder.write(self.items, self.must_stay)
-        os.fsync(fd)
+        with about(path):
+            os.fsync(fd)
         durable.sync_directory(self._layout.cold)
         return True
 
