@@ -6,6 +6,7 @@ import os
 import random
 import struct
 from pathlib import Path
+from typing import Any
 
 import pytest
 from images import Image, docker_files, tar_of
@@ -193,6 +194,21 @@ class TestFreeze:
         require_files(store, 1)
         assert store.check().is_clean
 
+    def test_an_image_that_is_removed_meanwhile(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        from layerstore.layers import freezing
+
+        load(store, 1, 2)
+        remove = freezing.Freezing._remove_derived
+
+        def remove_image_before(*arguments: Any) -> None:
+            store.remove_image("app:1")
+            remove(*arguments)
+
+        monkeypatch.setattr(freezing.Freezing, "_remove_derived", remove_image_before)
+        store.freeze()
+        require_files(store, 2)
+        assert store.check().is_clean
+
     def test_what_only_frozen_images_need_is_not_kept_hot(self, store: Store) -> None:
         for name, files in {
             "a:1": {"text": TEXT, "own": b"own"},
@@ -308,6 +324,29 @@ class TestThaw:
         store.freeze("app:2")
         with store.create("app:1").mount() as root:
             for path, data in version(1).items():
+                assert (root / path).read_bytes() == data
+
+    @pytest.mark.root
+    @pytest.mark.kernel
+    def test_of_an_image_that_was_removed_when_others_were_frozen(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Its tree image says where contents were hot, which it has in common with them. It may be loaded again before
+        garbage is collected."""
+        both = {"both/small": random.Random("small").randbytes(50_000), "both/large": LARGE[:300_000]}
+        own = {"own": random.Random("own").randbytes(60_000)}
+        first, second = Image([layer(both | own)], ["a:1"]), Image([layer(both)], ["b:1"])
+        store.load(io.BytesIO(tar_of(docker_files([first, second]))))
+        store.remove([store.create("a:1")])
+        store.remove_image("a:1")
+        with monkeypatch.context() as patch:
+            patch.setattr(Store, "_collect", lambda _: None)
+            store.freeze("b:1")
+        store.load(io.BytesIO(tar_of(docker_files([first]))))
+        container = store.create("a:1")
+        store.collect_garbage()
+        with container.mount() as root:
+            for path, data in (both | own).items():
                 assert (root / path).read_bytes() == data
 
     def test_is_asked_for(self, store: Store) -> None:

@@ -228,21 +228,28 @@ class Freezing:
         cold = _cold_records(self._contents.log_records())
         records += [cold[digest] for digest in self._again if digest in cold and digest not in hot]
         # Tree images say where contents are hot, and would be taken for right by who mounts one: they go before.
-        self._remove_derived({there.chains[image] for image in frozen} - {there.chains[image] for image in hot_images})
+        stay = {there.chains[image] for image in hot_images}
+        self._remove_derived({there.chains[image] for image in frozen} - stay, stay)
         with self._database.transaction() as db:
             if records:
                 self._contents.append(db, b"".join(records))
             if written:
                 db.execute("INSERT INTO cold_packs VALUES (?)", (number,))
                 db.execute("UPDATE counters SET value = max(value, ?) WHERE name = 'cold_packs'", (number + 1,))
-            db.executemany("INSERT OR IGNORE INTO frozen VALUES (?)", [(image,) for image in frozen])
+            # An image may be removed at any moment.
+            there_still = "INSERT OR IGNORE INTO frozen SELECT image_id FROM images WHERE image_id = ?"
+            db.executemany(there_still, [(image,) for image in frozen])
         return frozen
 
-    def _remove_derived(self, chains: Collection[ChainId]) -> None:
-        for chain in chains:
-            layout = self._layout
-            remove_derived([layout.chain_description(chain), layout.chain_image(chain), layout.chain_index(chain)])
-        durable.sync_directory(self._layout.chains)
+    def _remove_derived(self, chains: Collection[ChainId], stay: Collection[ChainId]) -> None:
+        """Those of these chains; and tree images of all others but those that stay: one of an image that was removed
+        would be of use again once that is loaded again."""
+        layout = self._layout
+        described = (name for name in os.listdir(layout.chains) if name.endswith(".json"))
+        for chain in {ChainId(f"sha256:{name.removesuffix('.json')}") for name in described} - set(stay):
+            remove_derived([layout.chain_description(chain), layout.chain_image(chain)])
+        remove_derived(layout.chain_index(chain) for chain in chains)
+        durable.sync_directory(layout.chains)
 
     def _require_references(self, pack: ColdPack) -> None:
         """What it refers to may have been collected, or have become a difference, since it was looked up."""
