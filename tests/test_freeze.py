@@ -18,7 +18,7 @@ from layerstore._core.ingest import LOCATION_OBJECT
 from layerstore.errors import Conflict, CorruptError, InvalidInput, NotFound
 from layerstore.layers import encoding
 from layerstore.layers.encoding import delta_of, name_of
-from layerstore.store.cold import LIST, WHOLE, ColdPack, apply_delta
+from layerstore.store.cold import LIST, WHOLE, ColdPack, apply_delta, is_cold
 
 TEXT = b"".join(b"line %d of a text that many versions have\n" % n for n in range(3_000))
 LARGE = random.Random("large").randbytes(3 << 20)
@@ -357,6 +357,21 @@ class TestThaw:
         assert store.thaw("app:1") == 0
         require_files(store, 1)
         assert hot_bytes(store) > unique
+
+    def test_of_contents_that_come_in_parts(self, store: Store) -> None:
+        draw = random.Random("parts")
+        files = {f"large-{number}": draw.randbytes(10_000_000 + number) for number in range(3)}
+        files |= {f"small-{number}": draw.randbytes(40_000) for number in range(30)}
+        # One that is a difference is one part, however large it is.
+        files["large-0-again"] = files["large-0"][:5_000_000] + b"changed" + files["large-0"][5_000_000:]
+        load_files(store, "parts:1", files)
+        store.freeze()
+        assert store.thaw("parts:1") == sum(map(len, files.values()))
+        digests = b"".join(map(blake3, files.values()))
+        places = struct.iter_unpack("<II", store._contents.locate_many(digests, 32))
+        assert not any(is_cold(pack) for pack, _ in places)
+        require(store, {"parts:1": files})
+        assert store.check().is_clean
 
 
 class TestGarbage:

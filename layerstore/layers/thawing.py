@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import os
 import struct
-from functools import partial
 
 from layerstore._core.index import CONTENT_BYTES
 from layerstore._core.ingest import LOCATION_NONE, Digests
 from layerstore.errors import RELOAD, CorruptError
 from layerstore.store.cold import is_cold
 from layerstore.store.locks import locked
+from layerstore.types import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
+    from layerstore.layers.streams import Piece
     from layerstore.store.contents import ContentStore
     from layerstore.store.db import Database
     from layerstore.store.layout import Layout
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 _PLACE = struct.Struct("<II")
 _CONTENT = struct.Struct("<32sQ")
 _BATCH_BYTES = 8 << 20
+_CHUNKS = 64
+"""So many chunks of a large content are read as one: some 4 MiB."""
 _THREADS = os.cpu_count() or 1
 
 
@@ -56,6 +59,16 @@ def _cold_places(contents: ContentStore, table: memoryview) -> Iterator[tuple[in
             raise CorruptError(f"content {digest.hex()} is missing from the store; {RELOAD}")
 
 
+class _Part(Value):
+    """What is read as one: contents that are near one another, or some of the chunks of a large one, of which it is the
+    last part or is not."""
+
+    def __init__(self, digests: Sequence[bytes], is_large: bool, is_last: bool) -> None:
+        self.digests = digests
+        self.is_large = is_large
+        self.is_last = is_last
+
+
 def _bring_back(
     layout: Layout, database: Database, contents: ContentStore, places: Iterable[tuple[int, int, bytes, int]]
 ) -> int:
@@ -65,28 +78,48 @@ def _bring_back(
     from layerstore.layers.ordered import groups, in_order
 
     brought = 0
-    read_cold = contents.cold_reader()
+    expected: list[bytes] = []
+    cold = contents.cold_reader()
+
+    def parts() -> Iterator[_Part]:
+        # In the order in which they lie, so that a frame is read once.
+        for batch in groups(places, lambda place: place[3], _BATCH_BYTES):
+            nonlocal brought
+            brought += sum(size for *_, size in batch)
+            expected.extend(digest for _, _, digest, _ in batch)
+            if len(batch) > 1 or batch[0][3] <= _BATCH_BYTES:
+                yield _Part([digest for _, _, digest, _ in batch], False, True)
+                continue
+            # It need not fit into memory.
+            chunks = cold.parts_of(batch[0][2])
+            for at in range(0, len(chunks), _CHUNKS):
+                yield _Part(chunks[at : at + _CHUNKS], True, at + _CHUNKS >= len(chunks))
+
+    def read(part: _Part) -> tuple[_Part, list[Piece]]:
+        return part, [cold.read(digest) for digest in part.digests]
+
+    copied: list[bytes] = []
     with (
         ThreadPoolExecutor(_THREADS) as threads,
         Import(layout, database, contents, known=Digests(b"", 0)) as importing,
     ):
-        # In the order in which they lie, so that a frame is read once.
-        batches = groups(places, lambda place: place[3], _BATCH_BYTES)
-        for batch, read in in_order(threads, partial(_read, read_cold), batches):
-            digests = b"".join(digest for _, _, digest, _ in batch)
-            # A large one alone, by the piece: it need not fit into memory.
-            copied = importing.copy_contents(read) if read else importing.copy_content(read_cold(digests))
-            if copied != digests:
-                raise CorruptError(f"a content of the cold packs is damaged; `layerstore fsck` says which; {RELOAD}")
-            brought += sum(size for *_, size in batch)
+        ready = in_order(threads, read, parts())
+        for part, pieces in ready:
+            if part.is_large:
+                copied.append(importing.copy_content(_pieces_of_large(part, pieces, ready)))
+            else:
+                copied.append(importing.copy_contents(pieces))
+        if b"".join(copied) != b"".join(expected):
+            raise CorruptError(f"a content of the cold packs is damaged; `layerstore fsck` says which; {RELOAD}")
         importing.commit()
     return brought
 
 
-def _read(
-    read: Callable[[bytes], Iterator[bytes]], batch: list[tuple[int, int, bytes, int]]
-) -> tuple[list[tuple[int, int, bytes, int]], list[bytes]]:
-    """The contents of a batch; none where it is one large one."""
-    if batch[0][3] > _BATCH_BYTES:
-        return batch, []
-    return batch, [b"".join(read(digest)) for _, _, digest, _ in batch]
+def _pieces_of_large(
+    part: _Part, pieces: list[Piece], following: Iterator[tuple[_Part, list[Piece]]]
+) -> Iterator[Piece]:
+    """The pieces of a large content, of this part and those that follow."""
+    yield from pieces
+    while not part.is_last:
+        part, pieces = next(following)
+        yield from pieces

@@ -17,7 +17,7 @@ from layerstore._core.ingest import LOCATION_NONE, LOCATION_OBJECT, RECORD_BYTES
 from layerstore.errors import RELOAD, REPAIR, CorruptError, NotFound
 from layerstore.naming import about, close_fd
 from layerstore.store import durable
-from layerstore.store.cold import FRAMES_BYTES, LIST, MAX_DEPTH, WHOLE, ColdPack, Frames, apply_delta, is_cold
+from layerstore.store.cold import FRAMES_BYTES, LIST, MAX_DEPTH, WHOLE, ColdPack, ColdSlot, Frames, apply_delta, is_cold
 from layerstore.store.layout import FIRST_COLD, PACK_THRESHOLD_BYTES
 from layerstore.store.pieces import PIECE_BYTES, read_at, write_all, write_at
 
@@ -237,32 +237,30 @@ class ContentStore:
     def _read_cold(self, opened: _Generation, pack: int, slot: int, digest: bytes) -> bytes:
         return b"".join(self._cold_pieces(opened, pack, slot, digest))
 
-    def cold_reader(self) -> Callable[[bytes], Iterator[bytes]]:
-        """Gives the bytes of contents that are cold, those of large ones by the chunk, for who holds the garbage lock,
-        reads many, and verifies them. What they differ from lies elsewhere, so more frames are kept. It raises as
-        `find`."""
+    def cold_reader(self) -> ColdReader:
+        """Reads contents that are cold, for who holds the garbage lock, reads many, and verifies them."""
         current = self._current()
+        # What they differ from lies elsewhere, so more frames are kept.
         opened = _Generation(current.number, _MANY_FRAMES_BYTES)
         opened.digests = current.digests
-        return lambda digest: self._unverified(opened, *_located(opened, digest), digest, 0)
+        return ColdReader(self, opened)
 
-    def _cold_pieces(self, opened: _Generation, pack: int, slot: int, digest: bytes) -> Iterator[bytes]:
+    def _cold_pieces(self, opened: _Generation, pack: int, slot: int, digest: bytes) -> Iterator[bytes | memoryview]:
         """The bytes of a content of a cold pack, those of large ones by the chunk. They are verified whatever `verify`
         says, at the end: it takes a tenth of the time of decompressing them, and a collection may punch a frame."""
         hasher = Hasher()
-        for piece in self._unverified(opened, pack, slot, digest, 0):
+        for piece in self._unverified(opened, pack, slot, digest):
             hasher.update(piece)
             yield piece
         if hasher.digest() != digest:
             raise _damaged(digest, f"slot {slot} of {self._layout.pack(pack)}")
 
-    def _unverified(self, opened: _Generation, pack: int, slot: int, digest: bytes, depth: int) -> Iterator[bytes]:
-        cold = self._cold_pack(opened, pack)
+    def _unverified(
+        self, opened: _Generation, pack: int, slot: int, digest: bytes, depth: int = 0
+    ) -> Iterator[bytes | memoryview]:
+        cold, found = self._cold_slot(opened, pack, slot, digest)
         if depth > MAX_DEPTH:
             raise CorruptError(f"slot {slot} of {cold.path} needs others that need others, without end; {REPAIR}")
-        found = cold.slot(slot)
-        if found.digest != digest:
-            raise CorruptError(f"slot {slot} of {cold.path} has another content than {digest.hex()}; {REPAIR}")
         if found.base == LIST:
             left = found.size
             for chunk in cold.references_of(found):
@@ -275,7 +273,7 @@ class ContentStore:
                 raise CorruptError(f"the chunks of slot {slot} of {cold.path} are not of {found.size} bytes; {REPAIR}")
             return
         frame = opened.frames.get((pack, found.frame), partial(cold.raw, found.frame))
-        written = frame[found.at : found.at + found.length]
+        written = memoryview(frame)[found.at : found.at + found.length]
         if found.base == WHOLE:
             yield written
             return
@@ -285,6 +283,13 @@ class ContentStore:
             yield apply_delta(content, written, found.size)
         except CorruptError as error:
             raise CorruptError(f"slot {slot} of {cold.path} is damaged ({error}); {REPAIR}") from error
+
+    def _cold_slot(self, opened: _Generation, pack: int, slot: int, digest: bytes) -> tuple[ColdPack, ColdSlot]:
+        cold = self._cold_pack(opened, pack)
+        found = cold.slot(slot)
+        if found.digest != digest:
+            raise CorruptError(f"slot {slot} of {cold.path} has another content than {digest.hex()}; {REPAIR}")
+        return cold, found
 
     def _cold_pack(self, opened: _Generation, pack: int) -> ColdPack:
         with self._lock:
@@ -316,7 +321,7 @@ class ContentStore:
             raise
         return file, offset, True
 
-    def _in_file(self, pieces: Iterable[bytes]) -> io.FileIO:
+    def _in_file(self, pieces: Iterable[Buffer]) -> io.FileIO:
         """A content in a file that has no name."""
         file = io.FileIO(self._layout.staging, "r+", opener=_nameless)
         try:
@@ -492,6 +497,24 @@ class ContentStore:
             if pack is None:
                 pack = opened.packs[number] = Pack(self._layout.pack(number))
             return pack
+
+
+class ColdReader:
+    """Reads contents that are cold (`ContentStore.cold_reader`). Safe for many threads."""
+
+    def __init__(self, contents: ContentStore, opened: _Generation) -> None:
+        self._contents = contents
+        self._opened = opened
+
+    def read(self, digest: bytes) -> bytes | memoryview:
+        """One content, or a chunk of one. It is not verified. Raises as `ContentStore.find`."""
+        pieces = list(self._contents._unverified(self._opened, *_located(self._opened, digest), digest))
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def parts_of(self, digest: bytes) -> list[bytes]:
+        """The digests of the chunks of a content; its own where it has none. Raises as `read`."""
+        cold, slot = self._contents._cold_slot(self._opened, *_located(self._opened, digest), digest)
+        return cold.references_of(slot) if slot.base == LIST else [digest]
 
 
 def _all_located(table: Digests, digests: bytes | memoryview, stride: int) -> bytes:
