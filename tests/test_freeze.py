@@ -581,6 +581,61 @@ class TestDamage:
         require_files(store, 1)
         require_files(store, 2)
 
+    @pytest.mark.parametrize("which", ["share/own", "share/large", "base"])
+    def test_of_a_cold_copy_keeps_the_other_one(self, store: Store, which: str) -> None:
+        """What was thawed is frozen again by what is in the cold pack still, if that is whole."""
+        load(store, 1, 2)
+        store.freeze()
+        with Store(store.root) as other:
+            places = other._contents.locate_many(blake3(version(1)["share/large" if which == "base" else which]), 32)
+        store.thaw(["app:1", "app:2"])
+        (pack,) = cold_packs(store)
+        slot = pack.slot(struct.unpack("<II", places)[1])
+        if which == "base":
+            number = next(n for n in range(pack.slot_count) if pack.slot(n).base not in (WHOLE, LIST))
+            (base,) = pack.references_of(pack.slot(number))
+            slot = next(s for s in map(pack.slot, range(pack.slot_count)) if s.digest == base)
+        elif slot.base == LIST:
+            chunk = pack.references_of(slot)[0]
+            slot = next(s for s in map(pack.slot, range(pack.slot_count)) if s.digest == chunk)
+        flip(Path(pack.path), pack.frame(slot.frame).offset + 9)
+        store.freeze()
+        require_files(store, 1)
+        require_files(store, 2)
+        assert hot_bytes(store) < 100_000
+
+    def test_of_tables_keeps_what_is_referred_to(self, store: Store) -> None:
+        """A repair reads it."""
+        for number in (1, 2):
+            load_files(store, f"app:{number}", code(number))
+            store.freeze()
+        assert kinds(store) == ["whole", "difference"]
+        store.remove_image("app:1")
+        path = sorted((store.root / "cold").iterdir())[1]
+        flip(path, path.stat().st_size - 3)
+        with Store(store.root) as other:
+            other.collect_garbage()
+            other.check(repair=True)
+        require(store, {"app:2": code(2)})
+
+    @pytest.mark.root
+    @pytest.mark.kernel
+    def test_of_the_record_of_a_thawed_content(self, store: Store) -> None:
+        """It is cold after a repair, and so its hot copy is garbage: no tree image may name that."""
+        files = {"one": random.Random(1).randbytes(50_000), "two": random.Random(2).randbytes(30_000)}
+        load_files(store, "app:1", files)
+        store.freeze()
+        store.thaw("app:1")
+        store.remove([store.create("app:1")])
+        log = Path(store.layout.digests(store._contents.log_state()[0]))
+        flip(log, log.read_bytes().rindex(blake3(files["one"])) + 10)
+        with Store(store.root) as other:
+            other.check(repair=True)
+            other.collect_garbage()
+            with other.create("app:1").mount() as root:
+                for path, data in files.items():
+                    assert (root / path).read_bytes() == data
+
     def test_is_an_error_where_it_is_read(self, store: Store) -> None:
         load(store, 1)
         store.freeze()

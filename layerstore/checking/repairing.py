@@ -174,7 +174,9 @@ class Repair:
             self._quarantine.take(self._layout.pack(pack))
             if not is_cold(pack):
                 self._quarantine.take(self._layout.pack_image(pack))
-        self._forget_images({record.digest for record in (*dropped, *in_bad_packs)}, set(contents.bad_packs), lacking)
+        # A record that is damaged does not say of which content it was.
+        is_any = bool(misplaced or contents.bad_packs or is_log_damaged)
+        self._forget_images({record.digest for record in (*dropped, *in_bad_packs)}, lacking, is_any=is_any)
         self._say(have, lacking)
 
     def _judged(self) -> list[tuple[bytes, DiffId]]:
@@ -267,16 +269,17 @@ class Repair:
                 found[diff_id] = f"{found[diff_id]} and {what}" if diff_id in found else what
         return found
 
-    def _forget_images(self, digests: set[bytes], packs: set[int], lacking: dict[DiffId, str]) -> None:
-        """Remove tree images that name what is not there any more: they are made again when that is."""
+    def _forget_images(self, digests: set[bytes], lacking: dict[DiffId, str], *, is_any: bool) -> None:
+        """Remove tree images that name what is not there any more, or is looked up elsewhere, so that it is garbage; or
+        any. They are made again when they are needed."""
         layers = {*self._layers.needing(digests), *lacking}
-        if not layers and not packs:
+        if not layers and not is_any:
             return
         ends = {self._catalog.images[image][0] for image in self._catalog.images_of_layers(layers)}
         for name in os.listdir(self._layout.chains):
             digits, _, ending = name.partition(".")
             chain = ChainId(f"sha256:{digits}")
-            if ending == "json" and (chain in ends or packs):
+            if ending == "json" and (chain in ends or is_any):
                 remove_derived(self._image_of(chain))
                 if self._is_attached(chain):
                     detail = "it is mounted: its containers go on to show what is damaged, until they are unmounted"

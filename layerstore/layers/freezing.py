@@ -20,7 +20,7 @@ from layerstore.layers.imports import clear_abandoned_cold, drop_cold_pack
 from layerstore.naming import about, close_fd, fstat
 from layerstore.results import Frozen, Progress
 from layerstore.store import durable
-from layerstore.store.cold import LIST, WHOLE, ColdPack, is_cold
+from layerstore.store.cold import LIST, MAX_DEPTH, WHOLE, ColdPack, is_cold
 from layerstore.store.last_use import last_use
 from layerstore.store.layout import FIRST_COLD, make_private
 from layerstore.store.locks import locked, locked_past_sharers, try_lock
@@ -148,6 +148,7 @@ class Freezing:
         self._cold: dict[bytes, bytes] = {}
         """The last records of contents that cold packs have, by digest."""
         self._opened: dict[int, ColdPack] = {}
+        self._sound_frames: dict[tuple[int, int], bool] = {}
         self._sound: set[DiffId] = set()
         self._written: list[tuple[bytes, int]] = []
 
@@ -177,7 +178,7 @@ class Freezing:
         for (digest, (size, _)), (pack, _) in zip(paths.items(), places, strict=True):
             # What others refer to is to be whole, and may have been a difference in a pack when it was frozen before.
             is_kept = digest in self._cold and (digest not in references or self._is_whole(*_place(self._cold[digest])))
-            if is_kept or is_cold(pack):
+            if is_cold(pack) or (is_kept and self._is_sound(*_place(self._cold[digest]))):
                 if not is_cold(pack):
                     self._again.append(digest)
                     self.again_bytes += size
@@ -263,9 +264,31 @@ class Freezing:
 
     def _is_whole(self, pack: int, slot: int, kinds: Collection[int] = (WHOLE, LIST)) -> bool:
         """Whether a place in a cold pack has what others may refer to: no difference."""
-        if pack not in self._opened:
-            self._opened[pack] = ColdPack(self._layout.pack(pack))
-        return self._opened[pack].slot(slot).base in kinds
+        return self._pack(pack).slot(slot).base in kinds
+
+    def _is_sound(self, pack: int, slot: int, depth: int = 0) -> bool:
+        """Whether the bytes at a place in a cold pack, and those that it needs in others, are as they were written: the
+        hot copy of what is there goes."""
+        opened = self._pack(pack)
+        found = opened.slot(slot)
+        if found.base != LIST:
+            frame = pack, found.frame
+            if frame not in self._sound_frames:
+                self._sound_frames[frame] = opened.is_sound(found.frame)
+            if not self._sound_frames[frame]:
+                return False
+        needed = b"".join(opened.references_of(found))
+        places = _PLACE.iter_unpack(self._contents.digests().locate_many(needed, 32)) if needed else ()
+        return depth <= MAX_DEPTH and all(
+            place != LOCATION_NONE and (not is_cold(place) or self._is_sound(place, at, depth + 1))
+            for place, at in places
+        )
+
+    def _pack(self, number: int) -> ColdPack:
+        """By its number in locations."""
+        if number not in self._opened:
+            self._opened[number] = ColdPack(self._layout.pack(number))
+        return self._opened[number]
 
     # What is looked at
 
@@ -318,11 +341,12 @@ class Freezing:
     def bases(self) -> dict[bytes, list[tuple[bytes, int]]]:
         """Contents that are stored and stay where they are, by those of the names of items that they have."""
         names = {item.name for item in self.items}
+        written = {item.digest for item in self.items}
         found: dict[bytes, list[tuple[bytes, int]]] = {}
-        for record in self._cold.values():
+        for digest, record in self._cold.items():
             # Of a content with several, the last one, which is where it is looked up once it is cold.
             pack, slot = _place(record)
-            if self._is_whole(pack, slot):
+            if digest not in written and self._is_whole(pack, slot):
                 there = self._opened[pack].slot(slot)
                 if there.name in names and there.name != NO_NAME:
                     found.setdefault(there.name, []).append((there.digest, there.size))
@@ -347,7 +371,11 @@ class Freezing:
         """Those of these contents that cold packs have as they are: what is hot may become a difference or a list."""
         places = _PLACE.iter_unpack(self._contents.digests().locate_many(b"".join(digests), 32))
         found = zip(digests, places, strict=True)
-        return {d for d, (pack, slot) in found if is_cold(pack) and self._is_whole(pack, slot, (WHOLE,))}
+        return {
+            digest
+            for digest, (pack, slot) in found
+            if is_cold(pack) and self._is_whole(pack, slot, (WHOLE,)) and self._is_sound(pack, slot)
+        }
 
 
 def _cold_records(log: bytes) -> dict[bytes, bytes]:

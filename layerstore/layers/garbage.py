@@ -198,21 +198,26 @@ def with_references(layout: Layout, log: bytes, live: set[bytes]) -> set[bytes]:
         for pack, slot in places.get(digest, ()):
             if pack not in packs:
                 packs[pack] = _opened_cold(layout.cold_pack(pack - FIRST_COLD))
-            opened = packs[pack]
-            if opened is None:
-                continue
-            new = [each for each in opened.references_of(opened.slot(slot)) if each not in found]
+            new = [each for each in _needed_by(packs[pack], slot) if each not in found]
             found.update(new)
             waiting += new
     return found
 
 
 def _opened_cold(path: str) -> ColdPack | None:
-    """None where it is missing or damaged: what it has cannot be read, so nothing is kept for it."""
+    """Of one whose tables are damaged, too, what it refers to is kept: a repair may read it. None where it is missing,
+    or cannot be read at all."""
     try:
-        return ColdPack(path)
+        return ColdPack(path, is_rescue=True)
     except (CorruptError, FileNotFoundError):
         return None
+
+
+def _needed_by(pack: ColdPack | None, slot: int) -> list[bytes]:
+    try:
+        return [] if pack is None else pack.references_of(pack.slot(slot))
+    except CorruptError:
+        return []
 
 
 def _live_digests(database: Database, chains: Chains) -> set[bytes]:
