@@ -211,8 +211,8 @@ def decompressed(
     frames (RFC 8878), never more than a piece at a time.
 
     Raises `CorruptError` and, naming `what`, `LimitExceeded` while it is read: for a frame that wants a larger window,
-    and for a stream that has too many bytes for those that it was compressed to. Without `limits`, what the store
-    itself has compressed is read.
+    and for a stream that has too many bytes for those that it was compressed to; `MemoryError`. Without `limits`, what
+    the store itself has compressed is read.
     """
     return _decompressed(pieces, compression, limits, what) if compression else pieces
 
@@ -224,6 +224,9 @@ def _in_parts(pieces: Iterable[Piece]) -> Iterator[Piece]:
 
 
 def _decompressed(pieces: Iterable[Piece], compression: str, limits: Limits | None, what: str) -> Iterator[Piece]:
+    if compression == "zstd":
+        from layerstore.store.zstd import is_out_of_memory
+
     new_decoder, failure, magic = _FORMATS[compression]((limits or DEFAULT).zstd_window_bytes)
     decoder: _Decoder | None = None
     taken = given = 0
@@ -239,6 +242,8 @@ def _decompressed(pieces: Iterable[Piece], compression: str, limits: Limits | No
             try:
                 data = decoder.decompress(pending, PIECE_BYTES)
             except failure as error:
+                if compression == "zstd" and is_out_of_memory(error):
+                    raise MemoryError(f"out of memory decompressing {what} with zstd: {error}") from error
                 if "memory" in str(error):
                     name = "zstd_window_bytes"
                     raise beyond(f"{what} is zstd that needs a larger window", limits or DEFAULT, name) from error

@@ -39,6 +39,11 @@ def blob_compressor(threads: int) -> zstd.ZstdCompressor:
     return zstd.ZstdCompressor(options=options)
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether it is zstd's `ZSTD_error_memory_allocation`, of which there is the message alone."""
+    return "Allocation error" in str(error)
+
+
 class compressing:
     """Has it be a `MemoryError` where its block cannot compress for want of memory, the one thing that it can want."""
 
@@ -73,12 +78,15 @@ def compress_against(base: Buffer, data: Buffer, level: int) -> bytes:
 
 
 def decompress(data: Buffer, size: int, base: Buffer | None = None) -> bytes:
-    """What `compress` or `compress_against` made one frame of. Raises `CorruptError` unless it has that size."""
+    """What `compress` or `compress_against` made one frame of. Raises `CorruptError` unless it has that size,
+    `MemoryError`."""
     try:
         prefix = None if base is None else zstd.ZstdDict(bytes(base), is_raw=True).as_prefix
         made = zstd.ZstdDecompressor(zstd_dict=prefix)
         raw = made.decompress(data, size + 1)
     except (ZstdError, ValueError) as error:
+        if is_out_of_memory(error):
+            raise MemoryError(f"out of memory decompressing with zstd: {error}") from error
         raise CorruptError(str(error)) from error
     if len(raw) != size or not made.eof or made.unused_data:
         raise CorruptError(f"its zstd frame does not have the {size} bytes that it should")
