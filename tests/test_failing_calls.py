@@ -6,6 +6,7 @@ import fcntl
 import gzip
 import io
 import os
+import resource
 import sqlite3
 import subprocess
 import sys
@@ -28,7 +29,7 @@ from layerstore.containers.containers import Containers
 from layerstore.containers.rootfs import Rootfs
 from layerstore.naming import about, close_fd, fstat
 from layerstore.registry.downloads import Download, Downloads
-from layerstore.store import db, durable, locks
+from layerstore.store import boot, db, durable, locks
 from layerstore.store.contents import ContentStore
 from layerstore.store.db import _Connection
 from layerstore.store.pieces import read_at
@@ -89,6 +90,14 @@ def test_a_failed_sync_names_the_file_that_it_was_of(tmp_path: Path, monkeypatch
     with pytest.raises(OSError, match=f"'{tmp_path}'"):
         durable.sync_directory(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_start_of_the_machine_that_cannot_be_noted_names_the_file(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "pwrite", failing(os.pwrite, errno.EIO))
+    with pytest.raises(OSError, match=f"'{store.root}/run/boot'"):
+        boot.note(store.layout)
 
 
 def test_a_failed_lock_names_its_file_and_leaves_none_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,6 +215,21 @@ def test_a_connection_that_can_read_the_log_alone_is_replaced(app: Store, monkey
     (after,) = app._database._connections.values()
     assert after is not before
     assert set(app.image("app:1").names) == {"app:1", "again:1"}
+
+
+def test_a_database_that_cannot_be_begun_is_begun_again(tmp_path: Path) -> None:
+    """SQLite says that it is in WAL mode, and then writes so to the file."""
+    connection = db.connect_alone(f"{tmp_path}/layerstore.db")
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2048, unlimited[1]))
+    try:
+        with pytest.raises(OSError, match=r"layerstore\.db: disk I/O error"):
+            db._begin_wal(connection)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+    db._begin_wal(connection)
+    assert connection.execute("PRAGMA journal_mode").fetchall() == [("wal",)]
+    connection.close()
 
 
 def test_an_error_of_the_database_keeps_nothing_of_its_callers(app: Store) -> None:

@@ -31,5 +31,5 @@ def note(layout: Layout) -> None:
     """What is to be done after a start of the machine was done. Raises `OSError`."""
     with about(_BOOT_ID), open(_BOOT_ID, "rb") as file:
         current = file.read()
-    with durable.replacing(layout.boot) as fd:
+    with durable.replacing(layout.boot) as fd, about(layout.boot):
         write_at(fd, current, 0)

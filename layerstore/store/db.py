@@ -489,7 +489,8 @@ def _begin_wal(connection: sqlite3.Connection) -> None:
     deadline = time.monotonic() + _TIMEOUT_SECONDS
     while True:
         try:
-            connection.execute("PRAGMA journal_mode = WAL")
+            # To its end: SQLite answers, and writes the file then.
+            connection.execute("PRAGMA journal_mode = WAL").fetchall()
             return
         except Conflict:
             if time.monotonic() > deadline:
