@@ -71,6 +71,16 @@ def test_looking_loads_no_numpy(store: Path, arguments: tuple[str, ...]) -> None
     assert loaded & {"numpy", "shutil", "tempfile", "subprocess", "dataclasses", "layerstore._core.erofs"} == set()
 
 
+def test_a_freeze_loads_no_numpy(tmp_path: Path) -> None:
+    """Whose np.unique ends the process where a thread has no memory left for the exception that it throws."""
+    (tmp_path / "archive.tar").write_bytes(tar_of(docker_files([PLAIN])))
+    with Store(tmp_path / "store", create=True) as store:
+        store.load(tmp_path / "archive.tar")
+    loaded = modules_of(["--root", tmp_path / "store", "freeze", "plain:1"])
+    assert "layerstore.layers.encoding" in loaded
+    assert "numpy" not in loaded
+
+
 def test_a_build_from_the_cache_loads_what_it_needs(store: Path, tmp_path: Path) -> None:
     (tmp_path / "Dockerfile").write_text('FROM plain:1\nWORKDIR /app\nCOPY file .\nENV A=1\nCMD ["x"]\n')
     (tmp_path / "file").write_bytes(b"x")

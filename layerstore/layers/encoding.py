@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import os
 import re
+import struct
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
-
-import numpy as np
 
 from layerstore._core import chunking
 from layerstore._core.ends import common_ends
@@ -62,6 +61,8 @@ CHUNK_BYTES = 64 << 10
 """Of a large content, on average."""
 SIMILAR_BYTES = 32 << 10
 """Contents of that many bytes and more are also looked at for others of other names that are like them."""
+_FEATURE = struct.Struct("<Q24x")
+"""The beginning of the digest of a small chunk."""
 _FEATURE_BYTES = 1 << 10
 _FEATURES = 24
 _ALIKE_BY_FEATURE = 16
@@ -348,8 +349,7 @@ def delta_of(base: Buffer, content: Buffer, limit: int) -> bytes | None:
 def features_of(content: Buffer) -> list[int]:
     """What contents that are alike have in common, some of it at least: the least of the digests of small chunks."""
     _, digests = chunking.chunk(content, _FEATURE_BYTES // 4, _FEATURE_BYTES, _FEATURE_BYTES * 8)
-    first = np.unique(np.frombuffer(digests, "<u8")[::4])[:_FEATURES]
-    return [int(feature) for feature in first]
+    return sorted({feature for (feature,) in _FEATURE.iter_unpack(digests)})[:_FEATURES]
 
 
 def _largest_first(item: Item) -> tuple[int, bytes]:
