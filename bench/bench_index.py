@@ -415,7 +415,7 @@ def build_large(context: Context, count: int, file: Path) -> float:
 def merge_large(layer: Path, file: Path) -> float:
     """Seconds, from a file that is in the page cache to the index in memory."""
     from layerstore._core.index import merge
-    from layerstore.layers.chains import open_index
+    from layerstore.layers.index_files import open_index
 
     index, took = timed(lambda: merge([open_index(str(layer))], HASH_KEY))
     file.write_bytes(index)
@@ -430,7 +430,7 @@ def timed(work: Callable[[], memoryview]) -> tuple[memoryview, float]:
 
 
 def large_lookups(context: Context, file: Path) -> Iterator[Row]:
-    from layerstore.layers.chains import open_index
+    from layerstore.layers.index_files import open_index
     from layerstore.views.view import View
 
     opening = partial(milliseconds, lambda: open_index(str(file)))

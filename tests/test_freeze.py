@@ -1,6 +1,7 @@
 """Freezing images and bringing them back: what is read, what is kept, what is given back."""
 
 import contextlib
+import errno
 import io
 import os
 import random
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from images import Image, docker_files, tar_of
+from images import Image, docker_files, tar_of, zstd
 from layer_model import Entry, write_tar
 
 from layerstore import Store
@@ -18,6 +19,7 @@ from layerstore._core.ingest import LOCATION_OBJECT
 from layerstore.errors import Conflict, CorruptError, InvalidInput, NotFound
 from layerstore.layers import encoding
 from layerstore.layers.encoding import delta_of, name_of
+from layerstore.store import durable
 from layerstore.store.cold import LIST, WHOLE, ColdPack, apply_delta, is_cold
 
 TEXT = b"".join(b"line %d of a text that many versions have\n" % n for n in range(3_000))
@@ -279,6 +281,67 @@ class TestFreeze:
         store.collect_garbage()
         assert hot_bytes(store) < 100_000
         require_files(store, 2)
+
+
+def index_files(store: Store, number: int) -> list[bytes]:
+    image = store.image(f"app:{number}")
+    return [Path(store.layout.layer_index(diff_id)).read_bytes() for diff_id in image.diff_ids]
+
+
+def load_over_one(store: Store, *numbers: int) -> None:
+    """Images with a layer that all have, and one of their own."""
+    base = layer({f"base/{n}": b"%d" % n for n in range(100)})
+    for number in numbers:
+        store.load(io.BytesIO(tar_of(docker_files([Image([base, layer(version(number))], [f"app:{number}"])]))))
+
+
+class TestIndexes:
+    def test_those_of_frozen_layers_alone_are_compressed(self, store: Store) -> None:
+        load_over_one(store, 1, 2)
+        before = index_files(store, 1)
+        store.freeze("app:1")
+        base, own = index_files(store, 1)
+        assert (base, zstd.decompress(own)) == (before[0], before[1])
+        assert len(own) < len(before[1]) * 0.7
+        store.freeze("app:2")
+        assert list(map(zstd.decompress, index_files(store, 1))) == before
+        require_files(store, 1)
+        assert store.check().is_clean
+        store.thaw("app:1")
+        assert index_files(store, 1) == before
+        assert index_files(store, 2)[1] != own
+        require_files(store, 2)
+
+    def test_one_that_is_damaged_is_found_and_comes_back_with_its_layer(self, store: Store) -> None:
+        load(store, 1, 2)
+        store.freeze()
+        (before,) = index_files(store, 1)
+        path = Path(store.layout.layer_index(store.image("app:1").diff_ids[0]))
+        for at in (2, 5, len(before) // 2, len(before) - 1):
+            path.write_bytes(before[:at] + bytes([before[at] ^ 0x10]) + before[at + 1 :])
+            assert [finding.what for finding in store.check().damages] == ["layer"], at
+            with pytest.raises(CorruptError):
+                store.thaw("app:1")
+        store.check(repair=True)
+        load(store, 1)
+        require_files(store, 1)
+        assert store.check().is_clean
+
+    def test_a_full_disk_leaves_them(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        load(store, 1)
+        before = index_files(store, 1)
+
+        def full(path: str, data: bytes) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(durable, "write_file", full)
+            with pytest.raises(OSError, match="No space left"):
+                store.freeze()
+        assert index_files(store, 1) == before
+        assert not store.usage().images[0].is_frozen
+        store.freeze()
+        require_files(store, 1)
 
 
 class TestThaw:

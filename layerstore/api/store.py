@@ -798,8 +798,9 @@ class Store:
         brought = 0
         for image in [self._resolve(each) for each in given]:
             with locked(self.layout.garbage_lock, exclusive=False):
-                table = self._chains.index(self._stack(image)).contents_bytes()
-                brought += thaw(self.layout, self._database, self._contents, image.chain_id, table)
+                stack = self._stack(image)
+                table = self._chains.index(stack).contents_bytes()
+                brought += thaw(self.layout, self._database, self._contents, stack, table)
         return brought
 
     def usage(self) -> Usage:

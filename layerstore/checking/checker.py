@@ -91,7 +91,7 @@ class Check:
         layers.run(chosen)
         wanted = None
         if self._images is not None:
-            wanted = {digest for index in layers.indexes.values() for digest, _ in contents_of(index)}
+            wanted = {digest for _, index in layers.indexes() for digest, _ in contents_of(index)}
         contents = self.contents = ContentsCheck(
             self._layout, catalog, self.findings, wanted, self._quick, self._progress
         )
@@ -159,7 +159,7 @@ class Check:
     def _tell_lacking(self, catalog: Catalog, layers: LayersCheck, contents: ContentsCheck) -> None:
         """Layers that name contents of which the log has nothing."""
         known = {record.digest for record in contents.records if record.number not in contents.misplaced}
-        for diff_id, index in layers.indexes.items():
+        for diff_id, index in layers.indexes():
             lost = {digest for digest, _ in contents_of(index)} - known
             if not lost:
                 continue
@@ -177,7 +177,7 @@ class Check:
             return
         for diff_id in layers.unsealed():
             damaged = any(diff_id in finding.layers for finding in self.findings.damages)
-            if not damaged and diff_id in layers.indexes:
+            if not damaged and diff_id in layers.whole:
                 layers.check_tar(diff_id, self._contents())
 
     def _check_counters(self, catalog: Catalog, contents: ContentsCheck) -> None:

@@ -10,7 +10,7 @@ from layerstore._core.index import CHAIN
 from layerstore.checking.findings import reason
 from layerstore.checking.hashing import read_through
 from layerstore.errors import CorruptError, Unsupported
-from layerstore.layers.chains import open_index
+from layerstore.layers.index_files import open_index
 from layerstore.naming import close_fd, fstat
 from layerstore.store.locks import try_lock
 from layerstore.store.pieces import PIECE_BYTES

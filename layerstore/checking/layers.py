@@ -27,14 +27,14 @@ _SHOWN_PATHS = 3
 
 
 class LayersCheck:
-    """Checks those layers. After `run`, `indexes` are those that are whole."""
+    """Checks those layers. After `run`, `whole` are those of which the index is."""
 
     def __init__(self, layout: Layout, catalog: Catalog, chains: Chains, findings: Findings) -> None:
         self._layout = layout
         self._catalog = catalog
         self._chains = chains
         self._findings = findings
-        self.indexes: dict[DiffId, Index] = {}
+        self.whole: list[DiffId] = []
         self.recipes: dict[DiffId, bytes] = {}
         """The digests of the recipes that could be read."""
 
@@ -63,12 +63,17 @@ class LayersCheck:
             detail = f"its index cannot be read: {reason(error)}"
             self._findings.add("layer", path, detail, diff_id, layers=[diff_id])
             return
-        self.indexes[diff_id] = index
+        self.whole.append(diff_id)
         files_bytes = sum(size for _, size in contents_of(index))
         noted = self._catalog.layers[diff_id][0]
         if noted != files_bytes:
             detail = f"layer {diff_id} has {files_bytes} bytes in files, and {noted} are noted"
             self._findings.add("database", self._layout.database, detail, ("layer", diff_id), layers=[diff_id])
+
+    def indexes(self) -> Iterator[tuple[DiffId, Index]]:
+        """The layers that are whole with their indexes, opened one at a time: those that are compressed would fill the
+        memory. Raises `OSError`, `CorruptError` where one is not any more what it was."""
+        return ((diff_id, self._chains.layer_index(diff_id)) for diff_id in self.whole)
 
     def _check_recipe(self, diff_id: DiffId) -> None:
         path = self._layout.layer_recipe(diff_id)
@@ -103,7 +108,7 @@ class LayersCheck:
         path = self._layout.layer_recipe(diff_id)
         digest = hashlib.sha256()
         try:
-            for piece in tar_pieces(path, self.indexes[diff_id], contents):
+            for piece in tar_pieces(path, self._chains.layer_index(diff_id), contents):
                 digest.update(piece)
         except (CorruptError, OSError) as error:
             self._findings.add("recipe", path, f"its tar cannot be written: {reason(error)}", diff_id, layers=[diff_id])
@@ -120,7 +125,7 @@ class LayersCheck:
         found: dict[DiffId, set[bytes]] = {}
         if not wanted:
             return found
-        for diff_id, index in self.indexes.items():
+        for diff_id, index in self.indexes():
             needed = wanted.intersection(digest for digest, _ in contents_of(index))
             if needed:
                 found[diff_id] = needed
@@ -128,7 +133,7 @@ class LayersCheck:
 
     def paths(self, diff_id: DiffId, digests: set[bytes]) -> dict[bytes, str]:
         """Which files of the layer have these contents, a few of each, to be told."""
-        index = self.indexes[diff_id]
+        index = self._chains.layer_index(diff_id)
         numbers = {n: digest for n, (digest, _) in enumerate(contents_of(index)) if digest in digests}
         found: dict[bytes, list[str]] = {}
         for record in index:

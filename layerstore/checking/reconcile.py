@@ -17,7 +17,7 @@ from layerstore.checking.hashing import read_through
 from layerstore.checking.layers import contents_of
 from layerstore.errors import CorruptError, LayerstoreError, Unsupported
 from layerstore.layers import tiering
-from layerstore.layers.chains import open_index
+from layerstore.layers.index_files import open_index
 from layerstore.layers.streams import decompressed, pieces_of
 from layerstore.naming import exists
 from layerstore.oci.configs import parse_config

@@ -262,7 +262,7 @@ class Repair:
     def _lacking(self, have: set[bytes], lacking: dict[DiffId, str]) -> dict[DiffId, str]:
         """What each layer lacks that lacks anything."""
         found = dict(lacking)
-        for diff_id, index in self._layers.indexes.items():
+        for diff_id, index in self._layers.indexes():
             missing = {digest for digest, _ in contents_of(index)} - have
             if missing:
                 what = f"{len(missing)} contents"

@@ -15,7 +15,6 @@ import time
 from functools import cached_property
 
 from layerstore.errors import RELOAD, CorruptError, NotFound
-from layerstore.naming import close_fd
 from layerstore.store import durable
 from layerstore.store.locks import locked
 from layerstore.store.pieces import read_whole
@@ -67,18 +66,6 @@ def version_of(status: os.stat_result) -> tuple[int, int]:
     return status.st_ino, status.st_mtime_ns
 
 
-def open_index(path: str) -> Index:
-    """Map an index file. Raises `CorruptError`, `Unsupported` for another version's, `OSError`."""
-    from layerstore._core.files import MappedFile
-    from layerstore._core.index import Index
-
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        return Index(MappedFile(fd))
-    finally:
-        close_fd(fd)
-
-
 class Chains:
     """Makes and opens chains. Safe for many threads and processes."""
 
@@ -116,6 +103,7 @@ class Chains:
     def layer_index(self, diff_id: DiffId) -> Index:
         """The index of one stored layer. Raises `CorruptError` when it is missing, damaged or another layer's."""
         from layerstore._core.index import LAYER
+        from layerstore.layers.index_files import open_index
 
         try:
             index = open_index(self._layout.layer_index(diff_id))
@@ -155,7 +143,7 @@ class Chains:
                 stack = diff_ids()
                 if chain_id(stack) != chain:
                     raise NotFound("the image was removed meanwhile; load it again") from None
-                self._write_image(self._indexes.private(stack), chain)
+                self._write_image(self._indexes.private(stack), chain, stack)
                 return self.described(chain)
 
     def described(self, chain: ChainId) -> Chain:
@@ -192,7 +180,7 @@ class Chains:
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise CorruptError(f"{description} is damaged: {error}") from error
 
-    def _write_image(self, index: Index, chain: ChainId) -> None:
+    def _write_image(self, index: Index, chain: ChainId, stack: Sequence[DiffId]) -> None:
         from layerstore._core.erofs import write_tree
         from layerstore._core.hashing import blake3
         from layerstore.layers.packs import locate_in_few, packs_of
@@ -201,7 +189,7 @@ class Chains:
         if self._database.read().execute(_ANY_FROZEN).fetchone():
             from layerstore.layers.thawing import thaw
 
-            thaw(self._layout, self._database, self._contents(), chain, index.contents_bytes())
+            thaw(self._layout, self._database, self._contents(), stack, index.contents_bytes())
         locations = locate_in_few(self._layout, self._database, self._contents(), index.contents_bytes())
         packs, objects = packs_of(locations)
         image = memoryview(write_tree(index, locations))

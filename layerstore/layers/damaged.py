@@ -5,7 +5,7 @@ from __future__ import annotations
 from layerstore._core.index import CONTENT_BYTES
 from layerstore._core.ingest import LOCATION_NONE
 from layerstore.errors import CorruptError, Unsupported
-from layerstore.layers.chains import open_index
+from layerstore.layers.index_files import open_index
 from layerstore.naming import exists
 from layerstore.types import DiffId
 

@@ -11,12 +11,15 @@ import contextlib
 import os
 import struct
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 from layerstore._core.ingest import LOCATION_NONE, RECORD_BYTES
 from layerstore.errors import Conflict, CorruptError, InvalidInput, NotFound
 from layerstore.layers.derived import remove_derived
 from layerstore.layers.encoding import NO_NAME, Encoder, Item, hash_names, name_of
 from layerstore.layers.imports import clear_abandoned_cold, drop_cold_pack
+from layerstore.layers.index_files import pack_index
+from layerstore.layers.ordered import in_order
 from layerstore.naming import about, close_fd, fstat
 from layerstore.results import Frozen, Progress
 from layerstore.store import durable
@@ -41,6 +44,7 @@ if TYPE_CHECKING:
 _RECORD = struct.Struct("<32sQII")
 _CONTENT = struct.Struct("<32sQ")
 _PLACE = struct.Struct("<II")
+_INDEXES_AT_ONCE = 4
 _HOT_PATHS = 1_000_000
 """Of so many paths of images that stay hot contents are looked at, as what those that are frozen may differ from."""
 
@@ -97,6 +101,7 @@ def freeze(
                 stack.callback(close_fd, fd)
                 stack.callback(drop_cold_pack, layout, database, number)
             written = freezing.write(number, fd, compression, progress)
+            freezing.pack_indexes()
         with locked_past_sharers(layout.garbage_lock):
             frozen = freezing.commit(number, written)
         stored = fstat(fd).st_size if written else 0
@@ -145,6 +150,8 @@ class Freezing:
         self.again_bytes = 0
         self._again: list[bytes] = []
         self._hot_layers: list[DiffId] = []
+        self._own_layers: list[DiffId] = []
+        """Those of the images that no image has which stays hot."""
         self._cold: dict[bytes, bytes] = {}
         """The last records of contents that cold packs have, by digest."""
         self._opened: dict[int, ColdPack] = {}
@@ -163,6 +170,7 @@ class Freezing:
                 raise Conflict(f"a container uses image {image[7:19]}; `layerstore rm` it first")
         hot_images = there.hot(set(self._images))
         self._hot_layers = there.layers(hot_images)
+        self._own_layers = [layer for layer in there.layers(self._images) if layer not in set(self._hot_layers)]
         hot = {digest for layer in self._hot_layers for digest, _ in self._table(layer)}
         cold_layers = there.layers(image for image in there.chains if image not in hot_images)
         paths = self._paths(cold_layers, hot)
@@ -208,6 +216,14 @@ class Freezing:
             os.fsync(fd)
         durable.sync_directory(self._layout.cold)
         return True
+
+    def pack_indexes(self) -> None:
+        """Compress the indexes of layers that no image has which stays hot. Before the commit, as it needs room."""
+        # Of the files most wait for the disk.
+        with ThreadPoolExecutor(_INDEXES_AT_ONCE) as threads:
+            paths = (self._layout.layer_index(layer) for layer in self._own_layers)
+            for _ in in_order(threads, pack_index, paths):
+                pass
 
     def commit(self, number: int, written: bool) -> list[ImageId]:
         """Have the contents be where they were written, and the images frozen; returns those that are."""

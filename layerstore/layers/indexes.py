@@ -14,8 +14,8 @@ from collections import OrderedDict
 from layerstore._core.index import CHAIN, Index, merge
 from layerstore._core.layer import build_layer
 from layerstore.errors import CorruptError, Unsupported
-from layerstore.layers.chains import open_index
 from layerstore.layers.derived import used
+from layerstore.layers.index_files import open_index
 from layerstore.store import durable
 from layerstore.store.locks import locked
 from layerstore.types import chain_ids, digest_hex, hash_key

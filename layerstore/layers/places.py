@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from layerstore._core.index import Index
     from layerstore.layers.chains import Chains
     from layerstore.store.contents import ContentStore
     from layerstore.store.layout import Layout
@@ -250,6 +251,11 @@ class Places:
         return total, dead
 
 
+def _digests_of(index: Index) -> NDArray[np.void]:
+    """A copy: of many layers, indexes that are compressed would fill the memory."""
+    return np.frombuffer(index.contents_bytes(), _CONTENT)["digest"].copy()
+
+
 class Kept:
     """What a collection of garbage would keep. Of each content `hot` and `cold` are the bytes that it takes, 0 for
     others; `hot_bytes` and `dead_bytes` what all hot places take that would be kept, and given back; `cold_bytes` what
@@ -281,8 +287,8 @@ class LayerContents:
 
     def __init__(self, places: Places, chains: Chains, diff_ids: Iterable[DiffId]) -> None:
         self.numbers = {diff_id: number for number, diff_id in enumerate(diff_ids)}
-        tables = [np.frombuffer(chains.layer_index(diff_id).contents_bytes(), _CONTENT) for diff_id in self.numbers]
-        found = places.numbers(np.concatenate([np.empty(0, "V32"), *(table["digest"] for table in tables)]))
+        tables = [_digests_of(chains.layer_index(diff_id)) for diff_id in self.numbers]
+        found = places.numbers(np.concatenate([np.empty(0, "V32"), *tables]))
         layers = np.repeat(np.arange(len(tables)), [len(table) for table in tables])
         none = np.empty(0, np.int64)
         self.files = _Needs(places.count, none, none).add_to(layers[found >= 0], found[found >= 0])

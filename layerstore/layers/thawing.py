@@ -8,9 +8,10 @@ import struct
 from layerstore._core.index import CONTENT_BYTES
 from layerstore._core.ingest import LOCATION_NONE, Digests
 from layerstore.errors import RELOAD, CorruptError
+from layerstore.layers.index_files import unpack_index
 from layerstore.store.cold import is_cold
 from layerstore.store.locks import locked
-from layerstore.types import Value
+from layerstore.types import Value, chain_id
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from layerstore.store.contents import ContentStore
     from layerstore.store.db import Database
     from layerstore.store.layout import Layout
-    from layerstore.types import ChainId
+    from layerstore.types import DiffId
 
 _PLACE = struct.Struct("<II")
 _CONTENT = struct.Struct("<32sQ")
@@ -30,9 +31,9 @@ _CHUNKS = 64
 _THREADS = os.cpu_count() or 1
 
 
-def thaw(layout: Layout, database: Database, contents: ContentStore, chain: ChainId, table: memoryview) -> int:
-    """Bring back what is cold of the contents of a chain, which an index has in `table`, and have the images of that
-    chain be frozen no more. Durable on return; returns the bytes that were brought back.
+def thaw(layout: Layout, database: Database, contents: ContentStore, stack: Sequence[DiffId], table: memoryview) -> int:
+    """Bring back what is cold of the contents of a stack, which an index has in `table`, and have the images of that
+    stack be frozen no more. Durable on return; returns the bytes that were brought back.
 
     Under the garbage lock of the caller's, shared. Raises `CorruptError` where a content is missing or damaged,
     `OSError`; nothing is changed then.
@@ -42,6 +43,9 @@ def thaw(layout: Layout, database: Database, contents: ContentStore, chain: Chai
         with locked(layout.packs_lock, exclusive=True):
             # Another process may have done it meanwhile.
             brought = _bring_back(layout, database, contents, sorted(_cold_places(contents, table)))
+    for diff_id in stack:
+        unpack_index(layout.layer_index(diff_id))
+    chain = chain_id(stack)
     of_chain = "image_id IN (SELECT image_id FROM images WHERE chain_id = ?)"
     if database.read().execute(f"SELECT 1 FROM frozen WHERE {of_chain}", (chain,)).fetchone():
         with database.transaction() as db:

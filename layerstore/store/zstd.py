@@ -77,6 +77,17 @@ def compress_against(base: Buffer, data: Buffer, level: int) -> bytes:
         return zstd.compress(data, options=options, zstd_dict=prefix)
 
 
+def size_of(data: Buffer) -> int:
+    """What a frame of `compress` says that its bytes are before compression. Raises `CorruptError`."""
+    try:
+        size: int | None = zstd.get_frame_info(data).decompressed_size
+    except ZstdError as error:
+        raise CorruptError(str(error)) from error
+    if size is None:
+        raise CorruptError("its zstd frame does not say how many bytes it has")
+    return size
+
+
 def decompress(data: Buffer, size: int, base: Buffer | None = None) -> bytes:
     """What `compress` or `compress_against` made one frame of. Raises `CorruptError` unless it has that size,
     `MemoryError`."""
