@@ -72,6 +72,24 @@ def cli(tmp_path: Path, archive: Path) -> Iterator[Cli]:
     assert mounts_below(root) == []
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--help"], "layerstore: standard output: No space left on device\n"),
+        (["images"], "layerstore images: standard output: No space left on device\n"),
+        (["cat", "plain:1", "/second"], "layerstore cat: standard output: No space left on device\n"),
+    ],
+)
+def test_output_that_cannot_be_written(cli: Cli, unbuffered: str, args: list[str], message: str) -> None:
+    environment = cli.environment | {"PYTHONUNBUFFERED": unbuffered}
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "layerstore", *args], env=environment, stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert (done.returncode, done.stderr) == (1, message)
+
+
 class TestHelp:
     def test_all_commands_are_listed(self, empty: Cli) -> None:
         for option in ("--help", "-h"):

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import NoReturn
 
+    from typing_extensions import Buffer
+
 COMMANDS = {
     "init": "make an empty store",
     "load": "take in images from a docker archive or OCI layout",
@@ -125,12 +127,17 @@ def run(argv: Sequence[str]) -> int:
     are what Ctrl-C is from here on.
     """
     try:
+        _name_output()
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
                 # Names of files are bytes, which come out as they are whatever the locale says.
                 stream.reconfigure(encoding="utf-8", errors="surrogateescape")
         status = _run(list(argv))
-        sys.stdout.flush()
+        try:
+            sys.stdout.flush()
+        except OSError:
+            if not status:  # else it was told what failed
+                raise
         return status
     except KeyboardInterrupt as error:
         import signal
@@ -142,6 +149,35 @@ def run(argv: Sequence[str]) -> int:
 
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print("layerstore", *filter(None, (error.filename, error.strerror)), sep=": ", file=sys.stderr)
+        return 1
+
+
+class _Output(io.FileIO):
+    """Standard output, whose errors say that it is what they are about."""
+
+    def write(self, data: Buffer, /) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            error.filename = "standard output"
+            raise
+
+
+def _name_output() -> None:
+    """Have a print that fails tell of standard output, where nobody has put another in its place."""
+    given = sys.stdout
+    if given is not sys.__stdout__ or not isinstance(given, io.TextIOWrapper):
+        return
+    given.flush()
+    raw = _Output(given.fileno(), "w", closefd=False)
+    sys.stdout = io.TextIOWrapper(
+        raw if isinstance(given.buffer, io.RawIOBase) else io.BufferedWriter(raw),
+        line_buffering=given.line_buffering,
+        write_through=given.write_through,
+    )
 
 
 def _run(arguments: list[str]) -> int:
