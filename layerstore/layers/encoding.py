@@ -12,7 +12,7 @@ import re
 import struct
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from itertools import groupby
+from itertools import chain, groupby
 
 from layerstore._core import chunking
 from layerstore._core.ends import common_ends
@@ -148,7 +148,8 @@ class Encoder:
         with about(self._path), ThreadPoolExecutor(_THREADS) as threads:
             wholes = self._write_deltas(threads, items, must_stay)
             small = [item for item in wholes if item.size <= LARGE_BYTES]
-            for size in self._write_wholes(threads, sorted(small, key=neighbours), self._read, GROUP_BYTES):
+            near = groups(sorted(small, key=neighbours), _size, GROUP_BYTES)
+            for size in self._write_wholes(threads, near, self._read):
                 self._tell(size)
             self._write_large(threads, [item for item in wholes if item.size > LARGE_BYTES])
             self._write_tables()
@@ -259,14 +260,14 @@ class Encoder:
     # Wholes
 
     def _write_wholes(
-        self, threads: ThreadPoolExecutor, items: Iterable[Item], read: Callable[[bytes], Buffer], frame_bytes: int
+        self, threads: ThreadPoolExecutor, frames: Iterable[list[Item]], read: Callable[[bytes], Buffer]
     ) -> Iterator[int]:
-        """Write contents as they are; gives the bytes of each frame once it is written."""
+        """Write contents as they are, as many to a frame as are given; gives the bytes of each once it is written."""
 
         def compressed(group: list[Item]) -> tuple[list[Item], tuple[bytes, int, int]]:
             return group, self._compressed(b"".join(read(item.digest) for item in group))
 
-        for group, frame in in_order(threads, compressed, groups(items, lambda item: item.size, frame_bytes)):
+        for group, frame in in_order(threads, compressed, frames):
             at = 0
             for item in group:
                 self._add_slot(item.digest, item.size, item.name, len(self._frames), at, item.size, WHOLE)
@@ -275,25 +276,31 @@ class Encoder:
             yield at
 
     def _write_large(self, threads: ThreadPoolExecutor, items: Iterable[Item]) -> None:
-        for item in items:
-            content = memoryview(self._read(item.digest))
-            if len(content) != item.size:
-                raise ValueError(f"content {item.digest.hex()} has {len(content)} bytes, not {item.size}")
-            ends, hashes = chunking.chunk(content, CHUNK_BYTES // 4, CHUNK_BYTES, CHUNK_BYTES * 8)
-            chunks = [content[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)]
-            digests = [bytes(hashes[at : at + 32]) for at in range(0, len(hashes), 32)]
-            known = self._known(digests)
-            new: dict[bytes, memoryview] = {}
-            for digest, chunk in zip(digests, chunks, strict=True):
-                if digest not in self._chunks and digest not in known:
-                    self._chunks.add(digest)
-                    new[digest] = chunk
-            parts = (Item(digest, len(chunk), b"", NO_NAME) for digest, chunk in new.items())
-            for _ in self._write_wholes(threads, parts, new.__getitem__, LARGE_GROUP_BYTES):
-                pass
-            self._add_slot(item.digest, item.size, item.name, 0, len(self._references), len(digests), LIST)
-            self._references += digests
-            self._tell(item.size)
+        """Write contents as lists of chunks, of which those are written that are nowhere yet."""
+        # Those that are to be written; a frame takes them from here.
+        chunks: dict[bytes, memoryview] = {}
+        # Those of one content lie together: so one that is garbage can be given back.
+        of_one = (groups(self._new_chunks(item, chunks), _size, LARGE_GROUP_BYTES) for item in items)
+        for _ in self._write_wholes(threads, chain.from_iterable(of_one), chunks.pop):
+            pass
+
+    def _new_chunks(self, item: Item, chunks: dict[bytes, memoryview]) -> list[Item]:
+        content = memoryview(self._read(item.digest))
+        if len(content) != item.size:
+            raise ValueError(f"content {item.digest.hex()} has {len(content)} bytes, not {item.size}")
+        ends, hashes = chunking.chunk(content, CHUNK_BYTES // 4, CHUNK_BYTES, CHUNK_BYTES * 8)
+        digests = [bytes(hashes[at : at + 32]) for at in range(0, len(hashes), 32)]
+        known = self._known(digests)
+        new: list[Item] = []
+        for digest, start, end in zip(digests, [0, *ends[:-1]], ends, strict=True):
+            if digest not in self._chunks and digest not in known:
+                self._chunks.add(digest)
+                chunks[digest] = content[start:end]
+                new.append(Item(digest, int(end - start), b"", NO_NAME))
+        self._add_slot(item.digest, item.size, item.name, 0, len(self._references), len(digests), LIST)
+        self._references += digests
+        self._tell(item.size)
+        return new
 
     # What is written
 
@@ -350,6 +357,10 @@ def features_of(content: Buffer) -> list[int]:
     """What contents that are alike have in common, some of it at least: the least of the digests of small chunks."""
     _, digests = chunking.chunk(content, _FEATURE_BYTES // 4, _FEATURE_BYTES, _FEATURE_BYTES * 8)
     return sorted({feature for (feature,) in _FEATURE.iter_unpack(digests)})[:_FEATURES]
+
+
+def _size(item: Item) -> int:
+    return item.size
 
 
 def _largest_first(item: Item) -> tuple[int, bytes]:
