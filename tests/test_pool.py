@@ -174,6 +174,20 @@ class TestInit:
         monkeypatch.undo()
         Store(root, create=True, pool_bytes=POOL_BYTES).close()
 
+    def test_a_close_that_is_interrupted_is_no_failure(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        closed, close = [], os.close
+
+        def interrupted(fd: int) -> None:
+            path = os.readlink(f"/proc/self/fd/{fd}")
+            close(fd)
+            if path.endswith(".new"):
+                closed.append(path)
+                raise InterruptedError(errno.EINTR, os.strerror(errno.EINTR))
+
+        monkeypatch.setattr(os, "close", interrupted)
+        Pool(str(root)).create(POOL_BYTES)
+        assert closed == [f"{root}/.pool.img.new"]
+
     def test_where_the_file_system_has_reflink_none_is_made(self, shared: Store) -> None:
         inside = Path(pool_of(shared).target) / "another"
         with Store(inside, create=True, pool_bytes=POOL_BYTES) as store:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import functools
 import os
 
 from layerstore._core import mount, pool
@@ -102,7 +101,8 @@ class Pool:
         import subprocess
 
         try:
-            with open(self._unfinished, "wb", opener=functools.partial(os.open, mode=0o600)) as file:
+            fd = os.open(self._unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            try:
                 os.truncate(self._unfinished, size_bytes)
                 # Sectors as large as the loop device's blocks; discarding would only tell the host about holes.
                 command = [program, "-q", "-f", "-K", "-m", "reflink=1,rmapbt=0", "-s", "size=4096"]
@@ -113,8 +113,10 @@ class Pool:
                     raise LayerstoreError(
                         f"mkfs.xfs cannot make a file system in {self._unfinished}: {done.stderr.strip()}"
                     )
-                with about(file.fileno()):
-                    os.fsync(file.fileno())
+                with about(self._unfinished):
+                    os.fsync(fd)
+            finally:
+                close_fd(fd)
         except BaseException:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._unfinished)
