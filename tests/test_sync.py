@@ -1,12 +1,15 @@
 """Syncing images to another store: what arrives, what is sent for it, and what is left when it fails."""
 
+import contextlib
 import os
 import pty
 import re
+import resource
 import signal
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,8 +21,10 @@ from syncing import LARGE, ROOT, cut_after, image, layerstore_in, left_in, load,
 from layerstore import Progress, Store, Synced
 from layerstore.errors import CorruptError, InvalidInput, LimitExceeded, NotFound, SyncError
 from layerstore.layers import encoding
+from layerstore.store.locks import locked
+from layerstore.sync import channel as channels
 from layerstore.sync import destinations
-from layerstore.sync.channel import GREETING
+from layerstore.sync.channel import GREETING, Channel
 
 SYNC_PAGE = ROOT / "docs/format/sync.md"
 
@@ -453,7 +458,109 @@ class TestDamage:
         synced(store, other, 2)
 
 
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> float:
+    """Seconds of silence that are too many: sides say every twentieth of a second that they are there."""
+    monkeypatch.setattr(channels, "ALIVE_SECONDS", 0.05)
+    return 0.5
+
+
+class TestSilence:
+    """No side waits for another one without end, nor does another one take work for silence."""
+
+    @pytest.mark.parametrize("said", ["", "printf 'layerstore sync 1\\n'; "])
+    def test_of_the_side_that_receives(
+        self, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, impatient: float, said: str
+    ) -> None:
+        load(store, 1)
+        for name, value in stand_in(tmp_path, f"{said}exec sleep 600").items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(destinations, "_END_SECONDS", 0.1)
+        with pytest.raises(SyncError, match=r"ssh://example.com has said nothing for 0\.5 seconds; .*--timeout"):
+            store.sync("app:1", "ssh://example.com", timeout_seconds=impatient)
+        store.collect_garbage()
+
+    @pytest.mark.parametrize("said", [b"", GREETING, GREETING + b"\x01\x05\0\0\0{"])
+    def test_of_the_side_that_sends(self, other: Path, impatient: float, said: bytes) -> None:
+        reading, writing = os.pipe()
+        answers, there = os.pipe()
+        os.write(writing, said)
+        with Store(other, create=True) as store:
+            assert not store.receive(reading, there, timeout_seconds=impatient)
+            store.collect_garbage()
+        with os.fdopen(answers, "rb") as file:
+            assert b"the side that sends has said nothing for 0.5 seconds" in file.read()
+        os.close(writing)
+
+    def test_of_one_that_takes_nothing(self, impatient: float) -> None:
+        reading, writing = os.pipe()
+        answers, there = os.pipe()
+        os.write(writing, GREETING)
+        with contextlib.closing(Channel(reading, there, "the other one", impatient)) as channel:
+            channel.greet()
+            with pytest.raises(SyncError, match=r"the other one has taken nothing of what is said to it for 0\.5 s"):
+                channel.send_data([bytes(1 << 20)])
+        os.close(answers)
+        os.close(writing)
+
+    def test_work_is_none(self, store: Store, other: Path, impatient: float) -> None:
+        """Of either side, and to wait for a lock."""
+        load(store, 1, 2)
+
+        def work(progress: Progress) -> None:
+            if progress.stage == "compare":
+                time.sleep(2 * impatient / 20)
+
+        with Store(other, create=True) as there:
+            held = threading.Event()
+
+            def hold() -> None:
+                with locked(there.layout.garbage_lock, exclusive=True):
+                    held.set()
+                    time.sleep(3 * impatient)
+
+            holding = threading.Thread(target=hold)
+            holding.start()
+            held.wait()
+            store.sync(["app:1", "app:2"], other, timeout_seconds=impatient, progress=work)
+            holding.join()
+            require(there, 2)
+
+    def test_garbage_is_collected_while_a_pack_is_sent(self, store: Store, other: Path) -> None:
+        """The side that sends has all that it needs by then."""
+        load(store, 1)
+        collected = []
+
+        def collect(progress: Progress) -> None:
+            if progress.stage == "send" and not collected:
+                with Store(store.root) as again:
+                    collected.append(again.collect_garbage())
+
+        store.sync("app:1", other, progress=collect)
+        assert collected
+
+    @pytest.mark.parametrize("seconds", [-1, 9.9, float("nan"), float("inf")])
+    def test_too_short_a_time_is_refused(self, store: Store, other: Path, seconds: float) -> None:
+        load(store, 1)
+        with pytest.raises(InvalidInput, match="seconds"):
+            store.sync("app:1", other, timeout_seconds=seconds)
+        assert not other.exists()
+
+
 class TestMany:
+    def test_of_more_layers_than_files_can_be_open(self, store: Store, other: Path) -> None:
+        layers = [write_tar([Entry("file", f"file-{n}", data=b"%d" % n)]) for n in range(150)]
+        made = Image(layers, ["many:1"])
+        load(store, made)
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 60, hard))
+        try:
+            store.sync("many:1", other)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        with Store(other) as there:
+            require(there, made)
+
     def test_of_one_image_at_once(self, store: Store, other: Path) -> None:
         load(store, 1, 2)
         store.sync("app:1", other)

@@ -490,6 +490,7 @@ class Store:
         to: str | os.PathLike[str],
         *,
         program: str = "layerstore",
+        timeout_seconds: float | None = 300,
         progress: ProgressCallback | None = None,
     ) -> Synced:
         """Have another store have images, with all their names; a name that another image has there moves.
@@ -499,6 +500,8 @@ class Store:
                 which runs `layerstore receive` there, on the store in that directory or on the one that it uses by
                 itself. $LAYERSTORE_SSH is what runs it, `ssh` by default.
             program: layerstore's name on the other machine, or its path.
+            timeout_seconds: how long the other side may say nothing, 10 or more; None: for ever. A side that works, or
+                waits for a lock, says so every few seconds. The other side has the same patience with this one.
             progress: see `Progress`.
 
         Layers that are there are not sent. Of the others go names, attributes and the contents that the other side
@@ -509,12 +512,15 @@ class Store:
 
         Raises:
             NotFound, InvalidInput: there is no such image; it is no destination.
-            SyncError: the other side cannot be reached, or ends too soon.
+            SyncError: the other side cannot be reached, ends too soon, or is silent for too long.
             CorruptError: what the store has of an image is damaged; or it came damaged, and the message says so.
             DigestMismatch, LimitExceeded, Unsupported, OSError.
         """
+        from layerstore.sync.channel import check_timeout
         from layerstore.sync.destinations import in_thread, over_ssh, parse_destination
         from layerstore.sync.sending import send
+
+        check_timeout(timeout_seconds)
 
         given = [images] if isinstance(images, (Image, str)) else images
         chosen = list(dict.fromkeys(self._resolve(image).id for image in given))
@@ -523,23 +529,24 @@ class Store:
         with contextlib.ExitStack() as stack:
             if remote is not None:
                 changed = self.limits.changes()
-                channel = stack.enter_context(over_ssh(remote, program, changed, name))
+                channel = stack.enter_context(over_ssh(remote, program, changed, name, timeout_seconds))
             else:
                 other = stack.enter_context(Store(to, create=True, limits=self._limits))
-                channel = stack.enter_context(in_thread(other._receive, name))
+                channel = stack.enter_context(in_thread(other._receive, name, timeout_seconds))
             return send(self.layout, self._database, self._contents, self._chains, chosen, channel, progress)
 
-    def receive(self, reading: int, writing: int) -> bool:
+    def receive(self, reading: int, writing: int, *, timeout_seconds: float | None = 300) -> bool:
         """Take in what `sync` of another store sends, which is what `layerstore receive` does.
 
         Args:
             reading, writing: descriptors, of what comes from there and what goes there; they are closed.
+            timeout_seconds: as of `sync`.
 
         Returns whether all is here; if not, the other side was told why. Raises what it could not be told.
         """
         from layerstore.sync.channel import Channel
 
-        with contextlib.closing(Channel(reading, writing, "the side that sends")) as channel:
+        with contextlib.closing(Channel(reading, writing, "the side that sends", timeout_seconds)) as channel:
             return self._receive(channel)
 
     def _receive(self, channel: Channel) -> bool:

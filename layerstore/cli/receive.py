@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 
+from layerstore.cli.sync import add_timeout
 from layerstore.errors import InvalidInput
 
 TYPE_CHECKING = False
@@ -17,7 +18,7 @@ CREATES_STORE = True
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    pass
+    add_timeout(parser)
 
 
 def run(store: Store, args: argparse.Namespace) -> int:
@@ -25,4 +26,4 @@ def run(store: Store, args: argparse.Namespace) -> int:
         raise InvalidInput("nobody types what this reads; `layerstore sync` runs it on the machine that it sends to")
     reading, writing = os.dup(0), os.dup(1)
     os.dup2(2, 1)  # whatever else is printed is no answer
-    return 0 if store.receive(reading, writing) else 1
+    return 0 if store.receive(reading, writing, timeout_seconds=args.timeout or None) else 1

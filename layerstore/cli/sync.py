@@ -20,8 +20,20 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR|ssh://[USER@]HOST[:PORT][/DIR]",
         help="the other store, made where there is none; of a host without DIR the one that layerstore uses there",
     )
+    add_timeout(parser)
     parser.add_argument(
         "--program", default="layerstore", metavar="PATH", help="layerstore on the other machine (default: layerstore)"
+    )
+
+
+def add_timeout(parser: argparse.ArgumentParser) -> None:
+    """The option that `receive` has, too."""
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        default=300,
+        metavar="SECONDS",
+        help="give up when the other side says nothing for so long (default: 300; 0: never)",
     )
 
 
@@ -36,7 +48,10 @@ def run(store: Store, args: argparse.Namespace) -> int:
             )
 
         shown = None if bar is None else show
-        synced = store.sync(args.images, args.destination, program=args.program, progress=shown)
+        timeout = args.timeout or None
+        synced = store.sync(
+            args.images, args.destination, program=args.program, timeout_seconds=timeout, progress=shown
+        )
     images = len(synced.images)
     print(
         f"{images} image{'' if images == 1 else 's'} synced: {synced.layers} layers and {synced.contents} contents of "

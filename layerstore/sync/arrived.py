@@ -81,6 +81,12 @@ class Arrived:
         self._frames_left = 0
         self._bases_left = FREE_LAYER_BYTES + _TIMES * sum(wanted.values())
         if pack is not None:
+            # A slot for each, and one and a reference for each chunk, which are in memory.
+            most = 2 * len(wanted) + sum(wanted.values()) // max(1, sizes[0])
+            if max(pack.slot_count, pack.reference_count) > most:
+                raise CorruptError(
+                    f"what came has more contents than the {len(wanted)} that were asked for; sync again"
+                )
             self._frames_left = _TIMES * _check_frames(pack, pack_bytes, limits)
             for fields in SLOT.iter_unpack(pack.slots()):
                 slot = ColdSlot(*fields)

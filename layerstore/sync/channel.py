@@ -6,15 +6,16 @@ import contextlib
 import errno
 import json
 import os
+import select
 import struct
+import threading
 from enum import IntEnum
-from functools import partial
 
 import numpy as np
 
 from layerstore import errors
 from layerstore.errors import InvalidInput, LayerstoreError, SyncError
-from layerstore.naming import about, close_fd
+from layerstore.naming import about, close_fd, starting
 from layerstore.oci.configs import parse_json
 from layerstore.store.pieces import write_all
 
@@ -28,6 +29,12 @@ if TYPE_CHECKING:
 GREETING = b"layerstore sync 1\n"
 MOST_BYTES = 1 << 20
 """Of one message."""
+SILENCE_SECONDS = 300.0
+"""So long the other side may say nothing and take nothing, where nobody says otherwise."""
+ALIVE_SECONDS = 5.0
+"""A side that works says so every so often."""
+_MOST_SECONDS = 2_000_000.0
+"""Of which poll(2) can count the milliseconds."""
 _HEADER = struct.Struct("<BI")
 _TOLD = (
     *("Conflict", "CorruptError", "DigestMismatch", "InvalidInput", "LimitExceeded", "NotFound", "SyncError"),
@@ -42,22 +49,28 @@ class Kind(IntEnum):
 
     IMAGE, OFFER, LAYER, HAVE, PACK, FROM, END = 1, 2, 3, 4, 5, 6, 7
     STORED, WANTED, HELD, KEPT, PROGRESS, DONE = 33, 34, 35, 36, 37, 38
-    DATA, ERROR = 64, 65
+    DATA, ERROR, ALIVE = 64, 65, 66
 
 
 class Channel:
     """One end, by the descriptors to read from and to write to, which it closes; `other` is what errors call the other
-    side.
+    side, and `timeout_seconds` how long that may say nothing, or take nothing of what is said, None for any time.
 
-    Not for two threads at once. Whatever reads or writes raises `SyncError` where the other side has ended or says what
-    it should not, and the error of the other side where it tells of one.
+    Not for two threads at once. Whatever reads or writes raises `SyncError` where the other side has ended, is silent
+    for too long or says what it should not, and the error of the other side where it tells of one. Raises
+    `InvalidInput` where a side that works would be taken for silent.
     """
 
-    def __init__(self, reading: int, writing: int, other: str) -> None:
+    def __init__(self, reading: int, writing: int, other: str, timeout_seconds: float | None = SILENCE_SECONDS) -> None:
         self.reading = reading
         self.writing = writing
         self._is_open = True
         self.other = other
+        check_timeout(timeout_seconds)
+        self._timeout_seconds = timeout_seconds
+        self._lock = threading.Lock()
+        self._ended_here = threading.Event()
+        self._alive: threading.Thread | None = None
         self.sent_bytes = 0
         self.received_bytes = 0
 
@@ -65,14 +78,36 @@ class Channel:
         """Once or more often."""
         if self._is_open:
             self._is_open = False
+            self._ended_here.set()
+            if self._alive is not None:
+                self._alive.join()
+            with contextlib.suppress(OSError):
+                os.set_blocking(self.writing, True)  # the pipe may be another program's as well
             close_fd(self.writing)
             close_fd(self.reading)
 
     def greet(self) -> None:
-        """Both sides do so first, and neither says anything else before it has heard it."""
+        """Both sides do so first, and neither says anything else before it has heard it. From then on the other side is
+        told every now and then that this one is there."""
+        with about(f"what is said to {self.other}"):
+            os.set_blocking(self.writing, False)
+        self._greet()
+        alive = threading.Thread(target=self._say_alive, name="layerstore-alive", daemon=True)
+        with starting():
+            alive.start()
+        self._alive = alive
+
+    def _say_alive(self) -> None:
+        message = _HEADER.pack(Kind.ALIVE, 0)
+        while not self._ended_here.wait(ALIVE_SECONDS):
+            # Where that fails, whoever says something else is told of it; and there is no need where much waits.
+            with self._lock, contextlib.suppress(OSError):
+                if self._is_ready(self.writing, select.POLLOUT, 0):
+                    self.sent_bytes += os.write(self.writing, message)
+
+    def _greet(self) -> None:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # what it said before it ended tells more
             self._put(GREETING)
-        self.sent_bytes += len(GREETING)
         heard = b""
         while len(heard) < len(GREETING) and heard == GREETING[: len(heard)]:
             piece = self._read_some(len(GREETING) - len(heard))
@@ -109,6 +144,8 @@ class Channel:
     def receive(self, *kinds: Kind) -> tuple[Kind, bytes]:
         """The next message, of one of these kinds."""
         number, length = _HEADER.unpack(self._read(_HEADER.size))
+        while (number, length) == (Kind.ALIVE, 0):
+            number, length = _HEADER.unpack(self._read(_HEADER.size))
         if length > MOST_BYTES:
             raise self.wrong(f"sends a message of {length} bytes, more than {MOST_BYTES}")
         payload = self._read(length)
@@ -185,11 +222,32 @@ class Channel:
             self._put(data)
         except (BrokenPipeError, ConnectionResetError):
             self._hear_the_last()
-        self.sent_bytes += len(memoryview(data))
 
     def _put(self, data: Buffer) -> None:
-        with about(f"what is said to {self.other}"):
-            write_all(partial(os.write, self.writing), data)
+        with self._lock, about(f"what is said to {self.other}"):
+            write_all(self._write_some, data)
+            self.sent_bytes += len(memoryview(data))
+
+    def _write_some(self, data: memoryview) -> int:
+        try:
+            return os.write(self.writing, data)
+        except BlockingIOError:
+            if not self._is_ready(self.writing, select.POLLOUT, self._timeout_seconds):
+                raise self._is_silent("has taken nothing of what is said to it") from None
+            return 0
+
+    def _is_ready(self, fd: int, event: int, seconds: float | None) -> bool:
+        """Whether it can be read from or written to within that time, or has ended."""
+        poll = select.poll()
+        poll.register(fd, event)
+        with about(fd):
+            return bool(poll.poll(None if seconds is None else seconds * 1000))
+
+    def _is_silent(self, what: str) -> SyncError:
+        return SyncError(
+            f"{self.other} {what} for {self._timeout_seconds:g} seconds; see that it runs and can be reached, and sync "
+            "again to go on from there; or give it more time (--timeout)"
+        )
 
     def _hear_the_last(self) -> NoReturn:
         """The other side does not listen any more. It may have said why."""
@@ -207,6 +265,8 @@ class Channel:
         return b"".join(parts)
 
     def _read_some(self, count: int) -> bytes:
+        if not self._is_ready(self.reading, select.POLLIN, self._timeout_seconds):
+            raise self._is_silent("has said nothing")
         with about(f"what {self.other} says"):
             piece = os.read(self.reading, count)
         self.received_bytes += len(piece)
@@ -214,6 +274,13 @@ class Channel:
 
     def _ended(self) -> SyncError:
         return SyncError(f"{self.other} has ended before all was said; sync again to go on from there")
+
+
+def check_timeout(seconds: float | None) -> None:
+    """Raise `InvalidInput` where a side that works would be taken for silent in that time."""
+    if seconds is not None and not 2 * ALIVE_SECONDS <= seconds < _MOST_SECONDS:
+        least = f"{2 * ALIVE_SECONDS:g}"
+        raise InvalidInput(f"the other side of a sync cannot be given {seconds} seconds to say something; give {least}")
 
 
 def _error_of(other: str, payload: bytes) -> Exception:

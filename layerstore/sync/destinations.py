@@ -11,7 +11,7 @@ import threading
 
 from layerstore.errors import InvalidInput, SyncError
 from layerstore.naming import about, close_fd, starting
-from layerstore.sync.channel import Channel
+from layerstore.sync.channel import SILENCE_SECONDS, Channel
 from layerstore.types import Value
 
 TYPE_CHECKING = False
@@ -34,11 +34,12 @@ class Remote(Value):
         self.port = port
         self.root = root
 
-    def command(self, program: str, limits: Mapping[str, int]) -> list[str]:
+    def command(self, program: str, limits: Mapping[str, int], timeout_seconds: float | None) -> list[str]:
         """What runs there `program`, which is layerstore: $LAYERSTORE_SSH or ssh, and what it is given."""
         options = [word for name, value in limits.items() for word in ("--limit", f"{name}={value}")]
         root = ["--root", self.root] if self.root else []
-        there = shlex.join([program, *root, *options, "receive"])
+        timeout = [] if timeout_seconds == SILENCE_SECONDS else ["--timeout", f"{timeout_seconds or 0:g}"]
+        there = shlex.join([program, *root, *options, "receive", *timeout])
         port = ["-p", self.port] if self.port else []
         return [*shlex.split(os.environ.get("LAYERSTORE_SSH", "ssh")), *port, "--", self.host, there]
 
@@ -61,11 +62,11 @@ def parse_destination(text: str) -> Remote | None:
 
 
 @contextlib.contextmanager
-def in_thread(receive: Callable[[Channel], object], name: str) -> Iterator[Channel]:
+def in_thread(receive: Callable[[Channel], object], name: str, timeout_seconds: float | None) -> Iterator[Channel]:
     """The channel to a side that receives in a thread of this process. What it raises and could not tell is raised."""
     raised: list[BaseException] = []
     with contextlib.ExitStack() as stack:
-        there, here = (stack.enter_context(contextlib.closing(end)) for end in _ends("the side that sends", name))
+        there, here = (stack.enter_context(contextlib.closing(end)) for end in _ends(name, timeout_seconds))
 
         def run() -> None:
             with contextlib.closing(there):
@@ -90,9 +91,9 @@ def in_thread(receive: Callable[[Channel], object], name: str) -> Iterator[Chann
             thread.join()
 
 
-def _ends(one: str, other: str) -> tuple[Channel, Channel]:
-    """Those of a channel of two pipes; what each calls the side at the other one."""
-    with about(f"a pipe to {other}"):
+def _ends(name: str, timeout_seconds: float | None) -> tuple[Channel, Channel]:
+    """Those of a channel of two pipes: there and here. `name` is what is there."""
+    with about(f"a pipe to {name}"):
         there_reads, here_writes = os.pipe()
         try:
             here_reads, there_writes = os.pipe()
@@ -100,15 +101,18 @@ def _ends(one: str, other: str) -> tuple[Channel, Channel]:
             close_fd(there_reads)
             close_fd(here_writes)
             raise
-    return Channel(there_reads, there_writes, one), Channel(here_reads, here_writes, other)
+    there = Channel(there_reads, there_writes, "the side that sends", timeout_seconds)
+    return there, Channel(here_reads, here_writes, name, timeout_seconds)
 
 
 @contextlib.contextmanager
-def over_ssh(remote: Remote, program: str, limits: Mapping[str, int], name: str) -> Iterator[Channel]:
+def over_ssh(
+    remote: Remote, program: str, limits: Mapping[str, int], name: str, timeout_seconds: float | None
+) -> Iterator[Channel]:
     """The channel to a side that receives on another machine. It has ended when the block has."""
-    command = remote.command(program, limits)
+    command = remote.command(program, limits, timeout_seconds)
     with contextlib.ExitStack() as stack:
-        there, here = (stack.enter_context(contextlib.closing(end)) for end in _ends("the side that sends", name))
+        there, here = (stack.enter_context(contextlib.closing(end)) for end in _ends(name, timeout_seconds))
         try:
             process = subprocess.Popen(command, stdin=there.reading, stdout=there.writing)
         except FileNotFoundError:

@@ -15,7 +15,7 @@ from layerstore._core.ingest import LOCATION_NONE
 from layerstore.errors import CorruptError, DigestMismatch, InvalidInput, LayerstoreError, SyncError
 from layerstore.layers.imports import Import
 from layerstore.layers.recipe import arrived_tar_pieces, recipe_frames
-from layerstore.layers.streams import decompressed, pieces_of
+from layerstore.layers.streams import decompressed
 from layerstore.limits import FREE_INDEX_BYTES, beyond
 from layerstore.naming import about, fstat
 from layerstore.oci.configs import parse_config
@@ -33,7 +33,7 @@ from layerstore.types import DiffId, Digest, Value, normalise_name, parse_digest
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-    from typing import Any
+    from typing import Any, BinaryIO
 
     from typing_extensions import Buffer
 
@@ -78,6 +78,25 @@ class _Layer(Value):
         self.diff_id = diff_id
         self.table = table
         self.frames = frames
+
+
+class _TableSizes:
+    """What the tables of the layers of one image have together, which are in memory at once."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._packed = self._bytes = 0
+
+    def add(self, packed_bytes: int, size_bytes: int) -> None:
+        """Raises `LimitExceeded`."""
+        limits = self._limits
+        self._packed += packed_bytes
+        self._bytes += size_bytes
+        what = f"the tables of the layers have {self._bytes} bytes"
+        if self._bytes > limits.index_bytes:
+            raise beyond(what, limits, "index_bytes")
+        if self._bytes > max(FREE_INDEX_BYTES, limits.index_ratio * self._packed):
+            raise beyond(f"{what} in {self._packed}", limits, "index_ratio")
 
 
 class _Offer(Value):
@@ -163,7 +182,9 @@ class _Receiving:
     def _import(self, importing: Import, lacking: Sequence[DiffId], here: Collection[DiffId]) -> None:
         """Stage the layers that are lacking, by what comes of them and what is here."""
         with contextlib.ExitStack() as stack:
-            layers = [self._layer(diff_id, here, stack) for diff_id in lacking]
+            recipes = stack.enter_context(tempfile.TemporaryFile(dir=self._layout.staging, buffering=0))
+            sizes = _TableSizes(self._limits)
+            layers = [self._layer(diff_id, here, recipes, sizes) for diff_id in lacking]
             wanted = self._wanted(layers)
             offer = self._answer(sum(wanted.values()) * 65 // 64 + 256 * len(wanted) + 4096)
             spool = stack.enter_context(self._fetched(offer)) if offer.size_bytes else None
@@ -177,37 +198,44 @@ class _Receiving:
                 # Before the import is made durable: else it would be written to the disk with it.
                 spool.remove()
 
-    def _layer(self, diff_id: DiffId, here: Collection[DiffId], stack: contextlib.ExitStack) -> _Layer:
-        """A layer as it comes: its table of contents and its recipe, which may be differences from one that is here."""
+    def _layer(self, diff_id: DiffId, here: Collection[DiffId], recipes: BinaryIO, sizes: _TableSizes) -> _Layer:
+        """A layer as it comes: its table of contents and its recipe, maybe as differences from one that is here. The
+        recipe is put into a file, and decompressed when the layer is made: all of an image's at once may be much."""
         said = self._channel.hear(Kind.LAYER)
         like = said.get("like")
         if like is not None and (not isinstance(like, str) or like not in here):
             raise self._channel.wrong(f"sends layer {diff_id} as a difference from {like!r}, which is not here")
         limits = self._limits
         (packed, size), (packed_recipe, recipe_size) = (self._sizes(said.get(key)) for key in ("table", "recipe"))
-        if max(packed, size, packed_recipe) > limits.index_bytes:
+        if max(packed, packed_recipe) > limits.index_bytes:
             raise beyond(f"the table or recipe of layer {diff_id} is too large", limits, "index_bytes")
-        if size > max(FREE_INDEX_BYTES, limits.index_ratio * packed):
-            raise beyond(f"the table of layer {diff_id} has {size} bytes in {packed}", limits, "index_ratio")
+        sizes.add(packed, size)
+        theirs = None if like is None else self._chains.layer_index(DiffId(like)).contents_bytes()
+        if theirs is not None and (recipe_size > SMALL_RECIPE_BYTES or max(size, len(theirs)) > SMALL_TABLE_BYTES):
+            raise self._too_large(diff_id)
+        table = self._unpacked(diff_id, b"".join(self._channel.data(packed)), size, theirs)
+        start = recipes.tell()
+        for piece in self._channel.data(packed_recipe):
+            write_all(recipes.write, piece)
+        came = _range(recipes.fileno(), start, start + packed_recipe)
         if like is None:
-            table = self._unpacked(diff_id, packed, size)
-            file = stack.enter_context(tempfile.TemporaryFile(dir=self._layout.staging, buffering=0))  # noqa: SIM115
-            for piece in self._channel.data(packed_recipe):
-                write_all(file.write, piece)
-            file.seek(0)
-            frames = decompressed(pieces_of(file), "zstd", limits, f"the recipe of layer {diff_id}")
-            return _Layer(diff_id, self._checked(diff_id, table), frames)
-        theirs = self._chains.layer_index(DiffId(like)).contents_bytes()
-        base = recipe_frames(self._layout.layer_recipe(DiffId(like)), SMALL_RECIPE_BYTES)
-        if base is None or recipe_size > SMALL_RECIPE_BYTES or max(size, len(theirs)) > SMALL_TABLE_BYTES:
-            raise self._channel.wrong(f"sends layer {diff_id} as a difference although it is too large for that")
-        table = self._unpacked(diff_id, packed, size, theirs)
-        recipe = self._unpacked(diff_id, packed_recipe, recipe_size, base)
-        return _Layer(diff_id, self._checked(diff_id, table), [recipe])
+            frames = decompressed(came, "zstd", limits, f"the recipe of layer {diff_id}")
+        else:
+            frames = self._recipe(diff_id, came, recipe_size, DiffId(like))
+        return _Layer(diff_id, self._checked(diff_id, table), frames)
 
-    def _unpacked(self, diff_id: DiffId, packed: int, size: int, base: Buffer | None = None) -> bytes:
-        """What comes of a table or a recipe in so many bytes."""
-        data = b"".join(self._channel.data(packed))
+    def _recipe(self, diff_id: DiffId, came: Iterable[Piece], size: int, like: DiffId) -> Iterator[Piece]:
+        """The frames of a recipe that came as a difference from another."""
+        base = recipe_frames(self._layout.layer_recipe(like), SMALL_RECIPE_BYTES)
+        if base is None:
+            raise self._too_large(diff_id)
+        yield self._unpacked(diff_id, b"".join(came), size, base)
+
+    def _too_large(self, diff_id: DiffId) -> SyncError:
+        return self._channel.wrong(f"sends layer {diff_id} as a difference although it is too large for that")
+
+    def _unpacked(self, diff_id: DiffId, data: bytes, size: int, base: Buffer | None = None) -> bytes:
+        """What was made one frame of."""
         try:
             return zstd.decompress(data, size, base)
         except CorruptError as error:
@@ -340,6 +368,15 @@ class _Receiving:
                 self._channel.say(Kind.PROGRESS, {"layer": diff_id, "done": done})
 
         return tell
+
+
+def _range(fd: int, start: int, end: int) -> Iterator[bytes]:
+    """The bytes of a file between two positions."""
+    while start < end:
+        with about(fd):
+            piece = read_at(fd, min(PIECE_BYTES, end - start), start)
+        start += len(piece)
+        yield piece
 
 
 def _is_hex(value: object) -> bool:

@@ -53,9 +53,7 @@ def send(
     channel.greet()
     sending = _Sending(layout, database, contents, chains, channel, progress)
     for image in images:
-        # What a collection takes away while it is read would be missing in the middle.
-        with locked(layout.garbage_lock, exclusive=False):
-            sending.send(image)
+        sending.send(image)
     channel.send(Kind.END)
     sent, received = channel.sent_bytes, channel.received_bytes
     return Synced([*images], sending.layers, sending.contents, sending.content_bytes, sent, received)
@@ -80,19 +78,33 @@ class _Sending:
         self.layers = self.contents = self.content_bytes = 0
 
     def send(self, image: ImageId) -> None:
-        config, names = self._describe(image)
+        with tempfile.TemporaryFile(dir=self._layout.staging, buffering=0) as file:
+            # What a collection takes away while it is read would be missing in the middle.
+            with locked(self._layout.garbage_lock, exclusive=False):
+                config, names = self._describe(image)
+                what = next(iter(names), image)
+                lacking, sources = self._offer(image, config, names, what, file.fileno())
+            if sources is not None:
+                self._send_pack(file.fileno(), what, sources)
+        self._hear_of_import(set(lacking))
+        self.layers += len(lacking)
+
+    def _offer(
+        self, image: ImageId, config: ImageConfig, names: Sequence[str], what: str, fd: int
+    ) -> tuple[list[DiffId], list[str] | None]:
+        """Find out what the other side lacks, and say of what it is made. Returns the layers; and of a pack that is to
+        be sent, which is written to `fd`, from what chunks are."""
         own = list(dict.fromkeys(config.diff_ids))
         others = layers_like(self._database, image, names, set(own))
         self._channel.send(Kind.OFFER, b"".join(bytes.fromhex(digest_hex(diff_id)) for diff_id in others))
         stored = self._channel.flags(Kind.STORED, len(own) + len(others))
         there = [diff_id for diff_id, is_there in zip([*own, *others], stored, strict=True) if is_there]
         lacking = [diff_id for diff_id, is_there in zip(own, stored, strict=False) if not is_there]
-        if lacking:
-            elsewhere = [diff_id for diff_id in others if diff_id not in there]
-            known = Known(self._chains, self._contents, there, elsewhere, self._ask)
-            self._send_contents(next(iter(names), image), self._send_layers(lacking, known), known)
-        self._hear_of_import(set(lacking))
-        self.layers += len(lacking)
+        if not lacking:
+            return [], None
+        elsewhere = [diff_id for diff_id in others if diff_id not in there]
+        known = Known(self._chains, self._contents, there, elsewhere, self._ask)
+        return lacking, self._write_pack(fd, what, self._send_layers(lacking, known), known)
 
     # The image and its layers
 
@@ -156,24 +168,26 @@ class _Sending:
 
     # Contents
 
-    def _send_contents(self, what: str, contents: dict[bytes, tuple[int, bytes]], known: Known) -> None:
-        """Send those that the other side wants, in a cold pack."""
+    def _write_pack(
+        self, fd: int, what: str, contents: dict[bytes, tuple[int, bytes]], known: Known
+    ) -> list[str] | None:
+        """Write those that the other side wants to a cold pack; returns from what chunks of it are, None where it wants
+        none."""
         flags = self._channel.flags(Kind.WANTED, len(contents))
         wanted = [(digest, *of) for (digest, of), flag in zip(contents.items(), flags, strict=True) if flag]
         if not wanted:
             self._channel.say(Kind.PACK, {"bytes": 0})
-            return
+            return None
         items, bases = known.items_and_bases(wanted)
         chunks = known.chunks(items, bases, _CHUNK_SIZES)
         total = sum(item.size for item in items)
-        with tempfile.TemporaryFile(dir=self._layout.staging, buffering=0) as file:
-            told = self._telling("compare", what, total)
-            staging = self._layout.staging
-            encoder = Encoder(file.fileno(), staging, "zstd", self._contents.reader(), chunks.known, bases, told)
-            encoder.write(items, set())
-            self._send_pack(file.fileno(), what, [source.hex() for source in chunks.sources])
+        told = self._telling("compare", what, total)
+        staging = self._layout.staging
+        encoder = Encoder(fd, staging, "zstd", self._contents.reader(), chunks.known, bases, told)
+        encoder.write(items, set())
         self.contents += len(items)
         self.content_bytes += total
+        return [source.hex() for source in chunks.sources]
 
     def _send_pack(self, fd: int, what: str, sources: list[str]) -> None:
         """Of the pack, what the other side does not have from a sync that did not end."""

@@ -23,9 +23,10 @@ from layerstore._core.hashing import blake3
 from layerstore.errors import CorruptError, DigestMismatch, InvalidInput, LayerstoreError, LimitExceeded, SyncError
 from layerstore.layers.encoding import Item
 from layerstore.layers.streams import decompressed
+from layerstore.limits import DEFAULT
 from layerstore.store import zstd
 from layerstore.store.cold import FOOTER, FRAME, LIST, MAGIC, SLOT, STORED, VERSION, WHOLE, ZSTD
-from layerstore.sync import arrived, sending
+from layerstore.sync import arrived, receiving, sending
 from layerstore.sync import channel as channels
 from layerstore.sync.channel import Channel, Kind
 
@@ -606,6 +607,23 @@ def test_a_pack_is_refused(
         raises(lambda: sender.sync("app:1", place.store.root), error, told)
         assert os.listdir(place.store.root / "downloads") == []
         forget_downloads(place)
+
+
+@case("tables of many layers that become 48 MB together", "refused")
+def test_tables_are_limited_together() -> None:
+    sizes = receiving._TableSizes(DEFAULT)
+    sizes.add(100, 16 << 20)
+    sizes.add(100, 16 << 20)
+    with pytest.raises(LimitExceeded, match=r"have 50331648 bytes in 300, .*index_ratio"):
+        sizes.add(100, 16 << 20)
+
+
+@case("a pack with 200 contents more than the 3 that were asked for", "refused")
+def test_a_pack_of_many_contents(place: Place, sender: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sending, "Encoder", Forged)
+    slots, frames, references = BY_HAND
+    monkeypatch.setattr(Forged, "data", pack_of([*slots, *[slots[0]] * 200], frames, references))
+    refuses(place, sender, CorruptError, "more contents than the 3 that were asked for")
 
 
 def test_packs_that_are_made_by_hand_can_be_right(place: Place, sender: Store, monkeypatch: pytest.MonkeyPatch) -> None:
