@@ -426,7 +426,7 @@ class Mount(Operation):
 
     def steps(self, place: Place) -> Sequence[Step]:
         def use(store: Store) -> None:
-            with box(store).mount() as root:
+            with box(store).mount() as root, about(root / "app"):
                 assert (root / "app").read_bytes() == b"#!/bin/true\n"
 
         return [
