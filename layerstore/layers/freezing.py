@@ -13,7 +13,9 @@ import struct
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from layerstore._core.ingest import LOCATION_NONE, RECORD_BYTES
+import numpy as np
+
+from layerstore._core.ingest import LOCATION_NONE, LOCATION_OBJECT, RECORD_BYTES
 from layerstore.errors import Conflict, CorruptError, InvalidInput, NotFound
 from layerstore.layers.derived import remove_derived
 from layerstore.layers.encoding import NO_NAME, Encoder, Item, hash_names, name_of
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
+    from numpy.typing import NDArray
+
     from layerstore._core.index import Index
     from layerstore.layers.chains import Chains
     from layerstore.layers.encoding import Compression
@@ -44,6 +48,10 @@ if TYPE_CHECKING:
 _RECORD = struct.Struct("<32sQII")
 _CONTENT = struct.Struct("<32sQ")
 _PLACE = struct.Struct("<II")
+_PLACES = np.dtype([("pack", "<u4"), ("slot", "<u4")])
+_NO_PLACE = np.uint64(2**64 - 1)
+_RECORDS = np.dtype([("digest", "V32"), ("size", "<u8"), ("pack", "<u4"), ("slot", "<u4")])
+_SLOTS = np.dtype([("", "V40"), ("name", "<u8"), ("", "V12"), ("base", "<u4")])
 _INDEXES_AT_ONCE = 4
 _HOT_PATHS = 1_000_000
 """Of so many paths of images that stay hot contents are looked at, as what those that are frozen may differ from."""
@@ -171,15 +179,14 @@ class Freezing:
         hot_images = there.hot(set(self._images))
         self._hot_layers = there.layers(hot_images)
         self._own_layers = [layer for layer in there.layers(self._images) if layer not in set(self._hot_layers)]
-        hot = {digest for layer in self._hot_layers for digest, _ in self._table(layer)}
-        cold_layers = there.layers(image for image in there.chains if image not in hot_images)
-        paths = self._paths(cold_layers, hot)
+        paths = self._paths(there.layers(image for image in there.chains if image not in hot_images))
         log = self._contents.log_records()
         self._cold = _cold_records(log)
         references = self._references(log)
         for digest, size in references.items():
-            if digest not in hot:
-                paths.setdefault(digest, (size, b""))
+            paths.setdefault(digest, (size, b""))
+        for digest in self._among(list(paths), self._hot_layers):
+            del paths[digest]
         self.must_stay = set(references)
         places = _PLACE.iter_unpack(self._contents.digests().locate_many(b"".join(paths), 32))
         there_now = []
@@ -232,7 +239,8 @@ class Freezing:
         if self._images and not frozen:
             raise Conflict("containers of all these images were made meanwhile, or they were removed")
         hot_images = there.hot(set(frozen))
-        hot = {digest for layer in there.layers(hot_images) for digest, _ in self._table(layer)}
+        chosen = [*(digest for digest, _ in self._written), *self._again]
+        hot = self._among(chosen, there.layers(hot_images))
         pack = ColdPack(self._layout.cold_pack(number)) if written else None
         records = [
             _RECORD.pack(digest, size, FIRST_COLD + number, slot)
@@ -270,8 +278,7 @@ class Freezing:
 
     def _require_references(self, pack: ColdPack) -> None:
         """What it refers to may have been collected, or have become a difference, since it was looked up."""
-        needed = {each for slot in range(pack.slot_count) for each in pack.references_of(pack.slot(slot))}
-        needed -= {digest for digest, _ in self._written}
+        needed = _references_of(pack) - {digest for digest, _ in self._written}
         places = _PLACE.iter_unpack(self._contents.digests().locate_many(b"".join(needed), 32))
         if any(
             place == LOCATION_NONE or (is_cold(place) and not self._is_whole(place, slot)) for place, slot in places
@@ -327,18 +334,58 @@ class Freezing:
         index = self._index(layer)
         return _CONTENT.iter_unpack(bytes(index.contents_bytes()) if index is not None else b"")
 
-    def _paths(self, layers: Iterable[DiffId], hot: Collection[bytes]) -> dict[bytes, tuple[int, bytes]]:
-        """Size and path of each content of these layers that is not hot."""
+    def _paths(self, layers: Iterable[DiffId]) -> dict[bytes, tuple[int, bytes]]:
+        """Size and path of each content of these layers that is not in a cold pack."""
         found: dict[bytes, tuple[int, bytes]] = {}
+        seen = np.full(1, _NO_PLACE)
         for layer in layers:
             index = self._index(layer)
             if index is None:
                 continue
-            table = _CONTENT.iter_unpack(bytes(index.contents_bytes()))
-            for (digest, size), path in zip(table, index.content_paths(), strict=True):
-                if digest not in hot and digest not in found:
-                    found[digest] = size, path
+            table = bytes(index.contents_bytes())
+            places = self._places(table, _CONTENT.size)
+            packs, keys = places["pack"], places.view("<u8")
+            # Of most layers of frozen images that is nothing, or nothing that others do not have.
+            in_packs = packs < FIRST_COLD
+            in_packs[in_packs] = ~_is_in(keys[in_packs], seen)
+            numbers = np.flatnonzero(in_packs | (packs == LOCATION_OBJECT)).tolist()
+            new = {
+                number: each
+                for number in numbers
+                if (each := _CONTENT.unpack_from(table, number * _CONTENT.size))[0] not in found
+            }
+            if new:
+                seen = np.union1d(seen, keys[in_packs])
+                paths: Sequence[bytes] = index.content_paths()
+                found.update((digest, (size, paths[number])) for number, (digest, size) in new.items())
         return found
+
+    def _places(self, digests: bytes | memoryview, stride: int) -> NDArray[np.void]:
+        return np.frombuffer(self._contents.digests().locate_many(digests, stride), _PLACES)
+
+    def _among(self, digests: Sequence[bytes], layers: Iterable[DiffId]) -> set[bytes]:
+        """Those of these contents that layers have."""
+        # No two contents have the same place in a pack; all that are objects, or nowhere, have one.
+        places = self._places(b"".join(digests), 32)
+        lies_alone = places["pack"] < LOCATION_NONE
+        at, which = np.unique(places[lies_alone].view("<u8"), return_index=True)
+        alone = np.flatnonzero(lies_alone)[which]
+        others = {digests[number] for number in np.flatnonzero(~lies_alone).tolist()}
+        at = np.append(at, _NO_PLACE)
+        is_found = np.zeros(len(at), bool)
+        found: set[bytes] = set()
+        for layer in layers:
+            index = self._index(layer)
+            if index is None:
+                continue
+            table = bytes(index.contents_bytes())
+            of_layer = self._places(table, _CONTENT.size)
+            in_packs = of_layer["pack"] < LOCATION_NONE
+            keys = of_layer[in_packs].view("<u8")
+            is_found[np.searchsorted(at, keys[_is_in(keys, at)])] = True
+            elsewhere = np.flatnonzero(~in_packs) * _CONTENT.size
+            found |= others.intersection(table[place : place + 32] for place in elsewhere.tolist())
+        return found | {digests[number] for number in alone[is_found[:-1]].tolist()}
 
     def _packs(self) -> Iterator[ColdPack]:
         for (number,) in self._database.read().execute("SELECT number FROM cold_packs").fetchall():
@@ -346,12 +393,7 @@ class Freezing:
 
     def _references(self, log: bytes) -> dict[bytes, int]:
         """What contents of cold packs differ from or are made of, with their sizes: it is no difference itself."""
-        needed = {
-            each
-            for pack in self._packs()
-            for slot in range(pack.slot_count)
-            for each in pack.references_of(pack.slot(slot))
-        }
+        needed = {each for pack in self._packs() for each in _references_of(pack)}
         return {digest: size for digest, size, _, _ in _RECORD.iter_unpack(log) if digest in needed}
 
     def bases(self) -> dict[bytes, list[tuple[bytes, int]]]:
@@ -359,12 +401,15 @@ class Freezing:
         names = {item.name for item in self.items}
         written = {item.digest for item in self.items}
         found: dict[bytes, list[tuple[bytes, int]]] = {}
-        for digest, record in self._cold.items():
-            # Of a content with several, the last one, which is where it is looked up once it is cold.
-            pack, slot = _place(record)
-            if digest not in written and self._is_whole(pack, slot):
-                there = self._opened[pack].slot(slot)
-                if there.name in names and there.name != NO_NAME:
+        wanted = np.unique(np.frombuffer(b"".join(names - {NO_NAME}), "<u8"))
+        for number in {_place(record)[0] for record in self._cold.values()}:
+            pack = self._pack(number)
+            slots = np.frombuffer(pack.slots(), _SLOTS)
+            for slot in np.flatnonzero(np.isin(slots["name"], wanted) & np.isin(slots["base"], (WHOLE, LIST))).tolist():
+                there = pack.slot(slot)
+                # Of a content with several, the last one, which is where it is looked up once it is cold.
+                is_last = there.digest in self._cold and _place(self._cold[there.digest]) == (number, slot)
+                if is_last and there.digest not in written:
                     found.setdefault(there.name, []).append((there.digest, there.size))
         looked_at = 0
         for layer in self._hot_layers:
@@ -394,9 +439,21 @@ class Freezing:
         }
 
 
+def _is_in(keys: NDArray[np.uint64], among: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """Which keys are among these, which are in order and end with one that none is larger than."""
+    found: NDArray[np.bool_] = among[np.searchsorted(among, keys)] == keys
+    return found
+
+
 def _cold_records(log: bytes) -> dict[bytes, bytes]:
-    records = (log[at : at + RECORD_BYTES] for at in range(0, len(log), RECORD_BYTES))
-    return {record[:32]: record for record in records if is_cold(int.from_bytes(record[40:44], "little"))}
+    packs = np.frombuffer(log, _RECORDS)["pack"]
+    cold = np.flatnonzero((packs >= FIRST_COLD) & (packs < LOCATION_NONE)) * RECORD_BYTES
+    return {log[at : at + 32]: log[at : at + RECORD_BYTES] for at in cold.tolist()}
+
+
+def _references_of(pack: ColdPack) -> set[bytes]:
+    references = bytes(pack.references())
+    return {references[at : at + 32] for at in range(0, len(references), 32)}
 
 
 def _place(record: bytes) -> tuple[int, int]:
