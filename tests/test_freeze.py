@@ -121,6 +121,12 @@ class TestFreeze:
         require_files(store, 1)
         require_files(store, 2)
 
+    def test_a_large_file_that_a_hot_image_needs_stays_hot(self, store: Store) -> None:
+        load_files(store, "hot:1", {"large": LARGE})
+        load_files(store, "cold:1", {"large": LARGE, "own": b"x" * 10_000})
+        assert store.freeze("cold:1").content_bytes == 10_000
+        assert Path(store.layout.object(blake3(LARGE).hex())).read_bytes() == LARGE
+
     def test_frozen_one_after_another(self, store: Store) -> None:
         load(store, 1, 2, 3)
         for number in (1, 2, 3):
