@@ -54,10 +54,13 @@ def encode_path(path: str | bytes) -> bytes:
 
 
 _NAME_PART = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
+_HOST_PART = r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
 _NAME = (
-    rf"(?:(?P<host>(?:[A-Za-z0-9.-]+|\[[0-9a-fA-F:]+\])(?::[0-9]+)?)/)?(?P<path>{_NAME_PART}(?:/{_NAME_PART})*)"
-    r"(?::(?P<tag>[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}))?"
+    rf"(?:(?P<host>(?:{_HOST_PART}(?:\.{_HOST_PART})*|\[[0-9a-fA-F:]+\])(?::[0-9]+)?)/)?"
+    rf"(?P<path>{_NAME_PART}(?:/{_NAME_PART})*)(?::(?P<tag>[A-Za-z0-9_][A-Za-z0-9_.-]{{0,127}}))?"
 )
+"""https://pkg.go.dev/github.com/distribution/reference, "reference.go" and "regexp.go"."""
+_PATH_LIMIT = 255
 _NAME_LIMIT = 255 + 129
 
 
@@ -117,6 +120,11 @@ def normalise_name(text: str) -> str:
             f"{text!r} is not a valid image name; it is NAME[:TAG] of lower-case letters, digits and . _ - /"
         )
     host, path = match["host"], str(match["path"])
+    if len(path) > _PATH_LIMIT:
+        has = f"has {len(path)} characters without host and tag, more than {_PATH_LIMIT}"
+        raise InvalidInput(f"{text!r} is not a valid image name: it {has}")
+    if len(text) == 64 and not text.strip("0123456789abcdef"):
+        raise InvalidInput(f"{text!r} is not a valid image name, as it could be the id of an image; give it a tag")
     if host and not ("." in host or ":" in host or host == "localhost"):
         if host != host.lower():
             raise InvalidInput(f"{text!r} is not a valid image name: {host!r} must be lower case")
@@ -125,6 +133,9 @@ def normalise_name(text: str) -> str:
         host = None
         if path.count("/") == 1:
             path = path.removeprefix("library/")
+        first, slash, _ = path.partition("/")
+        if slash and ("." in first or first == "localhost"):
+            raise InvalidInput(f"{text!r} is not a valid image name: {first!r} would be taken for a host, and is none")
     return f"{host + '/' if host else ''}{path}:{match['tag'] or 'latest'}"
 
 

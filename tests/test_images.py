@@ -69,6 +69,11 @@ class TestFinding:
             ("localhost/debian", "localhost/debian:latest"),
             ("localhost:5000/library/debian", "localhost:5000/library/debian:latest"),
             ("Host.example/a/b__c:V1", "Host.example/a/b__c:V1"),
+            ("a--b.example/x---y", "a--b.example/x---y:latest"),
+            ("a.b", "a.b:latest"),
+            ("[::1]:5000/a", "[::1]:5000/a:latest"),
+            (f"{'0a' * 32}:1", f"{'0a' * 32}:1"),
+            (f"example.com/{'a' * 255}:1", f"example.com/{'a' * 255}:1"),
         ],
     )
     def test_names_are_written_as_docker_writes_them(self, text: str, name: str) -> None:
@@ -76,7 +81,25 @@ class TestFinding:
         assert normalise_name(text) == name
 
     @pytest.mark.parametrize(
-        "text", ["", "A", "a/B", "UPPER/a", "a:", "a:-", "a//b", "/a", "a b", "a\n", "a" * 400, "é"]
+        "text",
+        [
+            *("", "A", "a/B", "UPPER/a", "a:", "a:-", "a//b", "/a", "a b", "a\n", "a" * 400, "a" * 256, "é"),
+            *("../x", "./x", "../../etc/x", "a/../b", "a..b/x", ".a.b/x", "a.b./x", "-a.b/x", "a-.b/x", "a.b-:5/x"),
+            *(
+                "a.b:/x",
+                "a.b:x/y",
+                "[::1/x",
+                "[]/x",
+                "[g]/x",
+                "a_b.c/x",
+                "docker.io/a.b/x",
+                "docker.io/localhost/x",
+                "..",
+                "a/.",
+                "a/..:1",
+                "0a" * 32,
+            ),
+        ],
     )
     def test_what_is_no_name(self, text: str) -> None:
         with pytest.raises(InvalidInput, match="not a valid image name"):

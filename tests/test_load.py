@@ -966,3 +966,25 @@ def test_names_removed_while_their_layers_are_loaded_again(tmp_path: Path) -> No
         store.load(write(tmp_path, tar_of(docker_files([second]))), progress=remove)
         check_loaded(store, second)
         assert [one.id for one in store.images()] == [second.id]
+
+
+class TestOddNames:
+    """What archives call their images."""
+
+    @pytest.mark.parametrize("name", ["v1.0+1", "../x", "App/x", "a@b", "team/../x:1"])
+    def test_a_reference_that_is_no_name_is_none(self, store: Store, name: str) -> None:
+        """An OCI layout may have references that no registry would have."""
+        image = Image([layer(1)])
+        files = oci_files([image])
+        index = json.loads(files["index.json"])
+        index["manifests"][0]["annotations"] = {"org.opencontainers.image.ref.name": name}
+        (loaded,) = store.load(io.BytesIO(tar_of(files | {"index.json": json.dumps(index).encode()})))
+        assert (loaded.id, loaded.names) == (image.id, [])
+
+    def test_a_name_that_is_none_says_what_to_do(self, store: Store) -> None:
+        image = Image([layer(1)], ["../x:1"])
+        with pytest.raises(
+            InvalidInput, match=rf"image {image.id} cannot be loaded .*'\.\./x:1'.*save it under another"
+        ):
+            store.load(io.BytesIO(tar_of(docker_files([image]))))
+        assert store.images() == []

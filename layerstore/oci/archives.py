@@ -133,7 +133,7 @@ class _Reader:
         )
         if not isinstance(tags, list):
             raise InvalidInput(f"RepoTags of image {config.image_id} in manifest.json is not a list of names")
-        names = tuple(normalise_name(str(name)) for name in tags)
+        names = tuple(_name_of(config.image_id, str(name)) for name in tags)
         return self._image(config, sources, names, {sha256_digest(data): data})
 
     def _image(
@@ -198,13 +198,25 @@ def _check_named_digest(name: str, data: bytes) -> None:
 
 def _names_of(descriptor: Descriptor, label: str) -> tuple[str, ...]:
     full = descriptor.annotations.get("io.containerd.image.name")
-    name = full or descriptor.annotations.get("org.opencontainers.image.ref.name")
+    if full:
+        return (_name_of(descriptor.digest, full),)
+    name = descriptor.annotations.get("org.opencontainers.image.ref.name")
     if not name:
         return ()
-    if not full and "/" not in name and ":" not in name:
+    if "/" not in name and ":" not in name:
         # By the specification the annotation is often the tag alone; the layout's own name stands for the repository.
         name = f"{label}:{name}"
-    return (normalise_name(name),)
+    try:
+        return (normalise_name(name),)
+    except InvalidInput:
+        return ()  # the specification allows what no name of an image has, as v1.0+1: it is known by its id
+
+
+def _name_of(image: str, name: str) -> str:
+    try:
+        return normalise_name(name)
+    except InvalidInput as error:
+        raise InvalidInput(f"image {image} cannot be loaded by that name: {error}; save it under another") from error
 
 
 def _blob_member(digest: Digest) -> str:
