@@ -98,10 +98,10 @@ def command_of(target: str, arguments: Sequence[str]) -> str:
 
 
 def merged(campaign: str, rows: Sequence[Row]) -> list[Row]:
-    """The rows that a campaign has, with these in place of those of the same."""
+    """The rows that a campaign has, with these in place of those of the same, in the order of their names."""
     document = json.loads((RESULTS / f"{campaign}.json").read_text())
     found = {row["what"]: Row(**row) for row in document["rows"]}
-    return list((found | {row.what: row for row in rows}).values())
+    return sorted((found | {row.what: row for row in rows}).values(), key=lambda row: row.what)
 
 
 def table() -> str:
