@@ -418,6 +418,23 @@ class TestThaw:
             for path, data in (both | own).items():
                 assert (root / path).read_bytes() == data
 
+    def test_while_the_store_is_checked(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The tree image names a pack that came after the check had begun."""
+        from layerstore.checking.contents import ContentsCheck
+
+        load(store, 1)
+        store.freeze()
+        run = ContentsCheck.run
+
+        def make_mountable_before(check: ContentsCheck) -> None:
+            with Store(store.root) as other:
+                image = other.image("app:1")
+                other._chains.mountable(image.chain_id, lambda: image.diff_ids)
+            run(check)
+
+        monkeypatch.setattr(ContentsCheck, "run", make_mountable_before)
+        assert store.check().damages == ()
+
     def test_is_asked_for(self, store: Store) -> None:
         load(store, 1)
         store.freeze()

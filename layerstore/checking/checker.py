@@ -98,7 +98,8 @@ class Check:
         contents.run()
         self._tell_contents(catalog, layers, contents)
         self._check_unsealed(layers)
-        check_chains(self._layout, catalog, self.findings, lambda chain: self._images is None or chain in stacks)
+        is_wanted = stacks.__contains__ if self._images is not None else lambda _: True
+        check_chains(self._layout, self._database, catalog, self.findings, is_wanted)
         if self._images is None:
             check_steps(self._layout, self.findings)
             check_containers(self._layout, self._database, catalog, self.findings, self._quick)
