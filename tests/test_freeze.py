@@ -418,6 +418,16 @@ class TestThaw:
             for path, data in (both | own).items():
                 assert (root / path).read_bytes() == data
 
+    def test_of_a_large_content_with_a_chunk_that_is_hot(self, store: Store) -> None:
+        chunk = bytes(1 << 19)
+        large = {"large": chunk * 3 + random.Random("rest").randbytes(9 << 20)}
+        load_files(store, "app:1", large)
+        load_files(store, "app:2", {"chunk": chunk})
+        store.freeze()
+        store.thaw("app:2")
+        store.thaw("app:1")
+        require(store, {"app:1": large, "app:2": {"chunk": chunk}})
+
     def test_while_the_store_is_checked(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
         """The tree image names a pack that came after the check had begun."""
         from layerstore.checking.contents import ContentsCheck
@@ -689,6 +699,19 @@ class TestDamage:
         require_files(store, 1)
         require_files(store, 2)
         assert hot_bytes(store) < 100_000
+
+    @pytest.mark.parametrize("is_there", [True, False])
+    def test_of_an_index_that_is_noted_keeps_nothing_from_being_frozen(self, store: Store, is_there: bool) -> None:
+        load(store, 1, 2)
+        path = Path(store.layout.layer_index(store.image("app:1").diff_ids[0]))
+        flip(path, 1_000)
+        store.check(repair=True)
+        if is_there:
+            path.write_bytes(b"no index")
+        assert len(store.freeze().images) == 2
+        require_files(store, 2)
+        load(store, 1)
+        require_files(store, 1)
 
     def test_of_tables_keeps_what_is_referred_to(self, store: Store) -> None:
         """A repair reads it."""

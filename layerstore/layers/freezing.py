@@ -228,7 +228,7 @@ class Freezing:
         """Compress the indexes of layers that no image has which stays hot. Before the commit, as it needs room."""
         # Of the files most wait for the disk.
         with ThreadPoolExecutor(_INDEXES_AT_ONCE) as threads:
-            paths = (self._layout.layer_index(layer) for layer in self._own_layers)
+            paths = (self._layout.layer_index(layer) for layer in self._own_layers if self._index(layer) is not None)
             for _ in in_order(threads, pack_index, paths):
                 pass
 

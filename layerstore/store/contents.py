@@ -507,8 +507,11 @@ class ColdReader:
         self._opened = opened
 
     def read(self, digest: bytes) -> bytes | memoryview:
-        """One content, or a chunk of one. It is not verified. Raises as `ContentStore.find`."""
-        pieces = list(self._contents._unverified(self._opened, *_located(self._opened, digest), digest))
+        """One content, or a chunk of one, which may be hot. It is not verified. Raises as `ContentStore.find`."""
+        pack, slot = _located(self._opened, digest)
+        if not is_cold(pack):
+            return self._contents._read(self._opened, digest)
+        pieces = list(self._contents._unverified(self._opened, pack, slot, digest))
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def parts_of(self, digest: bytes) -> list[bytes]:
