@@ -33,6 +33,7 @@ from layerstore.store import boot, db, durable, locks
 from layerstore.store.contents import ContentStore
 from layerstore.store.db import _Connection
 from layerstore.store.pieces import read_at
+from layerstore.sync import receiving
 
 ROOT = Path(__file__).parent.parent
 APP = Image(
@@ -316,6 +317,35 @@ def test_a_cold_pack_that_cannot_be_synced_is_named(app: Store, monkeypatch: pyt
             app.freeze("app:1")
     assert list((app.root / "cold").iterdir()) == []
     app.freeze("app:1")
+
+
+def test_a_recipe_that_cannot_be_kept_by_a_sync_is_named(
+    app: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Store(tmp_path / "other", create=True).close()
+    with monkeypatch.context() as patch:
+        patch.setattr(receiving, "write_at", failing(receiving.write_at, errno.ENOSPC))
+        with pytest.raises(OSError, match="/other/staging: No space left on device"):
+            app.sync("app:1", tmp_path / "other")
+    app.sync("app:1", tmp_path / "other")
+
+
+def test_closes_of_files_without_a_name_that_are_interrupted(
+    app: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Store(tmp_path / "other", create=True).close()
+    closed, close = [], os.close
+
+    def interrupted(fd: int) -> None:
+        path = os.readlink(f"/proc/self/fd/{fd}")
+        close(fd)
+        if path.endswith("(deleted)"):
+            closed.append(os.path.dirname(path))
+            raise InterruptedError(errno.EINTR, os.strerror(errno.EINTR))
+
+    monkeypatch.setattr(os, "close", interrupted)
+    app.sync("app:1", tmp_path / "other")
+    assert {*closed} >= {f"{app.root}/staging", f"{tmp_path}/other/staging"}
 
 
 def test_a_log_whose_header_cannot_be_written_is_not_left(app: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,6 +65,17 @@ def writable(path: str) -> Iterator[int]:
         yield fd
 
 
+@contextlib.contextmanager
+def nameless(directory: str) -> Iterator[int]:
+    """A descriptor of a new file of that directory that has no name, to write and read: it is gone when the block ends.
+    Raises `OSError`."""
+    fd = os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        yield fd
+    finally:
+        close_fd(fd)
+
+
 def write_file(path: str | os.PathLike[str], data: bytes | memoryview, *, mode: int = 0o600) -> None:
     """Put `data` at `path`, whole or not at all, and durable on return. An existing file is replaced.
 

@@ -7,7 +7,6 @@ import contextlib
 import os
 import sqlite3
 import struct
-import tempfile
 
 from layerstore._core.hashing import Hasher
 from layerstore._core.index import CONTENT_BYTES
@@ -20,10 +19,10 @@ from layerstore.limits import FREE_INDEX_BYTES, beyond
 from layerstore.naming import about, fstat
 from layerstore.oci.configs import parse_config
 from layerstore.oci.images import is_index, parse_document, parse_index, parse_manifest
-from layerstore.store import zstd
+from layerstore.store import durable, zstd
 from layerstore.store.cold import ColdPack
 from layerstore.store.contents import ContentStore
-from layerstore.store.pieces import PIECE_BYTES, read_at, write_all, write_at
+from layerstore.store.pieces import PIECE_BYTES, read_at, write_at
 from layerstore.store.spool import Spool
 from layerstore.sync.arrived import Arrived
 from layerstore.sync.channel import Kind, size_of
@@ -33,7 +32,7 @@ from layerstore.types import DiffId, Digest, Value, normalise_name, parse_digest
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-    from typing import Any, BinaryIO
+    from typing import Any
 
     from typing_extensions import Buffer
 
@@ -182,7 +181,7 @@ class _Receiving:
     def _import(self, importing: Import, lacking: Sequence[DiffId], here: Collection[DiffId]) -> None:
         """Stage the layers that are lacking, by what comes of them and what is here."""
         with contextlib.ExitStack() as stack:
-            recipes = stack.enter_context(tempfile.TemporaryFile(dir=self._layout.staging, buffering=0))
+            recipes = stack.enter_context(durable.nameless(self._layout.staging))
             sizes = _TableSizes(self._limits)
             layers = [self._layer(diff_id, here, recipes, sizes) for diff_id in lacking]
             wanted = self._wanted(layers)
@@ -198,7 +197,7 @@ class _Receiving:
                 # Before the import is made durable: else it would be written to the disk with it.
                 spool.remove()
 
-    def _layer(self, diff_id: DiffId, here: Collection[DiffId], recipes: BinaryIO, sizes: _TableSizes) -> _Layer:
+    def _layer(self, diff_id: DiffId, here: Collection[DiffId], recipes: int, sizes: _TableSizes) -> _Layer:
         """A layer as it comes: its table of contents and its recipe, maybe as differences from one that is here. The
         recipe is put into a file, and decompressed when the layer is made: all of an image's at once may be much."""
         said = self._channel.hear(Kind.LAYER)
@@ -214,10 +213,12 @@ class _Receiving:
         if theirs is not None and (recipe_size > SMALL_RECIPE_BYTES or max(size, len(theirs)) > SMALL_TABLE_BYTES):
             raise self._too_large(diff_id)
         table = self._unpacked(diff_id, b"".join(self._channel.data(packed)), size, theirs)
-        start = recipes.tell()
+        start = end = fstat(recipes).st_size
         for piece in self._channel.data(packed_recipe):
-            write_all(recipes.write, piece)
-        came = _range(recipes.fileno(), start, start + packed_recipe)
+            with about(self._layout.staging):
+                write_at(recipes, piece, end)
+            end += len(piece)
+        came = _range(recipes, start, end)
         if like is None:
             frames = decompressed(came, "zstd", limits, f"the recipe of layer {diff_id}")
         else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import tempfile
 
 from layerstore._core.hashing import Hasher
 from layerstore.errors import RELOAD, CorruptError, NotFound
@@ -13,7 +12,7 @@ from layerstore.layers.streams import pieces_of
 from layerstore.naming import about, fstat
 from layerstore.oci.configs import parse_config
 from layerstore.results import Progress, Synced
-from layerstore.store import zstd
+from layerstore.store import durable, zstd
 from layerstore.store.locks import locked
 from layerstore.store.pieces import PIECE_BYTES, read_at, read_whole
 from layerstore.sync.channel import MOST_BYTES, Kind, size_of
@@ -78,14 +77,14 @@ class _Sending:
         self.layers = self.contents = self.content_bytes = 0
 
     def send(self, image: ImageId) -> None:
-        with tempfile.TemporaryFile(dir=self._layout.staging, buffering=0) as file:
+        with durable.nameless(self._layout.staging) as fd:
             # What a collection takes away while it is read would be missing in the middle.
             with locked(self._layout.garbage_lock, exclusive=False):
                 config, names = self._describe(image)
                 what = next(iter(names), image)
-                lacking, sources = self._offer(image, config, names, what, file.fileno())
+                lacking, sources = self._offer(image, config, names, what, fd)
             if sources is not None:
-                self._send_pack(file.fileno(), what, sources)
+                self._send_pack(fd, what, sources)
         self._hear_of_import(set(lacking))
         self.layers += len(lacking)
 
