@@ -71,6 +71,8 @@ static const struct dirent *next_entry(DIR *directory)
 	return entry;
 }
 
+/* Somebody else may be removing the same container: what is gone is none of what fails below. */
+
 /* Returns 0 when `name` is gone, 1 when it is a directory that holds something, -1 with errno. */
 static int unlink_entry(int parent_fd, const struct dirent *entry)
 {
@@ -95,7 +97,7 @@ static int move_up(struct removal *removal, int parent_fd, const char *name)
 		snprintf(target, sizeof(target), "%llu", (unsigned long long)removal->moved++);
 		status = renameat(parent_fd, name, removal->top_fd, target);
 	} while (status && (errno == EEXIST || errno == ENOTEMPTY || errno == ENOTDIR));
-	return status;
+	return status && errno == ENOENT ? 0 : status;
 }
 
 /* Remove the directory `name`, which `nested` directories are open above, and what is in it. */
@@ -106,7 +108,7 @@ static int remove_directory(struct removal *removal, int parent_fd, const char *
 	int status = LS_OK;
 
 	if (!directory)
-		return fail(removal, name);
+		return errno == ENOENT ? LS_OK : fail(removal, name);
 	while (!status && (entry = next_entry(directory))) {
 		int left = unlink_entry(dirfd(directory), entry);
 
@@ -115,10 +117,10 @@ static int remove_directory(struct removal *removal, int parent_fd, const char *
 		else if (left < 0 || (left && move_up(removal, dirfd(directory), entry->d_name)))
 			status = fail(removal, entry->d_name);
 	}
-	if (!status && errno)
+	if (!status && errno && errno != ENOENT)
 		status = fail(removal, name);
 	closedir(directory);
-	if (!status && unlinkat(parent_fd, name, AT_REMOVEDIR))
+	if (!status && unlinkat(parent_fd, name, AT_REMOVEDIR) && errno != ENOENT)
 		status = fail(removal, name);
 	return status;
 }
@@ -137,7 +139,7 @@ static int empty_container(struct removal *removal, DIR *top)
 		else if (left)
 			status = remove_directory(removal, removal->top_fd, entry->d_name, 1);
 	}
-	return status ? status : errno ? fail(removal, ".") : LS_OK;
+	return status ? status : errno && errno != ENOENT ? fail(removal, ".") : LS_OK;
 }
 
 /* What moved up while the container's directory was read may not have been seen: so until it is empty. */
@@ -149,7 +151,7 @@ static int remove_opened(struct removal *removal, int containers_fd, DIR *top)
 		status = empty_container(removal, top);
 		if (status)
 			return status;
-		if (!unlinkat(containers_fd, removal->container, AT_REMOVEDIR))
+		if (!unlinkat(containers_fd, removal->container, AT_REMOVEDIR) || errno == ENOENT)
 			return LS_OK;
 	} while (errno == ENOTEMPTY || errno == EEXIST);
 	return fail(removal, ".");

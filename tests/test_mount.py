@@ -16,6 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -461,6 +462,19 @@ def make_deep(top: Path, depth: int) -> None:
 
 
 class TestRemove:
+    def test_by_several_at_once(self, made: Made) -> None:
+        """As garbage collection does while somebody removes a container."""
+        names = [f"c{n}" for n in range(60)]
+        made.make(*names)
+        for name in names:
+            for n in range(20):
+                (made.path / name / "upper" / f"{n}" / "a" / "b").mkdir(parents=True)
+                (made.path / name / "upper" / f"{n}" / "a" / "file").touch()
+        with ThreadPoolExecutor(4) as threads:
+            for removed in [threads.submit(made.remove, *names) for _ in range(4)]:
+                removed.result()
+        assert names_in(made.path) == []
+
     def test_everything_below_goes_and_nothing_else(self, made: Made, place: Path) -> None:
         made.make("one", "two")
         outside = place / "outside"
