@@ -111,15 +111,38 @@ uint32_t ls_digests_find(const struct ls_digests *digests, const uint8_t digest[
 	return (uint32_t)*find_slot(digests, digest, slot_hash(digests, digest)) - 1u;
 }
 
+/* The number of the record of the i-th of n digests, of which later ones are fetched meanwhile. */
+static uint32_t find_ahead(const struct ls_digests *digests, const uint8_t *bytes, size_t stride, size_t n, size_t i)
+{
+	if (i + AHEAD < n && digests->slot_count)
+		prefetch_slot(digests, bytes + (i + AHEAD) * stride);
+	return ls_digests_find(digests, bytes + i * stride);
+}
+
+void ls_digests_find_many(const struct ls_digests *digests, const uint8_t *bytes, size_t stride, size_t n,
+                          uint32_t *numbers)
+{
+	for (size_t i = 0; i < n; i++)
+		numbers[i] = find_ahead(digests, bytes, stride, n, i);
+}
+
+void ls_digests_mark_many(const struct ls_digests *digests, const uint8_t *bytes, size_t stride, size_t n,
+                          uint8_t *marks)
+{
+	for (size_t i = 0; i < n; i++) {
+		uint32_t number = find_ahead(digests, bytes, stride, n, i);
+
+		if (number != UINT32_MAX)
+			marks[number] = 1;
+	}
+}
+
 void ls_digests_locate_many(const struct ls_digests *digests, const uint8_t *bytes, size_t stride, size_t n,
                             struct ls_location *locations)
 {
 	for (size_t i = 0; i < n; i++) {
-		uint32_t record;
+		uint32_t record = find_ahead(digests, bytes, stride, n, i);
 
-		if (i + AHEAD < n && digests->slot_count)
-			prefetch_slot(digests, bytes + (i + AHEAD) * stride);
-		record = ls_digests_find(digests, bytes + i * stride);
 		locations[i] = record == UINT32_MAX ? (struct ls_location){LS_LOCATION_NONE, 0}
 		                                    : digests->records[record].location;
 	}

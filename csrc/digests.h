@@ -46,6 +46,14 @@ int ls_digests_extend(struct ls_digests *digests, const struct ls_digest_record 
 /* The number of the record of that digest, or UINT32_MAX. */
 uint32_t ls_digests_find(const struct ls_digests *digests, const uint8_t digest[32]);
 
+/* numbers[i], as ls_digests_find gives it, of the digest at bytes + i * stride, prefetched ahead. */
+void ls_digests_find_many(const struct ls_digests *digests, const uint8_t *bytes, size_t stride, size_t n,
+                          uint32_t *numbers);
+
+/* marks[number] = 1 for the record of each of these digests that has one. */
+void ls_digests_mark_many(const struct ls_digests *digests, const uint8_t *bytes, size_t stride, size_t n,
+                          uint8_t *marks);
+
 /* locations[i] for the digest at bytes + i * stride, prefetched ahead. */
 void ls_digests_locate_many(const struct ls_digests *digests, const uint8_t *bytes, size_t stride, size_t n,
                             struct ls_location *locations);

@@ -9,6 +9,7 @@ import os
 import resource
 import struct
 import time
+from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -496,6 +497,24 @@ def test_digests_are_found() -> None:
     assert located(found, names) == [(i, i + 1) for i in range(len(names))]
     assert located(found, absent) == [(LOCATION_NONE, 0)] * len(absent)
     assert located(table(), absent) == [(LOCATION_NONE, 0)] * len(absent)
+
+
+def test_records_are_numbered_and_marked() -> None:
+    names = [digest(b"%d" % i) for i in range(5000)]
+    again = [*names, *names[100:200]]
+    absent = [digest(b"no %d" % i) for i in range(50)]
+    found = table(records_of(again))
+    asked = [*names[:300], *absent, names[4000]]
+    expected = [*range(100), *range(5000, 5100), *range(200, 300), *[2**32 - 1] * len(absent), 4000]
+    assert list(array("I", found.number_many(b"".join(asked), 32))) == expected
+    # A stride leaves out what stands between.
+    assert list(array("I", found.number_many(b"".join(name + b"size    " for name in asked), 40))) == expected
+    marks = bytearray(len(again))
+    found.mark_many(b"".join(asked), 32, marks)
+    assert {number for number, mark in enumerate(marks) if mark} == {number for number in expected if number < 2**31}
+    table().mark_many(b"".join(absent), 32, bytearray())
+    with pytest.raises(InvalidInput, match="cannot be marked in 5099 bytes"):
+        found.mark_many(b"".join(asked), 32, bytearray(5099))
 
 
 @pytest.mark.parametrize("first", [0, 1, 2048, 2049, 5000])

@@ -81,15 +81,41 @@ cdef class Digests:
         Returns bytes: for each, two little-endian u32, pack and slot. Pack is LOCATION_OBJECT for an object,
         LOCATION_NONE where the content is not stored.
         """
-        if stride < 32:
-            raise InvalidInput(f"digests are 32 bytes each, so a stride of {stride} cannot be")
-        cdef Py_ssize_t n = digests.shape[0] // stride
+        cdef Py_ssize_t n = _count(digests, stride)
         out = PyBytes_FromStringAndSize(NULL, n * sizeof(ls_location))
         cdef ls_location *locations = <ls_location *>PyBytes_AS_STRING(out)
         if n:
             with nogil:
                 ls_digests_locate_many(&self.digests, &digests[0], stride, n, locations)
         return out
+
+    def number_many(self, const uint8_t[::1] digests not None, Py_ssize_t stride):
+        """Which record of the log is the last of each digest, of those that begin at every `stride`-th byte of `digests`.
+
+        Returns bytes: for each a u32 of this machine, 2^32 - 1 where the content is not stored.
+        """
+        cdef Py_ssize_t n = _count(digests, stride)
+        out = PyBytes_FromStringAndSize(NULL, n * sizeof(uint32_t))
+        cdef uint32_t *numbers = <uint32_t *>PyBytes_AS_STRING(out)
+        if n:
+            with nogil:
+                ls_digests_find_many(&self.digests, &digests[0], stride, n, numbers)
+        return out
+
+    def mark_many(self, const uint8_t[::1] digests not None, Py_ssize_t stride, uint8_t[::1] marks not None):
+        """Set the byte in `marks`, which has one for each record, of the last record of each of these digests."""
+        cdef Py_ssize_t n = _count(digests, stride)
+        if marks.shape[0] < self.digests.count:
+            raise InvalidInput(f"{self.digests.count} records cannot be marked in {marks.shape[0]} bytes")
+        if n and marks.shape[0]:
+            with nogil:
+                ls_digests_mark_many(&self.digests, &digests[0], stride, n, &marks[0])
+
+
+cdef Py_ssize_t _count(const uint8_t[::1] digests, Py_ssize_t stride) except -1:
+    if stride < 32:
+        raise InvalidInput(f"digests are 32 bytes each, so a stride of {stride} cannot be")
+    return digests.shape[0] // stride
 
 
 cdef class Spans:

@@ -48,8 +48,6 @@ if TYPE_CHECKING:
 _RECORD = struct.Struct("<32sQII")
 _CONTENT = struct.Struct("<32sQ")
 _PLACE = struct.Struct("<II")
-_PLACES = np.dtype([("pack", "<u4"), ("slot", "<u4")])
-_NO_PLACE = np.uint64(2**64 - 1)
 _RECORDS = np.dtype([("digest", "V32"), ("size", "<u8"), ("pack", "<u4"), ("slot", "<u4")])
 _SLOTS = np.dtype([("", "V40"), ("name", "<u8"), ("", "V12"), ("base", "<u4")])
 _INDEXES_AT_ONCE = 4
@@ -179,8 +177,9 @@ class Freezing:
         hot_images = there.hot(set(self._images))
         self._hot_layers = there.layers(hot_images)
         self._own_layers = [layer for layer in there.layers(self._images) if layer not in set(self._hot_layers)]
-        paths = self._paths(there.layers(image for image in there.chains if image not in hot_images))
         log = self._contents.log_records()
+        cold_layers = there.layers(image for image in there.chains if image not in hot_images)
+        paths = self._paths(np.frombuffer(log, _RECORDS), cold_layers)
         self._cold = _cold_records(log)
         references = self._references(log)
         for digest, size in references.items():
@@ -334,58 +333,41 @@ class Freezing:
         index = self._index(layer)
         return _CONTENT.iter_unpack(bytes(index.contents_bytes()) if index is not None else b"")
 
-    def _paths(self, layers: Iterable[DiffId]) -> dict[bytes, tuple[int, bytes]]:
-        """Size and path of each content of these layers that is not in a cold pack."""
+    def _paths(self, log: NDArray[np.void], layers: Iterable[DiffId]) -> dict[bytes, tuple[int, bytes]]:
+        """Size and path of each content of these layers that is stored, and not in a cold pack."""
         found: dict[bytes, tuple[int, bytes]] = {}
-        seen = np.full(1, _NO_PLACE)
+        # Of the records, and of what is not stored.
+        is_wanted = np.append(log["pack"] < FIRST_COLD, False) | np.append(log["pack"] == LOCATION_OBJECT, False)
         for layer in layers:
             index = self._index(layer)
             if index is None:
                 continue
             table = bytes(index.contents_bytes())
-            places = self._places(table, _CONTENT.size)
-            packs, keys = places["pack"], places.view("<u8")
-            # Of most layers of frozen images that is nothing, or nothing that others do not have.
-            in_packs = packs < FIRST_COLD
-            in_packs[in_packs] = ~_is_in(keys[in_packs], seen)
-            numbers = np.flatnonzero(in_packs | (packs == LOCATION_OBJECT)).tolist()
-            new = {
-                number: each
-                for number in numbers
-                if (each := _CONTENT.unpack_from(table, number * _CONTENT.size))[0] not in found
-            }
+            numbers = self._numbers(table, _CONTENT.size, len(log))
+            new = np.flatnonzero(is_wanted[numbers]).tolist()
+            # Of most layers of frozen images that is nothing.
             if new:
-                seen = np.union1d(seen, keys[in_packs])
-                paths: Sequence[bytes] = index.content_paths()
-                found.update((digest, (size, paths[number])) for number, (digest, size) in new.items())
+                is_wanted[numbers] = False
+                paths = index.content_paths()
+                contents = ((_CONTENT.unpack_from(table, at * _CONTENT.size), paths[at]) for at in new)
+                found.update((digest, (size, path)) for (digest, size), path in contents)
         return found
 
-    def _places(self, digests: bytes | memoryview, stride: int) -> NDArray[np.void]:
-        return np.frombuffer(self._contents.digests().locate_many(digests, stride), _PLACES)
+    def _numbers(self, digests: bytes, stride: int, count: int) -> NDArray[np.uint32]:
+        """The numbers of the last records of contents among the first so many, `count` for what has none."""
+        found = np.frombuffer(self._contents.digests().number_many(digests, stride), np.uint32)
+        return np.minimum(found, np.uint32(count))
 
     def _among(self, digests: Sequence[bytes], layers: Iterable[DiffId]) -> set[bytes]:
         """Those of these contents that layers have."""
-        # No two contents have the same place in a pack; all that are objects, or nowhere, have one.
-        places = self._places(b"".join(digests), 32)
-        lies_alone = places["pack"] < LOCATION_NONE
-        at, which = np.unique(places[lies_alone].view("<u8"), return_index=True)
-        alone = np.flatnonzero(lies_alone)[which]
-        others = {digests[number] for number in np.flatnonzero(~lies_alone).tolist()}
-        at = np.append(at, _NO_PLACE)
-        is_found = np.zeros(len(at), bool)
-        found: set[bytes] = set()
+        count = len(self._contents.digests())
+        is_there = np.zeros(count + 1, bool)
         for layer in layers:
             index = self._index(layer)
-            if index is None:
-                continue
-            table = bytes(index.contents_bytes())
-            of_layer = self._places(table, _CONTENT.size)
-            in_packs = of_layer["pack"] < LOCATION_NONE
-            keys = of_layer[in_packs].view("<u8")
-            is_found[np.searchsorted(at, keys[_is_in(keys, at)])] = True
-            elsewhere = np.flatnonzero(~in_packs) * _CONTENT.size
-            found |= others.intersection(table[place : place + 32] for place in elsewhere.tolist())
-        return found | {digests[number] for number in alone[is_found[:-1]].tolist()}
+            if index is not None:
+                is_there[self._numbers(bytes(index.contents_bytes()), _CONTENT.size, count)] = True
+        is_there[count] = False
+        return {digests[n] for n in np.flatnonzero(is_there[self._numbers(b"".join(digests), 32, count)]).tolist()}
 
     def _packs(self) -> Iterator[ColdPack]:
         for (number,) in self._database.read().execute("SELECT number FROM cold_packs").fetchall():
@@ -437,12 +419,6 @@ class Freezing:
             for digest, (pack, slot) in found
             if is_cold(pack) and self._is_whole(pack, slot, (WHOLE,)) and self._is_sound(pack, slot)
         }
-
-
-def _is_in(keys: NDArray[np.uint64], among: NDArray[np.uint64]) -> NDArray[np.bool_]:
-    """Which keys are among these, which are in order and end with one that none is larger than."""
-    found: NDArray[np.bool_] = among[np.searchsorted(among, keys)] == keys
-    return found
 
 
 def _cold_records(log: bytes) -> dict[bytes, bytes]:

@@ -18,11 +18,12 @@ import shutil
 import struct
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 
 from layerstore._core.files import punch_holes
 from layerstore._core.index import CONTENT_BYTES, Index
-from layerstore._core.ingest import LOCATION_OBJECT, RECORD_BYTES
+from layerstore._core.ingest import LOCATION_OBJECT, RECORD_BYTES, Digests
 from layerstore.errors import RELOAD, CorruptError, LayerstoreError
 from layerstore.layers.chains import Chains
 from layerstore.layers.derived import remove_derived, without_mounting
@@ -87,7 +88,7 @@ def _collect(layout: Layout, database: Database, contents: ContentStore, chains:
         chains.derived.evict(derived_limit)
         removed = _forget_unused(database)
         records = contents.log_records()
-        live = with_references(layout, records, _live_digests(database, chains))
+        live = with_references(layout, records, _live_digests(database, chains, contents.digests(), records))
         frozen = _frozen_chains(database)
         kept = _kept_records(records, live, lambda in_use: _packs_of_images(layout, chains, in_use, frozen))
         objects, slots = _by_place(kept)
@@ -220,18 +221,19 @@ def _needed_by(pack: ColdPack | None, slot: int) -> list[bytes]:
         return []
 
 
-def _live_digests(database: Database, chains: Chains) -> set[bytes]:
-    live: set[bytes] = set()
+def _live_digests(database: Database, chains: Chains, digests: Digests, log: bytes) -> set[bytes]:
+    """Of the contents in the log, over which `digests` is the table, those that layers have."""
+    is_live = bytearray(len(digests))
     marked = {diff_id for (diff_id,) in database.read().execute("SELECT diff_id FROM damaged_layers").fetchall()}
     for (diff_id,) in database.read().execute("SELECT diff_id FROM layers").fetchall():
         try:
-            table = bytes(_verified(chains, DiffId(diff_id)).contents_bytes())
+            table = _verified(chains, DiffId(diff_id)).contents_bytes()
         except CorruptError:
             if diff_id in marked:
                 continue  # whoever loads the layer again brings what it needs
             raise
-        live.update(table[at : at + 32] for at in range(0, len(table), CONTENT_BYTES))
-    return live
+        digests.mark_many(table, CONTENT_BYTES, is_live)
+    return {record[:32] for record in compress(_records(log), is_live)}
 
 
 def _verified(chains: Chains, diff_id: DiffId) -> Index:

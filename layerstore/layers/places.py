@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     Numbers = NDArray[np.int64]
 
 _CONTENT = np.dtype([("digest", "V32"), ("size", "<u8")])
-_LOCATION = np.dtype([("pack", "<u4"), ("slot", "<u4")])
 _RECORD = np.dtype([("digest", "V32"), ("size", "<u8"), ("pack", "<u4"), ("slot", "<u4")])
 _FRAME = np.dtype([("offset", "<u8"), ("stored", "<u4"), ("raw", "<u4"), ("codec", "<u4"), ("", "V20")])
 _SLOT_FIELDS = [("digest", "V32"), ("size", "<u8"), ("name", "V8"), ("frame", "<u4"), ("at", "<u4"), ("length", "<u4")]
@@ -148,15 +147,19 @@ class Places:
         self._digests = contents.digests()
         # What came in since is not in the table.
         log = np.frombuffer(contents.log_records(), _RECORD)[: len(self._digests)]
-        self._objects = np.unique(log["digest"][log["pack"] == LOCATION_OBJECT])
-        places, first = np.unique(self._keys(log["digest"], log["pack"], log["slot"]), return_index=True)
+        last = self._last_records(log["digest"])
+        # Of a place several records may say the same: one is enough. All objects have one slot.
+        within = np.where(log["pack"] == LOCATION_OBJECT, last, log["slot"]).astype(np.uint64)
+        places = log["pack"].astype(np.uint64) << np.uint64(32) | within
+        is_current = places == places[last]
+        _, first = np.unique(places, return_index=True)
+        looked_up, of_content, self._numbers = np.unique(last[first], return_index=True, return_inverse=True)
+        self._number_of = np.full(len(log) + 1, -1)
+        self._number_of[looked_up] = np.arange(len(looked_up))
         self._log = log = log[first]
-        self._current, first, self._numbers = np.unique(
-            self._looked_up(log["digest"]), return_index=True, return_inverse=True
-        )
-        self.sizes = log["size"][first].astype(np.int64)
+        self._is_current = is_current[first]
+        self.sizes = log["size"][of_content].astype(np.int64)
         self.count = len(self.sizes)
-        self._is_current = places == self._current[self._numbers]
         self._is_cold = (log["pack"] >= FIRST_COLD) & (log["pack"] < LOCATION_NONE)
         self.is_cold = np.zeros(self.count, bool)
         self.is_cold[self._numbers[self._is_current & self._is_cold]] = True
@@ -169,25 +172,14 @@ class Places:
         except (CorruptError, FileNotFoundError):
             return None
 
-    def _keys(
-        self, digests: NDArray[np.void], packs: NDArray[np.uint32], slots: NDArray[np.uint32]
-    ) -> NDArray[np.uint64]:
-        """A number for each place."""
-        low = slots.astype(np.uint64)
-        objects = np.flatnonzero(packs == LOCATION_OBJECT)
-        low[objects] = np.searchsorted(self._objects, digests[objects])
-        keys: NDArray[np.uint64] = packs.astype(np.uint64) << np.uint64(32) | low
-        return keys
-
-    def _looked_up(self, digests: NDArray[np.void]) -> NDArray[np.uint64]:
-        found = np.frombuffer(self._digests.locate_many(np.ascontiguousarray(digests).tobytes(), 32), _LOCATION)
-        return self._keys(digests, found["pack"], found["slot"])
+    def _last_records(self, digests: NDArray[np.void]) -> NDArray[np.uint32]:
+        found = self._digests.number_many(np.ascontiguousarray(digests).tobytes(), 32)
+        return np.frombuffer(found, np.uint32)
 
     def numbers(self, digests: NDArray[np.void]) -> Numbers:
         """Of contents; -1 for what the store does not have."""
-        keys = self._looked_up(digests)
-        found = np.minimum(np.searchsorted(self._current, keys), max(0, self.count - 1))
-        return np.where(self._current[found] == keys, found, -1) if self.count else np.full(len(keys), -1)
+        last = np.minimum(self._last_records(digests), len(self._number_of) - 1)
+        return self._number_of[last]
 
     def _read_cold(self) -> None:
         """What each place in a cold pack takes and needs."""
