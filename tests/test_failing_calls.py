@@ -348,6 +348,16 @@ def test_closes_of_files_without_a_name_that_are_interrupted(
     assert {*closed} >= {f"{app.root}/staging", f"{tmp_path}/other/staging"}
 
 
+def test_an_archive_whose_beginning_cannot_be_read_is_named(store: Store, tmp_path: Path) -> None:
+    class Unreadable(io.FileIO):
+        def read(self, _: int = -1) -> bytes:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    (tmp_path / "app.tar").write_bytes(tar_of(docker_files([APP])))
+    with Unreadable(f"{tmp_path}/app.tar") as file, pytest.raises(OSError, match=f"'{tmp_path}/app.tar'"):
+        store.load(file)
+
+
 def test_a_log_whose_header_cannot_be_written_is_not_left(app: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(os, "pwrite", failing(os.pwrite, errno.ENOSPC))

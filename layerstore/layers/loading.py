@@ -11,7 +11,7 @@ from layerstore.errors import InvalidInput, NotFound
 from layerstore.layers.imports import Import
 from layerstore.layers.streams import INPUT_BYTES, compression_of, decompressed, pieces_of, prefixed
 from layerstore.limits import beyond
-from layerstore.naming import fstat
+from layerstore.naming import about, fstat
 from layerstore.oci import archives
 from layerstore.oci.archives import DirectoryMembers, Names, TarMembers, streamed_members
 from layerstore.oci.configs import parse_config
@@ -232,7 +232,8 @@ def load(
 
 
 def _load_file(loader: _Loader, file: BinaryIO, label: str) -> None:
-    head = file.read(512)
+    with about(getattr(file, "name", "the archive")):
+        head = file.read(512)
     compression = compression_of(head)
     if not compression and _is_seekable(file):
         file.seek(0)
