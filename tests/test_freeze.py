@@ -6,6 +6,7 @@ import io
 import os
 import random
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from layer_model import Entry, write_tar
 from layerstore import Store
 from layerstore._core.hashing import blake3
 from layerstore._core.ingest import LOCATION_OBJECT
+from layerstore.checking.contents import Record
 from layerstore.errors import Conflict, CorruptError, InvalidInput, NotFound
 from layerstore.layers import encoding
 from layerstore.layers.encoding import delta_of, name_of
@@ -468,6 +470,39 @@ class TestThaw:
         assert not any(is_cold(pack) for pack, _ in places)
         require(store, {"parts:1": files})
         assert store.check().is_clean
+
+
+class TestLargeOnes:
+    """What need not fit into memory is not read into it as a whole."""
+
+    def test_by_a_check(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        from layerstore.checking.cold import ColdContents
+
+        load(store, 1)
+        store.freeze()
+        lists = []
+        pieces = ColdContents.pieces
+
+        def told(cold: ColdContents, record: Record) -> Iterator[bytes]:
+            found = list(pieces(cold, record))
+            if record.size > 1 << 20:
+                lists.append(max(map(len, found)))
+            return iter(found)
+
+        monkeypatch.setattr(ColdContents, "pieces", told)
+        assert store.check().damages == ()
+        assert len(lists) == 2
+        assert max(lists) <= 1 << 19
+
+    def test_by_who_reads_many(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        from layerstore.store import contents
+
+        load(store, 1)
+        store.freeze()
+        monkeypatch.setattr(contents, "MAX_DELTA_BYTES", 1 << 20)
+        monkeypatch.setattr(contents.ContentStore, "_read_cold", None)
+        large = version(1)["share/large"]
+        assert bytes(store._contents.reader()(blake3(large))) == large
 
 
 class TestGarbage:

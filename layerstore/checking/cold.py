@@ -6,7 +6,7 @@ from __future__ import annotations
 import threading
 from functools import partial
 
-from layerstore._core.hashing import blake3
+from layerstore._core.hashing import Hasher, blake3
 from layerstore._core.ingest import LOCATION_OBJECT
 from layerstore.checking.findings import reason
 from layerstore.errors import CorruptError
@@ -16,7 +16,7 @@ from layerstore.store.pieces import read_at, read_whole
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from layerstore.checking.contents import Record
     from layerstore.store.layout import Layout
@@ -38,17 +38,31 @@ class ColdContents:
         self._packs: dict[int, ColdPack] = {}
         self._frames = Frames()
 
-    def read(self, record: Record) -> bytes:
-        """What is at the place of a record, not verified. What it refers to is, and may be anywhere else, too.
+    def pieces(self, record: Record) -> Iterator[bytes]:
+        """What is at the place of a record, not verified; of a list by the chunk, as it need not fit into memory. What
+        it refers to is verified, and may be anywhere else, too.
 
         Raises `Unreachable` where that cannot be read, `CorruptError`, `OSError`.
         """
-        return self._read(record, 0)
+        pack = self._pack(record.pack)
+        slot = pack.slot(record.slot)
+        if slot.base != LIST:
+            yield self._read(record, 0)
+            return
+        for digest in pack.references_of(slot):
+            yield self._referred(digest, 1)
+
+    def digest_of(self, record: Record) -> bytes:
+        """The digest of that. Raises as `pieces`."""
+        hasher = Hasher()
+        for piece in self.pieces(record):
+            hasher.update(piece)
+        return hasher.digest()
 
     def is_whole(self, record: Record) -> bool:
         """Whether it can be read, and is what its digest says."""
         try:
-            return blake3(self.read(record)) == record.digest
+            return self.digest_of(record) == record.digest
         except (CorruptError, OSError) as error:
             reason(error)
             return False

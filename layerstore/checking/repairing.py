@@ -238,8 +238,11 @@ class Repair:
             contents = Contents(staging_fd, pack, Digests(b"", 0), PACK_THRESHOLD_BYTES)
             for pack_number in sorted({record.pack for record in records}):
                 mine = [record for record in records if record.pack == pack_number]
-                for data in self._rescued(pack_number, mine):
-                    contents.put_many([data])
+                for size, pieces in self._rescued(pack_number, mine):
+                    if size > PACK_THRESHOLD_BYTES:
+                        contents.put_pieces(pieces)
+                    else:
+                        contents.put_many(list(pieces))
             contents.publish(objects, number)
             slots, size = contents.slots()
             if not slots:
@@ -252,12 +255,13 @@ class Repair:
             for fd in (pack, staging_fd, objects):
                 close_fd(fd)
 
-    def _rescued(self, pack: int, records: list[Record]) -> Iterator[bytes]:
+    def _rescued(self, pack: int, records: list[Record]) -> Iterator[tuple[int, Iterable[bytes]]]:
+        """Size and pieces of each content that is whole."""
         if is_cold(pack):
             cold = ColdContents(self._layout, self._contents.records)
-            yield from (cold.read(record) for record in records if cold.is_whole(record))
+            yield from ((record.size, cold.pieces(record)) for record in records if cold.is_whole(record))
         else:
-            yield from (data for _, data in rescued(self._layout, pack, records))
+            yield from ((len(data), [data]) for _, data in rescued(self._layout, pack, records))
 
     def _lacking(self, have: set[bytes], lacking: dict[DiffId, str]) -> dict[DiffId, str]:
         """What each layer lacks that lacks anything."""

@@ -17,7 +17,18 @@ from layerstore._core.ingest import LOCATION_NONE, LOCATION_OBJECT, RECORD_BYTES
 from layerstore.errors import RELOAD, REPAIR, CorruptError, NotFound
 from layerstore.naming import about, close_fd
 from layerstore.store import durable
-from layerstore.store.cold import FRAMES_BYTES, LIST, MAX_DEPTH, WHOLE, ColdPack, ColdSlot, Frames, apply_delta, is_cold
+from layerstore.store.cold import (
+    FRAMES_BYTES,
+    LIST,
+    MAX_DELTA_BYTES,
+    MAX_DEPTH,
+    WHOLE,
+    ColdPack,
+    ColdSlot,
+    Frames,
+    apply_delta,
+    is_cold,
+)
 from layerstore.store.layout import FIRST_COLD, PACK_THRESHOLD_BYTES
 from layerstore.store.pieces import PIECE_BYTES, read_at, write_all, write_at
 
@@ -237,6 +248,13 @@ class ContentStore:
     def _read_cold(self, opened: _Generation, pack: int, slot: int, digest: bytes) -> bytes:
         return b"".join(self._cold_pieces(opened, pack, slot, digest))
 
+    def _cold_in_memory(self, opened: _Generation, pack: int, slot: int, digest: bytes) -> Buffer:
+        """A content of a cold pack; one that is too large for that, mapped, from a file that has no name."""
+        if self._cold_pack(opened, pack).slot(slot).size <= MAX_DELTA_BYTES:
+            return self._read_cold(opened, pack, slot, digest)
+        with self._in_file(self._cold_pieces(opened, pack, slot, digest)) as file:
+            return memoryview(MappedFile(file.fileno()))
+
     def cold_reader(self) -> ColdReader:
         """Reads contents that are cold, for who holds the garbage lock, reads many, and verifies them."""
         current = self._current()
@@ -379,7 +397,7 @@ class ContentStore:
             pack, slot = _located(opened, digest)
             content: Buffer
             if is_cold(pack):
-                content, place = self._read_cold(opened, pack, slot, digest), self._layout.pack(pack)
+                content, place = self._cold_in_memory(opened, pack, slot, digest), self._layout.pack(pack)
             elif pack != LOCATION_OBJECT:
                 content, place = self._pack(opened, pack).content(slot), self._layout.pack(pack)
             else:
