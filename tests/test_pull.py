@@ -1,6 +1,7 @@
 """Pulls from a real registry: what is fetched, what is verified, what is refused, and connections that break."""
 
 import contextlib
+import errno
 import json
 import os
 import pty
@@ -23,7 +24,7 @@ from registries import Fault, Proxy, Registry, ask, layer_of, manifest_of, put_b
 
 from layerstore import Progress, Store
 from layerstore.errors import DigestMismatch, InvalidInput, LayerstoreError, LimitExceeded, NotFound, RegistryError
-from layerstore.registry import transport
+from layerstore.registry import downloads, transport
 from layerstore.registry.transport import Patience
 
 pytestmark = pytest.mark.needs_tool("docker-registry")
@@ -55,6 +56,21 @@ def blob_of(image: Image, number: int, compression: str = "gzip") -> str:
 
 
 # What comes
+
+
+def test_a_blob_that_cannot_be_written_is_named(
+    store: Store, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(fd: int, data: Any, position: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    name = f"127.0.0.1:{registry.port}/app:1"
+    with monkeypatch.context() as patch:
+        patch.setattr(downloads, "write_at", full)
+        with pytest.raises(OSError, match=f"No space left on device: '{store.root}/downloads/"):
+            store.pull(name)
+    store.pull(name)
+    assert is_whole(store)
 
 
 @pytest.mark.parametrize("compression", ["none", "gzip", "zstd"])

@@ -15,7 +15,7 @@ from urllib3.exceptions import HTTPError
 
 from layerstore.errors import DigestMismatch, RegistryError
 from layerstore.layers.streams import INPUT_BYTES
-from layerstore.naming import fstat, starting
+from layerstore.naming import about, fstat, starting
 from layerstore.registry.transport import END_SECONDS, Transient, shown, translated
 from layerstore.store.pieces import write_at
 from layerstore.store.spool import Spool
@@ -78,7 +78,8 @@ class Download:
         self._spool = Spool(self._directory, digest_hex(self.descriptor.digest))
         have = fstat(self._spool.fd).st_size
         if have > self.descriptor.size_bytes:
-            os.ftruncate(self._spool.fd, 0)
+            with about(self._spool.path):
+                os.ftruncate(self._spool.fd, 0)
             have = 0
         self.kept_bytes = have
         with self._changed:
@@ -104,7 +105,8 @@ class Download:
                 # A server that does not know ranges begins again with what is here already.
                 fresh = memoryview(piece)[max(0, self._have - at) :]
                 at += len(piece)
-                write_at(self._spool.fd, fresh, at - len(fresh))
+                with about(self._spool.path):
+                    write_at(self._spool.fd, fresh, at - len(fresh))
                 if at > self._have:
                     with self._changed:
                         self._have = at
@@ -131,7 +133,8 @@ class Download:
             if have <= at:
                 raise self._error or RegistryError("the download was given up")
             assert self._spool is not None
-            piece = os.pread(self._spool.fd, min(have - at, INPUT_BYTES), at)
+            with about(self._spool.path):
+                piece = os.pread(self._spool.fd, min(have - at, INPUT_BYTES), at)
             at += len(piece)
             yield piece
         # `fetch` writes nothing more.
