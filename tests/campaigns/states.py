@@ -5,7 +5,9 @@ under the name, contents included. Reading it is the proof that all of it can be
 """
 
 import contextlib
+import errno
 import hashlib
+import os
 import re
 import sqlite3
 import stat
@@ -220,10 +222,24 @@ def disk_of(root: Path) -> Counter[str]:
                 waiting.append(path)
                 found[f"{_without_made_up(name)}/"] += 1
             else:
-                # Without what XFS reserves behind the end of a file that is written and not cloned.
-                taken = min(status.st_blocks * 512, -(-status.st_size // _BLOCK_BYTES) * _BLOCK_BYTES)
+                taken = _taken(path) if stat.S_ISREG(status.st_mode) else status.st_blocks * 512
                 found[f"{_without_made_up(name)} {status.st_size} {taken}"] += 1
     return found + _rows(root / "layerstore.db")
+
+
+def _taken(path: Path) -> int:
+    """What of a file is on the disk, in whole blocks: without holes, and without what XFS reserves behind its end."""
+    taken = at = 0
+    with path.open("rb") as file:
+        while True:
+            try:
+                begin = os.lseek(file.fileno(), at, os.SEEK_DATA)
+            except OSError as error:
+                if error.errno != errno.ENXIO:  # nothing follows
+                    raise
+                return taken
+            at = os.lseek(file.fileno(), begin, os.SEEK_HOLE)
+            taken += -(-at // _BLOCK_BYTES) * _BLOCK_BYTES - begin // _BLOCK_BYTES * _BLOCK_BYTES
 
 
 def _without_made_up(name: str) -> str:
