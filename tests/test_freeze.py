@@ -19,10 +19,11 @@ from layerstore._core.hashing import blake3
 from layerstore._core.ingest import LOCATION_OBJECT
 from layerstore.checking.contents import Record
 from layerstore.errors import Conflict, CorruptError, InvalidInput, NotFound
-from layerstore.layers import encoding
+from layerstore.layers import encoding, freezing
 from layerstore.layers.encoding import delta_of, name_of
 from layerstore.store import durable
 from layerstore.store.cold import LIST, WHOLE, ColdPack, apply_delta, is_cold
+from layerstore.types import ImageId
 
 TEXT = b"".join(b"line %d of a text that many versions have\n" % n for n in range(3_000))
 LARGE = random.Random("large").randbytes(3 << 20)
@@ -243,6 +244,27 @@ class TestFreeze:
         assert store.freeze().images == []
         container.remove()
         assert len(store.freeze("app:1").images) == 1
+
+    def test_one_that_comes_into_use_meanwhile_is_left(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        load(store, 1, 2)
+        choose = freezing.unused_images
+        meanwhile = [lambda: store.create("app:1")]
+
+        def chosen(*args: Any) -> list[ImageId]:
+            found = choose(*args)
+            for act in meanwhile[:]:
+                meanwhile.clear()
+                act()
+            return found
+
+        monkeypatch.setattr(freezing, "unused_images", chosen)
+        assert store.freeze().images == [store.image("app:2").id]
+        store.thaw("app:2")
+        meanwhile.append(lambda: store.create("app:2"))
+        # Who is asked for it says that it cannot be.
+        with pytest.raises(Conflict, match="a container uses image"):
+            store.freeze("app:2")
+        require_files(store, 2)
 
     def test_one_that_is_not_there_is_refused(self, store: Store) -> None:
         with pytest.raises(NotFound):

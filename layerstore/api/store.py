@@ -21,7 +21,7 @@ from layerstore.types import DiffId, ImageId, chain_id, normalise_name, parse_di
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
     from pathlib import Path
     from typing import Any, BinaryIO, Literal, TypeAlias, overload
 
@@ -735,12 +735,24 @@ class Store:
         policy = tiering(self._database)
         if policy.unused_for_seconds is None:
             return None
-        from layerstore.layers.freezing import freeze, unused_images
+        from layerstore.layers.freezing import unused_images
 
-        chosen = unused_images(self.layout, self._database, policy.unused_for_seconds)
-        if not chosen:
+        if not unused_images(self.layout, self._database, policy.unused_for_seconds):
             return None
-        return freeze(self.layout, self._database, self._contents, self._chains, chosen, policy.compression, progress)
+        return self._freeze(None, policy.unused_for_seconds, policy.compression, progress)
+
+    def _freeze(
+        self,
+        among: Collection[ImageId] | None,
+        unused_for_seconds: float,
+        compression: Compression,
+        progress: ProgressCallback | None,
+    ) -> Frozen:
+        """Without a collection of garbage."""
+        from layerstore.layers.freezing import freeze
+
+        where = self.layout, self._database, self._contents, self._chains
+        return freeze(*where, among, unused_for_seconds, compression, progress)
 
     def _collect(self, derived_limit_bytes: int | None = None) -> Collected:
         from layerstore.building.leftovers import Leftovers
@@ -780,16 +792,12 @@ class Store:
 
         Raises `Conflict` where a container uses one of `images`, `NotFound`, `CorruptError`, `OSError`.
         """
-        from layerstore.layers.freezing import freeze, unused_images
-
-        if images is None:
-            chosen = unused_images(self.layout, self._database, unused_for_seconds)
-        else:
+        among = None
+        if images is not None:
             given = [images] if isinstance(images, (Image, str)) else images
-            found = [self._resolve(image).id for image in given]
-            chosen = [i for i in found if i in unused_images(self.layout, self._database, unused_for_seconds, found)]
+            among = [self._resolve(image).id for image in given]
         how = self.tiering.compression if compression is None else compression
-        done = freeze(self.layout, self._database, self._contents, self._chains, chosen, how, progress)
+        done = self._freeze(among, unused_for_seconds, how, progress)
         self._collect()
         return done
 

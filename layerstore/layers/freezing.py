@@ -90,13 +90,34 @@ def freeze(
     database: Database,
     contents: ContentStore,
     chains: Chains,
-    images: Sequence[ImageId],
+    among: Collection[ImageId] | None,
+    unused_for_seconds: float,
     compression: Compression,
     progress: Callable[[Progress], None] | None,
 ) -> Frozen:
     """See `layerstore.Store.freeze`; what the contents took is garbage then, and not given back yet."""
     if compression not in ("zstd", "lz4"):
         raise InvalidInput(f"frames are compressed by 'zstd' or 'lz4', not {compression!r}")
+    chosen = unused_images(layout, database, unused_for_seconds, among)
+    while True:
+        try:
+            return _freeze(layout, database, contents, chains, chosen, compression, progress)
+        except (Conflict, NotFound):
+            before, chosen = chosen, unused_images(layout, database, unused_for_seconds, among)
+            # Where nobody has asked for those that came into use or were removed meanwhile, the others are left.
+            if among is not None or chosen == before:
+                raise
+
+
+def _freeze(
+    layout: Layout,
+    database: Database,
+    contents: ContentStore,
+    chains: Chains,
+    images: Sequence[ImageId],
+    compression: Compression,
+    progress: Callable[[Progress], None] | None,
+) -> Frozen:
     make_private(layout.cold)
     with locked(layout.freeze_lock, exclusive=True), contextlib.ExitStack() as stack:
         freezing = Freezing(layout, database, contents, chains, images)
