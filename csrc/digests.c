@@ -126,15 +126,20 @@ void ls_digests_find_many(const struct ls_digests *digests, const uint8_t *bytes
 		numbers[i] = find_ahead(digests, bytes, stride, n, i);
 }
 
-void ls_digests_mark_many(const struct ls_digests *digests, const uint8_t *bytes, size_t stride, size_t n,
-                          uint8_t *marks)
+size_t ls_digests_mark_many(const struct ls_digests *digests, const uint8_t *bytes, size_t stride, size_t n,
+                            uint8_t *marks, uint32_t *positions)
 {
+	size_t count = 0;
+
 	for (size_t i = 0; i < n; i++) {
 		uint32_t number = find_ahead(digests, bytes, stride, n, i);
 
-		if (number != UINT32_MAX)
-			marks[number] = 1;
+		if (number == UINT32_MAX || marks[number])
+			continue;
+		marks[number] = 1;
+		positions[count++] = (uint32_t)i;
 	}
+	return count;
 }
 
 void ls_digests_locate_many(const struct ls_digests *digests, const uint8_t *bytes, size_t stride, size_t n,

@@ -50,9 +50,10 @@ uint32_t ls_digests_find(const struct ls_digests *digests, const uint8_t digest[
 void ls_digests_find_many(const struct ls_digests *digests, const uint8_t *bytes, size_t stride, size_t n,
                           uint32_t *numbers);
 
-/* marks[number] = 1 for the record of each of these digests that has one. */
-void ls_digests_mark_many(const struct ls_digests *digests, const uint8_t *bytes, size_t stride, size_t n,
-                          uint8_t *marks);
+/* marks[number] = 1 for the record of each of these digests that has one. Returns how many were 0; positions, which has
+ * room for n, says which of the digests these are. */
+size_t ls_digests_mark_many(const struct ls_digests *digests, const uint8_t *bytes, size_t stride, size_t n,
+                            uint8_t *marks, uint32_t *positions);
 
 /* locations[i] for the digest at bytes + i * stride, prefetched ahead. */
 void ls_digests_locate_many(const struct ls_digests *digests, const uint8_t *bytes, size_t stride, size_t n,

@@ -25,7 +25,8 @@ cdef extern from "digests.h" nogil:
     int ls_digests_extend(ls_digests *digests, const ls_digest_record *records, size_t count, ls_error *err)
     void ls_digests_find_many(const ls_digests *digests, const uint8_t *bytes, size_t stride, size_t n,
                               uint32_t *numbers)
-    void ls_digests_mark_many(const ls_digests *digests, const uint8_t *bytes, size_t stride, size_t n, uint8_t *marks)
+    size_t ls_digests_mark_many(const ls_digests *digests, const uint8_t *bytes, size_t stride, size_t n, uint8_t *marks,
+                                uint32_t *positions)
     void ls_digests_locate_many(const ls_digests *digests, const uint8_t *bytes, size_t stride, size_t n,
                                 ls_location *locations)
 

@@ -2,7 +2,7 @@
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from libc.stdint cimport UINT64_MAX, uint8_t, uint32_t, uint64_t, uintptr_t
+from libc.stdint cimport UINT32_MAX, UINT64_MAX, uint8_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
 
@@ -103,13 +103,22 @@ cdef class Digests:
         return out
 
     def mark_many(self, const uint8_t[::1] digests not None, Py_ssize_t stride, uint8_t[::1] marks not None):
-        """Set the byte in `marks`, which has one for each record, of the last record of each of these digests."""
+        """Set the byte in `marks`, which has one for each record, of the last record of each of these digests.
+
+        Returns bytes: for each of the digests whose byte was 0 a u32 of this machine, which of them it is.
+        """
         cdef Py_ssize_t n = _count(digests, stride)
+        cdef size_t count = 0
+        if n > UINT32_MAX:
+            raise InvalidInput(f"{n} digests are more than can be counted")
         if marks.shape[0] < self.digests.count:
             raise InvalidInput(f"{self.digests.count} records cannot be marked in {marks.shape[0]} bytes")
+        out = PyBytes_FromStringAndSize(NULL, n * sizeof(uint32_t))
+        cdef uint32_t *positions = <uint32_t *>PyBytes_AS_STRING(out)
         if n and marks.shape[0]:
             with nogil:
-                ls_digests_mark_many(&self.digests, &digests[0], stride, n, &marks[0])
+                count = ls_digests_mark_many(&self.digests, &digests[0], stride, n, &marks[0], positions)
+        return out[:count * sizeof(uint32_t)]
 
 
 cdef Py_ssize_t _count(const uint8_t[::1] digests, Py_ssize_t stride) except -1:

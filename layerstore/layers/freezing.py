@@ -13,9 +13,7 @@ import struct
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
-
-from layerstore._core.ingest import LOCATION_NONE, LOCATION_OBJECT, RECORD_BYTES
+from layerstore._core.ingest import LOCATION_NONE, RECORD_BYTES
 from layerstore.errors import Conflict, CorruptError, InvalidInput, NotFound
 from layerstore.layers.derived import remove_derived
 from layerstore.layers.encoding import NO_NAME, Encoder, Item, hash_names, name_of
@@ -36,8 +34,6 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
-    from numpy.typing import NDArray
-
     from layerstore._core.index import Index
     from layerstore.layers.chains import Chains
     from layerstore.layers.encoding import Compression
@@ -48,8 +44,10 @@ if TYPE_CHECKING:
 _RECORD = struct.Struct("<32sQII")
 _CONTENT = struct.Struct("<32sQ")
 _PLACE = struct.Struct("<II")
-_RECORDS = np.dtype([("digest", "V32"), ("size", "<u8"), ("pack", "<u4"), ("slot", "<u4")])
-_SLOTS = np.dtype([("", "V40"), ("name", "<u8"), ("", "V12"), ("base", "<u4")])
+_PACK = struct.Struct("<40xI4x")
+"""Of a record of the digest log."""
+_SLOT = struct.Struct("<32sQ8s12xI")
+"""Of a slot of a cold pack: digest, size, name and base."""
 _INDEXES_AT_ONCE = 4
 _HOT_PATHS = 1_000_000
 """Of so many paths of images that stay hot contents are looked at, as what those that are frozen may differ from."""
@@ -200,7 +198,7 @@ class Freezing:
         self._own_layers = [layer for layer in there.layers(self._images) if layer not in set(self._hot_layers)]
         log = self._contents.log_records()
         cold_layers = there.layers(image for image in there.chains if image not in hot_images)
-        paths = self._paths(np.frombuffer(log, _RECORDS), cold_layers)
+        paths = self._paths(log, cold_layers)
         self._cold = _cold_records(log)
         references = self._references(log)
         for digest, size in references.items():
@@ -354,41 +352,35 @@ class Freezing:
         index = self._index(layer)
         return _CONTENT.iter_unpack(bytes(index.contents_bytes()) if index is not None else b"")
 
-    def _paths(self, log: NDArray[np.void], layers: Iterable[DiffId]) -> dict[bytes, tuple[int, bytes]]:
+    def _paths(self, log: bytes, layers: Iterable[DiffId]) -> dict[bytes, tuple[int, bytes]]:
         """Size and path of each content of these layers that is stored, and not in a cold pack."""
         found: dict[bytes, tuple[int, bytes]] = {}
-        # Of the records, and of what is not stored.
-        is_wanted = np.append(log["pack"] < FIRST_COLD, False) | np.append(log["pack"] == LOCATION_OBJECT, False)
+        digests = self._contents.digests()
+        # Of the records; what came in since the log was read waits for the next time.
+        is_seen = bytearray(is_cold(pack) for pack in _packs_of(log))
+        is_seen += b"\1" * (len(digests) - len(is_seen))
         for layer in layers:
             index = self._index(layer)
             if index is None:
                 continue
             table = bytes(index.contents_bytes())
-            numbers = self._numbers(table, _CONTENT.size, len(log))
-            new = np.flatnonzero(is_wanted[numbers]).tolist()
             # Of most layers of frozen images that is nothing.
-            if new:
-                is_wanted[numbers] = False
+            if new := memoryview(digests.mark_many(table, _CONTENT.size, is_seen)).cast("I"):
                 paths = index.content_paths()
                 contents = ((_CONTENT.unpack_from(table, at * _CONTENT.size), paths[at]) for at in new)
                 found.update((digest, (size, path)) for (digest, size), path in contents)
         return found
 
-    def _numbers(self, digests: bytes, stride: int, count: int) -> NDArray[np.uint32]:
-        """The numbers of the last records of contents among the first so many, `count` for what has none."""
-        found = np.frombuffer(self._contents.digests().number_many(digests, stride), np.uint32)
-        return np.minimum(found, np.uint32(count))
-
-    def _among(self, digests: Sequence[bytes], layers: Iterable[DiffId]) -> set[bytes]:
+    def _among(self, chosen: Sequence[bytes], layers: Iterable[DiffId]) -> set[bytes]:
         """Those of these contents that layers have."""
-        count = len(self._contents.digests())
-        is_there = np.zeros(count + 1, bool)
+        digests = self._contents.digests()
+        is_there = bytearray(len(digests))
         for layer in layers:
             index = self._index(layer)
             if index is not None:
-                is_there[self._numbers(bytes(index.contents_bytes()), _CONTENT.size, count)] = True
-        is_there[count] = False
-        return {digests[n] for n in np.flatnonzero(is_there[self._numbers(b"".join(digests), 32, count)]).tolist()}
+                digests.mark_many(index.contents_bytes(), _CONTENT.size, is_there)
+        numbers = memoryview(digests.number_many(b"".join(chosen), 32)).cast("I")
+        return {digest for digest, n in zip(chosen, numbers, strict=True) if n < len(is_there) and is_there[n]}
 
     def _packs(self) -> Iterator[ColdPack]:
         for (number,) in self._database.read().execute("SELECT number FROM cold_packs").fetchall():
@@ -404,16 +396,14 @@ class Freezing:
         names = {item.name for item in self.items}
         written = {item.digest for item in self.items}
         found: dict[bytes, list[tuple[bytes, int]]] = {}
-        wanted = np.unique(np.frombuffer(b"".join(names - {NO_NAME}), "<u8"))
         for number in {_place(record)[0] for record in self._cold.values()}:
             pack = self._pack(number)
-            slots = np.frombuffer(pack.slots(), _SLOTS)
-            for slot in np.flatnonzero(np.isin(slots["name"], wanted) & np.isin(slots["base"], (WHOLE, LIST))).tolist():
-                there = pack.slot(slot)
+            for slot, (digest, size, name, base) in enumerate(_SLOT.iter_unpack(pack.slots())):
+                if name not in names or base not in (WHOLE, LIST) or name == NO_NAME or digest in written:
+                    continue
                 # Of a content with several, the last one, which is where it is looked up once it is cold.
-                is_last = there.digest in self._cold and _place(self._cold[there.digest]) == (number, slot)
-                if is_last and there.digest not in written:
-                    found.setdefault(there.name, []).append((there.digest, there.size))
+                if digest in self._cold and _place(self._cold[digest]) == (number, slot):
+                    found.setdefault(name, []).append((digest, size))
         looked_at = 0
         for layer in self._hot_layers:
             if looked_at > _HOT_PATHS:
@@ -442,10 +432,13 @@ class Freezing:
         }
 
 
+def _packs_of(log: bytes) -> Iterator[int]:
+    return (pack for (pack,) in _PACK.iter_unpack(log))
+
+
 def _cold_records(log: bytes) -> dict[bytes, bytes]:
-    packs = np.frombuffer(log, _RECORDS)["pack"]
-    cold = np.flatnonzero((packs >= FIRST_COLD) & (packs < LOCATION_NONE)) * RECORD_BYTES
-    return {log[at : at + 32]: log[at : at + RECORD_BYTES] for at in cold.tolist()}
+    records = ((at * RECORD_BYTES, pack) for at, pack in enumerate(_packs_of(log)))
+    return {log[at : at + 32]: log[at : at + RECORD_BYTES] for at, pack in records if is_cold(pack)}
 
 
 def _references_of(pack: ColdPack) -> set[bytes]:
