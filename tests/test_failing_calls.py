@@ -23,10 +23,12 @@ from layer_model import Entry, write_tar
 from waiting import wait_for
 
 from layerstore import Store
+from layerstore._core.extent_io import LogWriter
 from layerstore.building import running
 from layerstore.checking import containers, contents, hashing, images, layers
 from layerstore.containers.containers import Containers
 from layerstore.containers.rootfs import Rootfs
+from layerstore.extents import recording
 from layerstore.naming import about, close_fd, fstat
 from layerstore.registry.downloads import Download, Downloads
 from layerstore.store import boot, db, durable, locks
@@ -317,6 +319,26 @@ def test_a_cold_pack_that_cannot_be_synced_is_named(app: Store, monkeypatch: pyt
             app.freeze("app:1")
     assert list((app.root / "cold").iterdir()) == []
     app.freeze("app:1")
+
+
+def test_a_move_says_which_log_or_directory_fails(app: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    overlay = app.create("app:1")
+    with monkeypatch.context() as patch:
+
+        class Refusing(LogWriter):
+            def sync(self) -> int:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        patch.setattr(recording, "LogWriter", Refusing)
+        with pytest.raises(OSError, match=r"Input/output error: '.*/logs/[0-9a-f]{32}'"):
+            overlay.move("extent")
+    extent = app.create("app:1", driver="extent")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "dup", failing(os.dup, errno.EMFILE))
+        with pytest.raises(OSError, match=r"Too many open files: '.*/upper'"):
+            extent.move("overlay")
+    overlay.move("extent")
+    extent.move("overlay")
 
 
 def test_a_recipe_that_cannot_be_kept_by_a_sync_is_named(

@@ -17,7 +17,7 @@ from layerstore.errors import CorruptError, Unsupported
 from layerstore.extents.sources import LayerContent
 from layerstore.layers.entries import Entry, is_left_out
 from layerstore.layers.sources import filled
-from layerstore.naming import close_fd
+from layerstore.naming import about, close_fd
 from layerstore.store import reflink
 from layerstore.store.pieces import write_at
 from layerstore.types import decode_path
@@ -80,7 +80,8 @@ class _Writer:
         self._top_fd = top_fd
         self._shown = shown
         self._parent = b""
-        self._parent_fd = os.dup(top_fd)
+        with about(top_fd):
+            self._parent_fd = os.dup(top_fd)
         self._directories = [_root_of(index)]
 
     def close(self) -> None:

@@ -22,7 +22,7 @@ from layerstore.extents.table import Inode
 from layerstore.layers.entries import is_left_out
 from layerstore.layers.paths import directories_above, parent_of
 from layerstore.layers.sources import differing, filled
-from layerstore.naming import close_fd, fstat
+from layerstore.naming import about, close_fd, fstat
 from layerstore.store import logs as store_logs
 from layerstore.store.layout import PACK_THRESHOLD_BYTES
 from layerstore.types import decode_path
@@ -82,7 +82,8 @@ class Recorder:
                 contents = _Contents(self.image, writer, log, self._written if share else None)
                 for entry, number in plan.own_contents():
                     contents.add(entry, number)
-                self._lengths[log] = writer.sync()
+                with about(self._layout.log(log)):
+                    self._lengths[log] = writer.sync()
             finally:
                 close_fd(fd)
         except BaseException:

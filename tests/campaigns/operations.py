@@ -842,7 +842,7 @@ def _command(place: Place, words: Sequence[str], store: Store) -> None:
     with contextlib.ExitStack() as stack:
         try:
             messages = os.memfd_create("messages")
-            stack.callback(os.close, messages)
+            stack.callback(close_fd, messages)
             output = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
             stack.callback(os.close, output)
             child = os.fork()
