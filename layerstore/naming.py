@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 class about:
@@ -51,6 +56,16 @@ def close_fd(fd: int) -> None:
     except OSError as error:
         if error.errno == errno.EBADF:
             raise
+
+
+@contextlib.contextmanager
+def null_device() -> Iterator[int]:
+    """A descriptor of /dev/null, to read and write, for the block. Raises `OSError`."""
+    fd = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        close_fd(fd)
 
 
 def fstat(fd: int) -> os.stat_result:

@@ -29,7 +29,7 @@ from layerstore.checking import containers, contents, hashing, images, layers
 from layerstore.containers.containers import Containers
 from layerstore.containers.rootfs import Rootfs
 from layerstore.extents import recording
-from layerstore.naming import about, close_fd, fstat
+from layerstore.naming import about, close_fd, fstat, null_device
 from layerstore.registry.downloads import Download, Downloads
 from layerstore.store import boot, db, durable, locks
 from layerstore.store.contents import ContentStore
@@ -339,6 +339,22 @@ def test_a_move_says_which_log_or_directory_fails(app: Store, monkeypatch: pytes
             extent.move("overlay")
     overlay.move("extent")
     extent.move("overlay")
+
+
+def test_a_close_of_the_null_device_that_is_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    close, closed = os.close, []
+
+    def interrupted(fd: int) -> None:
+        closed.append(os.readlink(f"/proc/self/fd/{fd}"))
+        close(fd)
+        raise InterruptedError(errno.EINTR, os.strerror(errno.EINTR))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "close", interrupted)
+        with null_device() as nothing:
+            os.write(nothing, b"taken")
+            assert os.read(nothing, 1) == b""
+    assert closed == [os.devnull]
 
 
 def test_a_recipe_that_cannot_be_kept_by_a_sync_is_named(

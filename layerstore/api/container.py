@@ -9,7 +9,7 @@ import os
 from layerstore.containers.containers import check_count
 from layerstore.errors import Unsupported
 from layerstore.extents.operations import Operations
-from layerstore.naming import close_fd
+from layerstore.naming import close_fd, null_device
 from layerstore.types import encode_path
 
 TYPE_CHECKING = False
@@ -448,12 +448,10 @@ class Container(Operations):
         with self._mounted(keep=True):
             rules = self._needs_device_rules()
             bundle = self._bundle(args, entrypoint, env, workdir, user, False, network, volumes, hostname, rules)
-            with open(os.devnull, "r+b", buffering=0) as nothing:
-                out, err = (nothing.fileno() if f is None else _descriptor(f, 1) for f in (stdout, stderr))
+            with null_device() as nothing:
+                out, err = (nothing if f is None else _descriptor(f, 1) for f in (stdout, stderr))
                 runtime = self._store._containers.runtime()
-                return runtime.start_detached(
-                    bundle, self.id, stdin=nothing.fileno(), stdout=out, stderr=err, own_group=rules
-                )
+                return runtime.start_detached(bundle, self.id, stdin=nothing, stdout=out, stderr=err, own_group=rules)
 
     def kill(self, number: int = 9) -> None:
         """Send a signal (SIGKILL) to its first process. Raises `NotFound` when nothing runs in it."""

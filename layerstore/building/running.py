@@ -16,7 +16,7 @@ from layerstore.containers.mounted import MountedFiles
 from layerstore.containers.rootfs import Rootfs
 from layerstore.containers.runtime import may_use_cgroups
 from layerstore.errors import LayerstoreError, Unsupported
-from layerstore.naming import about, close_fd, starting
+from layerstore.naming import about, close_fd, null_device, starting
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -76,11 +76,11 @@ def run(shop: Workshop, row: ContainerRow, command: Command, output: Callable[[i
         spec["mounts"] += command.mounts
         program.check(spec)
         bundle = containers.write_bundle(row.id, spec)
-        nothing = stack.enter_context(open(os.devnull, "rb"))
+        nothing = stack.enter_context(null_device())
         stack.enter_context(shop.running(row.id))
         streams = stack.enter_context(_pumped(output, shop.stop))
         runtime, (out, errors) = containers.runtime(), streams
-        status = runtime.run(bundle, row.id, stdin=nothing.fileno(), stdout=out, stderr=errors, own_group=rules)
+        status = runtime.run(bundle, row.id, stdin=nothing, stdout=out, stderr=errors, own_group=rules)
     shop.check()
     return status
 

@@ -7,6 +7,7 @@ import argparse
 import os
 
 from layerstore.errors import InvalidInput, ProgramNotExecutable, ProgramNotFound
+from layerstore.naming import null_device
 from layerstore.store.layout import absolute
 
 TYPE_CHECKING = False
@@ -58,7 +59,7 @@ def run(store: Store, args: argparse.Namespace) -> int:
             container.start(command, **options)
             print(container.id)
             return 0
-        with open(os.devnull, "rb") as nothing:
+        with null_device() as nothing:
             stdin = None if args.interactive or args.tty else nothing
             status = container.run(command, tty=args.tty, stdin=stdin, **options)
     except BaseException:

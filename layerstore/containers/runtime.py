@@ -13,7 +13,7 @@ import signal
 
 from layerstore._core import mount
 from layerstore.errors import InvalidInput, LayerstoreError, NotFound, Unsupported
-from layerstore.naming import close_fd, fstat
+from layerstore.naming import close_fd, fstat, null_device
 from layerstore.store.layout import absolute
 from layerstore.store.pieces import read_at
 from layerstore.types import Value
@@ -169,8 +169,8 @@ class Runtime(Value):
         self._check_known(container_id)
         output, errors = os.memfd_create("output"), os.memfd_create("errors")
         try:
-            with open(os.devnull) as nothing:
-                status = _wait(self._spawn(arguments, (nothing.fileno(), output, errors)))
+            with null_device() as nothing:
+                status = _wait(self._spawn(arguments, (nothing, output, errors)))
             if status:
                 self._check_known(container_id)  # it may have gone, or not quite be there yet
                 text = read_at(errors, 4096, 0).decode(errors="replace").strip()
