@@ -531,9 +531,24 @@ def test_pipes_of_a_command_that_cannot_be_made(monkeypatch: pytest.MonkeyPatch)
         return pipe2(flags)
 
     monkeypatch.setattr(os, "pipe2", once)
-    with pytest.raises(OSError, match="Too many open files"), running._pumped(print, list):
+    with pytest.raises(OSError, match="Too many open files: 'the output of the command'"), running._pumped(print, list):
         pass
     assert descriptors() == before
+
+
+def test_output_of_a_command_that_cannot_be_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Refusing:
+        register = unregister = lambda *_: None
+
+        def poll(self, _: int) -> None:
+            raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    monkeypatch.setattr(running.select, "poll", Refusing)
+    with (
+        pytest.raises(OSError, match="Cannot allocate memory: 'the output of the command'"),
+        running._pumped(print, list),
+    ):
+        pass
 
 
 # Errors that are not to be taken for something else

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 _FROM_THE_HOST = ("/etc/resolv.conf", "/etc/hosts")
 _FROM_THE_RUNTIME = ("/proc", "/dev", "/sys")
 _PIECE_BYTES = 1 << 16
+_OUTPUT = "the output of the command"
 _POLL_MS = 100
 
 
@@ -103,8 +104,9 @@ def _pumped(output: Callable[[int, bytes], None], stop: Callable[[], None]) -> I
     """
     pipes: list[tuple[int, int]] = []
     try:
-        pipes += [os.pipe2(os.O_CLOEXEC)]
-        pipes += [os.pipe2(os.O_CLOEXEC)]
+        for _ in range(2):
+            with about(_OUTPUT):
+                pipes += [os.pipe2(os.O_CLOEXEC)]
         pump = _Pump([read for read, _ in pipes], output, stop)
         thread = threading.Thread(target=pump.run, name="layerstore-output")
         with starting():
@@ -149,8 +151,10 @@ class _Pump:
         for fd in self._streams:
             poll.register(fd, select.POLLIN)
         while self._streams:
-            for fd, _ in poll.poll(_POLL_MS):
-                with about("the output of the command"):
+            with about(_OUTPUT):
+                ready = poll.poll(_POLL_MS)
+            for fd, _ in ready:
+                with about(_OUTPUT):
                     data = os.read(fd, _PIECE_BYTES)
                 if data:
                     self._take(self._streams[fd], data)
