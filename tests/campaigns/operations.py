@@ -844,7 +844,7 @@ def _command(place: Place, words: Sequence[str], store: Store) -> None:
             messages = os.memfd_create("messages")
             stack.callback(close_fd, messages)
             output = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
-            stack.callback(os.close, output)
+            stack.callback(close_fd, output)
             child = os.fork()
         except OSError as error:
             raise CommandFailed(f"layerstore: it was not started: {error}\n") from error
