@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,15 @@ def test_what_a_killed_build_was_remembering_goes_when_no_build_runs(store: Stor
 
 def _given(store: Store) -> Given:
     return Given(store, Place.below(store.root.parent), 0)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def environment() -> Iterator[None]:
+    """Operations are done here as their own processes do them, which need not put back what they set."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
 
 
 @pytest.fixture(scope="module")
