@@ -195,7 +195,8 @@ class Freezing:
                 raise Conflict(f"a container uses image {image[7:19]}; `layerstore rm` it first")
         hot_images = there.hot(set(self._images))
         self._hot_layers = there.layers(hot_images)
-        self._own_layers = [layer for layer in there.layers(self._images) if layer not in set(self._hot_layers)]
+        hot_layers = set(self._hot_layers)
+        self._own_layers = [layer for layer in there.layers(self._images) if layer not in hot_layers]
         log = self._contents.log_records()
         cold_layers = there.layers(image for image in there.chains if image not in hot_images)
         paths = self._paths(log, cold_layers)
@@ -246,7 +247,7 @@ class Freezing:
         """Compress the indexes of layers that no image has which stays hot. Before the commit, as it needs room."""
         # Of the files most wait for the disk.
         with ThreadPoolExecutor(_INDEXES_AT_ONCE) as threads:
-            paths = (self._layout.layer_index(layer) for layer in self._own_layers if self._index(layer) is not None)
+            paths = (self._layout.layer_index(layer) for layer in self._own_layers if layer in self._sound)
             for _ in in_order(threads, pack_index, paths):
                 pass
 
@@ -348,10 +349,6 @@ class Freezing:
                 return None
             raise
 
-    def _table(self, layer: DiffId) -> Iterator[tuple[bytes, int]]:
-        index = self._index(layer)
-        return _CONTENT.iter_unpack(bytes(index.contents_bytes()) if index is not None else b"")
-
     def _paths(self, log: bytes, layers: Iterable[DiffId]) -> dict[bytes, tuple[int, bytes]]:
         """Size and path of each content of these layers that is stored, and not in a cold pack."""
         found: dict[bytes, tuple[int, bytes]] = {}
@@ -382,13 +379,10 @@ class Freezing:
         numbers = memoryview(digests.number_many(b"".join(chosen), 32)).cast("I")
         return {digest for digest, n in zip(chosen, numbers, strict=True) if n < len(is_there) and is_there[n]}
 
-    def _packs(self) -> Iterator[ColdPack]:
-        for (number,) in self._database.read().execute("SELECT number FROM cold_packs").fetchall():
-            yield ColdPack(self._layout.cold_pack(number))
-
     def _references(self, log: bytes) -> dict[bytes, int]:
         """What contents of cold packs differ from or are made of, with their sizes: it is no difference itself."""
-        needed = {each for pack in self._packs() for each in _references_of(pack)}
+        numbers = self._database.read().execute("SELECT number FROM cold_packs").fetchall()
+        needed = {each for (number,) in numbers for each in _references_of(self._pack(FIRST_COLD + number))}
         return {digest: size for digest, size, _, _ in _RECORD.iter_unpack(log) if digest in needed}
 
     def bases(self) -> dict[bytes, list[tuple[bytes, int]]]:
@@ -414,8 +408,9 @@ class Freezing:
             paths = index.content_paths()
             looked_at += len(paths)
             hashes = hash_names([name_of(path) for path in paths])
-            places = _PLACE.iter_unpack(self._contents.digests().locate_many(index.contents_bytes(), _CONTENT.size))
-            for name, (digest, size), (pack, _) in zip(hashes, self._table(layer), places, strict=True):
+            table = bytes(index.contents_bytes())
+            places = _PLACE.iter_unpack(self._contents.digests().locate_many(table, _CONTENT.size))
+            for name, (digest, size), (pack, _) in zip(hashes, _CONTENT.iter_unpack(table), places, strict=True):
                 # One that is cold is among those above, or is a difference.
                 if name in names and pack != LOCATION_NONE and not is_cold(pack):
                     found.setdefault(name, []).append((digest, size))

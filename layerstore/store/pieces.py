@@ -9,7 +9,7 @@ from layerstore.naming import about
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from typing_extensions import Buffer
 
@@ -42,6 +42,15 @@ def read_at(fd: int, count: int, position: int) -> bytes:
     while len(data) < count and (more := os.pread(fd, count - len(data), position + len(data))):
         data += more
     return data
+
+
+def pieces_between(fd: int, start: int, end: int) -> Iterator[bytes]:
+    """The bytes of a file between two positions. Raises `OSError`."""
+    while start < end:
+        with about(fd):
+            piece = read_at(fd, min(PIECE_BYTES, end - start), start)
+        start += len(piece)
+        yield piece
 
 
 def write_at(fd: int, data: Buffer, position: int) -> None:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fcntl
 import os
 
-from layerstore.naming import close_fd
+from layerstore.store import durable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    pass
 
 _FICLONE = 0x40049409  # linux/fs.h
 _CANNOT = (errno.EOPNOTSUPP, errno.ENOTTY, errno.EINVAL, errno.ENOSYS, errno.EISDIR, errno.EXDEV)
@@ -31,19 +30,10 @@ def share(fd: int, source_fd: int) -> bool:
 def has_reflink(directory: str) -> bool:
     """Whether files in `directory` can share content: tried with two nameless files. Raises `OSError`."""
     try:
-        with _nameless(directory) as one, _nameless(directory) as other:
+        with durable.nameless(directory) as one, durable.nameless(directory) as other:
             os.pwrite(one, bytes(4096), 0)
             return share(other, one)
     except OSError as error:
         if error.errno in _CANNOT:
             return False
         raise
-
-
-@contextlib.contextmanager
-def _nameless(directory: str) -> Iterator[int]:
-    fd = os.open(directory, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
-    try:
-        yield fd
-    finally:
-        close_fd(fd)

@@ -22,7 +22,7 @@ from layerstore.oci.images import is_index, parse_document, parse_index, parse_m
 from layerstore.store import durable, zstd
 from layerstore.store.cold import ColdPack
 from layerstore.store.contents import ContentStore
-from layerstore.store.pieces import PIECE_BYTES, read_at, write_at
+from layerstore.store.pieces import PIECE_BYTES, pieces_between, read_at, write_at
 from layerstore.store.spool import Spool
 from layerstore.sync.arrived import Arrived
 from layerstore.sync.channel import Kind, size_of
@@ -218,7 +218,7 @@ class _Receiving:
             with about(self._layout.staging):
                 write_at(recipes, piece, end)
             end += len(piece)
-        came = _range(recipes, start, end)
+        came = pieces_between(recipes, start, end)
         if like is None:
             frames = decompressed(came, "zstd", limits, f"the recipe of layer {diff_id}")
         else:
@@ -369,15 +369,6 @@ class _Receiving:
                 self._channel.say(Kind.PROGRESS, {"layer": diff_id, "done": done})
 
         return tell
-
-
-def _range(fd: int, start: int, end: int) -> Iterator[bytes]:
-    """The bytes of a file between two positions."""
-    while start < end:
-        with about(fd):
-            piece = read_at(fd, min(PIECE_BYTES, end - start), start)
-        start += len(piece)
-        yield piece
 
 
 def _is_hex(value: object) -> bool:

@@ -9,12 +9,12 @@ from layerstore.errors import RELOAD, CorruptError, NotFound
 from layerstore.layers.encoding import CHUNK_BYTES, Encoder
 from layerstore.layers.recipe import recipe_frames
 from layerstore.layers.streams import pieces_of
-from layerstore.naming import about, fstat
+from layerstore.naming import fstat
 from layerstore.oci.configs import parse_config
 from layerstore.results import Progress, Synced
 from layerstore.store import durable, zstd
 from layerstore.store.locks import locked
-from layerstore.store.pieces import PIECE_BYTES, read_at, read_whole
+from layerstore.store.pieces import pieces_between, read_whole
 from layerstore.sync.channel import MOST_BYTES, Kind, size_of
 from layerstore.sync.known import Known, layers_like
 from layerstore.sync.tables import CONTENT, DIGEST_BYTES, SMALL_RECIPE_BYTES, SMALL_TABLE_BYTES
@@ -22,7 +22,7 @@ from layerstore.types import DiffId, Digest, ImageId, digest_hex, sha256_digest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
     from typing import TypeAlias
 
     from layerstore.layers.chains import Chains
@@ -200,7 +200,7 @@ class _Sending:
         start = have if have and kept.get("digest") == _digest(fd, have) else 0
         self._channel.say(Kind.FROM, {"at": start})
         tell = self._telling("send", what, size)
-        for piece in _pieces(fd, start, size):
+        for piece in pieces_between(fd, start, size):
             self._channel.send_data([piece])
             start += len(piece)
             if tell is not None:
@@ -238,16 +238,8 @@ class _Sending:
         return lambda done: progress(Progress(stage, what, done, total))
 
 
-def _pieces(fd: int, start: int, end: int) -> Iterator[bytes]:
-    while start < end:
-        with about(fd):
-            piece = read_at(fd, min(PIECE_BYTES, end - start), start)
-        start += len(piece)
-        yield piece
-
-
 def _digest(fd: int, length: int) -> str:
     hasher = Hasher()
-    for piece in _pieces(fd, 0, length):
+    for piece in pieces_between(fd, 0, length):
         hasher.update(piece)
     return hasher.digest().hex()
