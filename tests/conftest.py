@@ -15,6 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+# Before layerstore is imported, and for the processes that tests start: locks that are taken out of order are an error.
+os.environ.setdefault("LAYERSTORE_STRICT_LOCKS", "1")
+
 import pytest
 from leftovers import child_processes, loop_devices, mount_points
 

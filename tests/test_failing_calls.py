@@ -34,6 +34,7 @@ from layerstore.registry.downloads import Download, Downloads
 from layerstore.store import boot, db, durable, locks
 from layerstore.store.contents import ContentStore
 from layerstore.store.db import _Connection
+from layerstore.store.layout import Layout
 from layerstore.store.pieces import read_at
 from layerstore.sync import receiving
 
@@ -104,9 +105,10 @@ def test_a_start_of_the_machine_that_cannot_be_noted_names_the_file(
 
 
 def test_a_failed_lock_names_its_file_and_leaves_none_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "run").mkdir()
     before = descriptors()
     monkeypatch.setattr(fcntl, "flock", failing(fcntl.flock, errno.ENOLCK))
-    with pytest.raises(OSError, match=f"'{tmp_path}/lock'"), locks.locked(tmp_path / "lock", exclusive=True):
+    with pytest.raises(OSError, match=f"'{tmp_path}/run/staging.lock'"), locks.staging(Layout(tmp_path)):
         pass
     assert descriptors() == before
 

@@ -1,6 +1,5 @@
 """Forks, snapshots and rollback of containers of the overlay driver, on a pool and on the tests' own file system."""
 
-import contextlib
 import io
 import os
 import random
@@ -13,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -29,6 +29,7 @@ from layerstore import Container, Store
 from layerstore._core.files import punch_holes
 from layerstore.containers import snapshots
 from layerstore.errors import Conflict, InvalidInput, NotFound
+from layerstore.store import locks
 
 ROOT = Path(__file__).parent.parent
 LARGE = random.Random(5).randbytes(8 << 20)
@@ -234,7 +235,7 @@ class TestFork:
 
         def slow(fd: int, target: str) -> None:
             clone_upper(fd, target)
-            origin.remove()
+            origin.remove(force=True)  # else it would wait for the fork
 
         monkeypatch.setattr(snapshots, "clone_upper", slow)
         with pytest.raises(NotFound, match="removed meanwhile"):
@@ -393,15 +394,13 @@ class TestSnapshots:
         container = store.create("base:1")
         removed = directory_of(container) / "removed"
         removed.mkdir()
-        locked_directory = snapshots.locked_directory
+        container_if_free = locks.container_if_free
 
-        @contextlib.contextmanager
-        def locked_later(path: str, *, exclusive: bool) -> Iterator[int]:
-            with locked_directory(path, exclusive=exclusive) as fd:
-                removed.rmdir()
-                yield fd
+        def locked_later(*which: Any) -> locks.Containers:
+            removed.rmdir()
+            return container_if_free(*which)
 
-        monkeypatch.setattr(snapshots, "locked_directory", locked_later)
+        monkeypatch.setattr(locks, "container_if_free", locked_later)
         store.collect_garbage()
         assert not removed.exists()
 

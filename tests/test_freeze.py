@@ -1,6 +1,5 @@
 """Freezing images and bringing them back: what is read, what is kept, what is given back."""
 
-import contextlib
 import errno
 import io
 import os
@@ -21,8 +20,9 @@ from layerstore.checking.contents import Record
 from layerstore.errors import Conflict, CorruptError, InvalidInput, NotFound
 from layerstore.layers import encoding, freezing
 from layerstore.layers.encoding import delta_of, name_of
-from layerstore.store import durable
+from layerstore.store import durable, locks
 from layerstore.store.cold import LIST, WHOLE, ColdPack, apply_delta, is_cold
+from layerstore.store.layout import Layout
 from layerstore.types import ImageId
 
 TEXT = b"".join(b"line %d of a text that many versions have\n" % n for n in range(3_000))
@@ -166,20 +166,19 @@ class TestFreeze:
     def test_a_collection_meanwhile_takes_no_cold_copy_that_is_needed(
         self, store: Store, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        from layerstore.layers import freezing
-
         files = {"own": version(1)["share/own"], "text": TEXT}  # none of which is a list, whose chunks keep the pack
         store.load(io.BytesIO(tar_of(docker_files([Image([layer(files)], ["app:1"])]))))
         store.freeze()
         store.thaw("app:1")
-        locked = freezing.locked_past_sharers
+        locked, first = locks.garbage_alone, iter([True])
 
-        def collect_before(lock: str) -> contextlib.AbstractContextManager[None]:
-            store._collect()
-            return locked(lock)
+        def collect_before(layout: Layout) -> locks.Lock:
+            if next(first, False):
+                store._collect()
+            return locked(layout)
 
         with monkeypatch.context() as patch:
-            patch.setattr(freezing, "locked_past_sharers", collect_before)
+            patch.setattr(locks, "garbage_alone", collect_before)
             store.freeze("app:1")
         assert cold_packs(store) == []
         assert store.image("app:1").view.read_many([f"/{path}" for path in files]) == list(files.values())
@@ -190,16 +189,15 @@ class TestFreeze:
         assert store.image("app:1").view.read_many([f"/{path}" for path in files]) == list(files.values())
 
     def test_a_collection_meanwhile_leaves_what_is_written(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-        from layerstore.layers import freezing
-
         load(store, 1, 2)
-        locked = freezing.locked_past_sharers
+        locked, first = locks.garbage_alone, iter([True])
 
-        def collect_before(lock: str) -> contextlib.AbstractContextManager[None]:
-            assert store._collect().contents == 0
-            return locked(lock)
+        def collect_before(layout: Layout) -> locks.Lock:
+            if next(first, False):
+                assert store._collect().contents == 0
+            return locked(layout)
 
-        monkeypatch.setattr(freezing, "locked_past_sharers", collect_before)
+        monkeypatch.setattr(locks, "garbage_alone", collect_before)
         assert len(store.freeze().images) == 2
         assert hot_bytes(store) < 100_000
         require_files(store, 1)

@@ -17,6 +17,7 @@ from layerstore import Store
 from layerstore.errors import Conflict, CorruptError, NotFound
 from layerstore.store import db, locks, sums
 from layerstore.store.db import Database, _Connection
+from layerstore.store.layout import Layout
 
 
 class InterruptedAfterCommit(_Connection):
@@ -116,9 +117,10 @@ def test_who_is_interrupted_waiting_for_a_lock_keeps_no_file_open(
     def interrupted(_fd: int) -> None:
         raise KeyboardInterrupt
 
+    (tmp_path / "run").mkdir()
     monkeypatch.setattr(locks, "_let_pass", interrupted)
     before = os.listdir("/proc/self/fd")
-    with pytest.raises(KeyboardInterrupt), locks.locked(tmp_path / "lock", exclusive=False):
+    with pytest.raises(KeyboardInterrupt), locks.garbage(Layout(tmp_path)):
         pass
     assert os.listdir("/proc/self/fd") == before
 
@@ -127,7 +129,9 @@ def test_who_is_interrupted_waiting_for_a_lock_keeps_no_file_open(
 def test_a_process_forked_meanwhile_does_not_keep_a_lock(tmp_path: Path, kind: str) -> None:
     """It has the descriptor, too: what another thread holds as a program forks a worker must end with the holder. And
     the child lets go of nothing that is its parent's."""
-    path = str(tmp_path / "lock")
+    layout = Layout(tmp_path)
+    (tmp_path / "run").mkdir()
+    path = layout.garbage_lock
     digest = "sha256:" + 64 * "1"
     end, begin = os.pipe()
 
@@ -146,9 +150,9 @@ def test_a_process_forked_meanwhile_does_not_keep_a_lock(tmp_path: Path, kind: s
             stack.callback(claims.close)
             claims.take([digest])
         elif kind == "past sharers":
-            stack.enter_context(locks.locked_past_sharers(path))
+            stack.enter_context(locks.garbage_alone(layout))
         else:
-            stack.enter_context(locks.locked(path, exclusive=kind == "exclusive"))
+            stack.enter_context(locks.pool(path, layout.root, alone=kind == "exclusive"))
         assert in_a_fork(stack.close) == 0
         assert not is_free()
         pid = os.fork()

@@ -20,7 +20,8 @@ from waiting import wait_for
 from layerstore import Store
 from layerstore.layers import imports
 from layerstore.store import locks
-from layerstore.store.locks import Claims, locked, locked_past_sharers
+from layerstore.store.layout import Layout
+from layerstore.store.locks import Claims
 
 ROOT = Path(__file__).parent.parent
 
@@ -260,12 +261,13 @@ def test_who_wants_a_lock_alone_gets_it_from_sharers_without_an_end(
 ) -> None:
     monkeypatch.setattr(locks, "_ASK_SECONDS", 1.0)
     monkeypatch.setattr(locks, "_REST_SECONDS", 0.5)
-    path, stop = str(tmp_path / "lock"), threading.Event()
+    (tmp_path / "run").mkdir()
+    layout, stop = Layout(tmp_path), threading.Event()
 
     def share(pause: float) -> None:
         time.sleep(pause)
         while not stop.is_set():
-            with locked(path, exclusive=False):
+            with locks.garbage(layout):
                 time.sleep(0.1)
 
     threads = [threading.Thread(target=share, args=(n * 0.02,)) for n in range(5)]
@@ -274,15 +276,15 @@ def test_who_wants_a_lock_alone_gets_it_from_sharers_without_an_end(
     try:
         time.sleep(0.3)
         begin = time.monotonic()
-        with locked_past_sharers(path):
+        with locks.garbage_alone(layout):
             pass
         assert time.monotonic() - begin < 10
         # Who holds it and takes it again is not kept for long by one who asks.
-        with locked(path, exclusive=False):
-            asking = threading.Thread(target=lambda: at_once(lambda: take_alone(path)))
+        with locks.garbage(layout):
+            asking = threading.Thread(target=lambda: at_once(lambda: take_alone(layout)))
             asking.start()
             time.sleep(0.1)
-            with locked(path, exclusive=False):
+            with locks.garbage(layout, again=True):
                 pass
         asking.join(60)
         assert not asking.is_alive()
@@ -292,6 +294,6 @@ def test_who_wants_a_lock_alone_gets_it_from_sharers_without_an_end(
             thread.join()
 
 
-def take_alone(path: str) -> None:
-    with locked_past_sharers(path):
+def take_alone(layout: Layout) -> None:
+    with locks.garbage_alone(layout):
         pass

@@ -21,7 +21,7 @@ from syncing import LARGE, ROOT, cut_after, image, layerstore_in, left_in, load,
 from layerstore import Progress, Store, Synced
 from layerstore.errors import CorruptError, InvalidInput, LimitExceeded, NotFound, SyncError
 from layerstore.layers import encoding
-from layerstore.store.locks import locked
+from layerstore.store.locks import garbage_alone
 from layerstore.sync import channel as channels
 from layerstore.sync import destinations
 from layerstore.sync.channel import GREETING, Channel
@@ -515,7 +515,7 @@ class TestSilence:
             held = threading.Event()
 
             def hold() -> None:
-                with locked(there.layout.garbage_lock, exclusive=True):
+                with garbage_alone(there.layout):
                     held.set()
                     time.sleep(3 * impatient)
 

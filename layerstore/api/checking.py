@@ -8,8 +8,8 @@ from layerstore.api.store import Store
 from layerstore.checking.findings import Findings
 from layerstore.checking.rebuilding import check_foundation
 from layerstore.results import CheckReport
+from layerstore.store import locks
 from layerstore.store.layout import Layout
-from layerstore.store.locks import locked, locked_past_sharers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,8 +34,7 @@ class _Checked(Store):
     def _open(self, root: str, create: bool, derived_limit_bytes: int | None) -> None:
         layout = Layout(root)
         if layout.has_parts():
-            lock = layout.garbage_lock
-            with locked_past_sharers(lock) if self._repair else locked(lock, exclusive=False):
+            with locks.garbage_alone(layout) if self._repair else locks.garbage(layout):
                 if not check_foundation(layout, self.found, self._repair):
                     raise _CannotBeOpened
         super()._open(root, create, derived_limit_bytes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+from functools import partial
 
 from layerstore.containers.containers import check_count
 from layerstore.errors import Unsupported
@@ -14,7 +15,7 @@ from layerstore.types import encode_path
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
     from types import TracebackType
     from typing import Any, BinaryIO, Literal, overload
@@ -206,15 +207,11 @@ class Container(Operations):
             return delta.changes(self._layer().moment())
         from layerstore.containers import changes
 
-        try:
-            fd = os.open(self._store._containers.upper(self.id), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            self._store.container(self.id)
-            raise
-        try:
-            return changes.changes(fd, self.image.index())
-        finally:
-            close_fd(fd)
+        index = self.image.index()
+        with self._upper() as fd:
+            found = changes.changes(fd, index)
+            self._store._containers.row(self.id)  # else it was being removed, by force
+        return found
 
     # What it holds
 
@@ -236,19 +233,24 @@ class Container(Operations):
         are left out.
 
         It may be in use meanwhile, and sees that as `fork` does: with the overlay driver, each file is of one moment.
-        Durable on return. Raises `InvalidInput` for a change, a name of an image, or a file's name that a layer cannot
-        have, `NotFound` when it was removed, `LimitExceeded`, `CorruptError`, `OSError`; nothing is visible then.
+        Durable on return. A rollback, snapshot or removal of it waits for the commit meanwhile; a removal by force does
+        not, and the commit fails then. Raises `InvalidInput` for a change, a name of an image, or a file's name that a
+        layer cannot have, `NotFound` when it was removed, `LimitExceeded`, `CorruptError`, `OSError`; nothing is
+        visible then.
         """
         from layerstore.containers import commits
 
         store = self._store
+        tar, held = self._layer_tar()
         return store._image(
             commits.commit(
                 store.layout,
                 store._database,
                 store._contents,
                 self.image.config,
-                self._layer_tar,
+                tar,
+                held,
+                partial(store._containers.check, self.row),
                 name=name,
                 author=author,
                 message=message,
@@ -263,14 +265,16 @@ class Container(Operations):
         It needs no mount and no root. Symbolic links on the way to the last name are followed, inside the container,
         and one at the end that "/" or "/." comes after; the path `Entry.path` is spelled without them. Where a content
         is read from (`Entry.source`) can be used until the iterator is closed. It is of one moment as a fork is
-        (`fork`).
+        (`fork`). A rollback, snapshot or removal waits for the iterator's end, for some seconds, and raises `Conflict`
+        then.
 
         Raises `FileNotFoundError` and the like, `NotFound` when it was removed, `CorruptError`, `OSError`.
         """
         from layerstore.layers.whole import whole
 
+        index = self.image.index()
         with self._changed() as changed:
-            yield from whole(self.image.index(), self._store._contents, changed, encode_path(path))
+            yield from whole(index, self._store._contents, changed, encode_path(path))
 
     def export(self, path: str | bytes = "/") -> Iterator[Piece]:
         """Its whole view, or what is at and below a path, as the pieces of a tar.
@@ -329,30 +333,24 @@ class Container(Operations):
             return
         from layerstore.containers.mounted import MountedFiles
 
-        with self._mounted(), MountedFiles(self._store._containers.root(self.id)) as files:
+        with self._mounted() as root, MountedFiles(f"/proc/self/fd/{root}") as files:
             yield files
 
     @contextlib.contextmanager
-    def _mounted(self, *, keep: bool = False) -> Iterator[None]:
-        """Mounted inside the block; after it as it was before. With `keep` it stays mounted unless the block fails."""
-        if self.state != "created":
-            yield
-            return
-        self.mount()
-        try:
-            yield
-        except BaseException:
-            self.umount()
-            raise
-        if not keep:
-            self.umount()
+    def _mounted(self, *, keep: bool = False) -> Iterator[int]:
+        """See `Containers.mounted_for`."""
+        store = self._store
+        with store._containers.mounted_for(self.row, lambda image: store._image(image).diff_ids, keep=keep) as root:
+            yield root
 
     @contextlib.contextmanager
-    def _upper(self) -> Iterator[int]:
-        """The upper directory, which is not rolled back meanwhile."""
+    def _upper(self, *, lasting: bool = False) -> Iterator[int]:
+        """The upper directory, which is neither rolled back nor removed meanwhile; see `snapshots.source`.
+
+        What needs another lock of the store (an index, contents) is opened before."""
         from layerstore.containers import snapshots
 
-        with snapshots.source(self._store.layout.container(self.id)) as directory:
+        with snapshots.source(self._store.layout, self.id, lasting=lasting) as directory:
             fd = os.open("upper", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
             try:
                 yield fd
@@ -361,6 +359,7 @@ class Container(Operations):
 
     @contextlib.contextmanager
     def _changed(self) -> Iterator[Iterator[Entry]]:
+        """For an iterator, whose caller may do anything meanwhile."""
         if self.row.driver == "extent":
             from layerstore.extents import delta
 
@@ -368,20 +367,27 @@ class Container(Operations):
             return
         from layerstore.containers import upper
 
-        with self._upper() as fd:
-            yield upper.entries(fd, self.image.index(), self._store._contents)
+        index, contents = self.image.index(), self._store._contents
+        with self._upper(lasting=True) as fd:
+            yield upper.entries(fd, index, contents)
+            self._store._containers.row(self.id)  # else it was being removed, by force
 
-    def _layer_tar(self, clone: Clone) -> Iterator[Piece]:
+    def _layer_tar(self) -> tuple[Callable[[Clone], Iterator[Piece]], contextlib.AbstractContextManager[object]]:
+        """What writes the tar of its changes, and what is to be held meanwhile."""
         if self.row.driver == "extent":
+            from layerstore.extents import delta
             from layerstore.layers.tarring import tar_pieces
 
-            with self._changed() as changed:
-                yield from tar_pieces(changed, clone)
-            return
+            layer = self._layer()
+            return lambda clone: tar_pieces(delta.entries(layer.moment()), clone), contextlib.nullcontext()
         from layerstore.containers import upper
 
-        with self._upper() as fd:
-            yield from upper.tar_pieces(fd, self.image.index(), self._store._contents, clone)
+        index, contents, stack = self.image.index(), self._store._contents, contextlib.ExitStack()
+
+        def tar(clone: Clone) -> Iterator[Piece]:
+            return upper.tar_pieces(stack.enter_context(self._upper()), index, contents, clone)
+
+        return tar, stack
 
     def run(
         self,

@@ -9,7 +9,7 @@ import time
 from layerstore.errors import Conflict
 from layerstore.layers.usage import bytes_without
 from layerstore.results import Pruned
-from layerstore.store.locks import locked, locked_past_sharers
+from layerstore.store import locks
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,14 +30,14 @@ def prune(store: Store, *, named: bool, containers: bool, older_than_seconds: fl
     """See `Store.prune`."""
     before = time.time() - older_than_seconds
     if dry_run:
-        with locked(store.layout.garbage_lock, exclusive=False):
+        with locks.garbage(store.layout):
             idle, young = _idle(store, before) if containers else ([], [])
             images = _images(store, before, named, idle)
             young_images = len(_images(store, _ALWAYS, named, [*idle, *young])) - len(images)
             freed = bytes_without(store.layout, store._database, store._contents, store._chains, images)
         return Pruned({row.id: row.name for row in idle}, images, 0, freed, young_images, len(young))
     # Nothing is being loaded, built or created in here, so an image that has no name yet is nobody's.
-    with locked_past_sharers(store.layout.garbage_lock):
+    with locks.garbage_alone(store.layout):
         idle, young = _idle(store, before) if containers else ([], [])
         gone = {row.id: row.name for row in idle if _remove(store, row)}
         with store._database.transaction() as db:
@@ -58,7 +58,7 @@ def _idle(store: Store, before: float) -> tuple[list[ContainerRow], list[Contain
 
 def _remove(store: Store, row: ContainerRow) -> bool:
     with contextlib.suppress(Conflict):  # somebody uses it now, or writes to it
-        store._containers.remove([row])
+        store._containers.remove([row], waits=False)  # others wait for the garbage lock
         return True
     return False
 

@@ -807,12 +807,12 @@ class Store:
         Raises `NotFound`, `CorruptError`, `OSError`.
         """
         from layerstore.layers.thawing import thaw
-        from layerstore.store.locks import locked
+        from layerstore.store import locks
 
         given = [images] if isinstance(images, (Image, str)) else images
         brought = 0
         for image in [self._resolve(each) for each in given]:
-            with locked(self.layout.garbage_lock, exclusive=False):
+            with locks.garbage(self.layout):
                 stack = self._stack(image)
                 table = self._chains.index(stack).contents_bytes()
                 brought += thaw(self.layout, self._database, self._contents, stack, table)
@@ -919,9 +919,9 @@ class Store:
         They are made again when they are needed. What is mounted or being made stays; who has an index open keeps it.
         Returns the bytes removed. Raises `OSError`.
         """
-        from layerstore.store.locks import locked
+        from layerstore.store import locks
 
-        with locked(self.layout.garbage_lock, exclusive=False):
+        with locks.garbage(self.layout):
             return self._chains.derived.evict(limit_bytes)
 
     def _image(self, image_id: str) -> Image:

@@ -17,7 +17,7 @@ from layerstore.building.workshop import Workshop
 from layerstore.errors import NotFound
 from layerstore.naming import about, starting
 from layerstore.results import BuildEvent
-from layerstore.store.locks import locked
+from layerstore.store import locks
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def build(shop: Workshop, directory: str, file: str | None) -> ImageId:
     limits = shop.options.limits
     with open_context(directory, path, limits) as context:
         dockerfile = _read(path, limits)
-        with locked(shop.layout.garbage_lock, exclusive=False):
+        with locks.garbage(shop.layout):
             planned = plan(
                 dockerfile, shop.options.target, shop.options.arguments, shop.find_image,
                 lambda text: shop.tell(BuildEvent("warning", 0, 0, 0, text)),
@@ -122,16 +122,19 @@ class _Build:
             is_result,
         )
         thread = threading.Thread(
-            target=self._build, args=(planned.number, building), name=f"layerstore-{planned.number}"
+            target=self._build,
+            args=(planned.number, building, locks.of_this_thread()),
+            name=f"layerstore-{planned.number}",
         )
         self._threads[planned.number] = thread
         with starting():
             thread.start()
 
-    def _build(self, number: int, building: StageBuild) -> None:
+    def _build(self, number: int, building: StageBuild, held: list[locks.Note]) -> None:
         result: State | BaseException
         try:
-            result = building.run()
+            with locks.working_for(held):
+                result = building.run()
         except BaseException as error:
             result = error
         self._ended.append((number, result))

@@ -8,13 +8,12 @@ garbage collection.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 
 from layerstore.building.steps import Steps
 from layerstore.naming import about, close_fd
+from layerstore.store import locks
 from layerstore.store.layout import make_private
-from layerstore.store.locks import locked, try_lock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,6 +36,7 @@ class Leftovers:
     """Safe for many threads and processes."""
 
     def __init__(self, layout: Layout, database: Database, containers: Containers) -> None:
+        self._layout = layout
         self._top = layout.builds
         self._images = f"{self._top}/images"
         self._names = f"{self._top}/containers"
@@ -49,33 +49,32 @@ class Leftovers:
         """A build runs in the block. Raises as `clear`."""
         for directory in (self._images, self._names, self._temporary):
             make_private(directory)
-        fd = os.open(f"{self._top}/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        lock = locks.Builds(self._layout, make=True)
         try:
-            self._clear(fd)
-            with about(fd):
-                fcntl.flock(fd, fcntl.LOCK_SH)
+            self._clear(lock)
+            lock.share()
             try:
                 yield
             finally:
-                self._clear(fd)
+                self._clear(lock)
         finally:
-            close_fd(fd)
+            lock.close()
 
     def clear(self) -> None:
         """Take away what builds have left that were killed, unless one runs. Raises `OSError`, `Conflict`."""
         try:
-            fd = os.open(f"{self._top}/lock", os.O_RDWR | os.O_CLOEXEC)
+            lock = locks.Builds(self._layout, make=False)
         except FileNotFoundError:
             return
         try:
-            if self._clear(fd):
+            if self._clear(lock):
                 Steps.remove_unfinished(self._top)
         finally:
-            close_fd(fd)
+            lock.close()
 
-    def _clear(self, fd: int) -> bool:
+    def _clear(self, lock: locks.Builds) -> bool:
         """Returns whether no build runs."""
-        if not try_lock(fd):
+        if not lock.try_alone():
             return False
         for name in os.listdir(self._names):
             row = self._database.read().execute(_NAMED, (name,)).fetchone()
@@ -97,7 +96,7 @@ class Leftovers:
     def images_locked(self) -> Iterator[None]:
         """Between a look at which images there are and their commit: an image that another build has made for good is
         not noted as a leftover."""
-        with locked(f"{self._top}/images.lock", exclusive=True):
+        with locks.images_of_builds(self._layout):
             yield
 
     def note_image(self, image: ImageId) -> None:

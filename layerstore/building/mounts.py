@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import functools
 import os
 import posixpath
@@ -18,7 +17,7 @@ from layerstore.containers.copying import copy_out
 from layerstore.errors import InvalidInput, NotFound
 from layerstore.naming import about, close_fd
 from layerstore.store.layout import make_private
-from layerstore.store.locks import try_lock
+from layerstore.store.locks import release, try_lock
 from layerstore.store.pieces import read_whole
 from layerstore.types import Value
 
@@ -163,7 +162,7 @@ def cache(mount: Mount, target: str, directory: str, check: Callable[[], None]) 
             time.sleep(_POLL_SECONDS)
         yield Volume(path, target, mount.is_set("readonly"))
     finally:
-        fcntl.flock(fd, fcntl.LOCK_UN)  # runtimes of other stages may have it too
+        release(fd)  # runtimes of other stages may have it too
         close_fd(fd)
 
 

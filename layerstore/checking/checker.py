@@ -15,9 +15,9 @@ from layerstore.checking.images import check_images
 from layerstore.checking.layers import LayersCheck, contents_of
 from layerstore.errors import CorruptError
 from layerstore.results import CheckReport
+from layerstore.store import locks
 from layerstore.store.cold import is_cold
 from layerstore.store.layout import FIRST_COLD
-from layerstore.store.locks import locked, locked_past_sharers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -226,7 +226,7 @@ def repair(
     from layerstore.checking.repairing import Repair
 
     begin = time.monotonic()
-    with locked_past_sharers(layout.garbage_lock):
+    with locks.garbage_alone(layout):
         checking = Check(layout, database, chains, contents, None, False, progress)
         checking.run()
         of_rows = checking.findings.of("database", "image")
@@ -276,7 +276,7 @@ def check(
 ) -> CheckReport:
     """Check a store without changing anything; see `layerstore.Store.check`."""
     begin = time.monotonic()
-    with locked(layout.garbage_lock, exclusive=False):
+    with locks.garbage(layout):
         checking = Check(layout, database, chains, contents, images, quick, progress)
         checking.run()
         return checking.report(begin)

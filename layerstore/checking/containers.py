@@ -12,7 +12,7 @@ from layerstore.errors import CorruptError, Unsupported
 from layerstore.extents.log import chain_bytes
 from layerstore.naming import about, close_fd, fstat
 from layerstore.store import logs
-from layerstore.store.locks import locked, try_lock
+from layerstore.store.locks import mounting, try_lock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def check_containers(layout: Layout, database: Database, catalog: Catalog, findi
         if driver == "overlay":
             lost = _lost_directories(layout, container)
             if lost:
-                with locked(layout.mount_lock, exclusive=False):  # no rollback has one of them away
+                with mounting(layout, [container]):  # no rollback has one of them away
                     lost = _lost_directories(layout, container)
                 # Who removes a container removes its row first.
                 if lost and database.read().execute(_IS_OVERLAY, (container,)).fetchone():

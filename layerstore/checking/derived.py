@@ -11,8 +11,8 @@ from layerstore.checking.findings import reason
 from layerstore.checking.hashing import read_through
 from layerstore.errors import CorruptError, Unsupported
 from layerstore.layers.index_files import open_index
-from layerstore.naming import close_fd, fstat
-from layerstore.store.locks import try_lock
+from layerstore.naming import fstat
+from layerstore.store import locks
 from layerstore.store.pieces import PIECE_BYTES
 from layerstore.store.sealed import unsealed
 from layerstore.types import ChainId, hash_key
@@ -40,12 +40,9 @@ def check_chains(
         chain = ChainId(f"sha256:{digits}")
         if not wanted(chain):
             continue
-        fd = os.open(layout.chain_lock(chain), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            if try_lock(fd):
+        with locks.chain_if_free(layout, chain) as is_held:
+            if is_held:
                 _check_chain(layout, database, catalog, findings, chain, there)
-        finally:
-            close_fd(fd)
 
 
 def _check_chain(

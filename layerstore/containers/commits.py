@@ -12,6 +12,8 @@ from layerstore.types import normalise_name, sha256_digest
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from contextlib import AbstractContextManager
+    from sqlite3 import Connection
 
     from layerstore.layers.entries import Clone
     from layerstore.layers.streams import Piece
@@ -28,6 +30,8 @@ def commit(
     contents: ContentStore,
     base: ImageConfig,
     tar: Callable[[Clone], Iterator[Piece]],
+    held: AbstractContextManager[object],
+    check: Callable[[Connection], None],
     *,
     name: str | None,
     author: str,
@@ -37,6 +41,8 @@ def commit(
 ) -> ImageId:
     """Make an image of `base` and a layer, whose tar `tar` writes; see `layerstore.Container.commit`.
 
+    held: keeps what is read from being rolled back or removed. `check` raises in the transaction that commits the image
+    where it was removed all the same.
     command: what ran last in the container, as JSON.
     """
     names = [] if name is None else [normalise_name(name)]
@@ -47,10 +53,10 @@ def commit(
         "created_by": " ".join(json.loads(command)) if command else "",
         "comment": message,
     }
-    with Import(layout, database, contents) as importing:
+    with Import(layout, database, contents) as importing, held:
         layer = importing.add_tar(tar)
         data = next_config(base, runtime, layer.diff_id, step)
         config = parse_config(data)
         importing.add_image(config, names, {sha256_digest(data): data})
-        importing.commit()
+        importing.commit(check=check)
     return config.image_id

@@ -12,10 +12,11 @@ from functools import partial
 
 from layerstore._core.mount import container_make_many, container_remove_many
 from layerstore.errors import Conflict, InvalidInput, NotFound, Unsupported
-from layerstore.naming import about, close_fd, exists
-from layerstore.store import boot, logs
+from layerstore.naming import about, close_fd, exists, fstat
+from layerstore.store import boot, locks, logs
 from layerstore.store.last_use import note_use
-from layerstore.store.locks import locked, try_lock
+from layerstore.store.layout import make_private
+from layerstore.store.removal import remove_directory
 from layerstore.types import Value
 
 TYPE_CHECKING = False
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 _COLUMNS = "id, name, image_id, image_name, chain_id, created_seconds, volatile, command, driver, log"
 NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}"
 _BATCH = 500
+_LOCKED_TOGETHER = 64
+_TRIES = 20
 _LOGS_OF = (
     "SELECT log FROM containers WHERE id = :id AND log IS NOT NULL "
     "UNION SELECT log FROM snapshots WHERE container_id = :id AND log IS NOT NULL"
@@ -139,7 +142,7 @@ class Containers:
             ContainerRow(os.urandom(32).hex(), name, image_id, image_name, chain.chain_id, now, volatile, None)
             for _ in range(count)
         ]
-        with locked(self._layout.garbage_lock, exclusive=False):
+        with locks.garbage(self._layout, again=True):
             self._make(rows, chain)
         return rows
 
@@ -199,15 +202,6 @@ class Containers:
                 container_remove_many(self._mounts.containers_fd, ids)
             raise
 
-    def _settle(self, ids: Iterable[str]) -> None:
-        """Before containers are mounted, under the mount lock: have no write reach a snapshot."""
-        for container in ids:
-            directory = self._layout.container(container)
-            if exists(f"{directory}/snapshots"):
-                from layerstore.containers import snapshots
-
-                snapshots.settle(directory)
-
     def _is_known(self, container: str) -> bool:
         rows = self._database.read().execute("SELECT 1 FROM containers WHERE id = ?", (container,))
         return rows.fetchone() is not None
@@ -219,6 +213,14 @@ class Containers:
         if row is None:
             raise NotFound(f"container {container[:12]} was removed; `layerstore ps` lists what is there")
         return ContainerRow(*row)
+
+    def check(self, row: ContainerRow, db: Connection) -> None:
+        """In a transaction: raises `NotFound` where the container was removed, `Conflict` where it was moved."""
+        found = db.execute("SELECT driver FROM containers WHERE id = ?", (row.id,)).fetchone()
+        if found is None:
+            raise NotFound(f"container {row.id[:12]} was removed meanwhile")
+        if found[0] != row.driver:
+            raise Conflict(f"container {row.id[:12]} was moved to the {found[0]} driver meanwhile; open it again")
 
     def all(self) -> list[ContainerRow]:
         """Every container, newest first."""
@@ -247,10 +249,15 @@ class Containers:
     def upper(self, container: str) -> str:
         return f"{self._layout.container(container)}/upper"
 
-    def mount(self, rows: Iterable[ContainerRow], diff_ids: Callable[[ImageId], Sequence[DiffId]]) -> None:
+    def mount(
+        self, rows: Iterable[ContainerRow], diff_ids: Callable[[ImageId], Sequence[DiffId]], *, borrows: bool = False
+    ) -> None:
         """Mount them, a batch for each chain; `diff_ids` gives the stack of an image.
 
-        Raises `NotFound` where one was removed, `Unsupported`, `OSError`; those mounted before stay.
+        borrows: those that are not mounted yet are to be unmounted again by whoever is the last to use them
+        (`give_back`), unless somebody mounts them without that meanwhile.
+
+        Raises `NotFound` where one was removed, `Unsupported`, `Conflict`, `OSError`; those mounted before stay.
         """
         rows = list(rows)
         _require_overlay(rows)
@@ -260,15 +267,23 @@ class Containers:
             images[row.chain_id] = row.image_id
             batches.setdefault((row.chain_id, bool(row.volatile)), []).append(row.id)
         for (chain, volatile), ids in batches.items():
-            self._mount_chain(chain, ids, volatile, partial(diff_ids, images[chain]))
+            self._mount_chain(chain, ids, volatile, partial(diff_ids, images[chain]), borrows)
 
     def _mount_chain(
-        self, chain: ChainId, ids: Sequence[str], volatile: bool, diff_ids: Callable[[], Sequence[DiffId]]
+        self,
+        chain: ChainId,
+        ids: Sequence[str],
+        volatile: bool,
+        diff_ids: Callable[[], Sequence[DiffId]],
+        borrows: bool,
     ) -> None:
         while True:
             mountable = self._chains.mountable(chain, diff_ids)
             try:
-                return self._mounts.mount(mountable, ids, volatile=volatile, prepare=self._settle)
+                # Some at a time: the kernel looks for a locked byte among all, and others wait for all of these.
+                for at in range(0, len(ids), _LOCKED_TOGETHER):
+                    self._mount_some(mountable, ids[at : at + _LOCKED_TOGETHER], volatile, borrows)
+                return
             except FileNotFoundError as error:
                 gone = [container for container in ids if not exists(self.upper(container))]
                 if gone:
@@ -277,6 +292,103 @@ class Containers:
                 # An image that was evicted between the two is made again, perhaps with other packs.
                 if self._chains.is_current(mountable):
                     raise
+
+    def _mount_some(self, chain: Chain, ids: Sequence[str], volatile: bool, borrows: bool) -> None:
+        with contextlib.ExitStack() as stack:
+            self._lock_to_mount(stack, ids)
+            if borrows:
+                self._borrow(ids)
+            self._mounts.mount(chain, ids, volatile=volatile)
+            if not borrows:
+                self._keep(ids)
+
+    def _lock_to_mount(self, stack: contextlib.ExitStack, ids: Sequence[str]) -> None:
+        """Hold the locks of their mounts, and have no write reach a snapshot."""
+        while True:
+            with_snapshots = [id for id in ids if self._has_snapshots(id)]
+            if with_snapshots:
+                from layerstore.containers import snapshots
+
+                for id in with_snapshots:
+                    if not snapshots.is_whole(self._layout.container(id)):
+                        snapshots.make_whole(self._layout, id)
+                stack.enter_context(locks.containers(self._layout, with_snapshots))
+            stack.enter_context(locks.mounting(self._layout, ids))
+            if all(id in with_snapshots for id in ids if self._has_snapshots(id)):
+                for id in with_snapshots:
+                    snapshots.settle(self._layout.container(id))
+                return
+            stack.close()  # somebody has made one meanwhile
+
+    def _has_snapshots(self, container: str) -> bool:
+        return exists(f"{self._layout.container(container)}/snapshots")
+
+    # A mount for the time of one's use
+
+    def _borrow(self, ids: Sequence[str]) -> None:
+        """Note it of those that are not mounted, under the lock of their mounts."""
+        make_private(self._layout.borrowed)
+        for id in (id for id, is_mounted in zip(ids, self._mounts.mounted(ids), strict=True) if not is_mounted):
+            close_fd(os.open(self._borrowed(id), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+
+    def _borrowed(self, container: str) -> str:
+        return f"{self._layout.borrowed}/{container}"
+
+    def _keep(self, ids: Iterable[str]) -> None:
+        """Under the lock of their mounts."""
+        with contextlib.suppress(FileNotFoundError):  # nobody has ever borrowed one
+            for id in set(ids).intersection(os.listdir(self._layout.borrowed)):
+                os.unlink(self._borrowed(id))
+
+    @contextlib.contextmanager
+    def mounted_for(
+        self, row: ContainerRow, diff_ids: Callable[[ImageId], Sequence[DiffId]], *, keep: bool = False
+    ) -> Iterator[int]:
+        """A container that is mounted in the block, whatever others do, and after it as it was before: with `keep` it
+        stays mounted unless the block raises. Gives a descriptor of the root of its view (O_PATH).
+
+        Raises as `mount`.
+        """
+        try:
+            fd = self._pinned(row, diff_ids)
+            try:
+                yield fd
+                if keep:
+                    with locks.mounting(self._layout, [row.id]):
+                        self._keep([row.id])
+            finally:
+                close_fd(fd)
+        finally:
+            self._give_back(row)
+
+    def _pinned(self, row: ContainerRow, diff_ids: Callable[[ImageId], Sequence[DiffId]]) -> int:
+        """The root of its view, which nobody can unmount without force while that is open."""
+        for _ in range(_TRIES):
+            self.mount([row], diff_ids, borrows=True)
+            fd = os.open(self.root(row.id), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            # Somebody may have unmounted it between the two, and then this is the mount point.
+            if fstat(fd).st_dev != fstat(self._mounts.containers_fd).st_dev:
+                return fd
+            close_fd(fd)
+        raise Conflict(
+            f"container {row.id[:12]} is unmounted by others again and again; try again when they have ended"
+        )
+
+    def _give_back(self, row: ContainerRow) -> None:
+        """Unmount it where it was mounted for a use, unless somebody else still uses it, who will then."""
+        if not exists(self._borrowed(row.id)):
+            return
+        with locks.mounting(self._layout, [row.id]):
+            if not exists(self._borrowed(row.id)):
+                return
+            try:
+                self._mounts.unmount([row.id])
+            except OSError as error:
+                if error.errno != errno.EBUSY:
+                    raise
+                return
+            self._keep([row.id])
+        self._release_of([row])
 
     def unmount(self, rows: Sequence[ContainerRow], *, lazy: bool = False) -> None:
         """Unmount them, and the chain and pack mounts that nobody uses then.
@@ -295,6 +407,9 @@ class Containers:
             self._mounts.unmount([row.id for row in rows], lazy=lazy)
         except OSError as error:
             raise Conflict(f"{error}; end what uses the container, or force it") from error
+        self._release_of(rows)
+
+    def _release_of(self, rows: Sequence[ContainerRow]) -> None:
         if not any(self._chain_in_use(chain) for chain in {row.chain_id for row in rows}):
             self.release_unused()
 
@@ -362,10 +477,13 @@ class Containers:
             )
         return bundle
 
-    def remove(self, rows: Sequence[ContainerRow], *, force: bool = False) -> None:
+    def remove(self, rows: Sequence[ContainerRow], *, force: bool = False, waits: bool = True) -> None:
         """Remove containers and all that they wrote; those that are gone already are passed over.
 
-        Raises `Conflict` where one runs or its mount is in use and `force` is not given; nothing is removed then.
+        Who reads one (a commit, an export) is waited for, unless `waits` is false; with `force` he is not, and fails.
+
+        Raises `Conflict` where one runs, its mount is in use or somebody reads it and `force` is not given, or
+        somebody mounts it; nothing is removed then.
         """
         known = self._known(rows)
         if not force:
@@ -380,6 +498,24 @@ class Containers:
         for row in known:
             with contextlib.suppress(NotFound):
                 self.runtime().delete(row.id, force=True)
+        with contextlib.ExitStack() as stack:
+            ids = [row.id for row in rows]
+            if force:
+                stack.enter_context(locks.mounting(self._layout, ids))
+            elif not stack.enter_context(locks.containers_to_remove(self._layout, ids, waits=waits)):
+                raise Conflict(
+                    f"somebody reads or mounts container {' or '.join(id[:12] for id in ids)}; try again later"
+                )
+            gone = self._remove(rows, force)
+        logs.unlink(self._layout, gone)
+        if known:
+            for row in known:
+                # A runtime that was killed as it began knows nothing of what it has made.
+                with contextlib.suppress(OSError):
+                    remove_directory(self._layout.runtime, row.id)
+
+    def _remove(self, rows: Sequence[ContainerRow], force: bool) -> list[str]:
+        """Under the locks of the containers. Returns the logs that nobody needs any more."""
         if any(self.mounted(rows)):
             self._unmount(rows, lazy=force)
         # Rows first: what is left of a directory whose row is gone is garbage, not half a container. And on the disk,
@@ -393,13 +529,8 @@ class Containers:
         # A container is a use of its image for as long as it is there.
         note_use(self._layout, {row.image_id for row in rows})
         container_remove_many(self._mounts.containers_fd, [row.id for row in rows])
-        logs.unlink(self._layout, gone)
-        if known:
-            from layerstore.store.clearing import clear_tree
-
-            for row in known:
-                # A runtime that was killed as it began knows nothing of what it has made.
-                clear_tree(f"{self._layout.runtime}/{row.id}")
+        self._keep(row.id for row in rows)
+        return gone
 
     def _is_written(self, container: str) -> bool:
         """Does a process write to this container, by its log, which only one of the extent driver has?"""
@@ -412,6 +543,6 @@ class Containers:
         except FileNotFoundError:
             return False
         try:
-            return not try_lock(fd)
+            return not locks.try_lock(fd)
         finally:
             close_fd(fd)

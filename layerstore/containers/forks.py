@@ -10,8 +10,7 @@ from layerstore._core.mount import container_make_many
 from layerstore.containers import snapshots
 from layerstore.containers.containers import ContainerRow, check_name, insert_rows
 from layerstore.errors import Conflict, NotFound
-from layerstore.store import durable
-from layerstore.store.locks import locked
+from layerstore.store import durable, locks
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,7 +42,7 @@ class Forks:
         rows = [ContainerRow(**{**alike, "id": os.urandom(32).hex()}) for _ in range(count)]
         ids = [made.id for made in rows]
         with (
-            locked(self._layout.garbage_lock, exclusive=False),
+            locks.garbage(self._layout, again=True),
             durable.file_system(self._layout.containers) as sync,
             self._containers.or_none(ids),
         ):
@@ -60,10 +59,10 @@ class Forks:
         """Returns as `snapshots.clone_upper`."""
         container_make_many(self._mounts.containers_fd, ids, 0o700, os.geteuid(), os.getegid(), 0)
         first, *others = (self._layout.container(container) for container in ids)
-        with snapshots.source(self._layout.container(origin)) as fd:
+        with snapshots.source(self._layout, origin) as fd:
             has_copied = snapshots.clone_upper(fd, first)
         # The others from the first, so that all are of one moment, and nothing waits for the disk twice.
-        with snapshots.source(first) as fd:
+        with snapshots.source(self._layout, ids[0]) as fd:
             for directory in others:
                 has_copied |= snapshots.clone_upper(fd, directory)
         return has_copied
@@ -74,7 +73,7 @@ class Forks:
         Raises `Conflict` when the name is taken, `InvalidInput` when it is none, `NotFound`, `OSError`.
         """
         check_name(name, "a snapshot")
-        snapshots.take(self._layout.container(row.id), name, durable=not row.volatile)
+        snapshots.take(self._layout, row.id, name, durable=not row.volatile)
 
     def snapshots(self, row: ContainerRow) -> list[Snapshot]:
         """The snapshots of a container, oldest first."""
@@ -88,22 +87,26 @@ class Forks:
         Raises `Conflict` while it is mounted or runs, `NotFound` when there is no such snapshot, `OSError`.
         """
         check_name(name, "a snapshot")
-        with locked(self._layout.mount_lock, exclusive=True):
+
+        def check() -> None:
             (state,) = self._containers.states([row])
             if state != "created":
                 first = "`layerstore umount` it" if state == "mounted" else "end it"
                 raise Conflict(
                     f"container {row.id[:12]} is {state}, and a rollback would pull its files away; {first} first"
                 )
-            snapshots.restore(self._layout.container(row.id), name)
+
+        check()
+        snapshots.restore(self._layout, row.id, name, check)
 
     def remove_snapshot(self, row: ContainerRow, name: str) -> None:
         """Remove a snapshot. Raises `NotFound` when there is none of that name, `OSError`."""
         check_name(name, "a snapshot")
-        snapshots.remove(self._layout.container(row.id), name)
+        snapshots.remove(self._layout, row.id, name)
 
     def clear(self) -> None:
-        """Remove what rollbacks, and snapshots that were interrupted, have left. Raises `OSError`."""
+        """Remove what rollbacks, and snapshots that were interrupted, have left, of containers that nobody reads or
+        changes now. Raises `OSError`."""
         for row in self._containers.all():
-            with contextlib.suppress(NotFound):
-                snapshots.clear(self._layout.container(row.id))
+            with contextlib.suppress(FileNotFoundError):  # it was removed meanwhile
+                snapshots.clear(self._layout, row.id)

@@ -16,8 +16,7 @@ from layerstore.containers import snapshots
 from layerstore.containers.containers import ContainerRow
 from layerstore.errors import Conflict, InvalidInput, NotFound, Unsupported
 from layerstore.naming import close_fd
-from layerstore.store import durable, logs
-from layerstore.store.locks import locked
+from layerstore.store import durable, locks, logs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -56,7 +55,7 @@ class Moves:
             raise InvalidInput(f"there is no driver {driver!r}; it is 'overlay' or 'extent'")
         row = self._containers.row(row.id)
         if row.driver != driver:
-            with locked(self._layout.garbage_lock, exclusive=False):
+            with locks.garbage(self._layout):
                 if driver == "overlay":
                     self._to_overlay(row)
                 else:
@@ -140,31 +139,29 @@ class Moves:
         self._containers.forget_ended(row.id)
         directory = self._layout.container(row.id)
         os.makedirs(self._layout.logs, mode=0o700, exist_ok=True)
-        with locked(self._layout.mount_lock, exclusive=True):
-            self._check_unused(row)
-            states = snapshots.begin_move(directory)
+        check = partial(self._check_unused, row)
+        check()
+        states = snapshots.begin_move(self._layout, row.id, check)
         recorder = Recorder(self._layout, row.chain_id, self._layers.image_tree(row.image_id))
         made: dict[str, Recorded] = {}
         undo = partial(_unlink, self._layout, made)
         removed = f"{row.id}.{os.urandom(8).hex()}"
         with self._or_none(row, undo):
             try:
-                with snapshots.source(directory):
+                with snapshots.source(self._layout, row.id):
                     for _, _, upper, _ in states:
                         if upper not in made:
                             made[upper] = _record(recorder, upper, share=len(states) > 1)
             except FileNotFoundError as error:
                 raise _changed(row) from error
             durable.sync_directory(self._layout.logs)
-            with locked(self._layout.mount_lock, exclusive=True):
-                self._check_unused(row)
-                self._log_of(self._database.read(), row)
-                with snapshots.end_move(directory, states) as is_same:
-                    if not is_same:
-                        raise _changed(row)
-                    self._say_extent(row, states, made)
-                    # Whoever waits for the lock, or has found the container before, is not to find it any more.
-                    os.rename(directory, self._layout.container(removed))
+            self._log_of(self._database.read(), row)
+            with snapshots.end_move(self._layout, row.id, states, check) as is_same:
+                if not is_same:
+                    raise _changed(row)
+                self._say_extent(row, states, made)
+                # Whoever waits for the lock, or has found the container before, is not to find it any more.
+                os.rename(directory, self._layout.container(removed))
         with contextlib.suppress(OSError):  # it is garbage
             container_remove_many(self._mounts.containers_fd, [removed])
 

@@ -10,14 +10,12 @@ Rolling back moves the snapshot's directory into the place of the upper one, so 
 them. A snapshot without `upper` therefore is the upper directory as it is now; before the container is mounted, and so
 before anything can change it, it is cloned back (`settle`). At most one snapshot is in that state.
 
-Each step leaves what `_repair` finishes or undoes. The lock is that of the container's directory; where the store's
-mount lock is taken too, it is taken first.
+Each step leaves what `_repair` finishes or undoes.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 from functools import partial
 
@@ -25,13 +23,15 @@ from layerstore._core.clone import clone_tree
 from layerstore._core.mount import container_remove_many
 from layerstore.errors import Conflict, NotFound
 from layerstore.naming import about, close_fd, exists
+from layerstore.store import locks
 from layerstore.store.durable import file_system
 from layerstore.store.layout import make_private
-from layerstore.store.locks import locked_directory
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+    from layerstore.store.layout import Layout
 
     State = tuple[str | None, float, str, int]
     """A snapshot's name, None for what the container is now; when it was made; its upper directory, and what inode that
@@ -60,33 +60,52 @@ def clone_upper(source_fd: int, target: str) -> bool:
 
 
 @contextlib.contextmanager
-def source(directory: str) -> Iterator[int]:
-    """The descriptor of a container's directory (absolute), which is whole and not rolled back meanwhile."""
-    # Shared from the beginning where nothing is to be repaired: who reads it may fork it meanwhile.
-    with _locked(directory, exclusive=False) as fd:
-        if _is_whole(directory):
-            yield fd
-            return
-    with _locked(directory) as fd:
-        with about(fd):
-            fcntl.flock(fd, fcntl.LOCK_SH)
-        yield fd
+def source(layout: Layout, container: str, *, lasting: bool = False) -> Iterator[int]:
+    """The descriptor of a container's directory, which is whole and neither rolled back nor removed meanwhile.
+
+    lasting: an iterator has it so. Raises `NotFound`, `Conflict`, `OSError`.
+    """
+    with _missing_is_removed(layout.container(container)) as directory:
+        # Shared from the beginning where nothing is to be repaired: who reads it may fork it meanwhile.
+        while True:
+            with locks.container(layout, container, alone=False, lasting=lasting):
+                if is_whole(directory):
+                    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                    try:
+                        yield fd
+                    finally:
+                        close_fd(fd)
+                    return
+            make_whole(layout, container)
 
 
-def _is_whole(directory: str) -> bool:
-    """Whether `_repair` has nothing to do."""
+def is_whole(directory: str) -> bool:
+    """Whether `make_whole` has nothing to do. Raises `OSError`."""
     names = os.listdir(directory)
     return "work" in names and not any(map(_is_before, names))
 
 
+def make_whole(layout: Layout, container: str) -> None:
+    """Finish or undo a rollback that was interrupted. Raises `NotFound`, `Conflict`, `OSError`."""
+    with _alone(layout, container):
+        pass
+
+
 @contextlib.contextmanager
-def _locked(directory: str, *, exclusive: bool = True) -> Iterator[int]:
-    """The descriptor of a container's directory, locked; repaired where nobody else has it."""
+def _alone(layout: Layout, container: str) -> Iterator[str]:
+    """A container's directory, locked and whole."""
+    with (
+        _missing_is_removed(layout.container(container)) as directory,
+        locks.container(layout, container, alone=True),
+    ):
+        _repair(directory)
+        yield directory
+
+
+@contextlib.contextmanager
+def _missing_is_removed(directory: str) -> Iterator[str]:
     try:
-        with locked_directory(directory, exclusive=exclusive) as fd:
-            if exclusive:
-                _repair(directory)
-            yield fd
+        yield directory
     except FileNotFoundError:
         if exists(directory):
             raise
@@ -97,24 +116,25 @@ def _removed(directory: str) -> NotFound:
     return NotFound(f"container {os.path.basename(directory)[:12]} was removed; `layerstore ps` lists what is there")
 
 
-def take(directory: str, name: str, *, durable: bool) -> None:
+def take(layout: Layout, container: str, name: str, *, durable: bool) -> None:
     """Make a snapshot of the upper directory as it is now. Raises `Conflict` when the name is taken, `OSError`.
 
     durable: what is in it is on the disk before its name is.
     """
-    with _locked(directory) as fd:
+    with _alone(layout, container) as directory:
         if exists(_snapshot(directory, name)):
             raise Conflict(f"there is a snapshot {name!r} already; remove it, or give another name")
         made = _garbage(directory)
         try:
             os.mkdir(made, 0o700)
             with file_system(directory) as sync:
-                has_copied = clone_tree(fd, "upper", fd, f"{made}/upper")
+                has_copied = _clone(directory, f"{made}/upper")
                 with about(made), open(f"{made}/created", "x", opener=partial(os.open, mode=0o600)):
                     pass
                 if has_copied and durable:
                     sync()
-            os.makedirs(f"{directory}/snapshots", mode=0o700, exist_ok=True)
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(f"{directory}/snapshots", 0o700)
             os.rename(made, _snapshot(directory, name))
         except BaseException:
             _remove(directory, made)
@@ -134,12 +154,13 @@ def listing(directory: str) -> list[tuple[str, float]]:
     return sorted(found, key=lambda one: (one[1], one[0]))
 
 
-def restore(directory: str, name: str) -> None:
+def restore(layout: Layout, container: str, name: str, check: Callable[[], None]) -> None:
     """Put the upper directory of a snapshot in the place of the present one, which becomes garbage.
 
-    The caller holds the mount lock exclusively and has seen that the container is not mounted. Raises `NotFound`.
+    `check` raises where the container is mounted, which it cannot be from then on. Raises `NotFound`, `Conflict`.
     """
-    with _locked(directory):
+    with _alone(layout, container) as directory, locks.mounting(layout, [container]):
+        check()
         _check(directory, name)
         upper = f"{_snapshot(directory, name)}/upper"
         if not exists(upper):
@@ -154,9 +175,9 @@ def restore(directory: str, name: str) -> None:
         os.mkdir(f"{directory}/work", 0o700)
 
 
-def remove(directory: str, name: str) -> None:
-    """Remove a snapshot. Raises `NotFound`, `OSError`."""
-    with _locked(directory):
+def remove(layout: Layout, container: str, name: str) -> None:
+    """Remove a snapshot. Raises `NotFound`, `Conflict`, `OSError`."""
+    with _alone(layout, container) as directory:
         _check(directory, name)
         removed = _garbage(directory)
         os.rename(_snapshot(directory, name), removed)
@@ -166,30 +187,40 @@ def remove(directory: str, name: str) -> None:
 def settle(directory: str) -> None:
     """Before the container is mounted: have every snapshot in its own place, so that no write reaches one.
 
-    The caller holds the mount lock.
+    The caller holds the lock of the container, shared, and that of its mount; and it is whole.
     """
-    with _locked(directory) as fd:
-        current = _current(directory)
-        if current is None:
-            return
-        made = _garbage(directory)
-        try:
-            with file_system(directory) as sync:
-                if clone_tree(fd, "upper", fd, made):
-                    sync()
-            os.rename(made, f"{_snapshot(directory, current)}/upper")
-        except BaseException:
-            _remove(directory, made)
-            raise
+    current = _current(directory)
+    if current is None:
+        return
+    made = _garbage(directory)
+    try:
+        with file_system(directory) as sync:
+            if _clone(directory, made):
+                sync()
+        os.rename(made, f"{_snapshot(directory, current)}/upper")
+    except BaseException:
+        _remove(directory, made)
+        raise
 
 
-def clear(directory: str) -> None:
-    """Remove a container's garbage, unless somebody is making or has just made some. Raises `OSError`."""
+def _clone(directory: str, target: str) -> bool:
+    """Returns as `clone_upper`."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return clone_tree(fd, "upper", fd, target)
+    finally:
+        close_fd(fd)
+
+
+def clear(layout: Layout, container: str) -> None:
+    """Remove a container's garbage, unless somebody has the container in use. Raises `OSError`."""
+    directory = layout.container(container)
     if not exists(f"{directory}/removed"):
         return
-    with _locked(directory):
-        if not exists(f"{directory}/removed"):
-            return  # whoever had the lock has removed it
+    with locks.container_if_free(layout, container) as is_held:
+        if not is_held or not exists(f"{directory}/removed"):
+            return
+        _repair(directory)
         for name in os.listdir(f"{directory}/removed"):
             _remove(directory, f"{directory}/removed/{name}")
 
@@ -208,13 +239,14 @@ def make(directory: str, name: str, created_seconds: float) -> str:
     return f"{made}/upper"
 
 
-def begin_move(directory: str) -> list[State]:
+def begin_move(layout: Layout, container: str, check: Callable[[], None]) -> list[State]:
     """What a container is and was: its snapshots, oldest first, and at last itself. `end_move` knows whether it was
     mounted since.
 
-    The caller holds the mount lock exclusively and has seen that the container is not mounted. Raises `OSError`.
+    `check` raises where the container is mounted. Raises `NotFound`, `Conflict`, `OSError`.
     """
-    with _locked(directory):
+    with _alone(layout, container) as directory, locks.mounting(layout, [container]):
+        check()
         # The kernel leaves something in the work directory of whatever it mounted.
         emptied = _garbage(directory)
         os.rename(f"{directory}/work", emptied)
@@ -224,13 +256,14 @@ def begin_move(directory: str) -> list[State]:
 
 
 @contextlib.contextmanager
-def end_move(directory: str, states: list[State]) -> Iterator[bool]:
+def end_move(layout: Layout, container: str, states: list[State], check: Callable[[], None]) -> Iterator[bool]:
     """Whether the container was neither mounted since `begin_move` nor has other snapshots or is another one: so it
     stays in the block.
 
-    The caller holds the mount lock exclusively. Raises `OSError`.
+    `check` raises where the container is mounted. Raises `NotFound`, `Conflict`, `OSError`.
     """
-    with _locked(directory):
+    with _alone(layout, container) as directory, locks.mounting(layout, [container]):
+        check()
         yield not os.listdir(f"{directory}/work") and _states(directory) == states
 
 

@@ -11,8 +11,7 @@ from layerstore.containers.containers import ContainerRow, check_name, insert_ro
 from layerstore.errors import NotFound
 from layerstore.extents.log import create_logs
 from layerstore.results import Snapshot
-from layerstore.store import logs
-from layerstore.store.locks import locked
+from layerstore.store import locks, logs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -59,7 +58,7 @@ class WritableContainers:
         if alike.name is not None:
             check_name(alike.name, "a container")
         rows: list[ContainerRow] = []
-        with locked(self._layout.garbage_lock, exclusive=False):
+        with locks.garbage(self._layout, again=True):
             try:
                 for log in create_logs(self._layout, alike.chain_id, base, count):
                     rows.append(ContainerRow(**{**vars(alike), "id": os.urandom(32).hex(), "log": log}))

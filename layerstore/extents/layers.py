@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import threading
 import time
@@ -20,8 +19,7 @@ from layerstore.extents.log import LogMissing, Logs, LogSyncs, OpenLog, create_l
 from layerstore.extents.table import Table
 from layerstore.extents.tree import Tree
 from layerstore.naming import about, fstat
-from layerstore.store import durable, logs
-from layerstore.store.locks import locked, try_lock
+from layerstore.store import durable, locks, logs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -255,7 +253,7 @@ class Layer:
             self._retired = self._retired or retire
             descriptor = self._end()
             if descriptor is not None:
-                fcntl.flock(descriptor.fd, fcntl.LOCK_UN)
+                locks.release(descriptor.fd)
 
     def _end(self) -> Descriptor | None:
         """Let go of the tree; returns the log where it is locked. Forks of this process may go on reading through
@@ -266,7 +264,7 @@ class Layer:
         try:
             tree.end()
         except BaseException:
-            fcntl.flock(tree.logs.descriptors[tree.log_number].fd, fcntl.LOCK_UN)
+            locks.release(tree.logs.descriptors[tree.log_number].fd)
             raise
         return tree.logs.descriptors[tree.log_number]
 
@@ -342,7 +340,7 @@ class Layer:
         """The current log, open and locked."""
         while True:
             log, descriptor = self._of_current(lambda log: (log, open_log(self._layout, log, write=True)))
-            if not try_lock(descriptor.fd):
+            if not locks.try_lock(descriptor.fd):
                 raise Conflict(
                     f"another process writes to container {self.container[:12]}; try again when it has closed its store"
                 )
@@ -404,7 +402,7 @@ class Layer:
         with tree.lock:
             if tree.applier.opened or not compaction.is_due(tree, lambda: self._needed_bytes(self._log) is not None):
                 return False
-            with contextlib.suppress(OSError), locked(self._layout.garbage_lock, exclusive=False):
+            with contextlib.suppress(OSError), locks.garbage(self._layout, again=True):
                 new, uses = compaction.rewrite(self._layout, self._chain, tree)
                 self._set_log(new, uses, at_once=True)
             # On a full disk it is as before: it need not be compact for what is to be done.
@@ -449,7 +447,7 @@ class Layer:
         try:
             yield moment or self.moment()
         finally:
-            fcntl.flock(descriptor.fd, fcntl.LOCK_UN)
+            locks.release(descriptor.fd)
 
     def _still(self, frozen: Frozen) -> Tree:
         """A tree that nobody changes."""
@@ -497,7 +495,7 @@ class Layer:
 
     def _switch(self, state: State) -> None:
         """Go on from a state with a log of its own."""
-        with locked(self._layout.garbage_lock, exclusive=False):
+        with locks.garbage(self._layout, again=True):
             (log,) = create_logs(self._layout, self._chain, state, 1)
             self._set_log(log, dict([state]))
 
@@ -538,7 +536,7 @@ class Layer:
                         return self._switch(self.snapshot_state(name))
             finally:
                 if descriptor is not None:
-                    fcntl.flock(descriptor.fd, fcntl.LOCK_UN)
+                    locks.release(descriptor.fd)
 
     def snapshot(self, name: str) -> None:
         """Remember the state of the moment. Raises `Conflict` where the name is taken."""

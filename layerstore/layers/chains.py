@@ -15,8 +15,7 @@ import time
 from functools import cached_property
 
 from layerstore.errors import RELOAD, CorruptError, NotFound
-from layerstore.store import durable
-from layerstore.store.locks import locked
+from layerstore.store import durable, locks
 from layerstore.store.pieces import read_whole
 from layerstore.store.sealed import sealed, unsealed
 from layerstore.types import Value, chain_id, hash_key
@@ -134,8 +133,8 @@ class Chains:
             pass
         # Garbage collection would take the contents' places away between their lookup and the image that names them.
         with (
-            locked(self._layout.garbage_lock, exclusive=False),
-            locked(self._layout.chain_lock(chain), exclusive=True),
+            locks.garbage(self._layout, again=True),
+            locks.chain(self._layout, chain),
         ):
             try:
                 return self.described(chain)

@@ -13,7 +13,7 @@ from layerstore.layers.places import LayerContents, Places
 from layerstore.layers.tiering import tiering
 from layerstore.layers.usage import Forest, chain_rows, files_bytes, images_usage
 from layerstore.results import DedupStats, FreezeEstimate
-from layerstore.store.locks import locked
+from layerstore.store import locks
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -34,7 +34,7 @@ def dedup_stats(
     sample_bytes: int,
 ) -> DedupStats:
     """See `layerstore.Store.dedup_stats`."""
-    with locked(layout.garbage_lock, exclusive=False):
+    with locks.garbage(layout):
         read = database.read().execute
         rows = read("SELECT image_id, chain_id FROM images ORDER BY stored_seconds DESC, image_id").fetchall()
         rows = [row for row in rows if among is None or row[0] in among]

@@ -11,9 +11,8 @@ import threading
 
 from layerstore._core.mount import is_mounted
 from layerstore.errors import InvalidInput
-from layerstore.naming import close_fd
+from layerstore.store import locks
 from layerstore.store.layout import DERIVED_LIMIT_BYTES, chain_of_mount
-from layerstore.store.locks import locked, try_lock
 from layerstore.types import ChainId
 
 TYPE_CHECKING = False
@@ -116,14 +115,10 @@ class Derived:
         return units.values()
 
     def _remove(self, unit: _Unit) -> bool:
-        fd = os.open(self._layout.chain_lock(unit.chain), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            if not try_lock(fd):
-                return False
-            remove_derived(unit.paths)
-            return True
-        finally:
-            close_fd(fd)
+        with locks.chain_if_free(self._layout, unit.chain) as is_held:
+            if is_held:
+                remove_derived(unit.paths)
+            return is_held
 
 
 def used(path: str) -> None:
@@ -142,6 +137,6 @@ def remove_derived(paths: Iterable[str]) -> None:
 @contextlib.contextmanager
 def without_mounting(layout: Layout) -> Iterator[set[ChainId]]:
     """Inside, no tree image is attached below run/ but those of the chains given, and none is taken away."""
-    with locked(layout.mount_lock, exclusive=False):
+    with locks.mounts(layout, alone=False):
         names = [name for name in os.listdir(layout.chain_mounts) if is_mounted(f"{layout.chain_mounts}/{name}")]
         yield {chain_of_mount(name) for name in names}

@@ -22,11 +22,10 @@ from layerstore.layers.index_files import pack_index
 from layerstore.layers.ordered import in_order
 from layerstore.naming import about, close_fd, fstat
 from layerstore.results import Frozen, Progress
-from layerstore.store import durable
+from layerstore.store import durable, locks
 from layerstore.store.cold import LIST, MAX_DEPTH, WHOLE, ColdPack, is_cold
 from layerstore.store.last_use import last_use
 from layerstore.store.layout import FIRST_COLD, make_private
-from layerstore.store.locks import locked, locked_past_sharers, try_lock
 from layerstore.types import ChainId, DiffId, ImageId
 
 TYPE_CHECKING = False
@@ -117,17 +116,17 @@ def _freeze(
     progress: Callable[[Progress], None] | None,
 ) -> Frozen:
     make_private(layout.cold)
-    with locked(layout.freeze_lock, exclusive=True), contextlib.ExitStack() as stack:
+    with locks.freeze(layout), contextlib.ExitStack() as stack:
         freezing = Freezing(layout, database, contents, chains, images)
-        with locked(layout.garbage_lock, exclusive=False):
-            with locked(layout.staging_lock, exclusive=True):
+        with locks.garbage(layout):
+            with locks.staging(layout):
                 clear_abandoned_cold(layout, database)
                 number, fd = _reserve(layout, database)
                 stack.callback(close_fd, fd)
                 stack.callback(drop_cold_pack, layout, database, number)
             written = freezing.write(number, fd, compression, progress)
             freezing.pack_indexes()
-        with locked_past_sharers(layout.garbage_lock):
+        with locks.garbage_alone(layout):
             frozen = freezing.commit(number, written)
         stored = fstat(fd).st_size if written else 0
         return Frozen(frozen, len(freezing.items), sum(item.size for item in freezing.items), stored)
@@ -458,7 +457,7 @@ def _reserve(layout: Layout, database: Database) -> tuple[int, int]:
             number += 1
             continue
         try:
-            try_lock(fd)
+            locks.try_lock(fd)
         except OSError:
             os.unlink(path)
             close_fd(fd)

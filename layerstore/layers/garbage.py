@@ -12,9 +12,9 @@ others by a later run.
 """
 
 import contextlib
+import errno
 import os
 import re
-import shutil
 import struct
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -29,14 +29,15 @@ from layerstore.layers.chains import Chains
 from layerstore.layers.derived import remove_derived, without_mounting
 from layerstore.layers.imports import clear_abandoned, clear_abandoned_cold
 from layerstore.layers.packs import bring_small_together
-from layerstore.naming import about
+from layerstore.naming import exists
 from layerstore.results import Frozen
-from layerstore.store import durable
+from layerstore.store import durable, locks
 from layerstore.store.cold import LIST, ColdPack, is_cold
 from layerstore.store.contents import ContentStore, Pack
 from layerstore.store.db import UNUSED_CHAINS, Database
 from layerstore.store.layout import FIRST_COLD, Layout
-from layerstore.store.locks import locked, locked_past_sharers, open_elsewhere
+from layerstore.store.locks import open_elsewhere
+from layerstore.store.removal import remove_directory
 from layerstore.types import ChainId, DiffId, digest_hex
 
 _RANGE = struct.Struct("<QQ")
@@ -79,8 +80,8 @@ def collect(
 
 def _collect(layout: Layout, database: Database, contents: ContentStore, chains: Chains, derived_limit: int) -> int:
     """Returns how many contents were dropped."""
-    with locked_past_sharers(layout.garbage_lock):
-        with locked(layout.staging_lock, exclusive=True):
+    with locks.garbage_alone(layout):
+        with locks.staging(layout):
             clear_abandoned(layout, database)
         # Derived files say where contents are, so they go before the contents that they name; and on a full disk they
         # are room for the database to say what else is to go.
@@ -271,7 +272,7 @@ def _remove_files(layout: Layout, database: Database, objects: dict[str, set[str
     for directory in Path(layout.objects).iterdir():
         _sweep(directory, objects.get(directory.name, set()).__contains__)
     _sweep(Path(layout.packs), lambda name: name.split(".")[0] in packs)
-    with locked(layout.staging_lock, exclusive=True):
+    with locks.staging(layout):
         clear_abandoned_cold(layout, database)  # and not the one of a freeze that is under way
     _sweep(Path(layout.layers), lambda name: name.split(".")[0] in layers)
     _sweep(Path(layout.blobs), blobs.__contains__)
@@ -282,11 +283,26 @@ def _remove_files(layout: Layout, database: Database, objects: dict[str, set[str
         # Rows that need them may have been taken away by what is not durable yet.
         database.sync()
         _sweep(Path(layout.logs), logs.__contains__)
-    for directory in (*Path(layout.containers).iterdir(), *Path(layout.runtime).iterdir()):
+    for directory in Path(layout.containers).iterdir():
+        # Whoever removed the row may be removing it, too; he has it then.
         if directory.name not in containers:
-            # Whoever removed the row may be removing it too.
-            with contextlib.suppress(FileNotFoundError), about(directory):
-                shutil.rmtree(directory)
+            with locks.containers_to_remove(layout, [directory.name], waits=False) as is_held:
+                if is_held:
+                    _remove_directory(directory)
+    for directory in Path(layout.runtime).iterdir():
+        if directory.name not in containers:
+            _remove_directory(directory)
+    if exists(layout.borrowed):
+        _sweep(Path(layout.borrowed), containers.__contains__)
+
+
+def _remove_directory(directory: Path) -> None:
+    """What somebody has mounted in one stays, and so does the rest of that one."""
+    try:
+        remove_directory(str(directory.parent), directory.name)
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
 
 
 def _sweep_chains(layout: Layout, database: Database) -> None:

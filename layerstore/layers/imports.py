@@ -28,12 +28,11 @@ from layerstore.layers.streams import (
 )
 from layerstore.limits import DEFAULT, FREE_INDEX_BYTES, beyond
 from layerstore.naming import about, close_fd, exists
-from layerstore.store import durable
+from layerstore.store import durable, locks
 from layerstore.store.clearing import clear_tree
 from layerstore.store.db import SET_NAME
 from layerstore.store.known_blobs import KnownBlob, remember, saw
 from layerstore.store.layout import PACK_THRESHOLD_BYTES
-from layerstore.store.locks import Claims, locked, try_lock
 from layerstore.types import DiffId, Digest, Value, chain_ids, digest_hex, hash_key
 
 TYPE_CHECKING = False
@@ -112,15 +111,15 @@ class Import:
 
     def __enter__(self) -> Import:
         with contextlib.ExitStack() as stack:
-            stack.enter_context(locked(self._layout.garbage_lock, exclusive=False))
+            stack.enter_context(locks.garbage(self._layout, again=True))
             self._sync = stack.enter_context(durable.file_system(self._layout.root))
-            with locked(self._layout.staging_lock, exclusive=True):
+            with locks.staging(self._layout):
                 clear_abandoned(self._layout, self._database)
                 os.mkdir(self._staging, mode=0o700)
                 stack.callback(clear_tree, self._staging)
                 lock_fd = os.open(f"{self._staging}/lock", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
                 stack.callback(close_fd, lock_fd)
-                try_lock(lock_fd)
+                locks.try_lock(lock_fd)
                 self._pack_number, pack_fd = _reserve_pack(self._layout, self._database)
                 stack.callback(close_fd, pack_fd)
                 stack.callback(_drop_pack, self._layout, self._database, self._pack_number)
@@ -153,7 +152,7 @@ class Import:
         wanted = set(diff_ids)
         missing = wanted - self.stored_layers(wanted)
         if missing:
-            claims = Claims(self._layout.layers_lock)
+            claims = locks.Claims(self._layout.layers_lock)
             self._cleanup.callback(claims.close)
             claims.take(missing)
             stored = self.stored_layers(missing)
@@ -269,10 +268,15 @@ class Import:
         """The same of one, which comes in pieces."""
         return self._opened().put_pieces(pieces)
 
-    def commit(self, pulled_from: tuple[str, str] | None = None) -> None:
+    def commit(
+        self,
+        pulled_from: tuple[str, str] | None = None,
+        check: Callable[[sqlite3.Connection], None] | None = None,
+    ) -> None:
         """Make everything staged durable and visible, in this order: contents, indexes, digest log, transaction.
 
-        `pulled_from` is the registry and the repository in it that the blobs of the layers come from.
+        `pulled_from` is the registry and the repository in it that the blobs of the layers come from. `check` is called
+        in the transaction, before anything; nothing is committed where it raises.
         What another import has stored meanwhile is not named twice. Raises `OSError`; nothing is visible then, and the
         import can be run again.
         """
@@ -289,6 +293,8 @@ class Import:
                 durable.place(staged, self._layout.blob(digest))
         self._sync()
         with self._database.transaction() as db:
+            if check is not None:
+                check(db)
             if records and self._known is None:
                 records, has_pack = self._without_known(records)
             if records:
@@ -430,7 +436,7 @@ def _reserve_pack(layout: Layout, database: Database) -> tuple[int, int]:
             number += 1
             continue
         try:
-            try_lock(fd)
+            locks.try_lock(fd)
         except OSError:
             os.unlink(layout.pack(number))
             close_fd(fd)
@@ -477,7 +483,7 @@ def _if_abandoned(lock: str, remove: Callable[[], object]) -> None:
         remove()
         return
     try:
-        if try_lock(fd):
+        if locks.try_lock(fd):
             remove()
     finally:
         close_fd(fd)

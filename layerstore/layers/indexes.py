@@ -16,8 +16,7 @@ from layerstore._core.layer import build_layer
 from layerstore.errors import CorruptError, Unsupported
 from layerstore.layers.derived import used
 from layerstore.layers.index_files import open_index
-from layerstore.store import durable
-from layerstore.store.locks import locked
+from layerstore.store import durable, locks
 from layerstore.types import chain_ids, digest_hex, hash_key
 
 TYPE_CHECKING = False
@@ -64,8 +63,8 @@ class MergedIndexes:
         index = self._open(chains[-1], len(chains))
         if index is None:
             with (
-                locked(self._layout.garbage_lock, exclusive=False),
-                locked(self._layout.chain_lock(chains[-1]), exclusive=True),
+                locks.garbage(self._layout, again=True),
+                locks.chain(self._layout, chains[-1]),
             ):
                 index = self._open(chains[-1], len(chains)) or self._make(diff_ids, chains)
         return index

@@ -14,7 +14,7 @@ from layerstore._core.hashing import hash_many
 from layerstore._core.index import CONTENT_BYTES
 from layerstore._core.ingest import LOCATION_OBJECT, Digests
 from layerstore.errors import CorruptError
-from layerstore.store.locks import locked
+from layerstore.store import locks
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def locate_in_few(layout: Layout, database: Database, contents: ContentStore, ta
     locations = contents.locate_many(table, CONTENT_BYTES)
     if len(packs_of(locations)[0]) <= MAX_PACKS:
         return locations
-    with locked(layout.packs_lock, exclusive=True):
+    with locks.packs(layout):
         # Another process may have done it meanwhile.
         packs, _ = packs_of(contents.locate_many(table, CONTENT_BYTES))
         if len(packs) > MAX_PACKS:
@@ -65,7 +65,7 @@ def bring_small_together(layout: Layout, database: Database, contents: ContentSt
     Returns whether there are packs now that may be collected for it. What is damaged stays where it is, and so does
     everything where there is no room for a copy: collecting garbage is what makes room. Raises `OSError`.
     """
-    with locked(layout.garbage_lock, exclusive=False), locked(layout.packs_lock, exclusive=True):
+    with locks.garbage(layout), locks.packs(layout):
         rows = database.read().execute("SELECT number FROM packs ORDER BY number").fetchall()
         small = [number for (number,) in rows if _is_small(layout, number)]
         if len(small) <= MAX_PACKS:

@@ -12,7 +12,7 @@ from layerstore.oci import layouts
 from layerstore.oci.configs import parse_config
 from layerstore.oci.layouts import LayoutBlob, LayoutImage, blob_name
 from layerstore.results import Progress
-from layerstore.store.locks import locked
+from layerstore.store import locks
 from layerstore.store.pieces import read_whole
 from layerstore.types import Digest, sha256_digest
 
@@ -47,7 +47,7 @@ def save(
     if compression not in COMPRESSIONS:
         raise InvalidInput(f"there is no compression {compression!r}; it is one of {', '.join(COMPRESSIONS)}")
     # What a collection takes away while it is read would be missing in the middle.
-    with locked(layout.garbage_lock, exclusive=False), _opened(layout, target, form) as out:
+    with locks.garbage(layout), _opened(layout, target, form) as out:
         layers = _Layers(layout, contents, layer_index, out, compression, progress)
         out.put("oci-layout", layouts.LAYOUT_FILE)
         saved = [_image(layout, image, tuple(names), layers) for image, names in images.items()]

@@ -9,8 +9,8 @@ from layerstore._core.index import CONTENT_BYTES
 from layerstore._core.ingest import LOCATION_NONE, Digests
 from layerstore.errors import RELOAD, CorruptError
 from layerstore.layers.index_files import unpack_index
+from layerstore.store import locks
 from layerstore.store.cold import is_cold
-from layerstore.store.locks import locked
 from layerstore.types import Value, chain_id
 
 TYPE_CHECKING = False
@@ -40,7 +40,7 @@ def thaw(layout: Layout, database: Database, contents: ContentStore, stack: Sequ
     """
     brought = 0
     if any(_cold_places(contents, table)):
-        with locked(layout.packs_lock, exclusive=True):
+        with locks.packs(layout):
             # Another process may have done it meanwhile.
             brought = _bring_back(layout, database, contents, sorted(_cold_places(contents, table)))
     for diff_id in stack:

@@ -19,7 +19,7 @@ import numpy as np
 from layerstore.layers.derived import without_mounting
 from layerstore.layers.places import LayerContents, Places
 from layerstore.results import ContainerUsage, ImageUsage, Part, Usage
-from layerstore.store.locks import locked
+from layerstore.store import locks
 from layerstore.types import ChainId, DiffId, ImageId, digest_hex
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def usage(
     layout: Layout, database: Database, contents: ContentStore, chains: Chains, states: Callable[[], dict[str, str]]
 ) -> Usage:
     """See `layerstore.Store.usage`; `states` gives that of each container by its id."""
-    with locked(layout.garbage_lock, exclusive=False):
+    with locks.garbage(layout):
         read = database.read().execute
         containers = _containers(layout, database, states())
         rows = read("SELECT image_id, chain_id FROM images ORDER BY stored_seconds DESC, image_id").fetchall()

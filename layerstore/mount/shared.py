@@ -14,8 +14,8 @@ from layerstore._core import mount
 from layerstore.errors import CorruptError, Unsupported
 from layerstore.layers.chains import version_of
 from layerstore.naming import about, close_fd, fstat
+from layerstore.store import locks
 from layerstore.store.layout import chain_of_mount
-from layerstore.store.locks import locked
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,19 +50,16 @@ class Mounts:
     def _pack_target(self, number: int) -> str:
         return f"{self._layout.pack_mounts}/{number}"
 
-    def mount(
-        self, chain: Chain, containers: Sequence[str], *, volatile: bool, prepare: Callable[[Sequence[str]], None]
-    ) -> None:
+    def mount(self, chain: Chain, containers: Sequence[str], *, volatile: bool) -> None:
         """Mount these containers (ids) of one chain; those that are mounted already stay.
 
-        `prepare` is called with them first, under the mount lock. `volatile` ones are never synced, not even when they
-        are unmounted.
+        Under the locks of their mounts, of the caller's: the kernel would put a second overlay on the same directories.
+        `volatile` ones are never synced, not even when they are unmounted.
 
         Raises `Unsupported` where this user or kernel cannot, `FileNotFoundError` where the chain's image was evicted
         since it was described, `OSError`. What was mounted before an error stays.
         """
         with self._shared(chain), contextlib.ExitStack() as stack:
-            prepare(containers)
             lower = [_open_path(stack, self._target(chain))]
             data = [_open_path(stack, self._pack_target(number)) for number in chain.packs]
             if chain.objects:
@@ -73,11 +70,11 @@ class Mounts:
     def _shared(self, chain: Chain) -> Iterator[None]:
         """Have the chain's and its packs' EROFS mounts, and hold the lock that keeps them."""
         while True:
-            with locked(self._layout.mount_lock, exclusive=False):
+            with locks.mounts(self._layout, alone=False):
                 if self._all_attached(chain):
                     yield
                     return
-            with locked(self._layout.mount_lock, exclusive=True):
+            with locks.mounts(self._layout, alone=True):
                 self._attach(chain)
 
     def _all_attached(self, chain: Chain) -> bool:
@@ -119,7 +116,7 @@ class Mounts:
         `in_use` gives a chain in use as it is described, None for one that is not in use. Of a chain whose description
         is not that of what is attached, nobody knows the packs: then all of them stay.
         """
-        with locked(self._layout.mount_lock, exclusive=True):
+        with locks.mounts(self._layout, alone=True):
             packs: set[int] = set()
             all_known = True
             for name in os.listdir(self._layout.chain_mounts):

@@ -17,8 +17,7 @@ import time
 
 from layerstore.errors import REPAIR_DATABASE, Conflict, CorruptError, Unsupported
 from layerstore.naming import about, close_fd
-from layerstore.store import sums
-from layerstore.store.locks import locked
+from layerstore.store import locks, sums
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -354,6 +353,7 @@ class Database:
         """Begin immediately, commit at the end, roll back on an exception. Not nested."""
         if self.read().in_use:
             raise RuntimeError("a transaction is under way in this thread")
+        writing = locks.writing(self._turn)
         try:
             connection = self._begin_writing(durable)
             connection.in_use = True
@@ -366,6 +366,7 @@ class Database:
                 self._take_back(begun, error)
             raise
         finally:
+            writing.end()
             if (ended := self._connections.get(_thread.get_ident())) is not None:
                 ended.in_use = False
                 ended.changes.forget()
@@ -411,7 +412,7 @@ class Database:
         try:
             if _begun(connection):
                 return connection
-            with locked(self._turn, exclusive=True):
+            with locks.turn(self._turn):
                 deadline = time.monotonic() + _TIMEOUT_SECONDS
                 while not _begun(connection):
                     if time.monotonic() > deadline:

@@ -8,8 +8,7 @@ import stat
 
 from layerstore.errors import REPAIR_DATABASE, CorruptError, InvalidInput, NotFound
 from layerstore.naming import about, close_fd, exists
-from layerstore.store import durable
-from layerstore.store.locks import locked_directory
+from layerstore.store import durable, locks
 from layerstore.types import ChainId, digest_hex, sha256_digest
 
 TYPE_CHECKING = False
@@ -89,10 +88,12 @@ class Layout:
         self.runtime = f"{self.run}/runtime"
         self.chain_mounts = f"{self.run}/chains"
         self.pack_mounts = f"{self.run}/packs"
+        self.borrowed = f"{self.run}/borrowed"
         self.boot = f"{self.run}/boot"
         self.garbage_lock = f"{self.run}/garbage.lock"
         self.staging_lock = f"{self.run}/staging.lock"
         self.mount_lock = f"{self.run}/mount.lock"
+        self.containers_lock = f"{self.run}/containers.lock"
         self.layers_lock = f"{self.run}/layers.lock"
         self.steps_lock = f"{self.run}/steps.lock"
         self.database_lock = f"{self.run}/database.lock"
@@ -169,7 +170,7 @@ class Layout:
                 )
         make_private(self.root)
         os.chmod(self.root, 0o700)
-        with locked_directory(self.root, exclusive=True):
+        with locks.making(self):
             if self.exists():
                 return  # another process has made it meanwhile
             for name in os.listdir(self.root):

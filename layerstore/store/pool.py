@@ -17,9 +17,8 @@ import os
 from layerstore._core import mount, pool
 from layerstore.errors import Conflict, InvalidInput, LayerstoreError, NotFound, Unsupported
 from layerstore.naming import about, close_fd, exists
-from layerstore.store import durable
+from layerstore.store import durable, locks
 from layerstore.store.layout import FORMAT_NAME, POOL_NAME, make_private
-from layerstore.store.locks import locked
 from layerstore.types import Value
 
 TYPE_CHECKING = False
@@ -59,6 +58,9 @@ class Pool:
         self._lock = f"{root}/{POOL_NAME}.lock"
         self._unfinished = f"{root}/.{POOL_NAME}.img.new"
 
+    def _locked(self, *, alone: bool) -> locks.Lock:
+        return locks.pool(self._lock, self.target, alone=alone)
+
     def exists(self) -> bool:
         return exists(self.image)
 
@@ -80,7 +82,7 @@ class Pool:
         make_private(self._root)
         self._check_directory()
         os.chmod(self._root, 0o700)
-        with locked(self._lock, exclusive=True):
+        with self._locked(alone=True):
             if not self.exists():
                 self._make(program, size_bytes)
 
@@ -131,11 +133,11 @@ class Pool:
         Raises `Unsupported` where this user or kernel cannot, `NotFound` where there is no pool, `OSError`.
         """
         while True:
-            with locked(self._lock, exclusive=False):
+            with self._locked(alone=False):
                 if mount.is_mounted(self.target):
                     yield
                     return
-            with locked(self._lock, exclusive=True):
+            with self._locked(alone=True):
                 self._attach()
 
     def _attach(self) -> None:
@@ -161,7 +163,7 @@ class Pool:
 
         Returns whether it is detached now. Raises `OSError`.
         """
-        with locked(self._lock, exclusive=True):
+        with self._locked(alone=True):
             try:
                 mount.umount(self.target)
             except OSError as error:
@@ -176,7 +178,7 @@ class Pool:
         One that was interrupted is finished by the next. Raises `InvalidInput` when that is less than now, `OSError`.
         """
         size_bytes -= size_bytes % _ALIGNMENT_BYTES
-        with locked(self._lock, exclusive=True), self._directory() as fd:
+        with self._locked(alone=True), self._directory() as fd:
             now = os.stat(self.image).st_size
             if size_bytes < now:
                 raise InvalidInput(f"the pool has {now} bytes and does not shrink to {size_bytes}; XFS cannot")

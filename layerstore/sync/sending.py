@@ -12,8 +12,7 @@ from layerstore.layers.streams import pieces_of
 from layerstore.naming import fstat
 from layerstore.oci.configs import parse_config
 from layerstore.results import Progress, Synced
-from layerstore.store import durable, zstd
-from layerstore.store.locks import locked
+from layerstore.store import durable, locks, zstd
 from layerstore.store.pieces import pieces_between, read_whole
 from layerstore.sync.channel import MOST_BYTES, Kind, size_of
 from layerstore.sync.known import Known, layers_like
@@ -79,7 +78,7 @@ class _Sending:
     def send(self, image: ImageId) -> None:
         with durable.nameless(self._layout.staging) as fd:
             # What a collection takes away while it is read would be missing in the middle.
-            with locked(self._layout.garbage_lock, exclusive=False):
+            with locks.garbage(self._layout):
                 config, names = self._describe(image)
                 what = next(iter(names), image)
                 lacking, sources = self._offer(image, config, names, what, fd)
