@@ -298,7 +298,7 @@ def test_of_many_that_mount_one_container_at_once_one_does(loaded: Store, volati
         mounters = [stack.enter_context(python(MOUNTER, loaded.root)) for _ in range(8)]
         for mounter in mounters:
             assert mounter.stdout is not None and mounter.stdout.readline() == "open\n"
-        for container in loaded.create("app:1", count=15, volatile=volatile):
+        for container in loaded.create("app:1", count=8, volatile=volatile):
             for mounter in mounters:
                 assert mounter.stdin is not None
                 mounter.stdin.write(f"{container.id}\n")
@@ -326,7 +326,7 @@ def test_a_mount_waits_for_who_mounts_the_same(loaded: Store) -> None:
 @pytest.mark.root
 @pytest.mark.kernel
 def test_many_with_snapshots_take_few_descriptors(loaded: Store) -> None:
-    containers = loaded.create("app:1", count=150)
+    containers = loaded.create("app:1", count=100)
     for container in containers:
         container.snapshot("first")
         container.rollback("first")

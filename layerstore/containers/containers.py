@@ -304,21 +304,26 @@ class Containers:
 
     def _lock_to_mount(self, stack: contextlib.ExitStack, ids: Sequence[str]) -> None:
         """Hold the locks of their mounts, and have no write reach a snapshot."""
+        held: set[str] = set()
         while True:
-            with_snapshots = [id for id in ids if self._has_snapshots(id)]
-            if with_snapshots:
-                from layerstore.containers import snapshots
-
-                for id in with_snapshots:
-                    if not snapshots.is_whole(self._layout.container(id)):
-                        snapshots.make_whole(self._layout, id)
-                stack.enter_context(locks.containers(self._layout, with_snapshots))
             stack.enter_context(locks.mounting(self._layout, ids))
-            if all(id in with_snapshots for id in ids if self._has_snapshots(id)):
-                for id in with_snapshots:
-                    snapshots.settle(self._layout.container(id))
+            found = {id for id in ids if self._has_snapshots(id)}
+            if not found:
                 return
-            stack.close()  # somebody has made one meanwhile
+            from layerstore.containers import snapshots
+
+            directories = {id: self._layout.container(id) for id in found}
+            if found <= held and all(map(snapshots.is_whole, directories.values())):
+                for directory in directories.values():
+                    snapshots.settle(directory)
+                return
+            # The locks of the containers themselves are taken before those of their mounts.
+            stack.close()
+            for id, directory in directories.items():
+                if not snapshots.is_whole(directory):
+                    snapshots.make_whole(self._layout, id)
+            stack.enter_context(locks.containers(self._layout, found))
+            held = found
 
     def _has_snapshots(self, container: str) -> bool:
         return exists(f"{self._layout.container(container)}/snapshots")
