@@ -336,6 +336,16 @@ class Containers:
                 raise Conflict(f"container {container[:12]} is running already; end it first, or create another one")
             self.runtime().delete(container)
 
+    def forget_groups(self) -> None:
+        """Take away the control groups that killed processes have left of containers that do not run."""
+        from layerstore.containers import groups
+
+        known = {row.id for row in self.all()} if (there := groups.present()) else ()
+        for container in there:
+            if container in known:
+                with contextlib.suppress(Conflict):
+                    groups.remove([container], unless=self.is_running)
+
     def is_running(self, container: str) -> bool:
         """Does a process of it run, by the OCI runtime's word?"""
         if not os.path.isdir(f"{self._layout.runtime}/{container}"):
@@ -367,6 +377,8 @@ class Containers:
 
         Raises `Conflict` where one runs or its mount is in use and `force` is not given; nothing is removed then.
         """
+        from layerstore.containers import groups
+
         known = self._known(rows)
         if not force:
             for row in known:
@@ -380,6 +392,8 @@ class Containers:
         for row in known:
             with contextlib.suppress(NotFound):
                 self.runtime().delete(row.id, force=True)
+        # Before the rows go, or nobody knows of them any more.
+        groups.remove((row.id for row in rows), force=force)
         if any(self.mounted(rows)):
             self._unmount(rows, lazy=force)
         # Rows first: what is left of a directory whose row is gone is garbage, not half a container. And on the disk,
