@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/sched.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -25,6 +26,7 @@ typedef uint64_t kernel_sigset;
 
 enum step {
 	STEP_NONE,
+	STEP_GROUP,
 	STEP_SESSION,
 	STEP_NAMESPACE,
 	STEP_PROPAGATION,
@@ -38,6 +40,7 @@ enum step {
 /* What parent and child share. The parent sleeps (CLONE_VFORK) until the child has executed its program or ended. */
 struct launch {
 	const struct ls_spawn *spawn;
+	int enters_group; /* the child has its group to enter: the kernel could not start it there */
 	const char *path; /* of the step that failed, where it has one */
 	int sys_errno;
 	enum step failed;
@@ -83,6 +86,25 @@ static int enter_namespace(struct launch *launch)
 	return 0;
 }
 
+static int enter_group(struct launch *launch)
+{
+	const struct ls_spawn *spawn = launch->spawn;
+	int fd;
+
+	/* One's own thread, named by 0, is moved without waiting for a grace period of RCU; a process, or another one, is
+	 * not. */
+	for (size_t i = 0; i < spawn->task_fd_count; i++)
+		if (write(spawn->task_fds[i], "0", 1) < 0)
+			return fail_step(launch, STEP_GROUP, NULL);
+	if (!launch->enters_group)
+		return 0;
+	fd = openat(spawn->group_fd, "cgroup.procs", O_WRONLY | O_CLOEXEC);
+	if (fd < 0 || write(fd, "0", 1) < 0)
+		return fail_step(launch, STEP_GROUP, NULL);
+	close(fd);
+	return 0;
+}
+
 /* Sources below 3 that another target would overwrite are first copied out of the way. */
 static int place_descriptors(struct launch *launch)
 {
@@ -108,6 +130,8 @@ static int prepare(struct launch *launch)
 {
 	const struct ls_spawn *spawn = launch->spawn;
 
+	if (enter_group(launch))
+		return -1;
 	if (spawn->controlling_terminal && setsid() < 0)
 		return fail_step(launch, STEP_SESSION, NULL);
 	if (spawn->private_mounts && enter_namespace(launch))
@@ -152,15 +176,16 @@ static int run_child(void *argument)
 static int explain(const struct launch *launch, struct ls_error *err)
 {
 	static const char *const steps[] = {
-	    [STEP_NONE] = "start",
-	    [STEP_SESSION] = "start a session for",
-	    [STEP_NAMESPACE] = "make a mount namespace for",
-	    [STEP_PROPAGATION] = "make the mount namespace private for",
-	    [STEP_HIDE] = "hide a directory from",
-	    [STEP_DESCRIPTORS] = "pass descriptors 0 to 2 to",
-	    [STEP_TERMINAL] = "make descriptor 0 the controlling terminal of",
-	    [STEP_DIRECTORY] = "change the directory for",
-	    [STEP_EXEC] = "execute",
+		[STEP_NONE] = "start",
+		[STEP_GROUP] = "enter the control group for",
+		[STEP_SESSION] = "start a session for",
+		[STEP_NAMESPACE] = "make a mount namespace for",
+		[STEP_PROPAGATION] = "make the mount namespace private for",
+		[STEP_HIDE] = "hide a directory from",
+		[STEP_DESCRIPTORS] = "pass descriptors 0 to 2 to",
+		[STEP_TERMINAL] = "make descriptor 0 the controlling terminal of",
+		[STEP_DIRECTORY] = "change the directory for",
+		[STEP_EXEC] = "execute",
 	};
 	const char *program = launch->spawn->argv[0];
 	const char *path = launch->path && launch->path != program ? launch->path : "";
@@ -181,6 +206,78 @@ static void reap(int pid)
 		;
 }
 
+#if defined(__x86_64__)
+/* clone3(2), whose child calls `run` on the stack in `args` and never returns from it. There is no wrapper in the C
+ * library, and a system call that returns twice, on two stacks, cannot be a function of C. */
+static long clone_onto_stack(struct clone_args *args, int (*run)(void *), void *argument)
+{
+	long result = SYS_clone3;
+
+	__asm__ volatile("syscall\n\t"
+	                 "testq %%rax, %%rax\n\t"
+	                 "jnz 1f\n\t"
+	                 "movq %[argument], %%rdi\n\t"
+	                 "callq *%[run]\n\t"
+	                 "ud2\n"
+	                 "1:"
+	                 : "+a"(result)
+	                 : "D"(args), "S"(sizeof(*args)), [run] "r"(run), [argument] "r"(argument)
+	                 : "rcx", "r11", "cc", "memory");
+	return result;
+}
+#elif defined(__aarch64__)
+static long clone_onto_stack(struct clone_args *args, int (*run)(void *), void *argument)
+{
+	register long number __asm__("x8") = SYS_clone3;
+	register long result __asm__("x0") = (long)args;
+	register long size __asm__("x1") = sizeof(*args);
+
+	__asm__ volatile("svc #0\n\t"
+	                 "cbnz x0, 1f\n\t"
+	                 "mov x0, %[argument]\n\t"
+	                 "blr %[run]\n\t"
+	                 "brk #1\n"
+	                 "1:"
+	                 : "+r"(result)
+	                 : "r"(size), "r"(number), [run] "r"(run), [argument] "r"(argument)
+	                 : "cc", "memory");
+	return result;
+}
+#else
+static long clone_onto_stack(struct clone_args *args, int (*run)(void *), void *argument)
+{
+	(void)args, (void)run, (void)argument;
+	return -ENOSYS;
+}
+#endif
+
+/* Start the child inside its group where the kernel can (Linux 5.7), which no other way is without waiting for RCU. The
+ * process id, or -1 with errno. */
+static int start_child(struct launch *launch, char *stack)
+{
+	const int flags = CLONE_VM | CLONE_VFORK;
+	struct clone_args args = {
+	    .flags = (uint64_t)flags | CLONE_INTO_CGROUP,
+	    .exit_signal = SIGCHLD,
+	    .stack = (uint64_t)(uintptr_t)stack,
+	    .stack_size = STACK_SIZE,
+	    .cgroup = (uint64_t)launch->spawn->group_fd,
+	};
+	long child;
+
+	if (launch->spawn->group_fd >= 0) {
+		child = clone_onto_stack(&args, run_child, launch);
+		if (child >= 0)
+			return (int)child;
+		if (child != -ENOSYS) {
+			errno = (int)-child;
+			return -1;
+		}
+		launch->enters_group = 1;
+	}
+	return clone(run_child, stack + STACK_SIZE, flags | SIGCHLD, launch);
+}
+
 int ls_spawn(const struct ls_spawn *spawn, int *pid, struct ls_error *err)
 {
 	const kernel_sigset all = ~(kernel_sigset)0;
@@ -192,13 +289,14 @@ int ls_spawn(const struct ls_spawn *spawn, int *pid, struct ls_error *err)
 	if (!stack)
 		return ls_fail(err, LS_NO_MEMORY, "out of memory for the stack of a new process");
 	set_signal_mask(&all, &before);
-	child = clone(run_child, stack + STACK_SIZE, CLONE_VM | CLONE_VFORK | SIGCHLD, &launch);
+	child = start_child(&launch, stack);
 	saved = errno;
 	set_signal_mask(&before, NULL);
 	free(stack);
 	if (child < 0) {
 		errno = saved;
-		return ls_fail_errno(err, "cannot start a new process");
+		return ls_fail_errno(err, "cannot start a new process%s",
+		                     spawn->group_fd < 0 ? "" : " in its control group");
 	}
 	if (launch.failed) {
 		reap(child);

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 os.environ.setdefault("LAYERSTORE_STRICT_LOCKS", "1")
 
 import pytest
-from leftovers import child_processes, loop_devices, mount_points
+from leftovers import child_processes, control_groups, loop_devices, mount_points
 
 if TYPE_CHECKING:
     from bench.peers import Docker
@@ -84,7 +84,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def no_leftovers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A test module leaves no mount, loop device or child process.
+    """A test module leaves no mount, loop device, child process or control group.
 
     Looked at is what lies where tests put things. In CI nobody else does so at the same time.
     """
@@ -96,10 +96,13 @@ def no_leftovers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         return any(path.startswith(place + "/") for place in places)
 
     mounts, loops, children = set(mount_points()), set(loop_devices()), set(child_processes())
+    groups = set(control_groups())
     yield
     left = [f"mount {point}" for point in mount_points() if point not in mounts and ours(point)]
     left += [f"{device} of {file}" for device, file in loop_devices().items() if device not in loops and ours(file)]
     left += [f"process {pid}: {command}" for pid, command in child_processes().items() if pid not in children]
+    if REQUIRE_ALL:  # whose they are, nothing tells
+        left += [f"control group {group}" for group in control_groups() if group not in groups]
     assert not left, "left behind by this module: " + "; ".join(left)
 
 

@@ -1,5 +1,6 @@
-"""What the machine has that a test may leave behind: mounts, loop devices, processes."""
+"""What the machine has that a test may leave behind: mounts, loop devices, processes, control groups."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 
@@ -31,3 +32,11 @@ def child_processes() -> dict[int, str]:
             if "multiprocessing.resource_tracker" not in command:
                 found[int(pid)] = command
     return found
+
+
+def control_groups(of: Collection[str] | None = None) -> list[str]:
+    """The control groups of containers, of whatever store or of those with these ids."""
+    found = (
+        path for place in ("", "/unified", "/pids") for path in Path(f"/sys/fs/cgroup{place}").glob("layerstore-*")
+    )
+    return [str(path) for path in found if of is None or path.name.removeprefix("layerstore-") in of]

@@ -21,7 +21,7 @@ from waiting import wait_for
 
 from layerstore import Store, Volume
 from layerstore._core import mount
-from layerstore.errors import Conflict, InvalidInput, NotFound, ProgramNotExecutable, ProgramNotFound, Unsupported
+from layerstore.errors import Conflict, InvalidInput, NotFound, ProgramNotExecutable, ProgramNotFound
 
 BUSYBOX = Path("/bin/busybox")
 APPLETS = ("sh", "cat", "echo", "sleep", "id", "env", "pwd", "true", "false", "touch", "kill", "ls", "mknod")
@@ -57,9 +57,6 @@ def busybox() -> bytes:
 
 
 PLAIN = Image([write_tar(base()), write_tar([Entry("file", "second", data=b"2")])], ["plain:1"])
-DEVICES = Image(
-    [write_tar(base()), busybox(), write_tar([Entry("char", "kmsg", device=(1, 11), mode=0o666)])], ["devices:1"]
-)
 BOX = Image([write_tar(base()), busybox()], ["box:1"], runtime={"Cmd": ["/bin/sh", "-c", "exit 3"], "Env": ["A=image"]})
 
 
@@ -67,7 +64,7 @@ BOX = Image([write_tar(base()), busybox()], ["box:1"], runtime={"Cmd": ["/bin/sh
 def module_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     directory = tmp_path_factory.mktemp("containers")
     with Store(directory / "store", create=True) as opened:
-        opened.load(io.BytesIO(tar_of(docker_files([PLAIN, BOX, DEVICES]))))
+        opened.load(io.BytesIO(tar_of(docker_files([PLAIN, BOX]))))
         yield opened
 
 
@@ -438,24 +435,6 @@ class TestRun:
         script = "cat /dev/null /null && echo opened; mknod /tmp/null c 1 3 2>/dev/null || echo none made"
         assert self.run(store, "/bin/sh", "-c", script)[1] == "opened\nnone made\n"
 
-    def test_other_devices_of_an_image_cannot_be_opened(self, store: Store) -> None:
-        container = store.create("devices:1")
-        with container.mount() as root, (root / "kmsg").open("rb"):  # the host's root may
-            status = container.run(["/bin/sh", "-c", "cat /null && : </kmsg"], network="none")
-        assert status == 1
-        assert list(Path("/sys/fs/cgroup").glob(f"**/{container.id}")) == []
-
-    def test_other_devices_need_control_groups(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("layerstore.containers.runtime.may_use_cgroups", lambda: False)
-        container = store.create("devices:1")
-        with pytest.raises(Unsupported, match="brings device files"):
-            container.run(["/bin/true"])
-        assert container.state == "created"
-
-    def test_the_control_group_is_the_callers(self, store: Store) -> None:
-        own = Path("/proc/self/cgroup").read_text()
-        assert self.run(store, "/bin/cat", "/proc/self/cgroup")[1] == own
-
     def test_environment(self, store: Store) -> None:
         _, out, _ = self.run(store, "env", env={"B": "own", "C": "x=y"})
         lines = out.splitlines()
@@ -481,8 +460,11 @@ class TestRun:
     def test_entrypoint(self, store: Store) -> None:
         assert self.run(store, "hello", entrypoint=["/bin/echo", "-n"])[1] == "hello"
 
-    def test_no_network(self, store: Store) -> None:
-        assert self.run(store, "ls", "/sys/class/net", network="none")[1].split() == ["lo"]
+    def test_no_network_unless_asked_for(self, store: Store) -> None:
+        assert self.run(store, "ls", "/sys/class/net")[1].split() == ["lo"]
+        assert self.run(store, "ls", "/sys/class/net", network="host")[1].split() == sorted(
+            os.listdir("/sys/class/net")
+        )
 
     def test_what_was_written_stays_and_is_told(self, store: Store) -> None:
         container = store.create("box:1")

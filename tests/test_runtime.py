@@ -17,7 +17,7 @@ import pytest
 from waiting import wait_for
 
 from layerstore._core import mount
-from layerstore.containers.bundle import Volume, needs_device_rules, runtime_spec
+from layerstore.containers.bundle import Volume, runtime_spec
 from layerstore.containers.rootfs import Rootfs
 from layerstore.containers.runtime import Runtime, find_runtime
 from layerstore.containers.users import look_up
@@ -212,18 +212,6 @@ class TestSpec:
         assert "CAP_SETUID" in as_root["effective"]
         assert not {"CAP_SYS_ADMIN", "CAP_MKNOD"} & set(as_root["bounding"])
         assert as_bob == {"bounding": as_root["bounding"]}
-
-    @pytest.mark.parametrize(
-        ("device", "needed"),
-        [(("c", 1, 3), False), (("c", 136, 7), False), (("b", 1, 3), True), (("c", 1, 1), True), (("b", 8, 0), True)],
-    )
-    def test_device_rules_where_an_image_brings_others(
-        self, root: Path, device: tuple[str, int, int], needed: bool
-    ) -> None:
-        assert needs_device_rules([("c", 5, 1), device]) == needed
-        rules = runtime_spec(CONFIG, root, device_rules=needed)["linux"].get("resources", {}).get("devices", [])
-        assert bool(rules) == needed
-        assert all(rule["allow"] is bool(number) for number, rule in enumerate(rules))
 
     def test_working_directory_is_made(self, root: Path) -> None:
         assert runtime_spec(CONFIG, root, workdir="/a/./b/../c")["process"]["cwd"] == "/a/c"

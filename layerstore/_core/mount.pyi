@@ -34,4 +34,6 @@ def spawn(
     hide: Sequence[_Path] = (),
     controlling_terminal: bool = False,
     read_only_program: bool = False,
+    group_fd: int = -1,
+    task_fds: Sequence[int] = (),
 ) -> int: ...

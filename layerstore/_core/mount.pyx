@@ -42,6 +42,9 @@ cdef extern from "mount.h" nogil:
         int fds[3]
         int private_mounts
         const char *const *hide
+        int group_fd
+        const int *task_fds
+        size_t task_fd_count
         int controlling_terminal
         int read_only_program
 
@@ -275,13 +278,14 @@ def open_inside(int root_fd, path, int flags) -> int:
 
 
 def spawn(argv, env=None, cwd=None, fds=(0, 1, 2), bint private_mounts=False,
-          hide=(), bint controlling_terminal=False, bint read_only_program=False) -> int:
+          hide=(), bint controlling_terminal=False, bint read_only_program=False, int group_fd=-1, task_fds=()) -> int:
     """Start the program at the path argv[0] and return its process id, to be waited for by the caller.
 
     This process is not copied (vfork semantics). `env` None is this process's environment; `fds` become descriptors
     0 to 2, every other one must be close-on-exec, as Python's are. `private_mounts` gives it a mount namespace of its own,
-    where an empty tmpfs covers each directory in `hide` that exists. `controlling_terminal` makes it lead a session on
-    the terminal that is its descriptor 0. `read_only_program` executes it through a read-only mount of its file, where
+    where an empty tmpfs covers each directory in `hide` that exists. It starts in the control group of version 2 with the
+    directory `group_fd`, if one is given, and in those of version 1 whose files "tasks" are `task_fds`. `controlling_terminal` makes it lead a session
+    on the terminal that is its descriptor 0. `read_only_program` executes it through a read-only mount of its file, where
     that can be had, so that nobody can write to it through /proc/PID/exe. Raises `OSError` with the path when the
     program cannot be executed; no process is left then.
     """
@@ -291,12 +295,15 @@ def spawn(argv, env=None, cwd=None, fds=(0, 1, 2), bint private_mounts=False,
     cdef Strings arguments = Strings(argv)
     cdef Strings environment
     cdef Strings hidden = Strings(hide)
+    cdef Descriptors tasks = Descriptors(task_fds)
     cdef bytes directory = b"" if cwd is None else c_string(cwd)
     if not arguments.count:
         raise InvalidInput("a program to start needs at least its own path as an argument")
     pairs = os.environb if env is None else env
     environment = Strings([os.fsencode(name) + b"=" + os.fsencode(value) for name, value in pairs.items()])
     request.argv, request.envp, request.hide = arguments.array, environment.array, hidden.array
+    request.group_fd = group_fd
+    request.task_fds, request.task_fd_count = tasks.array, tasks.count
     request.cwd = NULL
     if cwd is not None:
         request.cwd = directory

@@ -18,14 +18,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
     from types import TracebackType
-    from typing import Any, BinaryIO, Literal, overload
+    from typing import Any, BinaryIO, Literal, Unpack, overload
 
     from layerstore.api.image import Image
     from layerstore.api.store import Driver, Store
     from layerstore.containers.bundle import Volume
+    from layerstore.containers.confinement import Confinement, Loosened
     from layerstore.containers.containers import ContainerRow
     from layerstore.containers.copying import Files
     from layerstore.containers.forks import Forks
+    from layerstore.containers.groups import Group
+    from layerstore.containers.runtime import Runtime
     from layerstore.containers.writable import WritableContainers
     from layerstore.extents.layers import Layer
     from layerstore.layers.entries import Clone, Entry
@@ -398,12 +401,13 @@ class Container(Operations):
         workdir: str | None = None,
         user: str | None = None,
         tty: bool = False,
-        network: Literal["host", "none"] = "host",
+        network: Literal["host", "none"] = "none",
         volumes: Sequence[Volume] = (),
         hostname: str | None = None,
         stdin: int | BinaryIO | None = None,
         stdout: int | BinaryIO | None = None,
         stderr: int | BinaryIO | None = None,
+        **loosened: Unpack[Loosened],
     ) -> int:
         """Run a program in the container and wait for it; the container is mounted for it if it is not.
 
@@ -411,25 +415,36 @@ class Container(Operations):
             args: the arguments, in place of the image's command.
             entrypoint: in place of the image's entrypoint and command.
             env: `K=V` strings or a mapping, added to the image's environment.
-            network: "host" or "none".
+            network: "none", or "host" for the host's, which shows its abstract sockets, too.
             stdin, stdout, stderr: descriptors or files with one; None is the caller's own.
+            security_opt: "seccomp=unconfined", "seccomp=FILE" (a profile as docker's, JSON), "no-new-privileges".
+            cap_add, cap_drop: capabilities, as "NET_ADMIN", or "ALL".
+            devices: devices of the host that it may use, as "HOST[:CONTAINER[:rwm]]".
+            privileged: all capabilities, system calls and devices, /sys to be written, nothing of /proc masked: root in
+                it is root of the host.
+            pids_limit: how many processes and threads it may have (2,048), or -1.
+            cgroups: "disabled" does without a control group, and so without limits. Device files cannot be opened then
+                but for those in /dev.
 
         Returns:
             The exit status, 128 + N when signal N ended it.
 
         Raises:
-            InvalidInput: the image says no command, or names a user that it does not have.
+            InvalidInput: the image says no command, or names a user that it does not have; an argument is none.
             ProgramNotFound, ProgramNotExecutable: the program is not in the container, or no program for that user.
             Conflict: a program runs in it already.
-            Unsupported: no OCI runtime, or no right to mount.
+            Unsupported: no OCI runtime, no right to mount, or nothing to confine it by.
         """
+        from layerstore.containers.confinement import confined
+
+        confinement = confined(**loosened)
+        runtime = self._store._containers.runtime()
         self._store._containers.forget_ended(self.id)
         with self._mounted():
-            rules = self._needs_device_rules()
-            bundle = self._bundle(args, entrypoint, env, workdir, user, tty, network, volumes, hostname, rules)
+            spec = self._spec(args, entrypoint, env, workdir, user, tty, network, volumes, hostname, confinement)
             fds = [_descriptor(file, own) for own, file in enumerate((stdin, stdout, stderr))]
-            runtime = self._store._containers.runtime()
-            return runtime.run(bundle, self.id, stdin=fds[0], stdout=fds[1], stderr=fds[2], tty=tty, own_group=rules)
+            with self._launched(spec, confinement, runtime) as (bundle, group):
+                return runtime.run(bundle, self.id, group, stdin=fds[0], stdout=fds[1], stderr=fds[2], tty=tty)
 
     def start(
         self,
@@ -439,25 +454,31 @@ class Container(Operations):
         env: Sequence[str] | Mapping[str, str] = (),
         workdir: str | None = None,
         user: str | None = None,
-        network: Literal["host", "none"] = "host",
+        network: Literal["host", "none"] = "none",
         volumes: Sequence[Volume] = (),
         hostname: str | None = None,
         stdout: int | BinaryIO | None = None,
         stderr: int | BinaryIO | None = None,
+        **loosened: Unpack[Loosened],
     ) -> int:
         """Start a program in the container and leave it running; returns the id of its first process.
 
         Arguments as for `run`; standard input is empty, output goes nowhere unless a file is given. The container stays
         mounted; `kill` ends the program, `remove` the container. Raises as `run`.
         """
+        from layerstore.containers.confinement import confined
+
+        confinement = confined(**loosened)
+        runtime = self._store._containers.runtime()
         self._store._containers.forget_ended(self.id)
         with self._mounted(keep=True):
-            rules = self._needs_device_rules()
-            bundle = self._bundle(args, entrypoint, env, workdir, user, False, network, volumes, hostname, rules)
-            with null_device() as nothing:
+            spec = self._spec(args, entrypoint, env, workdir, user, False, network, volumes, hostname, confinement)
+            with null_device() as nothing, self._launched(spec, confinement, runtime) as (bundle, group):
                 out, err = (nothing if f is None else _descriptor(f, 1) for f in (stdout, stderr))
-                runtime = self._store._containers.runtime()
-                return runtime.start_detached(bundle, self.id, stdin=nothing, stdout=out, stderr=err, own_group=rules)
+                pid = runtime.start_detached(bundle, self.id, group, stdin=nothing, stdout=out, stderr=err)
+                if group is not None:
+                    group.stays = True
+                return pid
 
     def kill(self, number: int = 9) -> None:
         """Send a signal (SIGKILL) to its first process. Raises `NotFound` when nothing runs in it."""
@@ -481,20 +502,7 @@ class Container(Operations):
             "Upper": self._store._containers.upper(self.id) if self.row.driver == "overlay" else None,
         }
 
-    def _needs_device_rules(self) -> bool:
-        """Raises `Unsupported` where there must be some, and cannot."""
-        from layerstore.containers.bundle import needs_device_rules
-        from layerstore.containers.runtime import may_use_cgroups
-
-        needed = needs_device_rules(self._store._chains.described(self.row.chain_id).devices)
-        if needed and not may_use_cgroups():
-            raise Unsupported(
-                f"image {self.row.image_name} brings device files, and without the right to make control groups "
-                "nothing keeps its programs from opening them; run as root of the host"
-            )
-        return needed
-
-    def _bundle(
+    def _spec(
         self,
         args: Sequence[str] | None,
         entrypoint: Sequence[str] | None,
@@ -505,8 +513,8 @@ class Container(Operations):
         network: Literal["host", "none"],
         volumes: Sequence[Volume],
         hostname: str | None,
-        device_rules: bool,
-    ) -> str:
+        confinement: Confinement,
+    ) -> dict[str, Any]:
         from layerstore.containers import program
         from layerstore.containers.bundle import runtime_spec
 
@@ -522,10 +530,22 @@ class Container(Operations):
             network=network,
             volumes=volumes,
             hostname=hostname or self.id[:12] if network == "none" else hostname,
-            device_rules=device_rules,
+            confinement=confinement,
         )
         program.check(spec)
-        return self._store._containers.write_bundle(self.id, spec)
+        return spec
+
+    @contextlib.contextmanager
+    def _launched(
+        self, spec: dict[str, Any], confinement: Confinement, runtime: Runtime
+    ) -> Iterator[tuple[str, Group | None]]:
+        """The bundle that this makes of a spec, and the control group that the runtime starts it in."""
+        from layerstore.containers import launching
+
+        launching.complete(spec, confinement, runtime, self.id, self._store.layout.run)
+        bundle = self._store._containers.write_bundle(self.id, spec)
+        with launching.grouped(confinement, runtime, self.id) as group:
+            yield bundle, group
 
 
 class _Mounted:

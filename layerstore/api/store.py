@@ -760,6 +760,7 @@ class Store:
         from layerstore.layers import garbage
 
         Leftovers(self.layout, self._database, self._containers).clear()
+        self._containers.forget_groups()
         with contextlib.suppress(Unsupported):  # whoever may not unmount
             self._containers.release_unused()
         collected = garbage.collect(self.layout, self._database, self._contents, self._chains, derived_limit_bytes)

@@ -10,12 +10,12 @@ import select
 import stat
 import threading
 
-from layerstore.containers import program
-from layerstore.containers.bundle import needs_device_rules, runtime_spec
+from layerstore.containers import launching, program
+from layerstore.containers.bundle import runtime_spec
+from layerstore.containers.confinement import DEFAULT
 from layerstore.containers.mounted import MountedFiles
 from layerstore.containers.rootfs import Rootfs
-from layerstore.containers.runtime import may_use_cgroups
-from layerstore.errors import LayerstoreError, Unsupported
+from layerstore.errors import LayerstoreError
 from layerstore.naming import about, close_fd, null_device, starting
 
 TYPE_CHECKING = False
@@ -62,7 +62,7 @@ def run(shop: Workshop, row: ContainerRow, command: Command, output: Callable[[i
     """
     containers = shop.containers
     root = containers.root(row.id)
-    rules = _needs_device_rules(shop, row)
+    runtime = containers.runtime()
     with _mount_points(root, command), contextlib.ExitStack() as stack:
         spec = runtime_spec(
             command.document,
@@ -72,28 +72,18 @@ def run(shop: Workshop, row: ContainerRow, command: Command, output: Callable[[i
             network=command.network,
             volumes=command.volumes,
             hostname=row.id[:12] if command.network == "none" else None,
-            device_rules=rules,
         )
         spec["mounts"] += command.mounts
         program.check(spec)
+        launching.complete(spec, DEFAULT, runtime, row.id, shop.layout.run)
         bundle = containers.write_bundle(row.id, spec)
         nothing = stack.enter_context(null_device())
         stack.enter_context(shop.running(row.id))
         streams = stack.enter_context(_pumped(output, shop.stop))
-        runtime, (out, errors) = containers.runtime(), streams
-        status = runtime.run(bundle, row.id, stdin=nothing, stdout=out, stderr=errors, own_group=rules)
+        group = stack.enter_context(launching.grouped(DEFAULT, runtime, row.id))
+        status = runtime.run(bundle, row.id, group, stdin=nothing, stdout=streams[0], stderr=streams[1])
     shop.check()
     return status
-
-
-def _needs_device_rules(shop: Workshop, row: ContainerRow) -> bool:
-    needed = needs_device_rules(shop.chains.described(row.chain_id).devices)
-    if needed and not may_use_cgroups():
-        raise Unsupported(
-            "the image brings device files, and without the right to make control groups nothing keeps programs from "
-            "opening them; build as root of the host"
-        )
-    return needed
 
 
 @contextlib.contextmanager

@@ -30,7 +30,35 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-w", "--workdir", metavar="DIR", help="the working directory")
     parser.add_argument("-u", "--user", metavar="NAME|UID[:GROUP]", help="the user")
     parser.add_argument("--entrypoint", metavar="PROGRAM", help="in place of the image's entrypoint and command")
-    parser.add_argument("--network", choices=("host", "none"), default="host", help="the host's network, or none")
+    parser.add_argument("--network", choices=("host", "none"), default="none", help="none, or the host's network")
+    parser.add_argument(
+        "--security-opt",
+        action="append",
+        default=[],
+        metavar="OPTION",
+        help="seccomp=unconfined, seccomp=FILE.json or no-new-privileges",
+    )
+    parser.add_argument("--cap-add", action="append", default=[], metavar="NAME", help="a capability, or ALL")
+    parser.add_argument("--cap-drop", action="append", default=[], metavar="NAME", help="a capability less, or ALL")
+    parser.add_argument(
+        "--device",
+        action="append",
+        default=[],
+        metavar="HOST[:PATH[:rwm]]",
+        help="a device that it may use",
+    )
+    parser.add_argument(
+        "--privileged", action="store_true", help="root in it is root of the host: every capability, call and device"
+    )
+    parser.add_argument(
+        "--pids-limit", type=int, metavar="N", help="so many processes and threads (2048), or -1 for any"
+    )
+    parser.add_argument(
+        "--cgroups",
+        choices=("enabled", "disabled"),
+        default="enabled",
+        help="disabled: no control group of its own, and no limit on processes",
+    )
     parser.add_argument("--name", help="a name for the container")
     parser.add_argument("image", metavar="IMAGE")
     parser.add_argument("args", metavar="ARG", nargs=argparse.REMAINDER, help="in place of the image's command")
@@ -54,7 +82,15 @@ def run(store: Store, args: argparse.Namespace) -> int:
             "user": args.user,
             "network": args.network,
             "volumes": volumes,
+            "security_opt": args.security_opt,
+            "cap_add": args.cap_add,
+            "cap_drop": args.cap_drop,
+            "devices": args.device,
+            "privileged": args.privileged,
+            "cgroups": args.cgroups,
         }
+        if args.pids_limit is not None:
+            options["pids_limit"] = args.pids_limit
         if args.detach:
             container.start(command, **options)
             print(container.id)

@@ -1,12 +1,8 @@
 """From an image's config to the config.json of an OCI runtime bundle (OCI runtime specification 1.0.2).
 
-The defaults are docker's: masked and read-only paths, mounts, namespaces, and capabilities but for CAP_MKNOD. Its
-seccomp profile is not among them: a container started from this spec may make every system call that its capabilities
-allow.
-
-A container stays in its caller's control group, and so within its caller's limits: entering one of its own waits for a
-grace period of RCU, which takes longer than all else that a start does. Docker's keeps devices from being opened. Here
-none can be made, so that only an image which brings others than the usual ones needs such a group.
+The defaults are docker's: masked and read-only paths, mounts, namespaces, one for control groups among them, and
+capabilities but for CAP_MKNOD. What else confines a container, and what loosens it, is in `confinement.py`; the filter
+of system calls (`seccomp.py`) and the control group (`groups.py`) are added when it starts (`launching.py`).
 """
 
 from __future__ import annotations
@@ -15,6 +11,7 @@ import os
 import posixpath
 
 from layerstore.containers import users
+from layerstore.containers.confinement import DEFAULT
 from layerstore.containers.rootfs import Rootfs
 from layerstore.errors import InvalidInput
 from layerstore.store.layout import absolute
@@ -22,26 +19,12 @@ from layerstore.types import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from typing import Any, Literal
 
-DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+    from layerstore.containers.confinement import Confinement
 
-_CAPABILITIES = [
-    "CAP_CHOWN",
-    "CAP_DAC_OVERRIDE",
-    "CAP_FSETID",
-    "CAP_FOWNER",
-    "CAP_NET_RAW",
-    "CAP_SETGID",
-    "CAP_SETUID",
-    "CAP_SETFCAP",
-    "CAP_SETPCAP",
-    "CAP_NET_BIND_SERVICE",
-    "CAP_SYS_CHROOT",
-    "CAP_KILL",
-    "CAP_AUDIT_WRITE",
-]
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 _MASKED_PATHS = [
     "/proc/asound",
@@ -70,19 +53,6 @@ _MOUNTS = [
     ("/sys", "sysfs", "sysfs", ["noexec", "nodev", "ro"]),
 ]
 
-# Type, major, minor (None: every number) of the devices that a container may open.
-_ALLOWED_DEVICES = [
-    ("c", 1, 3),  # null
-    ("c", 1, 5),  # zero
-    ("c", 1, 7),  # full
-    ("c", 1, 8),  # random
-    ("c", 1, 9),  # urandom
-    ("c", 5, 0),  # tty
-    ("c", 5, 1),  # console
-    ("c", 5, 2),  # ptmx
-    ("c", 136, None),  # pts/*
-]
-
 _HOST_NETWORK_FILES = ["/etc/resolv.conf", "/etc/hosts"]
 
 
@@ -108,14 +78,14 @@ def runtime_spec(
     network: Literal["host", "none"] = "none",
     volumes: Sequence[Volume] = (),
     hostname: str | None = None,
-    device_rules: bool = False,
+    confinement: Confinement = DEFAULT,
 ) -> dict[str, Any]:
     """The config.json for a container of an image (its OCI image config, as parsed JSON) on a mounted root.
 
     `args` replace the image's Cmd; `entrypoint` replaces its Entrypoint and drops its Cmd. `env` ("NAME=value"),
     `workdir` and `user` have precedence over the image's. Mount points of `volumes` and the working directory are made
     in `rootfs` where they are missing. Without `hostname` it is the host's on the host's network, else "localhost".
-    With `device_rules` (see `needs_device_rules`) a control group keeps it from opening others than the usual devices.
+    Seccomp, device rules and the limit on processes are not in it.
     Raises `InvalidInput` when the image or the call names no command, an unknown user, or an unusable path.
     """
     if network not in ("host", "none"):
@@ -125,7 +95,7 @@ def runtime_spec(
     directory = _absolute(workdir or _text(config, "WorkingDir") or "/", "the working directory")
     with Rootfs(rootfs) as inside:
         identity = users.look_up(inside, _text(config, "User") if user is None else user)
-        mounts = _default_mounts() + _binds(inside, volumes, network)
+        mounts = _default_mounts(confinement.privileged) + _binds(inside, volumes, network)
         if directory != "/":
             inside.make_directory(directory)
     return {
@@ -139,10 +109,10 @@ def runtime_spec(
             "env": _environment(_texts(config, "Env"), env, name, identity.home, tty),
             "cwd": directory,
             "user": {"uid": identity.uid, "gid": identity.gid, "additionalGids": list(identity.additional_gids)},
-            "capabilities": _capabilities(identity.uid),
-            "noNewPrivileges": False,
+            "capabilities": _capabilities(confinement.capabilities, identity.uid),
+            "noNewPrivileges": confinement.no_new_privileges,
         },
-        "linux": _linux(network, device_rules),
+        "linux": _linux(network, confinement),
     }
 
 
@@ -203,9 +173,14 @@ def _environment(image: Sequence[str], own: Sequence[str], hostname: str, home: 
     return [f"{name}={value}" for name, value in values.items()]
 
 
-def _default_mounts() -> list[dict[str, Any]]:
+def _default_mounts(privileged: bool) -> list[dict[str, Any]]:
     return [
-        {"destination": path, "type": kind, "source": source, "options": ["nosuid", *options]}
+        {
+            "destination": path,
+            "type": kind,
+            "source": source,
+            "options": ["nosuid", *(option for option in options if not (privileged and option == "ro"))],
+        }
         for path, kind, source, options in _MOUNTS
     ]
 
@@ -238,37 +213,33 @@ def _is_below_a_volume(target: str, volumes: Sequence[Volume]) -> bool:
     return any(target.startswith(f"{parent}/") for parent in parents)
 
 
-def needs_device_rules(devices: Iterable[tuple[str, int, int]]) -> bool:
-    """Whether an image with these devices (`Chain.devices`) holds one that its containers must not open."""
-    return any(
-        (kind, major, minor) not in _ALLOWED_DEVICES and (kind, major, None) not in _ALLOWED_DEVICES
-        for kind, major, minor in devices
-    )
-
-
-def _capabilities(uid: int) -> dict[str, list[str]]:
+def _capabilities(given: tuple[str, ...], uid: int) -> dict[str, list[str]]:
+    capabilities = list(given)
     if uid != 0:
-        return {"bounding": _CAPABILITIES}  # what execve(2) would leave to such a user
-    return {"bounding": _CAPABILITIES, "effective": _CAPABILITIES, "permitted": _CAPABILITIES}
+        return {"bounding": capabilities}  # what execve(2) would leave to such a user
+    return {"bounding": capabilities, "effective": capabilities, "permitted": capabilities}
 
 
-def _linux(network: str, device_rules: bool) -> dict[str, Any]:
-    namespaces = ["pid", "ipc", "uts", "mount"]
+def _linux(network: str, confinement: Confinement) -> dict[str, Any]:
+    namespaces = ["pid", "ipc", "uts", "mount", "cgroup"]
     if network == "none":
         namespaces.append("network")
     linux: dict[str, Any] = {
         "namespaces": [{"type": kind} for kind in namespaces],
-        "maskedPaths": list(_MASKED_PATHS),
-        "readonlyPaths": list(_READONLY_PATHS),
+        "maskedPaths": [] if confinement.privileged else list(_MASKED_PATHS),
+        "readonlyPaths": [] if confinement.privileged else list(_READONLY_PATHS),
     }
-    if device_rules:
-        linux["resources"] = {"devices": _device_rules()}
+    if confinement.devices:
+        linux["devices"] = [
+            {
+                "path": device.path,
+                "type": device.kind,
+                "major": device.major,
+                "minor": device.minor,
+                "fileMode": device.mode,
+                "uid": device.uid,
+                "gid": device.gid,
+            }
+            for device in confinement.devices
+        ]
     return linux
-
-
-def _device_rules() -> list[dict[str, Any]]:
-    rules: list[dict[str, Any]] = [{"allow": False, "access": "rwm"}]
-    for kind, major, minor in _ALLOWED_DEVICES:
-        known = {"major": major} if minor is None else {"major": major, "minor": minor}
-        rules.append({"allow": True, "type": kind, **known, "access": "rwm"})
-    return rules

@@ -456,6 +456,16 @@ class Containers:
                 raise Conflict(f"container {container[:12]} is running already; end it first, or create another one")
             self.runtime().delete(container)
 
+    def forget_groups(self) -> None:
+        """Take away the control groups that killed processes have left of containers that do not run."""
+        from layerstore.containers import groups
+
+        known = {row.id for row in self.all()} if (there := groups.present()) else ()
+        for container in there:
+            if container in known:
+                with contextlib.suppress(Conflict):
+                    groups.remove([container], unless=self.is_running)
+
     def is_running(self, container: str) -> bool:
         """Does a process of it run, by the OCI runtime's word?"""
         if not os.path.isdir(f"{self._layout.runtime}/{container}"):
@@ -490,6 +500,8 @@ class Containers:
         Raises `Conflict` where one runs, its mount is in use or somebody reads it and `force` is not given, or
         somebody mounts it; nothing is removed then.
         """
+        from layerstore.containers import groups
+
         known = self._known(rows)
         if not force:
             for row in known:
@@ -511,6 +523,8 @@ class Containers:
                 raise Conflict(
                     f"somebody reads or mounts container {' or '.join(id[:12] for id in ids)}; try again later"
                 )
+            # Before the rows go, or nobody knows of them any more.
+            groups.remove(ids, force=force)
             gone = self._remove(rows, force)
         logs.unlink(self._layout, gone)
         if known:

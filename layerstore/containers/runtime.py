@@ -24,10 +24,11 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import Any
 
+    from layerstore.containers.groups import Group
+
 _KNOWN = ("crun", "runc")
 _SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _STATE_FILES = ("status", "state.json")  # crun's and runc's
-_CGROUPS = "/sys/fs/cgroup"
 _HYBRID = "/sys/fs/cgroup/unified"
 _FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 _OF_THE_TERMINAL = (signal.SIGINT, signal.SIGQUIT)
@@ -40,14 +41,14 @@ def find_runtime(name: str | None, state_root: str | os.PathLike[str]) -> Runtim
     Raises `Unsupported` with the Debian packages to install when there is none.
     """
     for candidate in _KNOWN if name is None else (name,):
-        found = _find_program(candidate)
+        found = find_program(candidate)
         if found:
             return Runtime(found, absolute(state_root))
     wanted = "no OCI runtime is" if name is None else f'the OCI runtime "{name}" is not'
     raise Unsupported(f"{wanted} installed: install crun or runc (Debian: apt-get install crun, or runc)")
 
 
-def _find_program(name: str) -> str | None:
+def find_program(name: str) -> str | None:
     """Where a program is, by $PATH and then the usual places; a name with a slash is a path already."""
     search = f"{os.environ.get('PATH', '')}:{_SEARCH_PATH}"
     for directory in [""] if "/" in name else filter(None, search.split(":")):
@@ -55,12 +56,6 @@ def _find_program(name: str) -> str | None:
         if os.access(path, os.X_OK) and os.path.isfile(path):
             return path
     return None
-
-
-def may_use_cgroups() -> bool:
-    """Whether this process may make control groups."""
-    kind = "" if os.path.exists(f"{_CGROUPS}/cgroup.controllers") else "devices"
-    return os.access(f"{_CGROUPS}/{kind}", os.W_OK)
 
 
 class Runtime(Value):
@@ -78,25 +73,26 @@ class Runtime(Value):
         self,
         bundle_dir: str | os.PathLike[str],
         container_id: str,
+        group: Group | None = None,
         *,
         stdin: int = 0,
         stdout: int = 1,
         stderr: int = 2,
         tty: bool = False,
-        own_group: bool = False,
     ) -> int:
         """Run a container to its end and return its exit status (128 + N when signal N ended it).
 
-        `own_group` gives it a control group of its own, which a bundle with `resources` needs. `stdin`, `stdout` and
-        `stderr` are descriptors; with `tty` stdin must be a terminal, which the runtime connects to the container's.
+        crun starts in `group`, and the container with it; runc makes one itself, as the bundle says.
+        `stdin`, `stdout` and `stderr` are descriptors; with `tty` stdin must be a terminal, which the runtime connects
+        to the container's.
         Called in the main thread, signals that reach this process meanwhile go to the container. Nothing of the
         container is left.
         """
         if tty and not os.isatty(stdin):
             raise InvalidInput("the input device is not a TTY: run without a terminal, or from one")
         with _Forwarding() as forwarding:
-            arguments = [*self._options(own_group), "run", "--bundle", os.fspath(bundle_dir), container_id]
-            pid = self._spawn(arguments, (stdin, stdout, stderr))
+            arguments = [*self._options, "run", "--bundle", os.fspath(bundle_dir), container_id]
+            pid = self._spawn(arguments, (stdin, stdout, stderr), group)
             status = forwarding.wait(pid)
         if status < 0:  # the runtime itself was killed, and so could not clean up
             with contextlib.suppress(NotFound):
@@ -108,24 +104,25 @@ class Runtime(Value):
         self,
         bundle_dir: str | os.PathLike[str],
         container_id: str,
+        group: Group | None = None,
         *,
         stdin: int,
         stdout: int,
         stderr: int,
-        own_group: bool = False,
     ) -> int:
         """Start a container without waiting for it and return the process id of its first process.
 
-        `own_group` as for `run`. It has the three descriptors, and no terminal: the bundle's `process.terminal` must be
+        `group` as for `run`. It has the three descriptors, and no terminal: the bundle's `process.terminal` must be
         false. `delete` it after its end.
         """
         from pathlib import Path
 
         pid_file = Path(bundle_dir, "pid")
         log = Path(bundle_dir, "runtime.log")
-        arguments = [*self._options(own_group), "--log", str(log), "run", "--detach", "--pid-file", str(pid_file)]
+        arguments = [*self._options, "--log", str(log), "run", "--detach", "--pid-file", str(pid_file)]
         try:
-            pid = self._spawn([*arguments, "--bundle", os.fspath(bundle_dir), container_id], (stdin, stdout, stderr))
+            arguments += ["--bundle", os.fspath(bundle_dir), container_id]
+            pid = self._spawn(arguments, (stdin, stdout, stderr), group)
             if _wait(pid):
                 text = log.read_text(errors="replace").strip() if log.exists() else "it did not say why"
                 raise LayerstoreError(f'{self.name} cannot start the container "{container_id}": {text}')
@@ -148,11 +145,16 @@ class Runtime(Value):
         assert isinstance(state, dict)
         return state
 
-    def _options(self, own_group: bool) -> list[str]:
-        # runc has no such option, and gives every container a group.
-        return ["--cgroup-manager=disabled"] if self.name == "crun" and not own_group else []
+    @property
+    def starts_in_group(self) -> bool:
+        """Whether it leaves a container in the control group that it was started in; runc makes one itself."""
+        return self.name == "crun"
 
-    def _spawn(self, arguments: Sequence[str], fds: tuple[int, int, int]) -> int:
+    @property
+    def _options(self) -> list[str]:
+        return ["--cgroup-manager=disabled"] if self.starts_in_group else []
+
+    def _spawn(self, arguments: Sequence[str], fds: tuple[int, int, int], group: Group | None = None) -> int:
         is_crun = self.name == "crun"
         hide = [_HYBRID] if is_crun and mount.is_mounted(_HYBRID) else []
         # Not this process's environment: NOTIFY_SOCKET and LISTEN_FDS would change what the runtime does.
@@ -161,7 +163,15 @@ class Runtime(Value):
         # crun sees to it that a container cannot write to its program (CVE-2019-5736): where the program is not on a
         # read-only mount already, it makes one and starts itself once more from there.
         return mount.spawn(
-            argv, environment, None, fds, private_mounts=bool(hide), hide=hide, read_only_program=is_crun
+            argv,
+            environment,
+            None,
+            fds,
+            private_mounts=bool(hide),
+            hide=hide,
+            read_only_program=is_crun,
+            group_fd=-1 if group is None else group.directory,
+            task_fds=() if group is None else group.tasks,
         )
 
     def _command(self, arguments: Sequence[str], container_id: str) -> bytes:

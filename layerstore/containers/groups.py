@@ -1,0 +1,277 @@
+"""A control group for each container that runs: made before its runtime starts, taken away after its end.
+
+The group is of version 2 of control groups (Linux: Documentation/admin-guide/cgroup-v2.rst): it says who belongs to the
+container, ends them all at once, and holds its device rules. It lies below the root of the hierarchy, not below the
+caller's. Where that hierarchy has no controller for the number of processes, a second group in version 1's limits it.
+
+Who makes or removes a group holds a lock on its directory (flock(2)), so that nobody takes away the group of a
+container that is about to start, and what a killed caller has left is known as such.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import signal
+import time
+from functools import partial
+
+from layerstore._core import cgroup
+from layerstore.errors import Conflict, Unsupported
+from layerstore.naming import about, close_fd
+from layerstore.store.locks import release, try_lock
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    Rule = tuple[str, int, int | None, str]
+
+_PLACES = ("/sys/fs/cgroup", "/sys/fs/cgroup/unified")  # of version 2, alone and beside version 1
+_PIDS = "/sys/fs/cgroup/pids"  # of version 1
+_PREFIX = "layerstore-"
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_READ_BYTES = 4096
+_FORCE_SECONDS, _PATIENCE_SECONDS, _LOOK_SECONDS = 10.0, 1.0, 0.002
+_PAUSES_SECONDS = (0.0002, 0.0005, 0.001, 0.002, 0.005, *(0.01,) * 1000)
+_OTHERWISE = (
+    '; run as root of the host, or without a group: --cgroups disabled (cgroups="disabled"), where nothing limits the '
+    "processes of the container"
+)
+_UNLIMITED = "--pids-limit -1 (pids_limit=-1) does without a limit"
+
+
+class Group:
+    """The group of a container, held: it is nobody else's until `release` or `remove`."""
+
+    def __init__(self, root: int, name: str, directory: int) -> None:
+        self.directory = directory
+        self.tasks: list[int] = []
+        """Of the groups of version 1 that belong to it, the files that a thread enters them by."""
+        self.stays = False
+        """It is not to be removed when its block ends (`launching.grouped`), as the container goes on."""
+        self._root = root
+        self._name = name
+        self._holder = os.getpid()
+
+    def release(self) -> None:
+        """Let go of it: it stays, with what runs in it, until it is removed by the container's name."""
+        with contextlib.suppress(OSError):
+            if os.getpid() == self._holder:  # else the lock is the parent's
+                release(self.directory)
+        for fd in (*self.tasks, self.directory, self._root):
+            close_fd(fd)
+
+    def remove(self) -> None:
+        """End what is left in it and take it away. Raises `OSError` where that does not end."""
+        try:
+            # As long as the group of version 2 is there, all of it is its holder's.
+            with contextlib.suppress(FileNotFoundError):
+                self._until_empty(f"{_PIDS}/{self._name}", None)
+            self._until_empty(self._name, self._root)
+        finally:
+            self.release()
+
+    def _until_empty(self, path: str, root: int | None) -> None:
+        for pause in _PAUSES_SECONDS:
+            try:
+                return os.rmdir(path, dir_fd=root)
+            except OSError as error:
+                if error.errno != errno.EBUSY:
+                    raise
+            _end_all(self.directory)
+            time.sleep(pause)
+        raise OSError(errno.EBUSY, "a process of the container cannot be ended, which keeps its control group", path)
+
+
+def name_of(container: str) -> str:
+    """What the group of a container (its id) is called, below the root of the hierarchy."""
+    return _PREFIX + container
+
+
+def make(container: str, pids_limit: int, devices: Sequence[Rule] | None) -> Group:
+    """Make the group of a container (its id), with a limit on its processes (-1: none) and the devices that it may use
+    (None: all). What a killed caller has left of it is ended.
+
+    Raises `Conflict` while another process starts or removes it, `Unsupported` where no group can be made, `OSError`.
+    """
+    name = name_of(container)
+    root = _open_root()
+    try:
+        has_controller = pids_limit >= 0 and _pass_on_pids(root)
+        group = Group(root, name, _claim(root, name, container))
+    except BaseException:
+        close_fd(root)
+        raise
+    try:
+        if devices is not None:
+            cgroup.allow_devices(group.directory, devices)
+        if has_controller:
+            _write("pids.max", str(pids_limit), group.directory)
+        elif pids_limit >= 0:
+            group.tasks.append(_limited_beside(name, pids_limit))
+    except BaseException:
+        group.remove()
+        raise
+    return group
+
+
+def remove(containers: Iterable[str], *, force: bool = False, unless: Callable[[str], bool] | None = None) -> None:
+    """Take away the groups of containers and end what is in them; those without one are passed over, and those of which
+    `unless` says so while nobody can start them.
+
+    Raises `Conflict` where another process starts one or runs it to its end, `OSError`; with `force` what it has
+    started is ended first.
+    """
+    try:
+        root = _open_root()
+    except Unsupported:  # who may not look for the hierarchy has made no group in it
+        return
+    try:
+        for container in containers:
+            with contextlib.suppress(FileNotFoundError):
+                group = _hold(root, container, force)
+                if unless is not None and unless(container):
+                    group.release()
+                else:
+                    group.remove()
+    finally:
+        close_fd(root)
+
+
+def present() -> list[str]:
+    """The ids of the containers, of whatever store, that have a group. Raises `OSError`."""
+    try:
+        root = _open_root()
+    except Unsupported:
+        return []
+    try:
+        return [name.removeprefix(_PREFIX) for name in os.listdir(root) if name.startswith(_PREFIX)]
+    finally:
+        close_fd(root)
+
+
+def _open_root() -> int:
+    """The root directory of the hierarchy of version 2. Raises `Unsupported`, `OSError`."""
+    for path in _PLACES:
+        if os.path.exists(f"{path}/cgroup.subtree_control"):
+            return os.open(path, _DIRECTORY)
+    try:
+        return cgroup.open_hierarchy()
+    except Unsupported as error:
+        raise Unsupported(f"{error}{_OTHERWISE}") from error
+
+
+def _claim(root: int, name: str, container: str) -> int:
+    """Make the directory of a group and hold it."""
+    while True:
+        try:
+            with _allowed(name):
+                os.mkdir(name, 0o755, dir_fd=root)
+        except FileExistsError:
+            with contextlib.suppress(FileNotFoundError):
+                _hold(root, container, force=False).remove()
+            continue
+        # Who looks for what was left may take it for that, and then takes it away.
+        with contextlib.suppress(FileNotFoundError):
+            directory = os.open(name, _DIRECTORY, dir_fd=root)
+            if try_lock(directory) and _is_still(root, name, directory):
+                return directory
+            close_fd(directory)
+
+
+def _hold(root: int, container: str, force: bool) -> Group:
+    """The group of a container. Raises `FileNotFoundError` where there is none, `Conflict` while it is another's."""
+    name = name_of(container)
+    end = time.monotonic() + (_FORCE_SECONDS if force else _PATIENCE_SECONDS)
+    while True:
+        directory = os.open(name, _DIRECTORY, dir_fd=root)
+        if force:
+            _end_all(directory)
+        if try_lock(directory):
+            if _is_still(root, name, directory):
+                return Group(os.dup(root), name, directory)
+            close_fd(directory)
+            continue
+        close_fd(directory)
+        if time.monotonic() > end:
+            raise Conflict(f"another process starts container {container[:12]} or runs it; end that first")
+        time.sleep(_LOOK_SECONDS)
+
+
+def _is_still(root: int, name: str, directory: int) -> bool:
+    """Whether the directory has that name still: it may have gone before it was locked."""
+    try:
+        return os.stat(name, dir_fd=root).st_ino == os.fstat(directory).st_ino
+    except FileNotFoundError:
+        return False
+
+
+def _end_all(directory: int) -> None:
+    """Kill every process of a group. It may take a moment until they are gone."""
+    try:
+        _write("cgroup.kill", "1", directory)
+    except FileNotFoundError:  # Linux before 5.14, or the group has gone
+        with contextlib.suppress(OSError):
+            for pid in _read("cgroup.procs", directory).split():
+                os.kill(int(pid), signal.SIGKILL)
+    except OSError as error:
+        if error.errno != errno.ENODEV:  # it has gone
+            raise
+
+
+def _pass_on_pids(root: int) -> bool:
+    """Have the groups below the root be able to limit processes. False where version 1 has the controller for that."""
+    if "pids" in _read("cgroup.subtree_control", root).split():
+        return True
+    if "pids" not in _read("cgroup.controllers", root).split():
+        return False
+    try:
+        _write("cgroup.subtree_control", "+pids", root)
+    except OSError as error:
+        raise Unsupported(
+            f"cannot have control groups limit processes ({error.strerror}): the root of the hierarchy has processes "
+            f"of its own, or may not be changed; {_UNLIMITED}"
+        ) from error
+    return True
+
+
+def _limited_beside(name: str, pids_limit: int) -> int:
+    """Make the group of version 1 that limits processes; a descriptor of the file that a thread enters it by."""
+    if not os.path.exists(f"{_PIDS}/tasks"):
+        raise Unsupported(f"no control groups here limit processes: nothing has the controller pids; {_UNLIMITED}")
+    directory = f"{_PIDS}/{name}"
+    with _allowed(directory), contextlib.suppress(FileExistsError):
+        os.mkdir(directory, 0o755)
+    _write(f"{directory}/pids.max", str(pids_limit), None)
+    return os.open(f"{directory}/tasks", os.O_WRONLY | os.O_CLOEXEC)
+
+
+@contextlib.contextmanager
+def _allowed(path: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        raise Unsupported(f"cannot make the control group {path} ({error.strerror}){_OTHERWISE}") from error
+
+
+def _write(name: str, text: str, directory: int | None) -> None:
+    fd = os.open(name, os.O_WRONLY | os.O_CLOEXEC, dir_fd=directory)
+    try:
+        with about(name):
+            os.write(fd, text.encode())
+    finally:
+        close_fd(fd)
+
+
+def _read(name: str, directory: int) -> str:
+    fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
+    try:
+        with about(name):
+            pieces = iter(partial(os.read, fd, _READ_BYTES), b"")
+            return b"".join(pieces).decode()
+    finally:
+        close_fd(fd)

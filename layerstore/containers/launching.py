@@ -1,0 +1,106 @@
+"""What a container is confined by from its start on: the filter of its system calls, its control group, its devices."""
+
+from __future__ import annotations
+
+import contextlib
+
+from layerstore.containers import groups, seccomp
+from layerstore.containers.runtime import find_program
+from layerstore.errors import Unsupported
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+    from layerstore.containers.confinement import Confinement
+    from layerstore.containers.groups import Group
+    from layerstore.containers.runtime import Runtime
+
+_REMOUNT = 'while read -r line; do :; done; exec "$0" -n -o remount,bind,nodev "$1"'
+_FILTER = "run.oci.seccomp_bpf_data"  # crun(1)
+
+
+def complete(spec: dict[str, Any], confinement: Confinement, runtime: Runtime, container: str, directory: str) -> None:
+    """Add to a spec of `runtime_spec` what this runtime is to confine the container by.
+
+    `directory` is where compiled filters are kept. Raises `Unsupported`, `OSError`.
+    """
+    _add_seccomp(spec, confinement, runtime, directory)
+    if not confinement.has_group:
+        if not runtime.starts_in_group:
+            raise Unsupported(f"{runtime.name} always makes control groups: without them, install crun")
+        if not confinement.privileged:
+            _refuse_devices(spec)
+    elif not runtime.starts_in_group:
+        spec["linux"]["cgroupsPath"] = f"/{groups.name_of(container)}"
+        spec["linux"]["resources"] = _resources(confinement)
+
+
+@contextlib.contextmanager
+def grouped(confinement: Confinement, runtime: Runtime, container: str) -> Iterator[Group | None]:
+    """The control group for this runtime to start a container in, if it has one, for the block that starts it and waits
+    for its end.
+
+    Raises `Conflict` while another process has it, `Unsupported` where there can be none, `OSError`.
+    """
+    if not confinement.has_group or not runtime.starts_in_group:
+        yield None
+        return
+    group = groups.make(container, confinement.pids_limit, confinement.device_rules)
+    try:
+        yield group
+    except BaseException:
+        group.remove()
+        raise
+    if group.stays:
+        group.release()
+    else:
+        group.remove()
+
+
+def _refuse_devices(spec: dict[str, Any]) -> None:
+    """Have no device file be opened but those that the runtime makes, where no group holds rules: by the mounts."""
+    for mount in spec["mounts"]:
+        if mount["type"] == "bind":
+            mount["options"] = [*mount["options"], "rnodev"]
+    program = find_program("mount")
+    if program is None:
+        raise Unsupported("without control groups mount(8) refuses devices, and it is not installed (Debian: mount)")
+    # The runtime specification knows no such option of the root. A hook that does not read what crun writes to it may
+    # fail crun.
+    arguments = ["sh", "-c", _REMOUNT, program, spec["root"]["path"]]
+    spec["hooks"] = {"createContainer": [{"path": "/bin/sh", "args": arguments}]}
+
+
+def _add_seccomp(spec: dict[str, Any], confinement: Confinement, runtime: Runtime, directory: str) -> None:
+    wanted = confinement.seccomp
+    if wanted == "unconfined":
+        return
+    seccomp.check_kernel()
+    if not isinstance(wanted, str):
+        spec["linux"]["seccomp"] = wanted
+        return
+    capabilities = frozenset(confinement.capabilities)
+    compiled = seccomp.default_filter(capabilities, directory) if runtime.name == "crun" else None
+    if compiled is None:
+        spec["linux"]["seccomp"] = seccomp.default_profile(capabilities)
+        return
+    # A crun that does not know the annotation goes by the profile, which lets nothing start.
+    spec["linux"]["seccomp"] = {"defaultAction": "SCMP_ACT_ERRNO"}
+    spec.setdefault("annotations", {})[_FILTER] = compiled
+
+
+def _resources(confinement: Confinement) -> dict[str, Any]:
+    rules = confinement.device_rules
+    if rules is None:
+        devices: list[dict[str, Any]] = [{"allow": True, "access": "rwm"}]
+    else:
+        devices = [{"allow": False, "access": "rwm"}]
+        for kind, major, minor, access in rules:
+            known = {"major": major} if minor is None else {"major": major, "minor": minor}
+            devices.append({"allow": True, "type": kind, **known, "access": access})
+    resources: dict[str, Any] = {"devices": devices}
+    if confinement.pids_limit >= 0:
+        resources["pids"] = {"limit": confinement.pids_limit}
+    return resources
