@@ -23,7 +23,7 @@ from layerstore import Container, Store, Volume
 from layerstore._core import cgroup, mount
 from layerstore.containers import groups, seccomp
 from layerstore.containers.confinement import CAPABILITIES, PIDS_LIMIT, confined
-from layerstore.errors import Conflict, InvalidInput, Unsupported
+from layerstore.errors import Conflict, InvalidInput, NotFound, Unsupported
 
 BOX_PROGRAM = "/bin/busybox"
 FUSE, LOOP = (10, 229), (7, 0)  # which need no more than to be opened
@@ -298,6 +298,50 @@ class TestGroup:
             container.remove()
         held.remove()
         assert container.run(["true"]) == 0
+
+    def test_of_many_that_start_one_container_at_once_one_does(self, store: Store) -> None:
+        """Each by a program of its own: what the runtime reads is what was written for it."""
+        container = store.create("box:1")
+        container.mount()
+        count = 6
+        barrier, outcomes = threading.Barrier(count), dict[int, BaseException | int]()
+
+        def start(number: int) -> None:
+            try:
+                barrier.wait(60)
+                outcomes[number] = container.start(["/bin/sh", "-c", f"echo >/{number}; exec sleep 1000"])
+            except BaseException as error:
+                outcomes[number] = error
+
+        threads = [threading.Thread(target=start, args=[number]) for number in range(count)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        started = [number for number, outcome in outcomes.items() if isinstance(outcome, int)]
+        refused = [outcome for outcome in outcomes.values() if isinstance(outcome, Conflict)]
+        assert (len(started), len(refused)) == (1, count - 1), outcomes
+        wait_for(lambda: container.root.joinpath(str(started[0])).exists())
+        assert [number for number in range(count) if container.root.joinpath(str(number)).exists()] == started
+        container.remove(force=True)
+
+    def test_nothing_starts_beside_a_program_that_is_waited_for(self, store: Store) -> None:
+        container = store.create("box:1")
+        thread = threading.Thread(target=container.run, args=[["sleep", "1000"]])
+        thread.start()
+        wait_for(lambda: container.state == "running")
+        with pytest.raises(Conflict, match=f"starts or runs a program in container {container.id[:12]}; end it first"):
+            container.run(["true"])
+        container.kill()
+        thread.join(60)
+        assert container.run(["true"]) == 0
+
+    def test_a_program_that_ends_as_it_is_killed(self, store: Store) -> None:
+        container = store.create("box:1")
+        container.start(["true"])
+        wait_for(lambda: container.state != "running")
+        with pytest.raises(NotFound, match="has ended"):
+            container.kill()
 
     def test_many_start_and_end_while_garbage_is_collected(self, store: Store) -> None:
         containers = store.create("box:1", count=4)

@@ -439,8 +439,7 @@ class Container(Operations):
 
         confinement = confined(**loosened)
         runtime = self._store._containers.runtime()
-        self._store._containers.forget_ended(self.id)
-        with self._mounted():
+        with self._store._containers.starting(self.id), self._mounted():
             spec = self._spec(args, entrypoint, env, workdir, user, tty, network, volumes, hostname, confinement)
             fds = [_descriptor(file, own) for own, file in enumerate((stdin, stdout, stderr))]
             with self._launched(spec, confinement, runtime) as (bundle, group):
@@ -470,8 +469,7 @@ class Container(Operations):
 
         confinement = confined(**loosened)
         runtime = self._store._containers.runtime()
-        self._store._containers.forget_ended(self.id)
-        with self._mounted(keep=True):
+        with self._store._containers.starting(self.id), self._mounted(keep=True):
             spec = self._spec(args, entrypoint, env, workdir, user, False, network, volumes, hostname, confinement)
             with null_device() as nothing, self._launched(spec, confinement, runtime) as (bundle, group):
                 out, err = (nothing if f is None else _descriptor(f, 1) for f in (stdout, stderr))

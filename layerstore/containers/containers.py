@@ -456,6 +456,18 @@ class Containers:
                 raise Conflict(f"container {container[:12]} is running already; end it first, or create another one")
             self.runtime().delete(container)
 
+    @contextlib.contextmanager
+    def starting(self, container: str) -> Iterator[None]:
+        """A program is started in the block, and nobody else's: neither its bundle nor its control group is another's.
+
+        Raises `Conflict` while one runs or is started.
+        """
+        with locks.program(self._layout, container) as is_held:
+            if not is_held:
+                raise Conflict(f"another process starts or runs a program in container {container[:12]}; end it first")
+            self.forget_ended(container)
+            yield
+
     def forget_groups(self) -> None:
         """Take away the control groups that killed processes have left of containers that do not run."""
         from layerstore.containers import groups

@@ -132,8 +132,13 @@ class Runtime(Value):
             log.unlink(missing_ok=True)
 
     def kill(self, container_id: str, number: int) -> None:
-        """Send a signal to the container's first process. `NotFound` when there is no such container."""
-        self._command(["kill", container_id, str(int(number))], container_id)
+        """Send a signal to the container's first process. `NotFound` when there is none."""
+        try:
+            self._command(["kill", container_id, str(int(number))], container_id)
+        except LayerstoreError:
+            if self.state(container_id)["status"] == "running":
+                raise
+            raise NotFound(f'the program of the container "{container_id}" has ended') from None
 
     def delete(self, container_id: str, force: bool = False) -> None:
         """Remove what the runtime keeps of a container that has ended; with `force` end it first."""

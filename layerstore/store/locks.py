@@ -610,9 +610,12 @@ def _place(digest: str) -> int:
         return int.from_bytes(name.encode("utf-8", "surrogateescape")[:7], "big")
 
 
+_BYTE_OF = {"container": 0, "mounting": 1, "program": 2}
+
+
 class Containers:
-    """Locks of containers, held in a block: bytes of one file, two for each, the second for its mount. Many are taken
-    in one order. The block's value is whether they are held, which they are unless they are only tried."""
+    """Locks of containers, held in a block: bytes of one file, some for each (`_BYTE_OF`). Many are taken in one order.
+    The block's value is whether they are held, which they are unless they are only tried."""
 
     __slots__ = ("_fd", "_holder", "_ids", "_is_alone", "_kind", "_last", "_layout", "_length", "_note", "_waits")
 
@@ -648,8 +651,8 @@ class Containers:
         return is_held
 
     def _take(self, fd: int) -> bool:
-        first = self._kind == "mounting"
-        for place, container in sorted((2 * _place(container) + first, container) for container in self._ids):
+        first = _BYTE_OF[self._kind]
+        for place, container in sorted((4 * _place(container) + first, container) for container in self._ids):
             wanted = _Bytes(fd, self._is_alone, place, self._length)
             if not wanted.is_taken():
                 if not self._waits:
@@ -689,6 +692,11 @@ def containers_to_remove(layout: Layout, ids: Iterable[str], *, waits: bool = Tr
 def mounting(layout: Layout, ids: Iterable[str]) -> Containers:
     """To see whether containers are mounted, and mount or unmount them."""
     return Containers(layout, ids, "mounting", "mounting", alone=True)
+
+
+def program(layout: Layout, container: str) -> Containers:
+    """To start a program in a container, and wait for it if it is to be waited for, where nobody else does."""
+    return Containers(layout, [container], "program", None, alone=True, waits=False)
 
 
 # Files in use
