@@ -264,10 +264,26 @@ def test_who_gave_up_takes_nothing_later(layout: Layout, monkeypatch: pytest.Mon
         with pytest.raises(Conflict), take():
             pass
         assert is_waited_for(path)
-    wait_for(lambda: not is_waited_for(path))
+    wait_for(lambda: "layerstore-lock" not in [thread.name for thread in threading.enumerate()])
     with take(), open(path, "r+b") as file:
         assert (kind == "mounting") == locks.try_lock(file.fileno())
     wait_for(lambda: os.listdir("/proc/self/fd") == before)
+
+
+def test_who_gave_up_claims_nothing_later(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the file stays open."""
+    shorter(monkeypatch, "layers")
+    first, second, third = (locks.Claims(layout.layers_lock) for _ in range(3))
+    digest = "sha256:" + 64 * "1"
+    first.take([digest])
+    with pytest.raises(Conflict, match="layers that are being brought"):
+        in_thread(lambda: second.take([digest])).result()
+    assert is_waited_for(Path(layout.layers_lock))
+    first.close()
+    wait_for(lambda: "layerstore-lock" not in [thread.name for thread in threading.enumerate()])
+    assert third.try_take(digest)
+    second.close()
+    third.close()
 
 
 # Several on one container

@@ -408,14 +408,20 @@ def test_what_is_locked_stays(store: Store, stack: Stack) -> None:
     assert chain_files(store) == {name}
 
 
+def evict_elsewhere(store: Store) -> None:
+    """In another thread: this one has locks."""
+    evicting = threading.Thread(target=store.evict_derived, args=(0,))
+    evicting.start()
+    evicting.join()
+
+
 def test_what_is_being_written_stays(store: Store, stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     stack.load(store, [10])
     seen: list[str] = []
 
     def write(fd: int, data: bytes, position: int) -> None:
         being_written = chain_files(store)
-        with Store(store.root) as other:
-            other.evict_derived(0)
+        evict_elsewhere(store)
         assert chain_files(store) >= {name for name in being_written if name.startswith(".")}
         seen.extend(being_written)
         write_at(fd, data, position)
@@ -453,9 +459,7 @@ def test_an_image_that_is_evicted_before_it_is_mounted(
 
     def late(*args: object, **options: object) -> None:
         if not calls:
-            evicting = threading.Thread(target=store.evict_derived, args=(0,))
-            evicting.start()
-            evicting.join()
+            evict_elsewhere(store)
         calls.append(1)
         mount(*args, **options)  # type: ignore[arg-type]
 

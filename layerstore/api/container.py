@@ -354,11 +354,15 @@ class Container(Operations):
         from layerstore.containers import snapshots
 
         with snapshots.source(self._store.layout, self.id, lasting=lasting) as directory:
-            fd = os.open("upper", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
             try:
-                yield fd
-            finally:
-                close_fd(fd)
+                fd = os.open("upper", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
+                try:
+                    yield fd
+                finally:
+                    close_fd(fd)
+            except OSError:
+                self._store._containers.row(self.id)  # else it is being removed, by force
+                raise
 
     @contextlib.contextmanager
     def _changed(self) -> Iterator[Iterator[Entry]]:
