@@ -35,6 +35,7 @@ PYTEST_ARGS ?=
 DEMO_ARGS ?=
 BITROT_ARGS ?=
 MANY_ARGS ?=
+HANDS_ARGS ?=
 CRASH_ARGS ?=
 BENCH_ARGS ?=
 FAULTS_ARGS ?=
@@ -51,7 +52,7 @@ FUZZ_INSTRUMENT = -fsanitize=fuzzer-no-link $(FUZZ_COVERAGE)
 FUZZ_DIR ?= build/fuzz
 FUZZ_COVERAGE ?=
 
-.PHONY: help demo test peers campaign crash powerloss many bitrot faults hostile lint format sanitize fuzz bench clean tsan fuzzed $(PACKAGES)
+.PHONY: help demo test peers campaign crash powerloss many hands bitrot faults hostile lint format sanitize fuzz bench clean tsan fuzzed $(PACKAGES)
 .DELETE_ON_ERROR:
 
 help:
@@ -60,6 +61,7 @@ help:
 	@echo 'make peers     what docker, podman, containerd, skopeo, umoci and buildah make of our images, and we of theirs'
 	@echo 'make campaign  random stacks of layers against models and the kernel, EXAMPLES ($(EXAMPLES)) for each test'
 	@echo 'make many      many processes and threads on one store, with everything beside them (MANY_ARGS=--help)'
+	@echo 'make hands     many hands on one container, with every verb and random kills (HANDS_ARGS=--help)'
 	@echo 'make bitrot    flips bits in the files of a store, checks, repairs and loads it again (BITROT_ARGS=--help)'
 	@echo 'make crash     kills operations at each of their system calls, and checks what is left (CRASH_ARGS=--help)'
 	@echo 'make faults    has system calls and allocations of operations fail, and checks what is left (FAULTS_ARGS=--help)'
@@ -87,6 +89,9 @@ campaign: packages-test $(STAMPS)/core
 
 many: packages-test $(STAMPS)/core
 	PYTHONPATH=tests $(BIN)/python -m campaigns.many $(MANY_ARGS)
+
+hands: packages-test $(STAMPS)/core
+	PYTHONPATH=tests $(BIN)/python -m campaigns.hands $(HANDS_ARGS)
 
 bitrot: packages-test $(STAMPS)/core
 	PYTHONPATH=tests $(BIN)/python -m campaigns.bitrot $(BITROT_ARGS)
