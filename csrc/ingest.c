@@ -300,8 +300,11 @@ static int gather(struct ls_ingest *in, struct ls_tar_bytes data, struct ls_erro
 	if (in->logical_size <= ls_contents_pack_threshold(in->contents))
 		return ls_buffer_append(&in->carry, data.bytes, data.length, err);
 	in->target = TARGET_STREAM;
-	status = ls_contents_stream_begin(in->contents, err);
 	in->position = data.length;
+	/* The batch came before, and clones are taken in the order of the tar. */
+	status = flush_batch(in, err);
+	if (!status)
+		status = ls_contents_stream_begin(in->contents, err);
 	return status ? status : ls_contents_stream_data(in->contents, data.bytes, data.length, err);
 }
 

@@ -2,16 +2,19 @@
 
 import io
 import os
+import random
 import shutil
 import stat
-from collections.abc import Callable
+import tarfile
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from images import Image, docker_files, tar_of
 from layer_model import Entry, write_tar
-from pools import needs_mkfs, needs_root, pool_store
+from pools import POOL_AND_HOST, needs_mkfs, needs_root, pool_store, store_on
 from test_cli import Cli
 from test_judges import compare, loaded_by_docker, tree
 
@@ -298,12 +301,98 @@ def test_on_a_pool_a_large_file_is_shared(tmp_path: Path, driver: str) -> None:
         store.remove(store.containers(), force=True)
 
 
+@needs_root
+@needs_mkfs
+@pytest.mark.root
+@pytest.mark.kernel
+def test_on_a_pool_each_content_has_the_clone_of_its_own_file(tmp_path: Path, driver: str) -> None:
+    """Also where one comes whole in a piece of the tar, and the next is cut by its end."""
+    sizes = {"a": 262_144, "b": 6_454_153, "c": 140_000, "d": 900_000, "e": 131_073}
+    with pool_store(tmp_path) as store:
+        files = [Entry("file", name, data=name.encode() * size) for name, size in sizes.items()]
+        store.load(io.BytesIO(tar_of(docker_files([Image([write_tar(files)], ["big:1"])]))))
+        container = store.create("big:1", driver=driver)  # type: ignore[call-overload]
+
+        def work(files: Do) -> None:
+            for name in sizes:
+                with files.open(f"/{name}", "r+b") if driver == "extent" else open(files._root / name, "r+b") as file:
+                    file.seek(100_000)
+                    file.write(b"changed")
+
+        change(container, work)
+        image = container.commit()
+        for name, size in sizes.items():
+            byte = name.encode()
+            assert image.view.read_bytes(f"/{name}") == byte * 100_000 + b"changed" + byte * (size - 100_007)
+        assert not store.check([image]).damages
+        store.remove(store.containers(), force=True)
+
+
+@needs_root
+@pytest.mark.root
+@pytest.mark.kernel
+@pytest.mark.parametrize("place", POOL_AND_HOST)
+def test_while_files_are_cut_and_grow_and_go(tmp_path: Path, place: str) -> None:
+    """Whatever a program does to large files, commits, exports and forks are whole, and hold what it wrote."""
+    failures: list[BaseException] = []
+    ended = threading.Event()
+
+    def work(view: Path) -> None:
+        draw = random.Random(1)
+        try:
+            while not ended.is_set():
+                name = view / f"f{draw.randrange(5)}"
+                what = draw.randrange(6)
+                if name.is_dir():
+                    name.rmdir()
+                elif what == 0:
+                    name.unlink(missing_ok=True)
+                elif what == 1 and name.exists():
+                    os.truncate(name, draw.choice([0, 1000, 200_000, 2_000_000]))
+                elif what == 2:
+                    name.unlink(missing_ok=True)
+                    name.mkdir()
+                elif what == 3:
+                    (view / "new").write_bytes(b"n" * draw.randrange(1_500_000))
+                    (view / "new").replace(name)
+                else:
+                    with open(name, "ab") as file:
+                        file.write(b"w" * draw.randrange(1_000_000))
+        except BaseException as error:
+            failures.append(error)
+
+    def contents(tar: bytes) -> Iterator[bytes]:
+        with tarfile.open(fileobj=io.BytesIO(tar)) as archive:
+            for member in archive:
+                if member.isfile() and member.name.startswith("f"):
+                    yield archive.extractfile(member).read()  # type: ignore[union-attr]
+
+    with store_on(place, tmp_path) as store:
+        store.load(io.BytesIO(tar_of(docker_files([IMAGE]))))
+        container = store.create("app:1")
+        with container.mount() as view:
+            thread = threading.Thread(target=work, args=(view,))
+            thread.start()
+            try:
+                for _ in range(3):
+                    image = container.commit()
+                    fork = container.fork()
+                    tars = [*image.layer_tar(image.diff_ids[-1])], [*container.export()], [*fork.export()]
+                    for tar in tars:
+                        for data in contents(b"".join(tar)):
+                            assert set(data) <= set(b"nw\0")
+                    assert not store.check([image]).damages
+            finally:
+                ended.set()
+                thread.join()
+        assert failures == []
+        store.remove(store.containers(), force=True)
+
+
 @pytest.mark.root
 @pytest.mark.kernel
 def test_a_container_in_use(filled: Store, tmp_path: Path) -> None:
     """While a program writes and removes, commits are whole layers of files that are each of one moment."""
-    import threading
-
     container = filled.create("app:1")
     ended = threading.Event()
     failures: list[BaseException] = []

@@ -288,7 +288,15 @@ class Container(Operations):
         from layerstore.containers.copying import renamed
         from layerstore.layers.tarring import tar_pieces
 
-        return tar_pieces(renamed(self.entries(path)))
+        return tar_pieces(renamed(self._present(path)))
+
+    def _present(self, path: str | bytes) -> Iterator[Entry]:
+        """As `entries`; of a container in use each file is as it is when its entry is asked for."""
+        if self.row.driver == "extent":
+            return self.entries(path)
+        from layerstore.containers.upper import present
+
+        return present(self.entries(path))
 
     def copy_in(
         self, source: str | os.PathLike[str], path: str | os.PathLike[str], *, keep_owner: bool = False
@@ -315,7 +323,7 @@ class Container(Operations):
         """
         from layerstore.containers import copying
 
-        copying.copy_out(self.entries(path), os.fspath(target), keep_owner)
+        copying.copy_out(self._present(path), os.fspath(target), keep_owner)
 
     def unpack(self, archive: BinaryIO, path: str | os.PathLike[str]) -> None:
         """Take the entries of a tar into the directory `path`, as `tar -xp` by root in a chroot to it.

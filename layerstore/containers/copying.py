@@ -10,7 +10,7 @@ import stat
 import sys
 
 from layerstore.layers.paths import relative_to
-from layerstore.layers.sources import filled
+from layerstore.layers.sources import begun, filled
 from layerstore.naming import about, fstat
 from layerstore.store.pieces import PIECE_BYTES, write_all, write_at
 
@@ -174,7 +174,7 @@ def _make_out(entry: Entry, host: str) -> None:
         with about(host), open(host, "xb", 0, opener=functools.partial(os.open, mode=0o600)) as file:
             if entry.source is not None and not entry.source.clone_to(file.fileno()):
                 size = 0
-                for piece in entry.source.pieces():
+                for piece in begun(entry.source, entry.size)[0]:
                     data = memoryview(piece)
                     for start, end in filled(data):
                         write_at(file.fileno(), data[start:end], size + start)

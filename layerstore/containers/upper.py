@@ -9,22 +9,22 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import stat
 
 from layerstore._core.mount import open_inside
 from layerstore._core.tar_writer import TarWriter
 from layerstore._core.upper import UpperWalk
-from layerstore.layers.entries import Entry
-from layerstore.layers.sources import StoredContent
+from layerstore.layers.entries import Entry, is_left_out
+from layerstore.layers.sources import OpenFile, StoredContent
 from layerstore.layers.tarring import content_of, write_content, write_header
 from layerstore.naming import about, close_fd, fstat
-from layerstore.store import reflink
 from layerstore.store.layout import PACK_THRESHOLD_BYTES
 from layerstore.store.pieces import PIECE_BYTES
 from layerstore.types import decode_path
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from layerstore._core.index import Index
     from layerstore._core.upper import UpperEntry
@@ -33,11 +33,15 @@ if TYPE_CHECKING:
     from layerstore.store.contents import ContentStore
 
 
+_METACOPY = b"trusted.overlay.metacopy"
+_REPLACED = "the container put a file of its image here while it was read; stop what runs in it, or try again"
+
+
 def entries(upper_fd: int, index: Index, contents: ContentStore) -> Iterator[Entry]:
     """The entries of the upper directory `upper_fd`, against the chain that `index` is of.
 
     contents: has the contents of the chain. What an entry's content is read from opens the file only then, so that
-    `upper_fd` must still be open; one that has become another file, or shorter, is an `OSError` (ESTALE).
+    `upper_fd` must still be open; one that has become another file is an `OSError` (ESTALE).
 
     The container may be in use (csrc/upper.h). Raises `LimitExceeded` for a path of more than 4,096 bytes,
     `CorruptError` for a damaged upper directory, `OSError`. Not for two threads at once.
@@ -51,6 +55,35 @@ def entries(upper_fd: int, index: Index, contents: ContentStore) -> Iterator[Ent
                 stored = _stored(found, index, contents)
                 entry.source = _UpperFile(upper_fd, found) if stored is None else stored
             yield entry
+
+
+def present(tree: Iterable[Entry]) -> Iterator[Entry]:
+    """A tree (layerstore/layers/whole.py) of `entries`, with each file as it is when it is asked for.
+
+    One that was replaced by another file is that one, one that was removed or has become something else is left out.
+    What an entry's content is read from can be used until the next is asked for. Raises as `entries`.
+    """
+    others: dict[bytes, bytes] = {}
+    lost: set[bytes] = set()
+    for entry in tree:
+        first = entry.link
+        if first is not None and first not in lost:
+            entry.link = others.get(first, first)
+            yield entry
+            continue
+        entry.link = None
+        if not isinstance(entry.source, _UpperFile):
+            yield entry
+            continue
+        try:
+            with entry.source.now(entry) as is_same:
+                if first is not None and is_same:
+                    lost.remove(first)
+                    others[first] = entry.path
+                yield entry
+        except _Gone:
+            if first is None:
+                lost.add(entry.path)
 
 
 def tar_pieces(upper_fd: int, index: Index, contents: ContentStore, clone: Clone | None = None) -> Iterator[Piece]:
@@ -79,7 +112,7 @@ def _write_large(
 ) -> Iterator[Piece]:
     entry = _entry(found)
     try:
-        entry.source = _stored(found, index, contents) if fd is None else _OpenFile(fd, found)
+        entry.source = _stored(found, index, contents) if fd is None else OpenFile(fd, found.size)
         content = content_of(entry, clone)
         write_header(writer, entry)
         if content is not None:
@@ -106,35 +139,6 @@ def _stored(found: UpperEntry, index: Index, contents: ContentStore) -> StoredCo
     return None if found.content is None else StoredContent(contents, index.content(found.content)[0])
 
 
-class _OpenFile:
-    """The content of a file of an upper directory that is open: what it has now, up to the size of its entry."""
-
-    def __init__(self, fd: int, found: UpperEntry) -> None:
-        self._fd = fd
-        self._found = found
-
-    def pieces(self) -> Iterator[Piece]:
-        at = 0
-        while at < self._found.size:
-            with about(self._fd):
-                piece = os.pread(self._fd, min(PIECE_BYTES, self._found.size - at), at)
-            if not piece:
-                raise _changed(self._found)
-            yield piece
-            at += len(piece)
-
-    def clone_to(self, fd: int) -> bool:
-        if not reflink.share(fd, self._fd):
-            return False
-        size = fstat(fd).st_size
-        if size < self._found.size:
-            raise _changed(self._found)
-        if size > self._found.size:
-            with about(fd):
-                os.ftruncate(fd, self._found.size)
-        return True
-
-
 class _UpperFile:
     """The content of a file of an upper directory, opened when it is read."""
 
@@ -151,22 +155,59 @@ class _UpperFile:
             return file.clone_to(fd)
 
     @contextlib.contextmanager
-    def _opened(self) -> Iterator[_OpenFile]:
+    def now(self, entry: Entry) -> Iterator[bool]:
+        """Have `entry`, of one of its names, be what is there now while this is open; says whether it is the same file.
+
+        Raises `_Gone`, `OSError`.
+        """
+        with self._at(entry.path) as fd:
+            status = fstat(fd)
+            _take_attributes(entry, fd, status)
+            entry.size = status.st_size
+            entry.source = OpenFile(fd, entry.size) if entry.size else None
+            yield self._is(status)
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[OpenFile]:
+        with self._at(self._found.path) as fd:
+            status = fstat(fd)
+            if not self._is(status) or not stat.S_ISREG(status.st_mode):
+                raise _Gone(self._found.path)
+            yield OpenFile(fd, self._found.size)
+
+    def _is(self, status: os.stat_result) -> bool:
+        return (status.st_dev, status.st_ino) == self._found.identity
+
+    @contextlib.contextmanager
+    def _at(self, path: bytes) -> Iterator[int]:
         try:
-            fd = open_inside(self._upper_fd, self._found.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            fd = open_inside(self._upper_fd, path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO):
-                raise _changed(self._found) from error
+                raise _Gone(path) from error
             raise
         try:
-            status = fstat(fd)
-            if (status.st_dev, status.st_ino) != self._found.identity:
-                raise _changed(self._found)
-            yield _OpenFile(fd, self._found)
+            yield fd
         finally:
             close_fd(fd)
 
 
-def _changed(found: UpperEntry) -> OSError:
-    why = "the container changed this file while it was read; stop what runs in it, or try again"
-    return OSError(errno.ESTALE, why, "/" + decode_path(found.path))
+class _Gone(OSError):
+    """That there is another file, or none."""
+
+    def __init__(self, path: bytes) -> None:
+        why = "the container changed this file while it was read; stop what runs in it, or try again"
+        super().__init__(errno.ESTALE, why, "/" + decode_path(path))
+
+
+def _take_attributes(entry: Entry, fd: int, status: os.stat_result) -> None:
+    """Those of what is in an entry's place now. Raises `_Gone` for what is no regular file, `OSError`."""
+    if not stat.S_ISREG(status.st_mode):
+        raise _Gone(entry.path)
+    with about(fd):
+        names = sorted(os.fsencode(name) for name in os.listxattr(fd))
+        if _METACOPY in names:  # its content is the image's, and is found by reading all of the tree again
+            raise OSError(errno.ESTALE, _REPLACED, "/" + decode_path(entry.path))
+        entry.xattrs = {name: os.getxattr(fd, name) for name in names if not is_left_out(name)}
+    entry.mode, entry.uid, entry.gid = status.st_mode, status.st_uid, status.st_gid
+    entry.mtime_ns = status.st_mtime_ns

@@ -28,11 +28,13 @@ if TYPE_CHECKING:
         def clone_to(self, fd: int) -> bool:
             """Have the empty file `fd` hold the content without copying its bytes, as far as it can.
 
-            False, and the file still empty, where file system or content do not allow that. Raises `OSError`.
+            It has another size than `Entry.size` where the file does since the entry was made. False, and the file
+            still empty, where file system or content do not allow that. Raises `OSError`.
             """
 
-    Clone: TypeAlias = Callable[[Source, int], Iterable[Piece]]
-    """Given where a content is read from and its size in bytes, gives the content, perhaps from a clone."""
+    Clone: TypeAlias = Callable[[Source, int], tuple[Iterable[Piece], int]]
+    """Given where a content is read from and its size in bytes, gives the content and its size: those of a clone, of
+    one moment, where one can be made."""
 
 
 _LEFT_OUT = (b"trusted.overlay.", b"security.selinux", b"security.ima", b"security.evm")

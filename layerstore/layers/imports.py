@@ -16,7 +16,7 @@ import time
 from layerstore._core.erofs import write_pack
 from layerstore._core.ingest import LOCATION_NONE, RECORD_BYTES, Contents, LayerIngest
 from layerstore.errors import DigestMismatch, InvalidInput
-from layerstore.layers.sources import StoredContent
+from layerstore.layers.sources import StoredContent, begun
 from layerstore.layers.streams import (
     BackgroundHash,
     Counted,
@@ -27,12 +27,13 @@ from layerstore.layers.streams import (
     read_ahead,
 )
 from layerstore.limits import DEFAULT, FREE_INDEX_BYTES, beyond
-from layerstore.naming import about, close_fd, exists
+from layerstore.naming import about, close_fd, exists, fstat
 from layerstore.store import durable, locks
 from layerstore.store.clearing import clear_tree
 from layerstore.store.db import SET_NAME
 from layerstore.store.known_blobs import KnownBlob, remember, saw
 from layerstore.store.layout import PACK_THRESHOLD_BYTES
+from layerstore.store.pieces import read_at
 from layerstore.types import DiffId, Digest, Value, chain_ids, digest_hex, hash_key
 
 TYPE_CHECKING = False
@@ -371,17 +372,27 @@ class _Clones:
         self._staging = staging
         self._count = 0
 
-    def __call__(self, source: Source, size: int) -> Iterable[Piece]:
-        """What to read the next large content from: its clone, or where none can be made the source itself."""
+    def __call__(self, source: Source, size: int) -> tuple[Iterable[Piece], int]:
+        """What to read the next large content from, and its size: its clone, or where none can be made the source
+        itself. One that has become small is in memory: the numbers are those of large ones."""
         path = f"{self._staging}/clone.{self._count}"
-        self._count += 1
         if isinstance(source, StoredContent) and source.link_to(path):
-            return _pieces_of_file(path)
-        with open(path, "xb", buffering=0, opener=functools.partial(os.open, mode=0o400)) as file:
+            self._count += 1
+            return _pieces_of_file(path), size
+        with open(path, "x+b", buffering=0, opener=functools.partial(os.open, mode=0o400)) as file:
             if source.clone_to(file.fileno()):
-                return _pieces_of_file(path)
+                size = fstat(file.fileno()).st_size
+                if size > PACK_THRESHOLD_BYTES:
+                    self._count += 1
+                    return _pieces_of_file(path), size
+                with about(path):
+                    whole = read_at(file.fileno(), size, 0)
+                os.unlink(path)
+                return (whole,), size
         os.unlink(path)
-        return source.pieces()
+        content, size = begun(source, size)
+        self._count += size > PACK_THRESHOLD_BYTES
+        return content, size
 
 
 def _pieces_of_file(path: str) -> Iterator[Piece]:

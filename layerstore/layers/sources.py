@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
+import os
+
+from layerstore.naming import about
 from layerstore.store import reflink
-from layerstore.store.pieces import PIECE_BYTES
+from layerstore.store.pieces import PIECE_BYTES, read_at
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
+    from layerstore.layers.entries import Source
     from layerstore.layers.streams import Piece
     from layerstore.store.contents import ContentStore
 
@@ -47,6 +52,47 @@ class StoredContent:
         file, _, shared = self._contents.open_place(self._digest)
         with file:
             return not shared and reflink.share(fd, file.fileno())
+
+
+class OpenFile:
+    """The content of an open file that others may write to, as the `Source` of an entry: what it has now, up to `size`
+    bytes, with zeros where it ends before that. A clone is all that it was at one moment."""
+
+    __slots__ = ("_fd", "_size")
+
+    def __init__(self, fd: int, size: int) -> None:
+        self._fd = fd
+        self._size = size
+
+    def begun(self) -> tuple[Iterable[Piece], int]:
+        """What `pieces` gives, and how much it will be: what there is, where that is one piece. Raises `OSError`."""
+        wanted = min(PIECE_BYTES, self._size)
+        with about(self._fd):
+            head = read_at(self._fd, wanted, 0)
+        if len(head) < wanted or wanted == self._size:
+            return (head,), len(head)
+        return itertools.chain((head,), self._pieces_from(wanted)), self._size
+
+    def pieces(self) -> Iterator[Piece]:
+        return self._pieces_from(0)
+
+    def _pieces_from(self, at: int) -> Iterator[Piece]:
+        while at < self._size:
+            wanted = min(PIECE_BYTES, self._size - at)
+            with about(self._fd):
+                # A program that cut it short may as well have made it as long again.
+                piece = os.pread(self._fd, wanted, at) or bytes(wanted)
+            yield piece
+            at += len(piece)
+
+    def clone_to(self, fd: int) -> bool:
+        return reflink.share(fd, self._fd)
+
+
+def begun(source: Source, size: int) -> tuple[Iterable[Piece], int]:
+    """A content of so many bytes, and how many they are: others where it is a file that has changed. Raises as
+    `Source.pieces`."""
+    return source.begun() if isinstance(source, OpenFile) else (source.pieces(), size)
 
 
 def filled(data: memoryview) -> Iterator[tuple[int, int]]:

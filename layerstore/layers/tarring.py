@@ -5,6 +5,7 @@ from __future__ import annotations
 import stat
 
 from layerstore._core.tar_writer import TarWriter
+from layerstore.layers.sources import begun
 from layerstore.store.layout import PACK_THRESHOLD_BYTES
 from layerstore.store.pieces import PIECE_BYTES
 
@@ -40,12 +41,13 @@ def tar_pieces(entries: Iterable[Entry], clone: Clone | None = None) -> Iterator
 
 
 def content_of(entry: Entry, clone: Clone | None) -> Iterable[Piece] | None:
-    """The content of a regular file, from a clone where it is large; None where it is empty."""
+    """The content of a regular file, from a clone where it is large; None where it is empty. The entry has the size of
+    that then, which is another one where the file changed."""
     if entry.source is None:
         return None
-    if clone is not None and entry.size > PACK_THRESHOLD_BYTES:
-        return clone(entry.source, entry.size)
-    return entry.source.pieces()
+    read = begun if clone is None or entry.size <= PACK_THRESHOLD_BYTES else clone
+    content, entry.size = read(entry.source, entry.size)
+    return content
 
 
 def write_header(writer: TarWriter, entry: Entry) -> None:
