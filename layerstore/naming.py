@@ -30,7 +30,7 @@ class about:
             and error.errno is not None
             and error.strerror == os.strerror(error.errno)
         ):
-            error.filename = _path_of(self._what) if isinstance(self._what, int) else os.fspath(self._what)
+            error.filename = path_of(self._what) if isinstance(self._what, int) else os.fspath(self._what)
 
 
 class starting:
@@ -83,7 +83,8 @@ def exists(path: str | os.PathLike[str]) -> bool:
     return True
 
 
-def _path_of(fd: int) -> str:
+def path_of(fd: int) -> str:
+    """Of an open file, for messages."""
     try:
         return os.readlink(f"/proc/self/fd/{fd}")
     except OSError:

@@ -138,7 +138,7 @@ def test_orphans_are_swept(store: Store, tmp_path: Path) -> None:
         root / "objects" / digits[:2] / digits[2:],
         root / "layers" / f"{digits}.index",
         root / "layers" / f"{digits}.recipe",
-        root / "layers" / ".temporary.12",
+        root / "layers" / f".{digits}.index.layerstore-0123456789ab",
         root / "chains" / f"{digits}.erofs",
         root / "blobs/sha256" / digits,
         root / "packs" / "77.pack",
@@ -213,7 +213,7 @@ CUT = (
 
 def test_what_a_killed_import_left(store: Store) -> None:
     """The staging directory of one that lives stays."""
-    left, alive = (Path(store.layout.staging, name) for name in ("left", "alive"))
+    left, alive = (Path(store.layout.staging, name) for name in ("1" * 16, "2" * 16))
     for directory in (left, alive):
         directory.mkdir()
         (directory / "clone.0").write_bytes(bytes(1 << 20))
@@ -634,3 +634,43 @@ def test_files_that_go_while_they_are_counted(store: Store, tmp_path: Path, monk
     monkeypatch.setattr(garbage, "os", SimpleNamespace(**vars(os) | {"scandir": late}))
     assert store.collect_garbage().contents == 0
     assert gone != []
+
+
+STRANGERS = (
+    *("packs/x.pack", "packs/007.pack", "packs/7.pack.bak", "packs/\u0663.pack", "packs/d.pack/in", "cold/x.cold"),
+    *("objects/note", "objects/zz/note", "objects/00/note", "objects/00/d/in", "layers/x.index", "layers/x.recipe"),
+    *("layers/d/in", "chains/x.json", "chains/x.erofs", "chains/x", "chains/d.index/in", "blobs/sha256/x"),
+    *("blobs/sha256/d/in", "containers/file", "containers/mine/file", "logs/mine", "logs/d/in", "downloads/mine"),
+    *("downloads/d/in", "staging/file", "staging/mine/in", "run/packs/x/in", "run/packs/file", "run/chains/x/in"),
+    *("run/chains/file", "run/runtime/x/in", "run/runtime/file", "digests.txt", "digests.x/in"),
+)
+
+
+def test_what_is_not_the_stores_is_left_alone(store: Store, tmp_path: Path) -> None:
+    """Files and directories of its owner, in every directory: all works, they stay, and a check tells of them."""
+    root = Path(store.layout.root)
+    load(store, tmp_path, FIRST, SECOND)
+    for name in STRANGERS:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"mine")
+    load(store, tmp_path, THIRD)
+    container = store.create("first:1", driver="extent")
+    container.write_bytes("/f", b"1")
+    container.commit("committed:1")
+    store.freeze("second:1")
+    store.thaw("second:1")
+    store.usage()
+    store.remove([container])
+    store.remove_image("x:1")
+    store.collect_garbage(derived_limit_bytes=0)
+    report = store.check()
+    assert not report.damages
+    told = {note.path for note in report.notes if note.what == "stranger"}
+    expected = {"/".join(name.split("/")[: -1 if name.endswith("/in") else None]) for name in STRANGERS}
+    expected = {name.removesuffix("/note") if "/zz/" in name else name for name in expected}
+    expected = {name.removesuffix("/file") if "/mine/" in name else name for name in expected}
+    assert told == {f"{root}/{name}" for name in expected if not name.startswith("digests")}
+    assert not store.check(repair=True).damages
+    store.prune(named=True, older_than_seconds=0)
+    assert {name for name in STRANGERS if (root / name).read_bytes() == b"mine"} == set(STRANGERS)
+    load(store, tmp_path, FIRST)

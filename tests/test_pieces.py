@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from layerstore.store.pieces import write_all, write_at
+from layerstore.store.pieces import pieces_between, write_all, write_at
 
 DATA = bytes(range(256))
 
@@ -41,3 +41,13 @@ def test_all_of_it_is_written_at_its_place(tmp_path: Path, monkeypatch: pytest.M
         write_at(file.fileno(), memoryview(DATA).cast("I"), 5)
         assert file.tell() == 0
     assert (tmp_path / "file").read_bytes() == bytes(5) + DATA
+
+
+def test_a_file_that_ends_too_soon_is_an_error_and_no_loop(tmp_path: Path) -> None:
+    with open(tmp_path / "file", "w+b", 0) as file:
+        file.write(DATA)
+        pieces = pieces_between(file.fileno(), 0, 2 << 20)
+        assert next(pieces) == DATA
+        with pytest.raises(OSError, match=r"ends at byte 256.*try again") as caught:
+            next(pieces)
+        assert caught.value.filename == str(tmp_path / "file")

@@ -18,6 +18,7 @@ from layerstore.results import CheckReport
 from layerstore.store import locks
 from layerstore.store.cold import is_cold
 from layerstore.store.layout import FIRST_COLD
+from layerstore.store.own_names import strangers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -104,6 +105,8 @@ class Check:
             check_steps(self._layout, self.findings)
             check_containers(self._layout, self._database, catalog, self.findings, self._quick)
             self._check_counters(catalog, contents)
+            for path in strangers(self._layout):
+                self.findings.note("stranger", path, "it is none of the store's files: nothing reads or removes it")
 
     def _tell_contents(self, catalog: Catalog, layers: LayersCheck, contents: ContentsCheck) -> None:
         """Damaged packs and contents, with the files that show them; and layers that lack contents."""

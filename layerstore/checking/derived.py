@@ -12,7 +12,7 @@ from layerstore.checking.hashing import read_through
 from layerstore.errors import CorruptError, Unsupported
 from layerstore.layers.index_files import open_index
 from layerstore.naming import fstat
-from layerstore.store import locks
+from layerstore.store import locks, own_names
 from layerstore.store.pieces import PIECE_BYTES
 from layerstore.store.sealed import unsealed
 from layerstore.types import ChainId, hash_key
@@ -32,7 +32,7 @@ def check_chains(
 ) -> None:
     """Merged indexes, tree images and their descriptions, but those that somebody is making."""
     endings: dict[str, set[str]] = {}
-    for name in os.listdir(layout.chains):
+    for name in own_names.own(layout.chains, own_names.CHAINS):
         digits, _, ending = name.partition(".")
         if digits:  # what is being written begins with a dot
             endings.setdefault(digits, set()).add(ending)

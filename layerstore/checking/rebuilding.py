@@ -14,7 +14,7 @@ from layerstore.checking.quarantine import Quarantine
 from layerstore.checking.reconcile import TYPES, Reconciled, near
 from layerstore.errors import Conflict, CorruptError, Unsupported
 from layerstore.naming import close_fd, exists
-from layerstore.store import durable, sums
+from layerstore.store import durable, own_names, sums
 from layerstore.store.db import Database, connect_alone, schema, tables_in
 from layerstore.store.layout import FORMAT
 from layerstore.store.locks import open_elsewhere
@@ -145,8 +145,11 @@ def keep_strangers(layout: Layout) -> None:
     finally:
         database.close()
     quarantine = Quarantine(layout)
-    for top, known in ((layout.containers, containers), (layout.logs, logs)):
-        for name in os.listdir(top) if os.path.isdir(top) else ():
+    for top, names, known in (
+        (layout.containers, own_names.CONTAINERS, containers),
+        (layout.logs, own_names.LOGS, logs),
+    ):
+        for name in own_names.own(top, names) if os.path.isdir(top) else ():
             if name not in known:
                 quarantine.take(f"{top}/{name}")
 

@@ -21,6 +21,7 @@ from layerstore.layers.index_files import open_index
 from layerstore.layers.streams import decompressed, pieces_of
 from layerstore.naming import exists
 from layerstore.oci.configs import parse_config
+from layerstore.store import own_names
 from layerstore.store.cold import LZ4, ZSTD, ColdPack
 from layerstore.store.locks import try_lock
 from layerstore.types import DiffId, Digest, chain_ids
@@ -115,11 +116,8 @@ class Reconciled:
 
     def _counters(self, rows: list[Row]) -> list[Row]:
         known: dict[str, int] = dict(rows)
-        logs = [
-            int(name[8:])
-            for name in os.listdir(self._layout.root)
-            if name.startswith("digests.") and name[8:].isdigit()
-        ]
+        names = own_names.own(self._layout.root, own_names.DIGESTS)
+        logs = [int(name[8:]) for name in names if name[8:].isdigit()]
         generation = known.get("digests_generation", -1)
         if logs and generation not in logs:
             generation = max(logs)
@@ -127,11 +125,7 @@ class Reconciled:
         path = self._layout.digests(generation)
         room = max(os.stat(path).st_size - 32, 0) // 48 if exists(path) else 0
         count = known.get("digests", room)
-        packs = [
-            int(name[:-5]) + 1
-            for name in os.listdir(self._layout.packs)
-            if name.endswith(".pack") and name[:-5].isdigit()
-        ]
+        packs = [number + 1 for number in self._numbers_of_packs()]
         cold = [number + 1 for number in self._numbers_of_cold()]
         kept = {
             "digests": count if 0 <= count <= room else room,
@@ -146,18 +140,22 @@ class Reconciled:
         from layerstore.store.contents import Pack
 
         known = {number for (number,) in rows if exists(self._layout.pack(number))} if rows else set()
-        for name in os.listdir(self._layout.packs):
-            if name.endswith(".pack") and name[:-5].isdigit() and int(name[:-5]) not in known:
+        for number in self._numbers_of_packs():
+            if number not in known:
                 try:
-                    Pack(f"{self._layout.packs}/{name}")
-                    known.add(int(name[:-5]))
+                    Pack(self._layout.pack(number))
+                    known.add(number)
                 except (CorruptError, OSError) as error:
                     reason(error)  # else it is of an import that was killed
         return sorted((number,) for number in known)
 
+    def _numbers_of_packs(self) -> list[int]:
+        names = own_names.own(self._layout.packs, own_names.PACKS)
+        return [int(name[:-5]) for name in names if name.endswith(".pack") and name[:-5].isdigit()]
+
     def _numbers_of_cold(self) -> list[int]:
-        names = os.listdir(self._layout.cold) if exists(self._layout.cold) else []
-        return [int(name[:-5]) for name in names if name.endswith(".cold") and name[:-5].isdigit()]
+        names = own_names.own(self._layout.cold, own_names.COLD) if exists(self._layout.cold) else []
+        return [int(name[:-5]) for name in names if name[:-5].isdigit()]
 
     def _cold_packs(self, rows: list[Row]) -> list[Row]:
         known = {number for (number,) in rows if exists(self._layout.cold_pack(number))}
@@ -178,11 +176,8 @@ class Reconciled:
         return sorted({(image,) for (at,) in rows if (image := near(at, images)) is not None})
 
     def _layers(self, rows: list[Row]) -> list[Row]:
-        ending = ".index"
-        files = {
-            f"sha256:{name.removesuffix(ending)}" for name in os.listdir(self._layout.layers) if name.endswith(ending)
-        }
-        files |= {f"sha256:{name[:-7]}" for name in os.listdir(self._layout.layers) if name.endswith(".recipe")}
+        names = own_names.own(self._layout.layers, own_names.LAYERS)
+        files = {f"sha256:{name.partition('.')[0]}" for name in names if not name.startswith(".")}
         self._configs = self._read_configs()
         needed = {diff_id for config in self._configs.values() for diff_id in config.diff_ids}
         known: dict[str, Row] = {mended: row for row in rows if (mended := near(row[0], files | needed)) is not None}
@@ -217,7 +212,7 @@ class Reconciled:
     def _read_configs(self) -> dict[str, ImageConfig]:
         """Of the blobs that are configs of images."""
         found = {}
-        for name in os.listdir(self._layout.blobs):
+        for name in own_names.own(self._layout.blobs, own_names.BLOBS):
             try:
                 with open(f"{self._layout.blobs}/{name}", "rb") as file:
                     found[f"sha256:{name}"] = parse_config(file.read(), f"sha256:{name}")
@@ -258,7 +253,7 @@ class Reconciled:
 
     def _image_blobs(self, rows: list[Row]) -> list[Row]:
         images = self._ids("images")
-        files = {f"sha256:{name}" for name in os.listdir(self._layout.blobs)}
+        files = {f"sha256:{name}" for name in own_names.own(self._layout.blobs, own_names.BLOBS)}
         found = {(image, image) for image in images}
         for row in rows:
             image, digest = near(row[0], images), near(row[1], files) or row[1]
@@ -273,7 +268,7 @@ class Reconciled:
         return [(name, image) for name, at in rows if (image := near(at, images)) is not None]
 
     def _logs(self, rows: list[Row]) -> list[Row]:
-        files = set(os.listdir(self._layout.logs)) if os.path.isdir(self._layout.logs) else set()
+        files = set(own_names.own(self._layout.logs, own_names.LOGS)) if os.path.isdir(self._layout.logs) else set()
         found = {near(log, files) or log for (log,) in rows}
         # What others refer to, too, and what those need.
         named = [row[9] for row in self._sound["containers"]] + [row[3] for row in self._sound["snapshots"]]
@@ -287,7 +282,8 @@ class Reconciled:
 
     def _containers(self, rows: list[Row]) -> list[Row]:
         images = {row[0]: row[1] for row in self.rows["images"]}
-        directories, logs = set(os.listdir(self._layout.containers)), self._ids("logs")
+        directories = set(own_names.own(self._layout.containers, own_names.CONTAINERS))
+        logs = self._ids("logs")
         found, names = [], set()
         for row in rows:
             image = near(row[2], images)

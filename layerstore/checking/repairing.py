@@ -22,7 +22,7 @@ from layerstore.checking.salvage import rescued, strays
 from layerstore.layers.damaged import mark
 from layerstore.layers.derived import remove_derived
 from layerstore.naming import close_fd, exists
-from layerstore.store import durable
+from layerstore.store import durable, own_names
 from layerstore.store.clearing import clear_tree
 from layerstore.store.cold import LIST, ColdPack, is_cold
 from layerstore.store.contents import Pack
@@ -280,7 +280,7 @@ class Repair:
         if not layers and not is_any:
             return
         ends = {self._catalog.images[image][0] for image in self._catalog.images_of_layers(layers)}
-        for name in os.listdir(self._layout.chains):
+        for name in own_names.own(self._layout.chains, own_names.CHAINS):
             digits, _, ending = name.partition(".")
             chain = ChainId(f"sha256:{digits}")
             if ending == "json" and (chain in ends or is_any):

@@ -17,6 +17,7 @@ from layerstore.checking.findings import reason
 from layerstore.checking.hashing import compare_object
 from layerstore.errors import CorruptError
 from layerstore.naming import fstat
+from layerstore.store import own_names
 from layerstore.store.cold import ColdPack, is_cold
 from layerstore.store.contents import SLOT, Pack
 from layerstore.store.pieces import read_at
@@ -136,13 +137,13 @@ def strays(layout: Layout, packs: Iterable[int], known: set[tuple[int, int, byte
         except (CorruptError, OSError) as error:
             reason(error)
             continue
-    for directory in sorted(os.listdir(layout.objects)):
-        for name in sorted(os.listdir(f"{layout.objects}/{directory}")):
+    for directory in sorted(own_names.own(layout.objects, own_names.OBJECT_DIRECTORIES)):
+        for name in sorted(own_names.own(f"{layout.objects}/{directory}", own_names.OBJECTS)):
             path = f"{layout.objects}/{directory}/{name}"
+            digest = bytes.fromhex(directory + name)
             try:
-                digest = bytes.fromhex(directory + name)
                 size = os.stat(path).st_size
-            except (ValueError, OSError) as error:
+            except OSError as error:
                 reason(error)
                 continue
             if (LOCATION_OBJECT, 0, digest) not in known and size and not compare_object(path, size, digest):

@@ -103,9 +103,13 @@ class Derived:
         return used - total
 
     def _units(self) -> Iterable[_Unit]:
+        from layerstore.store.own_names import CHAINS
+
         units: dict[tuple[str, bool], _Unit] = {}
         with os.scandir(self._layout.chains) as entries:
             for entry in entries:
+                if not CHAINS.fullmatch(entry.name):
+                    continue
                 # What is being written begins with a dot, under the lock of its chain; what a killed writer left, too.
                 digits, _, ending = entry.name.removeprefix(".").partition(".")
                 is_index = ending.startswith("index")

@@ -22,7 +22,7 @@ from layerstore.layers.index_files import pack_index
 from layerstore.layers.ordered import in_order
 from layerstore.naming import about, close_fd, fstat
 from layerstore.results import Frozen, Progress
-from layerstore.store import durable, locks
+from layerstore.store import durable, locks, own_names
 from layerstore.store.cold import LIST, MAX_DEPTH, WHOLE, ColdPack, is_cold
 from layerstore.store.last_use import last_use
 from layerstore.store.layout import FIRST_COLD, make_private
@@ -288,7 +288,8 @@ class Freezing:
         """Those of these chains; and tree images of all others but those that stay: one of an image that was removed
         would be of use again once that is loaded again."""
         layout = self._layout
-        described = (name for name in os.listdir(layout.chains) if name.endswith(".json"))
+        names = own_names.own(layout.chains, own_names.CHAINS)
+        described = (name for name in names if name.endswith(".json"))
         for chain in {ChainId(f"sha256:{name.removesuffix('.json')}") for name in described} - set(stay):
             remove_derived([layout.chain_description(chain), layout.chain_image(chain)])
         remove_derived(layout.chain_index(chain) for chain in chains)

@@ -31,7 +31,7 @@ from layerstore.layers.imports import clear_abandoned, clear_abandoned_cold
 from layerstore.layers.packs import bring_small_together
 from layerstore.naming import exists
 from layerstore.results import Frozen
-from layerstore.store import durable, locks
+from layerstore.store import durable, locks, own_names
 from layerstore.store.cold import LIST, ColdPack, is_cold
 from layerstore.store.contents import ContentStore, Pack
 from layerstore.store.db import UNUSED_CHAINS, Database
@@ -112,7 +112,7 @@ def _collect(layout: Layout, database: Database, contents: ContentStore, chains:
                 else:
                     path = layout.cold_pack(number - FIRST_COLD)
                     _punch(path, _dead_frames(path, alive))
-        _sweep(Path(layout.run), lambda name: not _CHAIN_LOCK.fullmatch(name))
+        _sweep(layout.run, _CHAIN_LOCK, lambda _: False)
         return len({record[:32] for record in _records(records)} - live)
 
 
@@ -158,8 +158,10 @@ def _packs_of_images(
     them there. With them the packs, and objects, of frozen images that are mounted all the same."""
     stay, pinned = set(in_use), set[int]()
     with without_mounting(layout) as attached:
-        for path in Path(layout.chains).glob("*.json"):
-            chain = ChainId(f"sha256:{path.stem}")
+        for name in own_names.own(layout.chains, own_names.CHAINS):
+            if name.startswith(".") or not name.endswith(".json"):
+                continue
+            chain = ChainId(f"sha256:{name.removesuffix('.json')}")
             try:
                 described = chains.described(chain)
                 packs = set(described.packs)
@@ -170,7 +172,7 @@ def _packs_of_images(
                 if chain in frozen:
                     pinned |= packs | ({LOCATION_OBJECT} if described.objects else set())
             elif packs - in_use or chain in frozen:
-                remove_derived([str(path), layout.chain_image(chain)])
+                remove_derived([layout.chain_description(chain), layout.chain_image(chain)])
     return stay | pinned, pinned
 
 
@@ -269,37 +271,37 @@ def _remove_files(layout: Layout, database: Database, objects: dict[str, set[str
     blobs = {digest_hex(digest) for (digest,) in db.execute("SELECT digest FROM image_blobs")}
     containers = {container for (container,) in db.execute("SELECT id FROM containers WHERE driver = 'overlay'")}
     logs = {log for (log,) in db.execute("SELECT id FROM logs")}
-    for directory in Path(layout.objects).iterdir():
-        _sweep(directory, objects.get(directory.name, set()).__contains__)
-    _sweep(Path(layout.packs), lambda name: name.split(".")[0] in packs)
+    for name in own_names.own(layout.objects, own_names.OBJECT_DIRECTORIES):
+        _sweep(f"{layout.objects}/{name}", own_names.OBJECTS, objects.get(name, set()).__contains__)
+    _sweep(layout.packs, own_names.PACKS, lambda name: name.split(".")[0] in packs)
     with locks.staging(layout):
         clear_abandoned_cold(layout, database)  # and not the one of a freeze that is under way
-    _sweep(Path(layout.layers), lambda name: name.split(".")[0] in layers)
-    _sweep(Path(layout.blobs), blobs.__contains__)
+    _sweep(layout.layers, own_names.LAYERS, lambda name: name.split(".")[0] in layers)
+    _sweep(layout.blobs, own_names.BLOBS, blobs.__contains__)
     # No pull is under way: these are of pulls that failed.
     if Path(layout.downloads).is_dir():
-        _sweep(Path(layout.downloads), lambda _: False)
+        _sweep(layout.downloads, own_names.DOWNLOADS, lambda _: False)
     if Path(layout.logs).is_dir():
         # Rows that need them may have been taken away by what is not durable yet.
         database.sync()
-        _sweep(Path(layout.logs), logs.__contains__)
-    for directory in Path(layout.containers).iterdir():
+        _sweep(layout.logs, own_names.LOGS, logs.__contains__)
+    for name in own_names.own(layout.containers, own_names.CONTAINERS):
         # Whoever removed the row may be removing it, too; he has it then.
-        if directory.name not in containers:
-            with locks.containers_to_remove(layout, [directory.name], waits=False) as is_held:
+        if name not in containers:
+            with locks.containers_to_remove(layout, [name], waits=False) as is_held:
                 if is_held:
-                    _remove_directory(directory)
-    for directory in Path(layout.runtime).iterdir():
-        if directory.name not in containers:
-            _remove_directory(directory)
+                    _remove_directory(layout.containers, name)
+    for name in own_names.own(layout.runtime, own_names.CONTAINERS):
+        if name not in containers:
+            _remove_directory(layout.runtime, name)
     if exists(layout.borrowed):
-        _sweep(Path(layout.borrowed), containers.__contains__)
+        _sweep(layout.borrowed, own_names.CONTAINERS, containers.__contains__)
 
 
-def _remove_directory(directory: Path) -> None:
+def _remove_directory(top: str, name: str) -> None:
     """What somebody has mounted in one stays, and so does the rest of that one."""
     try:
-        remove_directory(str(directory.parent), directory.name)
+        remove_directory(top, name)
     except OSError as error:
         if error.errno != errno.EBUSY:
             raise
@@ -308,13 +310,14 @@ def _remove_directory(directory: Path) -> None:
 def _sweep_chains(layout: Layout, database: Database) -> None:
     rows = database.read().execute("SELECT chain_id FROM images").fetchall()
     chains = {digest_hex(chain) for (chain,) in rows}
-    _sweep(Path(layout.chains), lambda name: name.split(".")[0] in chains)
+    _sweep(layout.chains, own_names.CHAINS, lambda name: name.split(".")[0] in chains)
 
 
-def _sweep(directory: Path, keep: Callable[[str], bool]) -> None:
-    for path in directory.iterdir():
-        if not keep(path.name):
-            path.unlink(missing_ok=True)  # a log that whoever had left it may be removing, too
+def _sweep(directory: str, names: re.Pattern[str], keep: Callable[[str], bool]) -> None:
+    """Remove the store's own files of a directory that are not kept."""
+    for name in own_names.own(directory, names):
+        if not keep(name):
+            Path(directory, name).unlink(missing_ok=True)  # a log that whoever had left it may be removing, too
 
 
 def _punch(path: str, holes: bytes) -> None:

@@ -28,7 +28,7 @@ from layerstore.layers.streams import (
 )
 from layerstore.limits import DEFAULT, FREE_INDEX_BYTES, beyond
 from layerstore.naming import about, close_fd, exists, fstat
-from layerstore.store import durable, locks
+from layerstore.store import durable, locks, own_names
 from layerstore.store.clearing import clear_tree
 from layerstore.store.db import SET_NAME
 from layerstore.store.known_blobs import KnownBlob, remember, saw
@@ -457,13 +457,12 @@ def _reserve_pack(layout: Layout, database: Database) -> tuple[int, int]:
 
 def clear_abandoned(layout: Layout, database: Database) -> None:
     """Remove the staging directories and packs of imports that were killed. Under the staging lock."""
-    for name in os.listdir(layout.staging):
+    for name in own_names.own(layout.staging, own_names.STAGING):
         directory = f"{layout.staging}/{name}"
         _if_abandoned(f"{directory}/lock", functools.partial(clear_tree, directory))
     committed = {number for (number,) in database.read().execute("SELECT number FROM packs")}
-    with os.scandir(layout.packs) as entries:
-        packs = [int(entry.name.removesuffix(".pack")) for entry in entries if entry.name.endswith(".pack")]
-    for number in packs:
+    packs = [name.removesuffix(".pack") for name in own_names.own(layout.packs, own_names.PACKS)]
+    for number in map(int, filter(str.isdigit, packs)):
         if number not in committed:
             _if_abandoned(layout.pack(number), functools.partial(_drop_pack, layout, database, number))
     clear_abandoned_cold(layout, database)
@@ -474,9 +473,9 @@ def clear_abandoned_cold(layout: Layout, database: Database) -> None:
     if not exists(layout.cold):
         return
     committed = {number for (number,) in database.read().execute("SELECT number FROM cold_packs")}
-    for name in os.listdir(layout.cold):
-        number, _, ending = name.partition(".")
-        if ending == "cold" and number.isdigit() and int(number) not in committed:
+    for name in own_names.own(layout.cold, own_names.COLD):
+        number = name.removesuffix(".cold")
+        if number.isdigit() and int(number) not in committed:
             _if_abandoned(f"{layout.cold}/{name}", functools.partial(drop_cold_pack, layout, database, int(number)))
 
 

@@ -139,7 +139,7 @@ class Mounts:
 
     def _detach_packs(self, but: set[int]) -> None:
         for name in os.listdir(self._layout.pack_mounts):
-            if int(name) not in but:
+            if name.isascii() and name.isdigit() and int(name) not in but:
                 _detach(self._pack_target(int(name)))
 
 

@@ -16,7 +16,7 @@ from layerstore._core.hashing import Hasher, blake3, hash_many
 from layerstore._core.ingest import LOCATION_NONE, LOCATION_OBJECT, RECORD_BYTES, Digests
 from layerstore.errors import RELOAD, REPAIR, CorruptError, NotFound
 from layerstore.naming import about, close_fd
-from layerstore.store import durable
+from layerstore.store import durable, own_names
 from layerstore.store.cold import (
     FRAMES_BYTES,
     LIST,
@@ -207,9 +207,9 @@ class ContentStore:
     def remove_old_logs(self) -> None:
         """Remove the logs that `replace_log` has replaced, and what it left when it was killed."""
         generation, _ = _log_state(self._database.read())
-        for name in os.listdir(self._layout.root):
+        for name in own_names.own(self._layout.root, own_names.DIGESTS):
             path = f"{self._layout.root}/{name}"
-            if name.startswith(("digests.", ".digests.")) and path != self._layout.digests(generation):
+            if path != self._layout.digests(generation):
                 os.unlink(path)
 
     def log_state(self) -> tuple[int, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 
-from layerstore.naming import about
+from layerstore.naming import about, path_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,10 +45,13 @@ def read_at(fd: int, count: int, position: int) -> bytes:
 
 
 def pieces_between(fd: int, start: int, end: int) -> Iterator[bytes]:
-    """The bytes of a file between two positions. Raises `OSError`."""
+    """The bytes of a file between two positions. Raises `OSError`, also where the file ends before."""
     while start < end:
         with about(fd):
             piece = read_at(fd, min(PIECE_BYTES, end - start), start)
+            if not piece:
+                text = f"the file ends at byte {start}, and was longer when it was begun to be read; try again"
+                raise OSError(errno.EIO, text, path_of(fd))
         start += len(piece)
         yield piece
 
