@@ -4,6 +4,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <linux/loop.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -41,8 +42,33 @@ static int is_attached(const char *name)
 	return !access(path, F_OK);
 }
 
+/* Does the kernel name the device's file as it names this one? */
+static int has_path_of(const char *name, int image_fd)
+{
+	char link[64], image[PATH_MAX], attached[PATH_MAX],
+	    path[sizeof(DEVICES "/") + 256 + sizeof("/loop/backing_file")];
+	ssize_t length, own;
+	int fd;
+
+	snprintf(link, sizeof(link), "/proc/self/fd/%d", image_fd);
+	snprintf(path, sizeof(path), DEVICES "/%s/loop/backing_file", name);
+	own = readlink(link, image, sizeof(image));
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	length = fd < 0 ? -1 : read(fd, attached, sizeof(attached));
+	if (fd >= 0)
+		close(fd);
+	return own > 0 && length == own + 1 && !memcmp(image, attached, (size_t)own);
+}
+
+/* The kernel asks the device's file what it is. May that fail without this file being it? It was looked at just now, so one on
+ * a file system that does not answer any more (FUSE or NFS whose server is gone) is another. */
+static int is_of_a_dead_file(const char *name, int image_fd, int number)
+{
+	return number != EPERM && number != EACCES && number != ENOMEM && !has_path_of(name, image_fd);
+}
+
 /* Open the device if it is the file's. Returns 1 if it is, 0 if not, -1 with errno. */
-static int open_if_of(const char *name, const struct stat *image, struct ls_loop *loop)
+static int open_if_of(const char *name, int image_fd, const struct stat *image, struct ls_loop *loop)
 {
 	struct loop_info64 info;
 
@@ -56,7 +82,12 @@ static int open_if_of(const char *name, const struct stat *image, struct ls_loop
 			return 1;
 		}
 	} else if (errno != ENXIO) {
-		return -1;
+		int cause = errno;
+
+		if (!is_of_a_dead_file(name, image_fd, cause)) {
+			errno = cause;
+			return -1;
+		}
 	}
 	close(loop->fd); /* it is another file's, or has none any more */
 	loop->fd = -1;
@@ -77,7 +108,7 @@ int ls_loop_find(int image_fd, struct ls_loop *loop, struct ls_error *err)
 		found = -1;
 	while (!found && (entry = readdir(devices)))
 		if (is_attached(entry->d_name))
-			found = open_if_of(entry->d_name, &image, loop);
+			found = open_if_of(entry->d_name, image_fd, &image, loop);
 	if (found < 0) {
 		int status = fail(err, "ask which file is attached to", loop->path);
 

@@ -15,6 +15,8 @@
 #define NAMES_BYTES 65536
 /* Directories that are open at once; a deeper tree costs opening those above again, and not the process's descriptors. */
 #define OPEN_DIRECTORIES 64
+/* How often to look a path up that renames anywhere on the machine keep the kernel from being sure of. */
+#define MAX_RACES 1024
 
 int upper_walk_fail(const struct upper_walk *walk, struct ls_error *err)
 {
@@ -395,14 +397,21 @@ static int open_again(struct upper_walk *walk, struct upper_frame *frame, struct
 	    .resolve = RESOLVE_NO_SYMLINKS | RESOLVE_BENEATH | RESOLVE_NO_XDEV,
 	};
 	char path[LS_INDEX_MAX_PATH_BYTES + 1];
+	char shown[SHOWN_SIZE];
 	struct stat status;
+	int races = 0;
 
 	walk->path_length = frame->path_length;
 	memcpy(path, walk->path, frame->path_length);
 	path[frame->path_length] = '\0';
 	do
 		frame->fd = (int)syscall(SYS_openat2, walk->frames[0].fd, path, &how, sizeof(how));
-	while (frame->fd < 0 && (errno == EAGAIN || errno == EINTR));
+	while (frame->fd < 0 && (errno == EAGAIN || errno == EINTR) && ++races < MAX_RACES);
+	if (races == MAX_RACES)
+		return ls_fail_errno(err,
+		                     "cannot open a container's \"/%s\" again, as something was renamed at each of %d "
+		                     "tries; try again when less goes on",
+		                     ls_printable(shown, sizeof(shown), walk->path, walk->path_length), MAX_RACES);
 	if (frame->fd < 0 || fstat(frame->fd, &status))
 		return upper_walk_fail(walk, err);
 	if (status.st_dev == frame->device && status.st_ino == frame->inode)

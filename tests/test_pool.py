@@ -1,5 +1,6 @@
 """Pools: a store's own XFS in a sparse file. Every test leaves no loop device and no mount (conftest.py checks too)."""
 
+import contextlib
 import errno
 import io
 import json
@@ -15,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from campaigns import logged_disk
 from images import Image, docker_files, tar_of
 from layer_model import Entry, write_tar
 from leftovers import loop_devices, mount_points
@@ -238,6 +240,14 @@ def test_killed_anywhere_while_it_is_made(root: Path) -> None:
     process.wait()
 
 
+def is_dead(path: Path) -> bool:
+    try:
+        path.stat()
+    except OSError as error:
+        return error.errno == errno.ENOTCONN
+    return False
+
+
 class TestAttaching:
     def test_many_processes_at_once(self, root: Path) -> None:
         Store(root, create=True, pool_bytes=POOL_BYTES).close()
@@ -352,6 +362,26 @@ class TestAttaching:
             assert loop is not None
             assert [Path(loop.path).name] == devices_of(root)
             loop.close()
+
+    def test_a_device_whose_file_cannot_be_asked_is_passed_over(self, tmp_path: Path) -> None:
+        """One on a file system whose server has died."""
+        served, image = tmp_path / "served", tmp_path / "image"
+        served.mkdir()
+        image.write_bytes(bytes(1 << 20))
+        with contextlib.ExitStack() as stack:
+            server = subprocess.Popen([logged_disk.built(), image, tmp_path / "log", served])
+            stack.callback(server.wait)
+            stack.callback(server.kill)
+            wait_for(lambda: os.path.ismount(served))
+            stack.callback(subprocess.run, ["umount", "-l", served], check=True)
+            device = stack.enter_context(logged_disk.loop_device(served / "disk"))
+            server.kill()
+            server.wait()
+            wait_for(lambda: is_dead(served / "disk"))  # what the kernel remembers of it is good for a second
+            file = stack.enter_context(open(image, "r+b"))
+            assert core.find_loop(file.fileno()) is None
+            with core.attach_loop(file.fileno()) as ours, core.find_loop(file.fileno()) as found:
+                assert found.path == ours.path != device
 
     def test_a_pool_whose_file_is_gone(self, root: Path) -> None:
         with pytest.raises(NotFound, match="layerstore init --pool"), Pool(str(root.parent)).attached():

@@ -986,6 +986,23 @@ class TestByHand:
         ]
         assert "4980" not in [name for name, _, _ in found]
 
+    @pytest.mark.needs_tool("strace")
+    def test_renames_that_never_end_are_an_error(self, top: Path) -> None:
+        """The kernel cannot look up a path while something on the machine is renamed, and says to try again."""
+        (top / "/".join(["d"] * 80)).mkdir(parents=True)
+        code = (
+            "import os, sys; from layerstore._core.index import Index; from layerstore._core.upper import changes\n"
+            "fd = os.open(sys.argv[1], os.O_RDONLY); index = Index(sys.stdin.buffer.read())\n"
+            "print(len(changes(index, fd)))"
+        )
+        command = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", "inject=openat2:error=EAGAIN:when=1+"]
+        command += [sys.executable, "-c", code, str(top)]
+        index = merge([Index(build_layer(write_tar([]), KEY)[0])], KEY)
+        done = subprocess.run(command, input=index, capture_output=True, timeout=20)
+        assert done.returncode
+        assert b"something was renamed at each of" in done.stderr
+        assert int(subprocess.run(command[-4:], input=index, capture_output=True, check=True).stdout) == 80
+
     def test_a_deep_tree_that_moves_while_it_is_read(self, top: Path) -> None:
         here = os.open(top, os.O_RDONLY)
         for _ in range(100):
