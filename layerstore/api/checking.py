@@ -33,6 +33,7 @@ class _Checked(Store):
 
     def _open(self, root: str, create: bool, derived_limit_bytes: int | None) -> None:
         layout = Layout(root)
+        layout.finish()
         if layout.has_parts():
             with locks.garbage_alone(layout) if self._repair else locks.garbage(layout):
                 if not check_foundation(layout, self.found, self._repair):

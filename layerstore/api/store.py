@@ -56,7 +56,7 @@ class Store:
 
     Args:
         root: the directory.
-        create: make the store if there is none.
+        create: make the store if there is none. One whose making was interrupted is finished without it, too.
         derived_limit_bytes: what merged indexes and tree images may take on disk. It is the store's from then on, for
             every process and command; where none was ever given, 4 GiB. They are made when first needed; where they
             exceed it, those that were not used for longest are removed, and made again when needed again.
@@ -99,9 +99,8 @@ class Store:
             return
         try:
             with self.pool.attached():
-                if not create and not Layout(self.pool.target).exists():
-                    raise NotFound(f"the store at {self._root} was never finished; `layerstore init` does that")
-                self._open(self.pool.target, create, derived_limit_bytes)
+                # A pool is made for nothing else, so in an empty one a store was to be made.
+                self._open(self.pool.target, create or not os.listdir(self.pool.target), derived_limit_bytes)
         except BaseException:
             self._let_go()
             raise
@@ -124,6 +123,7 @@ class Store:
         self.layout = Layout(root)
         if create and not self.layout.exists():
             self.layout.create()
+        self.layout.finish()
         self.layout.check()
         self.layout.check_database()
         self._database = Database(self.layout.database, self.layout.database_lock)

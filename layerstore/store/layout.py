@@ -177,16 +177,42 @@ class Layout:
                 if name.startswith(_UNFINISHED_FORMAT):
                     os.unlink(f"{self.root}/{name}")
             with durable.file_system(self.root) as sync:
-                for directory in (
-                    *(self.packs, self.objects, self.layers, self.chains, self.containers, self.logs, self.blobs),
-                    *(self.staging, self.runtime, self.chain_mounts, self.pack_mounts),
-                    *(f"{self.objects}/{i:02x}" for i in range(256)),
-                ):
+                for directory in self._directories():
                     make_private(directory)
                 # Files that SQLite puts beside it get its mode.
                 close_fd(os.open(self.database, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
                 sync()
             durable.write_file(self.format, FORMAT.encode())
+
+    def finish(self) -> None:
+        """Finish the making of a store that was interrupted, where nothing else is there. Raises `OSError`."""
+        if not self.exists() and self._is_half_made():
+            self.create()
+
+    def _is_half_made(self) -> bool:
+        """Whether there is what `create` leaves at some step, and nothing else: what has something in it, and no file
+        that says what it is, is a store that is damaged."""
+        made = {self.database, *self._directories(), os.path.dirname(self.blobs), self.run}
+        try:
+            names = [name for name in os.listdir(self.root) if name != "lost+found"]
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        if not names or os.stat(self.root).st_uid != os.geteuid():
+            return False
+        if exists(self.database) and os.stat(self.database).st_size:
+            return False
+        there = {f"{self.root}/{name}" for name in names if not name.startswith(_UNFINISHED_FORMAT)}
+        for path in filter(os.path.isdir, made):
+            there |= {f"{path}/{name}" for name in os.listdir(path) if path != self.run or not name.endswith(".lock")}
+        return there <= made
+
+    def _directories(self) -> tuple[str, ...]:
+        """What `create` makes, in that order."""
+        return (
+            *(self.packs, self.objects, self.layers, self.chains, self.containers, self.logs, self.blobs),
+            *(self.staging, self.runtime, self.chain_mounts, self.pack_mounts),
+            *(f"{self.objects}/{i:02x}" for i in range(256)),
+        )
 
     def has_parts(self) -> bool:
         """Whether this is, or was, a store, whatever its format file says."""
