@@ -2,8 +2,10 @@
 
 import contextlib
 import io
+import os
+import resource
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import images
@@ -11,8 +13,10 @@ import pytest
 from images import CREATED, Image, docker_files, oci_files, tar_of
 from layer_model import Entry, write_tar
 
+from layerstore import Image as ImageOfStore
 from layerstore import Store
 from layerstore.errors import Conflict, CorruptError, InvalidInput, NotFound, Unsupported
+from layerstore.store.recent import Recent
 from layerstore.types import normalise_name
 
 
@@ -325,3 +329,91 @@ def test_manifest_and_config_are_kept_as_they_were(store: Store) -> None:
     wanted = {n.removeprefix("blobs/sha256/"): d for n, d in files.items() if n.startswith("blobs") and d[:1] == b"{"}
     assert kept == wanted
     assert images.digest_of(kept[BASE.id[7:]]) == BASE.id
+
+
+class TestBesideOthers:
+    """Another process does something between the beginning of a call and its transaction."""
+
+    @contextlib.contextmanager
+    def before_the_transaction(self, store: Store, do: Callable[[Store], object]) -> Iterator[None]:
+        real = store._database.transaction
+
+        def later(**options: bool) -> contextlib.AbstractContextManager[sqlite3.Connection]:
+            with Store(store.root) as other:
+                do(other)
+            return real(**options)
+
+        store._database.transaction = later  # type: ignore[method-assign, assignment]
+        try:
+            yield
+        finally:
+            store._database.transaction = real  # type: ignore[method-assign]
+
+    def test_a_name_that_moves_takes_no_image_with_it(self, store: Store) -> None:
+        load(store, BASE, TOP)
+        with self.before_the_transaction(store, lambda other: other.tag("top:1", "base:1")):
+            assert store.remove_image("base:1") == ["Untagged: base:1"]
+        assert {image.id for image in store.images()} == {BASE.id, TOP.id}
+        assert "base:1" not in store.image("top:1").names
+
+    def test_a_tag_is_of_the_image_that_has_the_name_then(self, store: Store) -> None:
+        load(store, BASE, TOP)
+        with self.before_the_transaction(store, lambda other: other.tag("top:1", "base:1")):
+            store.tag("base:1", "new:1")
+        assert store.image("new:1").id == TOP.id
+
+    def test_a_save_has_the_name_that_the_image_was_found_by(
+        self, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        load(store, BASE)
+        found = store._find_named
+
+        def moved(name: str, least_digits: int) -> tuple[object, str | None]:
+            named = found(name, least_digits)
+            with Store(store.root) as other:
+                other.remove_image("base:1")
+            return named
+
+        store.tag("base:1", "kept:1")
+        monkeypatch.setattr(store, "_find_named", moved)
+        store.save("base:1", tmp_path / "saved.tar")
+        with Store(tmp_path / "other", create=True) as other:
+            assert other.load(tmp_path / "saved.tar")[0].names == ["base:1"]
+
+
+def test_looking_into_many_images_takes_no_more_descriptors(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each has a pack of its own."""
+    monkeypatch.setattr(store, "_looked_into", Recent(8, ImageOfStore._let_go))
+    monkeypatch.setattr(store, "_image_trees", Recent(8))
+    monkeypatch.setattr("layerstore.extents.image._OPEN_PACKS", 8)
+    for number in range(40):
+        store.load(io.BytesIO(tar_of(docker_files([Image([layer(number)], [f"i{number}:1"])]))))
+    assert len(list((store.root / "packs").glob("*.pack"))) == 40
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 30, limits[1]))
+    try:
+        for number in range(40):
+            image = store.image(f"i{number}:1")
+            assert len(image.view.read_bytes(f"/f{number}")) == 1000 * (number + 1)
+            container = store.create(image, driver="extent")
+            assert container.read_bytes(f"/f{number}") == image.view.read_bytes(f"/f{number}")
+            container.remove()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    kept = [image for image in store.images() if image._view is not None]
+    assert len(kept) == 8
+
+
+def test_a_limit_on_what_is_kept() -> None:
+    gone: list[str] = []
+    recent = Recent(2, gone.append)
+    assert recent.keep(1, "a") == "a"
+    assert recent.keep(2, "b") == "b"
+    assert recent.keep(1, "other") == "a"
+    recent.keep(3, "c")
+    assert gone == ["b"]
+    assert (recent.get(1), recent.get(2), recent.get(3)) == ("a", None, "c")
+    recent.forget(1)
+    assert gone == ["b", "a"]
+    assert recent.clear() == ["c"]
+    assert recent.get(3) is None

@@ -204,9 +204,11 @@ class Image:
 
         Raises `NotFound` when the image is gone, `InvalidInput` for one with a hard link to nothing, `CorruptError`.
         """
-        if self._view is None:
-            self._view = self._store.view(self._store._stack(self))
-        return self._view
+        view = self._view
+        if view is None:
+            view = self._view = self._store.view(self._store._stack(self))
+        self._store._looked_into.keep(self.id, self)
+        return view
 
     def _let_go(self) -> None:
         """Have it map nothing of the store any more, until it is asked again."""

@@ -17,6 +17,7 @@ from layerstore.naming import exists
 from layerstore.store.db import SET_NAME, Database
 from layerstore.store.last_use import note_use
 from layerstore.store.layout import POOL_NAME, Layout, absolute, make_private
+from layerstore.store.recent import Recent
 from layerstore.types import DiffId, ImageId, chain_id, normalise_name, parse_digest
 
 TYPE_CHECKING = False
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from layerstore.containers.forks import Forks
     from layerstore.containers.moving import Moves
     from layerstore.containers.writable import WritableContainers
-    from layerstore.extents.image import ImageTree
+    from layerstore.extents.image import ImageTree, PackFiles
     from layerstore.extents.layers import Layers
     from layerstore.layers.encoding import Compression
     from layerstore.layers.garbage import Collected
@@ -45,6 +46,11 @@ if TYPE_CHECKING:
 
     Driver: TypeAlias = Literal["overlay", "extent"]
     ProgressCallback: TypeAlias = Callable[[Progress], None]
+
+_IMAGES = 1024
+"""Whose configs stay in memory."""
+_VIEWS = 64
+"""Images whose trees stay in memory, where nobody else has them."""
 
 
 class Store:
@@ -128,7 +134,9 @@ class Store:
         self.layout.check_database()
         self._database = Database(self.layout.database, self.layout.database_lock)
         self._opened_contents: ContentStore | None = None
-        self._known_images: tuple[int, dict[str, Image]] = -1, {}
+        self._collections = -1
+        self._known_images = Recent(_IMAGES, Image._let_go)
+        self._looked_into = Recent(_VIEWS, Image._let_go)
         self._chains = Chains(self.layout, self._database, lambda: self._contents)
         self._mounts = Mounts(self.layout)
         self._containers = Containers(self.layout, self._database, self._chains, self._mounts)
@@ -142,7 +150,8 @@ class Store:
             raise
         self._opened_layers: Layers | None = None
         self._opening = _thread.allocate_lock()
-        self._image_trees: dict[ImageId, ImageTree] = {}
+        self._image_trees = Recent(_VIEWS)
+        self._image_files: PackFiles | None = None
 
     def __enter__(self) -> Store:
         return self
@@ -206,12 +215,30 @@ class Store:
         return WritableContainers(self.layout, self._database, self._opened_layers)
 
     def _image_tree(self, image: ImageId) -> ImageTree:
-        from layerstore.extents.image import ImageTree
+        from layerstore.extents.image import ImageTree, PackFiles
 
-        tree = self._image_trees.get(image)
+        self._forget_collected()
+        tree: ImageTree | None = self._image_trees.get(image)
         if tree is None:
-            tree = self._image_trees[image] = ImageTree(self._image(image).view, self._contents)
+            if self._image_files is None:
+                # Should two threads come here at once, either's will do.
+                self._image_files = PackFiles()
+            made = ImageTree(self._image(image).view, self._contents, self._image_files)
+            tree = self._image_trees.keep(image, made)
         return tree
+
+    def _forget_collected(self) -> None:
+        """Let go of what is kept of images where something was collected: one that is removed would keep its files."""
+        collections = self._database.collections()
+        if self._collections != collections:
+            self._collections = collections
+            self._forget_images()
+
+    def _forget_images(self) -> None:
+        for image in (*self._known_images.clear(), *self._looked_into.clear()):
+            image._let_go()
+        self._image_trees.clear()
+        self._image_files = None
 
     def close(self) -> None:
         """Close the database, once or more often. Mounted containers stay mounted; what was written to containers of
@@ -229,10 +256,7 @@ class Store:
     def _let_go_of_all(self) -> None:
         self._database.close()
         self._mounts.close()
-        for image in self._known_images[1].values():
-            image._let_go()
-        self._known_images = -1, {}
-        self._image_trees.clear()
+        self._forget_images()
         self._chains.close()
         self._opened_contents = None
         self._let_go()
@@ -475,9 +499,9 @@ class Store:
 
         chosen: dict[ImageId, list[str]] = {}
         for image in [images] if isinstance(images, (Image, str)) else images:
-            found = self._resolve(image)
+            found, name = (image, None) if isinstance(image, Image) else self._find_named(image, 1)
             names = chosen.setdefault(found.id, [])
-            given = found.names if isinstance(image, Image) else [_name_among(image, found.names)]
+            given = found.names if isinstance(image, Image) else [name]
             names += [name for name in given if name is not None and name not in names]
         if not chosen:
             raise InvalidInput("no image was given to save; `layerstore images` lists them")
@@ -569,6 +593,10 @@ class Store:
 
     def _find_image(self, name: str, least_digits: int) -> Image:
         """As `image`; an id without `sha256:` has at least so many digits."""
+        return self._find_named(name, least_digits)[0]
+
+    def _find_named(self, name: str, least_digits: int) -> tuple[Image, str | None]:
+        """The same, and the name that it was found by, None where that is no name of it."""
         db = self._database.read()
         digits = name.removeprefix("sha256:")
         least = 1 if name.startswith("sha256:") else least_digits
@@ -577,18 +605,19 @@ class Store:
             query = "SELECT image_id FROM image_blobs WHERE digest = ? AND digest <> image_id LIMIT 2"
             of_it = db.execute(query, (name.partition("@")[2],)).fetchall()
             if len(of_it) == 1:
-                return self._image(of_it[0][0])
+                return self._image(of_it[0][0]), None
             raise NotFound(
                 f"{'several images' if of_it else 'no image here'} came with the digest of {name!r}; "
                 "`layerstore images` lists those that are here, `layerstore pull` brings others"
             )
         if not name.startswith("sha256:"):
-            row = db.execute(query := "SELECT image_id FROM names WHERE name = ?", (name,)).fetchone()
+            query = "SELECT image_id, name FROM names WHERE name = ?"
+            row = db.execute(query, (name,)).fetchone()
             if row is None:
                 with contextlib.suppress(InvalidInput):
                     row = db.execute(query, (normalise_name(name),)).fetchone()
             if row is not None:
-                return self._image(row[0])
+                return self._image(row[0]), row[1]
         if is_id:
             low, high = f"sha256:{digits}", f"sha256:{digits}g"
             rows = db.execute("SELECT image_id FROM images WHERE image_id >= ? AND image_id < ? LIMIT 2", (low, high))
@@ -596,13 +625,13 @@ class Store:
             if len(found) > 1:
                 raise InvalidInput(f"more than one image's id begins with {digits!r}; give more digits")
             if found:
-                return self._image(found[0][0])
+                return self._image(found[0][0]), None
         raise NotFound(f"there is no image {name!r}; `layerstore images` lists them, `layerstore load` brings them in")
 
     def tag(self, image: Image | str, name: str) -> None:
         """Give the image one more name; a name that another image has moves here."""
-        found = self._resolve(image)
         with self._database.transaction() as db:
+            found = self._resolve(image)
             if db.execute("SELECT 1 FROM images WHERE image_id = ?", (found.id,)).fetchone() is None:
                 raise NotFound(f"image {found.short_id} was removed; load it again")
             db.execute(SET_NAME, (normalise_name(name), found.id))
@@ -615,13 +644,17 @@ class Store:
         then loading them again costs nothing.
         Raises `Conflict` while a container uses the image, `NotFound`.
         """
-        image = self.image(name)
         with self._database.transaction() as db:
-            return self._remove_image(db.execute, image, name, force)
+            # In here, or another process that moves the name meanwhile would lose the image that has it then.
+            image, by_name = self._find_named(name, 1)
+            done = self._remove_image(db.execute, image, name, by_name, force)
+        self._image_trees.forget(image.id)
+        return done
 
-    def _remove_image(self, execute: Callable[..., Any], image: Image, name: str, force: bool) -> list[str]:
+    def _remove_image(
+        self, execute: Callable[..., Any], image: Image, name: str, by_name: str | None, force: bool
+    ) -> list[str]:
         names = [n for (n,) in execute("SELECT name FROM names WHERE image_id = ? ORDER BY name", (image.id,))]
-        by_name = _name_among(name, names)
         if by_name is None and len(names) > 1 and not force:
             raise Conflict(f"image {name} has {len(names)} names ({', '.join(names)}); remove them, or force it")
         gone = names if by_name is None else [by_name]
@@ -926,13 +959,12 @@ class Store:
             return self._chains.derived.evict(limit_bytes)
 
     def _image(self, image_id: str) -> Image:
-        # An image never changes, so what was read of it (its config above all) serves every later use; until something
-        # was collected: one that is removed would keep its files.
-        collections = self._database.collections()
-        known = self._known_images
-        if known[0] != collections:
-            known = self._known_images = collections, {}
-        return known[1].setdefault(image_id, Image(self, ImageId(image_id)))
+        # An image never changes, so what was read of it (its config above all) serves later uses, too.
+        self._forget_collected()
+        known: Image | None = self._known_images.get(image_id)
+        if known is None:
+            known = self._known_images.keep(image_id, Image(self, ImageId(image_id)))
+        return known
 
     def _resolve(self, image: Image | str) -> Image:
         return image if isinstance(image, Image) else self.image(image)
@@ -1022,11 +1054,3 @@ class Store:
     def states(self, containers: Sequence[Container]) -> list[str]:
         """Of each: "created", "mounted" or "running"."""
         return self._containers.states([container.row for container in containers])
-
-
-def _name_among(text: str, names: Sequence[str]) -> str | None:
-    """The one of an image's names that is meant; None where the image is meant by its id."""
-    if not text.startswith("sha256:"):
-        with contextlib.suppress(InvalidInput):
-            return normalise_name(text) if normalise_name(text) in names else None
-    return None

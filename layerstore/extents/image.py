@@ -10,6 +10,7 @@ from layerstore._core.extent_io import Content
 from layerstore.extents.table import Inode
 from layerstore.layers.paths import join
 from layerstore.naming import close_fd
+from layerstore.store.recent import Recent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 ROOT = 0
 """The number of the root directory: an inode of the image has the number of its first record in the index."""
 _CACHED = 4096
+_OPEN_PACKS = 64
 
 
 class Descriptor:
@@ -32,19 +34,31 @@ class Descriptor:
         close_fd(self.fd)
 
 
+class PackFiles:
+    """The packs that contents of images were read from last, open: of all images of a store."""
+
+    def __init__(self) -> None:
+        self._files = Recent(_OPEN_PACKS)
+
+    def shared(self, path: str, file: Descriptor) -> Descriptor:
+        """The one that is kept of a pack; `file` where there is none yet."""
+        kept: Descriptor = self._files.keep(path, file)
+        return kept
+
+
 class ImageTree:
     """Inodes and names of an image. What it gives is shared: whoever changes an inode copies it first.
 
-    `index` is that of its chain, `contents` the store that has its contents. Raises `CorruptError` where the index is
-    damaged. Safe for many threads.
+    `index` is that of its chain, `contents` the store that has its contents, `files` keeps packs open. Raises
+    `CorruptError` where the index is damaged. Safe for many threads.
     """
 
-    def __init__(self, view: View, contents: ContentStore) -> None:
+    def __init__(self, view: View, contents: ContentStore, files: PackFiles) -> None:
         self.index = view.index
         self.contents = contents
         self._inodes: dict[int, Inode] = {}
         self._children: dict[tuple[int, bytes], int | None] = {}
-        self._files: dict[str, Descriptor] = {}
+        self._files = files
 
     def inode(self, number: int) -> Inode:
         """The inode of that number."""
@@ -104,5 +118,5 @@ class ImageTree:
         file = Descriptor(os.dup(opened.fileno()))
         opened.close()
         if shared:
-            file = self._files.setdefault(str(opened.name), file)
+            file = self._files.shared(str(opened.name), file)
         return file, offset, shared

@@ -1,0 +1,57 @@
+"""What was used last, kept at hand."""
+
+from __future__ import annotations
+
+import _thread
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable
+    from typing import Any
+
+
+class Recent:
+    """Values by keys, of which those that were used longest ago go where there would be more than `limit`.
+
+    Safe for many threads.
+
+    gone: called with each value that goes, and not with those of `clear`.
+    """
+
+    def __init__(self, limit: int, gone: Callable[[Any], object] = lambda _: None) -> None:
+        self._limit = limit
+        self._gone = gone
+        self._lock = _thread.allocate_lock()
+        self._values: dict[Hashable, Any] = {}
+
+    def get(self, key: Hashable) -> Any:
+        """The value, None where there is none."""
+        with self._lock:
+            value = self._values.pop(key, None)
+            if value is not None:
+                self._values[key] = value
+        return value
+
+    def keep(self, key: Hashable, value: Any) -> Any:
+        """Keep a value unless there is one; gives what is kept."""
+        gone = None
+        with self._lock:
+            kept = self._values[key] = self._values.pop(key, value)
+            if len(self._values) > self._limit:
+                gone = self._values.pop(next(iter(self._values)))
+        if gone is not None:
+            self._gone(gone)
+        return kept
+
+    def forget(self, key: Hashable) -> None:
+        """Have it go, where it is there."""
+        with self._lock:
+            gone = self._values.pop(key, None)
+        if gone is not None:
+            self._gone(gone)
+
+    def clear(self) -> list[Any]:
+        """Keep nothing; gives what was kept."""
+        with self._lock:
+            values, self._values = self._values, {}
+        return list(values.values())
