@@ -16,6 +16,7 @@ from urllib3.exceptions import HTTPError
 from layerstore.errors import DigestMismatch, RegistryError
 from layerstore.layers.streams import INPUT_BYTES
 from layerstore.naming import about, fstat, starting
+from layerstore.registry.pace import PACE_BYTES
 from layerstore.registry.transport import END_SECONDS, Transient, shown, translated
 from layerstore.store.pieces import write_at
 from layerstore.store.spool import Spool
@@ -67,7 +68,8 @@ class Download:
                 try:
                     self._fetch_rest(progress)
                 except Transient as error:
-                    failures = 1 if self._have > before else failures + 1
+                    # Whoever gives a little each time is not asked for ever.
+                    failures = 1 if self._have - before >= PACE_BYTES else failures + 1
                     self._repository.client.patience.wait(failures, error, self._stopped)
         except BaseException as error:
             self._error = error
@@ -95,7 +97,8 @@ class Download:
             at = start
             while at < size and not self._stopped.is_set():
                 try:
-                    piece = response.read(INPUT_BYTES)
+                    # What is there: of a piece that does not become whole, nothing would be kept.
+                    piece = response.read1(INPUT_BYTES)
                 except HTTPError as error:
                     raise translated(error, response.url or "") from error
                 if not piece:

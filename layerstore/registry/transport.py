@@ -25,6 +25,7 @@ from urllib3.exceptions import (
 )
 
 from layerstore.errors import InvalidInput, LimitExceeded, RegistryError
+from layerstore.registry.pace import POOLS, TooSlow
 from layerstore.registry.references import is_loopback
 
 TYPE_CHECKING = False
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 CONNECT_SECONDS = 15.0
 READ_SECONDS = 60.0
 """How long a server may be silent."""
+DOCUMENT_SECONDS = 300.0
+"""How long a document may take to come: a manifest, a config, a token."""
 END_SECONDS = 1.0
 """Waited for a thread that is to end; one that waits for a server ends when that answers."""
 _REDIRECTS = 5
@@ -142,6 +145,7 @@ class Transport:
             "maxsize": _CONNECTIONS,
         }
         self._direct = urllib3.PoolManager(**self._options)
+        self._direct.pool_classes_by_scheme = POOLS
         self._proxies: dict[str, urllib3.ProxyManager] = {}
 
     def close(self) -> None:
@@ -201,6 +205,7 @@ class Transport:
             return self._direct
         if proxy not in self._proxies:
             self._proxies[proxy] = _proxy_manager(proxy, self._options)
+            self._proxies[proxy].pool_classes_by_scheme = POOLS
         return self._proxies[proxy]
 
 
@@ -221,6 +226,9 @@ def shown(url: str) -> str:
 def translated(error: HTTPError, url: str) -> RegistryError:
     """A failure of the connection as this library's."""
     host = urlsplit(url).netloc
+    slow = next((each for each in (error.__cause__, *error.args) if isinstance(each, TooSlow)), None)
+    if slow is not None:
+        return Transient(f"{host} is too slow, and was given up: {slow}; try again when it or the network is faster")
     if isinstance(error, NameResolutionError):
         return RegistryError(f"there is no host {host} ({_cause(error)}); is the name of the image right?")
     if isinstance(error, SSLError) or isinstance(error.__cause__, ssl.SSLCertVerificationError):
@@ -251,11 +259,19 @@ def _hint(url: str) -> str:
 
 def read_body(response: Response, limit_bytes: int, what: str, url: str) -> bytes:
     """The whole body. Raises `LimitExceeded` naming `what`, `Transient`."""
+    begin = time.monotonic()
     try:
         parts, size = [], 0
         while piece := response.read(1 << 16):
             parts.append(piece)
             size += len(piece)
+            if time.monotonic() - begin > DOCUMENT_SECONDS:
+                response.close()
+                host = urlsplit(url).netloc
+                raise Transient(
+                    f"{host} is too slow, and was given up: of {what} it gave {size} bytes in "
+                    f"{DOCUMENT_SECONDS:.0f} s; try again when it or the network is faster"
+                )
             if size > limit_bytes:
                 response.close()
                 raise LimitExceeded(f"{what} has more than {limit_bytes} bytes, which are the most that is accepted")

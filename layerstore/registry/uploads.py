@@ -11,6 +11,7 @@ import itertools
 import re
 
 from layerstore.errors import DigestMismatch, LayerstoreError, RegistryError
+from layerstore.registry.pace import PACE_BYTES
 from layerstore.registry.transport import Transient, discard, failure, target_of
 from layerstore.types import sha256_digest
 
@@ -147,7 +148,7 @@ class Upload:
                 self._location = None
                 return blob
             have = self._held()
-            if have > reached:
+            if have - reached >= PACE_BYTES:
                 failures, reached = 0, have
             blob = new_blob()
             head, rest = (), iter(blob)

@@ -7,6 +7,7 @@ import json
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from images import OCI, Image, compressed, digest_of
 from registries import manifest_of
 
 from layerstore.errors import AccessDenied, DigestMismatch, InvalidInput, LimitExceeded, NotFound, RegistryError
-from layerstore.registry import transport
+from layerstore.registry import pace, transport
 
 CONFUSION = "CVE-2021-41190 (OCI distribution)"
 LEAK = "CVE-2020-15157 (containerd)"
@@ -388,6 +389,135 @@ def test_a_compressed_body(place: Place, registry: Registry) -> None:
         gzip.compress(bytes(8 << 20)),
     )
     refuses(place, registry, InvalidInput, "not JSON")
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody is waited for as long as one would."""
+    monkeypatch.setattr(pace, "PACE_SECONDS", 0.2)
+    monkeypatch.setattr(transport.Patience, "tries", 2)
+
+
+def drip(head: bytes, body: bytes) -> Callable[[Any], None]:
+    """An answer that comes a byte at a time, until two seconds are over."""
+
+    def answer(handler: Any) -> None:
+        handler.close_connection = True
+        whole = head + b"Content-Length: %d\r\n\r\n" % len(body) + body
+        begin = time.monotonic()
+        with contextlib.suppress(OSError):
+            if head.startswith(b"HTTP/1.1 200 "):
+                handler.wfile.write(whole[: -len(body)])
+                whole = body
+            for at in range(len(whole)):
+                if time.monotonic() > begin + 2:
+                    return
+                handler.wfile.write(whole[at : at + 1])
+                time.sleep(0.01)
+
+    return answer
+
+
+OK = f"HTTP/1.1 200 OK\r\nContent-Type: {OCI}.manifest.v1+json\r\n".encode()
+SLOW_HEAD = b"HTTP/1.1 418 Slow\r\n" + b"X: 1\r\n" * 40
+
+
+@case("a layer that comes a byte at a time", "given up; what came is kept")
+@pytest.mark.usefixtures("hasty")
+def test_a_slow_layer(place: Place, registry: Registry) -> None:
+    path = f"/v2/app/blobs/{digest_of(BLOB)}"
+    registry.answers[path] = drip(OK, BLOB)
+    told = refuses(place, registry, RegistryError, "is too slow, and was given up: it gave")
+    assert registry.host in told
+    assert 2 <= [asked for _, asked, _ in registry.asked].count(path) <= 3
+
+
+@case("a layer of which each answer has a byte", "given up; what came is kept")
+def test_a_layer_by_the_byte(place: Place, registry: Registry) -> None:
+    path = f"/v2/app/blobs/{digest_of(BLOB)}"
+
+    def answer(handler: Any) -> None:
+        start = int(handler.headers.get("Range", "bytes=0-")[6:-1])
+        handler.close_connection = True
+        handler.send_response_only(206 if start else 200)
+        handler.send_header("Content-Range", f"bytes {start}-{len(BLOB) - 1}/{len(BLOB)}")
+        handler.send_header("Content-Length", str(len(BLOB) - start))
+        handler.end_headers()
+        handler.wfile.write(BLOB[start : start + 1])
+
+    registry.answers[path] = answer
+    refuses(place, registry, RegistryError, "connection|ended after")
+    assert [asked for _, asked, _ in registry.asked].count(path) <= 10
+
+
+@case("a manifest that comes a byte at a time", "given up")
+@pytest.mark.usefixtures("hasty")
+def test_a_slow_manifest(place: Place, registry: Registry) -> None:
+    registry.answers["/v2/app/manifests/1"] = drip(OK, json.dumps(MANIFEST).encode())
+    refuses(place, registry, RegistryError, "is too slow, and was given up")
+
+
+@case("a config that comes a byte at a time", "given up")
+@pytest.mark.usefixtures("hasty")
+def test_a_slow_config(place: Place, registry: Registry) -> None:
+    registry.answers[f"/v2/app/blobs/{digest_of(IMAGE.config)}"] = drip(OK, IMAGE.config)
+    refuses(place, registry, RegistryError, "is too slow, and was given up")
+
+
+@case("an answer whose head comes a byte at a time", "given up")
+@pytest.mark.usefixtures("hasty")
+def test_a_slow_head(place: Place, registry: Registry) -> None:
+    registry.answers["/v2/app/manifests/1"] = drip(SLOW_HEAD, b"")
+    refuses(place, registry, RegistryError, "is too slow, and was given up")
+
+
+@case("a token that comes a byte at a time", "given up")
+@pytest.mark.usefixtures("hasty")
+def test_a_slow_token(place: Place, registry: Registry) -> None:
+    realm = f'Bearer realm="http://{registry.host}/token"'
+    registry.answers["/v2/app/manifests/1"] = 401, {"WWW-Authenticate": realm}, b""
+    registry.answers["/token?scope=repository%3Aapp%3Apull"] = drip(OK, b'{"token": "t"}' + b" " * 200)
+    refuses(place, registry, RegistryError, "is too slow, and was given up")
+
+
+def test_a_document_that_comes_too_late(place: Place, registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fast enough at each moment, and much too long."""
+    monkeypatch.setattr(transport, "DOCUMENT_SECONDS", 0.1)
+    monkeypatch.setattr(transport.Patience, "tries", 1)
+
+    def answer(handler: Any) -> None:
+        handler.close_connection = True
+        handler.send_response_only(200)
+        handler.end_headers()
+        with contextlib.suppress(OSError):
+            for _ in range(20):
+                handler.wfile.write(b" " * 65_536)
+                time.sleep(0.02)
+
+    registry.answers["/v2/app/manifests/1"] = answer
+    refuses(place, registry, RegistryError, "is too slow, and was given up: of the answer")
+
+
+@case("a registry that takes a push a byte at a time", "given up")
+@pytest.mark.usefixtures("hasty")
+@pytest.mark.parametrize("is_whole", [True, False])
+def test_a_slow_reader(is_whole: bool) -> None:
+    ended = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as server, contextlib.closing(transport.Transport()) as sending:
+
+        def read() -> None:
+            connection, _ = server.accept()
+            with connection:
+                while not ended.wait(0.01) and connection.recv(1):
+                    pass
+
+        reader = threading.Thread(target=read, daemon=True)
+        reader.start()
+        body = bytes(32 << 20) if is_whole else (bytes(1 << 20) for _ in range(32))
+        with pytest.raises(RegistryError, match="is too slow, and was given up: it took less than"):
+            sending.send("PUT", f"http://127.0.0.1:{server.getsockname()[1]}/x", {}, body)
+        ended.set()
+        reader.join()
 
 
 def test_an_honest_image_comes(place: Place, registry: Registry) -> None:
