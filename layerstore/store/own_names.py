@@ -54,6 +54,7 @@ def strangers(layout: Layout) -> list[str]:
         layout.downloads: DOWNLOADS,
         layout.staging: STAGING,
         layout.runtime: CONTAINERS,
+        layout.borrowed: CONTAINERS,
         layout.chain_mounts: CHAIN_MOUNTS,
         layout.pack_mounts: PACK_MOUNTS,
     }
