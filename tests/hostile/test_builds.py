@@ -6,15 +6,20 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import contexts
 import images
 import pytest
 import tarbytes as tb
+from exchanging import exchanging
 from hostile import Place, case, raises, tree_of
 from images import Image
 
 from layerstore import Limits, Store
+from layerstore._core.hashing import blake3
 from layerstore.building.dockerfile import parse
-from layerstore.errors import InvalidInput, LayerstoreError, LimitExceeded, NotFound
+from layerstore.errors import Conflict, InvalidInput, LayerstoreError, LimitExceeded, NotFound
+
+_ROUNDS = 100
 
 
 class Work:
@@ -139,6 +144,35 @@ def test_a_hard_link_of_an_archive(work: Work) -> None:
 def test_a_link_out_of_the_context(work: Work, target: str) -> None:
     (work.context / "link").symlink_to(target)
     work.fails(b"FROM base:1\nCOPY link /x\n", NotFound, "link is not in the build context")
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        pytest.param(step, id=step, marks=case(f"{step}, a directory of it exchanged for a link out, and back", done))
+        for step in ("COPY . /x/", "COPY d /x/d/", "ADD . /x/", "ADD d/a.tar /x/d/")
+        for done in ("it has the context's own, or is an error",)
+    ],
+)
+def test_a_directory_that_is_exchanged_while_it_is_read(work: Work, step: str) -> None:
+    directory, outside, dockerfile = work.context / "d", work.place.new_path(), work.place.new_path()
+    for path, said in ((directory, b"mine"), (outside, b"secret")):
+        path.mkdir()
+        (path / "f").write_bytes(said)
+        (path / "a.tar").write_bytes(tb.archive(tb.member(b"f", said)))
+    (work.context / "link").symlink_to(outside)
+    secrets = {blake3(b"secret"), blake3((outside / "a.tar").read_bytes())}
+    dockerfile.write_text(f"FROM base:1\n{step}\n")
+    told = []
+    with exchanging(directory, work.context / "link"):
+        for _ in range(_ROUNDS):
+            try:
+                image = work.place.store.build(work.context, dockerfile=dockerfile, no_cache=True, pull="never")
+            except (Conflict, NotFound) as error:
+                told.append(str(error))
+            else:
+                assert not secrets & {seen.digest for seen in contexts.tree_of(image).values()}
+    assert len(told) < _ROUNDS and not any("secret" in each for each in told)
 
 
 @case("COPY of ../", "refused")
