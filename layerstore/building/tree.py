@@ -179,10 +179,11 @@ class NewLayer:
         found = dict(self._put)
         for path in self._put:
             for above in directories_above(path):
-                if above and above not in found:
-                    entry = self._tree.get(above)
-                    assert entry is not None, "a directory is made before what is in it"
-                    found[above] = entry.at(above)
+                if not above or above in found:
+                    break
+                entry = self._tree.get(above)
+                assert entry is not None, "a directory is made before what is in it"
+                found[above] = entry.at(above)
         ordered = [found[path] for path in sorted(found, key=lambda path: path.split(b"/"))]
         return list(_first_names_first(ordered))
 
