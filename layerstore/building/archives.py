@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from layerstore.layers.streams import Piece
     from layerstore.limits import Limits
 
+_SHOWN = 200
 _MAGIC = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}
 
 
@@ -89,9 +90,15 @@ def opened(source: HostFile, scratch: str, name: str, limits: Limits) -> Iterato
             if plain is not None:
                 member_type = bounded_member(limits)
                 archive = stack.enter_context(tarfile.open(fileobj=plain, mode="r:", tarinfo=member_type))
-                entries = [_entry(archive, member) for member in archive if _path(member.name) or member.isdir()]
+                entries = [
+                    _entry(archive, _checked(member, limits))
+                    for member in archive
+                    if _path(member.name) or member.isdir()
+                ]
         except LayerstoreError as error:
             raise type(error)(f"{name}: {error}") from error
+        except RecursionError:  # of `tarfile`, once for each extended header
+            raise beyond(f"{name} has a thousand extended headers before one entry", limits, "extended_bytes") from None
         except DAMAGED as error:
             raise InvalidInput(f"{name} cannot be read as the archive that it begins as: {error}") from error
         yield entries
@@ -150,6 +157,13 @@ def _is_header(block: bytes) -> bool:
     except tarfile.HeaderError:
         return False
     return True
+
+
+def _checked(member: tarfile.TarInfo, limits: Limits) -> tarfile.TarInfo:
+    for name in (member.name, member.linkname):
+        if len(encode_path(name)) > limits.path_bytes:
+            raise beyond(f"{name[:_SHOWN]!r}... has {len(encode_path(name))} bytes", limits, "path_bytes")
+    return member
 
 
 def _entry(archive: tarfile.TarFile, member: tarfile.TarInfo) -> Entry:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from layerstore.layers.streams import Piece
 
+_PATH_MAX = 4096  # limits.h: of one path that the system takes, with the byte at its end
 _CAPABILITY = "security.capability"
 # Nothing waits for a writer of a FIFO, and no terminal becomes this process's.
 _TO_READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
@@ -80,13 +81,23 @@ class HostDirectory:
         Raises `Conflict` where that is not so any more, `OSError`.
         """
         try:
-            fd = open_inside(self._fd, path or ".", flags, links=False)
+            fd = self._open(encode_path(path) or b".", flags)
         except OSError as error:
             if error.errno in _EXCHANGED:
                 raise self.changed(path) from error
             raise
         try:
             yield fd
+        finally:
+            close_fd(fd)
+
+    def _open(self, path: bytes, flags: int) -> int:
+        if len(path) < _PATH_MAX:
+            return open_inside(self._fd, path, flags, links=False)
+        above, _, name = path.rpartition(b"/")
+        fd = self._open(above, os.O_PATH | os.O_DIRECTORY)
+        try:
+            return open_inside(fd, name, flags, links=False)
         finally:
             close_fd(fd)
 
