@@ -1023,6 +1023,10 @@ class TestRun:
         work.build(f"FROM base:1\nENV X=2\nRUN {show}\n", network="none")
         assert work.output.strip() == "3"
         work.fails("FROM base:1\nRUN --network=bridge true", InvalidInput, "Dockerfile:2: RUN --network=bridge")
+        told = "Dockerfile:2: RUN --network=host: this build was given no network"
+        work.fails("FROM base:1\nRUN --network=host true", InvalidInput, told, network="none")
+        (work.context / "Dockerfile").write_text(f"FROM base:1\nENV X=3\nRUN {show}\n")
+        assert "\n3\n" in Cli(work.store.root)("build", "--network", "none", "--pull", "never", work.context)
 
     def test_triggers(self, work: Workplace) -> None:
         image = work.build("FROM triggers:1\nENV X=1\n")

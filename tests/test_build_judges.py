@@ -421,7 +421,7 @@ AS_BUILDKIT = [
     "COPY dir /lnk",
 ]
 REFUSED_BY_BUILDKIT = ["COPY conflicts/ /", "COPY links/ /", "COPY files/ /", "COPY conflicts/lnk /file"]
-# Not "**sub": the end of a name is meant by it since BuildKit uses moby/patternmatcher, which is newer than this dockerd.
+# Not "**sub": it means the end of a name since BuildKit has moby/patternmatcher, which is newer than this dockerd.
 BUILDKIT_IGNORES = ["**/xsub", "stars/**/t.txt", "st**sub", "**b*", "**/*sub/**", "**\n!stars/a"]
 
 

@@ -86,15 +86,15 @@ def opened(source: HostFile, scratch: str, name: str, limits: Limits) -> Iterato
     with contextlib.ExitStack() as stack:
         try:
             plain = _decompressed(stack, source, scratch, limits)
-            entries = None
+            entries: list[Entry] | None = None
             if plain is not None:
                 member_type = bounded_member(limits)
                 archive = stack.enter_context(tarfile.open(fileobj=plain, mode="r:", tarinfo=member_type))
-                entries = [
-                    _entry(archive, _checked(member, limits))
-                    for member in archive
-                    if _path(member.name) or member.isdir()
-                ]
+                entries = []
+                while (member := archive.next()) is not None:
+                    archive.members.clear()  # type: ignore[attr-defined]  # it would keep them all
+                    if _path(member.name) or member.isdir():
+                        entries.append(_entry(archive, _checked(member, limits)))
         except LayerstoreError as error:
             raise type(error)(f"{name}: {error}") from error
         except RecursionError:  # of `tarfile`, once for each extended header

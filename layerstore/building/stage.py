@@ -300,6 +300,8 @@ class StageBuild:
         network = instruction.flag("network") or "default"
         if network not in ("default", "host", "none"):
             raise InvalidInput(f"RUN --network={network}: it is default, host or none")
+        if network == "host" and self._shop.options.network == "none":
+            raise InvalidInput("RUN --network=host: this build was given no network; build without --network none")
         shown = [self._shown_by(mount) for mount in wanted]
         digests = [None if entries is None else mounts.digest_of_bind(entries) for entries in shown]
         read = [[mount.kind, mount.values, digest] for mount, digest in zip(wanted, digests, strict=True)]
