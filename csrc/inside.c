@@ -12,11 +12,11 @@
 #define SHOWN_SIZE 320
 #define MAX_RACES 32
 
-int ls_open_inside(int root_fd, const char *path, int flags, int *fd, struct ls_error *err)
+int ls_open_inside(int root_fd, const char *path, int flags, int links, int *fd, struct ls_error *err)
 {
 	struct open_how how = {
 	    .flags = (uint64_t)(unsigned int)(flags | O_CLOEXEC),
-	    .resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS,
+	    .resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS | (links ? 0 : RESOLVE_NO_SYMLINKS),
 	};
 	char shown[SHOWN_SIZE];
 	int races = 0;

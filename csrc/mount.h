@@ -74,8 +74,9 @@ void ls_mount_features(struct ls_mount_features *features);
 int ls_syncfs(int fd, struct ls_error *err);
 
 /* Open an existing path as a process would whose root directory is `root_fd`: neither "..", nor a symbolic link of the
- * image leads out of it. `flags` as for open(2), without O_CREAT; O_CLOEXEC is added. */
-int ls_open_inside(int root_fd, const char *path, int flags, int *fd, struct ls_error *err);
+ * image leads out of it. `flags` as for open(2), without O_CREAT; O_CLOEXEC is added. Without `links` a symbolic link on
+ * the way is ELOOP; O_PATH with O_NOFOLLOW still opens the one that the path itself is. */
+int ls_open_inside(int root_fd, const char *path, int flags, int links, int *fd, struct ls_error *err);
 
 /* Start argv[0] (a path) with the given environment and descriptors 0-2, without copying this process (vfork
  * semantics). All other descriptors are taken to be close-on-exec. `private_mounts`: in a mount namespace of its

@@ -6,7 +6,9 @@ import gzip
 import json
 import os
 import random
+import shutil
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -26,9 +28,12 @@ from test_cli import Cli
 from test_containers import mounts_below
 
 from layerstore import BuildEvent, Image, Store, Volume
+from layerstore.building import hostfiles
 from layerstore.building.context import open_context
+from layerstore.building.hostfiles import HostFile
 from layerstore.errors import BuildFailed, Conflict, InvalidInput, LayerstoreError, NotFound, ProgramNotFound
 from layerstore.layers import imports
+from layerstore.store import reflink
 from layerstore.store.sealed import sealed, unsealed
 
 ROOT = Path(__file__).parent.parent
@@ -440,8 +445,6 @@ def test_damaged_archives(work: Workplace) -> None:
     work.fails("FROM base:1\nADD links.tar /", InvalidInput, "Dockerfile:2: .*hard link to /not/there")
     (work.context / "dirs.tar").write_bytes(tar_bytes({"a": "=data"}))
     work.fails("FROM base:1\nADD dirs.tar /", InvalidInput, "Dockerfile:2: .*hard link to /data, where")
-    (work.context / "top.tar").write_bytes(tar_bytes({"./": b"1"}))
-    work.fails("FROM base:1\nADD top.tar /", InvalidInput, "Dockerfile:2: .*entry './' is no directory")
     for name, members in {"itself": {"a": b"1", "./a": "=a"}, "inside": {"d/a": b"1", "d": "=d/a"}}.items():
         (work.context / f"{name}.tar").write_bytes(tar_bytes(members))
         work.fails(f"FROM base:1\nADD {name}.tar /", InvalidInput, "Dockerfile:2: .*what it is a hard link to")
@@ -449,6 +452,139 @@ def test_damaged_archives(work: Workplace) -> None:
     image = work.build("FROM base:1\nADD out.tar /to/")
     assert sorted(image.view.listdir("/to")) == ["abs", "l", "up"]
     assert text(image, "/data/in") == "3"
+
+
+# What changes while it is read
+
+
+def rewritten(path: Path, data: bytes) -> None:
+    """Other bytes in a file that says to be as it was."""
+    status = path.stat()
+    path.write_bytes(data)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+class Changing(HostFile):
+    """A file whose content is another one, of the same size and time, once its digest was asked for."""
+
+    @property
+    def digest(self) -> bytes:
+        found = super().digest
+        path = Path(self._directory.shown(self._path))
+        rewritten(path, bytes(reversed(path.read_bytes())))
+        return found
+
+
+@pytest.mark.parametrize("step", ["COPY app.py /x/", "ADD app.py /x/", "ADD plain.tar /x/", "ADD packed.tgz /x/"])
+@pytest.mark.parametrize("clones", [False, True])
+def test_what_is_copied_is_what_was_hashed(
+    work: Workplace, step: str, clones: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (work.context / "app.py").write_bytes(os.urandom(300_000))
+    for name, mode in (("plain.tar", "w"), ("packed.tgz", "w:gz")):
+        (work.context / name).write_bytes(tar_bytes({"f": os.urandom(300_000)}, mode))
+    if clones:
+        monkeypatch.setattr(reflink, "share", copied)
+    work.build(f"FROM base:1\n{step}\n")
+    monkeypatch.setattr(hostfiles, "HostFile", Changing)
+    told = "Dockerfile:2: .*was changed while it was read"
+    work.fails(f"FROM base:1\n{step}\n", Conflict, told, no_cache=True)
+
+
+def copied(fd: int, source_fd: int) -> bool:
+    """What a file system that shares contents makes of `reflink.share`."""
+    with open(f"/proc/self/fd/{source_fd}", "rb") as source, open(fd, "wb", closefd=False) as target:
+        target.write(source.read())
+    return True
+
+
+@pytest.mark.root
+@pytest.mark.kernel
+def test_what_a_bind_shows_is_what_was_hashed(work: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    step = "FROM base:1\nRUN --mount=type=bind,target=/ctx cat /ctx/app.py >/got\n"
+    assert text(work.build(step), "/got") == "print(1)"
+    monkeypatch.setattr(hostfiles, "HostFile", Changing)
+    work.fails(step, Conflict, "Dockerfile:2: .*was changed while it was read", no_cache=True)
+
+
+def test_a_file_that_grows_without_end_is_not_read_without_end(work: Workplace) -> None:
+    with open_context(str(work.context), None) as context:
+        (entry,) = context.below("app.py")
+        assert entry.source is not None
+        pieces = entry.source.pieces()
+        read = len(next(pieces))
+        with open(work.context / "app.py", "ab") as file:
+            file.write(bytes(3 << 20))
+        with pytest.raises(Conflict, match="was changed while it was read"):
+            for piece in pieces:
+                read += len(piece)
+        assert read <= entry.size
+
+
+def test_what_is_exchanged_is_an_error(work: Workplace) -> None:
+    def changes(path: str, by: Callable[[Path], object]) -> None:
+        with open_context(str(work.context), None) as context:
+            seen = context.below(context.resolve(path))
+            next(seen)
+            shutil.rmtree(work.context / "sub")
+            by(work.context / "sub")
+            with pytest.raises(Conflict, match=r"context/sub.* was changed while it was read; build again"):
+                list(seen)
+        (work.context / "sub").unlink()
+        write_context(work.context, {"sub": {"a": b"a"}})
+
+    write_context(work.context, {"private": {"a": b"1", "b": b"2"}})
+    changes("sub", lambda path: path.symlink_to("private"))
+    changes("sub", lambda path: path.symlink_to("../other"))
+    changes("sub", lambda path: path.symlink_to(work.context))
+    changes("sub", lambda path: path.write_bytes(b"a file"))
+
+
+# The Dockerfile and .dockerignore
+
+
+def test_a_dockerfile_is_looked_up_in_the_context(work: Workplace, tmp_path: Path) -> None:
+    write_context(work.context, {"files": {"D": b"FROM base:1\nCOPY other /x\n"}, "in": "/files/D", "out": "../D"})
+    (tmp_path / "D").write_bytes(b"FROM base:1\nroot:x:0:0:secret\n")
+
+    def build(name: str | Path) -> Image:
+        return work.store.build(work.context, dockerfile=work.context / name, pull="never")
+
+    assert text(build("in"), "/x") == "other"
+    for name in ("out", "nothing"):
+        with pytest.raises(NotFound) as caught:
+            build(name)
+        assert "secret" not in str(caught.value)
+    with pytest.raises(NotFound, match=r"out is a link that leads to nothing in .*context; put the file there"):
+        build("out")
+    other = tmp_path / "elsewhere"
+    other.symlink_to(work.context)
+    with pytest.raises(NotFound, match="out is a link that leads to nothing"):
+        work.store.build(other, dockerfile=work.context / "out", pull="never")
+    with pytest.raises(InvalidInput, match="unknown instruction: ROOT"):  # the caller's own path, outside of it
+        work.store.build(work.context / "sub", dockerfile=work.context / "out", pull="never")
+
+
+def test_a_dockerignore_that_is_a_link(work: Workplace) -> None:
+    write_context(work.context, {"ignored": b"app.py\n", ".dockerignore": "/ignored"})
+    work.fails("FROM base:1\nCOPY app.py /", NotFound, "app.py is not in the build context")
+    (work.context / ".dockerignore").unlink()
+    (work.context / ".dockerignore").symlink_to("../ignored-too")
+    (work.context.parent / "ignored-too").write_text("other\n")
+    work.fails("FROM base:1\nCOPY . /x", NotFound, "dockerignore is a link that leads to nothing in")
+
+
+@pytest.mark.parametrize("name", ["Dockerfile", ".dockerignore", "Dockerfile.dockerignore"])
+@pytest.mark.parametrize("kind", [stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFDIR])
+def test_a_dockerfile_or_dockerignore_that_is_no_file(work: Workplace, name: str, kind: int) -> None:
+    work.build("FROM base:1\n")
+    (work.context / name).unlink(missing_ok=True)
+    if kind == stat.S_IFDIR:
+        (work.context / name).mkdir()
+    else:
+        os.mknod(work.context / name, kind | 0o644)
+    with pytest.raises(InvalidInput, match=f"{name} is no regular file"):
+        work.store.build(work.context, pull="never")
 
 
 # COPY and ADD
@@ -887,6 +1023,10 @@ class TestRun:
         work.build(f"FROM base:1\nENV X=2\nRUN {show}\n", network="none")
         assert work.output.strip() == "3"
         work.fails("FROM base:1\nRUN --network=bridge true", InvalidInput, "Dockerfile:2: RUN --network=bridge")
+        told = "Dockerfile:2: RUN --network=host: this build was given no network"
+        work.fails("FROM base:1\nRUN --network=host true", InvalidInput, told, network="none")
+        (work.context / "Dockerfile").write_text(f"FROM base:1\nENV X=3\nRUN {show}\n")
+        assert "\n3\n" in Cli(work.store.root)("build", "--network", "none", "--pull", "never", work.context)
 
     def test_triggers(self, work: Workplace) -> None:
         image = work.build("FROM triggers:1\nENV X=1\n")

@@ -1,12 +1,16 @@
-"""The same Dockerfiles built here and by docker's classic builder: configs and trees.
+"""The same Dockerfiles built here and by docker's classic builder, some by BuildKit (dockerd's own) or buildah: configs
+and trees.
 
 Where we differ from it on purpose:
 
 - Times of directories: ours keep those that a step only puts something into; docker's are those of the step.
 - A copied file keeps its set-user-ID, as BuildKit has it; the classic builder loses it to a chown.
-- A directory is not copied over something else, nor something else over a directory: BuildKit refuses both, too.
+- A directory is not copied over something else, nor something else over a directory: BuildKit refuses both, too, and is
+  asked; buildah and the classic builder replace what is there without a word.
 - What an archive says of "./" counts for the directory that it is unpacked into, as buildah has it; docker skips it.
 - Links before the first wildcard of a source are followed, as BuildKit does, and so does buildah.
+- `**` in a source is `*`, as in BuildKit; to buildah it is any number of directories.
+- An entry of an archive without a name, or of ".", that is no directory is passed over, as by BuildKit.
 - BuildKit's rules hold where the two of docker differ and the newer one's is documented: a heredoc, --mount, --chmod.
 """
 
@@ -88,6 +92,10 @@ CONTEXT: dict[str, Any] = {
     "dot.tar": tar_bytes({"./": None, "./f": b"f"}),
     "links.tar": tar_bytes({"h": "=old", "sub/h": "=sub/b"}),
     "merge.tar": tar_bytes({"sub": None, "sub/new": b"n", "old": None, "old/inside": b"i"}),
+    "nameless.tar": tar_bytes({"": b"", "f": b"f"}),
+    "dotfile.tar": tar_bytes({".": b"content", "f": b"f"}),
+    "stars": {"xsub": {"t.txt": b"0"}, "a": {"xsub": {"t.txt": b"1"}, "b": {"xsub": {"t.txt": b"2"}}}},
+    "conflicts": {"lnk": {"f": b"f"}}, "links": {"data": "elsewhere"}, "files": {"data": b"a file"},
 }  # fmt: skip
 
 COPIES = [
@@ -256,8 +264,8 @@ class Judge:
         self.store = store
         self.count = 0
 
-    def by_docker(self, context: Path, dockerfile: str) -> dict[str, Any]:
-        """Build it; the config, and the image in our store under the name judged:N."""
+    def by_docker(self, context: Path, dockerfile: str, *, buildkit: bool = False) -> dict[str, Any]:
+        """Build it, by the classic builder or BuildKit; the config. Its name is judged:N."""
         self.count += 1
         name = f"judged:{self.count}"
         file = context.parent / "Dockerfile.docker"
@@ -265,7 +273,11 @@ class Judge:
         command = self.docker._docker("build", "-q", "--network", "none", "--force-rm", "-t", name)
         command += ["--build-arg", "GIVEN=given", "--build-arg", "HTTP_PROXY=p", "-f", str(file), str(context)]
         done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, env={"DOCKER_BUILDKIT": "0", "HOME": "/"}
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            env={"DOCKER_BUILDKIT": str(int(buildkit)), "HOME": str(context.parent)},
         )
         if done.returncode:
             raise PeerError(done.stderr)
@@ -393,6 +405,53 @@ def test_dockerignore(judge: Judge, context: Path, patterns: str) -> None:
     ignore.write_text(patterns + "\n")
     try:
         assert_same(judge, context, "FROM base:1\nCOPY . /all/\n", times=False)
+    finally:
+        ignore.unlink()
+
+
+# Where the classic builder and BuildKit differ.
+AS_BUILDKIT = [
+    "COPY stars/**/**/*sub/*.txt /o/",
+    "COPY stars/**/xsub /o/",
+    "COPY stars/a**/*sub/t.txt /o/",
+    "COPY stars/** /o/",
+    "ADD nameless.tar /data",
+    "ADD dotfile.tar /new/",
+    "COPY conflicts /data/",
+    "COPY dir /lnk",
+]
+REFUSED_BY_BUILDKIT = ["COPY conflicts/ /", "COPY links/ /", "COPY files/ /", "COPY conflicts/lnk /file"]
+# Not "**sub": it means the end of a name since BuildKit has moby/patternmatcher, which is newer than this dockerd.
+BUILDKIT_IGNORES = ["**/xsub", "stars/**/t.txt", "st**sub", "**b*", "**/*sub/**", "**\n!stars/a"]
+
+
+@pytest.mark.parametrize("body", AS_BUILDKIT)
+def test_what_buildkit_makes_of_the_same(judge: Judge, context: Path, body: str) -> None:
+    assert_as_buildkit(judge, context, f"FROM base:1\n{body}\n")
+
+
+def assert_as_buildkit(judge: Judge, context: Path, dockerfile: str) -> None:
+    """Times aside."""
+    judge.by_docker(context, dockerfile, buildkit=True)
+    both = judge.ours(context, dockerfile), judge.image_of_docker()
+    mine, other = ({path: seen._replace(seconds=None) for path, seen in tree_of(image).items()} for image in both)
+    assert mine == other
+
+
+@pytest.mark.parametrize("body", REFUSED_BY_BUILDKIT)
+def test_what_buildkit_refuses(judge: Judge, context: Path, body: str) -> None:
+    with pytest.raises(PeerError, match=r"cannot (copy to non-directory|replace to directory)"):
+        judge.by_docker(context, f"FROM base:1\n{body}\n", buildkit=True)
+    with pytest.raises(LayerstoreError, match=r"Dockerfile\.ours:2: .*(neither can take|is not a directory)"):
+        judge.ours(context, f"FROM base:1\n{body}\n")
+
+
+@pytest.mark.parametrize("patterns", BUILDKIT_IGNORES)
+def test_dockerignore_of_buildkit(judge: Judge, context: Path, patterns: str) -> None:
+    ignore = context / ".dockerignore"
+    ignore.write_text(patterns + "\n.dockerignore\n")
+    try:
+        assert_as_buildkit(judge, context, "FROM base:1\nCOPY . /all/\n")
     finally:
         ignore.unlink()
 

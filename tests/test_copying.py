@@ -1,7 +1,6 @@
 """Copies between the host and containers of both drivers, tars in and out, and the command `cp`."""
 
 import contextlib
-import ctypes
 import io
 import os
 import shutil
@@ -13,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from exchanging import exchange
 from host_tree import Dump, below, small_tree
 from images import Image, docker_files, tar_of
 from layer_model import Entry, write_tar
@@ -160,14 +160,6 @@ def test_what_is_not_there(container: Container, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError) as missing:
         container.copy_in(tmp_path, "/none/x")
     assert missing.value.filename == "/none/x"
-
-
-def exchange(first: Path, second: Path) -> None:
-    """Have two names stand for each other's file at one moment."""
-    cwd, rename_exchange = -100, 2
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.renameat2(cwd, os.fsencode(first), cwd, os.fsencode(second), rename_exchange) != 0:
-        raise OSError(ctypes.get_errno(), "renameat2", str(first))
 
 
 @pytest.mark.root

@@ -1,14 +1,18 @@
 """Reading Dockerfiles and patterns."""
 
+import itertools
+import posixpath
 import time
 from collections.abc import Callable
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from layerstore.building import patterns
 from layerstore.building.dockerfile import Dockerfile, parse
 from layerstore.building.mounts import parse_mount
-from layerstore.building.patterns import Ignored, component_regex, has_wildcards
+from layerstore.building.patterns import Ignored, component_regex, has_wildcards, without_top
 from layerstore.building.planning import plan
 from layerstore.building.scope import Scope
 from layerstore.errors import InvalidInput, LimitExceeded, NotFound
@@ -154,6 +158,9 @@ def test_wildcards() -> None:
         (["/a/", "./b", "c/../d"], ["a", "b", "d"], ["c"]),
         (["#a", "", "  e  "], ["e"], ["#a"]),
         (["a b"], ["a b"], ["a"]),
+        (["a**b"], ["ab", "a/b", "ax/y/b"], ["axb", "a/xb"]),
+        (["**.c"], ["a.c", "b/a.c", ".c"], ["a.cc"]),
+        (["**a*"], ["ab", "b/ab"], ["ba"]),
     ],
 )
 def test_dockerignore(lines: list[str], left_out: list[str], kept: list[str]) -> None:
@@ -161,6 +168,108 @@ def test_dockerignore(lines: list[str], left_out: list[str], kept: list[str]) ->
     assert [path for path in left_out if not ignored.leaves_out(path)] == []
     assert [path for path in kept if ignored.leaves_out(path)] == []
     assert not ignored.leaves_out("")
+
+
+TREE_PATHS = st.lists(st.sampled_from(["a", "b", "ab", "ba", "*a"]), min_size=1, max_size=4).map("/".join)
+PARTS = st.sampled_from(["a", "b", "*", "**", "?", "a*", "*b", "*a*b", "**a", "a**", "***", "\\*a", "[ab]", "[^a]b"])
+PATTERNS = st.lists(PARTS, min_size=1, max_size=4).map("/".join)
+
+
+def matches_in_go(pattern: str, name: str) -> bool:
+    """filepath.Match, as its documentation says it."""
+    if not pattern:
+        return not name
+    if pattern[0] == "*":
+        stems = [name[:count] for count in range(len(name) + 1) if "/" not in name[:count]]
+        return any(matches_in_go(pattern[1:], name[len(stem) :]) for stem in stems)
+    if not name:
+        return False
+    if pattern[0] == "[":
+        letters, _, rest = pattern[1:].partition("]")
+        fits = (name[0] in letters.removeprefix("^")) != letters.startswith("^") and name[0] != "/"
+        return fits and matches_in_go(rest, name[1:])
+    if pattern[0] == "?":
+        return name[0] != "/" and matches_in_go(pattern[1:], name[1:])
+    pattern = pattern.removeprefix("\\")
+    return name[0] == pattern[0] and matches_in_go(pattern[1:], name[1:])
+
+
+def is_ignored(pattern: str, path: str) -> bool:
+    """Whether a line of a .dockerignore is for a path, and not for what is above it."""
+    if pattern.startswith("**") and not set(pattern[2:]) & set("*?[]\\"):
+        return path.endswith(pattern[2:]) or f"/{path}" == pattern[2:]
+
+    def fits(pattern: str, path: str) -> bool:
+        if pattern.startswith("**"):
+            rest = pattern[2:].removeprefix("/")
+            starts = [0, *(at + 1 for at, letter in enumerate(path) if letter == "/")]
+            return not rest or any(fits(rest, path[at:]) for at in starts)
+        for count in range(len(pattern) + 1):  # up to the next "**"
+            if count == len(pattern) or (pattern.startswith("**", count) and not pattern.startswith("\\", count - 1)):
+                head, rest = pattern[:count], pattern[count:]
+                break
+        if not rest:
+            return matches_in_go(head, path)
+        ends = range(len(path) + 1)
+        return any(matches_in_go(head, path[:at]) and fits(rest, path[at:]) for at in ends)
+
+    return fits(pattern, path)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_dockerignore_against_a_model(count: int) -> None:
+    patterns = [
+        "/".join(parts) for parts in itertools.product(["a", "*", "**", "?b", "a*", "**a", "a**", "[ab]"], repeat=count)
+    ]
+    paths = ["/".join(parts) for length in (1, 2, 3) for parts in itertools.product(["a", "b", "ab"], repeat=length)]
+    for pattern in patterns:
+        ignored = Ignored([pattern], ".dockerignore")
+        for path in paths:
+            above = [path[:at] for at, letter in enumerate(path) if letter == "/"]
+            assert ignored.leaves_out(path) == any(is_ignored(pattern, each) for each in (*above, path)), (
+                pattern,
+                path,
+            )
+
+
+@given(lines=st.lists(st.tuples(st.booleans(), PATTERNS), min_size=1, max_size=4), path=TREE_PATHS)
+@settings(max_examples=300)
+def test_lines_of_a_dockerignore_against_a_model(lines: list[tuple[bool, str]], path: str) -> None:
+    out = False
+    parts = path.split("/")
+    for keeps, pattern in lines:
+        cleaned = posixpath.normpath(pattern)
+        if any(is_ignored(cleaned, "/".join(parts[:count])) for count in range(1, len(parts) + 1)):
+            out = not keeps
+    ignored = Ignored([f"!{pattern}" if keeps else pattern for keeps, pattern in lines], ".dockerignore")
+    for _ in range(2):
+        assert ignored.leaves_out(path) == out
+
+
+@given(pattern=PATTERNS, path=TREE_PATHS)
+@settings(max_examples=300)
+def test_patterns_of_copy_against_a_model(pattern: str, path: str) -> None:
+    """`**` is no more than `*`: one name, or what is left of one."""
+    top, parts = without_top(pattern)
+    parts = [*(part for part in top.split("/") if part), *parts]
+    names = path.split("/")
+    found = len(parts) == len(names) and all(
+        component_regex(part).fullmatch(name) for part, name in zip(parts, names, strict=True)
+    )
+    assert found == matches_in_go(pattern, path)
+
+
+def test_a_dockerignore_of_20000_lines() -> None:
+    shapes = ["dir{}/file", "dir{}/*.txt", "*.ext{}", "**/node{}/*.txt", "**/*.{}.txt"]
+    lines = [shapes[number % len(shapes)].format(number) for number in range(20_000)]
+    begun = time.process_time()
+    ignored = Ignored([*lines, "!**/kept"], ".dockerignore")
+    paths = [f"src/dir{number}/a.txt" for number in range(100)]
+    assert [ignored.leaves_out(path) for path in (*paths, "dir5/file/x", "a/b.9.txt", "x/node3/a.txt")][-3:] == [
+        True
+    ] * 3
+    assert not ignored.leaves_out("dir5/file/kept")
+    assert time.process_time() - begun < 5
 
 
 @pytest.mark.parametrize(("line", "message"), [("!", "no pattern after"), ("[a", "pattern")])

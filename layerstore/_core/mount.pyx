@@ -60,7 +60,7 @@ cdef extern from "mount.h" nogil:
     int ls_is_mounted(const char *path, int *mounted, ls_error *err)
     void ls_mount_features_probe "ls_mount_features"(ls_mount_features *features)
     int ls_syncfs(int fd, ls_error *err)
-    int ls_open_inside(int root_fd, const char *path, int flags, int *fd, ls_error *err)
+    int ls_open_inside(int root_fd, const char *path, int flags, int links, int *fd, ls_error *err)
     int ls_spawn_start "ls_spawn"(const ls_spawn_request *spawn, int *pid, ls_error *err)
 
 
@@ -262,17 +262,18 @@ def syncfs(int fd) -> None:
     check(status, &err)
 
 
-def open_inside(int root_fd, path, int flags) -> int:
+def open_inside(int root_fd, path, int flags, bint links=True) -> int:
     """Open an existing path as if the directory `root_fd` were the root: no link and no ".." leads out of it.
 
-    `flags` as for `os.open`; the descriptor returned is the caller's to close.
+    `flags` as for `os.open`; the descriptor returned is the caller's to close. Without `links` a symbolic link on the
+    way is an `OSError` (ELOOP); O_PATH with O_NOFOLLOW still opens the one that the path itself is.
     """
     cdef ls_error err
     cdef int status, fd = -1
     cdef bytes encoded = c_string(path)
     cdef const char *c_path = encoded
     with nogil:
-        status = ls_open_inside(root_fd, c_path, flags, &fd, &err)
+        status = ls_open_inside(root_fd, c_path, flags, links, &fd, &err)
     check(status, &err)
     return fd
 

@@ -334,7 +334,7 @@ class Store:
                 built; up to two that do not wait for each other are built at once.
             build_args: values for ARG.
             no_cache: do every step, and remember what they made in place of what was remembered.
-            network: of RUN, unless it says so itself: "host" or "none".
+            network: of RUN: "host", where it does not ask for "none", or "none", where asking for "host" is refused.
             volumes: shown to every RUN; they are in no layer and no key of the cache.
             secrets: files for `RUN --mount=type=secret,id=...`, by id.
             pull: whether images that are not in the store are brought from their registries, as by `pull`.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import contextlib
 import gzip
+import io
 import lzma
 import os
 import posixpath
@@ -25,9 +26,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import IO, Any, BinaryIO
 
+    from layerstore.building.hostfiles import HostFile
     from layerstore.layers.streams import Piece
     from layerstore.limits import Limits
 
+_SHOWN = 200
 _MAGIC = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}
 
 
@@ -48,63 +51,104 @@ class _Member:
         return False
 
 
+class _Stream(io.RawIOBase):
+    """A content that is read once, from its pieces. `taken`: bytes of it so far."""
+
+    def __init__(self, pieces: Iterator[Piece]) -> None:
+        self._pieces = pieces
+        self._rest = memoryview(b"")
+        self.taken = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        if not self._rest:
+            self._rest = memoryview(next(self._pieces, b""))
+            self.taken += len(self._rest)
+        count = min(len(buffer), len(self._rest))
+        buffer[:count] = self._rest[:count]
+        self._rest = self._rest[count:]
+        return count
+
+
 @contextlib.contextmanager
-def opened(fd: int, scratch: str, name: str, limits: Limits) -> Iterator[list[Entry] | None]:
-    """The entries of the archive that the file `fd` is, in its order; None where it is none.
+def opened(source: HostFile, scratch: str, name: str, limits: Limits) -> Iterator[list[Entry] | None]:
+    """The entries of the archive that a file is, in its order; None where it is none.
 
     Their sources can be read in the block. A link's `link` is the path that the archive says. That of the directory
-    that it is unpacked into has an empty path. `scratch` is a directory for what is decompressed, `name` is told in
-    messages. Raises `InvalidInput` where it is damaged, `LimitExceeded`, `OSError`.
+    that it is unpacked into has an empty path; an entry of that path or of no name that is no directory is passed over,
+    as by BuildKit. `scratch` is a directory for the archive as it is read from, decompressed: what is unpacked is what
+    was hashed, whatever becomes of the file meanwhile. `name` is told in messages.
+
+    Raises `InvalidInput` where it is damaged, `Conflict` where it changes, `LimitExceeded`, `OSError`.
     """
     with contextlib.ExitStack() as stack:
-        file = stack.enter_context(open(fd, "rb", closefd=False))
         try:
-            plain = _decompressed(stack, file, scratch, limits)
-            entries = None
+            plain = _decompressed(stack, source, scratch, limits)
+            entries: list[Entry] | None = None
             if plain is not None:
                 member_type = bounded_member(limits)
                 archive = stack.enter_context(tarfile.open(fileobj=plain, mode="r:", tarinfo=member_type))
-                entries = [_entry(archive, member) for member in archive]
+                entries = []
+                while (member := archive.next()) is not None:
+                    archive.members.clear()  # type: ignore[attr-defined]  # it would keep them all
+                    if _path(member.name) or member.isdir():
+                        entries.append(_entry(archive, _checked(member, limits)))
         except LayerstoreError as error:
             raise type(error)(f"{name}: {error}") from error
+        except RecursionError:  # of `tarfile`, once for each extended header
+            raise beyond(f"{name} has a thousand extended headers before one entry", limits, "extended_bytes") from None
         except DAMAGED as error:
             raise InvalidInput(f"{name} cannot be read as the archive that it begins as: {error}") from error
         yield entries
 
 
-def _decompressed(stack: contextlib.ExitStack, file: BinaryIO, scratch: str, limits: Limits) -> IO[bytes] | None:
+def _decompressed(stack: contextlib.ExitStack, source: HostFile, scratch: str, limits: Limits) -> IO[bytes] | None:
     """The archive as a seekable file at its start, or None where it is none."""
-    with about(file.fileno()):
-        head = file.read(6)
-        file.seek(0)
-    opener: Any = next((opener for magic, opener in _MAGIC.items() if head.startswith(magic)), None)
+    opener = _opener(source)
     if opener is None:
-        if not _is_header(file.read(tarfile.BLOCKSIZE)):
-            return None
-        file.seek(0)
-        return file
-    with opener(file, "rb") as stream:
-        try:
-            block = stream.read(tarfile.BLOCKSIZE)
-        except DAMAGED:
-            return None
-        except OSError as error:
-            if error.errno is None:  # the decoder's, of what is damaged
-                return None
-            raise
-        if not _is_header(block):
-            return None
-        plain = stack.enter_context(os.fdopen(os.open(scratch, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600), "w+b"))
-        plain.write(block)
+        return None
+    plain = stack.enter_context(os.fdopen(os.open(scratch, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600), "w+b"))
+    if opener is _as_it_is and source.clone_to(plain.fileno()):
+        return plain
+    file = _Stream(stack.enter_context(contextlib.closing(source.pieces())))
+    with opener(io.BufferedReader(file), "rb") as stream:
         while piece := stream.read(PIECE_BYTES):
             plain.write(piece)
             size = plain.tell()
             if size > limits.layer_bytes:
                 raise beyond("it is too large", limits, "layer_bytes")
-            if size > max(FREE_LAYER_BYTES, limits.layer_ratio * file.tell()):
-                raise beyond(f"it has {size} bytes and more in {file.tell()}", limits, "layer_ratio")
+            if size > max(FREE_LAYER_BYTES, limits.layer_ratio * file.taken):
+                raise beyond(f"it has {size} bytes and more in {file.taken}", limits, "layer_ratio")
+    while file.read(PIECE_BYTES):  # up to its end, where it is known to be what was hashed
+        pass
     plain.seek(0)
     return plain
+
+
+def _opener(source: HostFile) -> Any:
+    """What gives the plain bytes of the archive that a file is; None where it is none."""
+    with source.opened() as fd, open(fd, "rb", closefd=False) as file:
+        with about(fd):
+            head = file.read(6)
+            file.seek(0)
+        opener: Any = next((opener for magic, opener in _MAGIC.items() if head.startswith(magic)), _as_it_is)
+        with opener(file, "rb") as stream:
+            try:
+                block = stream.read(tarfile.BLOCKSIZE)
+            except DAMAGED:
+                return None
+            except OSError as error:
+                if error.errno is None:  # the decoder's, of what is damaged
+                    return None
+                raise
+        return opener if _is_header(block) else None
+
+
+@contextlib.contextmanager
+def _as_it_is(file: BinaryIO, mode: str) -> Iterator[BinaryIO]:
+    yield file
 
 
 def _is_header(block: bytes) -> bool:
@@ -115,11 +159,16 @@ def _is_header(block: bytes) -> bool:
     return True
 
 
+def _checked(member: tarfile.TarInfo, limits: Limits) -> tarfile.TarInfo:
+    for name in (member.name, member.linkname):
+        if len(encode_path(name)) > limits.path_bytes:
+            raise beyond(f"{name[:_SHOWN]!r}... has {len(encode_path(name))} bytes", limits, "path_bytes")
+    return member
+
+
 def _entry(archive: tarfile.TarFile, member: tarfile.TarInfo) -> Entry:
     entry = Entry(_path(member.name), 0, member.uid, member.gid, mtime_ns(member))
     permissions = member.mode & 0o7777
-    if not entry.path and not member.isdir():
-        raise ValueError(f"entry {member.name!r} is no directory, as what it is unpacked into has to be")
     if member.isdir():
         entry.mode = stat.S_IFDIR | permissions
     elif member.issym():

@@ -15,7 +15,7 @@ from layerstore.building.stage import StageBuild
 from layerstore.building.state import State
 from layerstore.building.workshop import Workshop
 from layerstore.errors import NotFound
-from layerstore.naming import about, starting
+from layerstore.naming import starting
 from layerstore.results import BuildEvent
 from layerstore.store import locks
 
@@ -39,7 +39,7 @@ def build(shop: Workshop, directory: str, file: str | None) -> ImageId:
     path = f"{directory.rstrip('/')}/Dockerfile" if file is None else file
     limits = shop.options.limits
     with open_context(directory, path, limits) as context:
-        dockerfile = _read(path, limits)
+        dockerfile = _read(context, path, limits)
         with locks.garbage(shop.layout):
             planned = plan(
                 dockerfile, shop.options.target, shop.options.arguments, shop.find_image,
@@ -49,12 +49,11 @@ def build(shop: Workshop, directory: str, file: str | None) -> ImageId:
                 return _Build(shop, dockerfile, context, planned).run()
 
 
-def _read(path: str, limits: Limits) -> Dockerfile:
+def _read(context: Context, path: str, limits: Limits) -> Dockerfile:
     if path == "-":
         return parse(sys.stdin.buffer.read(limits.dockerfile_bytes + 1), "Dockerfile", limits)
     try:
-        with about(path), open(path, "rb") as file:
-            return parse(file.read(limits.dockerfile_bytes + 1), os.path.basename(path), limits)
+        return parse(context.read(path), os.path.basename(path), limits)
     except FileNotFoundError:
         raise NotFound(f"there is no {path}; name the Dockerfile by -f") from None
 

@@ -9,7 +9,7 @@ import stat
 
 from layerstore._core.hashing import blake3
 from layerstore._core.sha256 import sha256
-from layerstore.building.context import HostFile
+from layerstore.building.hostfiles import HostFile
 from layerstore.building.patterns import has_wildcards
 from layerstore.errors import InvalidInput, NotFound
 from layerstore.layers.paths import join, relative_to
@@ -127,8 +127,7 @@ class Copy:
             return None
         from layerstore.building import archives
 
-        fd = stack.enter_context(source.opened())
-        return stack.enter_context(archives.opened(fd, self._scratch, item.name, self._limits))
+        return stack.enter_context(archives.opened(source, self._scratch, item.name, self._limits))
 
     def _put_tree(
         self, layer: NewLayer, tree: Tree, entries: Sequence[Entry], target: bytes, owner: tuple[int, int] | None

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from typing import Any
 
-    from layerstore.building.context import Context
+    from layerstore.layers.entries import Entry
 
 _BOOLEANS = {"": True, "true": True, "1": True, "false": False, "0": False}
 _POLL_SECONDS = 0.05
@@ -131,9 +131,9 @@ def parse_mount(text: str) -> Mount:
     return mount
 
 
-def digest_of_bind(items: list[Item]) -> str:
+def digest_of_bind(entries: list[Entry]) -> str:
     """What of a bind's files counts for the cache. Raises `OSError`."""
-    return Copy(items, "/", chown=None, chmod=None, keeps_owner=True, scratch=None).digest()
+    return Copy([Item("", entries)], "/", chown=None, chmod=None, keeps_owner=True, scratch=None).digest()
 
 
 @contextlib.contextmanager
@@ -189,10 +189,10 @@ def write_secret(mount: Mount, data: bytes, target: str, directory: str) -> Volu
     return Volume(path, target, read_only=True)
 
 
-def write_context(context: Context, source: str, directory: str) -> str:
-    """A copy of what a bind shows of the context: writing to it changes nothing there. Raises `NotFound`, `OSError`."""
+def write_context(entries: list[Entry], directory: str) -> str:
+    """A copy of what a bind shows of the context: writing to it changes nothing there. Raises `Conflict`, `OSError`."""
     target = f"{directory}/{os.urandom(8).hex()}"
-    copy_out(context.below(context.resolve(source)), target, keep_owner=True)
+    copy_out(entries, target, keep_owner=True)
     return target
 
 

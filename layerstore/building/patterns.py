@@ -1,5 +1,9 @@
 """Patterns of paths: those of COPY and ADD (Go's filepath.Match, https://pkg.go.dev/path/filepath#Match) and those of
-.dockerignore (https://docs.docker.com/build/concepts/context/, "Pattern syntax")."""
+.dockerignore (https://docs.docker.com/build/concepts/context/, "Pattern syntax").
+
+What `**` is differs: in a .dockerignore any number of directories; in COPY and ADD one `*` after another, which is one,
+as BuildKit has it. (buildah has it be any number of directories there, too.)
+"""
 
 from __future__ import annotations
 
@@ -55,20 +59,29 @@ _FEW_WILDCARDS = 2
 
 
 class _PathPattern:
-    """A pattern of whole paths, in which `**` is any number of directories. Raises `InvalidInput`."""
+    """A pattern of whole paths, in which `**` is any number of directories: at its end with what is in the last one,
+    before letters alone ("**.txt") with the beginning of a name. Raises `InvalidInput`."""
 
     def __init__(self, pattern: str) -> None:
-        self._tokens = list(_tokens(pattern, stars=True))
+        self._pattern = pattern
+        self._tokens: list[tuple[int, str]] = []
         self._regex: re.Pattern[str] | None = None
         self._letters: dict[str, re.Pattern[str]] = {}
-        # What `re` needs grows with the length of a path to the power of the wildcards.
-        if sum(kind != _LETTER for kind, _ in self._tokens) <= _FEW_WILDCARDS:
-            self._regex = re.compile("".join(_REGEX.get(kind) or letter for kind, letter in self._tokens), re.DOTALL)
-        else:
-            self._letters = {letter: re.compile(letter, re.DOTALL) for kind, letter in self._tokens if kind == _LETTER}
+        letters = re.split(r"[*?\[\]\\]", pattern)
+        self._head = letters[0]
+        self.tail = letters[-1].removeprefix("/")  # which a "**" before it is the end of
+        """Letters that every path ends with that it matches."""
+        self.top = self._head.partition("/")[0] if "/" in self._head else ""
+        """The first name of every path that it matches; "" where that may be more than one."""
+        if "[" in pattern or "\\" in pattern:
+            self._compile()
 
     def matches(self, path: str) -> bool:
         """Whether it is all of a path."""
+        if not path.startswith(self._head):
+            return False
+        if not self._tokens:
+            self._compile()
         if self._regex is not None:
             return self._regex.fullmatch(path) is not None
         # The places that are reached, as bits of one number: each token moves all of them at once.
@@ -92,9 +105,22 @@ class _PathPattern:
                 return False
         return bool(reached >> len(path) & 1)
 
+    def _compile(self) -> None:
+        self._tokens = list(_tokens(self._pattern, stars=True))
+        # What `re` needs grows with the length of a path to the power of the wildcards.
+        if sum(kind != _LETTER for kind, _ in self._tokens) <= _FEW_WILDCARDS:
+            self._regex = re.compile("".join(_REGEX.get(kind) or letter for kind, letter in self._tokens), re.DOTALL)
+        else:
+            self._letters = {letter: re.compile(letter, re.DOTALL) for kind, letter in self._tokens if kind == _LETTER}
+
 
 def _bits(places: Iterable[int]) -> int:
     return functools.reduce(int.__or__, (1 << place for place in places), 0)
+
+
+def _is_special(pattern: str) -> bool:
+    """Whether anything in it is not a letter that stands for itself."""
+    return any(letter in pattern for letter in "*?[]\\")
 
 
 def _tokens(pattern: str, *, stars: bool) -> Iterator[tuple[int, str]]:
@@ -103,12 +129,10 @@ def _tokens(pattern: str, *, stars: bool) -> Iterator[tuple[int, str]]:
     while at < len(pattern):
         letter = pattern[at]
         if stars and pattern.startswith("**", at):
-            at += 2
-            if pattern.startswith("/", at):
-                at += 1
-                yield _DIRECTORIES, ""
-            else:
-                yield _EVERYTHING, ""
+            rest = pattern[at + 2 :]
+            ends_a_name = not at and not rest.startswith("/") and not _is_special(rest)
+            at += 2 + rest.startswith("/")
+            yield (_EVERYTHING if ends_a_name or at == len(pattern) else _DIRECTORIES), ""
             continue
         if letter == "[":
             part, at = _class(pattern, at)
@@ -161,7 +185,11 @@ class Ignored:
 
     def __init__(self, lines: Iterable[str], name: str) -> None:
         """`name` begins the messages. Raises `InvalidInput`."""
-        self._patterns: list[tuple[bool, _PathPattern]] = []
+        self._keeps: list[bool] = []  # of each pattern
+        self._paths: dict[str, int] = {}  # patterns that are paths, and the last place where each stands
+        # The others, by what a path has to begin and end with: of many patterns few are tried then.
+        self._wild: dict[tuple[str, str], list[tuple[int, _PathPattern]]] = {}
+        self._last: dict[str, int] = {"": -1}  # of directories: the last pattern that matches one or what is above it
         for number, line in enumerate(lines, 1):
             pattern = line.strip()
             if number == 1:
@@ -176,24 +204,48 @@ class Ignored:
             if not pattern:
                 continue
             try:
-                path_pattern = _PathPattern(pattern)
+                if _is_special(pattern):
+                    wild = _PathPattern(pattern)
+                    self._wild.setdefault((wild.top, wild.tail), []).append((len(self._keeps), wild))
+                else:
+                    self._paths[pattern] = len(self._keeps)
             except InvalidInput as error:
                 raise InvalidInput(f"{name}:{number}: {error}") from None
-            self._patterns.append((keeps, path_pattern))
-        self.keeps_some = any(keeps for keeps, _ in self._patterns)
+            self._keeps.append(keeps)
+        self._tail_lengths = {len(tail) for _, tail in self._wild}
+        self.keeps_some = any(self._keeps)
         """Whether something may be kept in a directory that is left out."""
 
     def __bool__(self) -> bool:
-        return bool(self._patterns)
+        return bool(self._keeps)
 
     def leaves_out(self, path: str) -> bool:
         """Whether a path of the context (relative, clean) is left out."""
         if not path:
             return False
-        parts = path.split("/")
-        prefixes = ["/".join(parts[:count]) for count in range(len(parts), 0, -1)]
-        out = False
-        for keeps, pattern in self._patterns:
-            if keeps == out and any(pattern.matches(prefix) for prefix in prefixes):
-                out = not keeps
-        return out
+        below = []  # the path, and what is above it of which nothing is known
+        above = path
+        while above not in self._last:
+            below.append(above)
+            above = posixpath.dirname(above)
+        last = self._last[above]
+        for at in reversed(below):
+            last = self._match(at, last)
+            if at != path:
+                self._last[at] = last
+        return last >= 0 and not self._keeps[last]
+
+    def _match(self, path: str, last: int) -> int:
+        """The last pattern that matches a path, if it is after `last`; or else that."""
+        last = max(last, self._paths.get(path, -1))
+        top = path.partition("/")[0]
+        for length in self._tail_lengths:
+            tail = path[len(path) - length :] if length <= len(path) else None
+            for key in ("", tail), (top, tail):
+                for number, pattern in reversed(self._wild.get(key, ())):  # type: ignore[arg-type]
+                    if number <= last:
+                        break
+                    if pattern.matches(path):
+                        last = number
+                        break
+        return last

@@ -300,10 +300,15 @@ class StageBuild:
         network = instruction.flag("network") or "default"
         if network not in ("default", "host", "none"):
             raise InvalidInput(f"RUN --network={network}: it is default, host or none")
-        read = [[mount.kind, mount.values, self._digest_of(mount)] for mount in wanted]
+        if network == "host" and self._shop.options.network == "none":
+            raise InvalidInput("RUN --network=host: this build was given no network; build without --network none")
+        shown = [self._shown_by(mount) for mount in wanted]
+        digests = [None if entries is None else mounts.digest_of_bind(entries) for entries in shown]
+        read = [[mount.kind, mount.values, digest] for mount, digest in zip(wanted, digests, strict=True)]
 
         def make() -> DiffId:
-            return self._run_and_keep(args, [*proxies, *given], network, wanted, script)
+            mounted = list(zip(wanted, shown, strict=True))
+            return self._run_and_keep(args, [*proxies, *given], network, mounted, script)
 
         said = args if script is None else [script.content]
         seen = [changes.config.get(field) for field in _SEEN_BY_RUN]
@@ -330,22 +335,20 @@ class StageBuild:
         shell = list(self._state.changes.config.get("Shell") or ("/bin/sh", "-c"))
         return [*shell, text], None
 
-    def _digest_of(self, mount: Mount) -> str | None:
-        """Of what a bind shows; nothing else that is mounted counts."""
-        from layerstore.building import mounts
-
+    def _shown_by(self, mount: Mount) -> list[Entry] | None:
+        """What a bind shows; None of another mount, of which nothing counts for the cache."""
         if mount.kind != "bind":
             return None
         source = mount.values.get("from")
         files = self._context if not source else self._files_of(source)
-        return mounts.digest_of_bind([Item("", list(files.below(files.resolve(mount.source))))])
+        return list(files.below(files.resolve(mount.source)))
 
     def _run_and_keep(
         self,
         args: Sequence[str],
         env: Sequence[str],
         network: str,
-        wanted: Sequence[Mount],
+        wanted: Sequence[tuple[Mount, list[Entry] | None]],
         script: _Script | None,
     ) -> DiffId:
         """Run it, and make a layer of what it changed."""
@@ -377,9 +380,10 @@ class StageBuild:
             return self._staged.add_tar(lambda clone: upper.tar_pieces(fd, index, contents, clone))
 
     def _mounts(
-        self, stack: contextlib.ExitStack, wanted: Sequence[Mount]
+        self, stack: contextlib.ExitStack, wanted: Sequence[tuple[Mount, list[Entry] | None]]
     ) -> tuple[list[Volume], list[dict[str, object]], list[str]]:
-        """What --mount asks for: volumes, mounts of the runtime's config, environment variables."""
+        """What --mount asks for, each with what it shows if it is a bind: volumes, mounts of the runtime's config,
+        environment variables."""
         from layerstore.building import mounts
 
         shop = self._shop
@@ -387,7 +391,7 @@ class StageBuild:
         volumes: list[Volume] = []
         others: list[dict[str, object]] = []
         variables: list[str] = []
-        for mount in wanted:
+        for mount, shown in wanted:
             target = self._absolute(mount.target).rstrip("/")
             if not target:
                 raise InvalidInput(f"--mount: target={mount.target}: a mount cannot cover the root directory")
@@ -403,18 +407,18 @@ class StageBuild:
                     memory = stack.enter_context(shop.leftovers.temporary(in_memory=True))
                     volumes.append(mounts.write_secret(mount, data, target, memory))
             else:
-                place = self._bind_source(stack, mount)
+                place = self._bind_source(stack, mount, shown or [])
                 volumes.append(Volume(place, target, mount.is_read_only))
         return volumes, others, variables
 
-    def _bind_source(self, stack: contextlib.ExitStack, mount: Mount) -> str:
+    def _bind_source(self, stack: contextlib.ExitStack, mount: Mount, shown: list[Entry]) -> str:
         """Where on the host what a bind shows is; what is written there is lost."""
         from layerstore.building import mounts
 
         shop = self._shop
         source = mount.values.get("from")
         if not source:
-            return mounts.write_context(self._context, mount.source, stack.enter_context(shop.leftovers.temporary()))
+            return mounts.write_context(shown, stack.enter_context(shop.leftovers.temporary()))
         stage = self._stage_of(source)
         if stage is None:
             config = self._image_read(source)

@@ -11,6 +11,7 @@ from layerstore.errors import InvalidInput, LimitExceeded, NotFound
 from layerstore.layers.entries import Entry
 from layerstore.layers.paths import MAX_LINKS, directories_above, join, names_of, parent_of, path_error
 from layerstore.layers.whole import stored_entry, whole
+from layerstore.limits import DEFAULT, beyond
 from layerstore.types import decode_path, encode_path
 
 TYPE_CHECKING = False
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from layerstore._core.index import Index
     from layerstore.store.contents import ContentStore
 
+_SHOWN = 200
 _NEW_DIRECTORY_MODE = stat.S_IFDIR | 0o755
 
 
@@ -74,9 +76,12 @@ class Tree:
         return reached
 
     def place_for(self, path: str) -> bytes:
-        """As `follow`, for what is to be put there. Raises `InvalidInput`."""
+        """As `follow`, for what is to be put there. Raises `InvalidInput`, `LimitExceeded`."""
+        spelled = encode_path(path)
+        if len(spelled) > DEFAULT.path_bytes:  # all directories of it would be made before a layer refuses it
+            raise beyond(f"{path[:_SHOWN]}... of the image has {len(spelled)} bytes", DEFAULT, "path_bytes")
         try:
-            return self.follow(encode_path(path))
+            return self.follow(spelled)
         except OSError as error:
             raise InvalidInput(f"{path} of the image: {os.strerror(error.errno or 0)}") from None
 
@@ -179,10 +184,11 @@ class NewLayer:
         found = dict(self._put)
         for path in self._put:
             for above in directories_above(path):
-                if above and above not in found:
-                    entry = self._tree.get(above)
-                    assert entry is not None, "a directory is made before what is in it"
-                    found[above] = entry.at(above)
+                if not above or above in found:
+                    break
+                entry = self._tree.get(above)
+                assert entry is not None, "a directory is made before what is in it"
+                found[above] = entry.at(above)
         ordered = [found[path] for path in sorted(found, key=lambda path: path.split(b"/"))]
         return list(_first_names_first(ordered))
 

@@ -32,7 +32,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="a value for an ARG; without V, this program's",
     )
     parser.add_argument("--no-cache", action="store_true", help="do every step")
-    parser.add_argument("--network", choices=("host", "none"), default="host", help="of RUN: the host's, or none")
+    parser.add_argument(
+        "--network", choices=("host", "none"), default="host", help="of RUN: the host's, or none at all"
+    )
     parser.add_argument(
         "-v",
         "--volume",

@@ -59,10 +59,10 @@ def _tokens(pattern: str, stars: bool) -> tuple[tuple[str, object], ...]:
     while at < len(pattern):
         letter = pattern[at]
         if stars and pattern.startswith("**", at):
-            at += 2
-            directories = pattern.startswith("/", at)
-            at += directories
-            found.append(("directories" if directories else "everything", None))
+            rest = pattern[at + 2 :]
+            a_name = not at and rest[:1] != "/" and not set(rest) & set("*?[]\\")
+            at += 2 + rest.startswith("/")
+            found.append(("everything" if a_name or at == len(pattern) else "directories", None))
             continue
         at += 1
         if letter in "*?":

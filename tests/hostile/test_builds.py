@@ -3,18 +3,26 @@
 import gzip
 import io
 import os
+import stat
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import contexts
 import images
 import pytest
 import tarbytes as tb
+from exchanging import exchanging
 from hostile import Place, case, raises, tree_of
 from images import Image
 
 from layerstore import Limits, Store
+from layerstore._core.hashing import blake3
 from layerstore.building.dockerfile import parse
-from layerstore.errors import InvalidInput, LayerstoreError, LimitExceeded, NotFound
+from layerstore.errors import Conflict, InvalidInput, LayerstoreError, LimitExceeded, NotFound
+
+_ROUNDS = 100
+DEEP = b"/".join([b"d"] * 2000)
 
 
 class Work:
@@ -139,6 +147,160 @@ def test_a_hard_link_of_an_archive(work: Work) -> None:
 def test_a_link_out_of_the_context(work: Work, target: str) -> None:
     (work.context / "link").symlink_to(target)
     work.fails(b"FROM base:1\nCOPY link /x\n", NotFound, "link is not in the build context")
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        pytest.param(step, id=step, marks=case(f"{step}, a directory of it exchanged for a link out, and back", done))
+        for step in ("COPY . /x/", "COPY d /x/d/", "ADD . /x/", "ADD d/a.tar /x/d/")
+        for done in ("it has the context's own, or is an error",)
+    ],
+)
+def test_a_directory_that_is_exchanged_while_it_is_read(work: Work, step: str) -> None:
+    directory, outside, dockerfile = work.context / "d", work.place.new_path(), work.place.new_path()
+    for path, said in ((directory, b"mine"), (outside, b"secret")):
+        path.mkdir()
+        (path / "f").write_bytes(said)
+        (path / "a.tar").write_bytes(tb.archive(tb.member(b"f", said)))
+    (work.context / "link").symlink_to(outside)
+    secrets = {blake3(b"secret"), blake3((outside / "a.tar").read_bytes())}
+    dockerfile.write_text(f"FROM base:1\n{step}\n")
+    told = []
+    with exchanging(directory, work.context / "link"):
+        for _ in range(_ROUNDS):
+            try:
+                image = work.place.store.build(work.context, dockerfile=dockerfile, no_cache=True, pull="never")
+            except (Conflict, NotFound) as error:
+                told.append(str(error))
+            else:
+                assert not secrets & {seen.digest for seen in contexts.tree_of(image).values()}
+    assert len(told) < _ROUNDS and not any("secret" in each for each in told)
+
+
+@pytest.mark.parametrize(
+    "archive",
+    [
+        pytest.param(archive, id=name, marks=case(f"ADD of an archive with a name of 2,000 levels ({name})", "done"))
+        for name, archive in {
+            "pax": tb.archive(tb.pax({b"path": DEEP}), tb.member(b"f", b"x")),
+            "GNU": tb.archive(tb.gnu_long(DEEP), tb.member(b"f", b"x")),
+        }.items()
+    ],
+)
+def test_a_deep_name_of_an_archive(work: Work, archive: bytes) -> None:
+    (work.context / "a.tar").write_bytes(archive)
+    image = work.build(b"FROM base:1\nADD a.tar /x/\n")
+    assert image.view.read_bytes(f"/x/{DEEP.decode()}") == b"x"  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("archive", "told"),
+    [
+        pytest.param(
+            tb.archive(tb.pax({b"path": b"d/" * 3000 + b"f"}), tb.member(b"f", b"x")),
+            "a.tar: 'd/d/d/.*6001 bytes.*path_bytes",
+            marks=case("ADD of an archive with a name of 3,000 levels", "refused at the limit"),
+        ),
+        pytest.param(
+            tb.archive(tb.pax({b"linkpath": b"d/" * 500_000}), tb.hardlink(b"f", b"x")),
+            "a.tar: 'd/d/d/.*1000000 bytes.*path_bytes",
+            marks=case("ADD of an archive with a hard link to a name of 500,000 levels", "refused at the limit"),
+        ),
+        pytest.param(
+            tb.archive(*[tb.pax({b"path": b"f"})] * 3000, tb.member(b"f", b"x")),
+            "a.tar has a thousand extended headers.*extended_bytes",
+            marks=case("ADD of an archive with 3,000 pax headers in a row", "refused"),
+        ),
+    ],
+)
+def test_an_archive_that_is_too_deep(work: Work, archive: bytes, told: str) -> None:
+    (work.context / "a.tar").write_bytes(archive)
+    work.fails(b"FROM base:1\nADD a.tar /x/\n", LimitExceeded, told)
+
+
+def make_deep(directory: Path, levels: int, name: str) -> None:
+    """Directories in one another, with a file in the last: deeper than a path of the system can say."""
+    directory.mkdir()
+    fd = os.open(directory, os.O_RDONLY)
+    for _ in range(levels):
+        os.mkdir(name, dir_fd=fd)
+        above, fd = fd, os.open(name, os.O_RDONLY, dir_fd=fd)
+        os.close(above)
+    os.close(os.open("end", os.O_CREAT | os.O_WRONLY, dir_fd=fd))
+    os.close(fd)
+
+
+@pytest.fixture
+def deep(work: Work) -> Iterator[Work]:
+    make_deep(work.context / "deep", 1100, "d")
+    make_deep(work.context / "long", 17, "d" * 250)
+    yield work
+    subprocess.run(["rm", "-rf", work.context], check=True)  # Python's own has a limit on what it goes down into
+
+
+@case(
+    "a context of 1,100 levels, and of paths longer than any of the system", "copied; refused at the limit or left out"
+)
+def test_a_deep_context(deep: Work) -> None:
+    told = "Dockerfile:2: .*context/long/ddd.* bytes, more than the limit path_bytes"
+    deep.fails(b"FROM base:1\nCOPY . /x/\n", LimitExceeded, told)
+    (deep.context / ".dockerignore").write_text("**\n!*/*/end\n")
+    deep.fails(b"FROM base:1\nCOPY . /x/\n", LimitExceeded, told)
+    (deep.context / ".dockerignore").write_text("long\n.d*\nD*\n")
+    image = deep.build(b"FROM base:1\nCOPY . /x/\n")
+    assert image.view.listdir("/x") == ["deep"]  # type: ignore[attr-defined]
+    assert image.view.exists("/x/deep/" + "d/" * 1100 + "end")  # type: ignore[attr-defined]
+
+
+@case("COPY to a path of 100,000 levels", "refused at the limit")
+def test_a_deep_destination(work: Work) -> None:
+    (work.context / "f").write_text("x")
+    for step in (b"COPY f /", b"ADD f /", b"WORKDIR /"):
+        work.fails(b"FROM base:1\n" + step + b"d/" * 100_000, LimitExceeded, "Dockerfile:2: /d/d/.*path_bytes")
+
+
+@case("a FIFO, a socket and a device in a context", "copied and not opened; the socket is left out")
+@pytest.mark.root
+def test_what_is_no_file_of_a_context(work: Work) -> None:
+    for name, kind in {"fifo": stat.S_IFIFO, "socket": stat.S_IFSOCK, "null": stat.S_IFCHR}.items():
+        os.mknod(work.context / name, kind | 0o644, os.makedev(1, 3))
+    (work.context / "link").symlink_to("fifo")
+    for step in (b"COPY . /x/", b"ADD . /x/", b"COPY fifo link null /x/", b"ADD fifo null /x/", b"COPY f* n* /x/"):
+        image = work.build(b"FROM base:1\n%s\n" % step)
+        modes = {name: image.view.stat(f"/x/{name}").st_mode for name in ("fifo", "null")}  # type: ignore[attr-defined]
+        assert {name: stat.S_IFMT(mode) for name, mode in modes.items()} == {"fifo": stat.S_IFIFO, "null": stat.S_IFCHR}
+        assert not image.view.exists("/x/socket")  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=case(f"a FIFO in the place of {name}", "refused, and not waited for"))
+        for name in ("Dockerfile", ".dockerignore")
+    ],
+)
+def test_a_fifo_that_a_build_would_wait_for(work: Work, name: str) -> None:
+    (work.context / "Dockerfile").write_text("FROM base:1\n")
+    (work.context / name).unlink(missing_ok=True)
+    os.mkfifo(work.context / name)
+    raises(lambda: work.place.store.build(work.context, pull="never"), InvalidInput, f"{name} is no regular file")
+
+
+@case("a .dockerignore of 20,000 patterns", "done in time")
+def test_a_dockerignore_of_many_patterns(work: Work) -> None:
+    lines = (shape.format(n) for n in range(5000) for shape in ("a{}/*.txt", "*.x{}", "**/b{}/*.txt", "**/*.{}"))
+    (work.context / ".dockerignore").write_text("\n".join(lines))
+    (work.context / "kept").write_text("x")
+    image = work.build(b"FROM base:1\nCOPY . /x/\n")
+    assert image.view.exists("/x/kept")  # type: ignore[attr-defined]
+
+
+@case("a Dockerfile that is a link to a file outside", "refused, and nothing of the file is told")
+def test_a_dockerfile_that_leads_out(work: Work) -> None:
+    (work.context / "Dockerfile").symlink_to(work.place.outside / "etc" / "passwd")
+    told = raises(lambda: work.place.store.build(work.context), NotFound, "Dockerfile is a link that leads to nothing")
+    assert "canary" not in told
 
 
 @case("COPY of ../", "refused")
