@@ -293,3 +293,27 @@ int ls_merge(const struct ls_index *const *layers, size_t layer_count, const uin
 	free(m.content_slots);
 	return status;
 }
+
+static int check_links(const struct ls_union *u, uint32_t layer, struct ls_error *err)
+{
+	int status = LS_OK;
+
+	for (uint32_t i = 0; i < u->layers[layer]->header->record_count && !status; i++) {
+		struct ls_source link = {layer, i}, target;
+
+		if (ls_union_record(u, link)->flags & LS_RECORD_LOWER_LINK)
+			status = ls_union_follow(u, link, &target, err);
+	}
+	return status;
+}
+
+int ls_merge_check_links(const struct ls_index *const *layers, size_t layer_count, size_t first, struct ls_error *err)
+{
+	struct ls_union u;
+	int status = ls_union_init(&u, "looking at the layers of an image", layers, layer_count, err);
+
+	for (size_t i = first; i < layer_count && !status; i++)
+		status = check_links(&u, (uint32_t)i, err);
+	ls_union_free(&u);
+	return status;
+}

@@ -38,6 +38,7 @@ cdef extern from "index_writer.h" nogil:
 cdef extern from "merge.h" nogil:
     int ls_merge(const ls_index *const *layers, size_t layer_count, const uint8_t *hash_key, ls_buffer *out,
                  ls_error *err)
+    int ls_merge_check_links(const ls_index *const *layers, size_t layer_count, size_t first, ls_error *err)
 
 
 CONTENT_BYTES = sizeof(ls_content)
@@ -268,6 +269,15 @@ cdef class Index:
                 found.add(("b" if S_ISBLK(record.mode) else "c", record.size >> 32, record.size & 0xFFFFFFFF))
         return found
 
+    def has_lower_links(self):
+        """Whether there is a hard link to what a layer below has (LOWER_LINK)."""
+        cdef uint32_t i
+        cdef uint32_t flags = 0
+
+        for i in range(self.index.header.record_count):
+            flags |= self.index.records[i].flags
+        return bool(flags & LS_RECORD_LOWER_LINK)
+
     cdef const ls_record *_record(self, number) except NULL:
         if not 0 <= number < len(self):
             raise IndexError(f"record {number} of an index that has {len(self)}")
@@ -317,6 +327,26 @@ cdef const uint8_t *_key(bytes hash_key) except NULL:
     return <const uint8_t *> PyBytes_AS_STRING(hash_key)
 
 
+cdef class Stack:
+    """Indexes as C wants them, kept while this lives."""
+
+    cdef list owners
+    cdef size_t count
+    cdef const ls_index **indexes
+
+    def __cinit__(self, layers):
+        self.owners = list(layers)
+        self.count = len(self.owners)
+        self.indexes = <const ls_index **> calloc(self.count + 1, sizeof(ls_index *))
+        if self.indexes == NULL:
+            raise MemoryError()
+        for i in range(self.count):
+            self.indexes[i] = &(<Index?> self.owners[i]).index
+
+    def __dealloc__(self):
+        free(self.indexes)
+
+
 def merge(layers, bytes hash_key not None):
     """The index of the chain of these layers, the bottom one first (which may itself be a chain's index), as a
     read-only memoryview of its bytes.
@@ -327,22 +357,27 @@ def merge(layers, bytes hash_key not None):
     cdef ls_error err
     cdef int status
     cdef Written out = Written()
-    cdef list owners = list(layers)
-    cdef size_t n = len(owners)
+    cdef Stack stack = Stack(layers)
     cdef const uint8_t *key = _key(hash_key)
-    cdef const ls_index **indexes = <const ls_index **> calloc(n + 1, sizeof(ls_index *))
 
-    if indexes == NULL:
-        raise MemoryError()
-    try:
-        for i in range(n):
-            indexes[i] = &(<Index?> owners[i]).index
-        with nogil:
-            status = ls_merge(indexes, n, key, &out.buffer, &err)
-        check(status, &err)
-        return memoryview(out)
-    finally:
-        free(indexes)
+    with nogil:
+        status = ls_merge(stack.indexes, stack.count, key, &out.buffer, &err)
+    check(status, &err)
+    return memoryview(out)
+
+
+def check_links(layers, size_t first):
+    """Look whether the hard links of the layers from number `first` on lead to a file of a layer below their own.
+
+    Raises InvalidInput, naming it, for one that does not; CorruptError for a damaged layer.
+    """
+    cdef ls_error err
+    cdef int status
+    cdef Stack stack = Stack(layers)
+
+    with nogil:
+        status = ls_merge_check_links(stack.indexes, stack.count, first, &err)
+    check(status, &err)
 
 
 def encode_xattrs(xattrs):
