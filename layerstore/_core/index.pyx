@@ -5,7 +5,7 @@ from collections import namedtuple
 
 from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 from posix.stat cimport S_ISBLK, S_ISCHR, S_ISDIR, S_ISLNK, S_ISREG
@@ -20,15 +20,26 @@ cdef extern from "siphash.h" nogil:
 
 
 cdef extern from "index_writer.h" nogil:
+    struct ls_index_description:
+        uint64_t size
+        int64_t mtime_seconds
+        uint32_t mtime_nanoseconds
+        uint32_t mode
+        uint32_t uid
+        uint32_t gid
+        uint32_t data
+        uint16_t flags
+        uint16_t layer
+
     struct ls_index_node:
-        ls_record record
+        ls_index_description record
         uint32_t parent
         uint32_t inode
+        uint32_t xattrs_length
         uint16_t name_length
         const char *name
         const char *target
         const uint8_t *xattrs
-        size_t xattrs_length
 
     int ls_index_write(ls_index_kind kind, uint32_t layer_count, const uint8_t *hash_key, const ls_index_node *nodes,
                        uint32_t node_count, const ls_content *contents, uint32_t content_count, ls_buffer *out,
@@ -446,7 +457,7 @@ cdef int _fill_node(ls_index_node *out, uint32_t number, node, contents, list al
     out.record.data = LS_NONE if node.content is None else node.content
     if node.content is not None and node.content < len(contents):
         out.record.size = contents[node.content][1]
-    if node.target is not None:
+    if node.target is not None and not S_ISDIR(node.mode):
         out.target = node.target
         out.record.size = len(node.target)
     if node.rdev is not None:
