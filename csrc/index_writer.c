@@ -18,8 +18,12 @@ struct xattr_set {
 	size_t capacity, count;
 };
 
+/* Nodes become records where they are: first they are brought into the records' order, then each is read and the record
+ * written over it and what is before it. So an index of millions of paths is not in memory twice. */
 struct writer {
-	const struct ls_index_node *nodes;
+	uint8_t *block; /* room for a header, then the nodes; in the end the index */
+	size_t block_bytes;
+	struct ls_index_node *nodes; /* in the block; those before the record that is being written are gone */
 	uint32_t node_count;
 	uint32_t record_count;    /* nodes that are written */
 	uint32_t directory_count; /* of them */
@@ -30,19 +34,20 @@ struct writer {
 	const struct ls_content *contents;
 	uint32_t *first;      /* by node: where its children begin in `children`; one more to end the last */
 	uint32_t *children;   /* node numbers, by parent, then by name */
-	uint32_t *order;      /* by record: its node */
-	uint32_t *first_link; /* by node that stands for an inode: the inode's first record, LS_NONE before */
+	uint32_t *order;      /* by record: its node; behind them, those that are not written */
+	uint32_t *first_link; /* by record that stands for an inode: the inode's first record, LS_NONE before */
 	uint32_t *unhashed;   /* record numbers of the directories whose trees are to be computed */
 	uint32_t tree_count, unhashed_count;
 	struct xattr_set xattrs;
+	struct ls_buffer heap;
+	struct ls_tree *trees;
 	struct ls_buffer *out;
-	size_t records_at, slots_at, contents_at, trees_at, heap_at;
+	size_t slots_at, contents_at, trees_at, heap_at;
 };
 
-/* The heap grows at the end of `out`, which may move: no pointer into it is kept. */
 static struct ls_record *record_at(const struct writer *w, uint32_t number)
 {
-	return (struct ls_record *)(w->out->bytes + w->records_at) + number;
+	return (struct ls_record *)(void *)(w->block + sizeof(struct ls_index_header)) + number;
 }
 
 static int fail_node(struct ls_error *err, int status, const struct ls_index_node *node, const char *why)
@@ -126,23 +131,23 @@ static int check_name(const struct ls_index_node *node, struct ls_error *err)
 	return LS_OK;
 }
 
-/* Make room for `length` more bytes of heap, which will begin at `offset`. */
+/* Make room for `length` more bytes of heap, which will begin at `offset`. The heap may move: no pointer into it is kept. */
 static int reserve_heap(struct writer *w, size_t length, uint32_t *offset, struct ls_error *err)
 {
-	size_t used = w->out->length - w->heap_at;
+	size_t used = w->heap.length;
 
 	if (length > LS_INDEX_MAX_HEAP_BYTES - used)
 		return ls_fail(err, LS_LIMIT, "writing an index: more than %u bytes of paths and xattrs",
 		               LS_INDEX_MAX_HEAP_BYTES);
 	*offset = (uint32_t)used;
-	return ls_buffer_reserve(w->out, length, err);
+	return ls_buffer_reserve(&w->heap, length, err);
 }
 
 static int append_heap(struct writer *w, const void *bytes, size_t length, uint32_t *offset, struct ls_error *err)
 {
 	int status = reserve_heap(w, length, offset, err);
 
-	return status ? status : ls_buffer_append(w->out, bytes, length, err);
+	return status ? status : ls_buffer_append(&w->heap, bytes, length, err);
 }
 
 static int put_path(struct writer *w, uint32_t number, uint32_t parent, const struct ls_index_node *node,
@@ -167,12 +172,12 @@ static int put_path(struct writer *w, uint32_t number, uint32_t parent, const st
 	record->name_start = (uint16_t)start;
 	record->parent = parent;
 	/* Room is there, so the parent's path does not move while it is appended, and nothing can fail. */
-	ls_buffer_append(w->out, &head, sizeof(head), NULL);
+	ls_buffer_append(&w->heap, &head, sizeof(head), NULL);
 	if (start) {
-		ls_buffer_append(w->out, w->out->bytes + w->heap_at + record_at(w, parent)->path, above, NULL);
-		ls_buffer_append(w->out, "/", 1, NULL);
+		ls_buffer_append(&w->heap, w->heap.bytes + record_at(w, parent)->path, above, NULL);
+		ls_buffer_append(&w->heap, "/", 1, NULL);
 	}
-	return ls_buffer_append(w->out, node->name, length - start, err);
+	return ls_buffer_append(&w->heap, node->name, length - start, err);
 }
 
 static int grow_xattr_set(struct xattr_set *set, struct ls_error *err)
@@ -221,7 +226,7 @@ static int put_xattrs(struct writer *w, const uint8_t *block, size_t length, uin
 		if (!entry->offset)
 			break;
 		if (entry->hash == hash && entry->length == length &&
-		    !memcmp(w->out->bytes + w->heap_at + entry->offset, block, length)) {
+		    !memcmp(w->heap.bytes + entry->offset, block, length)) {
 			*offset = entry->offset;
 			return LS_OK;
 		}
@@ -236,7 +241,7 @@ static int put_xattrs(struct writer *w, const uint8_t *block, size_t length, uin
 
 static int check_flags(const struct writer *w, const struct ls_index_node *node, struct ls_error *err)
 {
-	const struct ls_record *r = &node->record;
+	const struct ls_index_description *r = &node->record;
 	unsigned allowed = S_ISDIR(r->mode) ? LS_RECORD_IMPLIED : 0;
 
 	if (w->kind == LS_INDEX_LAYER)
@@ -250,7 +255,7 @@ static int check_flags(const struct writer *w, const struct ls_index_node *node,
 
 static int check_node(const struct writer *w, const struct ls_index_node *node, struct ls_error *err)
 {
-	const struct ls_record *r = &node->record;
+	const struct ls_index_description *r = &node->record;
 
 	if (r->mtime_nanoseconds >= 1000000000)
 		return fail_node(err, LS_INVALID, node, "has a time of 1,000,000,000 nanoseconds or more");
@@ -277,7 +282,7 @@ static int put_target(struct writer *w, const struct ls_index_node *node, uint32
 /* What belongs to the inode, for its first link. */
 static int put_inode(struct writer *w, uint32_t number, const struct ls_index_node *node, struct ls_error *err)
 {
-	const struct ls_record *given = &node->record;
+	const struct ls_index_description *given = &node->record;
 	uint32_t data = given->data, xattrs = 0;
 	struct ls_record *record;
 	int status = check_node(w, node, err);
@@ -317,27 +322,24 @@ static void put_link(struct writer *w, uint32_t number, uint32_t first)
 	record_at(w, first)->count++;
 }
 
-static int put_record(struct writer *w, uint32_t number, uint32_t parent, uint32_t node_number, struct ls_error *err)
+static int put_record(struct writer *w, uint32_t number, const struct ls_index_node *node, struct ls_error *err)
 {
-	const struct ls_index_node *node = &w->nodes[node_number];
-	const struct ls_index_node *inode;
-	uint32_t *first;
+	/* Until it has a record the node that stands for the inode is this one or comes later. */
+	const struct ls_index_node *inode = node->inode == number ? node : &w->nodes[node->inode];
+	uint32_t *first = &w->first_link[node->inode];
+	uint32_t mode = *first == LS_NONE ? inode->record.mode : record_at(w, *first)->mode;
 	int status = LS_OK;
 
-	if (node->inode >= w->node_count || w->nodes[node->inode].inode != node->inode)
-		return fail_node(err, LS_INVALID, node, "is a link to an inode that is not there");
-	inode = &w->nodes[node->inode];
-	if (inode != node && (S_ISDIR(inode->record.mode) || S_ISDIR(node->record.mode)))
+	if (node->inode != number && (S_ISDIR(node->record.mode) || S_ISDIR(mode)))
 		return fail_node(err, LS_INVALID, node, "is a hard link to a directory");
 	if (node->record.layer >= w->layer_count)
 		return fail_node(err, LS_INVALID, node, "is of a layer that is not there");
 	if (number)
 		status = check_name(node, err);
 	if (!status)
-		status = put_path(w, number, parent, node, err);
+		status = put_path(w, number, node->parent, node, err);
 	if (status)
 		return status;
-	first = &w->first_link[node->inode];
 	if (*first == LS_NONE) {
 		*first = number;
 		status = put_inode(w, number, inode, err);
@@ -361,45 +363,126 @@ static void put_directory(struct writer *w, uint32_t number, const struct ls_ind
 		return;
 	record->size = w->tree_count++;
 	if (node->tree)
-		memcpy(w->out->bytes + w->trees_at + record->size * sizeof(*node->tree), node->tree,
-		       sizeof(*node->tree));
+		w->trees[record->size] = *node->tree;
 	else
 		w->unhashed[w->unhashed_count++] = number;
 }
 
-/* Pass 2: write the records level by level; `order` is the queue. */
-static int put_records(struct writer *w, struct ls_error *err)
+/* Pass 2: the order of the records, level by level; `order` is the queue. */
+static int order_records(struct writer *w, struct ls_error *err)
 {
 	uint32_t tail = 1;
-	int status = put_record(w, 0, 0, 0, err);
 
 	w->order[0] = 0;
-	for (uint32_t i = 0; i < tail && !status; i++) {
+	for (uint32_t i = 0; i < tail; i++) {
 		uint32_t node = w->order[i];
 		uint32_t *children = w->children + w->first[node];
 		uint32_t count = w->first[node + 1] - w->first[node];
+		int status;
 
-		if (!S_ISDIR(w->nodes[node].record.mode)) {
-			if (count)
-				return fail_node(err, LS_INVALID, &w->nodes[node],
-				                 "has children but is not a directory");
-			continue;
-		}
-		put_directory(w, i, &w->nodes[node], tail, count);
+		if (count && !S_ISDIR(w->nodes[node].record.mode))
+			return fail_node(err, LS_INVALID, &w->nodes[node], "has children but is not a directory");
 		status = sort_children(w, children, count, err);
-		for (uint32_t c = 0; c < count && !status; c++) {
-			w->order[tail] = children[c];
-			status = put_record(w, tail, i, children[c], err);
-			tail++;
-		}
+		if (status)
+			return status;
+		if (count)
+			memcpy(w->order + tail, children, count * sizeof(*children));
+		tail += count;
 	}
-	if (!status && tail != w->record_count)
+	if (tail != w->record_count)
 		return ls_fail(err, LS_INVALID, "writing an index: %u of %u nodes cannot be reached from the root",
 		               w->record_count - tail, w->record_count);
+	return LS_OK;
+}
+
+static int check_inodes(const struct writer *w, struct ls_error *err)
+{
+	for (uint32_t i = 0; i < w->record_count; i++) {
+		const struct ls_index_node *node = &w->nodes[w->order[i]];
+
+		if (node->inode >= w->node_count || w->nodes[node->inode].inode != node->inode)
+			return fail_node(err, LS_INVALID, node, "is a link to an inode that is not there");
+	}
+	return LS_OK;
+}
+
+/* Have the first written link of an inode stand for it where the node that did is not written. */
+static void describe_link(struct ls_index_node *link, const struct ls_index_node *inode)
+{
+	uint16_t layer = link->record.layer;
+
+	link->record = inode->record;
+	link->record.layer = layer;
+	link->target = inode->target;
+	link->xattrs = inode->xattrs;
+	link->xattrs_length = inode->xattrs_length;
+}
+
+/* Pass 3: nodes name others by their records. `number` is by node. */
+static void renumber(struct writer *w, uint32_t *number)
+{
+	uint32_t unwritten = w->record_count;
+
+	memset(number, 0xff, w->node_count * sizeof(*number));
+	for (uint32_t i = 0; i < w->record_count; i++)
+		number[w->order[i]] = i;
+	for (uint32_t i = 0; i < w->record_count; i++) {
+		struct ls_index_node *node = &w->nodes[w->order[i]];
+
+		if (number[node->inode] == LS_NONE) {
+			describe_link(node, &w->nodes[node->inode]);
+			number[node->inode] = i;
+		}
+		node->inode = number[node->inode];
+		node->parent = number[node->parent];
+	}
+	for (uint32_t i = 0; i < w->node_count; i++)
+		if (i && w->nodes[i].parent == LS_NONE)
+			w->order[unwritten++] = i;
+}
+
+/* Pass 4: bring the nodes into the records' order, cycle by cycle of the permutation. */
+static void permute(struct writer *w)
+{
+	for (uint32_t i = 0; i < w->node_count; i++) {
+		struct ls_index_node moved;
+		uint32_t at = i;
+
+		if (w->order[i] == i)
+			continue;
+		moved = w->nodes[i];
+		while (w->order[at] != i) {
+			uint32_t from = w->order[at];
+
+			w->nodes[at] = w->nodes[from];
+			w->order[at] = at;
+			at = from;
+		}
+		w->nodes[at] = moved;
+		w->order[at] = at;
+	}
+}
+
+/* Pass 5: write the records. The children of a directory stand together, behind it. */
+static int put_records(struct writer *w, struct ls_error *err)
+{
+	uint32_t child = 1;
+	int status = LS_OK;
+
+	for (uint32_t i = 0; i < w->record_count && !status; i++) {
+		struct ls_index_node node = w->nodes[i];
+		uint32_t first = child;
+
+		while (child < w->record_count && w->nodes[child].parent == i)
+			child++;
+		status = put_record(w, i, &node, err);
+		if (!status && S_ISDIR(node.record.mode))
+			put_directory(w, i, &node, first, child - first);
+	}
 	return status;
 }
 
-/* Pass 3: every link says how many there are. */
+/* Pass 6: every link says how many there are. */
 static void spread_link_counts(struct writer *w)
 {
 	struct ls_record *records = record_at(w, 0);
@@ -409,7 +492,7 @@ static void spread_link_counts(struct writer *w)
 			records[i].count = records[records[i].inode].count;
 }
 
-/* Pass 4: the trees that are not known. What is read is well-formed. */
+/* Pass 7: the trees that are not known. What is read is well-formed. */
 static int put_trees(struct writer *w, struct ls_error *err)
 {
 	struct ls_index index;
@@ -419,12 +502,12 @@ static int put_trees(struct writer *w, struct ls_error *err)
 	                           (struct ls_tree *)(w->out->bytes + w->trees_at), err);
 }
 
-/* Pass 5. The home slots of a window of paths are fetched ahead: in a large index each is a cache miss. */
+/* Pass 8. The home slots of a window of paths are fetched ahead: in a large index each is a cache miss. */
 #define WINDOW 16
 
 static void put_slots(struct writer *w)
 {
-	const struct ls_record *records = record_at(w, 0);
+	const struct ls_record *records = (const struct ls_record *)(w->out->bytes + sizeof(struct ls_index_header));
 	struct ls_slot *slots = (struct ls_slot *)(w->out->bytes + w->slots_at);
 	const uint8_t *heap = w->out->bytes + w->heap_at;
 	uint32_t slot_count = ls_index_slot_count(w->record_count);
@@ -483,25 +566,36 @@ static void put_header(struct writer *w)
 	memcpy(w->out->bytes, &header, sizeof(header));
 }
 
-/* Room for everything of known size, and the heap's first byte. */
+static int append(struct writer *w, const void *bytes, size_t length, size_t *at, struct ls_error *err)
+{
+	*at = w->out->length;
+	return ls_buffer_append(w->out, bytes, length, err);
+}
+
+/* The sections, in the block: it is `out` from here on. */
 static int lay_out(struct writer *w, struct ls_error *err)
 {
-	uint32_t offset;
+	size_t slots_bytes = ls_index_slot_count(w->record_count) * sizeof(struct ls_slot);
 	int status;
 
-	w->records_at = sizeof(struct ls_index_header);
-	w->slots_at = w->records_at + w->record_count * sizeof(struct ls_record);
-	w->contents_at = w->slots_at + ls_index_slot_count(w->record_count) * sizeof(struct ls_slot);
-	w->trees_at = w->contents_at + w->content_count * sizeof(struct ls_content);
-	w->heap_at = w->trees_at;
-	if (w->kind == LS_INDEX_CHAIN)
-		w->heap_at += w->directory_count * sizeof(struct ls_tree);
-	status = ls_buffer_append(w->out, NULL, w->heap_at, err);
-	if (status)
-		return status;
-	if (w->content_count)
-		memcpy(w->out->bytes + w->contents_at, w->contents, w->content_count * sizeof(*w->contents));
-	return append_heap(w, NULL, 1, &offset, err);
+	ls_buffer_free(w->out);
+	*w->out = (struct ls_buffer){
+	    .bytes = w->block,
+	    .length = sizeof(struct ls_index_header) + w->record_count * sizeof(struct ls_record),
+	    .capacity = w->block_bytes,
+	};
+	w->block = NULL;
+	status = append(w, NULL, slots_bytes, &w->slots_at, err);
+	if (!status)
+		status = append(w, w->contents, w->content_count * sizeof(*w->contents), &w->contents_at, err);
+	if (!status)
+		status = append(w, w->trees, w->tree_count * sizeof(*w->trees), &w->trees_at, err);
+	if (!status)
+		status = append(w, w->heap.bytes, w->heap.length, &w->heap_at, err);
+	ls_buffer_free(&w->heap);
+	if (!status)
+		put_header(w);
+	return status;
 }
 
 static int check_arguments(const struct writer *w, struct ls_error *err)
@@ -525,17 +619,71 @@ static int check_arguments(const struct writer *w, struct ls_error *err)
 	return LS_OK;
 }
 
+static uint32_t *numbers(const struct writer *w)
+{
+	return malloc(((size_t)w->node_count + 1) * sizeof(uint32_t));
+}
+
 static int allocate(struct writer *w, struct ls_error *err)
 {
-	w->first = calloc((size_t)w->node_count + 1, sizeof(*w->first));
-	w->children = malloc(w->node_count * sizeof(*w->children));
-	w->order = malloc(w->node_count * sizeof(*w->order));
-	w->first_link = malloc(w->node_count * sizeof(*w->first_link));
-	w->unhashed = malloc(w->node_count * sizeof(*w->unhashed));
-	if (!w->first || !w->children || !w->order || !w->first_link || !w->unhashed)
+	w->first = numbers(w);
+	w->children = numbers(w);
+	w->order = numbers(w);
+	w->unhashed = numbers(w);
+	if (!w->first || !w->children || !w->order || !w->unhashed)
 		return ls_fail(err, LS_NO_MEMORY, "writing an index: out of memory for %u nodes", w->node_count);
-	memset(w->first_link, 0xff, w->node_count * sizeof(*w->first_link));
+	memset(w->first, 0, ((size_t)w->node_count + 1) * sizeof(*w->first));
 	return LS_OK;
+}
+
+static int order_nodes(struct writer *w, struct ls_error *err)
+{
+	int status = group_by_parent(w, err);
+
+	if (!status)
+		status = order_records(w, err);
+	if (!status)
+		status = check_inodes(w, err);
+	if (status)
+		return status;
+	renumber(w, w->children);
+	permute(w);
+	w->first_link = w->order;
+	w->order = NULL;
+	memset(w->first_link, 0xff, w->node_count * sizeof(*w->first_link));
+	free(w->first);
+	free(w->children);
+	w->first = w->children = NULL;
+	return LS_OK;
+}
+
+static int write_records(struct writer *w, struct ls_error *err)
+{
+	uint32_t offset;
+	int status = append_heap(w, NULL, 1, &offset, err);
+
+	if (!status && w->kind == LS_INDEX_CHAIN) {
+		w->trees = malloc(w->directory_count * sizeof(*w->trees));
+		if (!w->trees)
+			status = ls_fail(err, LS_NO_MEMORY, "writing an index: out of memory for %u directories",
+			                 w->directory_count);
+	}
+	if (!status)
+		status = put_records(w, err);
+	if (!status)
+		spread_link_counts(w);
+	return status;
+}
+
+/* The block may be longer than the index, which may be kept for long. */
+static void trim(struct ls_buffer *out)
+{
+	uint8_t *bytes = realloc(out->bytes, out->length);
+
+	if (!bytes)
+		return;
+	out->bytes = bytes;
+	out->capacity = out->length;
 }
 
 static int write_index(struct writer *w, struct ls_error *err)
@@ -545,29 +693,29 @@ static int write_index(struct writer *w, struct ls_error *err)
 	if (!status)
 		status = allocate(w, err);
 	if (!status)
-		status = group_by_parent(w, err);
+		status = order_nodes(w, err);
+	if (!status)
+		status = write_records(w, err);
 	if (!status)
 		status = lay_out(w, err);
 	if (!status)
-		status = put_records(w, err);
-	if (status)
-		return status;
-	spread_link_counts(w);
-	put_header(w);
-	status = put_trees(w, err);
+		status = put_trees(w, err);
 	if (status)
 		return status;
 	put_slots(w);
+	trim(w->out);
 	return seal(w, err);
 }
 
-int ls_index_write(enum ls_index_kind kind, uint32_t layer_count, const uint8_t hash_key[16],
-                   const struct ls_index_node *nodes, uint32_t node_count, const struct ls_content *contents,
-                   uint32_t content_count, struct ls_buffer *out, struct ls_error *err)
+int ls_index_write_over(enum ls_index_kind kind, uint32_t layer_count, const uint8_t hash_key[16], uint8_t *block,
+                        size_t block_bytes, uint32_t node_count, const struct ls_content *contents,
+                        uint32_t content_count, struct ls_buffer *out, struct ls_error *err)
 {
 	struct writer w = {
 	    .kind = kind,
-	    .nodes = nodes,
+	    .block = block,
+	    .block_bytes = block_bytes,
+	    .nodes = ls_index_nodes(block),
 	    .node_count = node_count,
 	    .content_count = content_count,
 	    .layer_count = layer_count,
@@ -577,13 +725,31 @@ int ls_index_write(enum ls_index_kind kind, uint32_t layer_count, const uint8_t 
 	};
 	int status = write_index(&w, err);
 
+	free(w.block);
 	free(w.first);
 	free(w.children);
 	free(w.order);
 	free(w.first_link);
 	free(w.unhashed);
+	free(w.trees);
 	free(w.xattrs.entries);
+	ls_buffer_free(&w.heap);
 	if (status)
 		out->length = 0;
 	return status;
+}
+
+int ls_index_write(enum ls_index_kind kind, uint32_t layer_count, const uint8_t hash_key[16],
+                   const struct ls_index_node *nodes, uint32_t node_count, const struct ls_content *contents,
+                   uint32_t content_count, struct ls_buffer *out, struct ls_error *err)
+{
+	size_t block_bytes = ls_index_block_bytes(node_count);
+	uint8_t *block = malloc(block_bytes);
+
+	if (!block)
+		return ls_fail(err, LS_NO_MEMORY, "writing an index: out of memory for %u nodes", node_count);
+	if (node_count)
+		memcpy(ls_index_nodes(block), nodes, node_count * sizeof(*nodes));
+	return ls_index_write_over(kind, layer_count, hash_key, block, block_bytes, node_count, contents, content_count,
+	                           out, err);
 }

@@ -20,8 +20,8 @@ struct ls_ingest {
 	struct ls_buffer table; /* of struct ls_content */
 	uint64_t files_bytes;
 	uint64_t hole_bytes;
-	uint64_t hole_limit;
-	uint64_t index_limit;
+	uint64_t passed_hole_bytes;
+	struct ls_ingest_limits limits;
 
 	/* Contents that lie whole in the span, or in `carry`, and wait to be put together. */
 	const uint8_t *in[BATCH];
@@ -40,6 +40,7 @@ struct ls_ingest {
 	uint64_t extent_left;
 	uint64_t logical_size;
 	int is_sparse;
+	char sparse_path[256];  /* of a sparse one, for messages */
 	struct ls_buffer carry; /* the part of a small content that came in earlier spans */
 };
 
@@ -52,7 +53,7 @@ int ls_ingest_new(struct ls_ingest **ingest, struct ls_contents *contents, const
 	if (!in)
 		return ls_fail(err, LS_NO_MEMORY, "out of memory starting the import of a layer");
 	in->contents = contents;
-	ls_ingest_limit(in, LS_INGEST_HOLE_BYTES, UINT64_MAX);
+	in->limits = (struct ls_ingest_limits){LS_INGEST_HOLE_BYTES, UINT64_MAX, UINT64_MAX};
 	status = ls_tar_new(&in->tar, limits, err);
 	if (!status)
 		status = ls_layer_builder_new(&in->builder, err);
@@ -77,10 +78,9 @@ void ls_ingest_free(struct ls_ingest *in)
 	free(in);
 }
 
-void ls_ingest_limit(struct ls_ingest *in, uint64_t hole_bytes, uint64_t index_bytes)
+void ls_ingest_limit(struct ls_ingest *in, const struct ls_ingest_limits *limits)
 {
-	in->hole_limit = hole_bytes;
-	in->index_limit = index_bytes;
+	in->limits = *limits;
 }
 
 static struct ls_content *content_at(struct ls_ingest *in, uint32_t number)
@@ -163,13 +163,29 @@ static int recipe_sparse(struct ls_ingest *in, const struct ls_tar_entry *entry,
 	return status;
 }
 
+static int is_beyond(uint64_t limit, uint64_t used, uint64_t more)
+{
+	return used > limit || more > limit - used;
+}
+
+static int pass_hole(struct ls_ingest *in, uint64_t length, struct ls_error *err)
+{
+	if (is_beyond(in->limits.passed_hole_bytes, in->passed_hole_bytes, length))
+		return ls_fail(err, LS_LIMIT,
+		               "the holes of the sparse file \"%s\" bring those of its layer so far to more than the "
+		               "%" PRIu64 " bytes that the limit layer_ratio allows for what has come of its blob",
+		               in->sparse_path, in->limits.passed_hole_bytes);
+	in->passed_hole_bytes += length;
+	return ls_contents_stream_hole(in->contents, length, err);
+}
+
 static int end_content(struct ls_ingest *in, struct ls_error *err)
 {
 	int status = LS_OK;
 
 	if (in->target == TARGET_STREAM) {
 		if (in->position < in->logical_size)
-			status = ls_contents_stream_hole(in->contents, in->logical_size - in->position, err);
+			status = pass_hole(in, in->logical_size - in->position, err);
 		if (!status)
 			status = ls_contents_stream_end(in->contents, content_at(in, in->current)->digest, err);
 	}
@@ -180,14 +196,14 @@ static int end_content(struct ls_ingest *in, struct ls_error *err)
 static int count_holes(struct ls_ingest *in, const struct ls_tar_entry *entry, struct ls_error *err)
 {
 	uint64_t holes = entry->size - entry->stored_size;
-	char path[256];
 
-	if (in->hole_bytes > in->hole_limit || holes > in->hole_limit - in->hole_bytes)
+	ls_printable(in->sparse_path, sizeof(in->sparse_path), entry->path.bytes, entry->path.length);
+	if (is_beyond(in->limits.hole_bytes, in->hole_bytes, holes))
 		return ls_fail(
 		    err, LS_LIMIT,
 		    "the holes of the sparse file \"%s\" bring those of its layer to more bytes than the limit "
 		    "hole_bytes (%" PRIu64 ")",
-		    ls_printable(path, sizeof(path), entry->path.bytes, entry->path.length), in->hole_limit);
+		    in->sparse_path, in->limits.hole_bytes);
 	in->hole_bytes += holes;
 	return LS_OK;
 }
@@ -240,13 +256,13 @@ static int check_index(const struct ls_ingest *in, const struct ls_tar_entry *en
 {
 	char path[256];
 
-	if (ls_layer_builder_bytes(in->builder) <= in->index_limit)
+	if (ls_layer_builder_bytes(in->builder) <= in->limits.index_bytes)
 		return LS_OK;
 	return ls_fail(err, LS_LIMIT,
 	               "the layer's entry \"%s\" (at byte %" PRIu64 " of its tar) brings what its entries take to more "
 	               "than the %" PRIu64 " bytes that the limits index_bytes and index_ratio allow",
 	               ls_printable(path, sizeof(path), entry->path.bytes, entry->path.length), entry->position,
-	               in->index_limit);
+	               in->limits.index_bytes);
 }
 
 static int take_entry(struct ls_ingest *in, const struct ls_tar_entry *entry, struct ls_error *err)
@@ -277,7 +293,7 @@ static int stream_sparse(struct ls_ingest *in, struct ls_tar_bytes data, struct 
 			const struct ls_tar_extent *extent = &extents[in->next_extent++];
 
 			if (extent->offset > in->position)
-				status = ls_contents_stream_hole(in->contents, extent->offset - in->position, err);
+				status = pass_hole(in, extent->offset - in->position, err);
 			in->position = extent->offset;
 			in->extent_left = extent->length;
 			continue;

@@ -24,8 +24,8 @@ enum ls_recipe_kind { LS_RECIPE_RAW = 0, LS_RECIPE_CONTENT = 1, LS_RECIPE_SPARSE
 #define LS_RECIPE_RAW_BYTES 65536u
 
 /* The holes of a layer's sparse files, in all, unless ls_ingest_limit says otherwise: a content's digest is that of its
- * logical bytes, so a hole of one header costs as long as the bytes would to hash (64 GiB: 20 s of one core, measured).
- * LS_LIMIT beyond. */
+ * logical bytes, so a hole of one header costs as long as the bytes would to hash (64 GiB: 20 s of one core, measured;
+ * the place of a chunk goes into its hash, so that equal ones cannot be hashed once). LS_LIMIT beyond. */
 #define LS_INGEST_HOLE_BYTES ((uint64_t)64 << 30)
 
 struct ls_ingest;
@@ -35,9 +35,13 @@ int ls_ingest_new(struct ls_ingest **ingest, struct ls_contents *contents, const
                   struct ls_error *err);
 void ls_ingest_free(struct ls_ingest *ingest);
 
-/* From the next span on: bytes of holes that the layer may have in all, and of its entries (ls_layer_builder_bytes;
- * without a call any number). An entry that brings more is refused by name, LS_LIMIT. */
-void ls_ingest_limit(struct ls_ingest *ingest, uint64_t hole_bytes, uint64_t index_bytes);
+/* From the next span on. Whatever brings more is refused, naming the entry, LS_LIMIT. */
+struct ls_ingest_limits {
+	uint64_t hole_bytes;        /* of the layer's holes in all, as the headers of its files have them */
+	uint64_t passed_hole_bytes; /* of those until now, as their files arrive; without a call any number */
+	uint64_t index_bytes;       /* of the layer's entries (ls_layer_builder_bytes); without a call any number */
+};
+void ls_ingest_limit(struct ls_ingest *ingest, const struct ls_ingest_limits *limits);
 
 /* Take in the next bytes of the tar, of any length; a few MiB at a time is fastest. */
 int ls_ingest_feed(struct ls_ingest *ingest, const uint8_t *bytes, size_t length, struct ls_error *err);

@@ -97,14 +97,15 @@ static int reserve_node(struct ls_layer_builder *builder, struct ls_error *err)
 	}
 	if (builder->node_count == builder->node_capacity) {
 		size_t capacity = builder->node_capacity ? (size_t)builder->node_capacity * 2 : FIRST_SLOTS;
-		struct ls_index_node *nodes;
+		uint8_t *block;
 
 		if (capacity > UINT32_MAX)
 			return ls_layer_refuse(builder, LS_LIMIT, "is one too many for an index", err);
-		nodes = realloc(builder->nodes, capacity * sizeof(*nodes));
-		if (!nodes)
+		block = realloc(builder->block, ls_index_block_bytes(capacity));
+		if (!block)
 			return out_of_memory(builder, err);
-		builder->nodes = nodes;
+		builder->block = block;
+		builder->nodes = ls_index_nodes(block);
 		builder->node_capacity = (uint32_t)capacity;
 	}
 	return LS_OK;
@@ -258,7 +259,7 @@ static int describe_xattrs(struct ls_layer_builder *builder, struct ls_index_nod
 		builder->bytes += length;
 	}
 	node->xattrs = builder->last_xattrs;
-	node->xattrs_length = length;
+	node->xattrs_length = (uint32_t)length;
 	return LS_OK;
 }
 
@@ -279,7 +280,8 @@ static int describe_symlink(struct ls_layer_builder *builder, struct ls_index_no
 	return node->target ? LS_OK : out_of_memory(builder, err);
 }
 
-static int describe_device(const struct ls_layer_builder *builder, struct ls_record *record, struct ls_error *err)
+static int describe_device(const struct ls_layer_builder *builder, struct ls_index_description *record,
+                           struct ls_error *err)
 {
 	const struct ls_tar_entry *entry = builder->entry;
 
@@ -301,7 +303,7 @@ static int describe(struct ls_layer_builder *builder, struct ls_index_node *node
 	const struct ls_tar_entry *entry = builder->entry;
 	int status = LS_OK;
 
-	node->record = (struct ls_record){
+	node->record = (struct ls_index_description){
 	    .mode = types[entry->type] | (entry->mode & 07777),
 	    .uid = entry->uid,
 	    .gid = entry->gid,
@@ -564,7 +566,7 @@ void ls_layer_builder_free(struct ls_layer_builder *builder)
 		return;
 	ls_arena_free(&builder->arena);
 	free(builder->slots);
-	free(builder->nodes);
+	free(builder->block);
 	free(builder);
 }
 
@@ -574,7 +576,7 @@ uint64_t ls_layer_builder_bytes(const struct ls_layer_builder *builder)
 }
 
 /* A whiteout and an entry of the same path: the entry stays. */
-static void settle_flags(struct ls_record *record)
+static void settle_flags(struct ls_index_description *record)
 {
 	if (!record->mode && !(record->flags & LS_RECORD_LOWER_LINK))
 		return;
@@ -612,7 +614,14 @@ int ls_layer_builder_finish(struct ls_layer_builder *builder, const uint8_t hash
                             const struct ls_content *contents, uint32_t content_count, struct ls_buffer *out,
                             struct ls_error *err)
 {
+	uint8_t *block = builder->block;
+
 	settle(builder);
-	return ls_index_write(LS_INDEX_LAYER, 1, hash_key, builder->nodes, builder->node_count, contents, content_count,
-	                      out, err);
+	/* Paths are not looked up any more, and writing takes memory of its own. */
+	free(builder->slots);
+	builder->slots = NULL;
+	builder->block = NULL;
+	builder->nodes = NULL;
+	return ls_index_write_over(LS_INDEX_LAYER, 1, hash_key, block, ls_index_block_bytes(builder->node_capacity),
+	                           builder->node_count, contents, content_count, out, err);
 }

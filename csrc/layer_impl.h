@@ -47,7 +47,8 @@ struct slot {
  * Until finish a node with LS_RECORD_WHITEOUT only says that there was a whiteout of its path; a node that is
  * a whiteout and nothing else has mode 0. */
 struct ls_layer_builder {
-	struct ls_index_node *nodes;
+	uint8_t *block;              /* as ls_index_write_over takes it */
+	struct ls_index_node *nodes; /* in the block */
 	uint32_t node_count, node_capacity;
 	struct slot *slots;
 	uint32_t slot_mask, slots_used;

@@ -23,7 +23,8 @@ struct merge {
 	const uint8_t *hash_key;
 	uint32_t *inode_node; /* by place of an inode: the node of its first visible link, LS_NONE before */
 
-	struct ls_index_node *nodes;
+	uint8_t *block;              /* as ls_index_write_over takes it */
+	struct ls_index_node *nodes; /* in the block */
 	uint32_t node_count;
 	struct directory *directories;
 	size_t directory_count;
@@ -77,17 +78,27 @@ static int describe(struct merge *m, struct ls_index_node *node, struct ls_sourc
 {
 	const struct ls_index *layer = m->stack.layers[source.layer];
 	const struct ls_record *record = ls_union_record(&m->stack, source);
+	size_t xattrs_length = 0;
 	int status;
 
-	node->record = *record;
-	node->record.flags = record->flags & LS_RECORD_IMPLIED;
+	node->record = (struct ls_index_description){
+	    .size = record->size,
+	    .mtime_seconds = record->mtime_seconds,
+	    .mtime_nanoseconds = record->mtime_nanoseconds,
+	    .mode = record->mode,
+	    .uid = record->uid,
+	    .gid = record->gid,
+	    .data = record->data,
+	    .flags = record->flags & LS_RECORD_IMPLIED,
+	};
 	status = layer_number(m, source, &node->record.layer, err);
 	if (!status && S_ISREG(record->mode))
 		status = put_content(m, source, &node->record.data, err);
 	if (!status && S_ISLNK(record->mode))
 		status = ls_index_string(layer, record->data, record->size, &node->target, err);
 	if (!status && record->xattrs)
-		status = ls_index_xattr_block(layer, record->xattrs, &node->xattrs, &node->xattrs_length, err);
+		status = ls_index_xattr_block(layer, record->xattrs, &node->xattrs, &xattrs_length, err);
+	node->xattrs_length = (uint32_t)xattrs_length;
 	return status;
 }
 
@@ -225,48 +236,36 @@ static int allocate(struct merge *m, size_t contents, struct ls_error *err)
 		content_slots *= 2;
 	m->content_mask = content_slots - 1;
 	m->inode_node = malloc(records * sizeof(*m->inode_node));
-	m->nodes = malloc(records * sizeof(*m->nodes));
+	m->block = malloc(ls_index_block_bytes(records));
 	m->directories = malloc(records * sizeof(*m->directories));
 	m->sources = malloc(records * sizeof(*m->sources));
 	m->contents = malloc((contents + 1) * sizeof(*m->contents));
 	m->content_slots = malloc(content_slots * sizeof(*m->content_slots));
-	if (!m->inode_node || !m->nodes || !m->directories || !m->sources || !m->contents || !m->content_slots)
+	if (!m->inode_node || !m->block || !m->directories || !m->sources || !m->contents || !m->content_slots)
 		return ls_fail(err, LS_NO_MEMORY, "merging layers: out of memory for %zu records", records);
+	m->nodes = ls_index_nodes(m->block);
 	memset(m->inode_node, 0xff, records * sizeof(*m->inode_node));
 	memset(m->content_slots, 0xff, content_slots * sizeof(*m->content_slots));
 	return LS_OK;
 }
 
-/* No string comes out that is not in a layer: reserving once for all saves growing, and costs address space only. */
-static int reserve(const struct merge *m, struct ls_buffer *out, struct ls_error *err)
-{
-	size_t heap = 1;
-
-	for (size_t i = 0; i < m->stack.layer_count; i++)
-		heap += m->stack.layers[i]->header->heap_bytes;
-	return ls_buffer_reserve(out,
-	                         sizeof(struct ls_index_header) + m->node_count * sizeof(struct ls_record) +
-	                             ls_index_slot_count(m->node_count) * sizeof(struct ls_slot) +
-	                             m->content_count * sizeof(struct ls_content) +
-	                             m->directory_count * sizeof(struct ls_tree) + heap,
-	                         err);
-}
-
 static int merge(struct merge *m, struct ls_buffer *out, struct ls_error *err)
 {
 	size_t contents;
+	uint8_t *block;
 	int status = count_contents(&m->stack, &contents, err);
 
 	if (!status)
 		status = allocate(m, contents, err);
 	if (!status)
 		status = merge_tree(m, err);
-	if (!status)
-		status = reserve(m, out, err);
 	if (status)
 		return status;
-	status = ls_index_write(LS_INDEX_CHAIN, m->stack.number_count, m->hash_key, m->nodes, m->node_count,
-	                        m->contents, m->content_count, out, err);
+	block = m->block;
+	m->block = NULL;
+	status = ls_index_write_over(LS_INDEX_CHAIN, m->stack.number_count, m->hash_key, block,
+	                             ls_index_block_bytes(m->stack.record_count), m->node_count, m->contents,
+	                             m->content_count, out, err);
 	/* The tree is well-formed: what the writer will not take came from a layer. */
 	if (status == LS_INVALID) {
 		status = LS_CORRUPT;
@@ -286,10 +285,34 @@ int ls_merge(const struct ls_index *const *layers, size_t layer_count, const uin
 		status = merge(&m, out, err);
 	ls_union_free(&m.stack);
 	free(m.inode_node);
-	free(m.nodes);
+	free(m.block);
 	free(m.directories);
 	free(m.sources);
 	free(m.contents);
 	free(m.content_slots);
+	return status;
+}
+
+static int check_links(const struct ls_union *u, uint32_t layer, struct ls_error *err)
+{
+	int status = LS_OK;
+
+	for (uint32_t i = 0; i < u->layers[layer]->header->record_count && !status; i++) {
+		struct ls_source link = {layer, i}, target;
+
+		if (ls_union_record(u, link)->flags & LS_RECORD_LOWER_LINK)
+			status = ls_union_follow(u, link, &target, err);
+	}
+	return status;
+}
+
+int ls_merge_check_links(const struct ls_index *const *layers, size_t layer_count, size_t first, struct ls_error *err)
+{
+	struct ls_union u;
+	int status = ls_union_init(&u, "looking at the layers of an image", layers, layer_count, err);
+
+	for (size_t i = first; i < layer_count && !status; i++)
+		status = check_links(&u, (uint32_t)i, err);
+	ls_union_free(&u);
 	return status;
 }

@@ -21,4 +21,8 @@
 int ls_merge(const struct ls_index *const *layers, size_t layer_count, const uint8_t hash_key[16],
              struct ls_buffer *out, struct ls_error *err);
 
+/* Whether every lower link of the layers from number `first` on can be resolved so, also one that layers above it hide:
+ * what makes a tree of one layer after the other meets each. LS_INVALID, naming one that cannot. */
+int ls_merge_check_links(const struct ls_index *const *layers, size_t layer_count, size_t first, struct ls_error *err);
+
 #endif

@@ -6,8 +6,10 @@
  * pax records used: path, linkpath, size, uid, gid, mtime (to the nanosecond, the rest cut off),
  * SCHILY.xattr.*, GNU.sparse.* (these two not in a global header: LS_INVALID); others are passed over.
  * Where archives contradict themselves or the standards, the walk reads them as Go's archive/tar does, and
- * so docker and containerd: a GNU long name wins over pax, and types other than regular files have no
- * content whatever their size says. Volume labels ('V') are passed over; other types are refused
+ * so docker and containerd: a GNU long name wins over pax, of two pax headers before one entry the later one replaces
+ * the former (GNU tar and bsdtar agree), and types other than regular files have no content whatever their size says.
+ * A global header between a pax header and its entry takes nothing from it (GNU tar); records of several global headers
+ * add up (POSIX). Volume labels ('V') are passed over; other types are refused
  * (LS_INVALID). Nothing in an archive is trusted: arithmetic is checked, every limit has a name, header
  * checksums are verified.
  *

@@ -51,12 +51,19 @@ enum tar_number tar_parse_decimal(const uint8_t *text, size_t length, uint64_t *
 	return too_large ? TAR_NUMBER_RANGE : TAR_NUMBER_OK;
 }
 
-void tar_values_reset(struct ls_tar *tar)
+/* Forget what the pax records before the next entry say; what GNU's 'L' and 'K' say stays. */
+static void forget_records(struct ls_tar *tar)
 {
-	tar->local.bytes.length = 0;
-	tar->local.present = 0;
+	tar->local.present &= UINT32_C(1) << TAR_KEY_LONG_NAME | UINT32_C(1) << TAR_KEY_LONG_LINK;
 	tar->xattr_count = 0;
 	tar->sparse = (struct tar_sparse){.extents = tar->sparse.extents, .capacity = tar->sparse.capacity};
+}
+
+void tar_values_reset(struct ls_tar *tar)
+{
+	forget_records(tar);
+	tar->local.bytes.length = 0;
+	tar->local.present = 0;
 }
 
 static struct tar_values *extended_values(struct ls_tar *tar)
@@ -74,6 +81,8 @@ int tar_extended_begin(struct ls_tar *tar, uint8_t type, uint64_t size, struct l
 		return tar_fail(tar, err, LS_LIMIT,
 		                "%" PRIu64 " more bytes of extended header pass the limit extended_bytes (%zu)", size,
 		                tar->limits.extended_bytes);
+	if (type == 'x')
+		forget_records(tar);
 	tar->extended_start = values->bytes.length;
 	tar->left = size;
 	tar->padding = -size & (TAR_BLOCK - 1);

@@ -37,12 +37,13 @@ class Limits(Value):
         members: files of an archive of images.
         layer_bytes: a layer, decompressed.
         layer_ratio: bytes of a layer for each byte of its compressed blob, or of the pack in which its contents are
-            synced, where it has more than 1 GiB.
+            synced, where it has more than 1 GiB; of the holes of its sparse files, too, for each byte of its blob,
+            compressed or not.
         entries: entries of a layer, or of an archive that ADD or `Container.unpack` takes.
         index_bytes: what the entries of a layer take in memory and in its index: names, attributes, targets of links.
         index_ratio: bytes of that for each byte of the layer's blob, where it is more than 32 MiB.
         file_bytes: a file of a layer, holes included.
-        hole_bytes: the holes of a layer's sparse files together, which are hashed like other bytes.
+        hole_bytes: the holes of a layer's sparse files together, which are hashed like other bytes (`layer_ratio`).
         sparse_extents: extents of one sparse file.
         extended_bytes: the extended headers (pax, GNU) before one entry of a tar; the global ones of a tar together.
         path_bytes: a path in a layer, or where a link points to (4,096 at most).

@@ -15,6 +15,7 @@ import json
 import os
 import sqlite3
 import stat
+import struct
 import sys
 import tarfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,7 +29,7 @@ else:
     from backports import zstd
 
 Files = dict[str, bytes | str]
-COMPRESSIONS = ("none", "gzip", "zstd")
+COMPRESSIONS = ("none", "gzip", "zstd", "zstd:chunked")
 CREATED = "2024-05-06T07:08:09.123456789Z"
 OCI = "application/vnd.oci.image"
 DOCKER = "application/vnd.docker"
@@ -45,7 +46,28 @@ def digest_of(data: bytes) -> str:
 def compressed(data: bytes, how: str) -> bytes:
     if how == "gzip":
         return gzip.compress(data, 1, mtime=0)
+    if how == "zstd:chunked":
+        return zstd_chunked(data)
     return zstd.compress(data, 1) if how == "zstd" else data
+
+
+def skippable(data: bytes, number: int = 0) -> bytes:
+    """A skippable frame (RFC 8878, 3.1.2)."""
+    return struct.pack("<II", 0x184D2A50 + number, len(data)) + data
+
+
+def zstd_chunked(data: bytes) -> bytes:
+    """As podman writes it (containers/storage, containers-storage-zstd-chunked.md): a frame for each part, then the
+    table of contents and the footer, in skippable frames."""
+    parts = [zstd.compress(data[at : at + 5000], 1) for at in range(0, len(data), 5000)]
+    toc = zstd.compress(b'{"version": 1, "entries": []}')
+    footer = struct.pack("<4Q", sum(map(len, parts)) + 8, len(toc), 29, 1) + b"GnUlInUx"
+    return b"".join([*parts, skippable(toc), skippable(footer)])
+
+
+def media_ending(compression: str) -> str:
+    """What the media type of a layer of that compression says of it, without what goes before it."""
+    return "" if compression == "none" else compression.partition(":")[0]
 
 
 @dataclass
@@ -129,7 +151,7 @@ def put(files: Files, data: bytes, media_type: str, **more: Any) -> dict[str, An
 
 def put_image(files: Files, image: Image, compression: str = "none", **more: Any) -> dict[str, Any]:
     """Have an image's blobs among an OCI layout's; returns its manifest's descriptor."""
-    suffix = "" if compression == "none" else f"+{compression}"
+    suffix = f"+{media_ending(compression)}".rstrip("+")
     layers = [put(files, compressed(layer, compression), f"{OCI}.layer.v1.tar{suffix}") for layer in image.layers]
     config = put(files, image.config, f"{OCI}.config.v1+json")
     manifest = {"schemaVersion": 2, "mediaType": f"{OCI}.manifest.v1+json", "config": config, "layers": layers}

@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from images import DOCKER, OCI, Image, compressed, digest_of
+from images import DOCKER, OCI, Image, compressed, digest_of, media_ending
 from layer_model import Entry, write_tar
 
 USER, PASSWORD = "ann", "open sesame"
@@ -416,10 +416,10 @@ def put_image(port: int, repository: str, tag: str, image: Image, compression: s
 
 def manifest_of(image: Image, compression: str = "gzip", family: str = OCI) -> dict[str, Any]:
     if family == OCI:
-        ending = "" if compression == "none" else f"+{compression}"
+        ending = f"+{media_ending(compression)}".rstrip("+")
         types = f"{OCI}.manifest.v1+json", f"{OCI}.config.v1+json", f"{OCI}.layer.v1.tar{ending}"
     else:
-        ending = "" if compression == "none" else f".{compression}"
+        ending = f".{media_ending(compression)}".rstrip(".")
         names = "distribution.manifest.v2+json", "container.image.v1+json", f"image.rootfs.diff.tar{ending}"
         types = tuple(f"{DOCKER}.{name}" for name in names)  # type: ignore[assignment]
     blobs = [compressed(layer, compression) for layer in image.layers]

@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tarbytes
 from contexts import tar_bytes, tree_of, write_context
 from images import Image as MadeImage
-from images import docker_files, tar_of
+from images import docker_files, tar_of, zstd_chunked
 from registries import Registry, put_image
 from stack_model import EXAMPLES
 from test_build_judges import BASE, TRIGGERS
@@ -435,6 +436,26 @@ def test_workdir_is_the_users(work: Workplace) -> None:
     owners = [seen[path].owner for path in ("roots", "roots/bobs", "roots/bobs/too", "roots/bobs/too/deep")]
     assert owners == [(0, 0), (1000, 1001), (1000, 1001), (5, 6)]
     work.fails("FROM base:1\nUSER nobody-here\nWORKDIR /w", InvalidInput, "Dockerfile:3: user")
+
+
+def test_an_archive_of_zstd_is_unpacked(work: Workplace) -> None:
+    packed = zstd_chunked(tar_bytes({"a": os.urandom(5000), "b/c": b"1"}))
+    (work.context / "packed").write_bytes(packed)
+    (work.context / "cut").write_bytes(packed[:-1])
+    assert {"new/a", "new/b/c"} <= tree_of(work.build("FROM base:1\nADD packed /new/")).keys()
+    work.fails("FROM base:1\nADD cut /new/", InvalidInput, "cut cannot be read as the archive.*zstd stream is cut off")
+
+
+def test_of_two_extended_headers_of_an_archive_the_later_one_holds(work: Workplace) -> None:
+    first = tarbytes.pax({b"path": b"first", b"mtime": b"5", b"SCHILY.xattr.user.a": b"1"})
+    parts = [tarbytes.pax({b"uid": b"7"}, type=b"g"), first, tarbytes.pax({b"path": b"second"}), tarbytes.member(b"x")]
+    (work.context / "two.tar").write_bytes(tarbytes.archive(*parts, *[tarbytes.pax(b"")] * 20, tarbytes.member(b"y")))
+    image = work.build("FROM base:1\nADD two.tar /new/")
+    assert set(image.view.listdir("/new")) == {"second", "y"}
+    status = image.view.stat("/new/second")
+    assert (status.st_uid, status.st_mtime) == (7, 0)
+    (work.context / "many.tar").write_bytes(tarbytes.archive(*[tarbytes.pax(b"")] * 2000, tarbytes.member(b"y")))
+    work.fails("FROM base:1\nADD many.tar /new/", InvalidInput, "many.tar cannot be read as the archive")
 
 
 def test_damaged_archives(work: Workplace) -> None:

@@ -12,9 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import tarbytes as tb
 from exchanging import exchange
 from host_tree import Dump, below, small_tree
-from images import Image, docker_files, tar_of
+from images import Image, docker_files, tar_of, zstd_chunked
 from layer_model import Entry, write_tar
 from test_cli import Cli
 
@@ -221,7 +222,7 @@ def info(name: str, kind: bytes = tarfile.REGTYPE, **rest: object) -> tarfile.Ta
     return made
 
 
-@pytest.mark.parametrize("compression", ["", ":gz", ":xz"])
+@pytest.mark.parametrize("compression", ["", ":gz", ":xz", ":bz2", "zstd:chunked"])
 def test_a_tar_is_unpacked(container: Container, compression: str, tmp_path: Path) -> None:
     archive = archive_of(
         (info("./", tarfile.DIRTYPE, mode=0o750, mtime=7), b""),
@@ -235,8 +236,10 @@ def test_a_tar_is_unpacked(container: Container, compression: str, tmp_path: Pat
         (info("hosts", tarfile.SYMTYPE, linkname="../large"), b""),
         (info("../../up", mode=0o600), b"up"),
         (info("pipe", tarfile.FIFOTYPE, mode=0o620), b""),
-        mode="w" + compression,
+        mode="w" + compression if compression.startswith(":") else "w",
     )
+    if compression == "zstd:chunked":
+        archive = io.BytesIO(zstd_chunked(archive.read()))
     container.unpack(archive, "/etc")
     found = shown(container, "/etc", tmp_path)
     new = ["/new", "/new/deep", "/new/deep/again", "/new/deep/file"]
@@ -287,6 +290,16 @@ def test_a_tar_that_is_cut_off_is_refused(container: Container) -> None:
     data = archive_of((info("f"), bytes(100_000))).getvalue()[:50_000]
     with pytest.raises(InvalidInput, match="tar"):
         container.unpack(io.BytesIO(data), "/")
+
+
+def test_holes_of_a_tar_stay_holes(container: Container, tmp_path: Path) -> None:
+    extents = [(5000, 4), (40 << 30, 2)]
+    container.unpack(io.BytesIO(tb.archive(tb.sparse_10(b"f", extents, 50 << 30, b"abcdef"))), "/")
+    container.copy_out("/f", tmp_path / "f")
+    status = (tmp_path / "f").stat()
+    assert (status.st_size, status.st_blocks < 1000) == (50 << 30, True)
+    with open(tmp_path / "f", "rb") as file:
+        assert [file.read(2) for at in (4999, 5002, (40 << 30) + 1) if file.seek(at)] == [b"\0a", b"cd", b"f\0"]
 
 
 def test_an_exported_tar_gives_the_tree(container: Container, tree: Path, tmp_path: Path) -> None:

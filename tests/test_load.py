@@ -825,6 +825,41 @@ def test_memory_does_not_grow_with_the_layer(tmp_path: Path) -> None:
     assert int(output) <= 200 * 1024
 
 
+MANY_ENTRIES = """
+    import os, sys
+    import tarbytes
+    from layerstore._core.ingest import Contents, Digests, LayerIngest
+
+    COUNT = int(sys.argv[2])
+    # The digits of a number and what they lack to 9: all headers have one checksum.
+    head, tail = tarbytes.header(b"f" + b"0" * 7 + b"9" * 7).split(b"0000000", 1)
+    lacking = bytes.maketrans(b"0123456789", b"9876543210")
+
+    def resident(field):
+        return int(open("/proc/self/status").read().split(field)[1].split()[0])
+
+    directory = os.open(sys.argv[1], os.O_RDONLY)
+    pack = os.open(sys.argv[1], os.O_TMPFILE | os.O_RDWR)
+    ingest = LayerIngest(Contents(directory, pack, Digests(b"", 0), 65536))
+    idle = resident("VmRSS:")
+    for start in range(0, COUNT, 2000):
+        numbers = (b"%07d" % number for number in range(start, start + 2000))
+        ingest.feed(b"".join(head + digits + digits.translate(lacking) + tail[7:] for digits in numbers))
+    ingest.finish()
+    index = ingest.index(bytes(16))
+    print((resident("VmHWM:") - idle) * 1024 / COUNT)
+"""
+
+
+def test_memory_of_many_entries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The index, of 106 bytes for each of these, is written where what is known of them was kept."""
+    monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "131072")  # what is given back would else be counted still
+    with child(MANY_ENTRIES, tmp_path, 200_000, stdout=subprocess.PIPE) as process:
+        output, errors = process.communicate()
+    assert process.returncode == 0, errors.decode()
+    assert float(output) < 190
+
+
 LOAD = """
     import sys
     from layerstore import Store

@@ -531,8 +531,48 @@ def test_pax_records_override_the_header() -> None:
 
 def test_later_records_win() -> None:
     records = [(b"path", b"one"), (b"SCHILY.xattr.user.a", b"1"), (b"path", b"two"), (b"SCHILY.xattr.user.a", b"2")]
-    entry = one(tb.pax(records), tb.pax({b"uid": b"3"}), tb.header())
-    assert (entry.path, entry.xattrs, entry.uid) == (b"two", {b"user.a": b"2"}, 3)
+    entry = one(tb.pax(records), tb.header())
+    assert (entry.path, entry.xattrs) == (b"two", {b"user.a": b"2"})
+
+
+PATH_AND_TIME = tb.pax({b"path": b"one", b"mtime": b"5", b"uid": b"9"})
+# The second of each is what GNU tar, bsdtar and Go's archive/tar make of it, or POSIX where they disagree.
+SEQUENCES = {
+    "two": ([PATH_AND_TIME, tb.pax({b"path": b"two"})], (b"two", 0, 0)),
+    "the second without a path": ([PATH_AND_TIME, tb.pax({b"mtime": b"6"})], (b"name", 6, 0)),
+    "the second empty": ([PATH_AND_TIME, tb.pax(b"")], (b"name", 0, 0)),
+    "three": ([PATH_AND_TIME, tb.pax({b"mtime": b"6"}), tb.pax({b"uid": b"7"})], (b"name", 0, 7)),
+    "a global one after it": ([PATH_AND_TIME, tb.pax({b"uid": b"7"}, type=b"g")], (b"one", 5, 9)),
+    "a global one between": (
+        [PATH_AND_TIME, tb.pax({b"uid": b"7"}, type=b"g"), tb.pax({b"mtime": b"6"})],
+        (b"name", 6, 7),
+    ),
+    "a long name between": ([PATH_AND_TIME, tb.gnu_long(b"long"), tb.pax({b"uid": b"7"})], (b"long", 0, 7)),
+    "a long name before": ([tb.gnu_long(b"long"), PATH_AND_TIME, tb.pax({b"uid": b"7"})], (b"long", 0, 7)),
+    "two long names": ([tb.gnu_long(b"first"), tb.gnu_long(b"long")], (b"long", 0, 0)),
+}
+
+
+@pytest.mark.parametrize("name", SEQUENCES)
+def test_of_two_pax_headers_the_later_one_replaces_the_former(name: str) -> None:
+    parts, expected = SEQUENCES[name]
+    data = tb.archive(*parts, tb.member(b"name", b"x"), tb.member(b"next"))
+    (entry, _), (following, _) = read(data)
+    assert (entry.path, entry.mtime_seconds, entry.uid) == expected
+    assert (following.path, following.mtime_seconds) == (b"next", 0)
+    command = ["tar", "--utc", "--full-time", "--numeric-owner", "-tvf", "-"]
+    listed = subprocess.run(command, input=data, capture_output=True, check=True).stdout.splitlines()[0].split()
+    assert (listed[5], listed[4][-2:], listed[1]) == (expected[0], b"%02d" % expected[1], b"%d/0" % expected[2])
+
+
+def test_a_pax_header_that_was_replaced_leaves_no_attributes_and_no_holes() -> None:
+    replaced = tb.pax({b"SCHILY.xattr.user.a": b"1", b"GNU.sparse.map": b"0,1", b"GNU.sparse.size": b"9"})
+    records = [(b"GNU.sparse.size", b"9"), (b"GNU.sparse.offset", b"4"), (b"GNU.sparse.numbytes", b"3")]
+    for before in (replaced, tb.pax(records), tb.pax(records[:2])):
+        [(entry, content)] = read(tb.archive(before, tb.pax({b"uid": b"1"}), tb.member(b"f", b"abc")))
+        assert (entry.xattrs, entry.extents, entry.size, content) == ({}, None, 3, b"abc")
+    [(entry, _)] = read(tb.archive(tb.pax(records), tb.pax(records), tb.member(b"f", b"abc")))
+    assert (entry.extents, entry.size) == ([(4, 3)], 9)
 
 
 def test_xattrs_are_sorted_bytewise_and_unique() -> None:

@@ -5,7 +5,7 @@ from collections import namedtuple
 
 from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 from posix.stat cimport S_ISBLK, S_ISCHR, S_ISDIR, S_ISLNK, S_ISREG
@@ -20,15 +20,26 @@ cdef extern from "siphash.h" nogil:
 
 
 cdef extern from "index_writer.h" nogil:
+    struct ls_index_description:
+        uint64_t size
+        int64_t mtime_seconds
+        uint32_t mtime_nanoseconds
+        uint32_t mode
+        uint32_t uid
+        uint32_t gid
+        uint32_t data
+        uint16_t flags
+        uint16_t layer
+
     struct ls_index_node:
-        ls_record record
+        ls_index_description record
         uint32_t parent
         uint32_t inode
+        uint32_t xattrs_length
         uint16_t name_length
         const char *name
         const char *target
         const uint8_t *xattrs
-        size_t xattrs_length
 
     int ls_index_write(ls_index_kind kind, uint32_t layer_count, const uint8_t *hash_key, const ls_index_node *nodes,
                        uint32_t node_count, const ls_content *contents, uint32_t content_count, ls_buffer *out,
@@ -38,6 +49,7 @@ cdef extern from "index_writer.h" nogil:
 cdef extern from "merge.h" nogil:
     int ls_merge(const ls_index *const *layers, size_t layer_count, const uint8_t *hash_key, ls_buffer *out,
                  ls_error *err)
+    int ls_merge_check_links(const ls_index *const *layers, size_t layer_count, size_t first, ls_error *err)
 
 
 CONTENT_BYTES = sizeof(ls_content)
@@ -268,6 +280,15 @@ cdef class Index:
                 found.add(("b" if S_ISBLK(record.mode) else "c", record.size >> 32, record.size & 0xFFFFFFFF))
         return found
 
+    def has_lower_links(self):
+        """Whether there is a hard link to what a layer below has (LOWER_LINK)."""
+        cdef uint32_t i
+        cdef uint32_t flags = 0
+
+        for i in range(self.index.header.record_count):
+            flags |= self.index.records[i].flags
+        return bool(flags & LS_RECORD_LOWER_LINK)
+
     cdef const ls_record *_record(self, number) except NULL:
         if not 0 <= number < len(self):
             raise IndexError(f"record {number} of an index that has {len(self)}")
@@ -317,6 +338,26 @@ cdef const uint8_t *_key(bytes hash_key) except NULL:
     return <const uint8_t *> PyBytes_AS_STRING(hash_key)
 
 
+cdef class Stack:
+    """Indexes as C wants them, kept while this lives."""
+
+    cdef list owners
+    cdef size_t count
+    cdef const ls_index **indexes
+
+    def __cinit__(self, layers):
+        self.owners = list(layers)
+        self.count = len(self.owners)
+        self.indexes = <const ls_index **> calloc(self.count + 1, sizeof(ls_index *))
+        if self.indexes == NULL:
+            raise MemoryError()
+        for i in range(self.count):
+            self.indexes[i] = &(<Index?> self.owners[i]).index
+
+    def __dealloc__(self):
+        free(self.indexes)
+
+
 def merge(layers, bytes hash_key not None):
     """The index of the chain of these layers, the bottom one first (which may itself be a chain's index), as a
     read-only memoryview of its bytes.
@@ -327,22 +368,27 @@ def merge(layers, bytes hash_key not None):
     cdef ls_error err
     cdef int status
     cdef Written out = Written()
-    cdef list owners = list(layers)
-    cdef size_t n = len(owners)
+    cdef Stack stack = Stack(layers)
     cdef const uint8_t *key = _key(hash_key)
-    cdef const ls_index **indexes = <const ls_index **> calloc(n + 1, sizeof(ls_index *))
 
-    if indexes == NULL:
-        raise MemoryError()
-    try:
-        for i in range(n):
-            indexes[i] = &(<Index?> owners[i]).index
-        with nogil:
-            status = ls_merge(indexes, n, key, &out.buffer, &err)
-        check(status, &err)
-        return memoryview(out)
-    finally:
-        free(indexes)
+    with nogil:
+        status = ls_merge(stack.indexes, stack.count, key, &out.buffer, &err)
+    check(status, &err)
+    return memoryview(out)
+
+
+def check_links(layers, size_t first):
+    """Look whether the hard links of the layers from number `first` on lead to a file of a layer below their own.
+
+    Raises InvalidInput, naming it, for one that does not; CorruptError for a damaged layer.
+    """
+    cdef ls_error err
+    cdef int status
+    cdef Stack stack = Stack(layers)
+
+    with nogil:
+        status = ls_merge_check_links(stack.indexes, stack.count, first, &err)
+    check(status, &err)
 
 
 def encode_xattrs(xattrs):
@@ -411,7 +457,7 @@ cdef int _fill_node(ls_index_node *out, uint32_t number, node, contents, list al
     out.record.data = LS_NONE if node.content is None else node.content
     if node.content is not None and node.content < len(contents):
         out.record.size = contents[node.content][1]
-    if node.target is not None:
+    if node.target is not None and not S_ISDIR(node.mode):
         out.target = node.target
         out.record.size = len(node.target)
     if node.rdev is not None:

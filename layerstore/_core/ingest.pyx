@@ -20,7 +20,11 @@ cdef extern from "ingest.h" nogil:
     int ls_ingest_new(ls_ingest **ingest, ls_contents *contents, const ls_tar_limits *limits, ls_error *err)
     void ls_ingest_free(ls_ingest *ingest)
     const uint64_t LS_INGEST_HOLE_BYTES
-    void ls_ingest_limit(ls_ingest *ingest, uint64_t hole_bytes, uint64_t index_bytes)
+    struct ls_ingest_limits:
+        uint64_t hole_bytes
+        uint64_t passed_hole_bytes
+        uint64_t index_bytes
+    void ls_ingest_limit(ls_ingest *ingest, const ls_ingest_limits *limits)
     int ls_ingest_feed(ls_ingest *ingest, const uint8_t *bytes, size_t length, ls_error *err)
     int ls_ingest_finish(ls_ingest *ingest, ls_error *err)
     int ls_ingest_take_recipe(ls_ingest *ingest, ls_buffer *out, ls_error *err)
@@ -278,7 +282,7 @@ cdef class LayerIngest:
     cdef Contents contents
     cdef bint finished
     cdef bint indexed
-    cdef uint64_t hole_bytes
+    cdef ls_ingest_limits limits
 
     def __cinit__(self, Contents contents not None, *, path_bytes=None, name_bytes=None, extended_bytes=None,
                   sparse_extents=None, file_bytes=None, entries=None, hole_bytes=None):
@@ -286,9 +290,10 @@ cdef class LayerIngest:
         cdef ls_tar_limits limits = tar_limits(path_bytes, name_bytes, extended_bytes, sparse_extents, file_bytes,
                                                entries)
         self.contents = contents
-        self.hole_bytes = LS_INGEST_HOLE_BYTES if hole_bytes is None else hole_bytes
+        self.limits.hole_bytes = LS_INGEST_HOLE_BYTES if hole_bytes is None else hole_bytes
+        self.limits.passed_hole_bytes = self.limits.index_bytes = UINT64_MAX
         check(ls_ingest_new(&self.ingest, contents.contents, &limits, &err), &err)
-        ls_ingest_limit(self.ingest, self.hole_bytes, UINT64_MAX)
+        ls_ingest_limit(self.ingest, &self.limits)
 
     def __dealloc__(self):
         ls_ingest_free(self.ingest)
@@ -302,10 +307,12 @@ cdef class LayerIngest:
         check(status, err)
         return PyBytes_FromStringAndSize(<const char *>self.recipe.bytes, self.recipe.length)
 
-    def allow(self, uint64_t index_bytes):
-        """From the next span on, refuse an entry that brings what the layer's entries take to more bytes than that
-        (`ls_ingest_limit` in csrc/ingest.h)."""
-        ls_ingest_limit(self.ingest, self.hole_bytes, index_bytes)
+    def allow(self, uint64_t index_bytes, uint64_t hole_bytes):
+        """From the next span on, refuse an entry that brings what the layer's entries take, or the holes that have come
+        of its sparse files, to more bytes than these (`struct ls_ingest_limits` in csrc/ingest.h)."""
+        self.limits.index_bytes = index_bytes
+        self.limits.passed_hole_bytes = hole_bytes
+        ls_ingest_limit(self.ingest, &self.limits)
 
     def feed(self, const uint8_t[::1] span not None):
         """Take in the next bytes of the tar; returns the recipe bytes that are complete with them.

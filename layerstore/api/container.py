@@ -328,9 +328,10 @@ class Container(Operations):
     def unpack(self, archive: BinaryIO, path: str | os.PathLike[str]) -> None:
         """Take the entries of a tar into the directory `path`, as `tar -xp` by root in a chroot to it.
 
-        The tar is a stream, compressed with gzip, bzip2, xz or not. What is there is merged with directories and else
-        replaced. Names that lead above the directory begin at it. One of the overlay driver is mounted for it if it is
-        not. Raises `InvalidInput` where it is no tar, `LimitExceeded`, `OSError`; what was unpacked until then stays.
+        The tar is a stream, compressed with gzip, zstd, bzip2, xz or not. What is there is merged with directories and
+        else replaced. Names that lead above the directory begin at it. One of the overlay driver is mounted for it if
+        it is not. Raises `InvalidInput` where it is no tar, `LimitExceeded`, `OSError`; what was unpacked until then
+        stays.
         """
         from layerstore.containers import unpacking
 

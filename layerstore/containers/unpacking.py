@@ -3,118 +3,99 @@
 from __future__ import annotations
 
 import contextlib
-import gzip
-import lzma
 import os
 import posixpath
 import stat
-import tarfile
-import zlib
-from decimal import Decimal, InvalidOperation
 
-from layerstore.errors import InvalidInput, LayerstoreError
+from layerstore._core.tar import walk
+from layerstore.errors import CorruptError, InvalidInput
+from layerstore.layers.streams import INPUT_BYTES, archive_compression_of, decompressed, pieces_of, prefixed
 from layerstore.limits import DEFAULT, beyond
 from layerstore.naming import about
-from layerstore.store.pieces import PIECE_BYTES, write_all
+from layerstore.oci.archives import members_of
+from layerstore.store.pieces import write_all
+from layerstore.types import decode_path
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import BinaryIO, Self
+    from collections.abc import Iterator
+    from typing import BinaryIO
 
+    from layerstore._core.tar import Entry, Walk
     from layerstore.containers.copying import Files
     from layerstore.limits import Limits
 
-XATTR = "SCHILY.xattr."
-TYPES = {
-    tarfile.CHRTYPE: stat.S_IFCHR,
-    tarfile.BLKTYPE: stat.S_IFBLK,
-    tarfile.FIFOTYPE: stat.S_IFIFO,
-}
-
-
-# What reading a tar that is not whole raises, `tarfile` itself and what it decompresses with.
-DAMAGED = (tarfile.TarError, EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error, ValueError, IndexError)
-_INVALID: type[Exception] = tarfile.InvalidHeaderError  # type: ignore[attr-defined]
-_EXTENDED = {
-    *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
-    *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
-}
-
-
-def bounded_member(limits: Limits) -> type[tarfile.TarInfo]:
-    """What `tarfile` makes of headers: it would read extended ones of any size at once, and go back where a size is
-    below 0. There may be as many entries as `limits` say, and bytes in their files together."""
-    entries = size = 0
-
-    class Member(tarfile.TarInfo):
-        @classmethod
-        def fromtarfile(cls, tarfile: tarfile.TarFile) -> Self:
-            try:
-                return super().fromtarfile(tarfile)
-            except _INVALID as error:  # which would be the end of the archive to `tarfile`
-                raise InvalidInput(f"this cannot be read as a tar archive: {error} at byte {tarfile.offset}") from error
-
-        @classmethod
-        def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
-            nonlocal entries, size
-            member = super().frombuf(buf, encoding, errors)
-            entries += 1
-            size += member.size
-            if member.size < 0:
-                raise InvalidInput(f"entry {member.name!r} has a size of {member.size} bytes")
-            if member.type in _EXTENDED and member.size > limits.extended_bytes:
-                raise beyond(f"the extended header {member.name!r} has {member.size} bytes", limits, "extended_bytes")
-            if entries > limits.entries:
-                raise beyond(f"with {member.name!r} there are {entries} entries", limits, "entries")
-            if size > limits.layer_bytes:
-                raise beyond(f"with {member.name!r} the files have {size} bytes", limits, "layer_bytes")
-            return member
-
-    return Member
+_HEAD_BYTES = 512
+_SPECIAL = {"char": stat.S_IFCHR, "block": stat.S_IFBLK, "fifo": stat.S_IFIFO}
 
 
 def unpack(container: Files, archive: BinaryIO, directory: str, limits: Limits = DEFAULT) -> None:
-    """Take the entries of a tar, compressed or not as `tarfile` reads it, into a directory of the container.
+    """Take the entries of a tar, compressed or not, into a directory of the container.
 
     See `layerstore.Container.unpack`.
     """
-    directories: list[tuple[str, tarfile.TarInfo]] = []
+    directories: list[tuple[str, Entry]] = []
+    size = 0
     try:
-        member_type = bounded_member(limits)
-        with tarfile.open(fileobj=archive, mode="r|*", bufsize=PIECE_BYTES, tarinfo=member_type) as members:
-            for member in members:
-                inside = _inside(directory, member.name)
-                if inside != _inside(directory, ""):
-                    _make_parents(container, inside)
-                _make(container, members, member, inside, directory)
-                if member.isdir():
-                    directories.append((inside, member))
-                elif not member.islnk():
-                    _set_attributes(container, member, inside)
-    except LayerstoreError:
-        raise
-    except DAMAGED as error:
+        for entry, content in members_of(_walked(archive, limits)):
+            size += entry.size
+            if size > limits.layer_bytes:
+                raise beyond(f"with {decode_path(entry.path)!r} the files have {size} bytes", limits, "layer_bytes")
+            inside = _inside(directory, entry.path)
+            if inside != _inside(directory, b""):
+                _make_parents(container, inside)
+            _make(container, entry, content, inside, directory)
+            if entry.type == "directory":
+                directories.append((inside, entry))
+            elif entry.type != "hardlink":
+                _set_attributes(container, entry, inside)
+    except CorruptError as error:
         raise InvalidInput(f"this cannot be read as a tar archive: {error}") from error
-    for inside, member in reversed(directories):
-        _set_attributes(container, member, inside)
+    for inside, entry in reversed(directories):
+        _set_attributes(container, entry, inside)
 
 
-def _inside(directory: str, name: str) -> str:
+def _walked(archive: BinaryIO, limits: Limits) -> Walk:
+    head = b""
+    while len(head) < _HEAD_BYTES and (piece := archive.read(_HEAD_BYTES - len(head))):
+        head += piece
+    pieces = prefixed(head, pieces_of(archive, INPUT_BYTES))
+    return walk(
+        decompressed(pieces, archive_compression_of(head), limits, "the archive"),
+        path_bytes=limits.path_bytes,
+        name_bytes=limits.name_bytes,
+        extended_bytes=limits.extended_bytes,
+        sparse_extents=limits.sparse_extents,
+        file_bytes=limits.file_bytes,
+        entries=limits.entries,
+    )
+
+
+def _inside(directory: str, name: bytes) -> str:
     """Where an entry lands: a name that leads above the directory begins at it."""
-    return posixpath.normpath(f"{directory}/{posixpath.normpath('/' + name)}")
+    return posixpath.normpath(f"{directory}/{posixpath.normpath('/' + decode_path(name))}")
 
 
 def _make_parents(container: Files, inside: str) -> None:
+    missing = []
     parent = posixpath.dirname(inside)
+    while not _is_there(container, parent):
+        missing.append(parent)
+        parent = posixpath.dirname(parent)
+    for path in reversed(missing):
+        container.mkdir(path)
+
+
+def _is_there(container: Files, path: str) -> bool:
     try:
-        container.lstat(parent)
+        container.lstat(path)
     except FileNotFoundError:
-        _make_parents(container, parent)
-        container.mkdir(parent)
+        return False
+    return True
 
 
-def _make(container: Files, members: tarfile.TarFile, member: tarfile.TarInfo, inside: str, directory: str) -> None:
-    if member.isdir():
+def _make(container: Files, entry: Entry, content: Iterator[bytes], inside: str, directory: str) -> None:
+    if entry.type == "directory":
         try:
             if stat.S_ISDIR(container.lstat(inside).st_mode):
                 return
@@ -123,32 +104,44 @@ def _make(container: Files, members: tarfile.TarFile, member: tarfile.TarInfo, i
             pass
         container.mkdir(inside)
         return
-    target = _inside(directory, member.linkname) if member.islnk() else ""
-    if target and _is_linked(container, member, target, inside):
+    target = _inside(directory, entry.link) if entry.type == "hardlink" else ""
+    if target and _is_linked(container, entry, target, inside):
         return
     with contextlib.suppress(FileNotFoundError):
         container.unlink(inside)
-    if member.issym():
-        container.symlink(member.linkname, inside)
+    if entry.type == "symlink":
+        container.symlink(decode_path(entry.link), inside)
     elif target:
         container.link(target, inside)
-    elif member.type in TYPES:
-        device = 0 if member.isfifo() else os.makedev(member.devmajor, member.devminor)
-        container.mknod(inside, TYPES[member.type] | (member.mode & 0o7777), device)
-    elif member.isreg():
-        read = members.extractfile(member)
-        assert read is not None
-        with about(inside), container.open(inside, "xb", 0) as write:
-            while piece := read.read(PIECE_BYTES):
-                write_all(write.write, piece)
+    elif entry.type in _SPECIAL:
+        device = 0 if entry.type == "fifo" else os.makedev(entry.device_major, entry.device_minor)
+        container.mknod(inside, _SPECIAL[entry.type] | entry.mode, device)
     else:
-        raise InvalidInput(f"entry {member.name!r} of the tar is of a type ({member.type!r}) that no file system has")
+        with about(inside), container.open(inside, "xb", 0) as file:
+            for position, piece in _placed(entry, content):
+                file.seek(position)
+                write_all(file.write, piece)
+            file.truncate(entry.size)
 
 
-def _is_linked(container: Files, member: tarfile.TarInfo, target: str, inside: str) -> bool:
+def _placed(entry: Entry, content: Iterator[bytes]) -> Iterator[tuple[int, bytes]]:
+    """What is stored of a file in the tar, each piece with where it belongs in the file."""
+    extents = iter([(0, entry.size)] if entry.extents is None else entry.extents)
+    position = left = 0
+    for data in content:
+        at = 0
+        while at < len(data):
+            if not left:
+                position, left = next(extents)
+            piece = data[at : at + left]
+            yield position, piece
+            at, position, left = at + len(piece), position + len(piece), left - len(piece)
+
+
+def _is_linked(container: Files, entry: Entry, target: str, inside: str) -> bool:
     """Whether a name is one of the file that a hard link of the tar means; raises where it cannot become one."""
     if target == inside:
-        raise InvalidInput(f"entry {member.name!r} of the tar is a hard link to itself")
+        raise InvalidInput(f"entry {decode_path(entry.path)!r} of the tar is a hard link to itself")
     there = container.lstat(target)
     try:
         return os.path.samestat(there, container.lstat(inside))
@@ -156,22 +149,12 @@ def _is_linked(container: Files, member: tarfile.TarInfo, target: str, inside: s
         return False
 
 
-def _set_attributes(container: Files, member: tarfile.TarInfo, inside: str) -> None:
+def _set_attributes(container: Files, entry: Entry, inside: str) -> None:
     # In this order: a new owner takes capabilities and set-user-ID from a file.
-    container.chown(inside, member.uid, member.gid, follow_symlinks=False)
-    for key, value in member.pax_headers.items():
-        if key.startswith(XATTR):
-            data = value.encode("utf-8", "surrogateescape")
-            container.setxattr(inside, key.removeprefix(XATTR), data, follow_symlinks=False)
-    if not member.issym():
-        container.chmod(inside, member.mode & 0o7777)
-    container.utime(inside, ns=(0, mtime_ns(member)), follow_symlinks=False)
-
-
-def mtime_ns(member: tarfile.TarInfo) -> int:
-    """Its time of modification; the exact one where the tar says it."""
-    text = member.pax_headers.get("mtime", "")
-    try:
-        return int(Decimal(text) * 10**9)
-    except (InvalidOperation, ValueError, OverflowError):
-        return int(member.mtime) * 10**9
+    container.chown(inside, entry.uid, entry.gid, follow_symlinks=False)
+    for name, value in entry.xattrs.items():
+        container.setxattr(inside, os.fsdecode(name), value, follow_symlinks=False)
+    if entry.type != "symlink":
+        container.chmod(inside, entry.mode)
+    mtime_ns = entry.mtime_seconds * 10**9 + entry.mtime_nanoseconds
+    container.utime(inside, ns=(0, mtime_ns), follow_symlinks=False)

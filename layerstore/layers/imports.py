@@ -14,8 +14,10 @@ import struct
 import time
 
 from layerstore._core.erofs import write_pack
+from layerstore._core.index import check_links
 from layerstore._core.ingest import LOCATION_NONE, RECORD_BYTES, Contents, LayerIngest
 from layerstore.errors import DigestMismatch, InvalidInput
+from layerstore.layers.index_files import open_index
 from layerstore.layers.sources import StoredContent, begun
 from layerstore.layers.streams import (
     BackgroundHash,
@@ -26,7 +28,7 @@ from layerstore.layers.streams import (
     prefixed,
     read_ahead,
 )
-from layerstore.limits import DEFAULT, FREE_INDEX_BYTES, beyond
+from layerstore.limits import DEFAULT, FREE_INDEX_BYTES, FREE_LAYER_BYTES, beyond
 from layerstore.naming import about, close_fd, exists, fstat
 from layerstore.store import durable, locks, own_names
 from layerstore.store.clearing import clear_tree
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
+    from layerstore._core.index import Index
     from layerstore._core.ingest import Digests
     from layerstore.layers.entries import Clone, Source
     from layerstore.layers.streams import Piece
@@ -240,7 +243,10 @@ class Import:
                 if limits is not None:
                     if tar_bytes > limits.layer_bytes:
                         raise beyond(f"the layer has {tar_bytes} bytes and more", limits, "layer_bytes")
-                    ingest.allow(min(limits.index_bytes, max(FREE_INDEX_BYTES, limits.index_ratio * blob_bytes)))
+                    ingest.allow(
+                        index_bytes=min(limits.index_bytes, max(FREE_INDEX_BYTES, limits.index_ratio * blob_bytes)),
+                        hole_bytes=max(FREE_LAYER_BYTES, limits.layer_ratio * blob_bytes),
+                    )
                 if compression:
                     tar_hash.update(span)
                 write(ingest.feed(span))
@@ -258,8 +264,27 @@ class Import:
         return ImportedLayer(diff_id, known, ingest.files_bytes, recipe_hash.digest())
 
     def add_image(self, config: ImageConfig, names: Iterable[str], blobs: dict[Digest, bytes]) -> None:
-        """Stage an image over layers that are staged or stored. `blobs` (its config, its manifest) are kept."""
+        """Stage an image over layers that are staged or stored. `blobs` (its config, its manifest) are kept.
+
+        Raises `InvalidInput` for a layer with a hard link to what neither it nor a layer below it has: no container of
+        the image could be made.
+        """
+        self._check_links(config.diff_ids)
         self._images.append((config, list(names), blobs))
+
+    def _check_links(self, diff_ids: Sequence[DiffId]) -> None:
+        chains = chain_ids(diff_ids)
+        query = "SELECT chain_id FROM chains WHERE chain_id IN (SELECT value FROM json_each(?))"
+        stored = {chain for (chain,) in self._database.read().execute(query, (json.dumps(chains),))}
+        # The layers of a chain that is stored were looked at when it came.
+        first = next((number for number in range(len(chains), 0, -1) if chains[number - 1] in stored), 0)
+        layers = [self._layer_index(diff_id) for diff_id in diff_ids[first:]]
+        if any(layer.has_lower_links() for layer in layers):
+            check_links([*map(self._layer_index, diff_ids[:first]), *layers], first)
+
+    def _layer_index(self, diff_id: DiffId) -> Index:
+        path = self._layout.layer_index(diff_id)
+        return open_index(f"{self._staging}/{os.path.basename(path)}" if self.is_staged(diff_id) else path)
 
     def copy_contents(self, contents: Sequence[Piece]) -> bytes:
         """Stage contents that belong to layers which are stored; returns their digests, 32 bytes each."""

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
     Piece: TypeAlias = bytes | memoryview
+    _Failure: TypeAlias = type[Exception]
 
     class Readable(Protocol):
         """What a blob is read from."""
@@ -52,9 +53,17 @@ if TYPE_CHECKING:
 
 QUEUED_PIECES = 8
 INPUT_BYTES = 1 << 18
-"""Compressed bytes taken at a time: small, as what a decoder has not consumed is copied."""
-GZIP_MAGIC = b"\x1f\x8b"
-ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+"""Compressed bytes taken at a time."""
+_MAGIC = {"gzip": b"\x1f\x8b", "zstd": b"\x28\xb5\x2f\xfd", "bzip2": b"BZh", "xz": b"\xfd7zXZ\0"}
+_PADDED = ("gzip", "xz")
+XZ_MEMORY_BYTES = 128 << 20
+"""More than `xz -9` wants to be decompressed, 65 MiB."""
+_SKIPPABLE_MAGIC = b"\x2a\x4d\x18"
+"""Of zstd's skippable frames, behind a first byte from 0x50 to 0x5F; the size of the rest follows, 4 bytes."""
+_SKIPPABLE_HEAD_BYTES = 8
+_FIRST_INPUT_BYTES = 1 << 10
+"""What a decoder is given first, and then twice as much each time: it copies what is behind its end, and a stream may
+have an end every few bytes."""
 
 
 def pieces_of(source: Readable, size: int = PIECE_BYTES) -> Iterator[Piece]:
@@ -185,30 +194,45 @@ class Counted:
             yield piece
 
 
-def _gzip(_window_bytes: int) -> tuple[Callable[[], _Decoder], type[Exception], bytes]:
+def _gzip(_window_bytes: int) -> tuple[Callable[[], _Decoder], _Failure]:
     from isal import igzip_lib
 
     # The stub of isal says that IsalError is an instance.
-    failure: type[Exception] = igzip_lib.IsalError  # type: ignore[assignment]
-    return lambda: igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP), failure, GZIP_MAGIC
+    failure: _Failure = igzip_lib.IsalError  # type: ignore[assignment]
+    return lambda: igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP), failure
 
 
-def _zstd(window_bytes: int) -> tuple[Callable[[], _Decoder], type[Exception], bytes]:
+def _zstd(window_bytes: int) -> tuple[Callable[[], _Decoder], _Failure]:
     from layerstore.store.zstd import ZstdError, decompressor
 
     window_log = window_bytes.bit_length() - 1
-    return lambda: decompressor(window_log), ZstdError, ZSTD_MAGIC
+    return lambda: decompressor(window_log), ZstdError
 
 
-_FORMATS = {"gzip": _gzip, "zstd": _zstd}
-"""What loads the module for a compression and gives: what makes a decoder, what a decoder raises, the magic number."""
+def _bzip2(_window_bytes: int) -> tuple[Callable[[], _Decoder], _Failure]:
+    import bz2
+
+    return bz2.BZ2Decompressor, OSError
+
+
+def _xz(_window_bytes: int) -> tuple[Callable[[], _Decoder], _Failure]:
+    import lzma
+
+    return lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=XZ_MEMORY_BYTES), lzma.LZMAError
+
+
+_FORMATS = {"gzip": _gzip, "zstd": _zstd, "bzip2": _bzip2, "xz": _xz}
+"""What loads the module for a compression and gives: what makes a decoder, what a decoder raises."""
 
 
 def decompressed(
     pieces: Iterable[Piece], compression: str, limits: Limits | None = None, what: str = "the stream"
 ) -> Iterable[Piece]:
-    """`pieces` decompressed; `compression` as `compression_of` says: any number of gzip members (RFC 1952) or zstd
-    frames (RFC 8878), never more than a piece at a time.
+    """`pieces` decompressed, never more than a piece at a time; `compression` as `compression_of` or
+    `archive_compression_of` says.
+
+    They are any number of gzip members (RFC 1952) or xz streams, with zeros behind the last as a tape has them (so GNU
+    gzip and xz), of bzip2 streams, or of zstd frames (RFC 8878), of which skippable ones say nothing (section 3.1.2).
 
     Raises `CorruptError` and, naming `what`, `LimitExceeded` while it is read: for a frame that wants a larger window,
     and for a stream that has too many bytes for those that it was compressed to; `MemoryError`. Without `limits`, what
@@ -217,7 +241,7 @@ def decompressed(
     return _decompressed(pieces, compression, limits, what) if compression else pieces
 
 
-def _in_parts(pieces: Iterable[Piece]) -> Iterator[Piece]:
+def _in_parts(pieces: Iterable[Piece]) -> Iterator[memoryview]:
     for piece in pieces:
         for at in range(0, len(piece), INPUT_BYTES):
             yield memoryview(piece)[at : at + INPUT_BYTES]
@@ -227,24 +251,35 @@ def _decompressed(pieces: Iterable[Piece], compression: str, limits: Limits | No
     if compression == "zstd":
         from layerstore.store.zstd import is_out_of_memory
 
-    new_decoder, failure, magic = _FORMATS[compression]((limits or DEFAULT).zstd_window_bytes)
+    new_decoder, failure = _FORMATS[compression]((limits or DEFAULT).zstd_window_bytes)
     decoder: _Decoder | None = None
-    taken = given = 0
-    for piece in _in_parts(pieces):
-        pending: Piece = piece
-        taken += len(piece)
-        while pending or (decoder is not None and not decoder.needs_input):
+    taken = given = passed_over = room = 0
+    is_over = False
+    for part in _in_parts(pieces):
+        taken += len(part)
+        at = min(passed_over, len(part))
+        passed_over -= at
+        while at < len(part) or (decoder is not None and not decoder.needs_input):
             if decoder is None:
-                # Where a piece's end cuts the magic number, the decoder judges the rest.
-                if not magic.startswith(bytes(pending[: len(magic)])):
+                head = bytes(part[at : at + _SKIPPABLE_HEAD_BYTES])
+                is_over = is_over or (compression in _PADDED and not head[0] and taken > len(part) - at)
+                if is_over and not bytes(part[at:]).strip(b"\0"):
+                    break
+                # Where a part's end cuts the magic number, the decoder judges the rest.
+                if is_over or not _begins(compression, head):
                     raise CorruptError(f"the {compression} stream has bytes after its end; fetch or save it again")
-                decoder = new_decoder()
+                if size := _skippable_bytes(head):
+                    at += size
+                    passed_over = max(0, at - len(part))
+                    continue
+                decoder, room = new_decoder(), _FIRST_INPUT_BYTES
+            fed = part[at : at + room]
             try:
-                data = decoder.decompress(pending, PIECE_BYTES)
+                data = decoder.decompress(fed, PIECE_BYTES)
             except failure as error:
                 if compression == "zstd" and is_out_of_memory(error):
                     raise MemoryError(f"out of memory decompressing {what} with zstd: {error}") from error
-                if "memory" in str(error):
+                if compression == "zstd" and "memory" in str(error):
                     name = "zstd_window_bytes"
                     raise beyond(f"{what} is zstd that needs a larger window", limits or DEFAULT, name) from error
                 raise CorruptError(f"the {compression} stream is damaged ({error}); fetch or save it again") from error
@@ -254,15 +289,43 @@ def _decompressed(pieces: Iterable[Piece], compression: str, limits: Limits | No
                     has = f"{what} has {given} bytes and more in {taken} of {compression}"
                     raise beyond(has, limits, "layer_ratio")
                 yield data
-            pending = decoder.unused_data if decoder.eof else b""
+            at += len(fed)
+            room *= 2
             if decoder.eof:
+                at -= len(decoder.unused_data)
                 decoder = None
-    if decoder is not None:
+    if decoder is not None or passed_over:
         raise CorruptError(f"the {compression} stream is cut off; fetch or save it again")
 
 
+def _begins(compression: str, head: bytes) -> bool:
+    """Can a member or frame begin with these bytes? There may be too few to be sure."""
+    magic = _MAGIC[compression]
+    if magic.startswith(head[: len(magic)]):
+        return True
+    return compression == "zstd" and head[0] & 0xF0 == 0x50 and _SKIPPABLE_MAGIC.startswith(head[1:4])
+
+
+def _skippable_bytes(head: bytes) -> int:
+    """How long the skippable frame is of which the first bytes are all there; 0 where they are of no such frame."""
+    if len(head) < _SKIPPABLE_HEAD_BYTES or not _is_skippable(head):
+        return 0
+    return _SKIPPABLE_HEAD_BYTES + int.from_bytes(head[4:8], "little")
+
+
+def _is_skippable(head: bytes) -> bool:
+    return head[1:4] == _SKIPPABLE_MAGIC and head[0] & 0xF0 == 0x50
+
+
 def compression_of(head: Piece) -> str:
-    """ "gzip", "zstd" or "" by the first bytes of a blob."""
-    if bytes(head[:2]) == GZIP_MAGIC:
-        return "gzip"
-    return "zstd" if bytes(head[:4]) == ZSTD_MAGIC else ""
+    """ "gzip", "zstd" or "" by the first bytes of a blob. A skippable frame is taken for zstd, as containerd and podman
+    take it; LZ4 has them too."""
+    found = archive_compression_of(head)
+    return found if found in ("gzip", "zstd") else ""
+
+
+def archive_compression_of(head: Piece) -> str:
+    """The same of a tar that is no layer, which may be "bzip2" and "xz", too."""
+    first = bytes(head[:6])
+    found = next((name for name, magic in _MAGIC.items() if first.startswith(magic)), "")
+    return found or ("zstd" if _is_skippable(first) else "")

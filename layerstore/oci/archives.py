@@ -10,7 +10,7 @@ import os
 import stat
 
 from layerstore._core.mount import open_inside
-from layerstore._core.tar import Data, Entry, walk
+from layerstore._core.tar import Data, Entry, Raw, Walk, walk
 from layerstore.errors import CorruptError, InvalidInput, LayerstoreError, NotFound
 from layerstore.limits import beyond
 from layerstore.naming import about, close_fd, fstat
@@ -343,7 +343,7 @@ class Names:
         return resolve_links(name, self._links)
 
 
-def _walked(chunks: Iterable[bytes | memoryview], limits: Limits) -> Iterator[object]:
+def _walked(chunks: Iterable[bytes | memoryview], limits: Limits) -> Walk:
     return walk(
         chunks,
         path_bytes=limits.path_bytes,
@@ -359,7 +359,11 @@ def streamed_members(chunks: Iterable[bytes | memoryview], limits: Limits) -> It
 
     Raises `CorruptError`, `InvalidInput`, `LimitExceeded`, and what `chunks` raises.
     """
-    events = _walked(chunks, limits)
+    return members_of(_walked(chunks, limits))
+
+
+def members_of(events: Iterator[Raw | Entry | Data]) -> Iterator[tuple[Entry, Iterator[bytes]]]:
+    """The same of a tar that is walked already (`layerstore._core.tar.walk`)."""
     for event in events:
         if isinstance(event, Entry):
             content = _content(events, event.stored_size)
@@ -368,7 +372,7 @@ def streamed_members(chunks: Iterable[bytes | memoryview], limits: Limits) -> It
                 pass
 
 
-def _content(events: Iterator[object], left: int) -> Iterator[bytes]:
+def _content(events: Iterator[Raw | Entry | Data], left: int) -> Iterator[bytes]:
     while left:
         event = next(events)
         if isinstance(event, Data):

@@ -14,6 +14,7 @@ from layerstore.errors import CorruptError, LayerstoreError
 TAR = tb.archive(tb.member(b"x", bytes(range(256)) * 400))
 GZIP = gzip.compress(TAR, 1, mtime=0)
 ZSTD = zstd.compress(TAR, 1)
+SKIPPED = images.skippable(b"skipped" * 9)
 
 REFUSED = [
     refused("gzip cut off", GZIP[:-20], CorruptError, "gzip stream is cut off"),
@@ -27,6 +28,27 @@ REFUSED = [
     refused("gzip of a method that there is not", b"\x1f\x8b\x09" + GZIP[3:], CorruptError, "gzip stream is damaged"),
     refused("gzip of noise", b"\x1f\x8b\x08" + bytes(7) + b"\xff" * 500, CorruptError, "gzip stream is damaged"),
     refused("gzip of gzip", gzip.compress(GZIP), CorruptError, "byte 0|checksum|chksum"),
+    refused("gzip with zeros and a member after it", GZIP + bytes(9) + GZIP, CorruptError, "bytes after its end"),
+    refused(
+        "gzip with zeros and junk far after it", GZIP + bytes(700_000) + b"\1", CorruptError, "bytes after its end"
+    ),
+    refused("zstd with zeros after it", ZSTD + bytes(9), CorruptError, "bytes after its end"),
+    refused("a skippable frame that is cut off", ZSTD + SKIPPED[:-1], CorruptError, "zstd stream is cut off"),
+    refused("a skippable frame cut off in its size", ZSTD + SKIPPED[:6], CorruptError, "zstd stream is cut off"),
+    refused("a skippable frame cut off in its magic number", ZSTD + b"\x5f\x2a", CorruptError, "stream is cut off"),
+    refused(
+        "a skippable frame of 4 GiB that are not there",
+        b"\x50\x2a\x4d\x18\xff\xff\xff\xff" + ZSTD,
+        CorruptError,
+        "zstd stream is cut off",
+    ),
+    refused(
+        "a skippable frame that is longer than it says",
+        b"\x50\x2a\x4d\x18\1\0\0\0ab" + ZSTD,
+        CorruptError,
+        "zstd stream has bytes after its end",
+    ),
+    refused("a skippable frame before what is no zstd", SKIPPED + GZIP, CorruptError, "bytes after its end"),
     refused("zstd cut off", ZSTD[:-20], CorruptError, "zstd stream is cut off"),
     refused("zstd with junk after it", ZSTD + b"junk!", CorruptError, "zstd stream has bytes after its end"),
     refused("zstd of noise", b"\x28\xb5\x2f\xfd" + b"\xff" * 500, LayerstoreError, "zstd"),
@@ -56,13 +78,31 @@ def test_a_stream_is_refused(place: Place, given: Given) -> None:
             zstd.compress(TAR[:700]) + zstd.compress(b"") + zstd.compress(TAR[700:]),
             marks=case("zstd of many frames", "read as one, its digest that of all"),
         ),
+        pytest.param(GZIP + bytes(700_000), marks=case("gzip with zeros after it", "taken, as GNU gzip takes it")),
+        pytest.param(
+            SKIPPED + zstd.compress(TAR[:700]) + SKIPPED + zstd.compress(TAR[700:]) + SKIPPED * 2,
+            marks=case("skippable frames before, between and after those of zstd", "passed over"),
+        ),
+        pytest.param(
+            images.skippable(b"", 15) + images.skippable(bytes(3 << 20), 7) + ZSTD,
+            marks=case("a skippable frame of 3 MiB", "passed over"),
+        ),
+        pytest.param(images.zstd_chunked(TAR), marks=case("zstd:chunked", "taken")),
     ],
-    ids=["gzip", "zstd"],
+    ids=["gzip", "zstd", "zeros", "skippable", "large", "chunked"],
 )
 def test_streams_one_after_the_other(place: Place, data: bytes) -> None:
     image = place.store.import_rootfs(io.BytesIO(data), "hostile:1")
     assert image.diff_ids == (images.digest_of(TAR),)
     assert b"".join(image.layer_tar(image.diff_ids[0])) == TAR
+    place.drop("hostile:1")
+    place.changed()
+
+
+@case("nothing but skippable frames", "taken for a tar without entries")
+def test_nothing_but_skippable_frames(place: Place) -> None:
+    image = place.store.import_rootfs(io.BytesIO(SKIPPED * 3), "hostile:1")
+    assert image.diff_ids == (images.digest_of(b""),)
     place.drop("hostile:1")
     place.changed()
 

@@ -35,12 +35,12 @@ def container(request: pytest.FixtureRequest, place: Place) -> Iterator[Containe
     [
         pytest.param(
             tb.archive(tb.header(b"p", type=b"x", size=1 << 30), bytes(1024)),
-            "'p' has 1073741824 bytes.*extended_bytes",
+            "byte 0: 1073741824 more bytes.*extended_bytes",
             marks=case("a tar for cp with a pax header of 1 GiB", "refused", READ_WHOLE),
         ),
         pytest.param(
             tb.archive(tb.member(b"f", b"x"), tb.header(b"back", size=-1024)),
-            "'back'.*-1024",
+            "byte 1024.*-1024",
             marks=case("a tar for cp with a size below 0", "refused", "CVE-2025-8194 (tarfile)"),
         ),
         pytest.param(
@@ -58,6 +58,16 @@ def container(request: pytest.FixtureRequest, place: Place) -> Iterator[Containe
             "tar archive",
             marks=case("a tar for cp whose gzip is cut off", "refused"),
         ),
+        pytest.param(
+            tb.archive(tb.pax({b"path": b"a/" * 3000 + b"f"}), tb.member(b"x")),
+            "6001 bytes.*path_bytes",
+            marks=case("a tar for cp with a name of 3,000 levels", "refused"),
+        ),
+        pytest.param(
+            images.zstd.compress(bytes(1024), 1) + images.skippable(bytes(50))[:-1],
+            "tar archive.*zstd stream is cut off",
+            marks=case("a tar for cp whose skippable frame is cut off", "refused"),
+        ),
     ],
 )
 def test_a_tar_is_refused(place: Place, container: Container, data: bytes, told: str) -> None:
@@ -66,6 +76,14 @@ def test_a_tar_is_refused(place: Place, container: Container, data: bytes, told:
         container.unpack(source(Pipe(data)), "/srv")
     assert str(caught.value).isprintable()
     assert tree_of(place.top, place.top / "store") == before
+
+
+@case("a tar for cp with names of 2,000 levels", "unpacked in the container")
+def test_a_deep_name_of_a_tar(container: Container) -> None:
+    deep = b"/".join([b"a"] * 1990) + b"/f"
+    parts = [tb.pax({b"path": deep}), tb.member(b"x", b"deep"), *[tb.pax(b"")] * 2000, tb.member(b"last")]
+    container.unpack(source(io.BytesIO(tb.archive(*parts))), "/etc")
+    assert [change.path for change in container.diff()][-2:] == [f"/etc/{deep.decode()}", "/etc/last"]
 
 
 @case("a tar for cp of ../, absolute names and links out", "unpacked in the container", "CVE-2018-15664 (docker)")

@@ -1,13 +1,16 @@
 """Symbolic and hard links of layers."""
 
+import io
 import os
 from pathlib import Path
 
+import images
 import pytest
 import tarbytes as tb
-from hostile import Given, Place, case, contained, is_refused, layer, refused
+from hostile import Given, Place, case, contained, is_refused, layer, raises, refused, ways
 
 from layerstore.errors import InvalidInput, LimitExceeded
+from layerstore.layers import imports
 
 DOCKER = "CVE-2014-6407 (docker)"
 
@@ -127,8 +130,74 @@ def test_a_hard_link_through_a_symlink(place: Place) -> None:
         assert image.view.read_bytes("/l") == b"lower\n"
 
 
-@case("a hard link to nothing", "told by name when the image is looked into", DOCKER)
+NOWHERE = '"l".*is a hard link to "etc/passwd", and the layers below it show no file there'
+TO_PASSWD = tb.archive(tb.hardlink(b"l", b"etc/passwd"))
+
+
+@case("a hard link to nothing", "refused", DOCKER)
 def test_a_hard_link_to_nothing(place: Place) -> None:
+    is_refused(place, (TO_PASSWD, InvalidInput, NOWHERE))
+    with place.untouched():
+        for _, attempt in ways(place, tb.archive(tb.hardlink(b"l", b"no/where")), base=True):
+            raises(attempt, InvalidInput, '"l".*of layer 1.*"no/where"')
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        pytest.param(
+            [tb.archive(tb.member(b"etc/.wh.passwd")), TO_PASSWD],
+            marks=case("a hard link to what a layer between has hidden", "refused"),
+        ),
+        pytest.param(
+            [tb.archive(tb.directory(b"etc"), tb.member(b"etc/.wh..wh..opq")), TO_PASSWD],
+            marks=case("a hard link into a directory that is opaque", "refused"),
+        ),
+        pytest.param(
+            [tb.archive(tb.member(b"etc")), TO_PASSWD],
+            marks=case("a hard link into a directory that is a file now", "refused"),
+        ),
+        pytest.param(
+            [tb.archive(tb.hardlink(b"l", b"etc/passwd"), tb.member(b".wh.etc"), tb.directory(b"etc/passwd"))],
+            marks=case("a hard link to what is a directory later", "taken for the file of the layer below"),
+        ),
+        pytest.param(
+            [tb.archive(tb.member(b".wh.etc")), TO_PASSWD, tb.archive(tb.member(b".wh.l"))],
+            marks=case("a hard link to nothing that a layer above hides", "refused"),
+        ),
+        pytest.param(
+            [tb.archive(tb.hardlink(b"l", b"new"), tb.member(b"new"))],
+            marks=case("a hard link to what comes after it", "refused"),
+        ),
+    ],
+    ids=["whiteout", "opaque", "file", "later directory", "hidden", "later"],
+)
+def test_a_hard_link_to_what_is_not_shown(place: Place, layers: list[bytes], request: pytest.FixtureRequest) -> None:
+    image = images.Image([*place.base.layers, *layers], ["hostile:1"])
+    archive = images.tar_of(images.docker_files([image]))
+    if "later directory" in request.node.name:
+        with contained(place, *layers) as loaded:
+            assert loaded.view.read_bytes("/l") == b"lower\n"
+        return
+    place.refuses(lambda: place.store.load(io.BytesIO(archive)), InvalidInput, '"l".*is a hard link to')
+
+
+@case("a layer with a hard link, upon another base", "refused where the base has no such file")
+def test_a_stored_layer_upon_another_base(place: Place) -> None:
+    with contained(place, TO_PASSWD) as image:
+        assert image.view.read_bytes("/l") == b"lower\n"
+        other = images.Image([tb.archive(tb.directory(b"etc")), TO_PASSWD], ["other:1"])
+        archive = images.tar_of(images.docker_files([other]))
+        place.changed()
+        place.refuses(lambda: place.store.load(io.BytesIO(archive)), InvalidInput, NOWHERE)
+        upon = images.Image([*place.base.layers, TO_PASSWD, tb.archive(tb.member(b"f"))], ["upon:1"])
+        place.store.load(io.BytesIO(images.tar_of(images.docker_files([upon]))))
+        place.drop("upon:1")
+
+
+@case("a hard link to nothing that is stored already", "told by name when the image is looked into")
+def test_a_stored_hard_link_to_nothing(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(imports.Import, "_check_links", lambda *_: None)
     with contained(place, tb.archive(tb.hardlink(b"l", b"no/where"))) as image:
         with pytest.raises(InvalidInput, match="no/where"):
             image.view.listdir("/")

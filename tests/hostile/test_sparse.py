@@ -42,6 +42,21 @@ REFUSED = [
     refused("extents that go back", of("0.1", [(50, 10), (0, 10)], 100, b"x" * 20), CorruptError, "extent 2"),
     refused("an extent of 2^64 bytes", of("0.1", [(1, (1 << 64) - 1)], 100, b"x"), CorruptError, "marked"),
     refused("a file of 2 TiB of holes", of("1.0", [], 2 << 40, b""), LimitExceeded, "marked.*file_bytes"),
+    refused(
+        "60 GiB of holes in a layer of some KiB", of("1.0", [], 60 << 30, b""), LimitExceeded, "marked.*layer_ratio"
+    ),
+    refused(
+        "60 GiB of holes in sixty files",
+        layer(*[tb.sparse_10(b"marked%d" % number, [], 1 << 30, b"") for number in range(60)]),
+        LimitExceeded,
+        "marked1.*layer_ratio",
+    ),
+    refused(
+        "60 GiB of holes before content",
+        of("old", [((60 << 30) - 3, 3)], 60 << 30, b"abc"),
+        LimitExceeded,
+        "marked.*layer_ratio",
+    ),
     refused("65 GiB of holes", of("1.0", [], 65 << 30, b""), LimitExceeded, "marked.*hole_bytes"),
     refused(
         "a map of 10^9 extents",
