@@ -387,6 +387,34 @@ class TestGroup:
             run(store, "true")
         assert run(store, "true", pids_limit=-1)[0] == 0
 
+    def test_where_clone3_is_refused(self, store: Store) -> None:
+        """As by a filter around this process, or Linux before 5.7."""
+        refusing = {
+            "defaultAction": "SCMP_ACT_ALLOW",
+            "defaultErrnoRet": 0,
+            "syscalls": [{"names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": errno.ENOSYS}],
+        }
+        code = f"""
+import ctypes, os, sys
+from layerstore._core.mount import spawn
+from layerstore.containers import groups, seccomp
+data = seccomp.compile_profile({refusing!r})
+class Program(ctypes.Structure):
+    _fields_ = (("len", ctypes.c_ushort), ("filter", ctypes.c_char_p))
+libc = ctypes.CDLL(None, use_errno=True)
+assert libc.prctl(38, 1, 0, 0, 0) == 0
+assert libc.prctl(22, 2, ctypes.byref(Program(len(data) // 8, data))) == 0
+group = groups.make(sys.argv[1], 5, [])
+pid = spawn(["/bin/cat", "/proc/self/cgroup"], group_fd=group.directory, task_fds=group.tasks)
+assert os.waitpid(pid, 0)[1] == 0
+group.remove()
+"""
+        container = store.create("box:1")
+        command = [sys.executable, "-c", code, container.id]
+        shown = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+        assert shown.returncode == 0, shown.stderr
+        assert f"0::/{groups.name_of(container.id)}" in shown.stdout.splitlines()
+
     def test_disabled(self, store: Store) -> None:
         container = store.create("box:1")
         pid = container.start(["sleep", "1000"], cgroups="disabled")
