@@ -23,6 +23,7 @@ from layerstore import Container, Store, Volume
 from layerstore._core import cgroup, mount
 from layerstore.containers import groups, seccomp
 from layerstore.containers.confinement import CAPABILITIES, PIDS_LIMIT, confined
+from layerstore.containers.runtime import find_runtime
 from layerstore.errors import Conflict, InvalidInput, NotFound, Unsupported
 
 BOX_PROGRAM = "/bin/busybox"
@@ -617,6 +618,41 @@ def allow(profile: dict[str, object], name: str) -> bool:
     """Whether a profile allows a call, perhaps with some arguments only."""
     rules: list[dict[str, object]] = profile["syscalls"]  # type: ignore[assignment]
     return any(rule["action"] == "SCMP_ACT_ALLOW" and name in rule["names"] for rule in rules)  # type: ignore[operator]
+
+
+@pytest.mark.needs_tool("runc")
+class TestRunc:
+    """Which makes the group and compiles the filter itself."""
+
+    @pytest.fixture
+    def store(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> Store:
+        runtime = find_runtime("runc", store.layout.runtime)
+        monkeypatch.setattr(store._containers, "runtime", lambda: runtime)
+        return store
+
+    def test_system_calls(self, store: Store) -> None:
+        refused = TestSystemCalls.REFUSED
+        assert tried(store, *refused, "clone3") == {**dict.fromkeys(refused, errno.EPERM), "clone3": errno.ENOSYS}
+        assert errno.EPERM not in tried(store, "keyctl", security_opt=["seccomp=unconfined"]).values()
+
+    def test_devices(self, store: Store) -> None:
+        assert "Operation not permitted" in shell(store, ": </fuse", image="devices:1")
+        assert shell(store, ": </fuse && echo opened", image="devices:1", devices=["/dev/fuse"]) == "opened\n"
+        assert shell(store, ": </loop && echo opened", image="devices:1", privileged=True) == "opened\n"
+
+    def test_group(self, store: Store) -> None:
+        container = store.create("box:1")
+        pid = container.start(["sleep", "1000"], pids_limit=7)
+        lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
+        assert any(line.endswith(f"/{groups.name_of(container.id)}") for line in lines)
+        found = [Path(place) / "pids.max" for place in control_groups()]
+        assert "7\n" in [path.read_text() for path in found if path.exists()]
+        container.remove(force=True)
+        assert control_groups() == []
+
+    def test_no_group(self, store: Store) -> None:
+        with pytest.raises(Unsupported, match="runc always makes control groups"):
+            run(store, "true", cgroups="disabled")
 
 
 class TestCapabilities:
