@@ -290,6 +290,23 @@ class TestGroup:
         assert control_groups() == []
         assert not Path(f"/proc/{left[0]}/exe").exists()
 
+    def test_a_program_whose_caller_was_killed(self, store: Store) -> None:
+        container = store.create("box:1")
+        code = (
+            "import sys; from layerstore import Store; Store(sys.argv[1]).container(sys.argv[2]).run(['sleep', '1000'])"
+        )
+        command = [sys.executable, "-c", code, str(store.root), container.id]
+        caller = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdin=subprocess.DEVNULL)
+        wait_for(lambda: container.state == "running")
+        caller.kill()
+        caller.wait()
+        store.collect_garbage()
+        assert container.state == "running"
+        with pytest.raises(Conflict, match="is running"):
+            container.remove()
+        container.remove(force=True)
+        assert control_groups() == []
+
     def test_two_do_not_start_one_container(self, store: Store) -> None:
         container = store.create("box:1")
         held = groups.make(container.id, -1, None)
