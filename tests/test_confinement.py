@@ -75,6 +75,7 @@ NUMBERS = {
         "reboot": 169,
         "vmsplice": 278,
         "clone3": 435,
+        "clone": 56,
         "getpid": 39,
     },
     "aarch64": {
@@ -99,6 +100,7 @@ NUMBERS = {
         "reboot": 142,
         "vmsplice": 75,
         "clone3": 435,
+        "clone": 220,
         "getpid": 172,
     },
 }
@@ -547,6 +549,8 @@ class TestSystemCalls:
         assert shell(store, f"{BOX_PROGRAM} unshare -U echo in", **options) == "in\n"
 
     def test_namespaces(self, store: Store) -> None:
+        for flag in seccomp._NAMESPACES:
+            assert tried(store, "clone", argument=flag | signal.SIGCHLD) == {"clone": errno.EPERM}
         assert "not permitted" in shell(store, f"{BOX_PROGRAM} unshare -U true")
         assert "denied" in shell(store, f"{BOX_PROGRAM} mount -t tmpfs none /tmp")
 
