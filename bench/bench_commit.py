@@ -73,7 +73,7 @@ def changed(context: Context, store: Store | None, name: str, count: int) -> Ite
 def ran(store: Store, name: str, program: list[str]) -> Container:
     """A container of the overlay driver in which a program ran to its end."""
     container = store.create(name)
-    if container.run(program, network="none"):
+    if container.run(program):
         raise RuntimeError(f"{program[0]} failed in our container")
     return container
 

@@ -7,29 +7,39 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from bench.context import Context
 from bench.measure import extract, interleaved, memory_in_use, seconds, split_ours
 from bench.peers import Peer, timed
-from bench.rows import Row, at_most, faster, within
+from bench.rows import Row, at_most, faster, known, more_often, within
+from layerstore._core.mount import is_mounted, spawn
+from layerstore.containers.confinement import DEFAULT
+from layerstore.containers.launching import runtime_resources
+from layerstore.containers.runtime import HYBRID
+from layerstore.containers.seccomp import default_profile
 
 if TYPE_CHECKING:
     from layerstore import Image, Store
 
+T = TypeVar("T")
 MILLISECOND = 1e3
 KIB = 1024
 TRUE = ["/bin/true"]
 SLEEP = ["sleep", "1000"]
+CONFINED = "bare crun, confined alike"
+UNCONFINED = "bare crun"
+STARTS, AT_ONCE = 1000, 8
 SLEEPERS = 40
 MEMORY_LIMIT_KIB = 64
 
 
 def run(context: Context) -> list[Row]:
-    return [*by_command(context), *from_python(context), *sleepers(context)]
+    return [*by_command(context), *from_python(context), *side_by_side(context), *sleepers(context)]
 
 
 def by_command(context: Context) -> Iterator[Row]:
@@ -51,10 +61,15 @@ def by_command(context: Context) -> Iterator[Row]:
 
 
 def from_python(context: Context) -> Iterator[Row]:
-    """Create, mount, run and remove a container (volatile, as by `run --rm`), against crun alone on a ready bundle."""
+    """Create, mount, run and remove a container (volatile, as by `run --rm`), against crun alone on a ready bundle: one
+    that is confined as ours is, and one that has neither a control group nor a seccomp filter."""
     with contextlib.ExitStack() as stack:
         bundle = stack.enter_context(bare_bundle(context, TRUE))
-        works: dict[str, Callable[[], float]] = {"bare crun": partial(seconds, spawn_crun, bundle, "bare")}
+        alike = stack.enter_context(confined_bundles(context, bundle, 1))[0]
+        works: dict[str, Callable[[], float]] = {
+            CONFINED: partial(seconds, spawn_confined_crun, alike),
+            UNCONFINED: partial(seconds, spawn_crun, bundle, "bare"),
+        }
         if not context.peers_only:
             store = stack.enter_context(context.store("debian"))
             image = store.image(context.fixtures.recipe("debian").name)
@@ -63,12 +78,47 @@ def from_python(context: Context) -> Iterator[Row]:
             work()
         figures = interleaved(works, context.rounds(50))
     ours, peers = split_ours({work: value * MILLISECOND for work, value in figures.items()})
-    yield within("create, run /bin/true, remove, from Python", "ms", ours, peers, 1.3)
+    confined = {CONFINED: peers.pop(CONFINED)}
+    yield within("create, run /bin/true, remove, from Python", "ms", ours, confined, 1.3)
+    yield known("the same against a container that nothing confines", "ms", ours, peers)
+
+
+def side_by_side(context: Context) -> Iterator[Row]:
+    """Many starts, some at a time: ours create, run and remove a container each, crun has a ready bundle a thread."""
+    count = STARTS if not context.quick else STARTS // 10
+    with contextlib.ExitStack() as stack:
+        bundle = stack.enter_context(bare_bundle(context, TRUE))
+        bundles = stack.enter_context(confined_bundles(context, bundle, AT_ONCE))
+        works: dict[str, Callable[[], float]] = {
+            CONFINED: partial(starts_a_second, count, bundles, spawn_confined_crun)
+        }
+        if not context.peers_only:
+            store = stack.enter_context(context.store("debian"))
+            image = store.image(context.fixtures.recipe("debian").name)
+            works["ours"] = partial(
+                starts_a_second, count, [store] * AT_ONCE, lambda store: run_and_remove(store, image)
+            )
+        figures = interleaved(works, context.rounds(3))
+    ours, peers = split_ours(figures)
+    yield more_often(f"{count:,} starts, {AT_ONCE} at a time", "a second", ours, peers, 0.75)
+
+
+def starts_a_second(count: int, lanes: Sequence[T], start: Callable[[T], None]) -> float:
+    """Each lane starts one after the other, all lanes at once; raises what a start raised."""
+    share = count // len(lanes)
+
+    def work(lane: T) -> None:
+        for _ in range(share):
+            start(lane)
+
+    with ThreadPoolExecutor(len(lanes)) as pool:
+        took = seconds(lambda: list(pool.map(work, lanes)))
+    return share * len(lanes) / took
 
 
 def run_and_remove(store: Store, image: Image) -> None:
     container = store.create(image, volatile=True)
-    if container.run(TRUE, network="none"):
+    if container.run(TRUE):
         raise RuntimeError("/bin/true failed in our container")
     container.remove()
 
@@ -87,6 +137,40 @@ def bare_bundle(context: Context, arguments: list[str]) -> Iterator[Path]:
         yield bundle
     finally:
         shutil.rmtree(bundle)
+
+
+@contextlib.contextmanager
+def confined_bundles(context: Context, bundle: Path, count: int) -> Iterator[list[Path]]:
+    """Bundles on the root of that one, confined as our containers are, which crun does itself: its control groups, the
+    device rules and the limit there, the seccomp profile as JSON, capabilities and namespaces."""
+    config = json.loads((bundle / "config.json").read_text())
+    config["root"]["path"] = str(bundle / "rootfs")
+    config["process"]["noNewPrivileges"] = False
+    sets = ("bounding", "effective", "permitted")
+    config["process"]["capabilities"] = {name: list(DEFAULT.capabilities) for name in sets}
+    config["mounts"] = [mount for mount in config["mounts"] if mount["type"] != "cgroup"]
+    config["linux"]["namespaces"].append({"type": "cgroup"})
+    config["linux"]["seccomp"] = default_profile(DEFAULT.capabilities)
+    config["linux"]["resources"] = runtime_resources(DEFAULT)
+    directory = context.new_directory("confined")
+    bundles = [directory / f"bare-{number}" for number in range(count)]
+    for made in bundles:
+        made.mkdir(parents=True)
+        config["linux"]["cgroupsPath"] = f"/{made.name}"
+        (made / "config.json").write_text(json.dumps(config))
+    try:
+        yield bundles
+    finally:
+        shutil.rmtree(directory)
+
+
+def spawn_confined_crun(bundle: Path) -> None:
+    """In a mount namespace without version 2 of control groups where it is beside version 1: crun refuses both."""
+    command = ["/usr/bin/crun", "run", "--bundle", bundle, bundle.name]
+    hide = [HYBRID] if is_mounted(HYBRID) else []
+    _, status = os.waitpid(spawn(command, private_mounts=bool(hide), hide=hide), 0)
+    if status:
+        raise RuntimeError(f"crun of {bundle} ended with status {status}")
 
 
 def crun(*arguments: object) -> list[str]:

@@ -226,7 +226,7 @@ class Demo:
         with self.step("Change files in one of them"):
             changed, other = made[-1], made[0]
             say(f"  in {changed.id[:12]}: {EDIT}")
-            if changed.run(["sh", "-c", EDIT], network="none"):
+            if changed.run(["sh", "-c", EDIT]):
                 raise CannotGoOn("the shell in the container failed; its message is above")
             layerstore(self.root, "diff", changed.id[:12])
             note = (other.root / "srv/note.txt").exists()
@@ -250,7 +250,7 @@ class Demo:
                     output, its_end = os.pipe()
                     command = ["python3", "-c", SERVE_AND_ASK]
                     streams = {"stdin": stdin, "stdout": its_end, "stderr": errors.fileno()}
-                    future = pool.submit(container.run, command, network="none", **streams)
+                    future = pool.submit(container.run, command, **streams)
                     future.add_done_callback(lambda _, its_end=its_end: os.close(its_end))
                     outputs.append((output, future))
                 answers = [first_line(output) for output, _ in outputs]

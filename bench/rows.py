@@ -50,6 +50,12 @@ def keeps_up(work: str, unit: str, ours: float | None, peers: dict[str, float], 
     return Row(work, unit, ours, peers, f"≥ {share:g}× the peer's speed", met)
 
 
+def more_often(work: str, unit: str, ours: float | None, peers: dict[str, float], share: float) -> Row:
+    """Ours is to have at least this share of the fastest peer's rate."""
+    met = None if ours is None or not peers else ours >= share * max(peers.values())
+    return Row(work, unit, ours, peers, f"≥ {share:g}× the peer's rate", met, more_is_better=True)
+
+
 def at_most(work: str, unit: str, ours: float | None, peers: dict[str, float], limit: float, why: str = "") -> Row:
     """Ours is to be at most `limit`, whatever the peers do."""
     target = f"≤ {limit:,.4g} {unit}" + (f" ({why})" if why else "")

@@ -1034,6 +1034,19 @@ class TestRun:
         assert "other" not in work.output
         assert "\na\n" not in work.output
 
+    def test_it_is_confined_as_a_run_is(self, work: Workplace) -> None:
+        show = "/bin/busybox grep Seccomp: /proc/self/status; cat /proc/self/cgroup"
+        os.mknod(work.context / "fuse", 0o666 | stat.S_IFCHR, os.makedev(10, 229))
+        work.build(
+            f"FROM base:1\nRUN {show}\nRUN --mount=target=/c (: </c/fuse) 2>&1 || echo refused\n"
+            "RUN /bin/busybox unshare -U true 2>&1 || echo none made\n"
+        )
+        lines = work.output.splitlines()
+        assert "Seccomp:\t2" in lines
+        assert {line.split(":", 2)[2] for line in lines if line[:1].isdigit()} == {"/"}
+        assert "Operation not permitted" in work.output
+        assert "none made" in lines
+
     def test_the_network(self, work: Workplace) -> None:
         show = "cat /proc/net/dev | /bin/busybox wc -l"
         work.build(f"FROM base:1\nRUN --network=none {show}\n")

@@ -546,6 +546,25 @@ class TestContainers:
         assert cli.json("ps") == []
 
     @runs
+    def test_run_is_confined_unless_loosened(self, cli: Cli) -> None:
+        def shown(field: str, *options: str) -> str:
+            script = f'while read name value; do [ "$name" = {field}: ] && echo $value; done </proc/self/status; :'
+            return cli("run", "--rm", *options, "box:1", "sh", "-c", script).strip()
+
+        assert shown("Seccomp") == "2"
+        assert shown("Seccomp", "--security-opt", "seccomp=unconfined") == shown("Seccomp", "--privileged") == "0"
+        assert shown("NoNewPrivs", "--security-opt", "no-new-privileges") == "1"
+        default = int(shown("CapEff"), 16)
+        changed = int(shown("CapEff", "--cap-add", "NET_ADMIN", "--cap-drop", "CHOWN"), 16)
+        assert default ^ changed == 1 << 12 | 1 << 0
+        assert cli("run", "--rm", "--device", "/dev/fuse:/dev/x", "box:1", "ls", "/dev/x") == "/dev/x\n"
+        assert cli("run", "--rm", "box:1", "ls", "/sys/class/net").split() == ["lo"]
+        assert "lo" in cli("run", "--rm", "--network", "host", "box:1", "ls", "/sys/class/net").split()
+        fork = "sleep 0 & sleep 0 & sleep 0 & sleep 0 & wait; echo all"
+        assert "all" not in cli("run", "--rm", "--pids-limit", "3", "box:1", "sh", "-c", fork, status=2)
+        assert cli("run", "--rm", "--cgroups", "disabled", "box:1", "sh", "-c", fork) == "all\n"
+
+    @runs
     def test_run_keeps_the_container(self, cli: Cli) -> None:
         cli("run", "--name", "kept", "box:1", "touch", "/made")
         assert cli("diff", "kept") == "A /made\n"

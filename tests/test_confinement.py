@@ -23,6 +23,7 @@ from layerstore import Container, Store, Volume
 from layerstore._core import cgroup, mount
 from layerstore.containers import groups, seccomp
 from layerstore.containers.confinement import CAPABILITIES, PIDS_LIMIT, confined
+from layerstore.containers.runtime import find_runtime
 from layerstore.errors import Conflict, InvalidInput, NotFound, Unsupported
 
 BOX_PROGRAM = "/bin/busybox"
@@ -74,6 +75,7 @@ NUMBERS = {
         "reboot": 169,
         "vmsplice": 278,
         "clone3": 435,
+        "clone": 56,
         "getpid": 39,
     },
     "aarch64": {
@@ -98,6 +100,7 @@ NUMBERS = {
         "reboot": 142,
         "vmsplice": 75,
         "clone3": 435,
+        "clone": 220,
         "getpid": 172,
     },
 }
@@ -289,6 +292,23 @@ class TestGroup:
         assert control_groups() == []
         assert not Path(f"/proc/{left[0]}/exe").exists()
 
+    def test_a_program_whose_caller_was_killed(self, store: Store) -> None:
+        container = store.create("box:1")
+        code = (
+            "import sys; from layerstore import Store; Store(sys.argv[1]).container(sys.argv[2]).run(['sleep', '1000'])"
+        )
+        command = [sys.executable, "-c", code, str(store.root), container.id]
+        caller = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdin=subprocess.DEVNULL)
+        wait_for(lambda: container.state == "running")
+        caller.kill()
+        caller.wait()
+        store.collect_garbage()
+        assert container.state == "running"
+        with pytest.raises(Conflict, match="is running"):
+            container.remove()
+        container.remove(force=True)
+        assert control_groups() == []
+
     def test_two_do_not_start_one_container(self, store: Store) -> None:
         container = store.create("box:1")
         held = groups.make(container.id, -1, None)
@@ -386,6 +406,34 @@ class TestGroup:
         with pytest.raises(Unsupported, match="controller pids; --pids-limit -1"):
             run(store, "true")
         assert run(store, "true", pids_limit=-1)[0] == 0
+
+    def test_where_clone3_is_refused(self, store: Store) -> None:
+        """As by a filter around this process, or Linux before 5.7."""
+        refusing = {
+            "defaultAction": "SCMP_ACT_ALLOW",
+            "defaultErrnoRet": 0,
+            "syscalls": [{"names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": errno.ENOSYS}],
+        }
+        code = f"""
+import ctypes, os, sys
+from layerstore._core.mount import spawn
+from layerstore.containers import groups, seccomp
+data = seccomp.compile_profile({refusing!r})
+class Program(ctypes.Structure):
+    _fields_ = (("len", ctypes.c_ushort), ("filter", ctypes.c_char_p))
+libc = ctypes.CDLL(None, use_errno=True)
+assert libc.prctl(38, 1, 0, 0, 0) == 0
+assert libc.prctl(22, 2, ctypes.byref(Program(len(data) // 8, data))) == 0
+group = groups.make(sys.argv[1], 5, [])
+pid = spawn(["/bin/cat", "/proc/self/cgroup"], group_fd=group.directory, task_fds=group.tasks)
+assert os.waitpid(pid, 0)[1] == 0
+group.remove()
+"""
+        container = store.create("box:1")
+        command = [sys.executable, "-c", code, container.id]
+        shown = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+        assert shown.returncode == 0, shown.stderr
+        assert f"0::/{groups.name_of(container.id)}" in shown.stdout.splitlines()
 
     def test_disabled(self, store: Store) -> None:
         container = store.create("box:1")
@@ -501,6 +549,8 @@ class TestSystemCalls:
         assert shell(store, f"{BOX_PROGRAM} unshare -U echo in", **options) == "in\n"
 
     def test_namespaces(self, store: Store) -> None:
+        for flag in seccomp._NAMESPACES:
+            assert tried(store, "clone", argument=flag | signal.SIGCHLD) == {"clone": errno.EPERM}
         assert "not permitted" in shell(store, f"{BOX_PROGRAM} unshare -U true")
         assert "denied" in shell(store, f"{BOX_PROGRAM} mount -t tmpfs none /tmp")
 
@@ -589,6 +639,41 @@ def allow(profile: dict[str, object], name: str) -> bool:
     """Whether a profile allows a call, perhaps with some arguments only."""
     rules: list[dict[str, object]] = profile["syscalls"]  # type: ignore[assignment]
     return any(rule["action"] == "SCMP_ACT_ALLOW" and name in rule["names"] for rule in rules)  # type: ignore[operator]
+
+
+@pytest.mark.needs_tool("runc")
+class TestRunc:
+    """Which makes the group and compiles the filter itself."""
+
+    @pytest.fixture
+    def store(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> Store:
+        runtime = find_runtime("runc", store.layout.runtime)
+        monkeypatch.setattr(store._containers, "runtime", lambda: runtime)
+        return store
+
+    def test_system_calls(self, store: Store) -> None:
+        refused = TestSystemCalls.REFUSED
+        assert tried(store, *refused, "clone3") == {**dict.fromkeys(refused, errno.EPERM), "clone3": errno.ENOSYS}
+        assert errno.EPERM not in tried(store, "keyctl", security_opt=["seccomp=unconfined"]).values()
+
+    def test_devices(self, store: Store) -> None:
+        assert "Operation not permitted" in shell(store, ": </fuse", image="devices:1")
+        assert shell(store, ": </fuse && echo opened", image="devices:1", devices=["/dev/fuse"]) == "opened\n"
+        assert shell(store, ": </loop && echo opened", image="devices:1", privileged=True) == "opened\n"
+
+    def test_group(self, store: Store) -> None:
+        container = store.create("box:1")
+        pid = container.start(["sleep", "1000"], pids_limit=7)
+        lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
+        assert any(line.endswith(f"/{groups.name_of(container.id)}") for line in lines)
+        found = [Path(place) / "pids.max" for place in control_groups()]
+        assert "7\n" in [path.read_text() for path in found if path.exists()]
+        container.remove(force=True)
+        assert control_groups() == []
+
+    def test_no_group(self, store: Store) -> None:
+        with pytest.raises(Unsupported, match="runc always makes control groups"):
+            run(store, "true", cgroups="disabled")
 
 
 class TestCapabilities:

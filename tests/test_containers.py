@@ -383,6 +383,17 @@ class TestMount:
                 fresh.collect_garbage()
                 assert list((fresh.root / "containers").iterdir()) == []
 
+    def test_what_is_busy_for_a_moment_is_unmounted(self, store: Store) -> None:
+        """As another thread has it that starts a program: the new process has a copy of it until it executes."""
+        container = store.create("plain:1")
+        container.mount()
+        fd = os.open(container.root, os.O_PATH)
+        timer = threading.Timer(0.05, os.close, [fd])
+        timer.start()
+        container.umount()
+        timer.join()
+        assert container.state == "created"
+
     def test_an_unmounted_chain_is_made_again(self, store: Store) -> None:
         """Derived files may be removed, or be cut off by a crash."""
         container = store.create("plain:1")

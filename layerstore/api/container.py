@@ -435,7 +435,7 @@ class Container(Operations):
             devices: devices of the host that it may use, as "HOST[:CONTAINER[:rwm]]".
             privileged: all capabilities, system calls and devices, /sys to be written, nothing of /proc masked: root in
                 it is root of the host.
-            pids_limit: how many processes and threads it may have (2,048), or -1.
+            pids_limit: how many processes and threads it may have (2,048), or -1. The runtime that waits for it is one.
             cgroups: "disabled" does without a control group, and so without limits. Device files cannot be opened then
                 but for those in /dev.
 

@@ -15,7 +15,7 @@ import errno
 import os
 import signal
 import time
-from functools import partial
+from functools import cache, partial
 
 from layerstore._core import cgroup
 from layerstore.errors import Conflict, Unsupported
@@ -157,6 +157,12 @@ def _open_root() -> int:
     for path in _PLACES:
         if os.path.exists(f"{path}/cgroup.subtree_control"):
             return os.open(path, _DIRECTORY)
+    return os.dup(_unmounted_root())
+
+
+@cache
+def _unmounted_root() -> int:
+    """Of a hierarchy that is mounted nowhere: this process keeps it, as to take a mount away waits for RCU."""
     try:
         return cgroup.open_hierarchy()
     except Unsupported as error:

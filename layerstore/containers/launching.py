@@ -34,7 +34,7 @@ def complete(spec: dict[str, Any], confinement: Confinement, runtime: Runtime, c
             _refuse_devices(spec)
     elif not runtime.starts_in_group:
         spec["linux"]["cgroupsPath"] = f"/{groups.name_of(container)}"
-        spec["linux"]["resources"] = _resources(confinement)
+        spec["linux"]["resources"] = runtime_resources(confinement)
 
 
 @contextlib.contextmanager
@@ -91,7 +91,8 @@ def _add_seccomp(spec: dict[str, Any], confinement: Confinement, runtime: Runtim
     spec.setdefault("annotations", {})[_FILTER] = compiled
 
 
-def _resources(confinement: Confinement) -> dict[str, Any]:
+def runtime_resources(confinement: Confinement) -> dict[str, Any]:
+    """`linux.resources` of the OCI runtime specification, for a runtime that makes a control group itself."""
     rules = confinement.device_rules
     if rules is None:
         devices: list[dict[str, Any]] = [{"allow": True, "access": "rwm"}]

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 _KNOWN = ("crun", "runc")
 _SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _STATE_FILES = ("status", "state.json")  # crun's and runc's
-_HYBRID = "/sys/fs/cgroup/unified"
+HYBRID = "/sys/fs/cgroup/unified"
+"""Where version 2 of control groups is mounted beside version 1."""
 _FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 _OF_THE_TERMINAL = (signal.SIGINT, signal.SIGQUIT)
 
@@ -161,7 +162,7 @@ class Runtime(Value):
 
     def _spawn(self, arguments: Sequence[str], fds: tuple[int, int, int], group: Group | None = None) -> int:
         is_crun = self.name == "crun"
-        hide = [_HYBRID] if is_crun and mount.is_mounted(_HYBRID) else []
+        hide = [HYBRID] if is_crun and mount.is_mounted(HYBRID) else []
         # Not this process's environment: NOTIFY_SOCKET and LISTEN_FDS would change what the runtime does.
         environment = {"PATH": _SEARCH_PATH}
         argv = [self.path, "--root", self.state_root, *arguments]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import time
 
 from layerstore._core import mount
 from layerstore.errors import CorruptError, Unsupported
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from layerstore.store.layout import Layout
     from layerstore.types import ChainId
 
+_PAUSES_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
 _READ_AHEAD_BYTES = 128 << 10
 """The least that any device lets one request for readahead cover; the kernel drops what is beyond."""
 _READ_AHEAD_LIMIT_BYTES = 32 << 20
@@ -97,14 +99,22 @@ class Mounts:
     def unmount(self, containers: Sequence[str], *, lazy: bool = False) -> None:
         """Unmount these containers; those that are not mounted are passed over.
 
-        `lazy` detaches a mount that is in use. Raises `OSError` (EBUSY) otherwise, after trying all.
+        `lazy` detaches a mount that is in use. Raises `OSError` (EBUSY) otherwise, after trying all for a moment: a
+        program that another thread starts has a copy of what is open here until it executes.
         """
-        try:
-            mount.umount_many(self.containers_fd, containers, lazy)
-        except Unsupported:
-            # Who may not mount may have nothing mounted all the same.
-            if any(self.mounted(containers)):
-                raise
+        for pause in (*_PAUSES_SECONDS, None):
+            try:
+                return mount.umount_many(self.containers_fd, containers, lazy)
+            except Unsupported:
+                # Who may not mount may have nothing mounted all the same.
+                if any(self.mounted(containers)):
+                    raise
+                return None
+            except OSError as error:
+                if error.errno != errno.EBUSY or pause is None:
+                    raise
+                time.sleep(pause)
+        return None
 
     def mounted(self, containers: Sequence[str]) -> list[bool]:
         """Which of these containers are mounted, by the kernel's word."""
