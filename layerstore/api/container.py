@@ -307,11 +307,14 @@ class Container(Operations):
 
     def copy_out(self, path: str | bytes, target: str | os.PathLike[str], *, keep_owner: bool = False) -> None:
         """Copy a file or tree to `target` of the host, as `copy_in` the other way; owners with `keep_owner`, which
-        takes root.
+        takes root and trust in who made the files.
 
+        Without it no program of the container gets rights on the host, where all belongs to this user: files lose
+        set-user-ID, set-group-ID and sticky bits (as with cp(1), not docker cp), `security.*` (capabilities) and
+        `trusted.*` attributes are left out, and devices are, too: `Unsupported` is raised after all else was copied.
         Blocks of zeros become holes. Extended attributes that this user, or the host's file system, may not set are
-        left out. No link of the host is
-        followed below `target`. It needs no mount. Raises as `entries`; what was copied until then stays.
+        left out. No link of the host is followed below `target`. It needs no mount. Raises as `entries`; what was
+        copied until then stays.
         """
         from layerstore.containers import copying
 
