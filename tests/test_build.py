@@ -1236,6 +1236,29 @@ LOOKS = f"FROM base:1\n{LOCKED}cat /c/f > /tmp/before; sleep 0.3; cat /c/f | cmp
 
 @pytest.mark.root
 @pytest.mark.kernel
+def test_a_command_has_no_descriptor_but_its_own_pipes(work: Workplace) -> None:
+    """Nor that of a lock of the cache, which the runtime holds."""
+    work.build(f"FROM base:1\n{LOCKED}ls -l /proc/1/fd /proc/$$/fd\n")
+    shown = [line.partition(" -> ") for line in work.output.splitlines() if " -> " in line]
+    assert len(shown) >= 6
+    assert all(target.startswith("pipe:") and int(name.split()[-1]) < 3 for name, _, target in shown), shown
+
+
+@pytest.mark.root
+@pytest.mark.kernel
+def test_a_callback_that_raises_ends_the_command(work: Workplace) -> None:
+    def refuse(event: BuildEvent) -> None:
+        if event.kind == "output":
+            raise TimeoutError("it is enough")
+
+    (work.context / "Dockerfile").write_text(f"FROM base:1\nRUN echo x; sleep {NAP}\n")
+    with pytest.raises(TimeoutError, match="it is enough"):
+        work.store.build(work.context, progress=refuse, pull="never")
+    assert not runs_sleep(NAP)
+
+
+@pytest.mark.root
+@pytest.mark.kernel
 def test_what_a_killed_build_runs_ends_when_the_next_begins(work: Workplace) -> None:
     option, secret = with_secret(work)
     process = started(work, WRITES_ON, option)

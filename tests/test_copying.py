@@ -20,7 +20,8 @@ from layer_model import Entry, write_tar
 from test_cli import Cli
 
 from layerstore import Container, Store
-from layerstore.errors import InvalidInput
+from layerstore.cli import run as run_command
+from layerstore.errors import InvalidInput, Unsupported
 
 CAPABILITY = b"\x01\x00\x00\x02\x00\x04\x00\x00" + bytes(12)
 IMAGE = Image(
@@ -129,8 +130,48 @@ def test_owners_and_capabilities(container: Container, tmp_path: Path) -> None:
         status = os.stat(tmp_path / name)
         assert ((status.st_uid, status.st_gid), stat.S_IMODE(status.st_mode)) == (owner, 0o6755)
         assert os.getxattr(tmp_path / name, "security.capability") == CAPABILITY
-    container.copy_out("/kept", tmp_path / "mine")
-    assert os.stat(tmp_path / "mine").st_uid == 0
+
+
+@pytest.mark.root
+def test_without_owners_nothing_gives_rights_on_the_host(container: Container, tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    (tree / "dir").mkdir(parents=True)
+    os.chmod(tree / "dir", 0o3777)
+    for name, mode in (("suid", 0o4755), ("sgid", 0o2755), ("sticky", 0o1644)):
+        (tree / name).write_bytes(b"1")
+        os.chown(tree / name, 1000, 1000)
+        for attribute in ("security.capability", "trusted.own", "user.own"):
+            os.setxattr(tree / name, attribute, CAPABILITY)
+        os.chmod(tree / name, mode)
+    os.mknod(tree / "null", stat.S_IFCHR | 0o4666, os.makedev(1, 3))
+    os.link(tree / "null", tree / "other-name")
+    os.mknod(tree / "loop", stat.S_IFBLK | 0o666, os.makedev(7, 240))
+    os.mkfifo(tree / "pipe")
+    container.copy_in(tree, "/tree", keep_owner=True)
+    for _ in range(2):
+        with pytest.raises(Unsupported, match=r"'/tree/loop' and 2 more .*; all else was copied.*--archive"):
+            container.copy_out("/tree", tmp_path / "out")
+        modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "out").iterdir()}
+        pipe_mode = stat.S_IMODE((tree / "pipe").stat().st_mode)
+        assert modes == {"dir": 0o3777, "suid": 0o755, "sgid": 0o755, "sticky": 0o644, "pipe": pipe_mode}
+        for name in ("suid", "sgid", "sticky"):
+            assert os.listxattr(tmp_path / "out" / name) == ["user.own"]
+            assert os.stat(tmp_path / "out" / name).st_uid == 0
+    container.copy_out("/tree", tmp_path / "out", keep_owner=True)
+    assert below(tmp_path / "out") == below(tree)
+
+
+@pytest.mark.root
+def test_a_device_alone_by_command(filled: Store, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    container = filled.create("app:1", driver="extent")
+    container.mknod("/null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
+    container.sync()
+    command = ["--root", str(filled.root), "cp", f"{container.id}:/null", str(tmp_path / "null")]
+    assert run_command(command) == 1
+    assert "the device '/null' to the host" in capfd.readouterr()[1]
+    assert not (tmp_path / "null").exists()
+    assert run_command([*command[:3], "-a", *command[3:]]) == 0
+    assert (tmp_path / "null").is_char_device()
 
 
 def test_links_of_the_container_lead_nowhere_else(container: Container, tmp_path: Path) -> None:

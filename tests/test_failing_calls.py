@@ -7,6 +7,7 @@ import gzip
 import io
 import os
 import resource
+import select
 import sqlite3
 import subprocess
 import sys
@@ -20,14 +21,13 @@ import pytest
 from contexts import tar_bytes, write_context
 from images import Image, docker_files, tar_of
 from layer_model import Entry, write_tar
-from waiting import wait_for
 
 from layerstore import Store
 from layerstore._core.extent_io import LogWriter
-from layerstore.building import running
 from layerstore.checking import containers, contents, hashing, images, layers
 from layerstore.containers.containers import Containers
 from layerstore.containers.rootfs import Rootfs
+from layerstore.containers.streams import Streams
 from layerstore.extents import recording
 from layerstore.naming import about, close_fd, fstat, null_device
 from layerstore.registry.downloads import Download, Downloads
@@ -507,50 +507,58 @@ def test_a_check_that_cannot_map_a_log_names_it(app: Store, monkeypatch: pytest.
     assert app.check().is_clean
 
 
-def test_the_output_of_a_command_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The command has no reader any more, and the step fails: nobody waits, and all did not go well."""
-    before, stopped = descriptors(), []
+def test_the_output_of_a_program_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The program has no reader any more, and this fails: nobody waits, and all did not go well."""
+    before = descriptors()
     monkeypatch.setattr(os, "read", failing(os.read, errno.EIO))
     with (
-        pytest.raises(OSError, match="the output of the command"),
-        running._pumped(print, lambda: stopped.append(1)) as ends,
+        pytest.raises(OSError, match="Input/output error: 'the input and output of a container'"),
+        Streams(None, print, print) as streams,
     ):
-        os.write(ends[0], b"text")
-        wait_for(lambda: bool(stopped))
-        with pytest.raises(BrokenPipeError):
-            os.write(ends[0], b"text")
+        held = os.dup(streams.given[1])
+        os.write(held, b"text")
+        streams.copy(os.getpid())
+    with pytest.raises(BrokenPipeError):
+        os.write(held, b"text")
+    os.close(held)
     assert descriptors() == before
 
 
-def test_pipes_of_a_command_that_cannot_be_made(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pipes_of_a_program_that_cannot_be_made(monkeypatch: pytest.MonkeyPatch) -> None:
     before, pipe2 = descriptors(), os.pipe2
-    made: list[int] = []
+    for count in range(3):
+        left = [count]
 
-    def once(flags: int) -> tuple[int, int]:
-        if made:
-            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-        made.append(1)
-        return pipe2(flags)
+        def limited(flags: int, left: list[int] = left) -> tuple[int, int]:
+            if not left[0]:
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+            left[0] -= 1
+            return pipe2(flags)
 
-    monkeypatch.setattr(os, "pipe2", once)
-    with pytest.raises(OSError, match="Too many open files: 'the output of the command'"), running._pumped(print, list):
-        pass
-    assert descriptors() == before
+        monkeypatch.setattr(os, "pipe2", limited)
+        with (
+            open(os.devnull, "rb") as given,
+            pytest.raises(OSError, match="Too many open files: 'the input and output of a container'"),
+        ):
+            Streams(given.fileno(), print, print)
+        assert descriptors() == before
 
 
-def test_output_of_a_command_that_cannot_be_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_output_of_a_program_that_cannot_be_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     class Refusing:
-        register = unregister = lambda *_: None
+        register = lambda *_: None  # noqa: E731
 
         def poll(self, _: int) -> None:
             raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
 
-    monkeypatch.setattr(running.select, "poll", Refusing)
+    before = descriptors()
+    monkeypatch.setattr(select, "poll", Refusing)
     with (
-        pytest.raises(OSError, match="Cannot allocate memory: 'the output of the command'"),
-        running._pumped(print, list),
+        pytest.raises(OSError, match="Cannot allocate memory: 'the input and output of a container'"),
+        Streams(None, print, print) as streams,
     ):
-        pass
+        streams.copy(os.getpid())
+    assert descriptors() == before
 
 
 # Errors that are not to be taken for something else

@@ -10,7 +10,7 @@ from functools import partial
 from layerstore.containers.containers import check_count
 from layerstore.errors import Unsupported
 from layerstore.extents.operations import Operations
-from layerstore.naming import close_fd, null_device
+from layerstore.naming import close_fd
 from layerstore.types import encode_path
 
 TYPE_CHECKING = False
@@ -315,11 +315,14 @@ class Container(Operations):
 
     def copy_out(self, path: str | bytes, target: str | os.PathLike[str], *, keep_owner: bool = False) -> None:
         """Copy a file or tree to `target` of the host, as `copy_in` the other way; owners with `keep_owner`, which
-        takes root.
+        takes root and trust in who made the files.
 
+        Without it no program of the container gets rights on the host, where all belongs to this user: files lose
+        set-user-ID, set-group-ID and sticky bits (as with cp(1), not docker cp), `security.*` (capabilities) and
+        `trusted.*` attributes are left out, and devices are, too: `Unsupported` is raised after all else was copied.
         Blocks of zeros become holes. Extended attributes that this user, or the host's file system, may not set are
-        left out. No link of the host is
-        followed below `target`. It needs no mount. Raises as `entries`; what was copied until then stays.
+        left out. No link of the host is followed below `target`. It needs no mount. Raises as `entries`; what was
+        copied until then stays.
         """
         from layerstore.containers import copying
 
@@ -429,7 +432,10 @@ class Container(Operations):
             entrypoint: in place of the image's entrypoint and command.
             env: `K=V` strings or a mapping, added to the image's environment.
             network: "none", or "host" for the host's, which shows its abstract sockets, too.
-            stdin, stdout, stderr: descriptors or files with one; None is the caller's own.
+            stdin, stdout, stderr: descriptors or files with one; None is the caller's own. The program has pipes (with
+                `tty` a terminal) of its own: no program gets at these files. What it prints is delivered when this
+                returns. What it did not read of a file is read by who reads that next; of a pipe or socket that it did
+                not read to the end, up to 128 KiB are taken, of a terminal a line.
             security_opt: "seccomp=unconfined", "seccomp=FILE" (a profile as docker's, JSON), "no-new-privileges".
             cap_add, cap_drop: capabilities, as "NET_ADMIN", or "ALL".
             devices: devices of the host that it may use, as "HOST[:CONTAINER[:rwm]]".
@@ -447,6 +453,8 @@ class Container(Operations):
             ProgramNotFound, ProgramNotExecutable: the program is not in the container, or no program for that user.
             Conflict: a program runs in it already.
             Unsupported: no OCI runtime, no right to mount, or nothing to confine it by.
+            OSError: also where the output cannot be written (a full disk), after the program has ended, which gets
+                SIGPIPE then. That its reader has gone is no failure.
         """
         from layerstore.containers.confinement import confined
 
@@ -475,8 +483,11 @@ class Container(Operations):
     ) -> int:
         """Start a program in the container and leave it running; returns the id of its first process.
 
-        Arguments as for `run`; standard input is empty, output goes nowhere unless a file is given. The container stays
-        mounted; `kill` ends the program, `remove` the container. Raises as `run`.
+        Arguments as for `run`; standard input is empty, output goes nowhere unless a file is given. To a file a process
+        of the host copies (cat(1), in a session of its own) for as long as the program lives, also after this process
+        has ended; what was printed last may come a moment after the program's end. Where that is killed, or the disk is
+        full, the program gets SIGPIPE. The container stays mounted; `kill` ends the program, `remove` the container.
+        Raises as `run`.
         """
         from layerstore.containers.confinement import confined
 
@@ -484,9 +495,9 @@ class Container(Operations):
         runtime = self._store._containers.runtime()
         with self._store._containers.starting(self.id), self._mounted(keep=True):
             spec = self._spec(args, entrypoint, env, workdir, user, False, network, volumes, hostname, confinement)
-            with null_device() as nothing, self._launched(spec, confinement, runtime) as (bundle, group):
-                out, err = (nothing if f is None else _descriptor(f, 1) for f in (stdout, stderr))
-                pid = runtime.start_detached(bundle, self.id, group, stdin=nothing, stdout=out, stderr=err)
+            out, err = (None if file is None else _descriptor(file, 1) for file in (stdout, stderr))
+            with self._launched(spec, confinement, runtime) as (bundle, group):
+                pid = runtime.start_detached(bundle, self.id, group, stdout=out, stderr=err)
                 if group is not None:
                     group.stays = True
                 return pid

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
+import functools
 import os
 import posixpath
-import select
 import stat
-import threading
 
 from layerstore.containers import launching, program
 from layerstore.containers.bundle import runtime_spec
 from layerstore.containers.confinement import DEFAULT
 from layerstore.containers.mounted import MountedFiles
 from layerstore.containers.rootfs import Rootfs
-from layerstore.errors import LayerstoreError
-from layerstore.naming import about, close_fd, null_device, starting
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,9 +25,6 @@ if TYPE_CHECKING:
 
 _FROM_THE_HOST = ("/etc/resolv.conf", "/etc/hosts")
 _FROM_THE_RUNTIME = ("/proc", "/dev", "/sys")
-_PIECE_BYTES = 1 << 16
-_OUTPUT = "the output of the command"
-_POLL_MS = 100
 
 
 class Command:
@@ -56,7 +49,7 @@ class Command:
 
 def run(shop: Workshop, row: ContainerRow, command: Command, output: Callable[[int, bytes], None]) -> int:
     """Run it in a mounted container to its end; returns the exit status. What it prints goes to `output`, with 1 or 2
-    for the stream, in a thread of its own. Mount points that were made for it are gone after it.
+    for the stream; what that raises ends it. Mount points that were made for it are gone after it.
 
     Raises `InvalidInput`, `ProgramNotFound` and `ProgramNotExecutable`, `Unsupported`, `Stopped`, `OSError`.
     """
@@ -77,90 +70,12 @@ def run(shop: Workshop, row: ContainerRow, command: Command, output: Callable[[i
         program.check(spec)
         launching.complete(spec, DEFAULT, runtime, row.id, shop.layout.run)
         bundle = containers.write_bundle(row.id, spec)
-        nothing = stack.enter_context(null_device())
         stack.enter_context(shop.running(row.id))
-        streams = stack.enter_context(_pumped(output, shop.stop))
         group = stack.enter_context(launching.grouped(DEFAULT, runtime, row.id))
-        status = runtime.run(bundle, row.id, group, stdin=nothing, stdout=streams[0], stderr=streams[1])
+        out, errors = (functools.partial(output, stream) for stream in (1, 2))
+        status = runtime.run(bundle, row.id, group, stdin=None, stdout=out, stderr=errors)
     shop.check()
     return status
-
-
-@contextlib.contextmanager
-def _pumped(output: Callable[[int, bytes], None], stop: Callable[[], None]) -> Iterator[list[int]]:
-    """Two descriptors to write to; what is written goes to `output`, all of it when the block ends.
-
-    What `output` raises is raised then; until then `stop` is called, to have the block end.
-    """
-    pipes: list[tuple[int, int]] = []
-    try:
-        for _ in range(2):
-            with about(_OUTPUT):
-                pipes += [os.pipe2(os.O_CLOEXEC)]
-        pump = _Pump([read for read, _ in pipes], output, stop)
-        thread = threading.Thread(target=pump.run, name="layerstore-output")
-        with starting():
-            thread.start()
-    except BaseException:
-        for end in itertools.chain(*pipes):
-            close_fd(end)
-        raise
-    try:
-        yield [write for _, write in pipes]
-    finally:
-        for _, write in pipes:
-            close_fd(write)
-        thread.join()
-        if pump.failure is not None:
-            raise pump.failure
-
-
-class _Pump:
-    def __init__(self, fds: Sequence[int], output: Callable[[int, bytes], None], stop: Callable[[], None]) -> None:
-        self._streams = {fd: number for number, fd in enumerate(fds, 1)}
-        self._output = output
-        self._stop = stop
-        self.failure: BaseException | None = None
-
-    def run(self) -> None:
-        """Read until nobody can write any more, or until that fails."""
-        try:
-            self._read()
-        except BaseException as error:
-            self.failure = self.failure or error
-        finally:
-            # Who has no reader any more does not wait for one.
-            for fd in self._streams:
-                close_fd(fd)
-        if self.failure is not None:
-            with contextlib.suppress(LayerstoreError, OSError):  # what came first is told
-                self._stop()
-
-    def _read(self) -> None:
-        poll = select.poll()
-        for fd in self._streams:
-            poll.register(fd, select.POLLIN)
-        while self._streams:
-            with about(_OUTPUT):
-                ready = poll.poll(_POLL_MS)
-            for fd, _ in ready:
-                with about(_OUTPUT):
-                    data = os.read(fd, _PIECE_BYTES)
-                if data:
-                    self._take(self._streams[fd], data)
-                else:
-                    poll.unregister(fd)
-                    del self._streams[fd]
-                    close_fd(fd)
-            if self.failure is not None:
-                self._stop()  # not once: a runtime cannot end a container that it is about to start
-
-    def _take(self, stream: int, data: bytes) -> None:
-        try:
-            if self.failure is None:
-                self._output(stream, data)
-        except BaseException as error:
-            self.failure = error
 
 
 @contextlib.contextmanager

@@ -3,7 +3,9 @@
 A directory that is there gets what is copied in it, under its own name; with "/." after the source, what is in that.
 With "-" for the host, a tar is written to standard output, or read from standard input into a directory. What is
 copied belongs to root in the container and to the caller on the host, unless with --archive; times and permissions
-stay, and symbolic links are copied as links."""
+stay, and symbolic links are copied as links. Without --archive, nothing that a program of the container made gives it
+rights on the host: files come without set-user-ID, set-group-ID and sticky bits, capabilities and other security.*
+attributes, and devices do not come, which is an error once all else was copied."""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ _MAX_LINKS = 40
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="SOURCE", help="CONTAINER:PATH, or a path of the host, or -")
     parser.add_argument("target", metavar="TARGET", help="a path of the host, or -, or CONTAINER:PATH")
-    parser.add_argument("-a", "--archive", action="store_true", help="keep owners")
+    parser.add_argument(
+        "-a", "--archive", action="store_true", help="keep owners, and to the host set-user-ID, capabilities, devices"
+    )
     parser.add_argument("-L", "--follow-link", action="store_true", help="copy what a link SOURCE leads to")
 
 

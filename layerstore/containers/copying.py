@@ -9,10 +9,12 @@ import os
 import stat
 import sys
 
+from layerstore.errors import Unsupported
 from layerstore.layers.paths import relative_to
 from layerstore.layers.sources import begun, filled
 from layerstore.naming import about, fstat
 from layerstore.store.pieces import PIECE_BYTES, write_all, write_at
+from layerstore.types import decode_path
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from layerstore.layers.entries import Entry
 
     Files: TypeAlias = Operations | MountedFiles
+
+_PRIVILEGED = (b"security.", b"trusted.")
 
 
 def copy_in(container: Files, source: str, path: str, keep_owner: bool) -> None:
@@ -126,7 +130,11 @@ def copy_out(entries: Iterable[Entry], target: str, keep_owner: bool) -> None:
     top: bytes | None = None
     places: dict[bytes, str] = {}
     directories: list[tuple[str, Entry]] = []
+    devices: dict[bytes, None] = {}
     for entry in entries:
+        if not keep_owner and (_is_device(entry) or entry.link in devices):
+            devices[entry.path] = None
+            continue
         top = entry.path if top is None else top
         below = relative_to(top, entry.path)
         host = places[entry.path] = os.path.join(target, os.fsdecode(below)) if below else target
@@ -142,6 +150,17 @@ def copy_out(entries: Iterable[Entry], target: str, keep_owner: bool) -> None:
             _attributes_out(entry, host, keep_owner)
     for host, entry in reversed(directories):
         _attributes_out(entry, host, keep_owner)
+    if devices:
+        first, more = "/" + decode_path(next(iter(devices))), len(devices) - 1
+        also = f" and {more} more" if more else ""
+        raise Unsupported(
+            f"cannot copy the device {first!r}{also} to the host without its owner; all else was copied; "
+            "if you trust who made it, copy with --archive (keep_owner)"
+        )
+
+
+def _is_device(entry: Entry) -> bool:
+    return stat.S_ISCHR(entry.mode) or stat.S_ISBLK(entry.mode)
 
 
 def renamed(entries: Iterable[Entry]) -> Iterator[Entry]:
@@ -188,12 +207,16 @@ def _attributes_out(entry: Entry, host: str, keep_owner: bool) -> None:
     if keep_owner:
         os.chown(host, entry.uid, entry.gid, follow_symlinks=False)
     for name, value in entry.xattrs.items():
+        if not keep_owner and name.startswith(_PRIVILEGED):
+            continue
         try:
             os.setxattr(host, name, value, follow_symlinks=False)
         except OSError as error:
             if error.errno not in (errno.EPERM, errno.EACCES, errno.ENOTSUP):
                 raise
     if entry.target is None:
-        os.chmod(host, stat.S_IMODE(entry.mode))
+        # With another owner these would give the rights of that one, on the host.
+        is_whole = keep_owner or entry.is_dir()
+        os.chmod(host, stat.S_IMODE(entry.mode) if is_whole else entry.mode & 0o777)
     with about(host):
         os.utime(host, ns=(entry.mtime_ns, entry.mtime_ns), follow_symlinks=False)

@@ -10,8 +10,10 @@ import contextlib
 import json
 import os
 import signal
+import time
 
 from layerstore._core import mount
+from layerstore.containers.streams import Streams, detached
 from layerstore.errors import InvalidInput, LayerstoreError, NotFound, Unsupported
 from layerstore.naming import close_fd, fstat, null_device
 from layerstore.store.layout import absolute
@@ -20,11 +22,12 @@ from layerstore.types import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from types import FrameType
     from typing import Any
 
     from layerstore.containers.groups import Group
+    from layerstore.containers.streams import Sink
 
 _KNOWN = ("crun", "runc")
 _SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -33,6 +36,7 @@ HYBRID = "/sys/fs/cgroup/unified"
 """Where version 2 of control groups is mounted beside version 1."""
 _FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 _OF_THE_TERMINAL = (signal.SIGINT, signal.SIGQUIT)
+_AGAIN_SECONDS = 0.05
 
 
 def find_runtime(name: str | None, state_root: str | os.PathLike[str]) -> Runtime:
@@ -76,30 +80,45 @@ class Runtime(Value):
         container_id: str,
         group: Group | None = None,
         *,
-        stdin: int = 0,
-        stdout: int = 1,
-        stderr: int = 2,
+        stdin: int | None = 0,
+        stdout: Sink = 1,
+        stderr: Sink = 2,
         tty: bool = False,
     ) -> int:
         """Run a container to its end and return its exit status (128 + N when signal N ended it).
 
         crun starts in `group`, and the container with it; runc makes one itself, as the bundle says.
-        `stdin`, `stdout` and `stderr` are descriptors; with `tty` stdin must be a terminal, which the runtime connects
-        to the container's.
+        `stdin`, `stdout` and `stderr` are descriptors, None for no input, or functions that take the output; see
+        `Streams`. With `tty` stdin must be a terminal, which the runtime connects to the container's.
         Called in the main thread, signals that reach this process meanwhile go to the container. Nothing of the
-        container is left.
+        container is left, also where this is interrupted or a function raises. Raises `OSError` as `Streams.finish`.
         """
-        if tty and not os.isatty(stdin):
+        if tty and not (isinstance(stdin, int) and os.isatty(stdin)):
             raise InvalidInput("the input device is not a TTY: run without a terminal, or from one")
-        with _Forwarding() as forwarding:
-            arguments = [*self._options, "run", "--bundle", os.fspath(bundle_dir), container_id]
-            pid = self._spawn(arguments, (stdin, stdout, stderr), group)
-            status = forwarding.wait(pid)
-        if status < 0:  # the runtime itself was killed, and so could not clean up
-            with contextlib.suppress(NotFound):
-                self.delete(container_id, force=True)
-            return 128 - status
-        return status
+        with Streams(stdin, stdout, stderr, tty=tty) as streams:
+            with _Forwarding() as forwarding:
+                arguments = [*self._options, "run", "--bundle", os.fspath(bundle_dir), container_id]
+                pid = self._spawn(arguments, streams.given, group)
+                try:
+                    status = forwarding.wait(pid, streams.copy)
+                except BaseException:
+                    streams.close()
+                    self._end(container_id, pid)
+                    raise
+            if status < 0:  # the runtime itself was killed, and so could not clean up
+                with contextlib.suppress(NotFound):
+                    self.delete(container_id, force=True)
+            streams.finish()
+        return 128 - status if status < 0 else status
+
+    def _end(self, container_id: str, pid: int) -> None:
+        """Kill what runs in a container, until the runtime that waits for it has ended, and wait for that."""
+        with contextlib.suppress(ChildProcessError):  # it was waited for already
+            while not os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG):
+                # Not once: a runtime cannot end a container that it is about to start.
+                with contextlib.suppress(LayerstoreError):
+                    self.kill(container_id, signal.SIGKILL)
+                time.sleep(_AGAIN_SECONDS)
 
     def start_detached(
         self,
@@ -107,14 +126,13 @@ class Runtime(Value):
         container_id: str,
         group: Group | None = None,
         *,
-        stdin: int,
-        stdout: int,
-        stderr: int,
+        stdout: int | None,
+        stderr: int | None,
     ) -> int:
         """Start a container without waiting for it and return the process id of its first process.
 
-        `group` as for `run`. It has the three descriptors, and no terminal: the bundle's `process.terminal` must be
-        false. `delete` it after its end.
+        `group` as for `run`. Its input is empty, its output goes to the descriptors as `detached` says, and it has
+        no terminal: the bundle's `process.terminal` must be false. `delete` it after its end.
         """
         from pathlib import Path
 
@@ -123,7 +141,8 @@ class Runtime(Value):
         arguments = [*self._options, "--log", str(log), "run", "--detach", "--pid-file", str(pid_file)]
         try:
             arguments += ["--bundle", os.fspath(bundle_dir), container_id]
-            pid = self._spawn(arguments, (stdin, stdout, stderr), group)
+            with detached(stdout, stderr, os.fspath(bundle_dir)) as given:
+                pid = self._spawn(arguments, given, group)
             if _wait(pid):
                 text = log.read_text(errors="replace").strip() if log.exists() else "it did not say why"
                 raise LayerstoreError(f'{self.name} cannot start the container "{container_id}": {text}')
@@ -160,7 +179,7 @@ class Runtime(Value):
     def _options(self) -> list[str]:
         return ["--cgroup-manager=disabled"] if self.starts_in_group else []
 
-    def _spawn(self, arguments: Sequence[str], fds: tuple[int, int, int], group: Group | None = None) -> int:
+    def _spawn(self, arguments: Sequence[str], fds: Sequence[int], group: Group | None = None) -> int:
         is_crun = self.name == "crun"
         hide = [HYBRID] if is_crun and mount.is_mounted(HYBRID) else []
         # Not this process's environment: NOTIFY_SOCKET and LISTEN_FDS would change what the runtime does.
@@ -231,12 +250,14 @@ class _Forwarding:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
-    def wait(self, pid: int) -> int:
+    def wait(self, pid: int, until_ended: Callable[[int], None]) -> int:
         self._pid = pid
-        for number in self._early:
-            os.kill(pid, number)
-        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)  # unreaped, so the number stays the child's
-        self._pid = None
+        try:
+            for number in self._early:
+                os.kill(pid, number)
+            until_ended(pid)  # unreaped, so the number stays the child's
+        finally:
+            self._pid = None
         return _wait(pid)
 
     def _forward(self, number: int, _frame: FrameType | None) -> None:

@@ -17,7 +17,7 @@ import time
 
 from layerstore.errors import REPAIR_DATABASE, Conflict, CorruptError, Unsupported
 from layerstore.naming import about, close_fd
-from layerstore.store import locks, sums
+from layerstore.store import locks, sums, wal_index
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ chain_id NOT IN (
 _TIMEOUT_SECONDS = 60
 _LOOK_SECONDS = 0.0005
 _LOG_PAGES = 100
+_IN_MEMORY = ":memory:"
 _WRITE_NOTHING = "DELETE FROM counters WHERE 0"
 _ERRORS = (sqlite3.Error, UnicodeDecodeError)
 _NO_TEXT = "Could not decode to UTF-8"
@@ -57,13 +58,14 @@ _INTERRUPTED = "user-defined function raised exception"
 _OTHER_TABLES = ("no such table", "no such column", "has no column named", "values were supplied")
 """SQLite says so of statements that do not fit the tables, and all of ours do."""
 _ERRNO = {
-    sqlite3.SQLITE_FULL: errno.ENOSPC,
     sqlite3.SQLITE_IOERR: errno.EIO,
     sqlite3.SQLITE_CANTOPEN: errno.EIO,
     sqlite3.SQLITE_PROTOCOL: errno.ENOLCK,
     sqlite3.SQLITE_PERM: errno.EACCES,
     sqlite3.SQLITE_READONLY: errno.EROFS,
 }
+_OF_A_FULL_DISK = (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
+"""What SQLite also says where it cannot make or extend a file beside the database."""
 
 _SCHEMA = """
 CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
@@ -170,6 +172,8 @@ class _Connection(sqlite3.Connection):
         self.in_use = False
         """Whether a transaction of `Database` is under way."""
         self._log_fd: int | None = None
+        self.index: tuple[int, int] | None = None
+        """See `wal_index.let_go`."""
 
     def sync_log(self) -> None:
         """Have the log on the disk as it is now. Raises `OSError`."""
@@ -181,6 +185,8 @@ class _Connection(sqlite3.Connection):
 
     def close(self) -> None:
         super().close()
+        index, self.index = self.index, None
+        wal_index.let_go(index)
         if self._log_fd is not None:
             close_fd(self._log_fd)
             self._log_fd = None
@@ -216,9 +222,28 @@ def _translated(error: Exception, path: str) -> Exception:
         return CorruptError(f"{path} is damaged ({error}); {REPAIR_DATABASE}")
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return Conflict(f"another process has kept {path} locked ({error}); try again when it has ended")
+    if code == sqlite3.SQLITE_FULL or (
+        code in _OF_A_FULL_DISK and not wal_index.has_room(os.path.dirname(path) or ".")
+    ):
+        return wal_index.no_room(errno.ENOSPC, path)
     if code in _ERRNO:
         return OSError(_ERRNO[code], f"cannot read or write {path}: {error}")
     return error
+
+
+def _connected(path: str) -> _Connection:
+    index = None if path == _IN_MEMORY else wal_index.have_whole(path)
+    try:
+        connection = sqlite3.connect(
+            path, timeout=_TIMEOUT_SECONDS, isolation_level=None, check_same_thread=False, factory=_Connection
+        )
+    except BaseException as error:
+        wal_index.let_go(index)
+        if isinstance(error, sqlite3.Error):
+            raise _translated(error, path) from error
+        raise
+    connection.index = index
+    return connection
 
 
 def connect_alone(path: str) -> sqlite3.Connection:
@@ -226,19 +251,14 @@ def connect_alone(path: str) -> sqlite3.Connection:
 
     Bytes of a text that are none come as surrogates. Raises `CorruptError`, `OSError`.
     """
-    try:
-        connection = sqlite3.connect(
-            path, timeout=_TIMEOUT_SECONDS, isolation_level=None, check_same_thread=False, factory=_Connection
-        )
-    except sqlite3.Error as error:
-        raise _translated(error, path) from error
+    connection = _connected(path)
     connection.text_factory = lambda text: text.decode("utf-8", "surrogateescape")
     return connection
 
 
 def schema() -> list[tuple[str, str, str | None]]:
     """What SQLite says of the tables, indexes and triggers of a database of this version: type, name, SQL."""
-    made = Database(":memory:", os.devnull)
+    made = Database(_IN_MEMORY, os.devnull)
     try:
         return tables_in(made.read())
     finally:
@@ -307,16 +327,7 @@ class Database:
         """This thread's connection, outside a transaction, for single SELECTs."""
         connection = self._connections.get(_thread.get_ident())
         if connection is None:
-            try:
-                connection = sqlite3.connect(
-                    self._path,
-                    timeout=_TIMEOUT_SECONDS,
-                    isolation_level=None,
-                    check_same_thread=False,
-                    factory=_Connection,
-                )
-            except sqlite3.Error as error:
-                raise _translated(error, self._path) from error
+            connection = _connected(self._path)
             connection.execute("PRAGMA foreign_keys = ON")
             # What a statement undoes where it fails; triggers have every one keep that, and in a file it takes longer.
             connection.execute("PRAGMA temp_store = MEMORY")
@@ -518,6 +529,7 @@ def _after_fork() -> None:
     for reference in list(_opened):
         if (database := reference()) is not None:
             database.after_fork()
+    wal_index.after_fork()
 
 
 os.register_at_fork(before=_before_fork, after_in_child=_after_fork)

@@ -31,7 +31,7 @@ from layerstore.naming import about, close_fd
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from layerstore.store.layout import Layout
     from layerstore.types import ChainId
@@ -711,6 +711,18 @@ def release(fd: int) -> None:
     """Release the lock of an open file: closing it would not where others have it open from this one. Raises
     `OSError`."""
     fcntl.flock(fd, fcntl.LOCK_UN)
+
+
+def share_after(fd: int, byte: int, first: Callable[[], None]) -> None:
+    """Share the lock of a byte of this file until it is closed. Who finds that nobody has it calls `first`, and others
+    wait for that. Raises `OSError`, and what `first` raises."""
+    try:
+        _lock_byte(fd, fcntl.F_OFD_SETLK, fcntl.F_WRLCK, byte)
+    except (BlockingIOError, PermissionError):
+        pass
+    else:
+        first()
+    _lock_byte(fd, fcntl.F_OFD_SETLKW, fcntl.F_RDLCK, byte)
 
 
 def open_elsewhere(fd: int) -> bool:

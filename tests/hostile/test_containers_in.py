@@ -3,6 +3,7 @@
 import gzip
 import io
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -102,6 +103,28 @@ def test_names_of_a_tar(place: Place, container: Container) -> None:
     with pytest.raises((OSError, LayerstoreError)):
         container.unpack(source(io.BytesIO(tb.archive(tb.member(b"link/passwd", b"mine")))), "/srv")
     assert tree_of(place.top, place.top / "store") == before
+
+
+@pytest.mark.root
+@case(
+    "a set-user-ID program of root's with capabilities, and a device, for cp to the host",
+    "a program without, no device",
+)
+def test_what_cp_gives_the_host(place: Place, container: Container) -> None:
+    parts = [
+        tb.directory(b"srv"),
+        tb.pax({b"SCHILY.xattr.security.capability": b"\x01\x00\x00\x02\x00\x04\x00\x00" + bytes(12)}),
+        tb.header(b"srv/program", mode=0o6755),
+        tb.header(b"srv/disk", type=b"4", mode=0o666, device=(7, 240)),
+    ]
+    container.unpack(source(io.BytesIO(tb.archive(*parts))), "/")
+    target = place.cwd / "out"
+    with pytest.raises(LayerstoreError, match="device '/srv/disk'"):
+        container.copy_out("/srv", target)
+    assert [path.name for path in target.iterdir()] == ["program"]
+    assert os.stat(target / "program").st_mode & 0o7777 == 0o755
+    assert os.listxattr(target / "program") == []
+    shutil.rmtree(target)
 
 
 # Users
