@@ -14,7 +14,7 @@ UNITS   := $(patsubst csrc/%.c,%,$(wildcard csrc/*.c))
 PORTABLE := $(filter-out %_avx2 %_avx512,$(UNITS))
 # What clang-format writes differs between its versions: .clang-format is for this one.
 CLANG_FORMAT := clang-format-14
-C_FILES := $(wildcard csrc/*.c csrc/*.h tests/fuzz/*.c tests/fuzz/*.h tests/tsan/*.c tests/campaigns/*.c)
+C_FILES := $(wildcard csrc/*.[ch] $(patsubst %,tests/%/*.[ch],fuzz tsan campaigns security))
 FUZZERS := $(patsubst tests/fuzz/%.c,%,$(wildcard tests/fuzz/*.c))
 PYTHON_FUZZERS := $(wildcard tests/fuzz/fuzz_*.py)
 PACKAGES := $(addprefix packages-,demo test peers bench lint fuzz)
@@ -52,7 +52,7 @@ FUZZ_INSTRUMENT = -fsanitize=fuzzer-no-link $(FUZZ_COVERAGE)
 FUZZ_DIR ?= build/fuzz
 FUZZ_COVERAGE ?=
 
-.PHONY: help demo test peers campaign crash powerloss many hands bitrot faults hostile lint format sanitize fuzz bench clean tsan fuzzed $(PACKAGES)
+.PHONY: help demo test peers campaign crash powerloss many hands bitrot faults hostile security lint format sanitize fuzz bench clean tsan fuzzed $(PACKAGES)
 .DELETE_ON_ERROR:
 
 help:
@@ -66,6 +66,7 @@ help:
 	@echo 'make crash     kills operations at each of their system calls, and checks what is left (CRASH_ARGS=--help)'
 	@echo 'make faults    has system calls and allocations of operations fail, and checks what is left (FAULTS_ARGS=--help)'
 	@echo 'make hostile   input that lies (tests/hostile); counts the cases in docs/reliability.md'
+	@echo 'make security  tries in our, docker'"'"'s and podman'"'"'s containers what none should allow; writes docs/security.md'
 	@echo 'make powerloss takes the power away at any moment, on ext4 and XFS (POWERLOSS_ARGS=--help)'
 	@echo 'make lint      ruff, mypy, clang-format, and the C core without warnings, for another processor too'
 	@echo 'make sanitize  the tests of the core under AddressSanitizer and UndefinedBehaviorSanitizer'
@@ -103,7 +104,11 @@ faults: packages-test $(STAMPS)/core
 	PYTHONPATH=tests $(BIN)/python -m campaigns.faults $(FAULTS_ARGS)
 
 hostile: packages-test $(STAMPS)/core
-	$(BIN)/python -m pytest tests/hostile --record $(PYTEST_ARGS)
+	$(BIN)/python -m pytest tests/hostile tests/test_device_nodes.py tests/test_security.py --record $(PYTEST_ARGS)
+
+security: packages-test packages-peers $(STAMPS)/core
+	PYTHONPATH=tests $(BIN)/python -m security.record
+
 powerloss: packages-test $(STAMPS)/core
 	PYTHONPATH=tests $(BIN)/python -m campaigns.powerloss $(POWERLOSS_ARGS)
 
