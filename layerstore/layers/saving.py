@@ -47,7 +47,7 @@ def save(
     if compression not in COMPRESSIONS:
         raise InvalidInput(f"there is no compression {compression!r}; it is one of {', '.join(COMPRESSIONS)}")
     # What a collection takes away while it is read would be missing in the middle.
-    with locks.garbage(layout), _opened(layout, target, form) as out:
+    with locks.garbage(layout, again=True), _opened(layout, target, form) as out:
         layers = _Layers(layout, contents, layer_index, out, compression, progress)
         out.put("oci-layout", layouts.LAYOUT_FILE)
         saved = [_image(layout, image, tuple(names), layers) for image, names in images.items()]
