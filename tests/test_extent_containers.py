@@ -7,6 +7,7 @@ import io
 import itertools
 import linecache
 import os
+import re
 import resource
 import shutil
 import signal
@@ -736,12 +737,12 @@ def test_collecting_garbage_while_another_process_removes_it(
     container.rollback("clean")
     sweep = garbage._sweep
 
-    def sweeping(directory: Path, keep: Callable[[str], bool]) -> None:
+    def sweeping(directory: str, names: re.Pattern[str], keep: Callable[[str], bool]) -> None:
         def later(name: str) -> bool:
             filled._writable.layers.close()
             return keep(name)
 
-        sweep(directory, later if directory.name == "logs" else keep)
+        sweep(directory, names, later if directory == filled.layout.logs else keep)
 
     monkeypatch.setattr(garbage, "_sweep", sweeping)
     filled.collect_garbage()
