@@ -13,7 +13,7 @@
 
 #include "fscontext.h"
 
-#define START_INSTRUCTIONS 8
+#define START_INSTRUCTIONS 11
 #define RULE_INSTRUCTIONS 10
 #define END_INSTRUCTIONS 2
 #define MASK_BITS 32
@@ -77,6 +77,11 @@ static void begin(struct program *program)
 	add(program, BPF_ALU | BPF_AND | BPF_K, SCRATCH, 0, (1 << TYPE_BITS) - 1);
 	add(program, BPF_ALU | BPF_OR | BPF_X, DEVICE, SCRATCH, 0);
 	add(program, BPF_ALU | BPF_RSH | BPF_K, ACCESS, 0, TYPE_BITS);
+	/* To make a device file, and to give one of a lower layer a new name or mode, which overlayfs copies up by mknod(2),
+	 * is a matter of CAP_MKNOD alone: it opens nothing. */
+	add(program, BPF_JMP | BPF_JNE | BPF_K, ACCESS, 0, BPF_DEVCG_ACC_MKNOD)->off = 2;
+	add(program, BPF_ALU64 | BPF_MOV | BPF_K, RESULT, 0, 1);
+	add(program, BPF_JMP | BPF_EXIT, 0, 0, 0);
 }
 
 static int32_t device_of(const struct ls_device_rule *rule)

@@ -396,7 +396,7 @@ def test_without_control_groups(store: Store, nodes: Nodes, tmp_path: Path) -> N
     assert [line for line in lines if not line.endswith(" opened")] == []
 
 
-@pytest.mark.xfail(strict=True, reason="crun takes the target of rnodev for a directory: no file can be bound so")
+@case("a device as a volume of its own where control groups are disabled")
 def test_a_volume_of_one_without_control_groups(store: Store, nodes: Nodes) -> None:
     volumes = [Volume(str(nodes.loop), "/alone")]
     refuses(store.create("box:1"), ["/alone"], volumes=volumes, cgroups="disabled")

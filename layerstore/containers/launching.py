@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 
 from layerstore.containers import groups, seccomp
 from layerstore.containers.runtime import find_program
@@ -63,7 +64,9 @@ def _refuse_devices(spec: dict[str, Any]) -> None:
     """Have no device file be opened but those that the runtime makes, where no group holds rules: by the mounts."""
     for mount in spec["mounts"]:
         if mount["type"] == "bind":
-            mount["options"] = [*mount["options"], "rnodev"]
+            # crun opens the target of a recursive option as a directory.
+            below = "r" if os.path.isdir(mount["source"]) else ""
+            mount["options"] = [*mount["options"], f"{below}nodev"]
     program = find_program("mount")
     if program is None:
         raise Unsupported("without control groups mount(8) refuses devices, and it is not installed (Debian: mount)")
@@ -97,7 +100,9 @@ def runtime_resources(confinement: Confinement) -> dict[str, Any]:
     if rules is None:
         devices: list[dict[str, Any]] = [{"allow": True, "access": "rwm"}]
     else:
+        # To make a device file is a matter of CAP_MKNOD (csrc/cgroup.c).
         devices = [{"allow": False, "access": "rwm"}]
+        devices += [{"allow": True, "type": kind, "access": "m"} for kind in "cb"]
         for kind, major, minor, access in rules:
             known = {"major": major} if minor is None else {"major": major, "minor": minor}
             devices.append({"allow": True, "type": kind, **known, "access": access})
