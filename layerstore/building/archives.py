@@ -138,8 +138,6 @@ def opened(source: HostFile, scratch: str, name: str, limits: Limits) -> Iterato
             if isinstance(error, CorruptError):
                 raise _unreadable(name, error) from error
             raise type(error)(f"{name}: {error}") from error
-        except RecursionError:  # of `tarfile`, once for each extended header
-            raise beyond(f"{name} has a thousand extended headers before one entry", limits, "extended_bytes") from None
         except _DAMAGED as error:
             raise _unreadable(name, error) from error
         yield entries

@@ -209,14 +209,14 @@ def test_a_deep_name_of_an_archive(work: Work, archive: bytes) -> None:
         ),
         pytest.param(
             tb.archive(*[tb.pax({b"path": b"f"})] * 3000, tb.member(b"f", b"x")),
-            "a.tar has a thousand extended headers.*extended_bytes",
+            "a.tar cannot be read as the archive",
             marks=case("ADD of an archive with 3,000 pax headers in a row", "refused"),
         ),
     ],
 )
 def test_an_archive_that_is_too_deep(work: Work, archive: bytes, told: str) -> None:
     (work.context / "a.tar").write_bytes(archive)
-    work.fails(b"FROM base:1\nADD a.tar /x/\n", LimitExceeded, told)
+    work.fails(b"FROM base:1\nADD a.tar /x/\n", LimitExceeded if "path_bytes" in told else InvalidInput, told)
 
 
 def make_deep(directory: Path, levels: int, name: str) -> None:
