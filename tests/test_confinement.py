@@ -350,7 +350,7 @@ class TestGroup:
         thread = threading.Thread(target=container.run, args=[["sleep", "1000"]])
         thread.start()
         wait_for(lambda: container.state == "running")
-        with pytest.raises(Conflict, match=f"starts or runs a program in container {container.id[:12]}; end it first"):
+        with pytest.raises(Conflict, match=f"{container.id[:12]} is running already; end it first"):
             container.run(["true"])
         container.kill()
         thread.join(60)

@@ -24,6 +24,7 @@ from layer_model import Entry, write_tar
 
 from layerstore import Store
 from layerstore._core.extent_io import LogWriter
+from layerstore.building import archives
 from layerstore.checking import containers, contents, hashing, images, layers
 from layerstore.containers.containers import Containers
 from layerstore.containers.rootfs import Rootfs
@@ -438,7 +439,8 @@ def test_a_pack_that_cannot_be_kept_from_being_written_is_closed(
 def test_a_context_whose_place_cannot_be_seen_is_closed(
     app: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_context(tmp_path / "context", {"Dockerfile": b"FROM app:1\nCOPY file /\n", "file": b"1"})
+    files = {"Dockerfile": b"FROM app:1\nCOPY link/file /\n", "real": {"file": b"1"}, "link": "real"}
+    write_context(tmp_path / "context", files)
     before = descriptors()
     monkeypatch.setattr(os, "readlink", failing(os.readlink, errno.ENOMEM))
     with pytest.raises(OSError, match="Cannot allocate memory"):
@@ -626,7 +628,7 @@ def test_an_archive_that_cannot_be_read_is_no_plain_file(
     packed = gzip.compress(tar_bytes({"inside": b"1"}))
     write_context(tmp_path / "context", {"Dockerfile": b"FROM app:1\nADD it.tar.gz /\n", "it.tar.gz": packed})
     with monkeypatch.context() as patch:
-        patch.setattr(gzip.GzipFile, "read", failing(gzip.GzipFile.read, errno.EIO))
+        patch.setattr(archives, "pieces_of", failing(archives.pieces_of, errno.EIO))
         with pytest.raises(OSError, match="Input/output error"):
             app.build(tmp_path / "context", pull="never")
     assert app.build(tmp_path / "context", pull="never").view.read_bytes("/inside") == b"1"

@@ -453,7 +453,11 @@ WRONG: dict[str, tuple[Callable[[Image], Files], type[Exception], str]] = {
     "gzip cut off in its end": (spoiled("gzip", lambda d: d[:-3]), CorruptError, "gzip.*cut off"),
     "gzip with a wrong checksum": (spoiled("gzip", lambda d: d[:-8] + b"\0\0\0\0" + d[-4:]), CorruptError, "gzip"),
     "gzip with more after it": (spoiled("gzip", lambda d: d + b"junk"), CorruptError, "gzip.*after its end"),
-    "gzip with zeros after it": (spoiled("gzip", lambda d: d + bytes(9)), CorruptError, "gzip.*after its end"),
+    "gzip with zeros and more after it": (
+        spoiled("gzip", lambda d: d + bytes(9) + b"x"),
+        CorruptError,
+        "gzip.*after its end",
+    ),
     "gzip damaged": (spoiled("gzip", lambda d: d[:500] + bytes(50) + d[550:]), CorruptError, "gzip|diff_id|tar"),
     "zstd cut off": (spoiled("zstd", lambda d: d[:-100]), CorruptError, "zstd.*cut off"),
     "zstd with more after it": (spoiled("zstd", lambda d: d + b"junk!"), CorruptError, "zstd"),

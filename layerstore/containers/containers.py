@@ -116,6 +116,10 @@ def _require_overlay(rows: Iterable[ContainerRow]) -> None:
             )
 
 
+def _runs(container: str) -> Conflict:
+    return Conflict(f"container {container[:12]} is running already; end it first, or create another one")
+
+
 class Containers:
     """Creates, mounts, lists and removes containers. Safe for many threads and processes."""
 
@@ -453,7 +457,7 @@ class Containers:
         """Make room for another program. Raises `Conflict` while one runs."""
         if os.path.isdir(f"{self._layout.runtime}/{container}"):
             if self.is_running(container):
-                raise Conflict(f"container {container[:12]} is running already; end it first, or create another one")
+                raise _runs(container)
             self.runtime().delete(container)
 
     @contextlib.contextmanager
@@ -463,10 +467,13 @@ class Containers:
         Raises `Conflict` while one runs or is started.
         """
         with locks.program(self._layout, container) as is_held:
-            if not is_held:
-                raise Conflict(f"another process starts or runs a program in container {container[:12]}; end it first")
-            self.forget_ended(container)
-            yield
+            if is_held:
+                self.forget_ended(container)
+                yield
+            elif self.is_running(container):
+                raise _runs(container)
+            else:
+                raise Conflict(f"another process starts a program in container {container[:12]}; try again later")
 
     def forget_groups(self) -> None:
         """Take away the control groups that killed processes have left of containers that do not run."""
