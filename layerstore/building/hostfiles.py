@@ -156,7 +156,8 @@ class HostDirectory:
 def _names(fd: int) -> list[str]:
     readable = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=fd)
     try:
-        return os.listdir(readable)
+        with about(readable):
+            return os.listdir(readable)
     finally:
         close_fd(readable)
 

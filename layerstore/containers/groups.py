@@ -19,7 +19,7 @@ from functools import cache, partial
 
 from layerstore._core import cgroup
 from layerstore.errors import Conflict, Unsupported
-from layerstore.naming import about, close_fd
+from layerstore.naming import about, close_fd, fstat
 from layerstore.store.locks import release, try_lock
 
 TYPE_CHECKING = False
@@ -147,7 +147,8 @@ def present() -> list[str]:
     except Unsupported:
         return []
     try:
-        return [name.removeprefix(_PREFIX) for name in os.listdir(root) if name.startswith(_PREFIX)]
+        with about(root):
+            return [name.removeprefix(_PREFIX) for name in os.listdir(root) if name.startswith(_PREFIX)]
     finally:
         close_fd(root)
 
@@ -157,7 +158,9 @@ def _open_root() -> int:
     for path in _PLACES:
         if os.path.exists(f"{path}/cgroup.subtree_control"):
             return os.open(path, _DIRECTORY)
-    return os.dup(_unmounted_root())
+    root = _unmounted_root()
+    with about(root):
+        return os.dup(root)
 
 
 @cache
@@ -182,8 +185,12 @@ def _claim(root: int, name: str, container: str) -> int:
         # Who looks for what was left may take it for that, and then takes it away.
         with contextlib.suppress(FileNotFoundError):
             directory = os.open(name, _DIRECTORY, dir_fd=root)
-            if try_lock(directory) and _is_still(root, name, directory):
-                return directory
+            try:
+                if try_lock(directory) and _is_still(root, name, directory):
+                    return directory
+            except BaseException:
+                close_fd(directory)
+                raise
             close_fd(directory)
 
 
@@ -193,15 +200,18 @@ def _hold(root: int, container: str, force: bool) -> Group:
     end = time.monotonic() + (_FORCE_SECONDS if force else _PATIENCE_SECONDS)
     while True:
         directory = os.open(name, _DIRECTORY, dir_fd=root)
-        if force:
-            _end_all(directory)
-        if try_lock(directory):
-            if _is_still(root, name, directory):
-                return Group(os.dup(root), name, directory)
+        try:
+            if force:
+                _end_all(directory)
+            is_free = try_lock(directory)
+            if is_free and _is_still(root, name, directory):
+                with about(root):
+                    return Group(os.dup(root), name, directory)
+        except BaseException:
             close_fd(directory)
-            continue
+            raise
         close_fd(directory)
-        if time.monotonic() > end:
+        if not is_free and time.monotonic() > end:
             raise Conflict(f"another process starts container {container[:12]} or runs it; end that first")
         time.sleep(_LOOK_SECONDS)
 
@@ -209,7 +219,7 @@ def _hold(root: int, container: str, force: bool) -> Group:
 def _is_still(root: int, name: str, directory: int) -> bool:
     """Whether the directory has that name still: it may have gone before it was locked."""
     try:
-        return os.stat(name, dir_fd=root).st_ino == os.fstat(directory).st_ino
+        return os.stat(name, dir_fd=root).st_ino == fstat(directory).st_ino
     except FileNotFoundError:
         return False
 

@@ -172,11 +172,12 @@ class _Input:
             os.set_blocking(self._write, False)
             self._splices = stat.S_ISFIFO(mode)
             self._is_terminal = self._waits = os.isatty(source)
-            if stat.S_ISREG(mode):
-                self._read = os.dup(read)
-            if self._is_terminal:  # a pipe of one page takes more when all that it had was read
-                fcntl.fcntl(self._write, fcntl.F_SETPIPE_SZ, _SMALL_BYTES)
-            if fcntl.fcntl(source, fcntl.F_GETFL) & _ACCESS == os.O_WRONLY:  # as of nohup(1)
+            with about(_WHAT):
+                if stat.S_ISREG(mode):
+                    self._read = os.dup(read)
+                if self._is_terminal:  # a pipe of one page takes more when all that it had was read
+                    fcntl.fcntl(self._write, fcntl.F_SETPIPE_SZ, _SMALL_BYTES)
+            if _flags(source) & _ACCESS == os.O_WRONLY:  # as of nohup(1)
                 self._end()
         except BaseException:
             self.close()
@@ -465,12 +466,17 @@ def _are_one(one: Sink | None, other: Sink | None) -> bool:
     status = fstat(one)
     if not os.path.samestat(status, fstat(other)):
         return False
-    flags = fcntl.fcntl(one, fcntl.F_GETFL)
-    if flags != fcntl.fcntl(other, fcntl.F_GETFL):
+    flags = _flags(one)
+    if flags != _flags(other):
         return False
     if not stat.S_ISREG(status.st_mode) or flags & os.O_APPEND:
         return True
     return os.lseek(one, 0, os.SEEK_CUR) == os.lseek(other, 0, os.SEEK_CUR)
+
+
+def _flags(fd: int) -> int:
+    with about(fd):
+        return fcntl.fcntl(fd, fcntl.F_GETFL)
 
 
 def _in_background(terminal: int) -> bool:

@@ -116,7 +116,9 @@ class Import:
     def __enter__(self) -> Import:
         with contextlib.ExitStack() as stack:
             stack.enter_context(locks.garbage(self._layout, again=True))
-            self._sync = stack.enter_context(durable.file_system(self._layout.root))
+            # A pool learns late that its host's disk is full: what another import could not write is not of this one.
+            sync = durable.file_system(self._layout.root, afresh=self._layout.is_pool)
+            self._sync = stack.enter_context(sync)
             with locks.staging(self._layout):
                 clear_abandoned(self._layout, self._database)
                 os.mkdir(self._staging, mode=0o700)

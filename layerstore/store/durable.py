@@ -33,14 +33,18 @@ def sync_directory(path: str | os.PathLike[str]) -> None:
 
 
 @contextlib.contextmanager
-def file_system(path: str | os.PathLike[str]) -> Iterator[Callable[[], None]]:
+def file_system(path: str | os.PathLike[str], *, afresh: bool = False) -> Iterator[Callable[[], None]]:
     """Gives a function that makes everything on the file system of `path` durable, with one syncfs(2).
 
     It raises `OSError` where anything that was written in the block did not get to the disk, even if another process
-    was told so before: the kernel tells that to each descriptor that was open when it happened, and to no later one.
+    was told so before: the kernel tells that to each descriptor that was open when it happened, and to a later one
+    only where nobody was told yet. `afresh`: not of what was written before the block, at the price of writing it now.
     """
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
+        if afresh:
+            with contextlib.suppress(OSError):
+                syncfs(fd)
         yield partial(_syncfs, fd, os.fspath(path))
     finally:
         close_fd(fd)

@@ -100,6 +100,11 @@ class Layout:
         self.packs_lock = f"{self.run}/packs.lock"
         self.freeze_lock = f"{self.run}/freeze.lock"
 
+    @property
+    def is_pool(self) -> bool:
+        """Whether it is on a file system of its own, in a file of another."""
+        return os.path.basename(self.root) == POOL_NAME
+
     def digests(self, generation: int) -> str:
         return f"{self.root}/digests.{generation}"
 

@@ -27,7 +27,7 @@ import struct
 import time
 
 from layerstore.errors import Conflict
-from layerstore.naming import about, close_fd
+from layerstore.naming import about, close_fd, fstat
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -200,7 +200,8 @@ def _wait(wanted: _WholeFile | _Bytes, kind: str, subject: str = "") -> None:
     waiter: _Waiter | None = None
     while (left := end - time.monotonic()) > 0:
         if waiter is None and pause > _LOOK_SECONDS:
-            with contextlib.suppress(RuntimeError):  # no thread can be started: then it is looked again and again
+            # Where no thread can be started, or no descriptor be had for it, it is looked again and again.
+            with contextlib.suppress(RuntimeError, OSError):
                 waiter = _Waiter(wanted)
         if waiter is not None:
             if waiter.is_done_in(left):
@@ -274,7 +275,7 @@ def _holders(wanted: _WholeFile | _Bytes) -> str:
 def _has(pid: str, wanted: _WholeFile | _Bytes) -> bool:
     """Whether a process has a lock that is in the way (proc(5), "/proc/pid/fdinfo"). The locks of bytes belong to no
     process, so /proc/locks does not tell it."""
-    own = os.fstat(wanted.fd)
+    own = fstat(wanted.fd)
     with contextlib.suppress(OSError):  # it has ended, or is not this user's
         for fd in os.listdir(f"/proc/{pid}/fd"):
             with contextlib.suppress(OSError):

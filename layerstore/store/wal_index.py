@@ -11,7 +11,7 @@ import _thread
 import errno
 import os
 
-from layerstore.naming import about, close_fd
+from layerstore.naming import about, close_fd, fstat
 from layerstore.store.locks import share_after
 from layerstore.store.pieces import write_at
 
@@ -55,7 +55,7 @@ def have_whole(database: str) -> tuple[int, int] | None:
                 raise
             try:
                 share_after(fd, _FIRST_COME, lambda: _fill(fd, path))  # from here on nobody finds it free
-                identity = _identity(os.fstat(fd))
+                identity = _identity(fstat(fd))
             except BaseException:
                 close_fd(fd)  # no connection uses it
                 raise

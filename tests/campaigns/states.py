@@ -215,6 +215,7 @@ def disk_of(root: Path) -> Counter[str]:
             if (
                 name.startswith("layerstore.db")
                 or (top == "chains" and not path.name.startswith("."))
+                or name.startswith("run/seccomp-")
                 or _LOCK_THAT_STAYS.fullmatch(name)
             ):
                 continue
