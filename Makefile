@@ -20,8 +20,9 @@ PYTHON_FUZZERS := $(wildcard tests/fuzz/fuzz_*.py)
 PACKAGES := $(addprefix packages-,demo test peers bench lint fuzz)
 
 # Tests of the compiled core itself: what `make sanitize` runs. Those of the benchmarks load matplotlib, whose C++ aborts where
-# the sanitizers' run-time library is preloaded.
-CORE_TESTS = $(filter-out tests/test_bench_%,$(shell grep -lE 'layerstore\._core' tests/test_*.py))
+# the sanitizers' run-time library is preloaded; those of commands, locks and starts are of Python.
+NO_CORE_TESTS := tests/test_bench_% $(addprefix tests/test_,cli.py locks.py startup.py)
+CORE_TESTS = $(filter-out $(NO_CORE_TESTS),$(shell grep -lE 'layerstore\._core' tests/test_*.py))
 # Tests in which threads share what the core has: what `make tsan` runs besides a program in C.
 THREAD_TESTS := -k 'thread or at_once' $(addprefix tests/test_,extents.py extent_files.py load.py resolve.py stacks.py views.py)
 # Tests of random stacks, as many as LAYERSTORE_EXAMPLES says.

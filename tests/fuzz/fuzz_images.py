@@ -3,13 +3,15 @@
 import hashlib
 import io
 import json
-import os
+import tempfile
+from pathlib import Path
 
 import atheris
 from harness import fuzz, require, text_of
 
 with atheris.instrument_imports(include=["layerstore"]):
     from layerstore.building import archives as building
+    from layerstore.building.hostfiles import HostDirectory
     from layerstore.containers import users
     from layerstore.errors import CorruptError, DigestMismatch, InvalidInput, LimitExceeded, NotFound
     from layerstore.layers.streams import compression_of, decompressed
@@ -75,17 +77,18 @@ def read_archive(data: bytes) -> None:
 
 
 def unpack_archive(data: bytes) -> None:
-    fd = os.memfd_create("fuzz")
-    try:
-        os.write(fd, data)
-        os.lseek(fd, 0, os.SEEK_SET)
-        with building.opened(fd, "/tmp", "archive", DEFAULT) as entries:
-            for entry in entries or ():
-                require(not entry.path.startswith(b"/") and b".." not in entry.path.split(b"/"), "no entry leads out")
-                require(0 <= entry.uid < 1 << 32 and 0 <= entry.gid < 1 << 32, "owners have 32 bits")
-                require(-(1 << 63) <= entry.mtime_ns // 10**9 < 1 << 63, "times have 64 bits")
-    finally:
-        os.close(fd)
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as top:
+        Path(top, "archive").write_bytes(data)
+        with HostDirectory(top) as context:
+            source = context.look("archive")[0].source
+            if source is None:  # it is empty
+                return
+            with building.opened(source, top, "archive", DEFAULT) as entries:
+                for entry in entries or ():
+                    names = entry.path.split(b"/")
+                    require(not entry.path.startswith(b"/") and b".." not in names, "no entry leads out")
+                    require(0 <= entry.uid < 1 << 32 and 0 <= entry.gid < 1 << 32, "owners have 32 bits")
+                    require(-(1 << 63) <= entry.mtime_ns // 10**9 < 1 << 63, "times have 64 bits")
 
 
 class Rootfs:
