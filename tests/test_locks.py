@@ -1,9 +1,11 @@
 """The locks of a store: their order, waits that end, and several processes on one container."""
 
 import contextlib
+import errno
 import io
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import threading
@@ -20,6 +22,7 @@ from waiting import wait_for
 
 from layerstore import Container, Store
 from layerstore._core import mount
+from layerstore.containers import containers, snapshots
 from layerstore.containers.containers import Containers
 from layerstore.errors import Conflict, NotFound
 from layerstore.layers.imports import Import
@@ -377,6 +380,37 @@ class TestWhileOneIsRead:
         export.close()
         container.rollback("first")
         assert container.diff() == []
+
+    def test_a_snapshot_of_what_is_removed_by_force_meanwhile(
+        self, loaded: Store, container: Container, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        clone = snapshots.clone_tree
+        upper = f"{loaded.layout.container(container.id)}/upper"
+        # It has come so far; the rest of the directory is there still.
+        monkeypatch.setattr(containers, "container_remove_many", lambda *_: shutil.rmtree(upper))
+
+        def remove_first(*args: Any) -> bool:
+            in_thread(lambda: loaded.remove([container], force=True)).result()
+            return clone(*args)
+
+        monkeypatch.setattr(snapshots, "clone_tree", remove_first)
+        with pytest.raises(NotFound, match="was removed"):
+            container.snapshot("second")
+
+    def test_a_removal_by_force_leaves_to_gc_what_is_written_meanwhile(
+        self, loaded: Store, container: Container, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refuse(*_args: Any) -> None:
+            raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
+
+        directory = Path(loaded.layout.container(container.id))
+        with monkeypatch.context() as patch:
+            patch.setattr(containers, "container_remove_many", refuse)
+            container.remove(force=True)
+        assert loaded.containers() == []
+        assert directory.exists()
+        loaded.collect_garbage()
+        assert not directory.exists()
 
     def test_a_rollback_of_it_stalls_nobody_else(self, loaded: Store, container: Container) -> None:
         export = container.entries()

@@ -73,7 +73,8 @@ class Forks:
         Raises `Conflict` when the name is taken, `InvalidInput` when it is none, `NotFound`, `OSError`.
         """
         check_name(name, "a snapshot")
-        snapshots.take(self._layout, row.id, name, durable=not row.volatile)
+        with self._containers.told_of_removal(row.id):
+            snapshots.take(self._layout, row.id, name, durable=not row.volatile)
 
     def snapshots(self, row: ContainerRow) -> list[Snapshot]:
         """The snapshots of a container, oldest first."""
@@ -97,12 +98,14 @@ class Forks:
                 )
 
         check()
-        snapshots.restore(self._layout, row.id, name, check)
+        with self._containers.told_of_removal(row.id):
+            snapshots.restore(self._layout, row.id, name, check)
 
     def remove_snapshot(self, row: ContainerRow, name: str) -> None:
         """Remove a snapshot. Raises `NotFound` when there is none of that name, `OSError`."""
         check_name(name, "a snapshot")
-        snapshots.remove(self._layout, row.id, name)
+        with self._containers.told_of_removal(row.id):
+            snapshots.remove(self._layout, row.id, name)
 
     def clear(self) -> None:
         """Remove what rollbacks, and snapshots that were interrupted, have left, of containers that nobody reads or
