@@ -22,7 +22,7 @@ from waiting import wait_for
 
 from layerstore import Container, Store
 from layerstore._core import mount
-from layerstore.containers import containers, snapshots
+from layerstore.containers import changes, containers, snapshots
 from layerstore.containers.containers import Containers
 from layerstore.errors import Conflict, NotFound
 from layerstore.layers.imports import Import
@@ -396,6 +396,26 @@ class TestWhileOneIsRead:
         monkeypatch.setattr(snapshots, "clone_tree", remove_first)
         with pytest.raises(NotFound, match="was removed"):
             container.snapshot("second")
+
+    @pytest.mark.parametrize("verb", ["diff", "fork"])
+    def test_what_is_read_of_one_that_is_moved_meanwhile_is_none(
+        self, loaded: Store, container: Container, monkeypatch: pytest.MonkeyPatch, verb: str
+    ) -> None:
+        """Its files may be on their way out."""
+        module, name = (changes, "changes") if verb == "diff" else (snapshots, "clone_upper")
+        function = getattr(module, name)
+
+        def read(*args: Any) -> Any:
+            found = function(*args)
+            with loaded._database.transaction() as db:
+                db.execute("UPDATE containers SET driver = 'extent' WHERE id = ?", (container.id,))
+            return found
+
+        monkeypatch.setattr(module, name, read)
+        with pytest.raises(Conflict, match="was moved to the extent driver"):
+            getattr(container, verb)()
+        with loaded._database.transaction() as db:
+            db.execute("UPDATE containers SET driver = 'overlay' WHERE id = ?", (container.id,))
 
     def test_a_removal_by_force_leaves_to_gc_what_is_written_meanwhile(
         self, loaded: Store, container: Container, monkeypatch: pytest.MonkeyPatch

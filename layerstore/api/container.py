@@ -213,7 +213,7 @@ class Container(Operations):
         index = self.image.index()
         with self._upper() as fd:
             found = changes.changes(fd, index)
-            self._store._containers.row(self.id)  # else it was being removed, by force
+            self._store._containers.check(self.row)  # else it was being removed, by force or a move
         return found
 
     # What it holds
@@ -373,7 +373,7 @@ class Container(Operations):
                 finally:
                     close_fd(fd)
             except OSError:
-                self._store._containers.row(self.id)  # else it is being removed, by force
+                self._store._containers.check(self.row)  # else it is being removed, by force or a move
                 raise
 
     @contextlib.contextmanager
@@ -389,7 +389,7 @@ class Container(Operations):
         index, contents = self.image.index(), self._store._contents
         with self._upper(lasting=True) as fd:
             yield upper.entries(fd, index, contents)
-            self._store._containers.row(self.id)  # else it was being removed, by force
+            self._store._containers.check(self.row)  # else it was being removed, by force or a move
 
     def _layer_tar(self) -> tuple[Callable[[Clone], Iterator[Piece]], contextlib.AbstractContextManager[object]]:
         """What writes the tar of its changes, and what is to be held meanwhile."""

@@ -218,9 +218,10 @@ class Containers:
             raise NotFound(f"container {container[:12]} was removed; `layerstore ps` lists what is there")
         return ContainerRow(*row)
 
-    def check(self, row: ContainerRow, db: Connection) -> None:
-        """In a transaction: raises `NotFound` where the container was removed, `Conflict` where it was moved."""
-        found = db.execute("SELECT driver FROM containers WHERE id = ?", (row.id,)).fetchone()
+    def check(self, row: ContainerRow, db: Connection | None = None) -> None:
+        """Now, or in a transaction: raise `NotFound` where the container was removed, `Conflict` where it was moved."""
+        rows = (db or self._database.read()).execute("SELECT driver FROM containers WHERE id = ?", (row.id,))
+        found = rows.fetchone()
         if found is None:
             raise NotFound(f"container {row.id[:12]} was removed meanwhile")
         if found[0] != row.driver:

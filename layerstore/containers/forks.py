@@ -9,7 +9,7 @@ import time
 from layerstore._core.mount import container_make_many
 from layerstore.containers import snapshots
 from layerstore.containers.containers import ContainerRow, check_name, insert_rows
-from layerstore.errors import Conflict, NotFound
+from layerstore.errors import Conflict
 from layerstore.store import durable, locks
 
 TYPE_CHECKING = False
@@ -49,9 +49,8 @@ class Forks:
             if self._clone(row.id, ids) and not row.volatile:
                 sync()  # its row may be durable at any moment, and nothing is to be missing from it then
             with self._database.transaction(durable=False) as db:
-                # A removal deletes the row first: while it is there, nothing was missing from what was cloned.
-                if db.execute("SELECT 1 FROM containers WHERE id = ?", (row.id,)).fetchone() is None:
-                    raise NotFound(f"container {row.id[:12]} was removed meanwhile")
+                # A removal or a move changes the row first: as long as it has not, nothing was missing.
+                self._containers.check(row, db)
                 insert_rows(db, rows)
         return rows
 
