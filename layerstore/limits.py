@@ -108,6 +108,11 @@ class Limits(Value):
                 raise InvalidInput(f"there is no limit {name!r}; there are {', '.join(vars(self))}")
         return Limits(**{**vars(self), **values})
 
+    def of_tar(self) -> dict[str, int]:
+        """Those of one tar whose entries become files, as a walk over it takes them."""
+        names = ("path_bytes", "name_bytes", "extended_bytes", "sparse_extents", "file_bytes", "entries")
+        return {name: getattr(self, name) for name in names}
+
     def changes(self) -> dict[str, int]:
         """Those that are not as they are by default."""
         return {name: value for name, value in vars(self).items() if value != getattr(DEFAULT, name)}

@@ -62,9 +62,9 @@ class TestFailedSync:
         opened: list[bool] = []
         real = durable.file_system
 
-        def seen(path: str) -> object:
+        def seen(path: str, **options: bool) -> object:
             opened.append(any((store.root / "staging").iterdir()))
-            return real(path)
+            return real(path, **options)
 
         monkeypatch.setattr(durable, "file_system", seen)
         load(store)

@@ -25,6 +25,7 @@ from waiting import wait_for
 from layerstore import Container, Store
 from layerstore._core import log as kinds
 from layerstore._core.log import Record
+from layerstore.containers import moving
 from layerstore.errors import Conflict, InvalidInput, NotFound, Unsupported
 from layerstore.extents import recording
 from layerstore.store import durable
@@ -309,6 +310,25 @@ class TestWhenItCannotBe:
         container.remove()
         with pytest.raises(NotFound, match="removed"):
             container.move("overlay")
+
+    @pytest.mark.parametrize(
+        ("driver", "other", "step"), [("extent", "overlay", "_write_upper"), ("overlay", "extent", "_record")]
+    )
+    def test_removed_by_force_meanwhile(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch, driver: str, other: str, step: str
+    ) -> None:
+        container = store.create("base:1", driver=driver)  # type: ignore[call-overload]
+        container.write_bytes("/new", b"content") if driver == "extent" else (upper_of(container) / "new").touch()
+        real = getattr(moving, step)
+
+        def late(*arguments: Any, **options: Any) -> Any:
+            container.remove(force=True)
+            return real(*arguments, **options)
+
+        monkeypatch.setattr(moving, step, late)
+        with pytest.raises(NotFound, match="was removed"):
+            container.move(other)  # type: ignore[arg-type]
+        assert store.containers() == []
 
     def test_files_that_are_open(self, container: Container) -> None:
         with container.open("/new", "wb") as file:

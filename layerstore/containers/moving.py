@@ -153,6 +153,7 @@ class Moves:
                         if upper not in made:
                             made[upper] = _record(recorder, upper, share=len(states) > 1)
             except FileNotFoundError as error:
+                self._log_of(self._database.read(), row)
                 raise _changed(row) from error
             durable.sync_directory(self._layout.logs)
             self._log_of(self._database.read(), row)

@@ -60,15 +60,7 @@ def _walked(archive: BinaryIO, limits: Limits) -> Walk:
     while len(head) < _HEAD_BYTES and (piece := archive.read(_HEAD_BYTES - len(head))):
         head += piece
     pieces = prefixed(head, pieces_of(archive, INPUT_BYTES))
-    return walk(
-        decompressed(pieces, archive_compression_of(head), limits, "the archive"),
-        path_bytes=limits.path_bytes,
-        name_bytes=limits.name_bytes,
-        extended_bytes=limits.extended_bytes,
-        sparse_extents=limits.sparse_extents,
-        file_bytes=limits.file_bytes,
-        entries=limits.entries,
-    )
+    return walk(decompressed(pieces, archive_compression_of(head), limits, "the archive"), **limits.of_tar())
 
 
 def _inside(directory: str, name: bytes) -> str:

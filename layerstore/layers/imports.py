@@ -380,16 +380,7 @@ class Import:
 def _ingest_of(contents: Contents, limits: Limits | None) -> LayerIngest:
     if limits is None:
         return LayerIngest(contents)
-    return LayerIngest(
-        contents,
-        path_bytes=limits.path_bytes,
-        name_bytes=limits.name_bytes,
-        extended_bytes=limits.extended_bytes,
-        sparse_extents=limits.sparse_extents,
-        file_bytes=limits.file_bytes,
-        entries=limits.entries,
-        hole_bytes=limits.hole_bytes,
-    )
+    return LayerIngest(contents, **limits.of_tar(), hole_bytes=limits.hole_bytes)
 
 
 class _Clones:

@@ -324,19 +324,17 @@ class Lock:
         fd = self._fd = os.open(self._path, self._flags | os.O_CLOEXEC, 0o600)
         self._holder = os.getpid()
         try:
-            if not self._exclusive and not is_had:
-                self._let_others_pass(fd)
-            wanted = _WholeFile(fd, self._exclusive)
-            if not wanted.is_taken():
-                _wait(wanted, self._kind)
+            self._take(fd, is_had)
         except BaseException:
             _let_go(fd, self._holder)
             raise
         self._note = Note(self._kind, self._run, not self._exclusive)
         return fd
 
-    def _let_others_pass(self, fd: int) -> None:
-        pass
+    def _take(self, fd: int, is_had: bool) -> None:
+        wanted = _WholeFile(fd, self._exclusive)
+        if not wanted.is_taken():
+            _wait(wanted, self._kind)
 
     def __exit__(self, *_: object) -> None:
         self._note.forget()
@@ -348,8 +346,10 @@ class _Garbage(Lock):
 
     __slots__ = ()
 
-    def _let_others_pass(self, fd: int) -> None:
-        _let_pass(fd)
+    def _take(self, fd: int, is_had: bool) -> None:
+        if not is_had:
+            _let_pass(fd)
+        super()._take(fd, is_had)
 
 
 class _GarbageAlone(Lock):
@@ -362,19 +362,7 @@ class _GarbageAlone(Lock):
 
     __slots__ = ()
 
-    def __enter__(self) -> int:
-        _check_order(self._kind, self._run)
-        fd = self._fd = os.open(self._path, self._flags | os.O_CLOEXEC, 0o600)
-        self._holder = os.getpid()
-        try:
-            self._wait_for_sharers(fd)
-        except BaseException:
-            _let_go(fd, self._holder)
-            raise
-        self._note = Note(self._kind, self._run, is_shared=False)
-        return fd
-
-    def _wait_for_sharers(self, fd: int) -> None:
+    def _take(self, fd: int, is_had: bool) -> None:
         wanted = _WholeFile(fd, exclusive=True)
         seconds, what = LOCKS[self._kind]
         end = time.monotonic() + seconds
