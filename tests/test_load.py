@@ -822,6 +822,7 @@ BIG_LAYER = """
 """
 
 
+@pytest.mark.memory
 def test_memory_does_not_grow_with_the_layer(tmp_path: Path) -> None:
     with child(BIG_LAYER, tmp_path / "store", 1 << 30, stdout=subprocess.PIPE) as process:
         output, errors = process.communicate()
@@ -855,6 +856,7 @@ MANY_ENTRIES = """
 """
 
 
+@pytest.mark.memory
 def test_memory_of_many_entries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The index, of 106 bytes for each of these, is written where what is known of them was kept."""
     monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "131072")  # what is given back would else be counted still
