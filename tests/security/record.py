@@ -4,6 +4,7 @@ user, and writes what it says to results.json and the tables of docs/security.md
 It fails, and writes nothing, where ours allows what docker's refuses, or a difference has no explanation (judging.py).
 """
 
+import argparse
 import datetime
 import itertools
 import json
@@ -140,6 +141,8 @@ def between_marks(page: str) -> str:
 
 
 def main() -> int:
+    about = "Try in our, docker's and podman's containers what none should allow, and write docs/security.md."
+    argparse.ArgumentParser(prog="security", description=about).parse_args()
     if os.geteuid() != 0:
         print("security: containers and the daemons of docker and podman need root; run it as root", file=sys.stderr)
         return 1
