@@ -28,7 +28,7 @@ from layerstore._core.log import Record
 from layerstore.containers import moving
 from layerstore.errors import Conflict, InvalidInput, NotFound, Unsupported
 from layerstore.extents import recording
-from layerstore.store import durable
+from layerstore.store import durable, locks
 from layerstore.store.reflink import has_reflink
 
 ROOT = Path(__file__).parent.parent
@@ -389,6 +389,51 @@ class TestWhenItCannotBe:
             other.mount()
         with pytest.raises(NotFound):
             other.fork()
+
+    def test_who_has_found_it_before_never_has_a_part(
+        self, store: Store, container: Container, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It was of the overlay driver when they found it, and is again when they have ended."""
+        before, snapshots = inside(container), [one.name for one in container.snapshots()]
+        container.move("overlay")
+        other = store.container(container.id)
+        container.move("extent")
+        write, begun = moving._write_upper, []
+
+        def use_and_write(*arguments: Any) -> None:
+            with pytest.raises(NotFound):
+                begun.append(next(other.entries()))
+            with pytest.raises(NotFound):
+                other.snapshot("part")
+            with pytest.raises(Unsupported, match="layerstore move"):
+                other.mount()
+            write(*arguments)
+
+        monkeypatch.setattr(moving, "_write_upper", use_and_write)
+        container.move("overlay")
+        assert begun == []
+        assert [one.name for one in container.snapshots()] == snapshots
+        assert outside(other) == before
+
+    def test_who_reads_what_is_in_its_place_is_waited_for(
+        self, store: Store, container: Container, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What a move left that was killed as it ended: who has begun with that must not end when there is another."""
+        before = inside(container)
+        container.move("overlay")
+        other = store.container(container.id)
+        container.move("extent")
+        for name in ("upper", "work", "root"):
+            os.makedirs(f"{store.layout.container(container.id)}/{name}")
+        monkeypatch.setitem(locks.LOCKS, "container", (0.2, locks.LOCKS["container"][1]))
+        entries = other.entries()
+        next(entries)
+        with pytest.raises(Conflict, match="waited"):
+            container.move("overlay")
+        entries.close()  # type: ignore[attr-defined]  # it is a generator
+        assert inside(container) == before
+        container.move("overlay")
+        assert outside(container) == before
 
 
 def log_bytes(container: Container) -> int:

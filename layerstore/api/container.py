@@ -186,7 +186,7 @@ class Container(Operations):
         that, and it counts again when the container is moved back.
 
         All or nothing: it is one or the other whenever this process is killed, and what it was, or was to be, on the
-        other side is given back by `collect_garbage`, the next `move` or with the container. Other `Container` objects
+        other side is given back by `collect_garbage`. Other `Container` objects
         of it are of no use then: ask `Store.container` again.
 
         Raises:

@@ -3,6 +3,9 @@
 What it is there is made beside what it is here, with its snapshots; then one transaction has the row say so. Before
 that the container is what it was, after it what it is now, and what the other driver had of it is garbage. So is what a
 move leaves that was killed: the directory of a container of the extent driver, logs that no row names.
+
+Who has found a container before it was moved, and back, uses it as what it was. So its directory is there or not there,
+never in part, and the row changes while nobody has the locks of the container and its mount.
 """
 
 from __future__ import annotations
@@ -80,8 +83,8 @@ class Moves:
                     undo()
             raise
 
-    def _remove_directory(self, row: ContainerRow) -> None:
-        container_remove_many(self._mounts.containers_fd, [row.id])
+    def _remove_directory(self, name: str) -> None:
+        container_remove_many(self._mounts.containers_fd, [name])
 
     # To the overlay driver
 
@@ -93,23 +96,35 @@ class Moves:
             )
         layer = self._layers.layer(row.id, row.image_id, row.chain_id)
         self._check_unused(row)
+        beside = f"{row.id}.{os.urandom(8).hex()}"
         with (
             layer.still() as tree,
             durable.file_system(self._layout.containers) as sync,
-            self._or_none(row, partial(self._remove_directory, row)),
+            self._or_none(row, partial(self._remove_directory, beside)),
         ):
-            self._remove_directory(row)  # what a move left that was killed
             states = self._database.read().execute(_SNAPSHOTS, (row.id,)).fetchall()
-            container_make_many(self._mounts.containers_fd, [row.id], 0o700, 0, 0, 0)
-            directory = self._layout.container(row.id)
+            container_make_many(self._mounts.containers_fd, [beside], 0o700, 0, 0, 0)
+            directory = self._layout.container(beside)
             made: Made | None = {} if states else None
             _write_upper(tree, f"{directory}/upper", made)
             for name, created, log, length in states:
                 _write_upper(layer.at((log, length)), snapshots.make(directory, name, created), made)
             sync()
-            gone = self._say_overlay(row, states)
+            gone = self._put_in_place(row, directory, states)
         self._layers.forget(row.id)
         logs.unlink(self._layout, gone)
+
+    def _put_in_place(self, row: ContainerRow, directory: str, states: list[Any]) -> list[str]:
+        """Have that directory be the container. Returns as `_say_overlay`."""
+        with (
+            locks.container(self._layout, row.id, alone=True),
+            locks.mounting(self._layout, [row.id]),
+            self._or_none(row, partial(self._remove_directory, row.id)),
+        ):
+            self._remove_directory(row.id)  # what a move left that was killed
+            os.rename(directory, self._layout.container(row.id))
+            durable.sync_directory(self._layout.containers)
+            return self._say_overlay(row, states)
 
     def _say_overlay(self, row: ContainerRow, states: list[Any]) -> list[str]:
         """Returns the logs that nothing needs any more."""
