@@ -111,6 +111,8 @@ def test_journals_say_what_was_done_and_what_nobody_saw_the_end_of(tmp_path: Pat
         {"kind": "commit", "begins": 1, "at": 9, "of": "c", "name": "own-1:1"},
         {"kind": "commit", "ends": 1, "at": 10, "is_done": True, "image": "sha256:1"},
         {"kind": "commit", "begins": 2, "at": 11, "of": "c", "name": "own-2:1"},
+        {"kind": "shown", "at": 11.5, "name": "own-1:1", "found": {NAME: "torn"}, "maker": "1.0.0"},
+        {"kind": "shown", "at": 11.6, "name": "own-built:1", "found": {}, "maker": "1.0.0"},
         more='{"kind": "comm',
     )
     write(
@@ -125,6 +127,7 @@ def test_journals_say_what_was_done_and_what_nobody_saw_the_end_of(tmp_path: Pat
         "own-1:1": ("c", Span(9, 10), "sha256:1"),
         "own-2:1": ("c", Span(11, 13), None),
     }
+    assert told.seen == [Seen("c", Span(9, 10), "image own-1:1 mounted by 1.0.0", {NAME: "torn"})]
 
 
 @pytest.fixture

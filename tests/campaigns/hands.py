@@ -107,6 +107,7 @@ def read_journals(directory: Path, killed: dict[str, float]) -> Told:
     """What processes have noted; `killed` says when those ended that did not do so by themselves."""
     told = Told()
     made: list[dict[str, Any]] = []
+    shown: list[dict[str, Any]] = []
     for path in sorted(directory.iterdir()):
         lines = path.read_text().splitlines(keepends=True)
         notes = [json.loads(line) for line in lines if line.endswith("\n")]  # its last may be a part
@@ -119,6 +120,8 @@ def read_journals(directory: Path, killed: dict[str, float]) -> Told:
                 told.verbs.append(note)
             elif kind == "made":
                 made.append(note)
+            elif kind == "shown":
+                shown.append(note)
             elif kind == "saw":
                 span = Span(note["begin"], note["end"])
                 told.seen.append(Seen(note["of"], span, f"{note['how']} by {note['maker']}", note["found"]))
@@ -128,6 +131,10 @@ def read_journals(directory: Path, killed: dict[str, float]) -> Told:
         span = Span(note["begin"], note["at"])
         if not told.is_disturbed(note["of"], span):
             told.history.made[note["of"]][note["name"]] = span
+    for note in shown:
+        if note["name"] in told.committed:
+            of, span, _ = told.committed[note["name"]]
+            told.seen.append(Seen(of, span, f"image {note['name']} mounted by {note['maker']}", note["found"]))
     return told
 
 
