@@ -16,6 +16,7 @@ from layer_model import Entry, write_tar
 from layerstore import Image as ImageOfStore
 from layerstore import Store
 from layerstore.errors import Conflict, CorruptError, InvalidInput, NotFound, Unsupported
+from layerstore.layers.chains import Chains
 from layerstore.store.recent import Recent
 from layerstore.types import normalise_name
 
@@ -379,6 +380,36 @@ class TestBesideOthers:
         store.save("base:1", tmp_path / "saved.tar")
         with Store(tmp_path / "other", create=True) as other:
             assert other.load(tmp_path / "saved.tar")[0].names == ["base:1"]
+
+    @pytest.mark.parametrize(
+        ("step", "look"),
+        [
+            ("index", lambda store, image: image.view),
+            ("index", lambda store, image: image.index()),
+            ("index", lambda store, image: store.view(image.diff_ids)),
+            ("index", lambda store, image: store.diff("base:1", "top:1")),
+            ("layer_index", lambda store, image: image.layers()),
+        ],
+    )
+    def test_an_image_that_is_removed_as_it_is_looked_into(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch, step: str, look: Callable[[Store, ImageOfStore], object]
+    ) -> None:
+        load(store, BASE, TOP)
+        image = store.image("top:1")
+        real = getattr(Chains, step)
+
+        def late(self: Chains, wanted: object) -> object:
+            with Store(store.root) as other:
+                if other.images():
+                    other.remove_image(TOP.id, force=True)
+                    other.remove_image(BASE.id)
+                    other.collect_garbage()
+            return real(self, wanted)
+
+        monkeypatch.setattr(Chains, step, late)
+        with pytest.raises(NotFound):
+            look(store, image)
+        assert store.check().is_clean
 
 
 def test_looking_into_many_images_takes_no_more_descriptors(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

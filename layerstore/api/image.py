@@ -192,11 +192,12 @@ class Image:
         return provenance.versions(self._layer_indexes(diff_ids), diff_ids, tree, path)
 
     def _layer_indexes(self, diff_ids: Sequence[DiffId]) -> list[Index]:
-        return [self._store._chains.layer_index(diff_id) for diff_id in diff_ids]
+        with self._store._told_of_removal(self):
+            return [self._store._chains.layer_index(diff_id) for diff_id in diff_ids]
 
     def index(self) -> Index:
         """The merged index of its layers. Raises as `view`."""
-        return self._store._chains.index(self._store._stack(self))
+        return self._store._index(self)
 
     @property
     def view(self) -> View:
@@ -204,9 +205,11 @@ class Image:
 
         Raises `NotFound` when the image is gone, `InvalidInput` for one with a hard link to nothing, `CorruptError`.
         """
+        from layerstore.views.view import View
+
         view = self._view
         if view is None:
-            view = self._view = self._store.view(self._store._stack(self))
+            view = self._view = View(self._store._index(self), self._store._contents)
         self._store._looked_into.keep(self.id, self)
         return view
 

@@ -22,10 +22,11 @@ from layerstore.types import DiffId, ImageId, chain_id, normalise_name, parse_di
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
     from typing import Any, BinaryIO, Literal, TypeAlias, overload
 
+    from layerstore._core.index import Index
     from layerstore.containers.bundle import Volume
     from layerstore.containers.forks import Forks
     from layerstore.containers.moving import Moves
@@ -684,7 +685,20 @@ class Store:
         """
         from layerstore.views.comparison import changes
 
-        return changes(self._chains.index(self._stack(a)), self._chains.index(self._stack(b)))
+        return changes(self._index(a), self._index(b))
+
+    def _index(self, chain: Image | str | Sequence[DiffId]) -> Index:
+        with self._told_of_removal(chain):
+            return self._chains.index(self._stack(chain))
+
+    @contextlib.contextmanager
+    def _told_of_removal(self, chain: Image | str | Sequence[DiffId]) -> Iterator[None]:
+        """Raise `NotFound` where the block misses a layer's index as that was removed meanwhile."""
+        try:
+            yield
+        except CorruptError:
+            self._stack(chain)
+            raise
 
     def _stack(self, chain: Image | str | Sequence[DiffId]) -> Sequence[DiffId]:
         if isinstance(chain, Image | str):
@@ -723,7 +737,7 @@ class Store:
         """
         from layerstore.views.view import View
 
-        return View(self._chains.index(self._stack(diff_ids)), self._contents)
+        return View(self._index(diff_ids), self._contents)
 
     @property
     def tiering(self) -> Tiering:
