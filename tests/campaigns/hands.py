@@ -614,7 +614,7 @@ def main() -> int:
     seed = random.randrange(10**6) if options.seed is None else options.seed
     begin = time.monotonic()
     rows: list[record.Row] = []
-    hold_seconds = min(HOLD_SECONDS, options.seconds / 3)
+    hold_seconds = min(HOLD_SECONDS, options.seconds / 2)
 
     def part(name: str, work: Callable[[Campaign], Iterable[record.Row]]) -> None:
         if options.only not in (None, name):
