@@ -6,7 +6,8 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMPS := build/stamps
 
-CORE    := setup.py pyproject.toml $(wildcard csrc/*.c csrc/*.h layerstore/_core/*.pyx layerstore/_core/*.pxd)
+C_CORE  := setup.py $(wildcard csrc/*.c csrc/*.h)
+CORE    := $(C_CORE) pyproject.toml $(wildcard layerstore/_core/*.pyx layerstore/_core/*.pxd)
 MODULES := $(wildcard layerstore/*.py layerstore/*/*.py)
 HEADERS := $(wildcard csrc/*.h)
 UNITS   := $(patsubst csrc/%.c,%,$(wildcard csrc/*.c))
@@ -167,8 +168,8 @@ $(STAMPS)/core: $(CORE) $(VENV)/installed
 		echo 'building the core'; touch $@.begun && $(BIN)/python setup.py -q build_clib build_ext --inplace && mv $@.begun $@; \
 		else touch $@; fi
 
-$(STAMPS)/werror: $(CORE) $(VENV)/installed
-	LAYERSTORE_WERROR=1 $(BIN)/python setup.py -q build --build-base build/werror
+$(STAMPS)/werror: $(C_CORE) $(VENV)/installed
+	LAYERSTORE_WERROR=1 $(BIN)/python setup.py -q build_clib --build-temp build/werror --build-clib build/werror
 	@touch $@
 
 $(STAMPS)/extra-fuzz: pyproject.toml $(VENV)/installed
