@@ -28,6 +28,8 @@ CORE_TESTS = $(filter-out $(NO_CORE_TESTS),$(shell grep -lE 'layerstore\._core' 
 THREAD_TESTS := -k 'thread or at_once' $(addprefix tests/test_,extents.py extent_files.py load.py resolve.py stacks.py views.py)
 # Tests of random stacks, as many as LAYERSTORE_EXAMPLES says.
 CAMPAIGN_TESTS = $(shell grep -lE 'max_examples=EXAMPLES|[*] EXAMPLES' tests/test_*.py)
+# A worker of pytest for each core; who has done its share takes from that of another. After it, `-n 0` says otherwise.
+AT_ONCE := -n auto --dist worksteal
 EXAMPLES ?= 5000
 FUZZ_SECONDS ?= 12
 LONG_FUZZERS ?= fuzz_tar fuzz_index
@@ -59,7 +61,7 @@ FUZZ_COVERAGE ?=
 
 help:
 	@echo 'make demo      the tutorial: build, rebuild and push an image, start 1,000 containers (DEMO_ARGS=--help)'
-	@echo 'make test      the tests (PYTEST_ARGS="-k name")'
+	@echo 'make test      the tests, on all cores (PYTEST_ARGS="-k name"; with -n 0 one after another)'
 	@echo 'make peers     what docker, podman, containerd, skopeo, umoci and buildah make of our images, and we of theirs'
 	@echo 'make campaign  random stacks of layers against models and the kernel, EXAMPLES ($(EXAMPLES)) for each test'
 	@echo 'make many      many processes and threads on one store, with everything beside them (MANY_ARGS=--help)'
@@ -82,7 +84,7 @@ demo: packages-demo $(STAMPS)/core
 	@$(BIN)/python -m bench.demo $(DEMO_ARGS)
 
 test: packages-test $(STAMPS)/core
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(AT_ONCE) $(PYTEST_ARGS)
 
 peers: packages-test packages-peers $(STAMPS)/core
 	$(BIN)/python -m pytest -m peers $(PYTEST_ARGS)
@@ -130,7 +132,7 @@ format: $(VENV)/installed
 	$(CLANG_FORMAT) -i $(C_FILES)
 
 sanitize: packages-test $(STAMPS)/sanitize
-	ci/sanitized address $(BIN)/python -m pytest -p no:cacheprovider $(PYTEST_ARGS) $(CORE_TESTS)
+	ci/sanitized address $(BIN)/python -m pytest -p no:cacheprovider $(AT_ONCE) $(PYTEST_ARGS) $(CORE_TESTS)
 
 fuzz: $(FUZZERS:%=$(FUZZ_DIR)/%) $(STAMPS)/core $(STAMPS)/extra-fuzz
 	@for fuzzer in $(FUZZERS:%=$(FUZZ_DIR)/%) $(PYTHON_FUZZERS); do \

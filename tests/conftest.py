@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 # Before layerstore is imported, and for the processes that tests start: locks that are taken out of order are an error.
 os.environ.setdefault("LAYERSTORE_STRICT_LOCKS", "1")
 
+import leftovers
 import pytest
-from leftovers import child_processes, control_groups, loop_devices, mount_points
 
 if TYPE_CHECKING:
     from bench.peers import Docker
@@ -29,9 +29,18 @@ ROOT = Path(__file__).parent.parent
 # At the end: under `make sanitize` another layerstore comes first.
 sys.path.append(str(ROOT))
 REQUIRE_ALL = os.environ.get("LAYERSTORE_REQUIRE_ALL") == "1"
+# Other workers of pytest-xdist run beside this process, or beside the one that started it.
+IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
 MAY_SKIP = re.compile(
     r"this CPU|this architecture|this Python|no hybrid control groups|has reflink already"  # what another machine runs
 )
+LEFT = pytest.StashKey[set[str]]()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int | None:
+    """On one core a worker beside this process would only cost."""
+    return 0 if len(os.sched_getaffinity(0)) == 1 else None
 
 
 # Skips
@@ -64,45 +73,56 @@ def forbidden_skips(reporter: pytest.TerminalReporter) -> list[str]:
     return found
 
 
+def pytest_sessionstart(session: pytest.Session) -> None:
+    session.config.stash[LEFT] = whole_machine()
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
-    if REQUIRE_ALL and reporter is not None and session.exitstatus == pytest.ExitCode.OK and forbidden_skips(reporter):
+    config = session.config
+    config.stash[LEFT] = whole_machine() - config.stash[LEFT]
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    fails = config.stash[LEFT] or (REQUIRE_ALL and reporter is not None and forbidden_skips(reporter))
+    if fails and session.exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    found = forbidden_skips(terminalreporter) if REQUIRE_ALL else []
-    if found:
-        terminalreporter.section("skipped, although LAYERSTORE_REQUIRE_ALL=1", red=True)
-        for line in found:
-            terminalreporter.write_line(line)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    skips = forbidden_skips(terminalreporter) if REQUIRE_ALL else []
+    left = sorted(config.stash[LEFT])
+    for title, lines in (
+        ("skipped, although LAYERSTORE_REQUIRE_ALL=1", skips),
+        ("left behind by this session (with -n 0 the module is told)", left),
+    ):
+        if lines:
+            terminalreporter.section(title, red=True)
+            for line in lines:
+                terminalreporter.write_line(line)
 
 
 # Leftovers
+
+
+def whole_machine() -> set[str]:
+    """What lies where tests put things, of whichever worker. In CI nobody else does so at the same time."""
+    if not REQUIRE_ALL or IS_WORKER:
+        return set()
+    places = [tempfile.gettempdir(), "/var/tmp", "/var/cache/layerstore-fixtures", str(ROOT)]
+    return leftovers.lying_in(places) | {f"control group {group}" for group in leftovers.control_groups()}
 
 
 @pytest.fixture(scope="module", autouse=True)
 def no_leftovers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A test module leaves no mount, loop device, child process or control group.
 
-    Looked at is what lies where tests put things. In CI nobody else does so at the same time.
+    Where other workers run beside this one, what is not below its own directory is only looked for at the end of the
+    session: whose it is, nothing tells.
     """
-    places = [str(tmp_path_factory.getbasetemp())]
-    if REQUIRE_ALL:
-        places += [tempfile.gettempdir(), "/var/tmp", "/var/cache/layerstore-fixtures", str(ROOT)]
-
-    def ours(path: str) -> bool:
-        return any(path.startswith(place + "/") for place in places)
-
-    mounts, loops, children = set(mount_points()), set(loop_devices()), set(child_processes())
-    groups = set(control_groups())
+    own = [str(tmp_path_factory.getbasetemp())]
+    before, children = leftovers.lying_in(own) | whole_machine(), set(leftovers.child_processes())
     yield
-    left = [f"mount {point}" for point in mount_points() if point not in mounts and ours(point)]
-    left += [f"{device} of {file}" for device, file in loop_devices().items() if device not in loops and ours(file)]
-    left += [f"process {pid}: {command}" for pid, command in child_processes().items() if pid not in children]
-    if REQUIRE_ALL:  # whose they are, nothing tells
-        left += [f"control group {group}" for group in control_groups() if group not in groups]
+    left = sorted((leftovers.lying_in(own) | whole_machine()) - before)
+    left += [f"process {pid}: {command}" for pid, command in leftovers.child_processes().items() if pid not in children]
     assert not left, "left behind by this module: " + "; ".join(left)
 
 

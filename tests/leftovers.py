@@ -1,6 +1,6 @@
 """What the machine has that a test may leave behind: mounts, loop devices, processes, control groups."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 
@@ -18,6 +18,13 @@ def loop_devices() -> dict[str, str]:
         except OSError:
             continue  # it went meanwhile
     return found
+
+
+def lying_in(directories: Iterable[str]) -> set[str]:
+    """The mounts below these directories and the loop devices of files there, as lines of text."""
+    below = tuple(f"{directory}/" for directory in directories)
+    found = {f"mount {point}" for point in mount_points() if point.startswith(below)}
+    return found | {f"{device} of {file}" for device, file in loop_devices().items() if file.startswith(below)}
 
 
 def child_processes() -> dict[int, str]:

@@ -320,6 +320,7 @@ def test_nothing_is_left_lying_about() -> None:
 def test_a_skip_fails_where_everything_is_required(tmp_path: Path, reason: str, status: int) -> None:
     (tmp_path / "test_it.py").write_text(f"import pytest\ndef test_it():\n    pytest.skip({reason!r})\n")
     environment = {**os.environ, "LAYERSTORE_REQUIRE_ALL": "1", "PYTHONPATH": str(ROOT / "tests")}
+    environment["PYTEST_XDIST_WORKER"] = "gw0"  # so that it does not take for its own what others have mounted
     command = [sys.executable, "-m", "pytest", "-q", "-p", "conftest", "-p", "no:cacheprovider", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
     assert done.returncode == status, done.stdout + done.stderr
@@ -334,3 +335,41 @@ def test_what_a_module_leaves_behind_is_seen(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
     assert done.returncode == 1
     assert "left behind by this module: process" in done.stdout
+
+
+@pytest.mark.root
+def test_what_workers_leave_behind_is_seen(tmp_path: Path) -> None:
+    """Not below pytest's own directory, and so by whoever looks when all of them have ended."""
+    left = tmp_path / "left"
+    left.mkdir()
+    mounting = ["mount", "-t", "tmpfs", "none", str(left)]
+    (tmp_path / "test_it.py").write_text(
+        f"import subprocess\ndef test_it():\n    subprocess.run({mounting}, check=True)\n"
+    )
+    environment = {
+        **os.environ,
+        "LAYERSTORE_REQUIRE_ALL": "1",
+        "PYTHONPATH": str(ROOT / "tests"),
+        "TMPDIR": str(tmp_path),
+    }
+    environment.pop("PYTEST_XDIST_WORKER", None)
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "conftest",
+        "-p",
+        "no:cacheprovider",
+        "-n",
+        "1",
+        str(tmp_path),
+    ]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
+    finally:
+        subprocess.run(["umount", left])
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "1 passed" in done.stdout
+    assert f"mount {left}" in done.stdout.partition("left behind by this session")[2]
