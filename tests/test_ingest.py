@@ -538,9 +538,9 @@ def test_digests_that_agree_in_part_do_not_collide() -> None:
 
     def seconds(names: list[bytes]) -> float:
         log = records_of(names)
-        begin = time.perf_counter()
+        begin = time.process_time()
         assert len(table(log)) == len(names)
-        return time.perf_counter() - begin
+        return time.process_time() - begin
 
     count = 1 << 16
     alike = [(i << 48).to_bytes(8, "little") + digest(b"%d" % i)[8:] for i in range(count)]
