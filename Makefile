@@ -132,7 +132,7 @@ format: $(VENV)/installed
 	$(CLANG_FORMAT) -i $(C_FILES)
 
 sanitize: packages-test $(STAMPS)/sanitize
-	ci/sanitized address $(BIN)/python -m pytest -p no:cacheprovider $(AT_ONCE) $(PYTEST_ARGS) $(CORE_TESTS)
+	ci/sanitized address $(BIN)/python -m pytest -p no:cacheprovider -m 'not peers and not memory' $(AT_ONCE) $(PYTEST_ARGS) $(CORE_TESTS)
 
 fuzz: $(FUZZERS:%=$(FUZZ_DIR)/%) $(STAMPS)/core $(STAMPS)/extra-fuzz
 	@for fuzzer in $(FUZZERS:%=$(FUZZ_DIR)/%) $(PYTHON_FUZZERS); do \
