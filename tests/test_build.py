@@ -6,6 +6,7 @@ import gzip
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import stat
@@ -947,6 +948,22 @@ class TestRun:
         work.build("FROM base:1\n" + line.format(3).replace("id=mine,", ""))
         assert "\n3\n" in work.output
         assert "2" not in work.output.split("\n")
+
+    def test_a_cache_that_is_asked_for_wrongly_is_not_made(self, work: Workplace) -> None:
+        for _ in range(2):
+            line = "RUN --mount=type=cache,target=/c,mode=9z true"
+            work.fails(f"FROM base:1\n{line}\n", InvalidInput, "mode=9z")
+        work.build("FROM base:1\nRUN --mount=type=cache,target=/c,mode=0711 ls -ld /c\n")
+        assert "drwx--x--x" in work.output
+
+    def test_what_loosens_a_run(self, work: Workplace) -> None:
+        show = "RUN grep -h NoNewPrivs /proc/self/status; mount"
+        work.build(f"FROM base:1\n{show}\n", security_opt=["no-new-privileges"], pids_limit=-1)
+        assert "NoNewPrivs:\t1" in work.output
+        work.build(f"FROM base:1\nENV X=1\n{show}\n", cgroups="disabled")
+        assert "NoNewPrivs:\t0" in work.output
+        assert re.search(r" on / type overlay \(rw,nodev,", work.output, re.MULTILINE)
+        work.fails(f"FROM base:1\n{show}\n", InvalidInput, "processes is 0", pids_limit=0)
 
     def test_a_secret_is_nowhere_but_in_the_container(self, work: Workplace, tmp_path: Path) -> None:
         (tmp_path / "secret").write_text("hidden words")

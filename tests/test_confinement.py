@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import leftovers
 import pytest
@@ -21,9 +22,9 @@ from waiting import wait_for
 
 from layerstore import Container, Store, Volume
 from layerstore._core import cgroup, mount
-from layerstore.containers import groups, seccomp
+from layerstore.containers import bundle, groups, seccomp
 from layerstore.containers.confinement import CAPABILITIES, PIDS_LIMIT, confined
-from layerstore.containers.runtime import find_runtime
+from layerstore.containers.runtime import Runtime, find_runtime
 from layerstore.errors import Conflict, InvalidInput, NotFound, Unsupported
 
 BOX_PROGRAM = "/bin/busybox"
@@ -407,6 +408,105 @@ class TestGroup:
             run(store, "true")
         assert run(store, "true", pids_limit=-1)[0] == 0
 
+    def test_groups_that_the_container_has_made_go_with_its_own(self, store: Store) -> None:
+        container = store.create("box:1")
+        container.start(["sleep", "1000"])
+        (group_of(container) / "own" / "below").mkdir(parents=True)
+        container.remove(force=True)
+        assert control_groups() == []
+
+    def test_one_that_stays_keeps_no_garbage(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        def stays(_containers: object, **_options: object) -> None:
+            raise OSError(errno.EBUSY, "it stays")
+
+        container = store.create("box:1")
+        container.start(["true"])
+        wait_for(lambda: container.state != "running")
+        with monkeypatch.context() as patch:
+            patch.setattr(groups, "remove", stays)
+            store.collect_garbage()
+        store.collect_garbage()
+        assert control_groups() == []
+
+    def test_one_of_which_it_cannot_be_said_whether_it_is_used_is_let_go(self, store: Store) -> None:
+        def fails(container: str) -> bool:
+            raise Unsupported(f"there is no runtime for {container}")
+
+        container = store.create("box:1")
+        groups.make(container.id, -1, None).release()
+        with pytest.raises(Unsupported, match="no runtime"):
+            groups.remove([container.id], unless=fails)
+        groups.remove([container.id])
+        assert control_groups() == []
+
+    def test_in_a_group_of_an_outer_container(self, tmp_path: Path) -> None:
+        """The root that it sees has its processes: to pass the controller on would make the group threaded."""
+        files = {"cgroup.type": "domain\n", "cgroup.procs": "1\n", "cgroup.controllers": "cpu pids\n"}
+        for name, text in {**files, "cgroup.subtree_control": "\n"}.items():
+            (tmp_path / name).write_text(text)
+        fd = os.open(tmp_path, os.O_RDONLY)
+        try:
+            groups._check_is_domain(fd)
+            with pytest.raises(Unsupported, match=r"has processes of its own.*; --pids-limit -1"):
+                groups._pass_on_pids(fd)
+            assert (tmp_path / "cgroup.subtree_control").read_text() == "\n"
+            (tmp_path / "cgroup.type").write_text("domain threaded\n")
+            with pytest.raises(Unsupported, match=r"type 'domain threaded'.*--cgroups disabled"):
+                groups._check_is_domain(fd)
+        finally:
+            os.close(fd)
+
+    @pytest.mark.skipif(not PIDS_OF_V1, reason="version 2 limits processes here")
+    def test_where_that_of_version_1_may_not_be_changed(
+        self, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "tasks").touch()
+        subprocess.run(["mount", "--bind", tmp_path, tmp_path], check=True)
+        try:
+            subprocess.run(["mount", "-o", "remount,bind,ro", tmp_path], check=True)
+            monkeypatch.setattr(groups, "_PIDS", str(tmp_path))
+            with pytest.raises(Unsupported, match=r"Read-only file system.*; --pids-limit -1"):
+                run(store, "true")
+            assert run(store, "true", pids_limit=-1)[0] == 0
+        finally:
+            subprocess.run(["umount", tmp_path], check=True)
+        assert control_groups() == []
+
+    def test_where_devices_cannot_be_refused(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        def refuse(_directory: int, _rules: object) -> None:
+            raise Unsupported("cannot load the device rules")
+
+        monkeypatch.setattr(groups.cgroup, "allow_devices", refuse)
+        with pytest.raises(Unsupported, match=r"device rules; run as root of the host.*--cgroups disabled"):
+            run(store, "true")
+        assert control_groups() == []
+
+    def test_after_a_runtime_that_was_killed_as_it_began(self, store: Store) -> None:
+        """It has made its directory, and nothing in it yet."""
+        container = store.create("box:1")
+        (Path(store.layout.runtime) / container.id).mkdir()
+        assert container.run(["true"]) == 0
+        (Path(store.layout.runtime) / container.id).mkdir()
+        container.move("extent")
+        assert not (Path(store.layout.runtime) / container.id).exists()
+
+    def test_a_removal_by_force_beside_a_start(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It comes to the group before there is one, and to the rest after the program was started."""
+        start = Runtime.start_detached
+        container = store.create("box:1")
+
+        def late(self: Runtime, *args: Any, **options: Any) -> int:
+            pid = start(self, *args, **options)
+            with Store(store.root) as other, monkeypatch.context() as patch:
+                patch.setattr(groups, "remove", lambda *_args, **_options: None)
+                other.remove([other.container(container.id)], force=True)
+            return pid
+
+        monkeypatch.setattr(Runtime, "start_detached", late)
+        with pytest.raises(NotFound, match="was removed meanwhile"):
+            container.start(["sleep", "1000"])
+        assert control_groups() == []
+
     def test_where_clone3_is_refused(self, store: Store) -> None:
         """As by a filter around this process, or Linux before 5.7."""
         refusing = {
@@ -417,7 +517,7 @@ class TestGroup:
         code = f"""
 import ctypes, os, sys
 from layerstore._core.mount import spawn
-from layerstore.containers import groups, seccomp
+from layerstore.containers import bundle, groups, seccomp
 data = seccomp.compile_profile({refusing!r})
 class Program(ctypes.Structure):
     _fields_ = (("len", ctypes.c_ushort), ("filter", ctypes.c_char_p))
@@ -702,6 +802,33 @@ class TestCapabilities:
         assert control_groups() == []
 
 
+def test_a_volume_is_read_only_with_what_is_mounted_below_it(store: Store, tmp_path: Path) -> None:
+    below = tmp_path / "below"
+    below.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "none", below], check=True)
+    try:
+        script = "echo x >/shown/below/file; echo y >/shown/file; true"
+        (tmp_path / "other").mkdir()
+        others = [Volume(str(tmp_path), "/shown", True), Volume(str(tmp_path / "other"), "/shown/new")]
+        assert shell(store, "echo x >/shown/new/file; echo y >/shown/file", volumes=others).count("Read-only") == 1
+        assert (tmp_path / "other/file").read_text() == "x\n"
+        assert shell(store, script, volumes=[Volume(str(tmp_path), "/shown", True)]).count("Read-only file system") == 2
+        assert os.listdir(below) == []
+    finally:
+        subprocess.run(["umount", below], check=True)
+
+
+def test_what_processors_tell_of_their_heat_is_masked(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("cpu0/thermal_throttle", "cpu11/thermal_throttle", "cpu2", "cpufreq/thermal_throttle"):
+        (tmp_path / name).mkdir(parents=True)
+    monkeypatch.setattr(bundle, "_CPUS", str(tmp_path))
+    spec = bundle.runtime_spec({"config": {"Cmd": ["true"]}}, tmp_path)
+    masked = [path for path in spec["linux"]["maskedPaths"] if path.startswith(str(tmp_path))]
+    assert masked == [f"{tmp_path}/cpu{number}/thermal_throttle" for number in (0, 11)]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -723,7 +850,9 @@ class TestCapabilities:
         ({"pids_limit": "7"}, "processes is '7'"),
         ({"cgroups": "split"}, "not 'split'"),
         ({"cgroups": "disabled", "pids_limit": 7}, "nothing can limit processes to 7"),
-        ({"cgroups": "disabled", "cap_add": ["MKNOD"]}, "CAP_MKNOD would let the container open every device"),
+        ({"cgroups": "disabled", "pids_limit": PIDS_LIMIT}, f"nothing can limit processes to {PIDS_LIMIT}"),
+        ({"cgroups": "disabled", "cap_add": ["MKNOD"]}, "CAP_MKNOD would let the container make every device"),
+        ({"cgroups": "disabled", "cap_add": ["SYS_ADMIN"]}, "CAP_SYS_ADMIN would let the container mount its root"),
         ({"cgroups": "disabled", "devices": ["/dev/null:r"]}, 'nothing can keep /dev/null to "r"'),
     ],
 )

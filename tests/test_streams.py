@@ -336,6 +336,28 @@ class TestOutput:
         with box.mount() as root:
             assert (root / "tmp/status").read_text() == f"{128 + signal.SIGPIPE}\n"
 
+    def test_appended_to_the_null_device(self, box: Container) -> None:
+        with open("/dev/null", "ab", 0) as nothing:
+            assert run(box, "echo x; exit 3", stdout=nothing) == 3
+
+    @pytest.mark.parametrize("options", [["--name", "job"], ["--rm", "--name", "job"]])
+    def test_where_it_is_lost_the_container_is_not(self, store: Store, options: list[str]) -> None:
+        command = [sys.executable, "-m", "layerstore", "--root", store.root, "run", *options, "box:1"]
+        script = "echo done >/result; echo x"
+        with open("/dev/full", "wb", 0) as full:
+            ended = subprocess.run(
+                [*command, "/bin/sh", "-c", script], stdout=full, stderr=subprocess.PIPE, check=False
+            )
+        assert ended.returncode == 125
+        assert b"No space left" in ended.stderr
+        kept = [container for container in store.containers() if container.name == "job"]
+        results = []
+        for container in kept:
+            with container.mount() as root:
+                results.append((root / "result").read_text())
+        store.remove(kept)
+        assert results == ([] if "--rm" in options else ["done\n"])
+
     def test_without_a_reader(self, box: Container) -> None:
         """The program gets SIGPIPE, as it would have by the pipe itself, and that is all."""
         read, write = os.pipe()

@@ -498,6 +498,8 @@ class Container(Operations):
             out, err = (None if file is None else _descriptor(file, 1) for file in (stdout, stderr))
             with self._launched(spec, confinement, runtime) as (bundle, group):
                 pid = runtime.start_detached(bundle, self.id, group, stdout=out, stderr=err)
+                # A removal by force may have come before the group.
+                self._store._containers.check(self.row)
                 if group is not None:
                     group.stays = True
                 return pid

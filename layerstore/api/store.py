@@ -317,6 +317,9 @@ class Store:
         volumes: Sequence[Volume] = (),
         secrets: Mapping[str, str | os.PathLike[str]] | None = None,
         pull: Literal["missing", "never"] = "missing",
+        security_opt: Sequence[str] = (),
+        pids_limit: int | None = None,
+        cgroups: Literal["enabled", "disabled"] = "enabled",
         progress: Callable[[BuildEvent], None] | None = None,
     ) -> Image:
         """Build an image by a Dockerfile.
@@ -339,6 +342,7 @@ class Store:
             volumes: shown to every RUN; they are in no layer and no key of the cache.
             secrets: files for `RUN --mount=type=secret,id=...`, by id.
             pull: whether images that are not in the store are brought from their registries, as by `pull`.
+            security_opt, pids_limit, cgroups: of RUN, as of `Container.run`; they are in no key of the cache.
             progress: called with what happens, in threads of the build, one at a time. An exception that it raises ends
                 the build. Without it, output of commands is lost.
 
@@ -356,6 +360,7 @@ class Store:
         """
         from layerstore.building import builder
         from layerstore.building.workshop import Options, Workshop
+        from layerstore.containers.confinement import confined
 
         options = Options(
             [normalise_name(name) for name in names],
@@ -366,6 +371,7 @@ class Store:
             volumes,
             {name: os.fspath(path) for name, path in (secrets or {}).items()},
             self.limits,
+            confined(security_opt=security_opt, pids_limit=pids_limit, cgroups=cgroups),
         )
         shop = Workshop(
             self.layout,

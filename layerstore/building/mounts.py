@@ -15,7 +15,7 @@ from layerstore.building.copying import Copy, Item
 from layerstore.containers.bundle import Volume
 from layerstore.containers.copying import copy_out
 from layerstore.errors import InvalidInput, NotFound
-from layerstore.naming import about, close_fd
+from layerstore.naming import about, close_fd, exists
 from layerstore.store.layout import make_private
 from layerstore.store.locks import release, try_lock
 from layerstore.store.pieces import read_whole
@@ -145,25 +145,40 @@ def cache(mount: Mount, target: str, directory: str, check: Callable[[], None]) 
     """
     name = sha256((mount.id if mount.values.get("id") else target).encode()).hex()
     path = f"{directory}/{name}"
-    try:
-        make_private(directory)
-        os.mkdir(path, 0o700)
-        os.chown(path, mount.number("uid", 0), mount.number("gid", 0))
-        os.chmod(path, mount.number("mode", 0o755, 8))
-    except FileExistsError:
-        pass
+    uid, gid, mode = mount.number("uid", 0), mount.number("gid", 0), mount.number("mode", 0o755, 8)
+    make_private(directory)
     # The runtime inherits the lock, and so holds it for as long as the command runs, also where this process is killed.
     # It is of a file, not of the directory: no program could get to the host's directory by it.
     fd = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT, 0o600)
     os.set_inheritable(fd, True)
     try:
+        while not exists(path):
+            if try_lock(fd):
+                if not exists(path):
+                    _make_cache(path, uid, gid, mode)
+            else:
+                _wait(check)
         while not try_lock(fd, exclusive=mount.sharing != "shared"):
-            check()
-            time.sleep(_POLL_SECONDS)
+            _wait(check)
         yield Volume(path, target, mount.is_set("readonly"))
     finally:
         release(fd)  # runtimes of other stages may have it too
         close_fd(fd)
+
+
+def _wait(check: Callable[[], None]) -> None:
+    check()
+    time.sleep(_POLL_SECONDS)
+
+
+def _make_cache(path: str, uid: int, gid: int, mode: int) -> None:
+    """Whole or not at all, while nobody else has it."""
+    made = f"{path}.new"
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(made, 0o700)
+    os.chown(made, uid, gid)
+    os.chmod(made, mode)
+    os.rename(made, path)
 
 
 def secret_data(mount: Mount, secrets: Mapping[str, str]) -> bytes | None:

@@ -10,7 +10,6 @@ import stat
 
 from layerstore.containers import launching, program
 from layerstore.containers.bundle import runtime_spec
-from layerstore.containers.confinement import DEFAULT
 from layerstore.containers.mounted import MountedFiles
 from layerstore.containers.rootfs import Rootfs
 
@@ -56,6 +55,7 @@ def run(shop: Workshop, row: ContainerRow, command: Command, output: Callable[[i
     containers = shop.containers
     root = containers.root(row.id)
     runtime = containers.runtime()
+    confinement = shop.options.confinement
     with _mount_points(root, command), contextlib.ExitStack() as stack:
         spec = runtime_spec(
             command.document,
@@ -65,13 +65,14 @@ def run(shop: Workshop, row: ContainerRow, command: Command, output: Callable[[i
             network=command.network,
             volumes=command.volumes,
             hostname=row.id[:12] if command.network == "none" else None,
+            confinement=confinement,
         )
         spec["mounts"] += command.mounts
         program.check(spec)
-        launching.complete(spec, DEFAULT, runtime, row.id, shop.layout.run)
+        launching.complete(spec, confinement, runtime, row.id, shop.layout.run)
         bundle = containers.write_bundle(row.id, spec)
         stack.enter_context(shop.running(row.id))
-        group = stack.enter_context(launching.grouped(DEFAULT, runtime, row.id))
+        group = stack.enter_context(launching.grouped(confinement, runtime, row.id))
         out, errors = (functools.partial(output, stream) for stream in (1, 2))
         status = runtime.run(bundle, row.id, group, stdin=None, stdout=out, stderr=errors)
     shop.check()

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from layerstore.building.state import State
     from layerstore.building.steps import Step
     from layerstore.containers.bundle import Volume
+    from layerstore.containers.confinement import Confinement
     from layerstore.containers.containers import ContainerRow, Containers
     from layerstore.layers.chains import Chains
     from layerstore.layers.entries import Clone, Entry
@@ -58,6 +59,7 @@ class Options(Value):
         volumes: Sequence[Volume],
         secrets: Mapping[str, str],
         limits: Limits,
+        confinement: Confinement,
     ) -> None:
         self.names = names
         self.target = target
@@ -67,6 +69,7 @@ class Options(Value):
         self.volumes = volumes
         self.secrets = secrets
         self.limits = limits
+        self.confinement = confinement
 
 
 class Workshop:

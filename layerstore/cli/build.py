@@ -36,6 +36,22 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--network", choices=("host", "none"), default="host", help="of RUN: the host's, or none at all"
     )
     parser.add_argument(
+        "--security-opt",
+        metavar="OPTION",
+        action="append",
+        default=[],
+        help="of RUN: seccomp=unconfined, seccomp=FILE.json or no-new-privileges",
+    )
+    parser.add_argument(
+        "--pids-limit", metavar="N", type=int, help="of RUN: so many processes and threads (2048), or -1 for any"
+    )
+    parser.add_argument(
+        "--cgroups",
+        choices=("enabled", "disabled"),
+        default="enabled",
+        help="of RUN: disabled for no control group, and no limit on processes",
+    )
+    parser.add_argument(
         "-v",
         "--volume",
         action="append",
@@ -71,6 +87,9 @@ def run(store: Store, args: argparse.Namespace) -> int:
         network=args.network,
         volumes=[volume(text) for text in args.volume],
         pull=args.pull,
+        security_opt=args.security_opt,
+        pids_limit=args.pids_limit,
+        cgroups=args.cgroups,
         secrets=dict(_secret(text) for text in args.secret),
         progress=(_Quiet() if args.quiet else _InOrder()).tell,
     )

@@ -87,10 +87,9 @@ def run(store: Store, args: argparse.Namespace) -> int:
             "cap_drop": args.cap_drop,
             "devices": args.device,
             "privileged": args.privileged,
+            "pids_limit": args.pids_limit,
             "cgroups": args.cgroups,
         }
-        if args.pids_limit is not None:
-            options["pids_limit"] = args.pids_limit
         if args.detach:
             container.start(command, **options)
             print(container.id)
@@ -98,8 +97,12 @@ def run(store: Store, args: argparse.Namespace) -> int:
         with null_device() as nothing:
             stdin = None if args.interactive or args.tty else nothing
             status = container.run(command, tty=args.tty, stdin=stdin, **options)
-    except BaseException:
-        container.remove(force=True)
+    except BaseException as error:
+        from layerstore.containers.streams import Undelivered
+
+        # Where only its output was lost, the program has done what it was to do.
+        if args.rm or not isinstance(error, Undelivered):
+            container.remove(force=True)
         raise
     if args.rm:
         container.remove()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import posixpath
+import re
 
 from layerstore.containers import users
 from layerstore.containers.confinement import DEFAULT
@@ -40,6 +41,8 @@ _MASKED_PATHS = [
     "/sys/firmware",
     "/sys/devices/virtual/powercap",
 ]
+
+_CPUS = "/sys/devices/system/cpu"
 
 _READONLY_PATHS = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"]
 
@@ -202,9 +205,26 @@ def _binds(inside: Rootfs, volumes: Sequence[Volume], network: str) -> list[dict
             raise InvalidInput(f'the source "{source}" of a volume is not an existing absolute path of the host')
         if not _is_below_a_volume(target, volumes):
             inside.make_mount_point(target, directory=os.path.isdir(source))
-        options = ["rbind", "rprivate", "ro" if volume.read_only else "rw"]
+        holds_others = any(other.startswith(f"{target}/") for other in wanted)
+        options = ["rbind", "rprivate", _read_only(source, holds_others) if volume.read_only else "rw"]
         mounts.append({"destination": target, "type": "bind", "source": source, "options": options})
     return mounts
+
+
+def _throttles() -> list[str]:
+    """What each processor tells of its heat, by which a program can tell what others compute (GHSA-6fw5-f8r9-fgfm)."""
+    with os.scandir(_CPUS) as found:
+        paths = [f"{entry.path}/thermal_throttle" for entry in found if entry.name[3:].isdigit()]
+    return sorted(filter(os.path.exists, paths))
+
+
+def _read_only(source: str, holds_others: bool) -> str:
+    """The option of a bind: with what is mounted below a directory where the kernel can do that (mount_setattr(2)), but
+    the runtime could not make the mount point of another volume in it then."""
+    if holds_others or not os.path.isdir(source):
+        return "ro"
+    major, minor = map(int, re.findall(r"\d+", os.uname().release)[:2])
+    return "rro" if (major, minor) >= (5, 12) else "ro"
 
 
 def _is_below_a_volume(target: str, volumes: Sequence[Volume]) -> bool:
@@ -226,7 +246,7 @@ def _linux(network: str, confinement: Confinement) -> dict[str, Any]:
         namespaces.append("network")
     linux: dict[str, Any] = {
         "namespaces": [{"type": kind} for kind in namespaces],
-        "maskedPaths": [] if confinement.privileged else list(_MASKED_PATHS),
+        "maskedPaths": [] if confinement.privileged else [*_MASKED_PATHS, *_throttles()],
         "readonlyPaths": [] if confinement.privileged else list(_READONLY_PATHS),
     }
     if confinement.devices:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
         cap_drop: Sequence[str]
         devices: Sequence[str]
         privileged: bool
-        pids_limit: int
+        pids_limit: int | None
         cgroups: Literal["enabled", "disabled"]
 
 
@@ -136,7 +136,7 @@ def confined(
     cap_drop: Sequence[str] = (),
     devices: Sequence[str] = (),
     privileged: bool = False,
-    pids_limit: int = PIDS_LIMIT,
+    pids_limit: int | None = None,
     cgroups: Literal["enabled", "disabled"] = "enabled",
 ) -> Confinement:
     """The confinement that docker's options of these names ask for; without any, the default.
@@ -151,10 +151,12 @@ def confined(
     ):
         if isinstance(value, str):
             raise InvalidInput(f"{name} is a list of strings, not the string {value!r}")
-    if not isinstance(pids_limit, int) or (pids_limit < 1 and pids_limit != -1):
-        raise InvalidInput(f"the limit on processes is {pids_limit!r}: it is 1 or more, or -1 for none")
     if cgroups not in ("enabled", "disabled"):
         raise InvalidInput(f'control groups are "enabled" or "disabled", not {cgroups!r}')
+    if pids_limit is None:
+        pids_limit = PIDS_LIMIT if cgroups == "enabled" else -1
+    if not isinstance(pids_limit, int) or (pids_limit < 1 and pids_limit != -1):
+        raise InvalidInput(f"the limit on processes is {pids_limit!r}: it is 1 or more, or -1 for none")
     capabilities = _capabilities(cap_add, cap_drop, privileged)
     profile, no_new_privileges = _security(security_opt)
     seccomp: dict[str, Any] | Literal["default", "unconfined"] = "unconfined" if privileged else "default"
@@ -181,14 +183,13 @@ def confined(
 
 def _check_without_group(asked: Confinement) -> None:
     """Nothing but the mounts keeps such a container from devices, so that it must not make device files."""
-    if asked.pids_limit not in (-1, PIDS_LIMIT):
+    if asked.pids_limit != -1:
         raise InvalidInput(f"nothing can limit processes to {asked.pids_limit} where control groups are disabled")
     if asked.privileged:
         return
-    if "CAP_MKNOD" in asked.capabilities:
-        raise InvalidInput(
-            "CAP_MKNOD would let the container open every device where control groups are disabled: drop one"
-        )
+    for name, means in (("CAP_MKNOD", "make every device"), ("CAP_SYS_ADMIN", "mount its root again, with devices")):
+        if name in asked.capabilities:
+            raise InvalidInput(f"{name} would let the container {means} where control groups are disabled: drop one")
     for device in asked.devices:
         if not {"r", "w"} <= set(device.access):
             raise InvalidInput(
@@ -197,7 +198,7 @@ def _check_without_group(asked: Confinement) -> None:
 
 
 def _capabilities(added: Sequence[str], dropped: Sequence[str], privileged: bool) -> tuple[str, ...]:
-    """Docker's rules: ALL, then each by its name, and what is dropped goes unless it was added by its name."""
+    """ALL, then each by its name; what is dropped by its name goes, also where it was added."""
     if not added and not dropped and not privileged:
         return CAPABILITIES
     adds, drops = [_capability(name) for name in added], [_capability(name) for name in dropped]

@@ -455,11 +455,14 @@ class Containers:
         ]
 
     def forget_ended(self, container: str) -> None:
-        """Make room for another program. Raises `Conflict` while one runs."""
+        """Make room for another program, where nobody else starts one. Raises `Conflict` while one runs."""
         if os.path.isdir(f"{self._layout.runtime}/{container}"):
             if self.is_running(container):
                 raise _runs(container)
-            self.runtime().delete(container)
+            with contextlib.suppress(NotFound):
+                self.runtime().delete(container)
+            # A runtime that was killed as it began knows nothing of what it has made.
+            remove_directory(self._layout.runtime, container)
 
     @contextlib.contextmanager
     def starting(self, container: str) -> Iterator[None]:
@@ -483,8 +486,10 @@ class Containers:
         known = {row.id for row in self.all()} if (there := groups.present()) else ()
         for container in there:
             if container in known:
-                with contextlib.suppress(Conflict):
-                    groups.remove([container], unless=self.is_running)
+                # One that stays, whatever keeps it, is no reason to collect nothing. runc holds no lock of a group.
+                with locks.program(self._layout, container) as is_free, contextlib.suppress(Conflict, OSError):
+                    if is_free:
+                        groups.remove([container], unless=self.is_running)
 
     def is_running(self, container: str) -> bool:
         """Does a process of it run, by the OCI runtime's word?"""

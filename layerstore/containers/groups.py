@@ -68,7 +68,8 @@ class Group:
         try:
             # As long as the group of version 2 is there, all of it is its holder's.
             with contextlib.suppress(FileNotFoundError):
-                self._until_empty(f"{_PIDS}/{self._name}", None)
+                if os.path.isdir(beside := f"{_PIDS}/{self._name}"):
+                    self._until_empty(beside, None)
             self._until_empty(self._name, self._root)
         finally:
             self.release()
@@ -81,6 +82,7 @@ class Group:
                 if error.errno != errno.EBUSY:
                     raise
             _end_all(self.directory)
+            _remove_below(path, root)
             time.sleep(pause)
         raise OSError(errno.EBUSY, "a process of the container cannot be ended, which keeps its control group", path)
 
@@ -99,6 +101,7 @@ def make(container: str, pids_limit: int, devices: Sequence[Rule] | None) -> Gro
     name = name_of(container)
     root = _open_root()
     try:
+        _check_is_domain(root)
         has_controller = pids_limit >= 0 and _pass_on_pids(root)
         group = Group(root, name, _claim(root, name, container))
     except BaseException:
@@ -106,7 +109,8 @@ def make(container: str, pids_limit: int, devices: Sequence[Rule] | None) -> Gro
         raise
     try:
         if devices is not None:
-            cgroup.allow_devices(group.directory, devices)
+            with _or_without_group():
+                cgroup.allow_devices(group.directory, devices)
         if has_controller:
             _write("pids.max", str(pids_limit), group.directory)
         elif pids_limit >= 0:
@@ -132,7 +136,12 @@ def remove(containers: Iterable[str], *, force: bool = False, unless: Callable[[
         for container in containers:
             with contextlib.suppress(FileNotFoundError):
                 group = _hold(root, container, force)
-                if unless is not None and unless(container):
+                try:
+                    is_used = unless is not None and unless(container)
+                except BaseException:
+                    group.release()
+                    raise
+                if is_used:
                     group.release()
                 else:
                     group.remove()
@@ -166,17 +175,15 @@ def _open_root() -> int:
 @cache
 def _unmounted_root() -> int:
     """Of a hierarchy that is mounted nowhere: this process keeps it, as to take a mount away waits for RCU."""
-    try:
+    with _or_without_group():
         return cgroup.open_hierarchy()
-    except Unsupported as error:
-        raise Unsupported(f"{error}{_OTHERWISE}") from error
 
 
 def _claim(root: int, name: str, container: str) -> int:
     """Make the directory of a group and hold it."""
     while True:
         try:
-            with _allowed(name):
+            with _allowed(name, _OTHERWISE):
                 os.mkdir(name, 0o755, dir_fd=root)
         except FileExistsError:
             with contextlib.suppress(FileNotFoundError):
@@ -237,19 +244,48 @@ def _end_all(directory: int) -> None:
             raise
 
 
+def _remove_below(path: str, root: int | None) -> None:
+    """Take away the groups that a container, which may do so, has made in its own."""
+    with contextlib.suppress(OSError):
+        for _, names, _, fd in os.fwalk(path, topdown=False, dir_fd=root):
+            for name in names:
+                with contextlib.suppress(OSError):
+                    os.rmdir(name, dir_fd=fd)
+
+
+def _check_is_domain(root: int) -> None:
+    """Raise `Unsupported` below a group that somebody has made threaded: no program starts in a group there."""
+    if (kind := _type(root)) not in ("", "domain"):
+        raise Unsupported(f"the root of the control groups here is of the type {kind!r}{_OTHERWISE}")
+
+
+def _type(root: int) -> str:
+    """Empty for the root of the machine."""
+    try:
+        return _read("cgroup.type", root).strip()
+    except FileNotFoundError:
+        return ""
+
+
 def _pass_on_pids(root: int) -> bool:
-    """Have the groups below the root be able to limit processes. False where version 1 has the controller for that."""
+    """Have the groups below the root be able to limit processes. False where version 1 has the controller for that.
+
+    Where the root is the group of an outer container, with its processes in it, the kernel would make it threaded for
+    that, and then no group below it could take a program.
+    """
     if "pids" in _read("cgroup.subtree_control", root).split():
         return True
     if "pids" not in _read("cgroup.controllers", root).split():
         return False
+    if _type(root) and _read("cgroup.procs", root).strip():
+        raise Unsupported(
+            "cannot have control groups limit processes: the root of the hierarchy has processes of its own, as in a "
+            f"container; {_UNLIMITED}"
+        )
     try:
         _write("cgroup.subtree_control", "+pids", root)
     except OSError as error:
-        raise Unsupported(
-            f"cannot have control groups limit processes ({error.strerror}): the root of the hierarchy has processes "
-            f"of its own, or may not be changed; {_UNLIMITED}"
-        ) from error
+        raise Unsupported(f"cannot have control groups limit processes ({error.strerror}); {_UNLIMITED}") from error
     return True
 
 
@@ -258,20 +294,28 @@ def _limited_beside(name: str, pids_limit: int) -> int:
     if not os.path.exists(f"{_PIDS}/tasks"):
         raise Unsupported(f"no control groups here limit processes: nothing has the controller pids; {_UNLIMITED}")
     directory = f"{_PIDS}/{name}"
-    with _allowed(directory), contextlib.suppress(FileExistsError):
+    with _allowed(directory, f"; {_UNLIMITED}"), contextlib.suppress(FileExistsError):
         os.mkdir(directory, 0o755)
     _write(f"{directory}/pids.max", str(pids_limit), None)
     return os.open(f"{directory}/tasks", os.O_WRONLY | os.O_CLOEXEC)
 
 
 @contextlib.contextmanager
-def _allowed(path: str) -> Iterator[None]:
+def _or_without_group() -> Iterator[None]:
+    try:
+        yield
+    except Unsupported as error:
+        raise Unsupported(f"{error}{_OTHERWISE}") from error
+
+
+@contextlib.contextmanager
+def _allowed(path: str, otherwise: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise
-        raise Unsupported(f"cannot make the control group {path} ({error.strerror}){_OTHERWISE}") from error
+        raise Unsupported(f"cannot make the control group {path} ({error.strerror}){otherwise}") from error
 
 
 def _write(name: str, text: str, directory: int | None) -> None:

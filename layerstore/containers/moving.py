@@ -151,7 +151,8 @@ class Moves:
     def _to_extent(self, row: ContainerRow) -> None:
         from layerstore.extents.recording import Recorder
 
-        self._containers.forget_ended(row.id)
+        with self._containers.starting(row.id):  # nobody else does, and what has ended is forgotten
+            pass
         directory = self._layout.container(row.id)
         os.makedirs(self._layout.logs, mode=0o700, exist_ok=True)
         check = partial(self._check_unused, row)

@@ -116,7 +116,7 @@ class Runtime(Value):
         with contextlib.suppress(ChildProcessError):  # it was waited for already
             while not os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG):
                 # Not once: a runtime cannot end a container that it is about to start.
-                with contextlib.suppress(LayerstoreError):
+                with contextlib.suppress(LayerstoreError, OSError):
                     self.kill(container_id, signal.SIGKILL)
                 time.sleep(_AGAIN_SECONDS)
 

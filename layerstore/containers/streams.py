@@ -45,6 +45,10 @@ _PTMX = os.makedev(5, 2)
 _NULL = os.makedev(1, 3)
 
 
+class Undelivered(OSError):
+    """What a program wrote, or was to read, was not passed on to its end. The program has ended."""
+
+
 class Streams:
     """Three descriptors for a runtime, `given`, and what is copied meanwhile. A context manager, of one thread.
 
@@ -131,8 +135,8 @@ class Streams:
     def finish(self) -> None:
         """Deliver what was written before the container's end, and leave the rest of an input to others.
 
-        Raises `OSError` where an input could not be read to its end, or an output not be written; that its reader had
-        gone is no failure. The program has seen it: no more input, and SIGPIPE.
+        Raises `Undelivered` where an input could not be read to its end, or an output not be written; that its reader
+        had gone is no failure. The program has seen it: no more input, and SIGPIPE.
         """
         if self._input is not None:
             self._input.give_back()
@@ -150,8 +154,8 @@ class Streams:
                 for output in self._outputs:
                     output.move(ready)
         for stream in (*self._outputs, self._input):
-            if stream is not None and stream.failure is not None:
-                raise stream.failure
+            if stream is not None and (failure := stream.failure) is not None:
+                raise Undelivered(failure.errno, failure.strerror, failure.filename) from failure
 
 
 class _Input:
@@ -289,7 +293,9 @@ class _Output:
                 return
             self._sink = _own(sink, os.O_WRONLY)
             status = fstat(sink)
-            self._splices = stat.S_ISFIFO(status.st_mode) or status.st_rdev == _NULL
+            # To append, splice(2) takes pipes alone.
+            is_null = status.st_rdev == _NULL and not _flags(sink) & os.O_APPEND
+            self._splices = stat.S_ISFIFO(status.st_mode) or is_null
             if stat.S_ISSOCK(status.st_mode) or os.isatty(sink):
                 self._piece_bytes = _SMALL_BYTES
         except BaseException:
