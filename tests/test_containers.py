@@ -10,18 +10,20 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 from images import Image, docker_files, tar_of
 from layer_model import Entry, write_tar
 from test_load import child, interrupt_after_commits
+from test_many import is_waited_for
 from waiting import wait_for
 
 from layerstore import Store, Volume
 from layerstore._core import mount
 from layerstore.errors import Conflict, InvalidInput, NotFound, ProgramNotExecutable, ProgramNotFound
+from layerstore.mount.shared import Mounts
 
 BUSYBOX = Path("/bin/busybox")
 APPLETS = ("sh", "cat", "echo", "sleep", "id", "env", "pwd", "true", "false", "touch", "kill", "ls", "mknod")
@@ -530,6 +532,61 @@ class TestRun:
         assert mounts_below(store.root) == []
         with pytest.raises(NotFound):
             container.kill()
+
+    def test_a_program_whose_view_was_unmounted(self, store: Store) -> None:
+        """The kernel would put a second overlay on the directories that it writes to."""
+        container, other = store.create("box:1", count=2)
+        container.start(["sleep", "100"])
+        container.umount(force=True)
+        acts: list[Callable[[], object]] = [
+            container.mount,
+            lambda: store.mount([other, container]),
+            lambda: container.copy_in(__file__, "/file"),
+            lambda: container.unpack(io.BytesIO(write_tar([])), "/"),
+        ]
+        for act in acts:
+            with pytest.raises(Conflict, match="runs in a view that was unmounted; end it first"):
+                act()
+        assert mounts_below(store.root) == []
+        container.kill()
+        wait_for(lambda: container.state != "running")
+        with container.mount():
+            pass
+
+    def test_who_was_killed_has_left_a_program_in_a_mount(self, store: Store) -> None:
+        """It goes on, and whoever uses the container then leaves it mounted."""
+        container = store.create("box:1")
+        container.start(["sleep", "100"])
+        borrowed = Path(store.layout.borrowed, container.id)
+        borrowed.touch()  # as of `run` whose process was killed
+        for _ in range(2):
+            container.copy_in(__file__, "/file")
+            assert str(container.root) in mounts_below(store.root)
+        assert container.state == "running"
+        container.kill()
+        wait_for(lambda: container.state == "mounted")
+        container.copy_in(__file__, "/file")
+        assert container.state == "created"
+        assert not borrowed.exists()
+
+    def test_a_program_that_starts_while_it_is_unmounted(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It is one or the other: nothing runs in what was unmounted."""
+        container, unmount = store.create("box:1"), Mounts.unmount
+        container.mount()
+        starting = threading.Thread(target=lambda: container.start(["sleep", "100"]))
+
+        def after_a_start(self: Mounts, containers: Sequence[str], *, lazy: bool = False) -> None:
+            starting.start()
+            lock = Path(store.layout.containers_lock)
+            wait_for(lambda: not starting.is_alive() or is_waited_for(lock))
+            unmount(self, containers, lazy=lazy)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Mounts, "unmount", after_a_start)
+            container.umount()
+        starting.join(60)
+        assert container.state == "running"
+        assert mounts_below(store.root).count(str(container.root)) == 1
 
     def test_fifty_at_once(self, store: Store, tmp_path: Path) -> None:
         made = store.create("box:1", count=50)

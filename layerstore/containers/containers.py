@@ -301,11 +301,20 @@ class Containers:
     def _mount_some(self, chain: Chain, ids: Sequence[str], volatile: bool, borrows: bool) -> None:
         with contextlib.ExitStack() as stack:
             self._lock_to_mount(stack, ids)
+            self._check_views(ids)
             if borrows:
                 self._borrow(ids)
             self._mounts.mount(chain, ids, volatile=volatile)
             if not borrows:
                 self._keep(ids)
+
+    def _check_views(self, ids: Sequence[str]) -> None:
+        """Under the locks of their mounts: raise `Conflict` where a program has the only view that there is of one. The
+        kernel would put a second overlay on the same directories."""
+        started = [id for id in ids if exists(f"{self._layout.runtime}/{id}")]
+        for id, is_mounted in zip(started, self._mounts.mounted(started), strict=True):
+            if not is_mounted and self.is_running(id):
+                raise Conflict(f"container {id[:12]} runs in a view that was unmounted; end it first")
 
     def _lock_to_mount(self, stack: contextlib.ExitStack, ids: Sequence[str]) -> None:
         """Hold the locks of their mounts, and have no write reach a snapshot."""
@@ -389,7 +398,8 @@ class Containers:
         if not exists(self._borrowed(row.id)):
             return
         with locks.mounting(self._layout, [row.id]):
-            if not exists(self._borrowed(row.id)):
+            # The kernel would not refuse while a program has it, whose caller was killed.
+            if not exists(self._borrowed(row.id)) or self.is_running(row.id):
                 return
             try:
                 self._mounts.unmount([row.id])
@@ -406,18 +416,34 @@ class Containers:
         Raises `Conflict` where one runs, before anything is done, or is busy, after trying all.
         """
         if not lazy:
-            # The kernel would not refuse: the programs of a container see it in a mount namespace of their own.
-            for row in self._known(rows):
-                if self.is_running(row.id):
-                    raise Conflict(f"container {row.id[:12]} is running; end it first, or force it")
-        self._unmount(rows, lazy)
+            self._check_ended(rows)
+        failed: Conflict | None = None
+        for at in range(0, len(rows), _LOCKED_TOGETHER):
+            some = rows[at : at + _LOCKED_TOGETHER]
+            try:
+                # Whoever starts a program takes the lock again when it runs, before he lets go of the mount.
+                with locks.mounting(self._layout, [row.id for row in some]):
+                    if not lazy:
+                        self._check_ended(some)
+                    self._unmount(some, lazy)
+            except Conflict as error:
+                failed = failed or error
+        if failed is not None:
+            raise failed
+        self._release_of(rows)
+
+    def _check_ended(self, rows: Sequence[ContainerRow]) -> None:
+        """The kernel would not refuse: the programs of a container see it in a mount namespace of their own."""
+        for row in self._known(rows):
+            if self.is_running(row.id):
+                raise Conflict(f"container {row.id[:12]} is running; end it first, or force it")
 
     def _unmount(self, rows: Sequence[ContainerRow], lazy: bool) -> None:
+        """Under the locks of their mounts."""
         try:
             self._mounts.unmount([row.id for row in rows], lazy=lazy)
         except OSError as error:
             raise Conflict(f"{error}; end what uses the container, or force it") from error
-        self._release_of(rows)
 
     def _release_of(self, rows: Sequence[ContainerRow]) -> None:
         if not any(self._chain_in_use(chain) for chain in {row.chain_id for row in rows}):
@@ -562,6 +588,7 @@ class Containers:
         """Under the locks of the containers. Returns the logs that nobody needs any more."""
         if any(self.mounted(rows)):
             self._unmount(rows, lazy=force)
+            self._release_of(rows)
         # Rows first: what is left of a directory whose row is gone is garbage, not half a container. And on the disk,
         # or a power cut could bring back the row of what it has taken; unless that was not to outlive one.
         with self._database.transaction(durable=False) as db:
