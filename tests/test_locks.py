@@ -289,6 +289,23 @@ def test_who_gave_up_claims_nothing_later(layout: Layout, monkeypatch: pytest.Mo
     third.close()
 
 
+def test_who_takes_many_waits_for_nobody_who_waits_for_him(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To remove some, of which another one is about to mount all, and has one of those that have snapshots."""
+    first, second = "1" * 64, "2" * 64
+
+    def remove() -> None:
+        with locks.containers_to_remove(layout, [second, first]):
+            pass
+
+    shorter(monkeypatch, "mounting")
+    with locks.containers(layout, [second]):
+        removing = in_thread(remove)
+        wait_for(lambda: is_waited_for(Path(layout.containers_lock)))
+        with locks.mounting(layout, [first, second]):
+            pass
+    removing.result()
+
+
 # Several on one container
 
 MOUNTER = """

@@ -163,36 +163,35 @@ class _WholeFile:
         return fields[1] == "FLOCK"
 
 
-class _Bytes:
-    """The lock of bytes of a file."""
+class _Byte:
+    """The lock of a byte of a file."""
 
-    def __init__(self, fd: int, exclusive: bool, start: int, length: int) -> None:
+    def __init__(self, fd: int, exclusive: bool, start: int) -> None:
         self.fd = fd
         self._kind = fcntl.F_WRLCK if exclusive else fcntl.F_RDLCK
         self._start = start
-        self._length = length
 
     def is_taken(self) -> bool:
         try:
-            _lock_byte(self.fd, fcntl.F_OFD_SETLK, self._kind, self._start, self._length)
+            _lock_byte(self.fd, fcntl.F_OFD_SETLK, self._kind, self._start)
         except (BlockingIOError, PermissionError):
             return False
         return True
 
     def wait(self, fd: int) -> None:
-        _lock_byte(fd, fcntl.F_OFD_SETLKW, self._kind, self._start, self._length)
+        _lock_byte(fd, fcntl.F_OFD_SETLKW, self._kind, self._start)
 
     def undo(self, fd: int) -> None:
-        _lock_byte(fd, fcntl.F_OFD_SETLK, fcntl.F_UNLCK, self._start, self._length)
+        _lock_byte(fd, fcntl.F_OFD_SETLK, fcntl.F_UNLCK, self._start)
 
     def is_of(self, fields: list[str]) -> bool:
         if fields[1] != "OFDLCK":
             return False
         start, end = int(fields[-2]), (1 << 63) if fields[-1] == "EOF" else int(fields[-1])
-        return start < self._start + self._length and end >= self._start
+        return start <= self._start <= end
 
 
-def _wait(wanted: _WholeFile | _Bytes, kind: str, subject: str = "") -> None:
+def _wait(wanted: _WholeFile | _Byte, kind: str, subject: str = "") -> None:
     """Wait for a lock that was tried in vain. Raises `Conflict`, `OSError`."""
     seconds, what = LOCKS[kind]
     end = time.monotonic() + seconds
@@ -223,7 +222,7 @@ class _Waiter:
     """Stands in the kernel's line for a lock, in a thread: no call of the kernel's does that for a limited time. To
     look now and then instead would let everybody past who comes later."""
 
-    def __init__(self, wanted: _WholeFile | _Bytes) -> None:
+    def __init__(self, wanted: _WholeFile | _Byte) -> None:
         import threading
 
         self._wanted = wanted
@@ -264,7 +263,7 @@ class _Waiter:
         return self._is_taken
 
 
-def _holders(wanted: _WholeFile | _Bytes) -> str:
+def _holders(wanted: _WholeFile | _Byte) -> str:
     """Who has it, as a clause."""
     found = [_command(pid) for pid in filter(str.isdigit, os.listdir("/proc")) if _has(pid, wanted)]
     if not found:
@@ -272,7 +271,7 @@ def _holders(wanted: _WholeFile | _Bytes) -> str:
     return f"{' and '.join(found)} {'have' if len(found) > 1 else 'has'}"
 
 
-def _has(pid: str, wanted: _WholeFile | _Bytes) -> bool:
+def _has(pid: str, wanted: _WholeFile | _Byte) -> bool:
     """Whether a process has a lock that is in the way (proc(5), "/proc/pid/fdinfo"). The locks of bytes belong to no
     process, so /proc/locks does not tell it."""
     own = fstat(wanted.fd)
@@ -564,14 +563,14 @@ class Claims:
         waits for one who waits for him. Raises `Conflict`, `OSError`."""
         _check_order("layers", self._run)
         for start in sorted(map(_place, digests)):
-            wanted = _Bytes(self._fd, True, start, 1)
+            wanted = _Byte(self._fd, True, start)
             if not wanted.is_taken():
                 _wait(wanted, "layers")
         self._note = Note("layers", self._run, is_shared=False)
 
     def try_take(self, digest: str) -> bool:
         """Claim one if nobody else has."""
-        return _Bytes(self._fd, True, _place(digest), 1).is_taken()
+        return _Byte(self._fd, True, _place(digest)).is_taken()
 
     def release(self, digests: Iterable[str]) -> None:
         for digest in digests:
@@ -606,29 +605,28 @@ class Containers:
     """Locks of containers, held in a block: bytes of one file, some for each (`_BYTE_OF`). Many are taken in one order.
     The block's value is whether they are held, which they are unless they are only tried."""
 
-    __slots__ = ("_fd", "_holder", "_ids", "_is_alone", "_kind", "_last", "_layout", "_length", "_note", "_waits")
+    __slots__ = ("_fd", "_holder", "_ids", "_is_alone", "_is_noted", "_kinds", "_layout", "_note", "_waits")
 
     def __init__(
         self,
         layout: Layout,
         ids: Iterable[str],
-        kind: str,
-        last: str | None,
-        *,
+        *kinds: str,
         alone: bool,
+        is_noted: bool = True,
         waits: bool = True,
     ) -> None:
+        """`kinds` by rising rank."""
         self._layout = layout
         self._ids = ids
-        self._kind = kind
-        self._last = last
-        self._length = 2 if last == "mounting" and kind == "container" else 1
+        self._kinds = kinds
+        self._is_noted = is_noted
         self._is_alone = alone
         self._waits = waits
 
     def __enter__(self) -> bool:
         if self._waits:
-            _check_order(self._kind, self._layout.run)
+            _check_order(self._kinds[0], self._layout.run)
         fd = self._fd = os.open(self._layout.containers_lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._holder = os.getpid()
         try:
@@ -636,17 +634,19 @@ class Containers:
         except BaseException:
             _let_go_bytes(fd, self._holder)
             raise
-        self._note = None if self._last is None else Note(self._last, self._layout.run, not self._is_alone)
+        self._note = Note(self._kinds[-1], self._layout.run, not self._is_alone) if self._is_noted else None
         return is_held
 
     def _take(self, fd: int) -> bool:
-        first = _BYTE_OF[self._kind]
-        for place, container in sorted((4 * _place(container) + first, container) for container in self._ids):
-            wanted = _Bytes(fd, self._is_alone, place, self._length)
-            if not wanted.is_taken():
-                if not self._waits:
-                    return False
-                _wait(wanted, self._kind, container[:12])
+        places = sorted((4 * _place(container), container) for container in self._ids)
+        # One rank of all, and then the next, or two that take several could wait for each other.
+        for kind in self._kinds:
+            for place, container in places:
+                wanted = _Byte(fd, self._is_alone, place + _BYTE_OF[kind])
+                if not wanted.is_taken():
+                    if not self._waits:
+                        return False
+                    _wait(wanted, kind, container[:12])
         return True
 
     def __exit__(self, *_: object) -> None:
@@ -660,17 +660,17 @@ def container(layout: Layout, container: str, *, alone: bool, lasting: bool = Fa
 
     lasting: an iterator holds it, and its caller may do anything meanwhile.
     """
-    return Containers(layout, [container], "container", None if lasting else "container", alone=alone)
+    return Containers(layout, [container], "container", alone=alone, is_noted=not lasting)
 
 
 def container_if_free(layout: Layout, container: str) -> Containers:
     """The same alone, where nobody has it."""
-    return Containers(layout, [container], "container", "container", alone=True, waits=False)
+    return Containers(layout, [container], "container", alone=True, waits=False)
 
 
 def containers(layout: Layout, ids: Iterable[str]) -> Containers:
     """Of many, shared."""
-    return Containers(layout, ids, "container", "container", alone=False)
+    return Containers(layout, ids, "container", alone=False)
 
 
 def containers_to_remove(layout: Layout, ids: Iterable[str], *, waits: bool = True) -> Containers:
@@ -680,12 +680,12 @@ def containers_to_remove(layout: Layout, ids: Iterable[str], *, waits: bool = Tr
 
 def mounting(layout: Layout, ids: Iterable[str]) -> Containers:
     """To see whether containers are mounted, and mount or unmount them."""
-    return Containers(layout, ids, "mounting", "mounting", alone=True)
+    return Containers(layout, ids, "mounting", alone=True)
 
 
 def program(layout: Layout, container: str) -> Containers:
     """To start a program in a container, and wait for it if it is to be waited for, where nobody else does."""
-    return Containers(layout, [container], "program", None, alone=True, waits=False)
+    return Containers(layout, [container], "program", alone=True, is_noted=False, waits=False)
 
 
 # Files in use
