@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from images import Image, docker_files, tar_of
@@ -22,6 +23,7 @@ from waiting import wait_for
 
 from layerstore import Store, Volume
 from layerstore._core import mount
+from layerstore.containers.runtime import Runtime
 from layerstore.errors import Conflict, InvalidInput, NotFound, ProgramNotExecutable, ProgramNotFound
 from layerstore.mount.shared import Mounts
 
@@ -587,6 +589,49 @@ class TestRun:
         starting.join(60)
         assert container.state == "running"
         assert mounts_below(store.root).count(str(container.root)) == 1
+
+    def test_a_removal_that_waited_ends_no_program(self, store: Store) -> None:
+        """One that was started meanwhile."""
+        container = store.create("box:1")
+        export = container.entries()
+        next(export)
+        failed: list[Exception] = []
+
+        def remove() -> None:
+            try:
+                container.remove()
+            except Conflict as error:
+                failed.append(error)
+
+        removing = threading.Thread(target=remove)
+        removing.start()
+        wait_for(lambda: is_waited_for(Path(store.layout.containers_lock)))
+        container.start(["sleep", "100"])
+        export.close()
+        removing.join(60)
+        assert [str(error) for error in failed] == [
+            f"container {container.id[:12]} is running; end it first, or remove it by force"
+        ]
+        assert container.state == "running"
+
+    def test_a_removal_ends_no_program_that_is_being_started(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The runtime knows it, and it does not run yet."""
+        container = store.create("box:1")
+        start, failed = Runtime.start_detached, []
+
+        def remove_first(*arguments: Any, **more: Any) -> int:
+            with pytest.raises(Conflict, match="another process starts or ends a program") as caught:
+                container.remove()
+            failed.append(caught.value)
+            return start(*arguments, **more)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Runtime, "start_detached", remove_first)
+            container.start(["sleep", "100"])
+        assert failed
+        assert container.state == "running"
 
     def test_fifty_at_once(self, store: Store, tmp_path: Path) -> None:
         made = store.create("box:1", count=50)

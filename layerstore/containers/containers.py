@@ -553,36 +553,55 @@ class Containers:
         """
         from layerstore.containers import groups
 
-        known = self._known(rows)
-        if not force:
-            for row in known:
-                if self.is_running(row.id):
-                    raise Conflict(f"container {row.id[:12]} is running; end it first, or remove it by force")
-            for row in rows:
-                if self._is_written(row.id):
-                    raise Conflict(
-                        f"another process writes to container {row.id[:12]}; end it first, or remove it by force"
-                    )
-        for row in known:
-            with contextlib.suppress(NotFound):
-                self.runtime().delete(row.id, force=True)
+        # Before others are waited for, and again when nobody can begin anything.
+        if force:
+            self._end(rows)
+        else:
+            self._check_idle(rows)
         with contextlib.ExitStack() as stack:
             ids = [row.id for row in rows]
             if force:
                 stack.enter_context(locks.mounting(self._layout, ids))
-            elif not stack.enter_context(locks.containers_to_remove(self._layout, ids, waits=waits)):
-                raise Conflict(
-                    f"somebody reads or mounts container {' or '.join(id[:12] for id in ids)}; try again later"
-                )
+            else:
+                if not stack.enter_context(locks.containers_to_remove(self._layout, ids, waits=waits)):
+                    raise Conflict(
+                        f"somebody reads or mounts container {' or '.join(id[:12] for id in ids)}; try again later"
+                    )
+                starts_none = stack.enter_context(locks.programs(self._layout, ids))
+                self._check_idle(rows)
+                if not starts_none:
+                    raise Conflict(
+                        "another process starts or ends a program in container "
+                        f"{' or '.join(id[:12] for id in ids)}; try again later"
+                    )
+            self._end(rows)
             # Before the rows go, or nobody knows of them any more.
             groups.remove(ids, force=force)
             gone = self._remove(rows, force)
+            if force:
+                # A start which was past its look may have made a group meanwhile.
+                groups.remove(ids, force=True)
         logs.unlink(self._layout, gone)
-        if known:
-            for row in known:
-                # A runtime that was killed as it began knows nothing of what it has made.
-                with contextlib.suppress(OSError):
-                    remove_directory(self._layout.runtime, row.id)
+        for row in self._known(rows):
+            # A runtime that was killed as it began knows nothing of what it has made.
+            with contextlib.suppress(OSError):
+                remove_directory(self._layout.runtime, row.id)
+
+    def _check_idle(self, rows: Sequence[ContainerRow]) -> None:
+        for row in self._known(rows):
+            if self.is_running(row.id):
+                raise Conflict(f"container {row.id[:12]} is running; end it first, or remove it by force")
+        for row in rows:
+            if self._is_written(row.id):
+                raise Conflict(
+                    f"another process writes to container {row.id[:12]}; end it first, or remove it by force"
+                )
+
+    def _end(self, rows: Sequence[ContainerRow]) -> None:
+        """End what runs in them, and have the runtime forget what has ended."""
+        for row in self._known(rows):
+            with contextlib.suppress(NotFound):
+                self.runtime().delete(row.id, force=True)
 
     def _remove(self, rows: Sequence[ContainerRow], force: bool) -> list[str]:
         """Under the locks of the containers. Returns the logs that nobody needs any more."""

@@ -688,6 +688,11 @@ def program(layout: Layout, container: str) -> Containers:
     return Containers(layout, [container], "program", alone=True, is_noted=False, waits=False)
 
 
+def programs(layout: Layout, ids: Iterable[str]) -> Containers:
+    """The same of many."""
+    return Containers(layout, ids, "program", alone=True, is_noted=False, waits=False)
+
+
 # Files in use
 
 
