@@ -415,6 +415,35 @@ class TestWhenItCannotBe:
         assert [one.name for one in container.snapshots()] == snapshots
         assert outside(other) == before
 
+    def test_nobody_uses_what_is_in_its_place(self, store: Store, container: Container) -> None:
+        """What a move left that was killed as it ended."""
+        container.move("overlay")
+        other = store.container(container.id)
+        container.move("extent")
+        directory = Path(store.layout.container(container.id))
+        for name in ("upper", "work", "root", "snapshots/left/upper"):
+            os.makedirs(directory / name)
+        (directory / "snapshots/left/created").touch()
+        with pytest.raises(Unsupported, match="is of the extent driver"):
+            other.mount()
+        acts = (other.snapshot, other.rollback, other.remove_snapshot)
+        for act, name in zip(acts, ("new", "left", "left"), strict=True):
+            with pytest.raises(Conflict, match="was moved to the extent driver"):
+                act(name)
+        container.move("overlay")
+        assert not (directory / "snapshots/left").exists()
+
+    @pytest.mark.parametrize("has_snapshots", [False, True])
+    def test_a_move_that_was_killed_between_two_calls(self, store: Store, has_snapshots: bool) -> None:
+        """The work directory is gone, and there is no other one yet."""
+        made = store.create("base:1")
+        if has_snapshots:
+            made.snapshot("one")
+        os.rmdir(f"{store.layout.container(made.id)}/work")
+        others = store.create("base:1", count=2)
+        store.mount([others[0], made, others[1]])
+        assert store.states([*others, made]) == ["mounted"] * 3
+
     def test_who_reads_what_is_in_its_place_is_waited_for(
         self, store: Store, container: Container, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -290,6 +290,8 @@ class Containers:
                     self._mount_some(mountable, ids[at : at + _LOCKED_TOGETHER], volatile, borrows)
                 return
             except FileNotFoundError as error:
+                if self._made_whole(ids):
+                    continue
                 gone = [container for container in ids if not exists(self.upper(container))]
                 if gone:
                     _require_overlay([self.row(gone[0])])  # who mounts it may have found it before it was moved
@@ -298,15 +300,36 @@ class Containers:
                 if self._chains.is_current(mountable):
                     raise
 
+    def _made_whole(self, ids: Sequence[str]) -> bool:
+        """Finish or undo what was interrupted in their directories; whether there was any."""
+        from layerstore.containers import snapshots
+
+        broken = []
+        for id in ids:
+            with contextlib.suppress(FileNotFoundError):
+                if not snapshots.is_whole(self._layout.container(id)):
+                    broken.append(id)
+        for id in broken:
+            snapshots.make_whole(self._layout, id)
+        return bool(broken)
+
     def _mount_some(self, chain: Chain, ids: Sequence[str], volatile: bool, borrows: bool) -> None:
         with contextlib.ExitStack() as stack:
             self._lock_to_mount(stack, ids)
+            self._check_drivers(ids)
             self._check_views(ids)
             if borrows:
                 self._borrow(ids)
             self._mounts.mount(chain, ids, volatile=volatile)
             if not borrows:
                 self._keep(ids)
+
+    def _check_drivers(self, ids: Sequence[str]) -> None:
+        """Under the locks of their mounts, without which none is moved. Where a move was killed there may be a
+        directory that is none of the container. Raises `NotFound`, `Unsupported`."""
+        query = "SELECT id FROM containers WHERE driver = 'overlay' AND id IN (SELECT value FROM json_each(?))"
+        found = {id for (id,) in self._database.read().execute(query, (json.dumps(ids),))}
+        _require_overlay(self.row(id) for id in ids if id not in found)
 
     def _check_views(self, ids: Sequence[str]) -> None:
         """Under the locks of their mounts: raise `Conflict` where a program has the only view that there is of one. The

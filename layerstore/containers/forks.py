@@ -74,6 +74,7 @@ class Forks:
         check_name(name, "a snapshot")
         with self._containers.told_of_removal(row.id):
             snapshots.take(self._layout, row.id, name, durable=not row.volatile)
+            self._containers.check(row)
 
     def snapshots(self, row: ContainerRow) -> list[Snapshot]:
         """The snapshots of a container, oldest first."""
@@ -89,6 +90,7 @@ class Forks:
         check_name(name, "a snapshot")
 
         def check() -> None:
+            self._containers.check(row)
             (state,) = self._containers.states([row])
             if state != "created":
                 first = "`layerstore umount` it" if state == "mounted" else "end it"
@@ -105,6 +107,7 @@ class Forks:
         check_name(name, "a snapshot")
         with self._containers.told_of_removal(row.id):
             snapshots.remove(self._layout, row.id, name)
+            self._containers.check(row)
 
     def clear(self) -> None:
         """Remove what rollbacks, and snapshots that were interrupted, have left, of containers that nobody reads or
