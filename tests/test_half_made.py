@@ -1,7 +1,9 @@
 """Stores whose making was killed: nothing is lost, so any command finishes it, and a check finds nothing wrong."""
 
+import contextlib
 import io
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -115,6 +117,39 @@ def test_what_has_something_in_it_is_not_finished(tmp_path: Path, name: str) -> 
         Store(root)
     assert not (root / "format").exists()
     assert not check_store(root).is_clean
+
+
+@pytest.mark.parametrize("name", ["logs", "run"])
+def test_a_directory_of_somebodys_is_no_store(tmp_path: Path, name: str) -> None:
+    (tmp_path / "own" / name).mkdir(parents=True)
+    with pytest.raises(NotFound, match="there is no store"):
+        Store(tmp_path / "own")
+    assert os.listdir(tmp_path / "own") == [name]
+
+
+@needs_root
+@pytest.mark.parametrize("create", [False, True])
+def test_one_of_another_user(create: bool) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        os.chmod(directory, 0o755)
+        root = Path(directory, "store")
+        Layout(root).create()
+        read, write = os.pipe()
+        child = os.fork()
+        if not child:
+            with contextlib.suppress(BaseException):
+                os.setgroups([])
+                os.setgid(65534)
+                os.setuid(65534)
+                try:
+                    Store(root, create=create)
+                except OSError as error:
+                    os.write(write, str(error).encode())
+            os._exit(0)
+        os.waitpid(child, 0)
+        os.close(write)
+        with open(read) as told:
+            assert told.read() == f"the store at {root} belongs to another user; run as that user"
 
 
 @needs_root

@@ -13,7 +13,6 @@ from layerstore.containers.containers import Containers, check_count
 from layerstore.errors import Conflict, CorruptError, InvalidInput, LayerstoreError, NotFound, Unsupported
 from layerstore.layers.chains import Chains
 from layerstore.mount.shared import Mounts
-from layerstore.naming import exists
 from layerstore.store.db import SET_NAME, Database
 from layerstore.store.last_use import note_use
 from layerstore.store.layout import POOL_NAME, Layout, absolute, make_private
@@ -113,7 +112,7 @@ class Store:
             raise
 
     def _find_pool(self, create: bool, pool_bytes: int | None) -> Pool | None:
-        if pool_bytes is None and not exists(f"{self._root}/{POOL_NAME}.img"):
+        if pool_bytes is None and not Layout(self._root).has(f"{POOL_NAME}.img"):
             return None
         from layerstore.store.pool import Pool
         from layerstore.store.reflink import has_reflink

@@ -156,7 +156,18 @@ class Layout:
         return f"{self.logs}/{log}"
 
     def exists(self) -> bool:
-        return exists(self.format)
+        """Whether there is a store. Raises `PermissionError` where it is another user's, `OSError`."""
+        return self.has(FORMAT_NAME)
+
+    def has(self, name: str) -> bool:
+        """Whether something of that name is in the root. Raises as `exists`."""
+        try:
+            return exists(f"{self.root}/{name}")
+        except PermissionError:
+            raise self._another_users() from None
+
+    def _another_users(self) -> PermissionError:
+        return PermissionError(f"the store at {self.root} belongs to another user; run as that user")
 
     def create(self) -> None:
         """Make an empty store, or finish making one that was interrupted.
@@ -207,6 +218,8 @@ class Layout:
         if exists(self.database) and os.stat(self.database).st_size:
             return False
         there = {f"{self.root}/{name}" for name in names if not name.startswith(_UNFINISHED_FORMAT)}
+        if there and not exists(self.packs):  # which comes first: else it is somebody's own directory
+            return False
         for path in filter(os.path.isdir, made):
             there |= {f"{path}/{name}" for name in os.listdir(path) if path != self.run or not name.endswith(".lock")}
         return there <= made
@@ -233,7 +246,7 @@ class Layout:
                 f"there is no store at {self.root}; `layerstore init` or `layerstore load` makes one"
             ) from None
         except PermissionError:
-            raise PermissionError(f"the store at {self.root} belongs to another user; run as that user") from None
+            raise self._another_users() from None
         if text != FORMAT:
             raise InvalidInput(f"{self.format} says {text.strip()!r}; this version reads {FORMAT.strip()!r} only")
         status = os.stat(self.root)
