@@ -254,6 +254,21 @@ def test_who_reads_keeps_its_descriptor_when_another_thread_begins_to_write(
         assert os.path.samestat(os.fstat(fd), os.stat(log_of(container)))
 
 
+def test_another_thread_lets_go_of_images_meanwhile(
+    filled: Store, container: Container, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As something was collected."""
+    find = filled._image
+
+    def let_go(image: Any) -> Any:
+        found = find(image)
+        filled._image_files = None
+        return found
+
+    monkeypatch.setattr(filled, "_image", let_go)
+    assert container.read_bytes("/small") == b"small"
+
+
 def test_what_another_thread_has_written_is_in_what_is_moved(
     container: Container, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -220,10 +220,11 @@ class Store:
         self._forget_collected()
         tree: ImageTree | None = self._image_trees.get(image)
         if tree is None:
-            if self._image_files is None:
-                # Should two threads come here at once, either's will do.
-                self._image_files = PackFiles()
-            made = ImageTree(self._image(image).view, self._contents, self._image_files)
+            # Should two threads come here at once, either's will do; and another one may let go of it meanwhile.
+            files = self._image_files
+            if files is None:
+                files = self._image_files = PackFiles()
+            made = ImageTree(self._image(image).view, self._contents, files)
             tree = self._image_trees.keep(image, made)
         return tree
 
