@@ -1,6 +1,7 @@
 """Containers, from create to rm: mounts, programs in them, errors, and what a killed process leaves."""
 
 import ctypes
+import errno
 import io
 import mmap
 import os
@@ -23,6 +24,8 @@ from waiting import wait_for
 
 from layerstore import Store, Volume
 from layerstore._core import mount
+from layerstore.containers import copying
+from layerstore.containers.containers import Containers
 from layerstore.containers.runtime import Runtime
 from layerstore.errors import Conflict, InvalidInput, NotFound, ProgramNotExecutable, ProgramNotFound
 from layerstore.mount.shared import Mounts
@@ -266,6 +269,21 @@ class TestMount:
             container.umount(force=True)
             assert container.state == "created"
             assert file.read() == "2"
+
+    def test_what_cannot_be_unmounted_says_why(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        """That is not always who uses it."""
+        container = store.create("plain:1")
+
+        def fail(*_: object, **__: object) -> None:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), "root")
+
+        with container.mount():
+            with monkeypatch.context() as patch:
+                patch.setattr(Mounts, "unmount", fail)
+                for act in (container.umount, container.remove):
+                    with pytest.raises(OSError, match="Input/output error"):
+                        act()
+            assert container.state == "mounted"
 
     def test_force_removes_what_is_in_use(self, store: Store) -> None:
         container = store.create("plain:1")
@@ -632,6 +650,31 @@ class TestRun:
             container.start(["sleep", "100"])
         assert failed
         assert container.state == "running"
+
+    @pytest.mark.parametrize("what", ["mounting", "using", "starting"])
+    def test_what_is_removed_by_force_meanwhile_is_told(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch, what: str
+    ) -> None:
+        container = store.create("box:1")
+        at = {
+            "mounting": (Containers, "mount"),
+            "using": (copying, "copy_in"),
+            "starting": (Containers, "write_bundle"),
+        }
+        function = getattr(*at[what])
+
+        def removed(*arguments: Any, **more: Any) -> Any:
+            if what == "mounting":
+                function(*arguments, **more)
+            container.remove(force=True)
+            return None if what == "mounting" else function(*arguments, **more)
+
+        monkeypatch.setattr(*at[what], removed)
+        with pytest.raises(NotFound, match="was removed meanwhile"):
+            if what == "starting":
+                container.start(["true"])
+            else:
+                container.copy_in(__file__, "/file")
 
     def test_fifty_at_once(self, store: Store, tmp_path: Path) -> None:
         made = store.create("box:1", count=50)

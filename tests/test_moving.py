@@ -403,7 +403,7 @@ class TestWhenItCannotBe:
         def use_and_write(*arguments: Any) -> None:
             with pytest.raises(NotFound):
                 begun.append(next(other.entries()))
-            with pytest.raises(NotFound):
+            with pytest.raises(Conflict, match="was moved to the extent driver"):
                 other.snapshot("part")
             with pytest.raises(Unsupported, match="layerstore move"):
                 other.mount()

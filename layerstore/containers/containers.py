@@ -391,17 +391,18 @@ class Containers:
 
         Raises as `mount`.
         """
-        try:
-            fd = self._pinned(row, diff_ids)
+        with self.told_of_removal(row):
             try:
-                yield fd
-                if keep:
-                    with locks.mounting(self._layout, [row.id]):
-                        self._keep([row.id])
+                fd = self._pinned(row, diff_ids)
+                try:
+                    yield fd
+                    if keep:
+                        with locks.mounting(self._layout, [row.id]):
+                            self._keep([row.id])
+                finally:
+                    close_fd(fd)
             finally:
-                close_fd(fd)
-        finally:
-            self._give_back(row)
+                self._give_back(row)
 
     def _pinned(self, row: ContainerRow, diff_ids: Callable[[ImageId], Sequence[DiffId]]) -> int:
         """The root of its view, which nobody can unmount without force while that is open."""
@@ -440,7 +441,7 @@ class Containers:
         """
         if not lazy:
             self._check_ended(rows)
-        failed: Conflict | None = None
+        failed: Exception | None = None
         for at in range(0, len(rows), _LOCKED_TOGETHER):
             some = rows[at : at + _LOCKED_TOGETHER]
             try:
@@ -449,7 +450,7 @@ class Containers:
                     if not lazy:
                         self._check_ended(some)
                     self._unmount(some, lazy)
-            except Conflict as error:
+            except (Conflict, OSError) as error:
                 failed = failed or error
         if failed is not None:
             raise failed
@@ -466,6 +467,8 @@ class Containers:
         try:
             self._mounts.unmount([row.id for row in rows], lazy=lazy)
         except OSError as error:
+            if error.errno != errno.EBUSY:
+                raise
             raise Conflict(f"{error}; end what uses the container, or force it") from error
 
     def _release_of(self, rows: Sequence[ContainerRow]) -> None:
@@ -651,13 +654,13 @@ class Containers:
         return gone
 
     @contextlib.contextmanager
-    def told_of_removal(self, container: str) -> Iterator[None]:
-        """Raise `NotFound` where the block fails as a container's files go, which a removal by force takes from whoever
-        has them."""
+    def told_of_removal(self, row: ContainerRow) -> Iterator[None]:
+        """Raise as `check` where the block fails as a container's files go, which a removal by force, or a move, takes
+        from whoever has them."""
         try:
             yield
-        except (FileNotFoundError, NotADirectoryError):
-            self.row(container)
+        except (FileNotFoundError, NotADirectoryError, NotFound):
+            self.check(row)
             raise
 
     def _is_written(self, container: str) -> bool:

@@ -72,7 +72,7 @@ class Forks:
         Raises `Conflict` when the name is taken, `InvalidInput` when it is none, `NotFound`, `OSError`.
         """
         check_name(name, "a snapshot")
-        with self._containers.told_of_removal(row.id):
+        with self._containers.told_of_removal(row):
             snapshots.take(self._layout, row.id, name, durable=not row.volatile)
             self._containers.check(row)
 
@@ -99,13 +99,13 @@ class Forks:
                 )
 
         check()
-        with self._containers.told_of_removal(row.id):
+        with self._containers.told_of_removal(row):
             snapshots.restore(self._layout, row.id, name, check)
 
     def remove_snapshot(self, row: ContainerRow, name: str) -> None:
         """Remove a snapshot. Raises `NotFound` when there is none of that name, `OSError`."""
         check_name(name, "a snapshot")
-        with self._containers.told_of_removal(row.id):
+        with self._containers.told_of_removal(row):
             snapshots.remove(self._layout, row.id, name)
             self._containers.check(row)
 

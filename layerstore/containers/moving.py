@@ -58,7 +58,7 @@ class Moves:
             raise InvalidInput(f"there is no driver {driver!r}; it is 'overlay' or 'extent'")
         row = self._containers.row(row.id)
         if row.driver != driver:
-            with locks.garbage(self._layout), self._containers.told_of_removal(row.id):
+            with locks.garbage(self._layout), self._containers.told_of_removal(row):
                 if driver == "overlay":
                     self._to_overlay(row)
                 else:
