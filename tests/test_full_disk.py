@@ -17,7 +17,7 @@ from pools import SEARCH_PATH
 from test_containers import PLAIN
 
 from layerstore import Store
-from layerstore.store import wal_index
+from layerstore.store import locks, wal_index
 
 ROOT = Path(__file__).parent.parent
 MKFS = shutil.which("mkfs.ext4", path=SEARCH_PATH) or ""
@@ -117,6 +117,24 @@ def test_what_connections_share_has_no_holes(disk: Path) -> None:
         store.image("other:1")
     assert not path.exists()
     assert wal_index._held == {}
+
+
+@pytest.mark.parametrize("disk", [1024], indirect=True)
+def test_holes_that_others_have_left_are_closed(disk: Path) -> None:
+    """Who came first found no room, and somebody else has opened the file meanwhile."""
+    database = str(disk / "store/layerstore.db")
+    fd = os.open(f"{database}-shm", os.O_RDWR | os.O_CREAT)
+    try:
+        locks.share_after(fd, wal_index._FIRST_COME, lambda: None)
+        os.truncate(fd, 32768)
+        with full(disk), pytest.raises(OSError, match="the disk is full, and this file needs room"):
+            wal_index.have_whole(database)
+        assert wal_index._held == {}
+        wal_index.let_go(wal_index.have_whole(database))
+        status = os.fstat(fd)
+        assert status.st_blocks * 512 >= status.st_size == 32768
+    finally:
+        os.close(fd)
 
 
 WRITES = """

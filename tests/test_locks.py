@@ -289,6 +289,19 @@ def test_who_gave_up_claims_nothing_later(layout: Layout, monkeypatch: pytest.Mo
     third.close()
 
 
+def test_who_shares_waits_for_the_first_no_longer_than_for_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shorter(monkeypatch, "database")
+    with open(tmp_path / "file", "w+b") as first, open(tmp_path / "file", "r+b") as second:
+
+        def wait() -> None:
+            with pytest.raises(Conflict, match=r"waited 0\.1 s for .* the database"):
+                in_thread(lambda: locks.share_after(second.fileno(), 7, lambda: None)).result()
+
+        locks.share_after(first.fileno(), 7, wait)
+
+
 def test_who_takes_many_waits_for_nobody_who_waits_for_him(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
     """To remove some, of which another one is about to mount all, and has one of those that have snapshots."""
     first, second = "1" * 64, "2" * 64

@@ -709,14 +709,16 @@ def release(fd: int) -> None:
 
 def share_after(fd: int, byte: int, first: Callable[[], None]) -> None:
     """Share the lock of a byte of this file until it is closed. Who finds that nobody has it calls `first`, and others
-    wait for that. Raises `OSError`, and what `first` raises."""
+    wait for that. Raises `Conflict`, `OSError`, and what `first` raises."""
     try:
         _lock_byte(fd, fcntl.F_OFD_SETLK, fcntl.F_WRLCK, byte)
     except (BlockingIOError, PermissionError):
         pass
     else:
         first()
-    _lock_byte(fd, fcntl.F_OFD_SETLKW, fcntl.F_RDLCK, byte)
+    wanted = _Byte(fd, False, byte)
+    if not wanted.is_taken():
+        _wait(wanted, "database")
 
 
 def open_elsewhere(fd: int) -> bool:

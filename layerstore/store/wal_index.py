@@ -8,12 +8,17 @@ the process (SIGBUS), whatever it is about to do. There, whoever comes first wri
 from __future__ import annotations
 
 import _thread
+import contextlib
 import errno
 import os
 
 from layerstore.naming import about, close_fd, fstat
 from layerstore.store.locks import share_after
 from layerstore.store.pieces import write_at
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _PAGE_BYTES = 4096
 _REGION_BYTES = 32768  # what is mapped at a time
@@ -55,6 +60,7 @@ def have_whole(database: str) -> tuple[int, int] | None:
                 raise
             try:
                 share_after(fd, _FIRST_COME, lambda: _fill(fd, path))  # from here on nobody finds it free
+                _close_holes(fd, path)
                 identity = _identity(fstat(fd))
             except BaseException:
                 close_fd(fd)  # no connection uses it
@@ -79,17 +85,31 @@ def let_go(identity: tuple[int, int] | None) -> None:
 
 def _fill(fd: int, path: str) -> None:
     """Write zeros, by which SQLite takes nothing in it for valid and reads the log."""
-    try:
-        with about(path):
-            write_at(fd, bytes(_REGION_BYTES), 0)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise no_room(error.errno, path) from error
+    with _told(path):
+        write_at(fd, bytes(_REGION_BYTES), 0)
     try:
         write_at(fd, bytes((_REGIONS - 1) * _REGION_BYTES), _REGION_BYTES)
     except OSError:
         os.ftruncate(fd, _REGION_BYTES)
+
+
+def _close_holes(fd: int, path: str) -> None:
+    """Whoever came first may have found no room for it, and left it to whoever came then."""
+    status = fstat(fd)
+    if status.st_size < _REGION_BYTES or status.st_blocks * 512 < _REGION_BYTES:
+        with _told(path):
+            os.posix_fallocate(fd, 0, _REGION_BYTES)
+
+
+@contextlib.contextmanager
+def _told(path: str) -> Iterator[None]:
+    try:
+        with about(path):
+            yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise no_room(error.errno, path) from error
 
 
 def no_room(number: int, path: str) -> OSError:
