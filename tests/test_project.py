@@ -3,6 +3,7 @@
 import ast
 import hashlib
 import io
+import itertools
 import json
 import os
 import re
@@ -23,6 +24,8 @@ from layerstore.cli import COMMANDS
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "layerstore"
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+ROOMS = sorted(path for path in (ROOT / "csrc").iterdir() if path.is_dir())
+UNITS_OF_CORE = sorted((ROOT / "csrc").glob("*/*.[ch]"))
 BUSYBOX = Path("/bin/busybox")
 
 # A part imports from itself and from parts of a lower rank. `layerstore/__init__.py` imports nothing until asked to.
@@ -93,7 +96,37 @@ def test_an_import_that_points_back_is_seen(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_the_c_core_knows_nothing_of_python() -> None:
-    assert [path.name for path in (ROOT / "csrc").iterdir() if "Python.h" in path.read_text()] == []
+    assert [path.name for path in UNITS_OF_CORE if "Python.h" in path.read_text()] == []
+
+
+def test_the_core_is_in_rooms() -> None:
+    """Each says what it owns, and which others it may include: just those it does, and none that may include it."""
+    may: dict[str, set[str]] = {}
+    does: dict[str, set[str]] = {}
+    for room in ROOMS:
+        title, _, allowed = (room / "README.md").read_text().partition("\n\nMay include: ")
+        assert title.startswith(f"# {room.name}\n\n")
+        may[room.name] = set(re.findall(r"`(\w+)/`", allowed))
+        includes = [re.findall(r'^#include "(?:(\w+)/)?\w+\.h"', p.read_text(), re.MULTILINE) for p in room.glob("*.[ch]")]
+        does[room.name] = set(itertools.chain(*includes)) - {""}
+    assert does == may
+    while free := [name for name, others in may.items() if not others & may.keys()]:
+        for name in free:
+            del may[name]
+    assert may == {}, "they include each other in a circle"
+
+
+def test_each_unit_of_the_core_has_its_header() -> None:
+    """Kernels, which are one function for several processors, share one."""
+    headers = {path.relative_to(ROOT / "csrc") for path in UNITS_OF_CORE if path.suffix == ".h"}
+    kernels = re.compile(r"_(portable|avx2|avx512)$")
+    lacking = [
+        path.name
+        for path in UNITS_OF_CORE
+        if path.suffix == ".c"
+        and path.relative_to(ROOT / "csrc").with_name(kernels.sub("_impl", path.stem) + ".h") not in headers
+    ]
+    assert lacking == []
 
 
 def test_importing_layerstore_imports_nothing_else() -> None:
@@ -124,7 +157,7 @@ def test_the_version_is_the_same_everywhere() -> None:
     ],
 )
 def test_a_format_page_tells_the_version_that_is_written(page: str, header: str, macro: str) -> None:
-    defined = re.search(rf"#define {macro} (\d+)", (ROOT / f"csrc/{header}.h").read_text())
+    defined = re.search(rf"#define {macro} (\d+)", next((ROOT / "csrc").glob(f"*/{header}.h")).read_text())
     told = re.search(r"^# .*version (\d+)", (ROOT / f"docs/format/{page}.md").read_text(), re.MULTILINE)
     assert defined is not None
     assert told is not None
@@ -176,7 +209,7 @@ def test_files_that_the_architecture_names_exist() -> None:
 
 def test_the_architecture_says_what_every_file_is_for() -> None:
     text = (ROOT / "docs/architecture.md").read_text()
-    headers = (path for path in (ROOT / "csrc").glob("*.h") if "_impl" not in path.stem)
+    headers = (path for path in (ROOT / "csrc").glob("*/*.h") if "_impl" not in path.stem)
     modules = (p for p in MODULES if not p.name.startswith("__") and part_of(p) not in ("cli", "_core"))
     silent = [p.name for p in (*headers, *modules) if p.name not in text and p.with_suffix(".c").name not in text]
     assert silent == [], "docs/architecture.md, 'Where is what', does not name them"

@@ -76,7 +76,7 @@ def _bounded_member(limits: Limits) -> type[tarfile.TarInfo]:
             return member
 
         def _apply_pax_info(self, records: dict[str, str], *given: Any) -> None:
-            """Of two extended headers the later one holds (csrc/tar.h), and is applied before the first."""
+            """Of two extended headers the later one holds (csrc/tar/tar.h), and is applied before the first."""
             if records is not for_all and self._is_described:
                 return
             self._is_described = records is not for_all

@@ -1,6 +1,6 @@
 """What a container of the overlay driver changed, as entries of a layer and as its tar: read from its upper directory.
 
-csrc/upper.h says how an upper directory is read, layerstore/layers/entries.py what its entries are. The upper
+csrc/upper/upper.h says how an upper directory is read, layerstore/layers/entries.py what its entries are. The upper
 directory's own attributes are those of the container's root.
 """
 
@@ -43,7 +43,7 @@ def entries(upper_fd: int, index: Index, contents: ContentStore) -> Iterator[Ent
     contents: has the contents of the chain. What an entry's content is read from opens the file only then, so that
     `upper_fd` must still be open; one that has become another file is an `OSError` (ESTALE).
 
-    The container may be in use (csrc/upper.h). Raises `LimitExceeded` for a path of more than 4,096 bytes,
+    The container may be in use (csrc/upper/upper.h). Raises `LimitExceeded` for a path of more than 4,096 bytes,
     `CorruptError` for a damaged upper directory, `OSError`. Not for two threads at once.
     """
     walk = UpperWalk(index, upper_fd)

@@ -2,7 +2,7 @@
 
 It is found from the inodes that were changed (`Table`), so it takes time for what changed and not for what the image
 has. Where a directory is the image's own at its place, only the names are looked at that lead to changed inodes
-(csrc/branches.h) or were changed themselves. Any other directory is looked through completely, also one of the image
+(csrc/index/branches.h) or were changed themselves. Any other directory is looked through completely, also one of the image
 that was renamed.
 """
 

@@ -1,7 +1,7 @@
 """Merged indexes: made upon the longest stack that is merged already, kept in memory and in chains/.
 
 A merged index depends on the layers alone, so it is the same whether it was made of all of them at once or one upon
-the other (csrc/merge.h), and a process can use what another has made.
+the other (csrc/index/merge.h), and a process can use what another has made.
 """
 
 from __future__ import annotations

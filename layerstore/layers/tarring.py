@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def tar_pieces(entries: Iterable[Entry], clone: Clone | None = None) -> Iterator[Piece]:
-    """The tar of a layer with these entries (csrc/tar_writer.h), in pieces of about 1 MiB.
+    """The tar of a layer with these entries (csrc/tar/tar_writer.h), in pieces of about 1 MiB.
 
     Equal entries give equal bytes. Sockets are left out, as a tar cannot hold them.
 
