@@ -17,7 +17,7 @@
 #include "index/index.h"
 
 /* One entry of a layer that makes of the chain what the container is: what there are, and in which order, says
- * layerstore/layers/entries.py. Sockets count as nothing; of extended attributes, those are left out that begin
+ * layerstore/trees/entries.py. Sockets count as nothing; of extended attributes, those are left out that begin
  * with trusted.overlay., security.selinux, security.ima or security.evm. */
 struct ls_upper_entry {
 	struct ls_bytes path; /* without a leading '/'; empty for the root */

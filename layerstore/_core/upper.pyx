@@ -91,7 +91,7 @@ _FIELDS = (
 
 
 class UpperEntry(namedtuple("UpperEntry", _FIELDS)):
-    """An entry as layerstore/layers/entries.py says.
+    """An entry as layerstore/trees/entries.py says.
 
     content: the number of the content of `lower` in the index of the chain, None where it is empty.
     identity: (st_dev, st_ino) of the upper directory's file.

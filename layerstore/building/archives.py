@@ -10,10 +10,10 @@ import tarfile
 from decimal import Decimal, InvalidOperation
 
 from layerstore.errors import CorruptError, InvalidInput, LayerstoreError
-from layerstore.layers.entries import Entry
 from layerstore.layers.streams import archive_compression_of, decompressed, pieces_of
 from layerstore.limits import beyond
 from layerstore.naming import about
+from layerstore.trees.entries import Entry
 from layerstore.types import encode_path
 
 TYPE_CHECKING = False
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from typing import Any, BinaryIO, Self
 
     from layerstore.building.hostfiles import HostFile
-    from layerstore.layers.streams import Piece
     from layerstore.limits import Limits
+    from layerstore.store.pieces import Piece
 
 _SHOWN = 200
 _XATTR = "SCHILY.xattr."

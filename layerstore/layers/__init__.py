@@ -1,1 +1,1 @@
-"""Layers and chains: import, recipe, merged index and tree image."""
+"""Layers in and out of the store: loading, saving, imports, recipes, blobs, streams; back from the cold tier."""

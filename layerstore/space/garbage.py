@@ -6,7 +6,7 @@ takes the dead contents out of the digest log first; only then are they removed,
 garbage, which the next run finds by itself.
 
 Of a content that was frozen, what is in a pack or an object is dead. A pack whose contents were all copied to another
-(layers/packs.py) goes as a whole, and only when no tree image that is mounted names it: what a live content's bytes
+(chains/packs.py) goes as a whole, and only when no tree image that is mounted names it: what a live content's bytes
 were is never punched. What a dead one's were is punched in packs that nobody has open, in no mount and no process; in
 others by a later run.
 """
@@ -24,11 +24,11 @@ from pathlib import Path
 from layerstore._core.files import punch_holes
 from layerstore._core.index import CONTENT_BYTES, Index
 from layerstore._core.ingest import LOCATION_OBJECT, RECORD_BYTES, Digests
+from layerstore.chains.chains import Chains
+from layerstore.chains.derived import remove_derived, without_mounting
+from layerstore.chains.packs import bring_small_together
 from layerstore.errors import RELOAD, CorruptError, LayerstoreError
-from layerstore.layers.chains import Chains
-from layerstore.layers.derived import remove_derived, without_mounting
 from layerstore.layers.imports import clear_abandoned, clear_abandoned_cold
-from layerstore.layers.packs import bring_small_together
 from layerstore.naming import exists
 from layerstore.results import Frozen
 from layerstore.store import durable, locks, own_names

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from layerstore.layers.derived import without_mounting
-from layerstore.layers.places import LayerContents, Places
+from layerstore.chains.derived import without_mounting
 from layerstore.results import ContainerUsage, ImageUsage, Part, Usage
+from layerstore.space.places import LayerContents, Places
 from layerstore.store import locks
 from layerstore.types import ChainId, DiffId, ImageId, digest_hex
 
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from layerstore.layers.chains import Chains
-    from layerstore.layers.places import Kept
+    from layerstore.chains.chains import Chains
+    from layerstore.space.places import Kept
     from layerstore.store.contents import ContentStore
     from layerstore.store.db import Database
     from layerstore.store.layout import Layout

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from layerstore._core.index import Index
-    from layerstore.layers.derived import Derived
-    from layerstore.layers.indexes import MergedIndexes
+    from layerstore.chains.derived import Derived
+    from layerstore.chains.indexes import MergedIndexes
     from layerstore.store.contents import ContentStore
     from layerstore.store.db import Database
     from layerstore.store.layout import Layout
@@ -79,13 +79,13 @@ class Chains:
     @cached_property
     def derived(self) -> Derived:
         """The limit on what is made here."""
-        from layerstore.layers.derived import Derived
+        from layerstore.chains.derived import Derived
 
         return Derived(self._layout, self._database)
 
     @property
     def _indexes(self) -> MergedIndexes:
-        from layerstore.layers.indexes import MergedIndexes
+        from layerstore.chains.indexes import MergedIndexes
 
         # Should two threads come here at once, either's will do: what it caches can be had again.
         collections = self._database.collections()
@@ -182,7 +182,7 @@ class Chains:
     def _write_image(self, index: Index, chain: ChainId, stack: Sequence[DiffId]) -> None:
         from layerstore._core.erofs import write_tree
         from layerstore._core.hashing import blake3
-        from layerstore.layers.packs import locate_in_few, packs_of
+        from layerstore.chains.packs import locate_in_few, packs_of
 
         # Where nothing is frozen, to look at every content would take as long as the rest of this.
         if self._database.read().execute(_ANY_FROZEN).fetchone():

@@ -14,9 +14,9 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 from layerstore._core.ingest import LOCATION_NONE, RECORD_BYTES
+from layerstore.chains.derived import remove_derived
+from layerstore.cold.encoding import NO_NAME, Encoder, Item, hash_names, name_of
 from layerstore.errors import Conflict, CorruptError, InvalidInput, NotFound
-from layerstore.layers.derived import remove_derived
-from layerstore.layers.encoding import NO_NAME, Encoder, Item, hash_names, name_of
 from layerstore.layers.imports import clear_abandoned_cold, drop_cold_pack
 from layerstore.layers.index_files import pack_index
 from layerstore.layers.ordered import in_order
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
     from layerstore._core.index import Index
-    from layerstore.layers.chains import Chains
-    from layerstore.layers.encoding import Compression
+    from layerstore.chains.chains import Chains
+    from layerstore.cold.encoding import Compression
     from layerstore.store.contents import ContentStore
     from layerstore.store.db import Database
     from layerstore.store.layout import Layout

@@ -5,16 +5,16 @@ from __future__ import annotations
 import stat
 
 from layerstore._core.tar_writer import TarWriter
-from layerstore.layers.sources import begun
 from layerstore.store.layout import PACK_THRESHOLD_BYTES
 from layerstore.store.pieces import PIECE_BYTES
+from layerstore.trees.sources import begun
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from layerstore.layers.entries import Clone, Entry
-    from layerstore.layers.streams import Piece
+    from layerstore.store.pieces import Piece
+    from layerstore.trees.entries import Clone, Entry
 
 
 def tar_pieces(entries: Iterable[Entry], clone: Clone | None = None) -> Iterator[Piece]:

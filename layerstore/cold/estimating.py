@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 
 from layerstore._core.hashing import blake3
-from layerstore.layers.encoding import GROUP_BYTES, LARGE_BYTES, NO_NAME, Encoder, Item, nearest, neighbours
+from layerstore.cold.encoding import GROUP_BYTES, LARGE_BYTES, NO_NAME, Encoder, Item, nearest, neighbours
 from layerstore.layers.ordered import groups
 from layerstore.naming import close_fd
 
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
-    from layerstore.layers.encoding import Compression
-    from layerstore.layers.freezing import Freezing
+    from layerstore.cold.encoding import Compression
+    from layerstore.cold.freezing import Freezing
     from layerstore.store.contents import ContentStore
 
     Bases: TypeAlias = dict[bytes, list[tuple[bytes, int]]]

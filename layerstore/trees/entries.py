@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from typing import Protocol, TypeAlias
 
-    from layerstore.layers.streams import Piece
+    from layerstore.store.pieces import Piece
 
     class Source(Protocol):
         """Where the content of a regular file is read from."""

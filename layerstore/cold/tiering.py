@@ -10,7 +10,7 @@ from layerstore.types import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from layerstore.layers.encoding import Compression
+    from layerstore.cold.encoding import Compression
     from layerstore.store.db import Database
 
 AFTER, CODEC = "freeze_after_ms", "freeze_codec"

@@ -13,8 +13,8 @@ from collections import OrderedDict
 
 from layerstore._core.index import CHAIN, Index, merge
 from layerstore._core.layer import build_layer
+from layerstore.chains.derived import used
 from layerstore.errors import CorruptError, Unsupported
-from layerstore.layers.derived import used
 from layerstore.layers.index_files import open_index
 from layerstore.store import durable, locks
 from layerstore.types import chain_ids, digest_hex, hash_key
@@ -23,7 +23,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from layerstore.layers.derived import Derived
+    from layerstore.chains.derived import Derived
     from layerstore.store.layout import Layout
     from layerstore.types import ChainId, DiffId
 

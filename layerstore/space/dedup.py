@@ -6,19 +6,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from layerstore.cold.estimating import estimate
+from layerstore.cold.freezing import Freezing, unused_images
+from layerstore.cold.tiering import tiering
 from layerstore.errors import Conflict, NotFound
-from layerstore.layers.estimating import estimate
-from layerstore.layers.freezing import Freezing, unused_images
-from layerstore.layers.places import LayerContents, Places
-from layerstore.layers.tiering import tiering
-from layerstore.layers.usage import Forest, chain_rows, files_bytes, images_usage
 from layerstore.results import DedupStats, FreezeEstimate
+from layerstore.space.places import LayerContents, Places
+from layerstore.space.usage import Forest, chain_rows, files_bytes, images_usage
 from layerstore.store import locks
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from layerstore.layers.chains import Chains
+    from layerstore.chains.chains import Chains
     from layerstore.store.contents import ContentStore
     from layerstore.store.db import Database
     from layerstore.store.layout import Layout

@@ -13,9 +13,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from layerstore.layers.entries import Source
-    from layerstore.layers.streams import Piece
     from layerstore.store.contents import ContentStore
+    from layerstore.store.pieces import Piece
+    from layerstore.trees.entries import Source
 
 _BLOCK_BYTES = 64 << 10
 _PAGE_BYTES = 4096

@@ -5,9 +5,9 @@ from __future__ import annotations
 import errno
 import os
 
-from layerstore.layers.entries import Entry
-from layerstore.layers.paths import MAX_LINKS, join, names_of, path_error
-from layerstore.layers.sources import StoredContent
+from layerstore.trees.entries import Entry
+from layerstore.trees.paths import MAX_LINKS, join, names_of, path_error
+from layerstore.trees.sources import StoredContent
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ def whole(index: Index, contents: ContentStore, changed: Iterable[Entry], top: b
 
     Args:
         index: of the image's chain.
-        changed: the container's entries (layerstore/layers/entries.py).
+        changed: the container's entries (layerstore/trees/entries.py).
         top: a path. Symbolic links on the way to its last name are followed, inside the tree; one at its end only where
             "/" or "/." comes after it.
 

@@ -16,8 +16,8 @@ import numpy as np
 
 from layerstore._core.ingest import LOCATION_NONE, LOCATION_OBJECT
 from layerstore.errors import CorruptError
-from layerstore.layers.garbage import BLOCK_BYTES
 from layerstore.naming import about
+from layerstore.space.garbage import BLOCK_BYTES
 from layerstore.store.cold import LIST, WHOLE, ColdPack
 from layerstore.store.layout import FIRST_COLD
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from layerstore._core.index import Index
-    from layerstore.layers.chains import Chains
+    from layerstore.chains.chains import Chains
     from layerstore.store.contents import ContentStore
     from layerstore.store.layout import Layout
     from layerstore.types import DiffId
