@@ -168,7 +168,8 @@ def test_a_format_page_tells_the_version_that_is_written(page: str, header: str,
 
 
 def documents() -> list[Path]:
-    return [ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "bench").glob("*.md")]
+    own = [ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "csrc").rglob("*.md")]
+    return [*own, *(ROOT / "docs").rglob("*.md"), *(ROOT / "bench").glob("*.md")]
 
 
 def make_targets() -> set[str]:
@@ -207,12 +208,23 @@ def test_files_that_the_architecture_names_exist() -> None:
         assert any(path == name or path.endswith("/" + name) for path in everything), name
 
 
-def test_the_architecture_says_what_every_file_is_for() -> None:
-    text = (ROOT / "docs/architecture.md").read_text()
-    headers = (path for path in (ROOT / "csrc").glob("*/*.h") if "_impl" not in path.stem)
-    modules = (p for p in MODULES if not p.name.startswith("__") and part_of(p) not in ("cli", "_core"))
-    silent = [p.name for p in (*headers, *modules) if p.name not in text and p.with_suffix(".c").name not in text]
-    assert silent == [], "docs/architecture.md, 'Where is what', does not name them"
+@pytest.mark.parametrize("package", sorted({path.parent for path in MODULES} - {PACKAGE}), ids=lambda path: path.name)
+def test_a_package_says_what_each_of_its_files_is_for(package: Path) -> None:
+    told = ast.get_docstring(ast.parse((package / "__init__.py").read_text())) or ""
+    named = set(re.findall(r"`(\w+\.py)`", told))
+    files = {path.name for path in package.glob("[!_]*.py")}
+    if package.name == "cli":
+        files -= {f"{command.replace('-', '_')}.py" for command in COMMANDS} | {"import_.py"}
+    assert named == files
+
+
+def test_a_room_of_the_core_says_what_each_of_its_files_is_for() -> None:
+    assert ROOMS
+    for room in ROOMS:
+        named = set(re.findall(r"`(\w+)\.h`", (room / "README.md").read_text()))
+        assert named == {path.stem for path in room.glob("*.h") if not path.stem.endswith("_impl")}, room.name
+        for header in room.glob("*.h"):
+            assert header.read_text().startswith("/* "), f"{header.name} does not begin with what it is for"
 
 
 def test_figures_of_the_readme_are_those_that_were_measured() -> None:

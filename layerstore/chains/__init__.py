@@ -1,1 +1,5 @@
-"""Chains: the merged index of a stack of layers, its tree image, the packs of a mount; a limit on what is derived."""
+"""Chains: what is derived of a stack of layers, and its limit (docs/chains.md).
+
+- `indexes.py` has merged indexes, `chains.py` tree images, `packs.py` the bringing together of packs, `derived.py` the
+  limit and eviction.
+"""

@@ -1,1 +1,5 @@
-"""What the store takes, and what of it is garbage: collection, usage, places of contents, what is saved by sharing."""
+"""What the store takes, and what of it is garbage (docs/space.md).
+
+- `usage.py` says what images and the rest take, `places.py` where contents are, hot and cold, `dedup.py` what sharing
+  saves, `garbage.py` collects.
+"""
