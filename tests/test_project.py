@@ -20,6 +20,7 @@ import pytest
 
 from layerstore import Store
 from layerstore.cli import COMMANDS
+from layerstore.store.locks import LOCKS
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "layerstore"
@@ -194,18 +195,32 @@ def test_commands_listed_have_modules() -> None:
     assert found == set(COMMANDS) | shared
 
 
+def anchors(document: Path) -> set[str]:
+    """The names that its headings have in links, as GitHub gives them."""
+    headings = re.findall(r"^#+ (.*)$", document.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 def test_links_of_documents_lead_somewhere() -> None:
     for document in documents():
-        for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", document.read_text()):
+        for target, anchor in re.findall(r"\]\(([^)#]*)(?:#([^)]*))?\)", document.read_text()):
             if "://" not in target:
-                assert (document.parent / target).exists(), f"{document.name} links to {target}"
+                page = document.parent / target if target else document
+                assert page.exists(), f"{document.name} links to {target}"
+                assert not anchor or anchor in anchors(page), f"{document.name} links to {target}#{anchor}"
 
 
-def test_files_that_the_architecture_names_exist() -> None:
-    text = (ROOT / "docs/architecture.md").read_text()
+def pages() -> list[Path]:
+    """What tells how it is made."""
+    return [ROOT / "csrc/README.md", *(ROOT / "docs").rglob("*.md")]
+
+
+def test_files_that_pages_name_exist() -> None:
     everything = [str(path.relative_to(ROOT)) for path in ROOT.rglob("*.*") if ".venv" not in path.parts]
-    for name in re.findall(r"`([\w/.]+\.(?:py|pyx|c|h|md))`", text):
-        assert any(path == name or path.endswith("/" + name) for path in everything), name
+    everything.append("fs/erofs/erofs_fs.h")  # Linux's
+    for page in pages():
+        for name in re.findall(r"`([\w/.]+\.(?:py|pyx|pyi|pxd|c|h|md))`", page.read_text()):
+            assert any(path == name or path.endswith("/" + name) for path in everything), f"{page.name}: {name}"
 
 
 @pytest.mark.parametrize("package", sorted({path.parent for path in MODULES} - {PACKAGE}), ids=lambda path: path.name)
@@ -225,6 +240,12 @@ def test_a_room_of_the_core_says_what_each_of_its_files_is_for() -> None:
         assert named == {path.stem for path in room.glob("*.h") if not path.stem.endswith("_impl")}, room.name
         for header in room.glob("*.h"):
             assert header.read_text().startswith("/* "), f"{header.name} does not begin with what it is for"
+
+
+def test_the_table_of_locks_is_in_their_order() -> None:
+    text = (ROOT / "docs/locks.md").read_text()
+    table = text.partition("## Locks with a rank")[2].partition("\n## ")[0]
+    assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == list(LOCKS)
 
 
 def test_figures_of_the_readme_are_those_that_were_measured() -> None:
