@@ -2,6 +2,7 @@
 
 import ast
 import hashlib
+import importlib
 import io
 import itertools
 import json
@@ -17,8 +18,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from campaigns import record
 
-from layerstore import Store
+from layerstore import Limits, Store
 from layerstore.cli import COMMANDS
 from layerstore.store.locks import LOCKS
 
@@ -246,6 +248,20 @@ def test_the_table_of_locks_is_in_their_order() -> None:
     text = (ROOT / "docs/locks.md").read_text()
     table = text.partition("## Locks with a rank")[2].partition("\n## ")[0]
     assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == list(LOCKS)
+
+
+def test_what_campaigns_count_is_on_its_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each table where its writer finds it; that of campaigns as it would be written now."""
+    monkeypatch.syspath_prepend(ROOT / "tests/hostile")
+    recording = importlib.import_module("recording")
+    text = record.PAGE.read_text()
+    for begin, end in ((record.BEGIN, record.END), (recording.BEGIN, recording.END)):
+        assert text.count(begin) == text.count(end) == 1
+        assert text.index(begin) < text.index(end)
+    assert text.partition(record.BEGIN)[2].partition(record.END)[0] == record.table()
+    about = recording.limits()
+    for name, value in vars(Limits()).items():
+        assert f"| `{name}` | {value:,} | {about[name]} |\n" in text
 
 
 def test_figures_of_the_readme_are_those_that_were_measured() -> None:
