@@ -225,6 +225,26 @@ def test_files_that_pages_name_exist() -> None:
             assert any(path == name or path.endswith("/" + name) for path in everything), f"{page.name}: {name}"
 
 
+def test_the_architecture_is_a_map() -> None:
+    """Short, and it leads to every page."""
+    text = (ROOT / "docs/architecture.md").read_text()
+    assert len(text.encode()) <= 10 * 1024
+    links = set(re.findall(r"\]\(([\w/.-]+\.md)", text))
+    assert {str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md")} - links == {
+        "architecture.md"
+    }
+
+
+def test_the_architecture_shows_every_room_in_the_order_of_imports() -> None:
+    text = (ROOT / "docs/architecture.md").read_text()
+    (table,) = re.findall(r"^\| room \|.*?\n\n", text, re.MULTILINE | re.DOTALL)
+    cells = re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)
+    rooms = re.findall(r"`(\w+)`", " ".join(cells))
+    assert rooms[0] == "csrc"
+    assert sorted(rooms[1:]) == sorted(RANKS.keys() - {"__main__"})
+    assert rooms[1:] == sorted(rooms[1:], key=lambda room: RANKS[room])
+
+
 @pytest.mark.parametrize("package", sorted({path.parent for path in MODULES} - {PACKAGE}), ids=lambda path: path.name)
 def test_a_package_says_what_each_of_its_files_is_for(package: Path) -> None:
     told = ast.get_docstring(ast.parse((package / "__init__.py").read_text())) or ""
