@@ -214,7 +214,7 @@ def test_links_of_documents_lead_somewhere() -> None:
 
 def pages() -> list[Path]:
     """What tells how it is made."""
-    return [ROOT / "csrc/README.md", *(ROOT / "docs").rglob("*.md")]
+    return [*(ROOT / "csrc").rglob("*.md"), *(ROOT / "docs").rglob("*.md")]
 
 
 def test_files_that_pages_name_exist() -> None:
