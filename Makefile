@@ -6,16 +6,16 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMPS := build/stamps
 
-C_CORE  := setup.py $(wildcard csrc/*.c csrc/*.h)
+C_CORE  := setup.py $(wildcard csrc/*/*.[ch])
 CORE    := $(C_CORE) pyproject.toml $(wildcard layerstore/_core/*.pyx layerstore/_core/*.pxd)
 MODULES := $(wildcard layerstore/*.py layerstore/*/*.py)
-HEADERS := $(wildcard csrc/*.h)
-UNITS   := $(patsubst csrc/%.c,%,$(wildcard csrc/*.c))
+HEADERS := $(wildcard csrc/*/*.h)
+UNITS   := $(patsubst csrc/%.c,%,$(wildcard csrc/*/*.c))
 # The kernels for one instruction set are not for other processors.
 PORTABLE := $(filter-out %_avx2 %_avx512,$(UNITS))
 # What clang-format writes differs between its versions: .clang-format is for this one.
 CLANG_FORMAT := clang-format-14
-C_FILES := $(wildcard csrc/*.[ch] $(patsubst %,tests/%/*.[ch],fuzz tsan campaigns security))
+C_FILES := $(wildcard csrc/*/*.[ch] $(patsubst %,tests/%/*.[ch],fuzz tsan campaigns security))
 FUZZERS := $(patsubst tests/fuzz/%.c,%,$(wildcard tests/fuzz/*.c))
 PYTHON_FUZZERS := $(wildcard tests/fuzz/fuzz_*.py)
 PACKAGES := $(addprefix packages-,demo test peers bench lint fuzz)
@@ -48,9 +48,9 @@ C_FLAGS := -std=gnu11 -O2 -Wall -Wextra -Werror -Icsrc
 TSAN_FLAGS := -std=gnu11 -g -O1 -Icsrc -pthread -fsanitize=thread
 FUZZ_FLAGS := -std=gnu11 -g -O2 -Icsrc -fsanitize=address,undefined -fno-sanitize-recover=undefined
 # The kernels of BLAKE3 take most of a fuzzer's time when they are instrumented: arithmetic, which `make sanitize` tests.
-FUZZ_PLAIN := blake3_portable blake3_avx2 blake3_avx512
+FUZZ_PLAIN := $(addprefix hash/blake3_,portable avx2 avx512)
 # These lead a fuzzer nowhere: no branch of theirs depends on what they hash.
-FUZZ_HASHES := blake3 siphash xxhash32 sha256 erofs_super
+FUZZ_HASHES := $(addprefix hash/,blake3 siphash xxhash32 sha256) erofs/erofs_super
 FUZZ_INSTRUMENT = -fsanitize=fuzzer-no-link $(FUZZ_COVERAGE)
 # Where the fuzzers are built, and what their coverage leaves out: comparisons, for `make fuzzed`, which cost half its time.
 FUZZ_DIR ?= build/fuzz

@@ -20,9 +20,9 @@ def files(pattern: str) -> list[str]:
 
 
 CPUS = len(os.sched_getaffinity(0))
-C_SOURCES = files("csrc/*.c")
+C_SOURCES = files("csrc/*/*.c")
 # What everything is built again for.
-COMMON = ["setup.py", *files("csrc/*.h")]
+COMMON = ["setup.py", *files("csrc/*/*.h")]
 # What Cython adds to modules, typed memoryviews above all: compiled once and not in each.
 SHARED = "layerstore._core._cython"
 

@@ -28,7 +28,7 @@ MILLISECOND, MICROSECOND = 1e3, 1e6
 def run(context: Context) -> list[Row]:
     if context.peers_only:
         return []
-    with context.store() as store, mock.patch("layerstore.layers.packs.MAX_PACKS", NO_LIMIT):
+    with context.store() as store, mock.patch("layerstore.chains.packs.MAX_PACKS", NO_LIMIT):
         images = {count: image_in_packs(store, count) for count in COUNTS}
         # The first mount of an image mounts what all its containers share.
         held = [store.create(image) for image in images.values()]

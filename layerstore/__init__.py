@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from layerstore.api.checking import check_store as check_store
     from layerstore.chunking import Chunks as Chunks
     from layerstore.chunking import chunk as chunk
-    from layerstore.layers.tiering import Tiering as Tiering
+    from layerstore.cold.tiering import Tiering as Tiering
     from layerstore.limits import Limits as Limits
     from layerstore.results import BuildEvent as BuildEvent
     from layerstore.results import Change as Change
@@ -75,7 +75,7 @@ _HOMES = {
     "Snapshot": "layerstore.results",
     "Store": "layerstore.api",
     "Synced": "layerstore.results",
-    "Tiering": "layerstore.layers.tiering",
+    "Tiering": "layerstore.cold.tiering",
     "Usage": "layerstore.results",
     "Version": "layerstore.results",
     "View": "layerstore.views.view",

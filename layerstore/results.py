@@ -225,7 +225,7 @@ class Pruned(Value):
     """What was removed, or would be: ids of containers with their names (None without one), ids of images with theirs,
     contents dropped, bytes given back; and how many images and containers stay for no other reason than that they came
     so short a time ago. `frozen` and `not_frozen` are those of the collection of garbage
-    (`layerstore.layers.garbage.Collected`)."""
+    (`layerstore.space.garbage.Collected`)."""
 
     def __init__(
         self,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from layerstore import Image
-from layerstore.layers.whole import whole
+from layerstore.trees.whole import whole
 
 
 def write_context(root: Path, files: dict[str, Any]) -> Path:

@@ -12,9 +12,9 @@ from host_tree import LATER_NS, Dump
 from layerstore._core.extents import IMAGE
 from layerstore._core.index import Index
 from layerstore.extents.tree import Tree
-from layerstore.layers.entries import Entry
 from layerstore.results import Change
 from layerstore.store.contents import ContentStore
+from layerstore.trees.entries import Entry
 
 
 class Found(NamedTuple):

@@ -1,4 +1,4 @@
-"""What the layer tests share: a tar writer, a reader of index bytes, and a small model of the rules of csrc/layer.h.
+"""What the layer tests share: a tar writer, a reader of index bytes, a small model of the rules of csrc/index/layer.h.
 
 The model keeps a flat dictionary of whole paths and deletes by prefix, which is nothing like what the builder does.
 """
@@ -135,7 +135,7 @@ class Inode:
 
 
 class Model:
-    """The rules of csrc/layer.h, one path at a time."""
+    """The rules of csrc/index/layer.h, one path at a time."""
 
     def __init__(self) -> None:
         self.tree: dict[Path, Inode] = {(): Inode(stat.S_IFDIR | 0o755)}

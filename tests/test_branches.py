@@ -1,4 +1,4 @@
-"""The part of an index that leads to some of its inodes (csrc/branches.h), and records read when they are asked for."""
+"""The part of an index that leads to some inodes (csrc/index/branches.h); records read when they are asked for."""
 
 import stat
 import struct

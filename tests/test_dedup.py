@@ -11,8 +11,8 @@ from layer_model import Entry, write_tar
 from test_cli import Cli
 
 from layerstore import Store
+from layerstore.cold import estimating
 from layerstore.errors import NotFound
-from layerstore.layers import estimating
 from layerstore.results import FreezeEstimate
 
 WORDS = [random.Random(f"word {n}").randbytes(random.Random(n).randrange(3, 12)).hex().encode() for n in range(2_000)]

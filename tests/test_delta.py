@@ -19,9 +19,9 @@ from test_extent_containers import in_another_process
 from layerstore import Container, Store
 from layerstore.errors import NotFound
 from layerstore.extents.delta import entries
-from layerstore.layers.entries import Entry
 from layerstore.store import durable
 from layerstore.store.layout import PACK_THRESHOLD_BYTES
+from layerstore.trees.entries import Entry
 
 LARGE = random.Random(3).randbytes(3 << 20)
 SMALL = b"small" * 1000

@@ -36,7 +36,7 @@ from layerstore.extents import compaction, files, layers, log, records, table, t
 from layerstore.extents.layers import Layer
 from layerstore.extents.records import Applier
 from layerstore.extents.tree import Tree
-from layerstore.layers import garbage
+from layerstore.space import garbage
 from layerstore.store import db, durable, logs, sums
 
 ROOT = Path(__file__).parent.parent

@@ -17,9 +17,9 @@ from layerstore import Store
 from layerstore._core.hashing import blake3
 from layerstore._core.ingest import LOCATION_OBJECT
 from layerstore.checking.contents import Record
+from layerstore.cold import encoding, freezing
+from layerstore.cold.encoding import delta_of, name_of
 from layerstore.errors import Conflict, CorruptError, InvalidInput, NotFound
-from layerstore.layers import encoding, freezing
-from layerstore.layers.encoding import delta_of, name_of
 from layerstore.store import durable, locks
 from layerstore.store.cold import LIST, WHOLE, ColdPack, apply_delta, is_cold
 from layerstore.store.layout import Layout
@@ -204,7 +204,7 @@ class TestFreeze:
         assert store.check().is_clean
 
     def test_an_image_that_is_removed_meanwhile(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-        from layerstore.layers import freezing
+        from layerstore.cold import freezing
 
         load(store, 1, 2)
         remove = freezing.Freezing._remove_derived
@@ -289,7 +289,7 @@ class TestFreeze:
         require_files(store, 1)
 
     def test_nothing_else_sees_half_of_it(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-        from layerstore.layers import freezing
+        from layerstore.cold import freezing
 
         load(store, 1, 2)
 

@@ -16,8 +16,8 @@ from stacks import Stack
 from test_garbage import image_of
 
 from layerstore import CheckReport, Damage, Store, check_store
+from layerstore.chains import packs
 from layerstore.errors import CorruptError
-from layerstore.layers import packs
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
 FIRST, SECOND, THIRD = (

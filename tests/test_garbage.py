@@ -21,9 +21,10 @@ from layer_model import Entry, write_tar
 from test_load import check_loaded, child
 
 from layerstore import Store
+from layerstore.chains import packs
 from layerstore.errors import CorruptError, NotFound
-from layerstore.layers import garbage, packs
 from layerstore.layers.imports import Import
+from layerstore.space import garbage
 from layerstore.store.contents import ContentStore
 from layerstore.store.locks import try_lock
 
@@ -196,7 +197,7 @@ CUT = (
     DYING
     + """
     import pathlib
-    import layerstore.layers.garbage as garbage
+    import layerstore.space.garbage as garbage
     from layerstore import Store
     from layerstore.store.contents import ContentStore
     import layerstore.store.durable as durable
@@ -571,7 +572,8 @@ def test_nobody_needs_to_be_root() -> None:
     code = """
 import os, sys
 from layerstore import Store
-from layerstore.layers import garbage, imports, loading
+from layerstore.layers import imports, loading
+from layerstore.space import garbage
 from test_garbage import archive_of
 if os.geteuid() == 0:
     os.setgroups([]); os.setgid(65534); os.setuid(65534)

@@ -15,8 +15,8 @@ from layer_model import Entry, write_tar
 
 from layerstore import Image as ImageOfStore
 from layerstore import Store
+from layerstore.chains.chains import Chains
 from layerstore.errors import Conflict, CorruptError, InvalidInput, NotFound, Unsupported
-from layerstore.layers.chains import Chains
 from layerstore.store.recent import Recent
 from layerstore.types import normalise_name
 

@@ -1,7 +1,7 @@
 """Mounted trees against what `umoci unpack` and docker's overlay2 make of the same images, entry by entry.
 
-Where the two disagree with each other, csrc/layer.h and csrc/merge.h say what we chose, and a test here says
-which judge that is:
+Where the two disagree with each other, csrc/index/layer.h and csrc/index/merge.h say what we chose, and a test here
+says which judge that is:
 
 - An entry below a symlink of a lower layer: docker (the directory takes the symlink's place); umoci follows the link.
 - A parent that a layer does not describe: umoci (it keeps mode, owner and time of the lower layer's directory);

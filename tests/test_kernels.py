@@ -10,17 +10,18 @@ import pytest
 from layerstore._core import hashing
 
 ROOT = Path(__file__).parent.parent
-BLAKE3_UNITS = ["status", "kernel", "blake3", "blake3_portable", "blake3_avx2", "blake3_avx512"]
-CHUNKER_UNITS = ["buffer", "chunker", "chunker_portable", "chunker_avx2", "chunker_avx512"]
-UNITS = [*BLAKE3_UNITS, *CHUNKER_UNITS]
+UNITS = [
+    *(f"base/{unit}" for unit in ("buffer", "kernel", "status")),
+    *(f"hash/{module}{kind}" for module in ("blake3", "chunker") for kind in ("", "_portable", "_avx2", "_avx512")),
+]
 
 # In place of cpu.c, so that each set of features can be tried on one machine.
 FAKE_CPU = """
 #include <stdio.h>
 #include <stdlib.h>
-#include "blake3.h"
-#include "chunker.h"
-#include "cpu.h"
+#include "hash/blake3.h"
+#include "hash/chunker.h"
+#include "base/cpu.h"
 static unsigned features;
 unsigned ls_cpu_features(void) { return features; }
 int main(int argc, char **argv)
@@ -100,8 +101,9 @@ def test_each_set_of_cpu_features(
 def test_the_sources_compile_for_another_architecture(tmp_path: Path) -> None:
     gcc = compiler("aarch64-linux-gnu-gcc")
     flags = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-I", ROOT / "csrc"]
-    units = [*UNITS, "cpu"]
+    units = [*UNITS, "base/cpu"]
     for unit in units:
-        subprocess.run([gcc, *flags, "-c", ROOT / "csrc" / f"{unit}.c", "-o", tmp_path / f"{unit}.o"], check=True)
-    link = [gcc, "-shared", *(tmp_path / f"{unit}.o" for unit in units), "-o", tmp_path / "all.so"]
+        source = ROOT / "csrc" / f"{unit}.c"
+        subprocess.run([gcc, *flags, "-c", source, "-o", tmp_path / f"{source.stem}.o"], check=True)
+    link = [gcc, "-shared", *tmp_path.glob("*.o"), "-o", tmp_path / "all.so"]
     subprocess.run([*link, "-Wl,--no-undefined"], check=True)

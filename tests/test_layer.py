@@ -1,4 +1,4 @@
-"""The layer builder: every rule of csrc/layer.h by hand, then random layers against a model of the rules."""
+"""The layer builder: every rule of csrc/index/layer.h by hand, then random layers against a model of the rules."""
 
 import os
 import subprocess

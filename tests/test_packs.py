@@ -14,9 +14,9 @@ from test_load import check_loaded, child
 
 from layerstore import Store
 from layerstore._core.ingest import Contents, Digests
+from layerstore.chains import packs
+from layerstore.chains.packs import MAX_PACKS
 from layerstore.errors import CorruptError, InvalidInput
-from layerstore.layers import packs
-from layerstore.layers.packs import MAX_PACKS
 from layerstore.store import durable
 
 
@@ -179,7 +179,7 @@ def test_damage_is_not_copied(store: Store) -> None:
 FEW = """
     import os, sys
     from layerstore import Store
-    from layerstore.layers import packs
+    from layerstore.chains import packs
     packs.MAX_PACKS, packs._PACKS_LEFT = 4, 2
 """
 CREATE = (

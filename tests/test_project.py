@@ -2,7 +2,9 @@
 
 import ast
 import hashlib
+import importlib
 import io
+import itertools
 import json
 import os
 import re
@@ -16,39 +18,41 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from campaigns import record
 
-from layerstore import Store
+from layerstore import Limits, Store
 from layerstore.cli import COMMANDS
+from layerstore.store.locks import LOCKS
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "layerstore"
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+ROOMS = sorted(path for path in (ROOT / "csrc").iterdir() if path.is_dir())
+UNITS_OF_CORE = sorted((ROOT / "csrc").glob("*/*.[ch]"))
 BUSYBOX = Path("/bin/busybox")
 
 # A part imports from itself and from parts of a lower rank. `layerstore/__init__.py` imports nothing until asked to.
-RANKS = {
-    **{
-        "_core": 0,
-        "errors": 1,
-        "naming": 1,
-        "types": 2,
-        "chunking": 3,
-        "limits": 3,
-        "results": 4,
-        "store": 4,
-        "oci": 4,
-        "layers": 5,
-        "views": 6,
-        "extents": 7,
-        "mount": 8,
-        "containers": 9,
-        "registry": 9,
-        "sync": 9,
-        "building": 10,
-        "checking": 10,
-    },
-    **{"api": 11, "filesystem": 12, "cli": 12, "__main__": 13},
-}
+PARTS = [
+    ["_core"],
+    ["errors", "naming"],
+    ["types"],
+    ["chunking", "limits"],
+    ["results", "store", "oci"],
+    ["trees"],
+    ["layers"],
+    ["chains"],
+    ["cold"],
+    ["space"],
+    ["views"],
+    ["extents"],
+    ["mount"],
+    ["containers", "registry", "sync"],
+    ["building", "checking"],
+    ["api"],
+    ["filesystem", "cli"],
+    ["__main__"],
+]
+RANKS = {part: rank for rank, parts in enumerate(PARTS) for part in parts}
 
 
 # Imports
@@ -93,7 +97,39 @@ def test_an_import_that_points_back_is_seen(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_the_c_core_knows_nothing_of_python() -> None:
-    assert [path.name for path in (ROOT / "csrc").iterdir() if "Python.h" in path.read_text()] == []
+    assert [path.name for path in UNITS_OF_CORE if "Python.h" in path.read_text()] == []
+
+
+def test_the_core_is_in_rooms() -> None:
+    """Each says what it owns, and which others it may include: just those it does, and none that may include it."""
+    may: dict[str, set[str]] = {}
+    does: dict[str, set[str]] = {}
+    for room in ROOMS:
+        title, _, allowed = (room / "README.md").read_text().partition("\n\nMay include: ")
+        assert title.startswith(f"# {room.name}\n\n")
+        may[room.name] = set(re.findall(r"`(\w+)/`", allowed))
+        includes = [
+            re.findall(r'^#include "(?:(\w+)/)?\w+\.h"', p.read_text(), re.MULTILINE) for p in room.glob("*.[ch]")
+        ]
+        does[room.name] = set(itertools.chain(*includes)) - {""}
+    assert does == may
+    while free := [name for name, others in may.items() if not others & may.keys()]:
+        for name in free:
+            del may[name]
+    assert may == {}, "they include each other in a circle"
+
+
+def test_each_unit_of_the_core_has_its_header() -> None:
+    """Kernels, which are one function for several processors, share one."""
+    headers = {path.relative_to(ROOT / "csrc") for path in UNITS_OF_CORE if path.suffix == ".h"}
+    kernels = re.compile(r"_(portable|avx2|avx512)$")
+    lacking = [
+        path.name
+        for path in UNITS_OF_CORE
+        if path.suffix == ".c"
+        and path.relative_to(ROOT / "csrc").with_name(kernels.sub("_impl", path.stem) + ".h") not in headers
+    ]
+    assert lacking == []
 
 
 def test_importing_layerstore_imports_nothing_else() -> None:
@@ -124,7 +160,7 @@ def test_the_version_is_the_same_everywhere() -> None:
     ],
 )
 def test_a_format_page_tells_the_version_that_is_written(page: str, header: str, macro: str) -> None:
-    defined = re.search(rf"#define {macro} (\d+)", (ROOT / f"csrc/{header}.h").read_text())
+    defined = re.search(rf"#define {macro} (\d+)", next((ROOT / "csrc").glob(f"*/{header}.h")).read_text())
     told = re.search(r"^# .*version (\d+)", (ROOT / f"docs/format/{page}.md").read_text(), re.MULTILINE)
     assert defined is not None
     assert told is not None
@@ -135,7 +171,8 @@ def test_a_format_page_tells_the_version_that_is_written(page: str, header: str,
 
 
 def documents() -> list[Path]:
-    return [ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "bench").glob("*.md")]
+    own = [ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "csrc").rglob("*.md")]
+    return [*own, *(ROOT / "docs").rglob("*.md"), *(ROOT / "bench").glob("*.md")]
 
 
 def make_targets() -> set[str]:
@@ -160,26 +197,91 @@ def test_commands_listed_have_modules() -> None:
     assert found == set(COMMANDS) | shared
 
 
+def anchors(document: Path) -> set[str]:
+    """The names that its headings have in links, as GitHub gives them."""
+    headings = re.findall(r"^#+ (.*)$", document.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 def test_links_of_documents_lead_somewhere() -> None:
     for document in documents():
-        for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", document.read_text()):
+        for target, anchor in re.findall(r"\]\(([^)#]*)(?:#([^)]*))?\)", document.read_text()):
             if "://" not in target:
-                assert (document.parent / target).exists(), f"{document.name} links to {target}"
+                page = document.parent / target if target else document
+                assert page.exists(), f"{document.name} links to {target}"
+                assert not anchor or anchor in anchors(page), f"{document.name} links to {target}#{anchor}"
 
 
-def test_files_that_the_architecture_names_exist() -> None:
-    text = (ROOT / "docs/architecture.md").read_text()
+def pages() -> list[Path]:
+    """What tells how it is made."""
+    return [*(ROOT / "csrc").rglob("*.md"), *(ROOT / "docs").rglob("*.md")]
+
+
+def test_files_that_pages_name_exist() -> None:
     everything = [str(path.relative_to(ROOT)) for path in ROOT.rglob("*.*") if ".venv" not in path.parts]
-    for name in re.findall(r"`([\w/.]+\.(?:py|pyx|c|h|md))`", text):
-        assert any(path == name or path.endswith("/" + name) for path in everything), name
+    everything.append("fs/erofs/erofs_fs.h")  # Linux's
+    for page in pages():
+        for name in re.findall(r"`([\w/.]+\.(?:py|pyx|pyi|pxd|c|h|md))`", page.read_text()):
+            assert any(path == name or path.endswith("/" + name) for path in everything), f"{page.name}: {name}"
 
 
-def test_the_architecture_says_what_every_file_is_for() -> None:
+def test_the_architecture_is_a_map() -> None:
+    """Short, and it leads to every page."""
     text = (ROOT / "docs/architecture.md").read_text()
-    headers = (path for path in (ROOT / "csrc").glob("*.h") if "_impl" not in path.stem)
-    modules = (p for p in MODULES if not p.name.startswith("__") and part_of(p) not in ("cli", "_core"))
-    silent = [p.name for p in (*headers, *modules) if p.name not in text and p.with_suffix(".c").name not in text]
-    assert silent == [], "docs/architecture.md, 'Where is what', does not name them"
+    assert len(text.encode()) <= 10 * 1024
+    links = set(re.findall(r"\]\(([\w/.-]+\.md)", text))
+    assert {str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md")} - links == {
+        "architecture.md"
+    }
+
+
+def test_the_architecture_shows_every_room_in_the_order_of_imports() -> None:
+    text = (ROOT / "docs/architecture.md").read_text()
+    (table,) = re.findall(r"^\| room \|.*?\n\n", text, re.MULTILINE | re.DOTALL)
+    cells = re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)
+    rooms = re.findall(r"`(\w+)`", " ".join(cells))
+    assert rooms[0] == "csrc"
+    assert sorted(rooms[1:]) == sorted(RANKS.keys() - {"__main__"})
+    assert rooms[1:] == sorted(rooms[1:], key=lambda room: RANKS[room])
+
+
+@pytest.mark.parametrize("package", sorted({path.parent for path in MODULES} - {PACKAGE}), ids=lambda path: path.name)
+def test_a_package_says_what_each_of_its_files_is_for(package: Path) -> None:
+    told = ast.get_docstring(ast.parse((package / "__init__.py").read_text())) or ""
+    named = set(re.findall(r"`(\w+\.py)`", told))
+    files = {path.name for path in package.glob("[!_]*.py")}
+    if package.name == "cli":
+        files -= {f"{command.replace('-', '_')}.py" for command in COMMANDS} | {"import_.py"}
+    assert named == files
+
+
+def test_a_room_of_the_core_says_what_each_of_its_files_is_for() -> None:
+    assert ROOMS
+    for room in ROOMS:
+        named = set(re.findall(r"`(\w+)\.h`", (room / "README.md").read_text()))
+        assert named == {path.stem for path in room.glob("*.h") if not path.stem.endswith("_impl")}, room.name
+        for header in room.glob("*.h"):
+            assert header.read_text().startswith("/* "), f"{header.name} does not begin with what it is for"
+
+
+def test_the_table_of_locks_is_in_their_order() -> None:
+    text = (ROOT / "docs/locks.md").read_text()
+    table = text.partition("## Locks with a rank")[2].partition("\n## ")[0]
+    assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == list(LOCKS)
+
+
+def test_what_campaigns_count_is_on_its_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each table where its writer finds it; that of campaigns as it would be written now."""
+    monkeypatch.syspath_prepend(ROOT / "tests/hostile")
+    recording = importlib.import_module("recording")
+    text = record.PAGE.read_text()
+    for begin, end in ((record.BEGIN, record.END), (recording.BEGIN, recording.END)):
+        assert text.count(begin) == text.count(end) == 1
+        assert text.index(begin) < text.index(end)
+    assert text.partition(record.BEGIN)[2].partition(record.END)[0] == record.table()
+    about = recording.limits()
+    for name, value in vars(Limits()).items():
+        assert f"| `{name}` | {value:,} | {about[name]} |\n" in text
 
 
 def test_figures_of_the_readme_are_those_that_were_measured() -> None:

@@ -20,9 +20,9 @@ import layerstore._core.index as core
 from layerstore import Image, Store
 from layerstore._core.files import MappedFile
 from layerstore._core.index import Index, merge
+from layerstore.chains import indexes
 from layerstore.cli.output import parse_size
 from layerstore.errors import CorruptError, InvalidInput
-from layerstore.layers import indexes
 from layerstore.store import durable
 from layerstore.store.pieces import write_at
 from layerstore.types import DiffId, chain_id, chain_ids, hash_key
@@ -259,7 +259,7 @@ def test_memory_is_bounded_by_bytes(store: Store, stack: Stack, monkeypatch: pyt
 BUILD = """
     import sys
     from layerstore import Store
-    from layerstore.layers import indexes
+    from layerstore.chains import indexes
     merges = []
     merge = indexes.merge
     indexes.merge = lambda layers, key: merges.append(1) or merge(layers, key)

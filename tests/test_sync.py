@@ -19,8 +19,8 @@ from layer_model import Entry, write_tar
 from syncing import LARGE, ROOT, cut_after, image, layerstore_in, left_in, load, require, stand_in, state_of, version
 
 from layerstore import Progress, Store, Synced
+from layerstore.cold import encoding
 from layerstore.errors import CorruptError, InvalidInput, LimitExceeded, NotFound, SyncError
-from layerstore.layers import encoding
 from layerstore.store.locks import garbage_alone
 from layerstore.sync import channel as channels
 from layerstore.sync import destinations

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 import pytest
 
 from layerstore.errors import CorruptError, InvalidInput
-from layerstore.layers.entries import Entry
-from layerstore.layers.tarring import tar_pieces
 from layerstore.store.layout import PACK_THRESHOLD_BYTES
 from layerstore.store.pieces import PIECE_BYTES
+from layerstore.trees.entries import Entry
+from layerstore.trees.tarring import tar_pieces
 
 
 class Bytes:

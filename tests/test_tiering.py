@@ -122,7 +122,7 @@ class TestPolicy:
     def test_a_freeze_that_fails_keeps_nothing_from_being_collected(
         self, store: Store, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        from layerstore.layers import freezing
+        from layerstore.cold import freezing
 
         load(store, "a:1", "b:1")
         store.remove_image("b:1")

@@ -40,8 +40,8 @@ from layerstore._core.tar import Entry as Read
 from layerstore._core.upper import UpperWalk, changes
 from layerstore.containers import upper
 from layerstore.errors import CorruptError, InvalidInput, LimitExceeded
-from layerstore.layers.entries import Entry, is_left_out
-from layerstore.layers.tarring import tar_pieces
+from layerstore.trees.entries import Entry, is_left_out
+from layerstore.trees.tarring import tar_pieces
 
 pytestmark = [
     pytest.mark.root,

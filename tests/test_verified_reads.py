@@ -15,7 +15,7 @@ from layer_model import Entry, write_tar
 from layerstore import Store
 from layerstore._core.hashing import blake3
 from layerstore.errors import CorruptError, InvalidInput
-from layerstore.layers.sources import StoredContent
+from layerstore.trees.sources import StoredContent
 
 SMALL, LARGE = b"of a pack " * 3_000, b"of an object" * 200_000
 CONTENTS = {"small": SMALL, "large": LARGE}

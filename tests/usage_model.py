@@ -9,7 +9,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from layerstore import Store
-from layerstore.layers.garbage import _kept_records, with_references
+from layerstore.space.garbage import _kept_records, with_references
 from layerstore.store.cold import LIST, ColdPack, is_cold
 from layerstore.store.layout import FIRST_COLD
 

@@ -1,4 +1,4 @@
-"""The part of an index that leads to some of its inodes (csrc/branches.h), and records read as far as they are asked for."""
+"""The part of an index that leads to some of its inodes (csrc/index/branches.h), and records read as far as they are asked for."""
 
 cimport cython
 from libc.stdint cimport uint32_t
@@ -11,7 +11,7 @@ from layerstore._core.index cimport LS_NONE, Index, ls_index, ls_record
 from layerstore._core.status cimport check, ls_error
 
 
-cdef extern from "branches.h" nogil:
+cdef extern from "index/branches.h" nogil:
     int ls_index_branches(const ls_index *index, const uint32_t *inodes, size_t n, ls_buffer *out, ls_error *err)
 
 

@@ -1,4 +1,4 @@
-"""Control groups of version 2 (csrc/cgroup.h). Descriptors belong to the caller.
+"""Control groups of version 2 (csrc/mount/cgroup.h). Descriptors belong to the caller.
 
 A call raises `Unsupported` where the kernel or the privilege is missing, and `OSError` for the rest.
 """
@@ -9,7 +9,7 @@ from libc.stdlib cimport calloc, free
 from layerstore._core.status cimport check, ls_error
 
 
-cdef extern from "cgroup.h" nogil:
+cdef extern from "mount/cgroup.h" nogil:
     struct ls_device_rule:
         int block
         uint32_t major

@@ -1,4 +1,4 @@
-"""Content-defined chunks (csrc/chunker.h)."""
+"""Content-defined chunks (csrc/hash/chunker.h)."""
 
 from operator import index
 
@@ -15,7 +15,7 @@ from layerstore._core.status cimport check, ls_error
 from layerstore._core.status import InvalidInput
 
 
-cdef extern from "chunker.h" nogil:
+cdef extern from "hash/chunker.h" nogil:
     enum:
         LS_CHUNKER_VERSION
         LS_CHUNK_MOST_BYTES
@@ -126,7 +126,7 @@ def cut(data, min_bytes, avg_bytes, max_bytes, str kernel="auto"):
 
     The GIL is released; nobody may write to the buffer meanwhile.
 
-    Raises `InvalidInput` for sizes that csrc/chunker.h does not allow, `NotFound` for an unknown `kernel`,
+    Raises `InvalidInput` for sizes that csrc/hash/chunker.h does not allow, `NotFound` for an unknown `kernel`,
     `Unsupported` for one that this CPU lacks, `BufferError` or `TypeError` for what has no contiguous buffer,
     `MemoryError`.
     """

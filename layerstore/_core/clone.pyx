@@ -1,10 +1,10 @@
-"""Cloning a directory tree within one file system (csrc/clone_tree.h)."""
+"""Cloning a directory tree within one file system (csrc/upper/clone_tree.h)."""
 
 from layerstore._core.mount cimport c_string
 from layerstore._core.status cimport check, ls_error
 
 
-cdef extern from "clone_tree.h" nogil:
+cdef extern from "upper/clone_tree.h" nogil:
     int ls_clone_tree(int source_fd, const char *source, int target_fd, const char *target, int *has_copied,
                       ls_error *err)
 

@@ -1,4 +1,4 @@
-"""Comparing two chains by their trees, so that what is equal is passed over (csrc/compare.h)."""
+"""Comparing two chains by their trees, so that what is equal is passed over (csrc/index/compare.h)."""
 
 import stat
 
@@ -11,14 +11,14 @@ from layerstore._core.index cimport Index, ls_index, ls_record
 from layerstore._core.status cimport check, ls_error
 
 
-cdef extern from "index.h" nogil:
+cdef extern from "index/index.h" nogil:
     struct ls_tree:
         uint8_t digest[32]
 
     int ls_index_tree(const ls_index *index, const ls_record *directory, const ls_tree **tree, ls_error *err)
 
 
-cdef extern from "compare.h" nogil:
+cdef extern from "index/compare.h" nogil:
     struct ls_change:
         uint32_t kind
         uint32_t a
@@ -33,7 +33,7 @@ def compare(Index a not None, Index b not None):
     """What chain `b` has otherwise than chain `a`: ([(path, kind), …], records that were read).
 
     path: bytes without a leading '/', b"" the root. kind: "A" (added), "C" (changed) or "D" (deleted). They come as a
-    walk meets them, a directory before what is in it. See csrc/compare.h for what is a change.
+    walk meets them, a directory before what is in it. See csrc/index/compare.h for what is a change.
     Raises InvalidInput where one is a layer's index, CorruptError where one is damaged.
     """
     cdef ls_error err

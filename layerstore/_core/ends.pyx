@@ -1,9 +1,9 @@
-"""What two contents have in common at their ends (csrc/ends.h)."""
+"""What two contents have in common at their ends (csrc/content/ends.h)."""
 
 from libc.stdint cimport uint8_t
 
 
-cdef extern from "ends.h" nogil:
+cdef extern from "content/ends.h" nogil:
     size_t ls_equal_head(const uint8_t *a, const uint8_t *b, size_t most)
     size_t ls_equal_tail(const uint8_t *a_end, const uint8_t *b_end, size_t most)
 

@@ -15,7 +15,7 @@ from layerstore._core.status cimport check, ls_error
 from layerstore._core.status import CorruptError
 
 
-cdef extern from "rows.h" nogil:
+cdef extern from "content/rows.h" nogil:
     char ls_type_letter(uint32_t mode)
 
 

@@ -1,4 +1,4 @@
-"""EROFS images of metadata: the tree of a chain, and the index of a pack. See csrc/erofs.h and docs/format/erofs.md."""
+"""EROFS images of metadata: the tree of a chain, and the index of a pack. See csrc/erofs/erofs.h and docs/format/erofs.md."""
 
 from cpython.buffer cimport PyBuffer_FillInfo
 from libc.stdint cimport uint32_t, uint64_t
@@ -10,10 +10,13 @@ from layerstore._core.ingest cimport LS_LOCATION_OBJECT, ls_location, ls_pack_sl
 from layerstore._core.status cimport check, ls_error
 
 
-cdef extern from "erofs.h" nogil:
+cdef extern from "erofs/erofs.h" nogil:
     const int LS_PACK_BLOCK_BYTES
 
     int ls_erofs_write_tree(const ls_index *chain, const ls_location *locations, ls_buffer *out, ls_error *err)
+
+
+cdef extern from "erofs/erofs_pack.h" nogil:
     int ls_erofs_write_pack(uint32_t pack, uint64_t pack_bytes, const ls_pack_slot *slots, uint32_t slot_count,
                             ls_buffer *out, ls_error *err)
 

@@ -1,4 +1,4 @@
-"""Reading files of writable layers through their extent maps, over csrc/extent_io.h."""
+"""Reading files of writable layers through their extent maps, over csrc/extent/extent_io.h."""
 
 import errno
 import io
@@ -26,7 +26,7 @@ from layerstore._core.status cimport check, ls_error
 
 from layerstore._core.status import CorruptError
 
-cdef extern from "extent_io.h" nogil:
+cdef extern from "extent/extent_io.h" nogil:
     enum:
         LS_READ_ZEROS
 

@@ -1,4 +1,4 @@
-"""Where contents and logs are, and appending to logs, over csrc/extent_io.h. Reading is in extent_file.pyx."""
+"""Where contents and logs are, and appending to logs, over csrc/extent/extent_io.h. Reading is in extent_file.pyx."""
 
 import os
 from _thread import allocate_lock
@@ -35,7 +35,7 @@ from layerstore._core.status cimport check, ls_error
 
 from layerstore._core.status import InvalidInput
 
-cdef extern from "extent_io.h" nogil:
+cdef extern from "extent/extent_io.h" nogil:
     int ls_log_append(
         int fd,
         uint64_t position,

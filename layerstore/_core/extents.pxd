@@ -4,7 +4,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from layerstore._core.status cimport ls_error
 
 
-cdef extern from "extents.h" nogil:
+cdef extern from "extent/extents.h" nogil:
     const uint64_t LS_EXTENT_ZERO
     const uint64_t LS_EXTENT_IMAGE
     const uint64_t LS_EXTENT_LOG_BYTES

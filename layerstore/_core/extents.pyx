@@ -1,4 +1,4 @@
-"""The extent map of a file, over csrc/extents.h."""
+"""The extent map of a file, over csrc/extent/extents.h."""
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_FromStringAndSize

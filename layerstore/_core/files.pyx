@@ -1,4 +1,4 @@
-"""File operations that Python does not have (csrc/files.h)."""
+"""File operations that Python does not have (csrc/base/files.h)."""
 
 from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
@@ -10,7 +10,7 @@ from layerstore._core.status cimport check, ls_error
 
 from layerstore._core.status import InvalidInput
 
-cdef extern from "files.h" nogil:
+cdef extern from "base/files.h" nogil:
     struct ls_range:
         uint64_t offset
         uint64_t length

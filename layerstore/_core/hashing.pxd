@@ -4,7 +4,7 @@ from libc.stdint cimport uint8_t
 from layerstore._core.status cimport ls_error
 
 
-cdef extern from "blake3.h" nogil:
+cdef extern from "hash/blake3.h" nogil:
     enum:
         LS_B3_DIGEST_BYTES
 

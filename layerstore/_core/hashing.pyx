@@ -1,4 +1,4 @@
-"""BLAKE3-256 of many inputs at once, over csrc/blake3.h."""
+"""BLAKE3-256 of many inputs at once, over csrc/hash/blake3.h."""
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE

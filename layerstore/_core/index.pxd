@@ -4,7 +4,7 @@ from layerstore._core.buffer cimport ls_buffer
 from layerstore._core.status cimport ls_error
 
 
-cdef extern from "index.h" nogil:
+cdef extern from "index/index.h" nogil:
     const uint32_t LS_NONE
 
     enum ls_index_kind:
@@ -63,8 +63,6 @@ cdef extern from "index.h" nogil:
         size_t length
 
     int ls_index_open(ls_index *index, const void *bytes, size_t length, ls_error *err)
-    int ls_index_verify(const ls_index *index, ls_error *err)
-    int ls_index_verify_digest(const ls_index *index, ls_error *err)
     int ls_index_lookup(const ls_index *index, const char *path, size_t length, uint32_t *record, ls_error *err)
     int ls_index_find_many(const ls_index *index, const ls_path *paths, size_t n, uint32_t *records, ls_error *err)
     int ls_index_record(const ls_index *index, uint32_t number, const ls_record **record, ls_error *err)
@@ -72,6 +70,11 @@ cdef extern from "index.h" nogil:
     int ls_index_children(const ls_index *index, uint32_t number, uint32_t *first, uint32_t *count, ls_error *err)
     int ls_index_string(const ls_index *index, uint32_t offset, uint64_t length, const char **string, ls_error *err)
     int ls_index_xattr_next(const ls_index *index, uint32_t block, ls_xattr_cursor *cursor, ls_error *err)
+
+
+cdef extern from "index/index_verify.h" nogil:
+    int ls_index_verify(const ls_index *index, ls_error *err)
+    int ls_index_verify_digest(const ls_index *index, ls_error *err)
 
 
 cdef class Index:

@@ -1,4 +1,4 @@
-"""The path index: the paths of a layer, or of a whole chain of layers, in one immutable buffer (csrc/index.h)."""
+"""The path index: the paths of a layer, or of a whole chain of layers, in one immutable buffer (csrc/index/index.h)."""
 
 import struct
 from collections import namedtuple
@@ -14,12 +14,12 @@ from layerstore._core.buffer cimport ls_buffer_free
 from layerstore._core.status cimport check, ls_error
 
 
-cdef extern from "siphash.h" nogil:
+cdef extern from "hash/siphash.h" nogil:
     uint64_t ls_siphash13(const uint8_t *key, const void *bytes, size_t length)
     uint64_t ls_siphash(unsigned c, unsigned d, const uint8_t *key, const void *bytes, size_t length)
 
 
-cdef extern from "index_writer.h" nogil:
+cdef extern from "index/index_writer.h" nogil:
     struct ls_index_description:
         uint64_t size
         int64_t mtime_seconds
@@ -46,7 +46,7 @@ cdef extern from "index_writer.h" nogil:
                        ls_error *err)
 
 
-cdef extern from "merge.h" nogil:
+cdef extern from "index/merge.h" nogil:
     int ls_merge(const ls_index *const *layers, size_t layer_count, const uint8_t *hash_key, ls_buffer *out,
                  ls_error *err)
     int ls_merge_check_links(const ls_index *const *layers, size_t layer_count, size_t first, ls_error *err)
@@ -87,7 +87,7 @@ class Record(namedtuple("Record", _RECORD_FIELDS)):
 
 
 class Node(namedtuple("Node", ("parent", "name", "mode", *_NODE_DEFAULTS), defaults=_NODE_DEFAULTS.values())):
-    """What `write_index` makes a record of; see csrc/index_writer.h. parent and inode are node numbers (inode None: its
+    """What `write_index` makes a record of; see csrc/index/index_writer.h. parent and inode are node numbers (inode None: its
     own); the root is node 0. size is taken from content or target where there is one."""
 
     __slots__ = ()
@@ -104,7 +104,7 @@ cdef class Index:
         cdef ls_error err
         cdef const uint8_t[::1] view = memoryview(buffer).cast("B")
 
-        # csrc/index.h wants its sections aligned, which a slice of something else may not be.
+        # csrc/index/index.h wants its sections aligned, which a slice of something else may not be.
         if view.shape[0] and <size_t> &view[0] % 8:
             view = bytes(buffer)
         self._view = view
@@ -362,7 +362,7 @@ def merge(layers, bytes hash_key not None):
     """The index of the chain of these layers, the bottom one first (which may itself be a chain's index), as a
     read-only memoryview of its bytes.
 
-    hash_key: 16 bytes, derived from the identity of the chain. See csrc/merge.h for the rules.
+    hash_key: 16 bytes, derived from the identity of the chain. See csrc/index/merge.h for the rules.
     Raises InvalidInput, naming it, for a hard link to what the layers below do not show; CorruptError for a damaged layer.
     """
     cdef ls_error err
@@ -403,7 +403,7 @@ def write_index(kind, layer_count, bytes hash_key not None, nodes, contents=()):
     """An index of nodes (see Node; the root first, else in any order) and contents ((digest, size), …), as a
     read-only memoryview of its bytes.
 
-    Raises InvalidInput or LimitExceeded, naming the node. For tests and tools: layers are built in C (csrc/layer.h).
+    Raises InvalidInput or LimitExceeded, naming the node. For tests and tools: layers are built in C (csrc/index/layer.h).
     """
     cdef ls_error err
     cdef int status

@@ -4,7 +4,7 @@ from layerstore._core.hashing cimport ls_b3_kernel
 from layerstore._core.status cimport ls_error
 
 
-cdef extern from "digests.h" nogil:
+cdef extern from "content/digests.h" nogil:
     struct ls_location:
         uint32_t pack
         uint32_t slot
@@ -31,7 +31,7 @@ cdef extern from "digests.h" nogil:
                                 ls_location *locations)
 
 
-cdef extern from "contents.h" nogil:
+cdef extern from "content/contents.h" nogil:
     struct ls_pack_slot:
         pass
 

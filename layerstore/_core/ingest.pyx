@@ -1,4 +1,4 @@
-"""The import of a layer: digest table, new contents, tar to index and recipe (csrc/digests.h, contents.h, ingest.h)."""
+"""The import of a layer: digest table, new contents, tar to index and recipe (csrc/content/digests.h, contents.h, ingest.h)."""
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
@@ -14,7 +14,7 @@ from layerstore._core.tar cimport ls_tar_limits, tar_limits
 
 from layerstore._core.status import InvalidInput
 
-cdef extern from "ingest.h" nogil:
+cdef extern from "content/ingest.h" nogil:
     struct ls_ingest:
         pass
     int ls_ingest_new(ls_ingest **ingest, ls_contents *contents, const ls_tar_limits *limits, ls_error *err)
@@ -274,7 +274,7 @@ cdef class LayerIngest:
 
     After an exception from any method the import is void: every method raises `InvalidInput`, for `contents` too. Index,
     recipe, and what is stored and in which order depend on the tar alone, not on how it is cut.
-    The limits are those of csrc/tar.h and, of `hole_bytes`, of csrc/ingest.h, with the defaults given there.
+    The limits are those of csrc/tar/tar.h and, of `hole_bytes`, of csrc/content/ingest.h, with the defaults given there.
     """
 
     cdef ls_ingest *ingest
@@ -309,7 +309,7 @@ cdef class LayerIngest:
 
     def allow(self, uint64_t index_bytes, uint64_t hole_bytes):
         """From the next span on, refuse an entry that brings what the layer's entries take, or the holes that have come
-        of its sparse files, to more bytes than these (`struct ls_ingest_limits` in csrc/ingest.h)."""
+        of its sparse files, to more bytes than these (`struct ls_ingest_limits` in csrc/content/ingest.h)."""
         self.limits.index_bytes = index_bytes
         self.limits.passed_hole_bytes = hole_bytes
         ls_ingest_limit(self.ingest, &self.limits)

@@ -1,11 +1,11 @@
-"""The layer builder over a whole tar in memory: for tests, and the simplest use of csrc/tar.h with csrc/layer.h."""
+"""The layer builder over a whole tar in memory: for tests, and the simplest use of csrc/tar/tar.h with csrc/index/layer.h."""
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memset
 
-from layerstore._core.buffer cimport ls_buffer, ls_buffer_append, ls_buffer_free
+from layerstore._core.buffer cimport ls_buffer, ls_buffer_append, ls_buffer_free, ls_bytes
 from layerstore._core.hashing cimport (
     ls_b3_hasher,
     ls_b3_hasher_final,
@@ -22,7 +22,6 @@ from layerstore._core.tar cimport (
     LS_TAR_NEED_MORE,
     LS_TAR_REGULAR,
     ls_tar,
-    ls_tar_bytes,
     ls_tar_default_limits,
     ls_tar_entry,
     ls_tar_event,
@@ -35,11 +34,11 @@ from layerstore._core.tar cimport (
 )
 
 
-cdef extern from "status.h" nogil:
+cdef extern from "base/status.h" nogil:
     int ls_fail(ls_error *err, int status, const char *format, ...)
 
 
-cdef extern from "layer.h" nogil:
+cdef extern from "index/layer.h" nogil:
     struct ls_layer_builder
     int ls_layer_builder_new(ls_layer_builder **builder, ls_error *err)
     void ls_layer_builder_free(ls_layer_builder *builder)
@@ -80,7 +79,7 @@ cdef int hash_hole(import_pass *self, uint64_t end, ls_error *err) noexcept nogi
     return LS_OK
 
 
-cdef int hash_data(import_pass *self, ls_tar_bytes data, ls_error *err) noexcept nogil:
+cdef int hash_data(import_pass *self, ls_bytes data, ls_error *err) noexcept nogil:
     cdef uint64_t n
     cdef int status
     while data.length:
@@ -165,7 +164,7 @@ cdef int walk(import_pass *self, const uint8_t *bytes, size_t length, const uint
 
 
 def build_layer(const uint8_t[::1] tar_bytes, bytes hash_key):
-    """The index of one layer, and its contents, from its uncompressed tar (csrc/layer.h says by which rules).
+    """The index of one layer, and its contents, from its uncompressed tar (csrc/index/layer.h says by which rules).
 
     `hash_key` are the 16 bytes that key the index's slots. Returns the index's bytes (docs/format/index.md) and, in the
     tar's order, BLAKE3-256 and size in bytes of each non-empty regular file, as it reads (holes are zeros).

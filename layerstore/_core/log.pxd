@@ -4,7 +4,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from layerstore._core.status cimport ls_error
 
 
-cdef extern from "log.h" nogil:
+cdef extern from "extent/log.h" nogil:
     const char *LS_LOG_MAGIC
     const uint32_t LS_LOG_VERSION
     const uint64_t LS_LOG_FIRST_NEW_INODE

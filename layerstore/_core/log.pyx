@@ -1,4 +1,4 @@
-"""The records of a log, over csrc/log.h."""
+"""The records of a log, over csrc/extent/log.h."""
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_FromStringAndSize

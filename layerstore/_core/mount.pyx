@@ -1,4 +1,4 @@
-"""The mount system calls, and starting a program in a mount namespace of its own. `csrc/mount.h` is the manual.
+"""The mount system calls, and starting a program in a mount namespace of its own. The headers of `csrc/mount/` are the manual.
 
 Paths are `str`, `bytes` or `os.PathLike`; descriptors belong to the caller. A call raises `Unsupported` where the
 kernel or the privilege is missing, `InvalidInput` for a name that no directory can have, and `OSError` for the rest.
@@ -15,7 +15,21 @@ from layerstore._core.status cimport check, ls_error
 from layerstore._core.status import InvalidInput
 
 
-cdef extern from "mount.h" nogil:
+cdef extern from "mount/mount.h" nogil:
+    struct ls_mount_features:
+        int may_mount
+        int new_mount_api
+        int overlay
+        int erofs
+
+    int ls_mount_erofs(const char *image, const char *device, const char *target, ls_error *err)
+    int ls_umount(const char *path, int lazy, ls_error *err)
+    int ls_is_mounted(const char *path, int *mounted, ls_error *err)
+    void ls_mount_features_probe "ls_mount_features"(ls_mount_features *features)
+    int ls_syncfs(int fd, ls_error *err)
+
+
+cdef extern from "mount/overlay.h" nogil:
     struct ls_overlay_lowers:
         const int *lower
         size_t lower_count
@@ -29,12 +43,23 @@ cdef extern from "mount.h" nogil:
         int64_t mtime_seconds
         uint32_t mtime_nanoseconds
 
-    struct ls_mount_features:
-        int may_mount
-        int new_mount_api
-        int overlay
-        int erofs
+    int ls_container_make_many(int containers_fd, const char *const *names, size_t n,
+                               const ls_directory_attributes *upper, ls_error *err)
+    int ls_overlay_mount_many(int containers_fd, const char *const *names, size_t n,
+                              const ls_overlay_lowers *lowers, int volatile_upper, size_t *done, ls_error *err)
+    int ls_umount_many(int containers_fd, const char *const *names, size_t n, int lazy, ls_error *err)
+    int ls_mounted_many(int containers_fd, const char *const *names, size_t n, uint8_t *mounted, ls_error *err)
 
+
+cdef extern from "mount/removal.h" nogil:
+    int ls_container_remove_many(int containers_fd, const char *const *names, size_t n, ls_error *err)
+
+
+cdef extern from "mount/inside.h" nogil:
+    int ls_open_inside(int root_fd, const char *path, int flags, int links, int *fd, ls_error *err)
+
+
+cdef extern from "mount/spawn.h" nogil:
     struct ls_spawn_request "ls_spawn":
         const char *const *argv
         const char *const *envp
@@ -48,19 +73,6 @@ cdef extern from "mount.h" nogil:
         int controlling_terminal
         int read_only_program
 
-    int ls_mount_erofs(const char *image, const char *device, const char *target, ls_error *err)
-    int ls_container_make_many(int containers_fd, const char *const *names, size_t n,
-                               const ls_directory_attributes *upper, ls_error *err)
-    int ls_container_remove_many(int containers_fd, const char *const *names, size_t n, ls_error *err)
-    int ls_overlay_mount_many(int containers_fd, const char *const *names, size_t n,
-                              const ls_overlay_lowers *lowers, int volatile_upper, size_t *done, ls_error *err)
-    int ls_umount_many(int containers_fd, const char *const *names, size_t n, int lazy, ls_error *err)
-    int ls_mounted_many(int containers_fd, const char *const *names, size_t n, uint8_t *mounted, ls_error *err)
-    int ls_umount(const char *path, int lazy, ls_error *err)
-    int ls_is_mounted(const char *path, int *mounted, ls_error *err)
-    void ls_mount_features_probe "ls_mount_features"(ls_mount_features *features)
-    int ls_syncfs(int fd, ls_error *err)
-    int ls_open_inside(int root_fd, const char *path, int flags, int links, int *fd, ls_error *err)
     int ls_spawn_start "ls_spawn"(const ls_spawn_request *spawn, int *pid, ls_error *err)
 
 

@@ -1,4 +1,4 @@
-"""Loop devices and the XFS of a pool (csrc/loop.h, csrc/xfs.h).
+"""Loop devices and the XFS of a pool (csrc/mount/loop.h, csrc/mount/xfs.h).
 
 Paths are `str`, `bytes` or `os.PathLike`; descriptors belong to the caller. A call raises `Unsupported` where the
 privilege, a device or the kernel's XFS is missing, and `OSError` for the rest.
@@ -10,7 +10,7 @@ from layerstore._core.mount cimport c_string
 from layerstore._core.status cimport check, ls_error
 
 
-cdef extern from "loop.h" nogil:
+cdef extern from "mount/loop.h" nogil:
     struct ls_loop:
         int fd
         char path[32]
@@ -19,7 +19,7 @@ cdef extern from "loop.h" nogil:
     int ls_loop_attach(int image_fd, ls_loop *loop, ls_error *err)
     int ls_loop_resize(const ls_loop *loop, ls_error *err)
 
-cdef extern from "xfs.h" nogil:
+cdef extern from "mount/xfs.h" nogil:
     int ls_xfs_mount(const char *device, const char *target, ls_error *err)
     int ls_xfs_grow(int fd, uint64_t size, ls_error *err)
     int ls_trim(int fd, uint64_t *trimmed, ls_error *err)

@@ -1,4 +1,4 @@
-"""What became of every version of every path in a stack of layers (csrc/provenance.h)."""
+"""What became of every version of every path in a stack of layers (csrc/index/provenance.h)."""
 
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ from layerstore._core.index cimport Index, ls_index, ls_record
 from layerstore._core.status cimport check, ls_error
 
 
-cdef extern from "provenance.h" nogil:
+cdef extern from "index/provenance.h" nogil:
     enum ls_version_end:
         LS_VERSION_VISIBLE
         LS_VERSION_REPLACED

@@ -1,10 +1,10 @@
-"""SHA-256 of short inputs, over csrc/sha256.h."""
+"""SHA-256 of short inputs, over csrc/hash/sha256.h."""
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport uint8_t
 
 
-cdef extern from "sha256.h" nogil:
+cdef extern from "hash/sha256.h" nogil:
     void ls_sha256(const void *bytes, size_t length, uint8_t *digest)
 
 

@@ -1,4 +1,4 @@
-cdef extern from "status.h" nogil:
+cdef extern from "base/status.h" nogil:
     enum ls_status:
         LS_OK
         LS_SYSTEM

@@ -1,9 +1,10 @@
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
+from layerstore._core.buffer cimport ls_bytes, ls_xattr
 from layerstore._core.status cimport ls_error
 
 
-cdef extern from "tar.h" nogil:
+cdef extern from "tar/tar.h" nogil:
     struct ls_tar_limits:
         size_t path_bytes
         size_t name_bytes
@@ -23,14 +24,6 @@ cdef extern from "tar.h" nogil:
         LS_TAR_DIRECTORY
         LS_TAR_FIFO
 
-    struct ls_tar_bytes:
-        const uint8_t *bytes
-        size_t length
-
-    struct ls_tar_xattr:
-        ls_tar_bytes name
-        ls_tar_bytes value
-
     struct ls_tar_extent:
         uint64_t offset
         uint64_t length
@@ -42,8 +35,8 @@ cdef extern from "tar.h" nogil:
         uint32_t mtime_nanoseconds
         uint32_t device_major, device_minor
         uint64_t size, stored_size
-        ls_tar_bytes path, link
-        const ls_tar_xattr *xattrs
+        ls_bytes path, link
+        const ls_xattr *xattrs
         size_t xattr_count
         const ls_tar_extent *extents
         size_t extent_count
@@ -58,7 +51,7 @@ cdef extern from "tar.h" nogil:
 
     struct ls_tar_event:
         ls_tar_event_kind kind
-        ls_tar_bytes bytes
+        ls_bytes bytes
         const ls_tar_entry *entry
 
     struct ls_tar:

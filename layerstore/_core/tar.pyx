@@ -1,10 +1,11 @@
-"""The bounded tar walk (csrc/tar.h), an event at a time: for reading single archives, and for the tests."""
+"""The bounded tar walk (csrc/tar/tar.h), an event at a time: for reading single archives, and for the tests."""
 
 from collections import namedtuple
 from collections.abc import Iterable
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 
+from layerstore._core.buffer cimport ls_bytes
 from layerstore._core.status cimport check, ls_error
 
 
@@ -42,7 +43,7 @@ class Entry(namedtuple("Entry", _FIELDS)):
     __slots__ = ()
 
 
-cdef bytes _bytes(ls_tar_bytes text):
+cdef bytes _bytes(ls_bytes text):
     return (<const char *>text.bytes)[:text.length] if text.length else b""
 
 
@@ -122,13 +123,13 @@ def walk(chunks: Iterable, *, path_bytes=None, name_bytes=None, extended_bytes=N
     """Walk a tar archive that arrives in chunks of any size; return an iterator of `Raw`, `Entry` and `Data`.
 
     chunks: objects with a contiguous buffer (bytes, memoryview, mmap ...), which must not change while they are walked.
-    The limits are those of struct ls_tar_limits in csrc/tar.h, with the defaults given there (4,096 bytes of a path,
+    The limits are those of struct ls_tar_limits in csrc/tar/tar.h, with the defaults given there (4,096 bytes of a path,
     255 of a name, 1 MiB of extended headers, 65,536 extents, 1 TiB of a file, 16 Mi entries).
 
     The `data` of all `Raw` and `Data` in their order is the archive. The GIL is held: an event costs less
     than a microsecond, and imports do not go through here.
 
     Raises `CorruptError` for bytes that are no tar archive or a damaged or truncated one, `InvalidInput` for an entry
-    that is not acceptable, `LimitExceeded` with the name of the limit. Formats: see csrc/tar.h.
+    that is not acceptable, `LimitExceeded` with the name of the limit. Formats: see csrc/tar/tar.h.
     """
     return Walk(chunks, tar_limits(path_bytes, name_bytes, extended_bytes, sparse_extents, file_bytes, entries))

@@ -1,4 +1,4 @@
-"""Writing the tar of a layer into memory (csrc/tar_writer.h)."""
+"""Writing the tar of a layer into memory (csrc/tar/tar_writer.h)."""
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
@@ -7,7 +7,7 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 from posix.stat cimport S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFREG
 
-from layerstore._core.buffer cimport ls_buffer_free, ls_buffer_reserve
+from layerstore._core.buffer cimport ls_buffer_free, ls_buffer_reserve, ls_bytes, ls_xattr
 from layerstore._core.index cimport Written
 from layerstore._core.status cimport check, ls_error
 from layerstore._core.tar cimport (
@@ -18,9 +18,7 @@ from layerstore._core.tar cimport (
     LS_TAR_HARDLINK,
     LS_TAR_REGULAR,
     LS_TAR_SYMLINK,
-    ls_tar_bytes,
     ls_tar_entry,
-    ls_tar_xattr,
 )
 
 from layerstore._core.status import InvalidInput
@@ -31,8 +29,8 @@ cdef extern from "<sys/sysmacros.h>" nogil:
     uint32_t c_minor "minor"(uint64_t device)
 
 
-cdef ls_tar_bytes _text(bytes text):
-    return ls_tar_bytes(<const uint8_t *> PyBytes_AS_STRING(text), <size_t> PyBytes_GET_SIZE(text))
+cdef ls_bytes _text(bytes text):
+    return ls_bytes(<const uint8_t *> PyBytes_AS_STRING(text), <size_t> PyBytes_GET_SIZE(text))
 
 
 cdef int _describe_type(ls_tar_entry *entry, uint32_t mode, bytes link) except -1:
@@ -79,7 +77,7 @@ cdef class TarWriter:
         cdef ls_tar_entry entry
         cdef ls_error err
         cdef list ordered = sorted(xattrs.items()) if xattrs else []
-        cdef ls_tar_xattr *c_xattrs = NULL
+        cdef ls_xattr *c_xattrs = NULL
         cdef Py_ssize_t i
 
         memset(&entry, 0, sizeof(entry))
@@ -97,7 +95,7 @@ cdef class TarWriter:
             entry.link = _text(target if link is None else link)
         try:
             if ordered:
-                c_xattrs = <ls_tar_xattr *> malloc(len(ordered) * sizeof(ls_tar_xattr))
+                c_xattrs = <ls_xattr *> malloc(len(ordered) * sizeof(ls_xattr))
                 if c_xattrs == NULL:
                     raise MemoryError()
                 for i in range(len(ordered)):

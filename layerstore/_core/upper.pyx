@@ -1,4 +1,4 @@
-"""What the upper directory of an overlay holds, against the chain below it (csrc/upper.h)."""
+"""What the upper directory of an overlay holds, against the chain below it (csrc/upper/upper.h)."""
 
 from collections import namedtuple
 
@@ -7,10 +7,9 @@ from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from layerstore._core.buffer cimport ls_buffer, ls_buffer_free
+from layerstore._core.buffer cimport ls_buffer, ls_buffer_free, ls_bytes, ls_xattr
 from layerstore._core.index cimport LS_NONE, Index, ls_index
 from layerstore._core.status cimport check, ls_error
-from layerstore._core.tar cimport ls_tar_bytes, ls_tar_xattr
 from layerstore._core.tar_writer cimport TarWriter, ls_tar_writer
 
 
@@ -18,23 +17,25 @@ cdef extern from "<sys/sysmacros.h>" nogil:
     uint64_t c_makedev "makedev"(uint32_t major, uint32_t minor)
 
 
-cdef extern from "upper.h" nogil:
+cdef extern from "upper/upper_changes.h" nogil:
     int ls_upper_changes(const ls_index *index, int upper_fd, ls_buffer *changes, ls_error *err)
 
+
+cdef extern from "upper/upper.h" nogil:
     struct ls_upper_entry:
-        ls_tar_bytes path
+        ls_bytes path
         uint32_t mode, uid, gid
         int64_t mtime_seconds
         uint32_t mtime_nanoseconds
         uint32_t device_major, device_minor
-        ls_tar_bytes target, link
-        const ls_tar_xattr *xattrs
+        ls_bytes target, link
+        const ls_xattr *xattrs
         size_t xattr_count
         bint is_opaque
         uint64_t size
         uint32_t lower
         uint64_t device, inode
-        ls_tar_bytes bytes
+        ls_bytes bytes
         int fd
 
     struct ls_upper:
@@ -44,13 +45,16 @@ cdef extern from "upper.h" nogil:
                       ls_error *err)
     void ls_upper_close(ls_upper *upper)
     int ls_upper_next(ls_upper *upper, ls_upper_entry **entries, size_t *count, ls_error *err)
+
+
+cdef extern from "upper/upper_tar.h" nogil:
     int ls_upper_write(const ls_upper_entry *entries, size_t count, ls_tar_writer *writer, ls_error *err)
 
 
 def changes(Index index not None, int upper_fd):
     """(kind, path) of every path added ("A"), changed ("C") or deleted ("D"), sorted by the bytes of the path.
 
-    upper_fd: the upper directory. path: absolute, str with surrogateescape. See csrc/upper.h for what is told.
+    upper_fd: the upper directory. path: absolute, str with surrogateescape. See csrc/upper/upper.h for what is told.
     Raises `InvalidInput` for the index of a layer, `LimitExceeded` for a path of more than 4,096 bytes, `OSError`.
     """
     cdef ls_error err
@@ -87,7 +91,7 @@ _FIELDS = (
 
 
 class UpperEntry(namedtuple("UpperEntry", _FIELDS)):
-    """An entry as layerstore/layers/entries.py says.
+    """An entry as layerstore/trees/entries.py says.
 
     content: the number of the content of `lower` in the index of the chain, None where it is empty.
     identity: (st_dev, st_ino) of the upper directory's file.
@@ -224,5 +228,5 @@ cdef class UpperWalk:
         check(status, &err)
 
 
-cdef bytes _bytes(ls_tar_bytes text):
+cdef bytes _bytes(ls_bytes text):
     return PyBytes_FromStringAndSize(<const char *> text.bytes, text.length)

@@ -1,4 +1,4 @@
-"""Looking into an index as into a file system, symbolic links followed (csrc/resolve.h, csrc/rows.h)."""
+"""Looking into an index as into a file system, symbolic links followed (csrc/index/resolve.h, csrc/content/rows.h)."""
 
 import os
 
@@ -15,12 +15,12 @@ from layerstore._core.status cimport check, ls_error
 from layerstore._core.status import CorruptError
 
 
-cdef extern from "resolve.h" nogil:
+cdef extern from "index/resolve.h" nogil:
     int ls_resolve(const ls_index *index, ls_path path, int follow, uint32_t *record, int *sys_errno, ls_error *err)
     int ls_resolve_link(const ls_index *index, uint32_t number, uint32_t *record, int *sys_errno, ls_error *err)
 
 
-cdef extern from "rows.h" nogil:
+cdef extern from "content/rows.h" nogil:
     struct ls_row:
         pass
 

@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from layerstore.containers.runtime import Runtime
     from layerstore.containers.writable import WritableContainers
     from layerstore.extents.layers import Layer
-    from layerstore.layers.entries import Clone, Entry
-    from layerstore.layers.streams import Piece
     from layerstore.results import Change, Snapshot
+    from layerstore.store.pieces import Piece
+    from layerstore.trees.entries import Clone, Entry
 
 
 class Container(Operations):
@@ -273,7 +273,7 @@ class Container(Operations):
 
         Raises `FileNotFoundError` and the like, `NotFound` when it was removed, `CorruptError`, `OSError`.
         """
-        from layerstore.layers.whole import whole
+        from layerstore.trees.whole import whole
 
         index = self.image.index()
         with self._changed() as changed:
@@ -286,7 +286,7 @@ class Container(Operations):
         Raises as `entries`.
         """
         from layerstore.containers.copying import renamed
-        from layerstore.layers.tarring import tar_pieces
+        from layerstore.trees.tarring import tar_pieces
 
         return tar_pieces(renamed(self._present(path)))
 
@@ -395,7 +395,7 @@ class Container(Operations):
         """What writes the tar of its changes, and what is to be held meanwhile."""
         if self.row.driver == "extent":
             from layerstore.extents import delta
-            from layerstore.layers.tarring import tar_pieces
+            from layerstore.trees.tarring import tar_pieces
 
             layer = self._layer()
             return lambda clone: tar_pieces(delta.entries(layer.moment()), clone), contextlib.nullcontext()

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
     from layerstore._core.index import Index
     from layerstore.api.store import Store
-    from layerstore.layers.streams import Piece
     from layerstore.oci.configs import ImageConfig
     from layerstore.results import Change, HistoryEntry, LayerSummary, Version
+    from layerstore.store.pieces import Piece
     from layerstore.views.paths import ImagePath
     from layerstore.views.view import View
 

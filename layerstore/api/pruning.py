@@ -7,8 +7,8 @@ import math
 import time
 
 from layerstore.errors import Conflict
-from layerstore.layers.usage import bytes_without
 from layerstore.results import Pruned
+from layerstore.space.usage import bytes_without
 from layerstore.store import locks
 
 TYPE_CHECKING = False

@@ -9,9 +9,9 @@ from functools import partial
 
 from layerstore.api.container import Container
 from layerstore.api.image import Image
+from layerstore.chains.chains import Chains
 from layerstore.containers.containers import Containers, check_count
 from layerstore.errors import Conflict, CorruptError, InvalidInput, LayerstoreError, NotFound, Unsupported
-from layerstore.layers.chains import Chains
 from layerstore.mount.shared import Mounts
 from layerstore.store.db import SET_NAME, Database
 from layerstore.store.last_use import note_use
@@ -26,18 +26,18 @@ if TYPE_CHECKING:
     from typing import Any, BinaryIO, Literal, TypeAlias, overload
 
     from layerstore._core.index import Index
+    from layerstore.cold.encoding import Compression
+    from layerstore.cold.tiering import Tiering
     from layerstore.containers.bundle import Volume
     from layerstore.containers.forks import Forks
     from layerstore.containers.moving import Moves
     from layerstore.containers.writable import WritableContainers
     from layerstore.extents.image import ImageTree, PackFiles
     from layerstore.extents.layers import Layers
-    from layerstore.layers.encoding import Compression
-    from layerstore.layers.garbage import Collected
-    from layerstore.layers.tiering import Tiering
     from layerstore.limits import Limits
     from layerstore.oci.configs import ImageConfig
     from layerstore.results import BuildEvent, Change, CheckReport, DedupStats, Frozen, Progress, Pruned, Synced, Usage
+    from layerstore.space.garbage import Collected
     from layerstore.store.contents import ContentStore, Verify
     from layerstore.store.pool import Pool
     from layerstore.sync.channel import Channel
@@ -751,13 +751,13 @@ class Store:
 
         Set to another, it is durable.
         """
-        from layerstore.layers.tiering import tiering
+        from layerstore.cold.tiering import tiering
 
         return tiering(self._database)
 
     @tiering.setter
     def tiering(self, policy: Tiering) -> None:
-        from layerstore.layers.tiering import set_tiering
+        from layerstore.cold.tiering import set_tiering
 
         set_tiering(self._database, policy)
 
@@ -772,7 +772,7 @@ class Store:
         Derived files are brought under `derived_limit_bytes`, by default the store's limit (`evict_derived`).
         Raises `OSError`, `CorruptError`; it can be run again then.
         """
-        from layerstore.layers.garbage import Collected
+        from layerstore.space.garbage import Collected
 
         frozen, failed = None, None
         try:
@@ -783,12 +783,12 @@ class Store:
         return Collected(collected.contents, collected.freed_bytes, frozen, failed)
 
     def _freeze_unused(self, progress: ProgressCallback | None) -> Frozen | None:
-        from layerstore.layers.tiering import tiering
+        from layerstore.cold.tiering import tiering
 
         policy = tiering(self._database)
         if policy.unused_for_seconds is None:
             return None
-        from layerstore.layers.freezing import unused_images
+        from layerstore.cold.freezing import unused_images
 
         if not unused_images(self.layout, self._database, policy.unused_for_seconds):
             return None
@@ -802,7 +802,7 @@ class Store:
         progress: ProgressCallback | None,
     ) -> Frozen:
         """Without a collection of garbage."""
-        from layerstore.layers.freezing import freeze
+        from layerstore.cold.freezing import freeze
 
         where = self.layout, self._database, self._contents, self._chains
         return freeze(*where, among, unused_for_seconds, compression, progress)
@@ -810,7 +810,7 @@ class Store:
     def _collect(self, derived_limit_bytes: int | None = None) -> Collected:
         from layerstore.building.leftovers import Leftovers
         from layerstore.building.steps import Steps
-        from layerstore.layers import garbage
+        from layerstore.space import garbage
 
         Leftovers(self.layout, self._database, self._containers).clear()
         self._containers.forget_groups()
@@ -876,7 +876,7 @@ class Store:
         """What images, containers and the rest take, and what of it would be given back. Waits for a collection of
         garbage that is under way. It takes time in proportion to the contents of distinct layers, whatever number of
         images has them. Raises `CorruptError` where the index of a layer is missing or damaged, `OSError`."""
-        from layerstore.layers.usage import usage
+        from layerstore.space.usage import usage
 
         def states() -> dict[str, str]:
             rows = self._containers.all()
@@ -897,7 +897,7 @@ class Store:
 
         Waits for a collection of garbage that is under way. Raises `NotFound`, `CorruptError`, `OSError`.
         """
-        from layerstore.layers.dedup import dedup_stats
+        from layerstore.space.dedup import dedup_stats
 
         among = None
         if images is not None:

@@ -10,10 +10,10 @@ import tarfile
 from decimal import Decimal, InvalidOperation
 
 from layerstore.errors import CorruptError, InvalidInput, LayerstoreError
-from layerstore.layers.entries import Entry
 from layerstore.layers.streams import archive_compression_of, decompressed, pieces_of
 from layerstore.limits import beyond
 from layerstore.naming import about
+from layerstore.trees.entries import Entry
 from layerstore.types import encode_path
 
 TYPE_CHECKING = False
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from typing import Any, BinaryIO, Self
 
     from layerstore.building.hostfiles import HostFile
-    from layerstore.layers.streams import Piece
     from layerstore.limits import Limits
+    from layerstore.store.pieces import Piece
 
 _SHOWN = 200
 _XATTR = "SCHILY.xattr."
@@ -76,7 +76,7 @@ def _bounded_member(limits: Limits) -> type[tarfile.TarInfo]:
             return member
 
         def _apply_pax_info(self, records: dict[str, str], *given: Any) -> None:
-            """Of two extended headers the later one holds (csrc/tar.h), and is applied before the first."""
+            """Of two extended headers the later one holds (csrc/tar/tar.h), and is applied before the first."""
             if records is not for_all and self._is_described:
                 return
             self._is_described = records is not for_all

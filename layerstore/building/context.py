@@ -16,8 +16,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from layerstore.layers.entries import Entry
     from layerstore.limits import Limits
+    from layerstore.trees.entries import Entry
 
 _MOST_BYTES = 4  # that a letter of a name has
 _SHOWN = 200

@@ -12,8 +12,8 @@ from layerstore._core.sha256 import sha256
 from layerstore.building.hostfiles import HostFile
 from layerstore.building.patterns import has_wildcards
 from layerstore.errors import InvalidInput, NotFound
-from layerstore.layers.paths import join, relative_to
 from layerstore.limits import DEFAULT
+from layerstore.trees.paths import join, relative_to
 from layerstore.types import Value, decode_path, encode_path
 
 TYPE_CHECKING = False
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
     from layerstore.building.context import Context
     from layerstore.building.tree import ImageFiles, NewLayer, Tree
-    from layerstore.layers.entries import Entry
-    from layerstore.layers.streams import Piece
     from layerstore.limits import Limits
+    from layerstore.store.pieces import Piece
+    from layerstore.trees.entries import Entry
 
     Files: TypeAlias = Context | ImageFiles
 

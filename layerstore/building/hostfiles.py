@@ -11,17 +11,17 @@ import stat
 from layerstore._core.hashing import Hasher
 from layerstore._core.mount import open_inside
 from layerstore.errors import Conflict, InvalidInput, NotFound
-from layerstore.layers.entries import Entry
 from layerstore.layers.streams import pieces_of
 from layerstore.naming import about, close_fd, fstat
 from layerstore.store import reflink
+from layerstore.trees.entries import Entry
 from layerstore.types import encode_path
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
-    from layerstore.layers.streams import Piece
+    from layerstore.store.pieces import Piece
 
 _PATH_MAX = 4096  # limits.h: of one path that the system takes, with the byte at its end
 _CAPABILITY = "security.capability"

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from typing import Any
 
-    from layerstore.layers.entries import Entry
+    from layerstore.trees.entries import Entry
 
 _BOOLEANS = {"": True, "true": True, "1": True, "false": False, "0": False}
 _POLL_SECONDS = 0.05

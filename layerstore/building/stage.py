@@ -23,12 +23,12 @@ from layerstore.building.steps import Step
 from layerstore.building.workshop import Staged, Stopped, with_line
 from layerstore.containers.bundle import Volume
 from layerstore.errors import BuildFailed, InvalidInput, LayerstoreError, NotFound
-from layerstore.layers.entries import Entry
 from layerstore.naming import about, close_fd
 from layerstore.oci.configs import says_nothing, time_of_making
 from layerstore.oci.instructions import exec_form
 from layerstore.oci.words import split_words
 from layerstore.results import BuildEvent
+from layerstore.trees.entries import Entry
 from layerstore.types import decode_path, encode_path
 
 TYPE_CHECKING = False

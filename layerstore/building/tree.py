@@ -8,10 +8,10 @@ import stat
 
 from layerstore.building.patterns import component_regex, without_top
 from layerstore.errors import InvalidInput, LimitExceeded, NotFound
-from layerstore.layers.entries import Entry
-from layerstore.layers.paths import MAX_LINKS, directories_above, join, names_of, parent_of, path_error
-from layerstore.layers.whole import stored_entry, whole
 from layerstore.limits import DEFAULT, beyond
+from layerstore.trees.entries import Entry
+from layerstore.trees.paths import MAX_LINKS, directories_above, join, names_of, parent_of, path_error
+from layerstore.trees.whole import stored_entry, whole
 from layerstore.types import decode_path, encode_path
 
 TYPE_CHECKING = False
@@ -180,7 +180,7 @@ class NewLayer:
             self._put[place] = entry
 
     def entries(self) -> list[Entry]:
-        """In the order of a layer (layerstore/layers/entries.py), with the directories on the way to each."""
+        """In the order of a layer (layerstore/trees/entries.py), with the directories on the way to each."""
         found = dict(self._put)
         for path in self._put:
             for above in directories_above(path):

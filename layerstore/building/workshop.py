@@ -24,18 +24,18 @@ if TYPE_CHECKING:
     from layerstore._core.index import Index
     from layerstore.building.state import State
     from layerstore.building.steps import Step
+    from layerstore.chains.chains import Chains
     from layerstore.containers.bundle import Volume
     from layerstore.containers.confinement import Confinement
     from layerstore.containers.containers import ContainerRow, Containers
-    from layerstore.layers.chains import Chains
-    from layerstore.layers.entries import Clone, Entry
     from layerstore.layers.imports import Import
-    from layerstore.layers.streams import Piece
     from layerstore.limits import Limits
     from layerstore.oci.configs import ImageConfig
     from layerstore.store.contents import ContentStore
     from layerstore.store.db import Database
     from layerstore.store.layout import Layout
+    from layerstore.store.pieces import Piece
+    from layerstore.trees.entries import Clone, Entry
     from layerstore.types import DiffId
 
 
@@ -265,7 +265,7 @@ class Staged:
 
     def add(self, entries: Iterable[Entry]) -> DiffId:
         """Make a layer of entries, no time later than SOURCE_DATE_EPOCH. Raises as `add_tar`."""
-        from layerstore.layers.tarring import tar_pieces
+        from layerstore.trees.tarring import tar_pieces
 
         return self.add_tar(lambda clone: tar_pieces(self._shop.clamped(entries), clone))
 

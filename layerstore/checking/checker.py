@@ -24,9 +24,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from layerstore.chains.chains import Chains
     from layerstore.checking.contents import Record
     from layerstore.checking.findings import Finding
-    from layerstore.layers.chains import Chains
     from layerstore.results import Progress
     from layerstore.store.contents import ContentStore
     from layerstore.store.db import Database

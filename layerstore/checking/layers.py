@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from layerstore._core.index import Index
+    from layerstore.chains.chains import Chains
     from layerstore.checking.catalog import Catalog
     from layerstore.checking.findings import Findings
-    from layerstore.layers.chains import Chains
     from layerstore.store.contents import ContentStore
     from layerstore.store.layout import Layout
     from layerstore.types import DiffId

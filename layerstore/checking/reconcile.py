@@ -15,8 +15,8 @@ from layerstore._core.log import HEADER_BYTES, SOURCE_LOG, LogReader
 from layerstore.checking.findings import reason
 from layerstore.checking.hashing import read_through
 from layerstore.checking.layers import contents_of
+from layerstore.cold import tiering
 from layerstore.errors import CorruptError, LayerstoreError, Unsupported
-from layerstore.layers import tiering
 from layerstore.layers.index_files import open_index
 from layerstore.layers.streams import decompressed, pieces_of
 from layerstore.naming import exists

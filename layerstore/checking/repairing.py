@@ -13,6 +13,7 @@ import os
 from layerstore._core.erofs import PACK_BLOCK_BYTES, write_pack
 from layerstore._core.ingest import LOCATION_OBJECT, Contents, Digests
 from layerstore._core.mount import is_mounted
+from layerstore.chains.derived import remove_derived
 from layerstore.checking.cold import ColdContents
 from layerstore.checking.contents import RECORD, Record
 from layerstore.checking.findings import reason
@@ -20,7 +21,6 @@ from layerstore.checking.layers import contents_of
 from layerstore.checking.quarantine import Quarantine
 from layerstore.checking.salvage import rescued, strays
 from layerstore.layers.damaged import mark
-from layerstore.layers.derived import remove_derived
 from layerstore.naming import close_fd, exists
 from layerstore.store import durable, own_names
 from layerstore.store.clearing import clear_tree

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 _FOOTER_BYTES = 64
 _COUNT_AT = 12
-# Of EROFS's compact inode, and the chunk index that follows it (csrc/erofs_format.h).
+# Of EROFS's compact inode, and the chunk index that follows it (csrc/erofs/erofs_format.h).
 _INODE = struct.Struct("<4xHH I 20x 4xI")
 _FILE_MODE = 0o100400
 _INODE_BYTES = 32

@@ -4,6 +4,9 @@ A command module has `arguments(parser)`, which adds its arguments, and `run(sto
 status. `CREATES_STORE = True` says that the command makes a store where there is none, `NEEDS_STORE = False` that it
 is given None instead of one (`args.root` says where it would be), `FAILURE_STATUS` what it exits with when it fails (1
 without it), and `STATUS_OF` what else for certain exceptions.
+
+Options that stand before a command are here. What commands share: `command.py` (errors as messages), `output.py`,
+`selection.py`, `transfers.py`.
 """
 
 from __future__ import annotations

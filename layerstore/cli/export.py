@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
     from layerstore.api import Store
-    from layerstore.layers.streams import Piece
+    from layerstore.store.pieces import Piece
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

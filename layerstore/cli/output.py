@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from typing import Any, TypeAlias
 
-    from layerstore.layers.garbage import Collected
     from layerstore.results import Change, Frozen, ImageUsage, Progress, Pruned
+    from layerstore.space.garbage import Collected
 
     Columns: TypeAlias = Mapping[str, Callable[[Any], str]]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 
 from layerstore.cli import output
-from layerstore.layers.tiering import Tiering
+from layerstore.cold.tiering import Tiering
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

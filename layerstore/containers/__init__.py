@@ -1,1 +1,15 @@
-"""Containers: what an OCI runtime needs to start one, and the runtime itself."""
+"""Containers: making, mounting, running and removing them, and what they changed (docs/containers.md).
+
+- `containers.py` has them in all: rows, directories, mounts, processes.
+- Forks and snapshots: `forks.py`, `snapshots.py` (directories); `writable.py` (of the extent driver:
+  docs/extent-driver.md).
+- What one changed (docs/commits.md): `upper.py` (the upper directory as entries and tar), `changes.py` (as `diff` tells
+  it), `commits.py`, `copying.py` and `unpacking.py` (between host and container), `mounted.py` (the files of a mounted
+  one).
+- To the other driver: `moving.py`, `upper_writer.py` (an upper directory from entries).
+- A bundle for the runtime: `bundle.py`, `users.py` and `rootfs.py` (looked up in the image), `program.py` (whether the
+  program is there: exit statuses 126 and 127).
+- A program: `runtime.py` (crun and runc), `streams.py` (what it reads and prints), `launching.py` (what is added at its
+  start).
+- What confines it: `confinement.py` (and docker's options that loosen it), `groups.py` (control groups), `seccomp.py`.
+"""

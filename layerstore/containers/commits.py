@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from sqlite3 import Connection
 
-    from layerstore.layers.entries import Clone
-    from layerstore.layers.streams import Piece
     from layerstore.oci.configs import ImageConfig
     from layerstore.store.contents import ContentStore
     from layerstore.store.db import Database
     from layerstore.store.layout import Layout
+    from layerstore.store.pieces import Piece
+    from layerstore.trees.entries import Clone
     from layerstore.types import ImageId
 
 

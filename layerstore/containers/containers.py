@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from sqlite3 import Connection
     from typing import Any
 
+    from layerstore.chains.chains import Chain, Chains
     from layerstore.containers.runtime import Runtime
-    from layerstore.layers.chains import Chain, Chains
     from layerstore.mount.shared import Mounts
     from layerstore.store.db import Database
     from layerstore.store.layout import Layout

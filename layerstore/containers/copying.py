@@ -10,10 +10,10 @@ import stat
 import sys
 
 from layerstore.errors import Unsupported
-from layerstore.layers.paths import relative_to
-from layerstore.layers.sources import begun, filled
 from layerstore.naming import about, fstat
 from layerstore.store.pieces import PIECE_BYTES, write_all, write_at
+from layerstore.trees.paths import relative_to
+from layerstore.trees.sources import begun, filled
 from layerstore.types import decode_path
 
 TYPE_CHECKING = False
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from layerstore.containers.mounted import MountedFiles
     from layerstore.extents.operations import Operations
-    from layerstore.layers.entries import Entry
+    from layerstore.trees.entries import Entry
 
     Files: TypeAlias = Operations | MountedFiles
 
@@ -126,7 +126,7 @@ def _is_directory(container: Files, path: str) -> bool:
 
 
 def copy_out(entries: Iterable[Entry], target: str, keep_owner: bool) -> None:
-    """Write a tree (layerstore/layers/whole.py) to the host; see `layerstore.Container.copy_out`."""
+    """Write a tree (layerstore/trees/whole.py) to the host; see `layerstore.Container.copy_out`."""
     top: bytes | None = None
     places: dict[bytes, str] = {}
     directories: list[tuple[str, Entry]] = []

@@ -33,7 +33,7 @@ class Forks:
     def fork(self, row: ContainerRow, count: int, name: str | None) -> list[ContainerRow]:
         """Make `count` containers that start from what one is now, alike: all of them or none.
 
-        It may be mounted and in use (csrc/clone_tree.h says what a fork sees then).
+        It may be mounted and in use (csrc/upper/clone_tree.h says what a fork sees then).
         Raises `Conflict` when `name` is taken, `NotFound` when it was removed, `OSError`.
         """
         if name is not None:
@@ -67,7 +67,7 @@ class Forks:
         return has_copied
 
     def snapshot(self, row: ContainerRow, name: str) -> None:
-        """Keep what a container is now under a name of its own; it may be mounted and in use (csrc/clone_tree.h).
+        """Keep what a container is now under a name of its own; it may be mounted and in use (csrc/upper/clone_tree.h).
 
         Raises `Conflict` when the name is taken, `InvalidInput` when it is none, `NotFound`, `OSError`.
         """

@@ -100,7 +100,7 @@ def runtime_resources(confinement: Confinement) -> dict[str, Any]:
     if rules is None:
         devices: list[dict[str, Any]] = [{"allow": True, "access": "rwm"}]
     else:
-        # To make a device file is a matter of CAP_MKNOD (csrc/cgroup.c).
+        # To make a device file is a matter of CAP_MKNOD (csrc/mount/cgroup.c).
         devices = [{"allow": False, "access": "rwm"}]
         devices += [{"allow": True, "type": kind, "access": "m"} for kind in "cb"]
         for kind, major, minor, access in rules:

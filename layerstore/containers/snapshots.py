@@ -1,7 +1,7 @@
 """Snapshots of a container of the overlay driver, and rolling back: directories, and no rows.
 
     containers/<id>/upper                      what the kernel writes to
-    containers/<id>/snapshots/<name>/upper     a clone of it (csrc/clone_tree.h)
+    containers/<id>/snapshots/<name>/upper     a clone of it (csrc/upper/clone_tree.h)
     containers/<id>/snapshots/<name>/created   an empty file of the time at which it was made
     containers/<id>/before, before.<name>      the upper that a rollback is replacing; with a name: that snapshot's
     containers/<id>/removed/<random>           garbage, and snapshots that are being made

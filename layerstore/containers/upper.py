@@ -1,6 +1,6 @@
 """What a container of the overlay driver changed, as entries of a layer and as its tar: read from its upper directory.
 
-csrc/upper.h says how an upper directory is read, layerstore/layers/entries.py what its entries are. The upper
+csrc/upper/upper.h says how an upper directory is read, layerstore/trees/entries.py what its entries are. The upper
 directory's own attributes are those of the container's root.
 """
 
@@ -14,12 +14,12 @@ import stat
 from layerstore._core.mount import open_inside
 from layerstore._core.tar_writer import TarWriter
 from layerstore._core.upper import UpperWalk
-from layerstore.layers.entries import Entry, is_left_out
-from layerstore.layers.sources import OpenFile, StoredContent
-from layerstore.layers.tarring import content_of, write_content, write_header
 from layerstore.naming import about, close_fd, fstat
 from layerstore.store.layout import PACK_THRESHOLD_BYTES
 from layerstore.store.pieces import PIECE_BYTES
+from layerstore.trees.entries import Entry, is_left_out
+from layerstore.trees.sources import OpenFile, StoredContent
+from layerstore.trees.tarring import content_of, write_content, write_header
 from layerstore.types import decode_path
 
 TYPE_CHECKING = False
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 
     from layerstore._core.index import Index
     from layerstore._core.upper import UpperEntry
-    from layerstore.layers.entries import Clone
-    from layerstore.layers.streams import Piece
     from layerstore.store.contents import ContentStore
+    from layerstore.store.pieces import Piece
+    from layerstore.trees.entries import Clone
 
 
 _METACOPY = b"trusted.overlay.metacopy"
@@ -43,7 +43,7 @@ def entries(upper_fd: int, index: Index, contents: ContentStore) -> Iterator[Ent
     contents: has the contents of the chain. What an entry's content is read from opens the file only then, so that
     `upper_fd` must still be open; one that has become another file is an `OSError` (ESTALE).
 
-    The container may be in use (csrc/upper.h). Raises `LimitExceeded` for a path of more than 4,096 bytes,
+    The container may be in use (csrc/upper/upper.h). Raises `LimitExceeded` for a path of more than 4,096 bytes,
     `CorruptError` for a damaged upper directory, `OSError`. Not for two threads at once.
     """
     walk = UpperWalk(index, upper_fd)
@@ -58,7 +58,7 @@ def entries(upper_fd: int, index: Index, contents: ContentStore) -> Iterator[Ent
 
 
 def present(tree: Iterable[Entry]) -> Iterator[Entry]:
-    """A tree (layerstore/layers/whole.py) of `entries`, with each file as it is when it is asked for.
+    """A tree (layerstore/trees/whole.py) of `entries`, with each file as it is when it is asked for.
 
     One that was replaced by another file is that one, one that was removed or has become something else is left out.
     What an entry's content is read from can be used until the next is asked for. Raises as `entries`.

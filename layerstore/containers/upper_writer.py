@@ -15,11 +15,11 @@ import stat
 from layerstore._core.branches import record as record_of
 from layerstore.errors import CorruptError, Unsupported
 from layerstore.extents.sources import LayerContent
-from layerstore.layers.entries import Entry, is_left_out
-from layerstore.layers.sources import filled
 from layerstore.naming import about, close_fd
 from layerstore.store import reflink
 from layerstore.store.pieces import write_at
+from layerstore.trees.entries import Entry, is_left_out
+from layerstore.trees.sources import filled
 from layerstore.types import decode_path
 
 TYPE_CHECKING = False
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Iterator
 
     from layerstore._core.index import Index
-    from layerstore.layers.entries import Source
+    from layerstore.trees.entries import Source
 
     Made = dict[Hashable, str]
     """Where contents of a container's own are that were written, by what they are."""

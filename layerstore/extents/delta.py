@@ -2,8 +2,8 @@
 
 It is found from the inodes that were changed (`Table`), so it takes time for what changed and not for what the image
 has. Where a directory is the image's own at its place, only the names are looked at that lead to changed inodes
-(csrc/branches.h) or were changed themselves. Any other directory is looked through completely, also one of the image
-that was renamed.
+(csrc/index/branches.h) or were changed themselves. Any other directory is looked through completely, also one of the
+image that was renamed.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from layerstore._core.log import FIRST_NEW_INODE
 from layerstore.extents.image import ROOT
 from layerstore.extents.sources import LayerContent, has_own_content
 from layerstore.extents.table import Inode
-from layerstore.layers.entries import Entry, is_left_out
-from layerstore.layers.sources import StoredContent
 from layerstore.results import Change
+from layerstore.trees.entries import Entry, is_left_out
+from layerstore.trees.sources import StoredContent
 from layerstore.types import decode_path
 
 if TYPE_CHECKING:

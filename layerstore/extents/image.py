@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from layerstore._core import branches
 from layerstore._core.extent_io import Content
 from layerstore.extents.table import Inode
-from layerstore.layers.paths import join
 from layerstore.naming import close_fd
 from layerstore.store.recent import Recent
+from layerstore.trees.paths import join
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING, NamedTuple
 
 from layerstore.extents.image import ROOT
-from layerstore.layers.paths import MAX_LINKS
+from layerstore.trees.paths import MAX_LINKS
 
 if TYPE_CHECKING:
     from layerstore._core.view import AnyPath

@@ -19,20 +19,20 @@ from layerstore.extents.image import ROOT
 from layerstore.extents.log import create_log
 from layerstore.extents.records import attributes, inode_records
 from layerstore.extents.table import Inode
-from layerstore.layers.entries import is_left_out
-from layerstore.layers.paths import directories_above, parent_of
-from layerstore.layers.sources import differing, filled
 from layerstore.naming import about, close_fd, fstat
 from layerstore.store import logs as store_logs
 from layerstore.store.layout import PACK_THRESHOLD_BYTES
+from layerstore.trees.entries import is_left_out
+from layerstore.trees.paths import directories_above, parent_of
+from layerstore.trees.sources import differing, filled
 from layerstore.types import decode_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from layerstore.extents.image import ImageTree
-    from layerstore.layers.entries import Entry, Source
     from layerstore.store.layout import Layout
+    from layerstore.trees.entries import Entry, Source
     from layerstore.types import ChainId
 
     _Place = tuple[str, list[tuple[int, int, int]]]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator
     from concurrent.futures import Future
 
-    from layerstore.layers.streams import Piece
+    from layerstore.store.pieces import Piece
 
 COMPRESSIONS = ("none", "gzip", "zstd")
 """What a layer can be compressed with, in the words of those who choose."""

@@ -18,7 +18,6 @@ from layerstore._core.index import check_links
 from layerstore._core.ingest import LOCATION_NONE, RECORD_BYTES, Contents, LayerIngest
 from layerstore.errors import DigestMismatch, InvalidInput
 from layerstore.layers.index_files import open_index
-from layerstore.layers.sources import StoredContent, begun
 from layerstore.layers.streams import (
     BackgroundHash,
     Counted,
@@ -36,6 +35,7 @@ from layerstore.store.db import SET_NAME
 from layerstore.store.known_blobs import KnownBlob, remember, saw
 from layerstore.store.layout import PACK_THRESHOLD_BYTES
 from layerstore.store.pieces import read_at
+from layerstore.trees.sources import StoredContent, begun
 from layerstore.types import DiffId, Digest, Value, chain_ids, digest_hex, hash_key
 
 TYPE_CHECKING = False
@@ -48,13 +48,13 @@ if TYPE_CHECKING:
 
     from layerstore._core.index import Index
     from layerstore._core.ingest import Digests
-    from layerstore.layers.entries import Clone, Source
-    from layerstore.layers.streams import Piece
     from layerstore.limits import Limits
     from layerstore.oci.configs import ImageConfig
     from layerstore.store.contents import ContentStore
     from layerstore.store.db import Database
     from layerstore.store.layout import Layout
+    from layerstore.store.pieces import Piece
+    from layerstore.trees.entries import Clone, Source
     from layerstore.types import ChainId
 
 

@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 
     from layerstore._core.tar import Entry
     from layerstore.layers.imports import ImportedLayer
-    from layerstore.layers.streams import Piece
     from layerstore.limits import Limits
     from layerstore.oci.archives import ArchivedImage, LayerSource
     from layerstore.store.contents import ContentStore
     from layerstore.store.db import Database
     from layerstore.store.layout import Layout
+    from layerstore.store.pieces import Piece
     from layerstore.types import DiffId, ImageId
 
     ProgressCallback: TypeAlias = Callable[[Progress], None]

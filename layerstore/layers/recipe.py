@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from typing import Protocol, TypeAlias
 
     from layerstore._core.index import Index
-    from layerstore.layers.streams import Piece
     from layerstore.limits import Limits
     from layerstore.store.contents import ContentStore
+    from layerstore.store.pieces import Piece
 
     class Table(Protocol):
         """The contents of a layer in the order in which its recipe wants them, as `Index` has them."""

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from typing import Protocol, TypeAlias, TypeVar
 
     from layerstore.limits import Limits
+    from layerstore.store.pieces import Piece
 
     T = TypeVar("T")
-    Piece: TypeAlias = bytes | memoryview
     _Failure: TypeAlias = type[Exception]
 
     class Readable(Protocol):

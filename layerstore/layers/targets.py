@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from typing import BinaryIO, Protocol
 
     from layerstore.layers.blobs import LayerBlob
-    from layerstore.layers.streams import Piece
+    from layerstore.store.pieces import Piece
 
     class Target(Protocol):
         """What the files of an archive or layout are put to."""

@@ -17,10 +17,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from layerstore.layers.streams import Piece
     from layerstore.store.contents import ContentStore
     from layerstore.store.db import Database
     from layerstore.store.layout import Layout
+    from layerstore.store.pieces import Piece
     from layerstore.types import DiffId
 
 _PLACE = struct.Struct("<II")

@@ -12,8 +12,8 @@ import os
 import time
 
 from layerstore._core import mount
+from layerstore.chains.chains import version_of
 from layerstore.errors import CorruptError, Unsupported
-from layerstore.layers.chains import version_of
 from layerstore.naming import about, close_fd, fstat
 from layerstore.store import locks
 from layerstore.store.layout import chain_of_mount
@@ -22,7 +22,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from layerstore.layers.chains import Chain
+    from layerstore.chains.chains import Chain
     from layerstore.store.layout import Layout
     from layerstore.types import ChainId
 

@@ -1,1 +1,6 @@
-"""Images as others write them: manifests, configs, docker archives and OCI layouts."""
+"""Images as others write them, checked as they are read.
+
+`images.py` has manifests, `configs.py` configs, `archives.py` docker archives and OCI layouts, `layouts.py` what these
+say of their images, `instructions.py` what a Dockerfile's instructions make of a config, `words.py` their words and
+variables.
+"""

@@ -23,12 +23,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from layerstore.layers.streams import Piece
     from layerstore.oci.configs import ImageConfig
     from layerstore.oci.images import Manifest
     from layerstore.registry.references import Reference
     from layerstore.store.db import Database
     from layerstore.store.layout import Layout
+    from layerstore.store.pieces import Piece
     from layerstore.types import DiffId
 
 PARALLEL = 3

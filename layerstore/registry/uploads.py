@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
     from layerstore.layers.blobs import LayerBlob
-    from layerstore.layers.streams import Piece
     from layerstore.registry.client import Answer, Client, Repository
+    from layerstore.store.pieces import Piece
     from layerstore.types import Digest
 
 WHOLE_BYTES = 4 << 20

@@ -1,1 +1,15 @@
-"""What is on disk: layout, database, locks, durable writes, contents."""
+"""What is on disk: layout, database, locks, durable writes, contents (docs/store.md).
+
+- The directory: `layout.py` (every path, the version), `own_names.py` (which names are the store's), `pool.py`
+  (docs/pool.md).
+- The database: `db.py` (schema, transactions), `sums.py` (sums over rows), `wal_index.py` (the file that SQLite maps,
+  on a full disk), `known_blobs.py` (what blobs layers are known as), `logs.py` (which logs there are, which need
+  which).
+- Contents: `contents.py` (finding, reading, verifying), `cold.py` (cold packs), `pieces.py` (by the piece), `zstd.py`.
+- Durable files: `durable.py`, `clearing.py` (clearing away what was begun), `spool.py` (what is on its way here),
+  `sealed.py` (documents that say their own digest), `reflink.py` (files that share content), `removal.py` (directories
+  in which something may be mounted).
+- `locks.py` has every lock, and their order (docs/locks.md).
+- When: `boot.py` (whether the machine was started since), `last_use.py` (of an image), `recent.py` (what is kept at
+  hand).
+"""

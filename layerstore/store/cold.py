@@ -1,5 +1,5 @@
 """Cold packs: contents that are kept compressed, as wholes, as differences from others, or as lists of chunks
-(docs/format/cold.md). Here is their format, and reading them; layers/encoding.py makes what is in them.
+(docs/format/cold.md). Here is their format, and reading them; cold/encoding.py makes what is in them.
 """
 
 from __future__ import annotations

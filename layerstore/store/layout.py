@@ -1,4 +1,4 @@
-"""Where things are below the root of a store (docs/architecture.md, "The store on disk")."""
+"""Where things are below the root of a store (docs/store.md)."""
 
 from __future__ import annotations
 

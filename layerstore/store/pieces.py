@@ -10,8 +10,11 @@ from layerstore.naming import about, path_of
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from typing import TypeAlias
 
     from typing_extensions import Buffer
+
+    Piece: TypeAlias = bytes | memoryview
 
 PIECE_BYTES = 1 << 20
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from layerstore.layers.encoding import LARGE_BYTES, Item, hash_names, name_of
+from layerstore.cold.encoding import LARGE_BYTES, Item, hash_names, name_of
 from layerstore.store.db import LAYERS_OF
 from layerstore.sync.tables import CONTENT, chunks_of
 from layerstore.types import DiffId
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
     from typing import TypeAlias
 
-    from layerstore.layers.chains import Chains
+    from layerstore.chains.chains import Chains
     from layerstore.store.contents import ContentStore
     from layerstore.store.db import Database
     from layerstore.types import ImageId

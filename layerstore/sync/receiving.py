@@ -36,12 +36,12 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
-    from layerstore.layers.chains import Chains
-    from layerstore.layers.streams import Piece
+    from layerstore.chains.chains import Chains
     from layerstore.limits import Limits
     from layerstore.oci.configs import ImageConfig
     from layerstore.store.db import Database
     from layerstore.store.layout import Layout
+    from layerstore.store.pieces import Piece
     from layerstore.sync.channel import Channel
 
 _PLACE = struct.Struct("<II")

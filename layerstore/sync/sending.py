@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 
 from layerstore._core.hashing import Hasher
+from layerstore.cold.encoding import CHUNK_BYTES, Encoder
 from layerstore.errors import RELOAD, CorruptError, NotFound
-from layerstore.layers.encoding import CHUNK_BYTES, Encoder
 from layerstore.layers.recipe import recipe_frames
 from layerstore.layers.streams import pieces_of
 from layerstore.naming import fstat
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import TypeAlias
 
-    from layerstore.layers.chains import Chains
+    from layerstore.chains.chains import Chains
     from layerstore.oci.configs import ImageConfig
     from layerstore.store.contents import ContentStore
     from layerstore.store.db import Database

@@ -1,1 +1,6 @@
-"""Views: what a chain of layers shows, read from its merged index without mounting it."""
+"""Views: what a chain of layers shows, read from its merged index without mounting it (docs/reading.md).
+
+- `view.py` has lookups, listings and walks, `globbing.py` patterns, `files.py` opened files, `paths.py` paths as
+  pathlib's.
+- Between images: `comparison.py`. Between layers: `provenance.py` (which brought what, and what ended it).
+"""

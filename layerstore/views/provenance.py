@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from layerstore._core import provenance as core
 from layerstore._core.index import LOWER_LINK
-from layerstore.layers.paths import names_of, parent_of
 from layerstore.results import Change, LayerSummary, Version
+from layerstore.trees.paths import names_of, parent_of
 from layerstore.types import decode_path, encode_path
 
 if TYPE_CHECKING:

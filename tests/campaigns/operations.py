@@ -447,7 +447,7 @@ class BringTogether(Operation):
         given.load_stack(7)
 
     def steps(self, place: Place) -> Sequence[Step]:
-        from layerstore.layers import packs
+        from layerstore.chains import packs
 
         packs.MAX_PACKS, packs._PACKS_LEFT = 4, 2
         return [

@@ -48,7 +48,7 @@ from layerstore import Container, Store
 from layerstore._core import mount
 from layerstore._core import pool as pool_mounts
 from layerstore.errors import LayerstoreError
-from layerstore.layers.entries import Entry
+from layerstore.trees.entries import Entry
 
 KINDS = tuple(logged_disk.SIZES)
 SEQUENCES = (sequences.Again, sequences.Life)

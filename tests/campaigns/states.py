@@ -19,8 +19,8 @@ from host_tree import LATER_NS, below
 
 from layerstore import Container, Image, Store
 from layerstore.errors import LayerstoreError
-from layerstore.layers.entries import Entry
 from layerstore.store.pool import Pool
+from layerstore.trees.entries import Entry
 
 State = dict[str, tuple[str, ...]]
 
@@ -97,7 +97,7 @@ def image_lines(image: Image) -> tuple[str, ...]:
         if f"sha256:{real.hexdigest()}" != diff_id:
             raise Failure("corrupt", f"the tar of layer {diff_id} of {image.names} has another digest")
         lines.append(f"layer {diff_id}")
-    from layerstore.layers.whole import whole
+    from layerstore.trees.whole import whole
 
     return (*lines, *_tree(whole(image.index(), image._store._contents, ())))
 

@@ -33,7 +33,7 @@ from typing import Any
 from campaigns import generations
 from layerstore import Container, Image, Store
 from layerstore.errors import Conflict, NotFound, Unsupported
-from layerstore.layers.entries import Entry
+from layerstore.trees.entries import Entry
 
 BASE = "base:1"
 DRIVERS = ("overlay", "extent")

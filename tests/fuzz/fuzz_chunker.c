@@ -1,15 +1,11 @@
 /* libFuzzer: bytes as sizes and a content, which every kernel must cut where the definition says.
  *
- *     clang -g -O1 -std=gnu11 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined -Icsrc \
- *           tests/fuzz/fuzz_chunker.c csrc/chunker*.c csrc/blake3*.c csrc/kernel.c csrc/cpu.c csrc/buffer.c \
- *           csrc/status.c -o fuzz_chunker
- *
  * An input is the logarithm of the average, two bytes each of the least and the most beside it, and the content. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "chunker.h"
+#include "hash/chunker.h"
 #include "poison.h"
 #include "require.h"
 

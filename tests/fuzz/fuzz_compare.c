@@ -7,8 +7,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "compare.h"
-#include "index_writer.h"
+#include "index/compare.h"
+#include "index/index_verify.h"
+#include "index/index_writer.h"
 #include "require.h"
 
 #define MAX_NODES 60

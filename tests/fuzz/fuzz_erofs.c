@@ -5,12 +5,14 @@
  * and extended attributes are as hostile as an index can have them; 2, the slots of a pack. */
 #include "index_bytes.h"
 
-#include "erofs.h"
-#include "erofs_decimal.h"
-#include "erofs_format.h"
-#include "erofs_tree.h"
-#include "erofs_xattr_entry.h"
-#include "index_writer.h"
+#include "erofs/erofs.h"
+#include "erofs/erofs_decimal.h"
+#include "erofs/erofs_format.h"
+#include "erofs/erofs_pack.h"
+#include "erofs/erofs_tree.h"
+#include "erofs/erofs_xattr_entry.h"
+#include "index/index_verify.h"
+#include "index/index_writer.h"
 
 #define MOST_NODES 120
 #define MOST_CONTENTS 6

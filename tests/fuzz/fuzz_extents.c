@@ -1,14 +1,11 @@
 /* libFuzzer: bytes as changes of two extent maps that share blocks, against an array with the source of every byte.
  *
- *     clang -g -O1 -std=gnu11 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined -Icsrc \
- *           tests/fuzz/fuzz_extents.c csrc/extents.c csrc/status.c -o fuzz_extents
- *
  * An operation is 8 bytes: what, two of position, two of length, three of source. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "extents.h"
+#include "extent/extents.h"
 #include "require.h"
 
 #define MOST 4096

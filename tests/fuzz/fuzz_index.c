@@ -1,12 +1,10 @@
 /* libFuzzer: any bytes as an index, opened, verified and asked everything. Whatever is wrong with them gives an error; what
  * is verified answers as its records say.
  *
- *     clang -g -O1 -std=gnu11 -fsanitize=fuzzer,address,undefined -Icsrc \
- *           tests/fuzz/fuzz_index.c csrc/{index,index_verify,branches,trees,buffer,siphash,blake3*,kernel,cpu,status}.c
- *
  * The first byte of an input says whether the digests are put right first: 1 that of the header is not, 2 that of the
  * body is not. The rest is the index. */
-#include "branches.h"
+#include "index/branches.h"
+#include "index/index_verify.h"
 #include "index_bytes.h"
 
 static uint32_t find(const struct ls_index *index, const char *path, size_t length)

@@ -12,9 +12,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "contents.h"
-#include "index.h"
-#include "ingest.h"
+#include "content/contents.h"
+#include "content/ingest.h"
+#include "index/index.h"
+#include "index/index_verify.h"
 #include "require.h"
 
 #define BLOCK 512

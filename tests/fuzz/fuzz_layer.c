@@ -1,14 +1,12 @@
 /* libFuzzer: any bytes as a tar, walked, built into a layer's index, and the index verified.
  *
- *     clang -g -O1 -fsanitize=fuzzer,address,undefined -Icsrc tests/fuzz/fuzz_layer.c \
- *         csrc/{status,buffer,arena,siphash,index,index_verify,index_writer,layer,layer_path}.c csrc/tar*.c csrc/blake3*.c csrc/kernel.c csrc/cpu.c
- *
  * Header checksums are put right first, so that mutations get past them. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "layer.h"
+#include "index/index_verify.h"
+#include "index/layer.h"
 
 static void put_checksums_right(uint8_t *bytes, size_t length)
 {

@@ -1,15 +1,12 @@
 /* libFuzzer: any bytes as the log of a writable layer. What is found valid is found again, cut off at its end or not, and
  * nothing outside of it is read, also when it changed after it was checked.
  *
- *     clang -g -O1 -std=gnu11 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined -Icsrc \
- *           tests/fuzz/fuzz_log.c csrc/{log,extents,xxhash32,status}.c -o fuzz_log
- *
  * The first two bytes of an input choose what is changed and up to where data is trusted; the rest is the log. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "log.h"
+#include "extent/log.h"
 #include "require.h"
 
 /* How many records there are up to `end`, or SIZE_MAX where one is damaged. */

@@ -2,14 +2,12 @@
  * layers that are verified the merge is an index that is verified too, the same one when it is made in two steps, and has
  * as many records as the provenance has visible versions.
  *
- *     clang -g -O1 -std=gnu11 -fsanitize=fuzzer,address,undefined -Icsrc tests/fuzz/fuzz_merge.c csrc/{index,index_verify}.c \
- *           csrc/{index_writer,trees,merge,union,provenance,buffer,siphash,blake3*,kernel,cpu,status}.c
- *
  * An input is a number of layers, the bottom one first: two bytes of length, and the index, whose digests are put right. */
 #include "index_bytes.h"
 
-#include "merge.h"
-#include "provenance.h"
+#include "index/index_verify.h"
+#include "index/merge.h"
+#include "index/provenance.h"
 
 #define MOST_LAYERS 8
 

@@ -7,9 +7,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "index_writer.h"
-#include "resolve.h"
-#include "rows.h"
+#include "content/rows.h"
+#include "index/index_writer.h"
+#include "index/resolve.h"
 
 #define PATHS 96
 #define CHANGES 8

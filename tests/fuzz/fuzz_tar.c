@@ -8,8 +8,8 @@
 
 #include "poison.h"
 #include "require.h"
-#include "tar.h"
-#include "tar_format.h"
+#include "tar/tar.h"
+#include "tar/tar_format.h"
 
 #define BLOCK TAR_BLOCK
 
@@ -43,13 +43,13 @@ static void mix_number(struct trace *trace, uint64_t number)
 	mix(trace, &number, sizeof(number));
 }
 
-static void mix_text(struct trace *trace, struct ls_tar_bytes text)
+static void mix_text(struct trace *trace, struct ls_bytes text)
 {
 	mix_number(trace, text.length);
 	mix(trace, text.bytes, text.length);
 }
 
-static void check_name(struct ls_tar_bytes name)
+static void check_name(struct ls_bytes name)
 {
 	REQUIRE(name.length > 0 && name.length <= limits.path_bytes);
 	REQUIRE(!memchr(name.bytes, 0, name.length));
@@ -90,7 +90,7 @@ static void see_entry(struct trace *trace, const struct ls_tar_entry *entry)
 	else
 		REQUIRE(entry->extent_count == 0 && entry->stored_size == entry->size);
 	for (size_t i = 0; i < entry->xattr_count; i++) {
-		const struct ls_tar_xattr *xattr = &entry->xattrs[i];
+		const struct ls_xattr *xattr = &entry->xattrs[i];
 
 		REQUIRE(xattr->name.length > 0);
 		mix_text(trace, xattr->name);

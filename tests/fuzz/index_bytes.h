@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "index.h"
+#include "index/index.h"
 #include "require.h"
 
 /* A copy in memory of its own, so that reading past its end is seen. */

@@ -164,7 +164,7 @@ TEXTS = {
 
 
 def half_of_a_cut(number: int, wanted: int) -> bytes:
-    """16 bytes of which the hash of csrc/chunker.h is `wanted`: the last one makes it so."""
+    """16 bytes of which the hash of csrc/hash/chunker.h is `wanted`: the last one makes it so."""
     half, hashed = number.to_bytes(15, "big"), 0
     for byte in (*half, 0):
         hashed = hashed << 1 ^ hashed ^ byte

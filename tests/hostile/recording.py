@@ -1,5 +1,5 @@
-"""Counts the cases of a run of tests/hostile, and writes the table of docs/reliability.md and what is below "Hostile
-input" there: the limits, and each case with what is done with it."""
+"""Counts the cases of a run of tests/hostile, and writes the table of docs/reliability.md and what is below "Limits and
+hostile inputs" there: the limits, and each case with what is done with it."""
 
 import time
 from pathlib import Path

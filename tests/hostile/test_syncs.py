@@ -20,8 +20,8 @@ from registries import manifest_of
 
 from layerstore import Store
 from layerstore._core.hashing import blake3
+from layerstore.cold.encoding import Item
 from layerstore.errors import CorruptError, DigestMismatch, InvalidInput, LayerstoreError, LimitExceeded, SyncError
-from layerstore.layers.encoding import Item
 from layerstore.layers.streams import decompressed
 from layerstore.limits import DEFAULT
 from layerstore.store import zstd

@@ -1,0 +1,629 @@
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+
+#include "layer.h"
+#include "layer_impl.h"
+#include "layer_path.h"
+
+#define FIRST_SLOTS 1024u
+
+enum meaning { MEANS_ENTRY, MEANS_WHITEOUT, MEANS_OPAQUE, MEANS_NOTHING };
+
+int ls_layer_refuse(const struct ls_layer_builder *builder, int status, const char *why, struct ls_error *err)
+{
+	char path[512];
+
+	ls_printable(path, sizeof(path), builder->entry->path.bytes, builder->entry->path.length);
+	return ls_fail(err, status, "the layer's entry \"%s\" (at byte %" PRIu64 " of its tar) %s", path,
+	               builder->entry->position, why);
+}
+
+static int out_of_memory(const struct ls_layer_builder *builder, struct ls_error *err)
+{
+	return ls_layer_refuse(builder, LS_NO_MEMORY, "cannot be added: out of memory", err);
+}
+
+/* ---- nodes ---- */
+
+static int is_buried(const struct ls_index_node *node)
+{
+	return node->parent == LS_NONE;
+}
+
+static uint32_t hash_child(const struct ls_layer_builder *builder, uint32_t parent, const char *name, size_t length)
+{
+	uint8_t bytes[sizeof(parent) + LS_LAYER_NAME_BYTES];
+
+	memcpy(bytes, &parent, sizeof(parent));
+	memcpy(bytes + sizeof(parent), name, length);
+	return (uint32_t)ls_siphash13(builder->hash_key, bytes, sizeof(parent) + length);
+}
+
+/* The slot that leads to the child, or the free one where it belongs. */
+static struct slot *find_slot(const struct ls_layer_builder *builder, uint32_t tag, uint32_t parent, const char *name,
+                              size_t length)
+{
+	for (uint32_t i = tag & builder->slot_mask;; i = (i + 1) & builder->slot_mask) {
+		struct slot *slot = &builder->slots[i];
+		const struct ls_index_node *node;
+
+		if (slot->node == LS_NONE)
+			return slot;
+		node = &builder->nodes[slot->node];
+		if (slot->tag == tag && node->parent == parent && node->name_length == length &&
+		    !memcmp(node->name, name, length))
+			return slot;
+	}
+}
+
+uint32_t ls_layer_find_child(const struct ls_layer_builder *builder, uint32_t parent, const char *name, size_t length)
+{
+	return find_slot(builder, hash_child(builder, parent, name, length), parent, name, length)->node;
+}
+
+static int grow_slots(struct ls_layer_builder *builder, struct ls_error *err)
+{
+	uint64_t count = builder->slots ? ((uint64_t)builder->slot_mask + 1) * 2 : FIRST_SLOTS;
+	struct slot *slots;
+
+	if (count > UINT32_MAX)
+		return ls_layer_refuse(builder, LS_LIMIT, "is one too many for an index", err);
+	slots = malloc(count * sizeof(*slots));
+	if (!slots)
+		return out_of_memory(builder, err);
+	memset(slots, 0xff, count * sizeof(*slots));
+	for (uint64_t i = 0; builder->slots && i <= builder->slot_mask; i++) {
+		uint32_t at = builder->slots[i].tag & (uint32_t)(count - 1);
+
+		if (builder->slots[i].node == LS_NONE)
+			continue;
+		while (slots[at].node != LS_NONE)
+			at = (at + 1) & (uint32_t)(count - 1);
+		slots[at] = builder->slots[i];
+	}
+	free(builder->slots);
+	builder->slots = slots;
+	builder->slot_mask = (uint32_t)(count - 1);
+	return LS_OK;
+}
+
+static int reserve_node(struct ls_layer_builder *builder, struct ls_error *err)
+{
+	if (!builder->slots || builder->slots_used >= builder->slot_mask / 3 * 2) {
+		int status = grow_slots(builder, err);
+
+		if (status)
+			return status;
+	}
+	if (builder->node_count == builder->node_capacity) {
+		size_t capacity = builder->node_capacity ? (size_t)builder->node_capacity * 2 : FIRST_SLOTS;
+		uint8_t *block;
+
+		if (capacity > UINT32_MAX)
+			return ls_layer_refuse(builder, LS_LIMIT, "is one too many for an index", err);
+		block = realloc(builder->block, ls_index_block_bytes(capacity));
+		if (!block)
+			return out_of_memory(builder, err);
+		builder->block = block;
+		builder->nodes = ls_index_nodes(block);
+		builder->node_capacity = (uint32_t)capacity;
+	}
+	return LS_OK;
+}
+
+static void bury(struct ls_layer_builder *builder, uint32_t number)
+{
+	if (is_directory(&builder->nodes[number]))
+		builder->target.depth = 0;
+	builder->nodes[number].parent = LS_NONE;
+}
+
+/* The node that stands for the path from now on: the present one if it is a directory that shall stay one, else a
+ * new one for the caller to describe. `path_length` is that of the whole path. */
+static int claim(struct ls_layer_builder *builder, uint32_t parent, const char *name, size_t length, size_t path_length,
+                 int directory, uint32_t *number, struct ls_error *err)
+{
+	int status = reserve_node(builder, err);
+	struct ls_index_node fresh = {.parent = parent, .name_length = (uint16_t)length};
+	uint32_t tag;
+	struct slot *slot;
+
+	if (status)
+		return status;
+	tag = hash_child(builder, parent, name, length);
+	slot = find_slot(builder, tag, parent, name, length);
+	*number = slot->node;
+	if (slot->node != LS_NONE) {
+		const struct ls_index_node *old = &builder->nodes[slot->node];
+
+		if (directory && is_directory(old))
+			return LS_OK;
+		fresh.name = old->name;
+		fresh.record.flags = old->record.flags & LS_RECORD_WHITEOUT;
+		bury(builder, slot->node);
+	} else {
+		fresh.name = ls_arena_copy(&builder->arena, name, length);
+		if (!fresh.name)
+			return out_of_memory(builder, err);
+		builder->slots_used++;
+	}
+	builder->bytes += LS_LAYER_NODE_BYTES + path_length;
+	*number = builder->node_count++;
+	fresh.inode = *number;
+	builder->nodes[*number] = fresh;
+	*slot = (struct slot){.tag = tag, .node = *number};
+	return LS_OK;
+}
+
+static void imply(struct ls_layer_builder *builder, struct ls_index_node *node)
+{
+	node->record.mode = S_IFDIR | 0755;
+	node->record.flags |= LS_RECORD_IMPLIED;
+	builder->implied++;
+}
+
+/* Make the directories of the walk that are missing. */
+static int make_parents(struct ls_layer_builder *builder, struct walk *walk, struct ls_error *err)
+{
+	for (uint32_t level = 1; level <= walk->depth; level++) {
+		size_t start = walk->end[level - 1] + (level > 1);
+		const char *name = walk->text + start;
+		size_t length = walk->end[level] - start;
+		int status;
+
+		if (walk->node[level] != LS_NONE)
+			continue;
+		if (length >= 4 && !memcmp(name, ".wh.", 4))
+			return ls_layer_refuse(builder, LS_INVALID,
+			                       "is in a directory named \".wh.\"..., which is kept for whiteouts", err);
+		if (builder->implied >= LS_LAYER_IMPLIED_BASE + LS_LAYER_IMPLIED_PER_ENTRY * builder->entries)
+			return ls_layer_refuse(builder, LS_LIMIT,
+			                       "implies more directories than a layer of this many entries may", err);
+		status =
+		    claim(builder, walk->node[level - 1], name, length, walk->end[level], 1, &walk->node[level], err);
+		if (status)
+			return status;
+		imply(builder, &builder->nodes[walk->node[level]]);
+	}
+	return LS_OK;
+}
+
+/* ---- what an entry says ---- */
+
+static size_t xattrs_length(const struct ls_tar_entry *entry)
+{
+	size_t length = 2;
+
+	for (size_t i = 0; i < entry->xattr_count && length <= LS_LAYER_XATTR_BLOCK_BYTES; i++) {
+		if (entry->xattrs[i].value.length > LS_LAYER_XATTR_BLOCK_BYTES)
+			return SIZE_MAX;
+		length += 6 + entry->xattrs[i].name.length + entry->xattrs[i].value.length;
+	}
+	return length;
+}
+
+static uint8_t *put(uint8_t *out, uint64_t value, int bytes)
+{
+	for (int i = 0; i < bytes; i++)
+		*out++ = (uint8_t)(value >> 8 * i);
+	return out;
+}
+
+static uint8_t *put_bytes(uint8_t *out, struct ls_bytes bytes)
+{
+	if (bytes.length)
+		memcpy(out, bytes.bytes, bytes.length);
+	return out + bytes.length;
+}
+
+static void encode_xattrs(const struct ls_tar_entry *entry, uint8_t *out)
+{
+	out = put(out, entry->xattr_count, 2);
+	for (size_t i = 0; i < entry->xattr_count; i++) {
+		const struct ls_xattr *xattr = &entry->xattrs[i];
+
+		out = put(out, xattr->name.length, 2);
+		out = put(out, xattr->value.length, 4);
+		out = put_bytes(out, xattr->name);
+		out = put_bytes(out, xattr->value);
+	}
+}
+
+/* A pax global header can give every entry the same block, so a run of equal ones is kept once. */
+static int describe_xattrs(struct ls_layer_builder *builder, struct ls_index_node *node, struct ls_error *err)
+{
+	const struct ls_tar_entry *entry = builder->entry;
+	size_t length;
+
+	node->xattrs = NULL;
+	node->xattrs_length = 0;
+	if (!entry->xattr_count)
+		return LS_OK;
+	for (size_t i = 0; i < entry->xattr_count; i++)
+		if (!entry->xattrs[i].name.length || entry->xattrs[i].name.length > LS_LAYER_NAME_BYTES)
+			return ls_layer_refuse(builder, LS_LIMIT,
+			                       "has an extended attribute whose name is empty or over 255 bytes", err);
+	length = xattrs_length(entry);
+	if (length > LS_LAYER_XATTR_BLOCK_BYTES)
+		return ls_layer_refuse(builder, LS_LIMIT, "has more than 64 KiB of extended attributes", err);
+	encode_xattrs(entry, builder->xattrs);
+	if (length != builder->last_xattrs_length || memcmp(builder->last_xattrs, builder->xattrs, length)) {
+		builder->xattr_bytes += length;
+		if (builder->xattr_bytes > LS_LAYER_XATTR_BYTES)
+			return ls_layer_refuse(builder, LS_LIMIT, "brings the layer's extended attributes over 1 GiB",
+			                       err);
+		builder->last_xattrs = ls_arena_copy(&builder->arena, builder->xattrs, length);
+		if (!builder->last_xattrs)
+			return out_of_memory(builder, err);
+		builder->last_xattrs_length = length;
+		builder->bytes += length;
+	}
+	node->xattrs = builder->last_xattrs;
+	node->xattrs_length = (uint32_t)length;
+	return LS_OK;
+}
+
+static int describe_symlink(struct ls_layer_builder *builder, struct ls_index_node *node, struct ls_error *err)
+{
+	struct ls_bytes link = builder->entry->link;
+
+	if (!link.length || memchr(link.bytes, 0, link.length))
+		return ls_layer_refuse(builder, LS_INVALID,
+		                       "is a symbolic link whose target is empty or has a zero byte", err);
+	if (link.length > LS_LAYER_PATH_BYTES)
+		return ls_layer_refuse(builder, LS_LIMIT, "is a symbolic link whose target has more than 4096 bytes",
+		                       err);
+	node->record.mode = S_IFLNK | 0777;
+	node->record.size = link.length;
+	builder->bytes += link.length;
+	node->target = ls_arena_copy(&builder->arena, link.bytes, link.length);
+	return node->target ? LS_OK : out_of_memory(builder, err);
+}
+
+static int describe_device(const struct ls_layer_builder *builder, struct ls_index_description *record,
+                           struct ls_error *err)
+{
+	const struct ls_tar_entry *entry = builder->entry;
+
+	if (entry->device_major >= 1u << 12 || entry->device_minor >= 1u << 20)
+		return ls_layer_refuse(builder, LS_LIMIT, "is a device whose number Linux cannot hold (12 and 20 bits)",
+		                       err);
+	record->size = (uint64_t)entry->device_major << 32 | entry->device_minor;
+	return LS_OK;
+}
+
+/* Give the claimed node what its entry says; a directory stays opaque. */
+static int describe(struct ls_layer_builder *builder, struct ls_index_node *node, uint32_t content,
+                    struct ls_error *err)
+{
+	static const uint32_t types[] = {
+	    [LS_TAR_REGULAR] = S_IFREG, [LS_TAR_CHAR] = S_IFCHR,      [LS_TAR_BLOCK] = S_IFBLK,
+	    [LS_TAR_FIFO] = S_IFIFO,    [LS_TAR_DIRECTORY] = S_IFDIR, [LS_TAR_SYMLINK] = S_IFLNK,
+	};
+	const struct ls_tar_entry *entry = builder->entry;
+	int status = LS_OK;
+
+	node->record = (struct ls_index_description){
+	    .mode = types[entry->type] | (entry->mode & 07777),
+	    .uid = entry->uid,
+	    .gid = entry->gid,
+	    .mtime_seconds = entry->mtime_seconds,
+	    .mtime_nanoseconds = entry->mtime_nanoseconds,
+	    .flags = node->record.flags & (LS_RECORD_WHITEOUT | LS_RECORD_OPAQUE),
+	};
+	if (entry->type == LS_TAR_REGULAR) {
+		node->record.size = entry->size;
+		node->record.data = content;
+	} else if (entry->type == LS_TAR_SYMLINK) {
+		status = describe_symlink(builder, node, err);
+	} else if (entry->type == LS_TAR_CHAR || entry->type == LS_TAR_BLOCK) {
+		status = describe_device(builder, &node->record, err);
+	}
+	return status ? status : describe_xattrs(builder, node, err);
+}
+
+/* ---- entries ---- */
+
+static int starts_with(const char *name, size_t length, const char *prefix)
+{
+	size_t n = strlen(prefix);
+
+	return length >= n && !memcmp(name, prefix, n);
+}
+
+/* Whether a directory of the cleaned path has a name of AUFS's own. */
+static int is_below_aufs(const struct walk *walk)
+{
+	const char *at = walk->rest + LINK_ROOM, *end = at + walk->name_start;
+
+	while (at < end) {
+		const char *slash = memchr(at, '/', (size_t)(end - at));
+
+		if (starts_with(at, (size_t)(slash - at), ".wh..wh."))
+			return 1;
+		at = slash + 1;
+	}
+	return 0;
+}
+
+/* What the cleaned path means; takes ".wh." off the name of a whiteout. */
+static enum meaning interpret(struct walk *walk)
+{
+	const char *name = walk_name(walk);
+	size_t length = walk_name_length(walk);
+
+	if (!walk->is_marked)
+		return MEANS_ENTRY;
+	if (is_below_aufs(walk))
+		return MEANS_NOTHING;
+	if (length == 12 && !memcmp(name, ".wh..wh..opq", 12))
+		return MEANS_OPAQUE;
+	if (starts_with(name, length, ".wh..wh."))
+		return MEANS_NOTHING;
+	if (!starts_with(name, length, ".wh."))
+		return MEANS_ENTRY;
+	return MEANS_WHITEOUT;
+}
+
+/* Claim the path of the entry, whose parents are there. */
+static int claim_path(struct ls_layer_builder *builder, int directory, uint32_t *number, struct ls_error *err)
+{
+	const struct walk *walk = &builder->path;
+
+	return claim(builder, walk->node[walk->depth], walk_name(walk), walk_name_length(walk), walk_path_length(walk),
+	             directory, number, err);
+}
+
+static int add_whiteout(struct ls_layer_builder *builder, struct ls_error *err)
+{
+	struct walk *walk = &builder->path;
+	const char *name = walk_name(walk) + 4;
+	size_t length = walk_name_length(walk) - 4;
+	uint32_t parent, number;
+	int status;
+
+	if (!length || (name[0] == '.' && (length == 1 || (length == 2 && name[1] == '.'))))
+		return ls_layer_refuse(builder, LS_INVALID, "is a whiteout of no name, \".\" or \"..\"", err);
+	status = ls_layer_resolve(builder, walk, err);
+	if (!status)
+		status = make_parents(builder, walk, err);
+	if (status)
+		return status;
+	parent = walk->node[walk->depth];
+	number = ls_layer_find_child(builder, parent, name, length);
+	if (number == LS_NONE)
+		status = claim(builder, parent, name, length, walk_path_length(walk), 0, &number, err);
+	if (!status)
+		builder->nodes[number].record.flags |= LS_RECORD_WHITEOUT;
+	return status;
+}
+
+static int add_opaque(struct ls_layer_builder *builder, struct ls_error *err)
+{
+	struct walk *walk = &builder->path;
+	int status = ls_layer_resolve(builder, walk, err);
+
+	if (!status)
+		status = make_parents(builder, walk, err);
+	if (!status)
+		builder->nodes[walk->node[walk->depth]].record.flags |= LS_RECORD_OPAQUE;
+	return status;
+}
+
+/* Refuse a hard link at `path` to itself, or to something that putting the link there would remove. */
+static int check_hard_link(const struct ls_layer_builder *builder, const char *target, size_t target_length,
+                           struct ls_error *err)
+{
+	char path[LS_LAYER_PATH_BYTES];
+	size_t length;
+
+	ls_layer_join(&builder->path, path, &length);
+	if (target_length >= length && !memcmp(target, path, length) &&
+	    (target_length == length || target[length] == '/'))
+		return ls_layer_refuse(builder, LS_INVALID, "is a hard link to itself or to something below itself",
+		                       err);
+	return LS_OK;
+}
+
+/* Find what the entry's link names: a node of the layer, or (LS_NONE) the path in the layers below. */
+static int resolve_hard_link(struct ls_layer_builder *builder, char *target, size_t *length, uint32_t *number,
+                             struct ls_error *err)
+{
+	struct walk *walk = &builder->target;
+	uint32_t parent;
+	int status = ls_layer_clean(builder, walk, builder->entry->link, err);
+
+	if (status)
+		return status;
+	if (!walk->length)
+		return ls_layer_refuse(builder, LS_INVALID, "is a hard link to the root directory", err);
+	if (walk_name_length(walk) > LS_LAYER_NAME_BYTES)
+		return ls_layer_refuse(builder, LS_LIMIT, "is a hard link to a name of more than 255 bytes", err);
+	status = ls_layer_resolve(builder, walk, err);
+	if (status)
+		return status;
+	ls_layer_join(walk, target, length);
+	parent = walk->node[walk->depth];
+	*number = LS_NONE;
+	if (parent != LS_NONE)
+		*number = ls_layer_find_child(builder, parent, walk_name(walk), walk_name_length(walk));
+	if (*number != LS_NONE && is_mere_whiteout(&builder->nodes[*number]))
+		*number = LS_NONE;
+	if (*number != LS_NONE && is_directory(&builder->nodes[*number]))
+		return ls_layer_refuse(builder, LS_INVALID, "is a hard link to a directory", err);
+	return check_hard_link(builder, target, *length, err);
+}
+
+/* A link's own header may hold anything in its mode, owner and times: the inode has those of its first entry. */
+static int add_hard_link(struct ls_layer_builder *builder, struct ls_error *err)
+{
+	struct ls_index_node source = {0}, *node;
+	char target[LS_LAYER_PATH_BYTES];
+	uint32_t target_number = LS_NONE, number = 0;
+	size_t length = 0;
+	int status = resolve_hard_link(builder, target, &length, &target_number, err);
+
+	if (!status)
+		status = claim_path(builder, 0, &number, err);
+	if (status)
+		return status;
+	if (target_number != LS_NONE) {
+		source = builder->nodes[target_number];
+	} else {
+		source.record.flags = LS_RECORD_LOWER_LINK;
+		source.record.size = length;
+		builder->bytes += length;
+		source.target = ls_arena_copy(&builder->arena, target, length);
+		if (!source.target)
+			return out_of_memory(builder, err);
+	}
+	node = &builder->nodes[number];
+	source.record.flags = (source.record.flags & LS_RECORD_LOWER_LINK) | (node->record.flags & LS_RECORD_WHITEOUT);
+	node->record = source.record;
+	node->target = source.target;
+	node->xattrs = source.xattrs;
+	node->xattrs_length = source.xattrs_length;
+	node->inode = source.record.flags & LS_RECORD_LOWER_LINK ? number : source.inode;
+	return LS_OK;
+}
+
+static int add_entry(struct ls_layer_builder *builder, uint32_t content, struct ls_error *err)
+{
+	struct walk *walk = &builder->path;
+	uint32_t number = 0;
+	int status, directory = builder->entry->type == LS_TAR_DIRECTORY;
+
+	if (!walk->length && !directory)
+		return ls_layer_refuse(builder, LS_INVALID, "stands for the root but is not a directory", err);
+	status = ls_layer_resolve(builder, walk, err);
+	if (!status)
+		status = make_parents(builder, walk, err);
+	if (status)
+		return status;
+	if (builder->entry->type == LS_TAR_HARDLINK)
+		return add_hard_link(builder, err);
+	if (walk->length)
+		status = claim_path(builder, directory, &number, err);
+	return status ? status : describe(builder, &builder->nodes[number], content, err);
+}
+
+int ls_layer_builder_add(struct ls_layer_builder *builder, const struct ls_tar_entry *entry, uint32_t content,
+                         struct ls_error *err)
+{
+	int has_content = entry->type == LS_TAR_REGULAR && entry->size > 0;
+	int status;
+
+	builder->entry = entry;
+	builder->entries++;
+	if (has_content != (content != LS_NONE))
+		return ls_layer_refuse(builder, LS_INVALID,
+		                       "was given a content number without content, or content without one", err);
+	status = ls_layer_clean(builder, &builder->path, entry->path, err);
+	if (status)
+		return status;
+	switch (interpret(&builder->path)) {
+	case MEANS_NOTHING:
+		return LS_OK;
+	case MEANS_OPAQUE:
+		return add_opaque(builder, err);
+	case MEANS_WHITEOUT:
+		return add_whiteout(builder, err);
+	default:
+		return add_entry(builder, content, err);
+	}
+}
+
+/* ---- the builder ---- */
+
+int ls_layer_builder_new(struct ls_layer_builder **builder, struct ls_error *err)
+{
+	static const struct ls_tar_entry root = {.type = LS_TAR_DIRECTORY};
+	struct ls_layer_builder *new = calloc(1, sizeof(*new));
+	int status;
+
+	*builder = NULL;
+	if (!new)
+		return ls_fail(err, LS_NO_MEMORY, "out of memory starting the index of a layer");
+	new->entry = &root;
+	status = reserve_node(new, err);
+	if (!status && getrandom(new->hash_key, sizeof(new->hash_key), 0) != sizeof(new->hash_key))
+		status = ls_fail_errno(err, "getting a random key for the index of a layer");
+	if (status) {
+		ls_layer_builder_free(new);
+		return status;
+	}
+	new->nodes[0] = (struct ls_index_node){.name = ""};
+	new->node_count = 1;
+	imply(new, &new->nodes[0]);
+	new->implied = 0;
+	*builder = new;
+	return LS_OK;
+}
+
+void ls_layer_builder_free(struct ls_layer_builder *builder)
+{
+	if (!builder)
+		return;
+	ls_arena_free(&builder->arena);
+	free(builder->slots);
+	free(builder->block);
+	free(builder);
+}
+
+uint64_t ls_layer_builder_bytes(const struct ls_layer_builder *builder)
+{
+	return builder->bytes;
+}
+
+/* A whiteout and an entry of the same path: the entry stays. */
+static void settle_flags(struct ls_index_description *record)
+{
+	if (!record->mode && !(record->flags & LS_RECORD_LOWER_LINK))
+		return;
+	if (S_ISDIR(record->mode) && (record->flags & LS_RECORD_WHITEOUT))
+		record->flags |= LS_RECORD_OPAQUE;
+	record->flags &= (uint16_t)~LS_RECORD_WHITEOUT;
+}
+
+/* Bury what is below the buried, and let the first remaining link stand for an inode whose first link is gone (whose
+ * flags are those of another path). */
+static void settle(struct ls_layer_builder *builder)
+{
+	struct ls_index_node *nodes = builder->nodes;
+
+	settle_flags(&nodes[0].record);
+	for (uint32_t i = 1; i < builder->node_count; i++) {
+		uint32_t holder = nodes[i].inode;
+
+		if (is_buried(&nodes[i]))
+			continue;
+		if (is_buried(&nodes[nodes[i].parent])) {
+			nodes[i].parent = LS_NONE;
+			continue;
+		}
+		settle_flags(&nodes[i].record);
+		if (!is_buried(&nodes[holder]))
+			continue;
+		if (nodes[holder].inode == holder)
+			nodes[holder].inode = i;
+		nodes[i].inode = nodes[holder].inode;
+	}
+}
+
+int ls_layer_builder_finish(struct ls_layer_builder *builder, const uint8_t hash_key[16],
+                            const struct ls_content *contents, uint32_t content_count, struct ls_buffer *out,
+                            struct ls_error *err)
+{
+	uint8_t *block = builder->block;
+
+	settle(builder);
+	/* Paths are not looked up any more, and writing takes memory of its own. */
+	free(builder->slots);
+	builder->slots = NULL;
+	builder->block = NULL;
+	builder->nodes = NULL;
+	return ls_index_write_over(LS_INDEX_LAYER, 1, hash_key, block, ls_index_block_bytes(builder->node_capacity),
+	                           builder->node_count, contents, content_count, out, err);
+}

@@ -1,0 +1,109 @@
+#define _GNU_SOURCE
+#include <dirent.h>
+#include <errno.h>
+#include <string.h>
+#include <sys/xattr.h>
+#include <unistd.h>
+
+#include "upper_attributes.h"
+#include "upper_changes.h"
+#include "upper_walk.h"
+
+struct changes {
+	struct upper_walk walk;
+	struct ls_buffer *out;
+};
+
+static int tell(struct changes *changes, char kind, struct ls_error *err)
+{
+	const struct upper_walk *walk = &changes->walk;
+	uint16_t length = (uint16_t)(walk->path_length + 1);
+	char head[sizeof(kind) + sizeof(length) + 1] = {kind};
+	int status;
+
+	memcpy(head + sizeof(kind), &length, sizeof(length));
+	head[sizeof(kind) + sizeof(length)] = '/';
+	status = ls_buffer_append(changes->out, head, sizeof(head), err);
+	return status ? status : ls_buffer_append(changes->out, walk->path, walk->path_length, err);
+}
+
+static int tell_item(struct changes *changes, const struct upper_item *item, struct ls_error *err)
+{
+	int is_there = item->type == UPPER_ABSENT ? item->origin != LS_NONE : item->type != DT_WHT;
+
+	if (is_there)
+		return tell(changes, item->base == LS_NONE ? 'A' : 'C', err);
+	return item->base == LS_NONE ? LS_OK : tell(changes, 'D', err);
+}
+
+/* An attribute's length, 0 where there is none, or one that is longer than any that overlayfs gives. */
+static int read_attribute(const struct upper_walk *walk, int fd, const char *name, char *value, size_t capacity,
+                          size_t *length, struct ls_error *err)
+{
+	ssize_t got = fgetxattr(fd, name, value, capacity);
+
+	*length = got < 0 ? 0 : (size_t)got;
+	if (got >= 0 || errno == ENODATA || errno == ERANGE || errno == EOPNOTSUPP)
+		return LS_OK;
+	return upper_walk_fail(walk, err);
+}
+
+static int find_origin(const struct upper_walk *walk, const struct upper_item *item, int fd, uint32_t *origin,
+                       struct ls_error *err)
+{
+	struct upper_redirect redirect = {.length = 0};
+	char opaque;
+	size_t length = 0;
+	int status = read_attribute(walk, fd, UPPER_OPAQUE, &opaque, sizeof(opaque), &length, err);
+	int is_opaque = length == sizeof(opaque) && opaque == 'y';
+
+	if (!status && !is_opaque)
+		status = read_attribute(walk, fd, UPPER_REDIRECT, redirect.text, sizeof(redirect.text),
+		                        &redirect.length, err);
+	return status ? status : upper_walk_origin(walk, item, is_opaque, &redirect, origin, err);
+}
+
+static int enter(struct changes *changes, const struct upper_item *item, struct ls_error *err)
+{
+	struct upper_walk *walk = &changes->walk;
+	uint32_t base = upper_is_directory(walk, item->base) ? item->base : LS_NONE;
+	uint32_t origin = item->origin;
+	int fd = -1, status = LS_OK;
+
+	if (item->type != UPPER_ABSENT) {
+		status = upper_walk_open_directory(walk, item, &fd, err);
+		if (status == UPPER_CHANGED)
+			return LS_OK;
+		if (!status)
+			status = find_origin(walk, item, fd, &origin, err);
+		if (status) {
+			if (fd >= 0)
+				close(fd);
+			return status;
+		}
+	}
+	return upper_walk_enter(walk, fd, origin, base, err);
+}
+
+static int step(struct changes *changes, struct ls_error *err)
+{
+	struct upper_item *item;
+	int status = upper_walk_next(&changes->walk, &item, err);
+
+	if (status)
+		return status;
+	if (!item)
+		return upper_walk_leave(&changes->walk, err);
+	return item->is_inside ? enter(changes, item, err) : tell_item(changes, item, err);
+}
+
+int ls_upper_changes(const struct ls_index *index, int upper_fd, struct ls_buffer *out, struct ls_error *err)
+{
+	struct changes changes = {.out = out};
+	int status = upper_walk_begin(&changes.walk, index, upper_fd, 1, err);
+
+	while (!status && changes.walk.depth)
+		status = step(&changes, err);
+	upper_walk_end(&changes.walk);
+	return status;
+}
