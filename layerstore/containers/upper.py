@@ -87,7 +87,7 @@ def present(tree: Iterable[Entry]) -> Iterator[Entry]:
 
 
 def tar_pieces(upper_fd: int, index: Index, contents: ContentStore, clone: Clone | None = None) -> Iterator[Piece]:
-    """The bytes of `layers.tarring.tar_pieces(entries(upper_fd, index, contents), clone)`, made many entries at a time.
+    """The bytes of `trees.tarring.tar_pieces(entries(upper_fd, index, contents), clone)`, made many entries at a time.
 
     The size of a file is that of what was read of it. Raises as both.
     """
