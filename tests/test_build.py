@@ -455,8 +455,19 @@ def test_of_two_extended_headers_of_an_archive_the_later_one_holds(work: Workpla
     assert set(image.view.listdir("/new")) == {"second", "y"}
     status = image.view.stat("/new/second")
     assert (status.st_uid, status.st_mtime) == (7, 0)
-    (work.context / "many.tar").write_bytes(tarbytes.archive(*[tarbytes.pax(b"")] * 2000, tarbytes.member(b"y")))
-    work.fails("FROM base:1\nADD many.tar /new/", InvalidInput, "many.tar cannot be read as the archive")
+
+
+@pytest.mark.parametrize("sparse", [tarbytes.sparse_old, tarbytes.sparse_00, tarbytes.sparse_01, tarbytes.sparse_10])
+def test_sparse_files_of_an_archive(work: Workplace, sparse: Callable[..., bytes]) -> None:
+    first, second, size = b"a" * 1000, b"b" * 2_000_000, 6_000_000
+    holed = sparse(b"holed", [(5, 1000), (3_000_000, 2_000_000)], size, first + second)
+    parts = [holed, sparse(b"hole", [], 70_000, b""), tarbytes.member(b"after", b"end")]
+    (work.context / "sparse.tgz").write_bytes(gzip.compress(tarbytes.archive(*parts)))
+    view = work.build("FROM base:1\nADD sparse.tgz /new/").view
+    expected = bytes(5) + first + bytes(3_000_000 - 1005) + second + bytes(1_000_000)
+    assert view.read_bytes("/new/holed") == expected
+    assert view.read_bytes("/new/hole") == bytes(70_000)
+    assert view.read_bytes("/new/after") == b"end"
 
 
 def test_damaged_archives(work: Workplace) -> None:

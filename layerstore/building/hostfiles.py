@@ -170,7 +170,7 @@ class HostFile:
         self._directory = directory
         self._path = path
         self._seen = _version(status)
-        self._size = status.st_size
+        self.size = status.st_size
         self._digest: bytes | None = None
 
     @property
@@ -212,7 +212,7 @@ class HostFile:
             raise self._directory.changed(self._path)
 
     def _pieces(self, fd: int) -> Iterator[Piece]:
-        left = self._size
+        left = self.size
         with open(fd, "rb", buffering=0, closefd=False) as file, about(self._directory.shown(self._path)):
             for piece in pieces_of(file):
                 left -= len(piece)
