@@ -160,8 +160,8 @@ class Copy:
 
 
 def items_of(files: Files, sources: Sequence[str]) -> list[Item]:
-    """What sources of COPY name: a pattern may match nothing, not all of them. Raises `NotFound`, `InvalidInput`,
-    `OSError`."""
+    """What sources of COPY name: a pattern may match nothing, or sockets alone, not all of them. Raises `NotFound`,
+    `InvalidInput`, `OSError`."""
     found = []
     for source in sources:
         paths = [source]
@@ -169,7 +169,9 @@ def items_of(files: Files, sources: Sequence[str]) -> list[Item]:
             paths = files.match(source)
         for path in paths:
             name = posixpath.basename(posixpath.normpath("/" + path))
-            found.append(Item(name, list(files.below(files.resolve(path)))))
+            entries = list(files.below(files.resolve(path)))
+            if entries:  # of a socket there are none
+                found.append(Item(name, entries))
     if sources and not found:
         raise NotFound(f"nothing matches {' '.join(sources)}")
     return found

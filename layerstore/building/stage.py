@@ -341,7 +341,10 @@ class StageBuild:
             return None
         source = mount.values.get("from")
         files = self._context if not source else self._files_of(source)
-        return list(files.below(files.resolve(mount.source)))
+        entries = list(files.below(files.resolve(mount.source)))
+        if not entries:
+            raise NotFound(f"--mount: source={mount.source} is a socket, and a build context has none")
+        return entries
 
     def _run_and_keep(
         self,

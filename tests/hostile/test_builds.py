@@ -340,11 +340,15 @@ def test_what_is_no_file_of_a_context(work: Work) -> None:
     for name, kind in {"fifo": stat.S_IFIFO, "socket": stat.S_IFSOCK, "null": stat.S_IFCHR}.items():
         os.mknod(work.context / name, kind | 0o644, os.makedev(1, 3))
     (work.context / "link").symlink_to("fifo")
-    for step in (b"COPY . /x/", b"ADD . /x/", b"COPY fifo link null /x/", b"ADD fifo null /x/", b"COPY f* n* /x/"):
+    named = (b"COPY fifo link null /x/", b"ADD fifo null /x/", b"COPY f* n* /x/", b"COPY fifo socket null /x/")
+    for step in (b"COPY . /x/", b"ADD . /x/", *named, b"COPY * /x/", b"ADD [fns]* /x/"):
         image = work.build(b"FROM base:1\n%s\n" % step)
         modes = {name: image.view.stat(f"/x/{name}").st_mode for name in ("fifo", "null")}  # type: ignore[attr-defined]
         assert {name: stat.S_IFMT(mode) for name, mode in modes.items()} == {"fifo": stat.S_IFIFO, "null": stat.S_IFCHR}
         assert not image.view.exists("/x/socket")  # type: ignore[attr-defined]
+    for step in (b"COPY socket /x", b"ADD s*t /x/"):
+        work.fails(b"FROM base:1\n" + step, NotFound, "Dockerfile:2: nothing matches s.*t$")
+    work.fails(b"FROM base:1\nRUN --mount=type=bind,source=socket,target=/s x", NotFound, "source=socket is a socket")
 
 
 @pytest.mark.parametrize(
