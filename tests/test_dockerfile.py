@@ -2,6 +2,7 @@
 
 import itertools
 import posixpath
+import re
 import time
 from collections.abc import Callable
 
@@ -168,6 +169,23 @@ def test_dockerignore(lines: list[str], left_out: list[str], kept: list[str]) ->
     assert [path for path in left_out if not ignored.leaves_out(path)] == []
     assert [path for path in kept if ignored.leaves_out(path)] == []
     assert not ignored.leaves_out("")
+
+
+@pytest.mark.parametrize("pattern", ["a*b", "a*b*c*"])
+def test_a_pattern_that_another_thread_makes(pattern: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stages that are built at once share what a .dockerignore says."""
+    path = "axbxcx"[: 3 * pattern.count("*")]
+    ignored = Ignored([pattern], ".dockerignore")
+    compile, seen = re.compile, []
+
+    def meanwhile(text: str, flags: int = 0) -> re.Pattern[str]:
+        monkeypatch.setattr(re, "compile", compile)
+        seen.append(ignored.leaves_out(path))
+        return compile(text, flags)
+
+    monkeypatch.setattr(re, "compile", meanwhile)
+    seen.append(ignored.leaves_out(path))
+    assert seen == [True, True]
 
 
 TREE_PATHS = st.lists(st.sampled_from(["a", "b", "ab", "ba", "*a"]), min_size=1, max_size=4).map("/".join)

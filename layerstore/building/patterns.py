@@ -106,12 +106,13 @@ class _PathPattern:
         return bool(reached >> len(path) & 1)
 
     def _compile(self) -> None:
-        self._tokens = list(_tokens(self._pattern, stars=True))
+        tokens = list(_tokens(self._pattern, stars=True))
         # What `re` needs grows with the length of a path to the power of the wildcards.
-        if sum(kind != _LETTER for kind, _ in self._tokens) <= _FEW_WILDCARDS:
-            self._regex = re.compile("".join(_REGEX.get(kind) or letter for kind, letter in self._tokens), re.DOTALL)
+        if sum(kind != _LETTER for kind, _ in tokens) <= _FEW_WILDCARDS:
+            self._regex = re.compile("".join(_REGEX.get(kind) or letter for kind, letter in tokens), re.DOTALL)
         else:
-            self._letters = {letter: re.compile(letter, re.DOTALL) for kind, letter in self._tokens if kind == _LETTER}
+            self._letters = {letter: re.compile(letter, re.DOTALL) for kind, letter in tokens if kind == _LETTER}
+        self._tokens = tokens  # last: another stage's thread that finds them takes the rest for made
 
 
 def _bits(places: Iterable[int]) -> int:
