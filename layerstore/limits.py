@@ -15,8 +15,10 @@ FREE_INDEX_BYTES = 32 << 20
 """Up to this size `index_ratio` says nothing of a layer's index."""
 FREE_JSON_BYTES = 1 << 20
 """Up to this size `json_values` says nothing of a document."""
+LARGEST_WINDOW_BYTES = 1 << 31
+"""What `zstd_window_bytes` is at most, and the window of `zstd --ultra --long=31`."""
 _LEAST = {"zstd_window_bytes": 1 << 10}
-_LARGEST = {"path_bytes": 4096, "name_bytes": 255, "layers": 65_535, "zstd_window_bytes": 1 << 31}
+_LARGEST = {"path_bytes": 4096, "name_bytes": 255, "layers": 65_535, "zstd_window_bytes": LARGEST_WINDOW_BYTES}
 _LARGEST_NUMBER = (1 << 63) - 1
 
 

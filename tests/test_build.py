@@ -4,6 +4,7 @@ import errno
 import fcntl
 import gzip
 import json
+import lzma
 import os
 import random
 import re
@@ -14,10 +15,12 @@ import subprocess
 import sys
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import images
 import pytest
 import tarbytes
 from contexts import tar_bytes, tree_of, write_context
@@ -33,7 +36,15 @@ from layerstore import BuildEvent, Image, Store, Volume
 from layerstore.building import hostfiles
 from layerstore.building.context import open_context
 from layerstore.building.hostfiles import HostFile
-from layerstore.errors import BuildFailed, Conflict, InvalidInput, LayerstoreError, NotFound, ProgramNotFound
+from layerstore.errors import (
+    BuildFailed,
+    Conflict,
+    InvalidInput,
+    LayerstoreError,
+    LimitExceeded,
+    NotFound,
+    ProgramNotFound,
+)
 from layerstore.layers import imports
 from layerstore.store import reflink
 from layerstore.store.sealed import sealed, unsealed
@@ -445,6 +456,41 @@ def test_an_archive_of_zstd_is_unpacked(work: Workplace) -> None:
     (work.context / "cut").write_bytes(packed[:-1])
     assert {"new/a", "new/b/c"} <= tree_of(work.build("FROM base:1\nADD packed /new/")).keys()
     work.fails("FROM base:1\nADD cut /new/", InvalidInput, "cut cannot be read as the archive.*zstd stream is cut off")
+
+
+def long_window(data: bytes) -> bytes:
+    """As `zstd --long=27` compresses what it reads from a pipe."""
+    parameter = images.zstd.CompressionParameter
+    compressor = images.zstd.ZstdCompressor(options={parameter.window_log: 27})
+    return compressor.compress(data[:1], compressor.FLUSH_BLOCK) + compressor.compress(data[1:], compressor.FLUSH_FRAME)
+
+
+def large_dictionary(data: bytes) -> bytes:
+    """As xz compresses with a dictionary of 192 MiB, without the memory that this takes."""
+    packed = bytearray(lzma.compress(data))
+    size = 4 * (packed[12] + 1)  # of the block's header, which the stream's is before
+    at = packed.index(b"\x21\x01", 12, 12 + size) + 2  # LZMA2, with 1 byte of properties
+    packed[at] = 31
+    packed[12 + size - 4 : 12 + size] = zlib.crc32(packed[12 : 12 + size - 4]).to_bytes(4, "little")
+    return bytes(packed)
+
+
+@pytest.mark.parametrize(
+    ("compress", "message"),
+    [
+        (long_window, "it is zstd that needs a larger window, .*zstd_window_bytes"),
+        (large_dictionary, "it is xz that needs more than 128 MiB to be decompressed; compress it with xz -9 or less$"),
+    ],
+)
+def test_what_takes_much_memory_to_decompress(
+    work: Workplace, compress: Callable[[bytes], bytes], message: str
+) -> None:
+    """It is copied, unless it is an archive."""
+    packed = compress(b"no archive" * 1000)
+    (work.context / "packed").write_bytes(packed)
+    assert work.build("FROM base:1\nADD packed /new/").view.read_bytes("/new/packed") == packed
+    (work.context / "packed").write_bytes(compress(tar_bytes({"a": b"1"})))
+    work.fails("FROM base:1\nADD packed /new/", LimitExceeded, f"Dockerfile:2: packed: {message}")
 
 
 def test_of_two_extended_headers_of_an_archive_the_later_one_holds(work: Workplace) -> None:

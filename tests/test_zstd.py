@@ -84,9 +84,9 @@ def test_what_follows_an_end_is_not_copied_again_and_again(compression: str, emp
             fed.append(len(data))
             return self._made.decompress(data, most)
 
-    new, failure = streams._FORMATS[compression](1 << 25)
+    new, failure = streams._FORMATS[compression](1 << 25, None)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(streams._FORMATS, compression, lambda _: (lambda: Counted(new()), failure))
+        patch.setitem(streams._FORMATS, compression, lambda *_: (lambda: Counted(new()), failure))
         assert list(decompressed([empty * 8000], compression)) == []
     assert len(fed) == 8000
     assert sum(fed) < 10_000_000

@@ -13,7 +13,7 @@ import tarfile
 from layerstore._core.tar import Entry as Member
 from layerstore._core.tar import walk
 from layerstore.errors import CorruptError, InvalidInput, LayerstoreError
-from layerstore.layers.streams import archive_compression_of, decompressed, pieces_of
+from layerstore.layers.streams import archive_compression_of, decompressed, first_decompressed, pieces_of
 from layerstore.limits import FREE_LAYER_BYTES, beyond
 from layerstore.naming import about
 from layerstore.store.pieces import PIECE_BYTES, pieces_between
@@ -113,7 +113,7 @@ def _entries(archive: BinaryIO, packed_bytes: int, limits: Limits) -> Iterator[E
 
 def _decompressed(stack: contextlib.ExitStack, source: HostFile, scratch: str, limits: Limits) -> BinaryIO | None:
     """The archive as a seekable file at its start, or None where it is none."""
-    compression = _compression_of(source, limits)
+    compression = _compression_of(source)
     if compression is None:
         return None
     plain = stack.enter_context(os.fdopen(os.open(scratch, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600), "w+b"))
@@ -129,21 +129,18 @@ def _decompressed(stack: contextlib.ExitStack, source: HostFile, scratch: str, l
     return plain
 
 
-def _compression_of(source: HostFile, limits: Limits) -> str | None:
+def _compression_of(source: HostFile) -> str | None:
     """How the archive that a file is was compressed, "" where it was not; None where it is no archive."""
     with source.opened() as fd, open(fd, "rb", closefd=False) as file:
         with about(fd):
             head = file.read(tarfile.BLOCKSIZE)
             file.seek(0)
         compression = archive_compression_of(head)
-        pieces = iter(decompressed(pieces_of(file), compression, limits, "it"))
-        head = b""
         try:
-            while len(head) < tarfile.BLOCKSIZE and (piece := next(pieces, b"")):
-                head += piece
+            head = first_decompressed(pieces_of(file), compression, tarfile.BLOCKSIZE)
         except CorruptError:
             return None
-    return compression if _is_header(head[: tarfile.BLOCKSIZE]) else None
+    return compression if _is_header(head) else None
 
 
 def _is_header(block: bytes) -> bool:

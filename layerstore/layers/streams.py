@@ -10,8 +10,8 @@ import itertools
 import queue
 import threading
 
-from layerstore.errors import CorruptError
-from layerstore.limits import DEFAULT, FREE_LAYER_BYTES, beyond
+from layerstore.errors import CorruptError, LimitExceeded
+from layerstore.limits import DEFAULT, FREE_LAYER_BYTES, LARGEST_WINDOW_BYTES, beyond
 from layerstore.naming import about, starting
 from layerstore.store.pieces import PIECE_BYTES
 
@@ -194,7 +194,7 @@ class Counted:
             yield piece
 
 
-def _gzip(_window_bytes: int) -> tuple[Callable[[], _Decoder], _Failure]:
+def _gzip(_window_bytes: int, _memory_bytes: int | None) -> tuple[Callable[[], _Decoder], _Failure]:
     from isal import igzip_lib
 
     # The stub of isal says that IsalError is an instance.
@@ -202,27 +202,28 @@ def _gzip(_window_bytes: int) -> tuple[Callable[[], _Decoder], _Failure]:
     return lambda: igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP), failure
 
 
-def _zstd(window_bytes: int) -> tuple[Callable[[], _Decoder], _Failure]:
+def _zstd(window_bytes: int, _memory_bytes: int | None) -> tuple[Callable[[], _Decoder], _Failure]:
     from layerstore.store.zstd import ZstdError, decompressor
 
     window_log = window_bytes.bit_length() - 1
     return lambda: decompressor(window_log), ZstdError
 
 
-def _bzip2(_window_bytes: int) -> tuple[Callable[[], _Decoder], _Failure]:
+def _bzip2(_window_bytes: int, _memory_bytes: int | None) -> tuple[Callable[[], _Decoder], _Failure]:
     import bz2
 
     return bz2.BZ2Decompressor, OSError
 
 
-def _xz(_window_bytes: int) -> tuple[Callable[[], _Decoder], _Failure]:
+def _xz(_window_bytes: int, memory_bytes: int | None) -> tuple[Callable[[], _Decoder], _Failure]:
     import lzma
 
-    return lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=XZ_MEMORY_BYTES), lzma.LZMAError
+    return lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=memory_bytes), lzma.LZMAError
 
 
 _FORMATS = {"gzip": _gzip, "zstd": _zstd, "bzip2": _bzip2, "xz": _xz}
-"""What loads the module for a compression and gives: what makes a decoder, what a decoder raises."""
+"""What loads the module for a compression and gives: what makes a decoder, whose window (zstd) or memory (xz) has these
+bytes at most, and what a decoder raises."""
 
 
 def decompressed(
@@ -235,10 +236,24 @@ def decompressed(
     gzip and xz), of bzip2 streams, or of zstd frames (RFC 8878), of which skippable ones say nothing (section 3.1.2).
 
     Raises `CorruptError` and, naming `what`, `LimitExceeded` while it is read: for a frame that wants a larger window,
-    and for a stream that has too many bytes for those that it was compressed to; `MemoryError`. Without `limits`, what
-    the store itself has compressed is read.
+    for xz that wants more memory, and for a stream that has too many bytes for those that it was compressed to;
+    `MemoryError`. Without `limits`, what the store itself has compressed is read.
     """
-    return _decompressed(pieces, compression, limits, what) if compression else pieces
+    return _decompressed(pieces, compression, limits, what, XZ_MEMORY_BYTES) if compression else pieces
+
+
+def first_decompressed(pieces: Iterable[Piece], compression: str, count: int) -> bytes:
+    """The same of the first `count` bytes, or all where there are fewer: to see what it is, whatever window or memory
+    the rest wants. Raises `CorruptError`, also for a window that nothing makes; `MemoryError`."""
+    limits = DEFAULT.changed({"zstd_window_bytes": LARGEST_WINDOW_BYTES})
+    plain = _decompressed(pieces, compression, limits, "it", None) if compression else iter(pieces)
+    data = b""
+    try:
+        while len(data) < count and (piece := next(plain, b"")):
+            data += piece
+    except LimitExceeded as error:
+        raise CorruptError(str(error)) from error
+    return data[:count]
 
 
 def _in_parts(pieces: Iterable[Piece]) -> Iterator[memoryview]:
@@ -247,11 +262,13 @@ def _in_parts(pieces: Iterable[Piece]) -> Iterator[memoryview]:
             yield memoryview(piece)[at : at + INPUT_BYTES]
 
 
-def _decompressed(pieces: Iterable[Piece], compression: str, limits: Limits | None, what: str) -> Iterator[Piece]:
+def _decompressed(
+    pieces: Iterable[Piece], compression: str, limits: Limits | None, what: str, memory_bytes: int | None
+) -> Iterator[Piece]:
     if compression == "zstd":
         from layerstore.store.zstd import is_out_of_memory
 
-    new_decoder, failure = _FORMATS[compression]((limits or DEFAULT).zstd_window_bytes)
+    new_decoder, failure = _FORMATS[compression]((limits or DEFAULT).zstd_window_bytes, memory_bytes)
     decoder: _Decoder | None = None
     taken = given = passed_over = room = 0
     is_over = False
@@ -282,6 +299,9 @@ def _decompressed(pieces: Iterable[Piece], compression: str, limits: Limits | No
                 if compression == "zstd" and "memory" in str(error):
                     name = "zstd_window_bytes"
                     raise beyond(f"{what} is zstd that needs a larger window", limits or DEFAULT, name) from error
+                if compression == "xz" and "memory" in str(error).lower():
+                    needs = f"needs more than {XZ_MEMORY_BYTES >> 20} MiB to be decompressed"
+                    raise LimitExceeded(f"{what} is xz that {needs}; compress it with xz -9 or less") from error
                 raise CorruptError(f"the {compression} stream is damaged ({error}); fetch or save it again") from error
             if data:
                 given += len(data)
