@@ -16,7 +16,7 @@ from layerstore.types import decode_path, encode_path
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from layerstore._core.index import Index
     from layerstore.store.contents import ContentStore
@@ -25,13 +25,37 @@ _SHOWN = 200
 _NEW_DIRECTORY_MODE = stat.S_IFDIR | 0o755
 
 
+class _Paths(dict[bytes, Entry]):
+    """Entries by path. Those below one are found without a look at the others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._names: dict[bytes, set[bytes]] = {}  # of directories: paths in them that are, or were, or lead to entries
+
+    def __setitem__(self, path: bytes, entry: Entry) -> None:
+        super().__setitem__(path, entry)
+        while path and path not in (names := self._names.setdefault(parent_of(path), set())):
+            names.add(path)
+            path = parent_of(path)
+
+    def drop_below(self, path: bytes) -> list[bytes]:
+        """Forget all entries below a path; gives their paths."""
+        dropped = []
+        waiting = [path]
+        while waiting:
+            names = self._names.pop(waiting.pop(), ())
+            dropped += [name for name in names if self.pop(name, None) is not None]
+            waiting += names
+        return dropped
+
+
 class Tree:
     """Paths are bytes without a leading slash; those given to anything but `follow` have no links in them."""
 
     def __init__(self, index: Index, contents: ContentStore) -> None:
         self._index = index
         self._contents = contents
-        self._new: dict[bytes, Entry] = {}  # none is a hard link: each says all of its file
+        self._new = _Paths()  # none is a hard link: each says all of its file
         self._hidden: set[bytes] = set()  # where something took the place of a stored directory: what was in it is gone
 
     def get(self, path: bytes) -> Entry | None:
@@ -97,14 +121,16 @@ class Tree:
         data = b"".join(map(bytes, entry.source.pieces())) if entry.source else b""
         return data.decode("utf-8", "surrogateescape")
 
-    def put(self, entry: Entry) -> None:
-        """Have an entry that is no hard link at its path, whose directory is there."""
+    def put(self, entry: Entry) -> list[bytes]:
+        """Have an entry that is no hard link at its path, whose directory is there. Gives the paths of the entries that
+        were put below it and are gone: it takes the place of a directory."""
         path = entry.path
+        gone = []
         if not entry.is_dir() and self.is_dir(path):
-            for below in [other for other in self._new if other.startswith(path + b"/")]:
-                del self._new[below]
+            gone = self._new.drop_below(path)
             self._hidden.add(path)
         self._new[path] = entry
+        return gone
 
 
 class NewLayer:
@@ -117,7 +143,7 @@ class NewLayer:
         self._tree = tree
         self._owner = owner
         self._mtime_ns = mtime_ns
-        self._put: dict[bytes, Entry] = {}
+        self._put: dict[bytes, Entry] = {}  # all names of a file have one entry, with the path of any; it is no link
         self._replaced: set[bytes] = set()  # directories that something else took the place of in this layer
 
     def put(self, entry: Entry) -> None:
@@ -132,16 +158,11 @@ class NewLayer:
             self.make_directory(parent_of(path))
         file = entry if entry.link is None else self._file(entry.link, entry)
         if not entry.is_dir() and self._tree.is_dir(path):
-            for below in [other for other in self._put if other.startswith(path + b"/")]:
-                self._drop(below)
             self._replaced.add(path)
-        if path in self._put:
-            self._drop(path)
-        entry.opaque = entry.is_dir() and path in self._replaced
-        if entry.link is not None:
-            entry.link = self._put[entry.link].link or entry.link
-        self._tree.put(entry if entry.link is None else file.at(path))
-        self._put[path] = entry
+        file.opaque = file.is_dir() and path in self._replaced
+        for below in self._tree.put(file if file is entry else file.at(path)):
+            self._put.pop(below, None)
+        self._put[path] = file
 
     def _file(self, path: bytes, link: Entry) -> Entry:
         """The file at a path of the layer, that of the image brought into it. Raises `InvalidInput`."""
@@ -155,14 +176,7 @@ class NewLayer:
             file.mode = stat.S_IFMT(file.mode) | stat.S_IMODE(link.mode)
             file.uid, file.gid, file.mtime_ns = link.uid, link.gid, link.mtime_ns
             self.put(file)
-        return file
-
-    def _drop(self, path: bytes) -> None:
-        """Forget an entry; of a file with more names the next one is the file then."""
-        gone = self._put.pop(path)
-        names = [entry for entry in self._put.values() if entry.link == path]
-        for entry in names:
-            self._put[entry.path] = gone.at(entry.path, None if entry is names[0] else names[0].path)
+        return self._put[path]
 
     def make_directory(self, path: bytes) -> None:
         """Make a directory, and those on the way to it, where they are missing. Raises `InvalidInput`."""
@@ -189,21 +203,18 @@ class NewLayer:
                 entry = self._tree.get(above)
                 assert entry is not None, "a directory is made before what is in it"
                 found[above] = entry.at(above)
-        ordered = [found[path] for path in sorted(found, key=lambda path: path.split(b"/"))]
-        return list(_first_names_first(ordered))
+        return list(_as_links(sorted(found.items(), key=lambda item: item[0].split(b"/"))))
 
 
-def _first_names_first(entries: list[Entry]) -> Iterator[Entry]:
+def _as_links(entries: Iterable[tuple[bytes, Entry]]) -> Iterator[Entry]:
     """Of a file with more names, the one that comes first is the file and the others are links to it."""
-    files: dict[bytes, Entry] = {entry.path: entry for entry in entries if entry.link is None}
-    first: dict[bytes, bytes] = {}
-    for entry in entries:
-        file = entry.link or entry.path
-        name = first.setdefault(file, entry.path)
-        if name != entry.path:
-            yield files[file].at(entry.path, name)
+    first: dict[int, bytes] = {}
+    for path, entry in entries:
+        name = first.setdefault(id(entry), path)
+        if name != path:
+            yield entry.at(path, name)
         else:
-            yield entry if entry.link is None else files[file].at(entry.path)
+            yield entry if entry.path == path else entry.at(path)
 
 
 class ImageFiles:

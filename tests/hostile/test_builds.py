@@ -5,6 +5,7 @@ import io
 import os
 import stat
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -291,6 +292,37 @@ def test_an_archive_of_many_extended_headers(work: Work) -> None:
     (work.context / "a.tar").write_bytes(tb.archive(*headers, tb.member(b"f", b"x")))
     image = work.build(b"FROM base:1\nADD a.tar /x/\n")
     assert image.view.listdir("/x") == ["2999"]  # type: ignore[attr-defined]
+
+
+_NAMES = [b"d/%d" % number for number in range(20_000)]
+
+
+@pytest.mark.parametrize(
+    ("parts", "count"),
+    [
+        pytest.param(
+            [tb.header(name) for name in _NAMES * 2],
+            20_000,
+            marks=case("ADD of an archive of 20,000 files, each there twice", "done in time"),
+        ),
+        pytest.param(
+            [tb.header(b"d/f"), *(tb.hardlink(name, b"d/f") for name in _NAMES), *map(tb.header, [b"d/f", *_NAMES])],
+            20_001,
+            marks=case("ADD of an archive of a file of 20,000 names that are others afterwards", "done in time"),
+        ),
+        pytest.param(
+            [*map(tb.header, _NAMES), *[tb.directory(b"d/e/"), tb.header(b"d/e")] * 10_000],
+            20_001,
+            marks=case("ADD of an archive with a directory and a file in turn 10,000 times", "done in time"),
+        ),
+    ],
+)
+def test_an_archive_that_replaces_what_it_has(work: Work, parts: list[bytes], count: int) -> None:
+    (work.context / "a.tar").write_bytes(tb.archive(*parts))
+    start = time.process_time()
+    image = work.build(b"FROM base:1\nADD a.tar /x/\n")
+    assert time.process_time() - start < 10
+    assert len(image.view.listdir("/x/d")) == count  # type: ignore[attr-defined]
 
 
 def make_deep(directory: Path, levels: int, name: str) -> None:
