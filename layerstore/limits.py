@@ -8,6 +8,16 @@ from layerstore.types import Value
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from typing import TypedDict
+
+    class OfTar(TypedDict):
+        path_bytes: int
+        name_bytes: int
+        extended_bytes: int
+        sparse_extents: int
+        file_bytes: int
+        entries: int
+
 
 FREE_LAYER_BYTES = 1 << 30
 """Decompressed, `layer_ratio` says nothing of a layer up to this size: half a second of work."""
@@ -110,10 +120,16 @@ class Limits(Value):
                 raise InvalidInput(f"there is no limit {name!r}; there are {', '.join(vars(self))}")
         return Limits(**{**vars(self), **values})
 
-    def of_tar(self) -> dict[str, int]:
+    def of_tar(self) -> OfTar:
         """Those of one tar whose entries become files, as a walk over it takes them."""
-        names = ("path_bytes", "name_bytes", "extended_bytes", "sparse_extents", "file_bytes", "entries")
-        return {name: getattr(self, name) for name in names}
+        return {
+            "path_bytes": self.path_bytes,
+            "name_bytes": self.name_bytes,
+            "extended_bytes": self.extended_bytes,
+            "sparse_extents": self.sparse_extents,
+            "file_bytes": self.file_bytes,
+            "entries": self.entries,
+        }
 
     def changes(self) -> dict[str, int]:
         """Those that are not as they are by default."""

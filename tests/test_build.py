@@ -503,6 +503,14 @@ def test_of_two_extended_headers_of_an_archive_the_later_one_holds(work: Workpla
     assert (status.st_uid, status.st_mtime) == (7, 0)
 
 
+def test_an_entry_of_an_archive_without_a_name_is_passed_over(work: Workplace) -> None:
+    for first in (tarbytes.member(b"", b"x"), tarbytes.header(b"", type=b"5", mode=0o700)):
+        (work.context / "a.tar").write_bytes(tarbytes.archive(first, tarbytes.member(b"f", b"y")))
+        view = work.build("FROM base:1\nADD a.tar /new/").view
+        assert view.listdir("/new") == ["f"]
+        assert view.stat("/new").st_mode & 0o777 == 0o755
+
+
 @pytest.mark.parametrize("sparse", [tarbytes.sparse_old, tarbytes.sparse_00, tarbytes.sparse_01, tarbytes.sparse_10])
 def test_sparse_files_of_an_archive(work: Workplace, sparse: Callable[..., bytes]) -> None:
     first, second, size = b"a" * 1000, b"b" * 2_000_000, 6_000_000

@@ -41,6 +41,7 @@ struct ls_tar_limits {
 	size_t sparse_extents; /* extents of one sparse file, empty ones counted: 65,536 */
 	uint64_t file_bytes;   /* logical size of one file: 1 TiB */
 	uint64_t entries;      /* entries of one archive: 16 Mi */
+	int nameless;          /* an entry of no name is handed out, with an empty path: 0, it is LS_INVALID */
 };
 
 /* The values above. */
@@ -62,7 +63,7 @@ struct ls_tar_extent {
 };
 
 /* Pointers stay valid until the next call of ls_tar_next. The path is as the archive has it: neither
- * cleaned nor checked for "..", but without NUL, not empty, and within path_bytes and name_bytes. */
+ * cleaned nor checked for "..", but without NUL, not empty (see nameless), and within path_bytes and name_bytes. */
 struct ls_tar_entry {
 	enum ls_tar_type type;
 	uint32_t mode; /* permission bits, setuid, setgid, sticky: 07777 */

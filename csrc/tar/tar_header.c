@@ -194,9 +194,11 @@ static int read_path(struct ls_tar *tar, const uint8_t *block, enum tar_sparse_f
 	if (!((form == TAR_SPARSE_0 || form == TAR_SPARSE_1) && tar_value(tar, TAR_KEY_SPARSE_NAME, &path)) &&
 	    !tar_value(tar, TAR_KEY_LONG_NAME, &path) && !tar_value(tar, TAR_KEY_PATH, &path))
 		path = header_name(tar, block);
-	status = check_text(tar, path, "path", 1, err);
-	if (status)
-		return status;
+	if (path.length || !tar->limits.nameless) {
+		status = check_text(tar, path, "path", 1, err);
+		if (status)
+			return status;
+	}
 	tar->entry.path = path;
 	return LS_OK;
 }

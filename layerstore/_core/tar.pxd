@@ -12,6 +12,7 @@ cdef extern from "tar/tar.h" nogil:
         size_t sparse_extents
         uint64_t file_bytes
         uint64_t entries
+        bint nameless
 
     const ls_tar_limits ls_tar_default_limits
 

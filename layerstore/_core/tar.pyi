@@ -41,4 +41,5 @@ def walk(
     sparse_extents: int | None = None,
     file_bytes: int | None = None,
     entries: int | None = None,
+    nameless: bool = False,
 ) -> Walk: ...

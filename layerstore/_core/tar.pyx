@@ -68,10 +68,11 @@ cdef class Walk:
     cdef bint has_span
     cdef bint over
 
-    def __cinit__(self, chunks, limits):
+    def __cinit__(self, chunks, limits, bint nameless):
         cdef ls_error err
         cdef ls_tar_limits c_limits = limits
 
+        c_limits.nameless = nameless
         check(ls_tar_new(&self.tar, &c_limits, &err), &err)
         self.chunks = iter(chunks)
 
@@ -119,12 +120,13 @@ cdef class Walk:
 
 
 def walk(chunks: Iterable, *, path_bytes=None, name_bytes=None, extended_bytes=None, sparse_extents=None,
-         file_bytes=None, entries=None):
+         file_bytes=None, entries=None, nameless=False):
     """Walk a tar archive that arrives in chunks of any size; return an iterator of `Raw`, `Entry` and `Data`.
 
     chunks: objects with a contiguous buffer (bytes, memoryview, mmap ...), which must not change while they are walked.
     The limits are those of struct ls_tar_limits in csrc/tar/tar.h, with the defaults given there (4,096 bytes of a path,
-    255 of a name, 1 MiB of extended headers, 65,536 extents, 1 TiB of a file, 16 Mi entries).
+    255 of a name, 1 MiB of extended headers, 65,536 extents, 1 TiB of a file, 16 Mi entries). An entry of no name is not
+    acceptable, unless `nameless` says so; its path is empty.
 
     The `data` of all `Raw` and `Data` in their order is the archive. The GIL is held: an event costs less
     than a microsecond, and imports do not go through here.
@@ -132,4 +134,5 @@ def walk(chunks: Iterable, *, path_bytes=None, name_bytes=None, extended_bytes=N
     Raises `CorruptError` for bytes that are no tar archive or a damaged or truncated one, `InvalidInput` for an entry
     that is not acceptable, `LimitExceeded` with the name of the limit. Formats: see csrc/tar/tar.h.
     """
-    return Walk(chunks, tar_limits(path_bytes, name_bytes, extended_bytes, sparse_extents, file_bytes, entries))
+    limits = tar_limits(path_bytes, name_bytes, extended_bytes, sparse_extents, file_bytes, entries)
+    return Walk(chunks, limits, nameless)

@@ -74,9 +74,9 @@ def opened(source: HostFile, scratch: str, name: str, limits: Limits) -> Iterato
     """The entries of the archive that a file is, in its order; None where it is none.
 
     Their sources can be read in the block. A link's `link` is the path that the archive says. That of the directory
-    that it is unpacked into has an empty path; an entry of that path that is no directory is passed over, as by
-    BuildKit. `scratch` is a directory for the archive as it is read from, decompressed: what is unpacked is what was
-    hashed, whatever becomes of the file meanwhile. `name` is told in messages.
+    that it is unpacked into has an empty path; an entry of that path that is no directory, or of no name, is passed
+    over, as by BuildKit. `scratch` is a directory for the archive as it is read from, decompressed: what is unpacked is
+    what was hashed, whatever becomes of the file meanwhile. `name` is told in messages.
 
     Raises `InvalidInput` where it is damaged, `Conflict` where it changes, `LimitExceeded`, `OSError`.
     """
@@ -94,7 +94,7 @@ def opened(source: HostFile, scratch: str, name: str, limits: Limits) -> Iterato
 def _entries(archive: BinaryIO, packed_bytes: int, limits: Limits) -> Iterator[Entry]:
     """See `opened`. `packed_bytes` is the size of the archive as it came."""
     position = size = holes = 0
-    for event in walk(pieces_of(archive), **limits.of_tar()):
+    for event in walk(pieces_of(archive), nameless=True, **limits.of_tar()):
         if not isinstance(event, Member):
             position += len(event.data)
             continue
@@ -107,7 +107,7 @@ def _entries(archive: BinaryIO, packed_bytes: int, limits: Limits) -> Iterator[E
             raise beyond(f"{what} holes of {holes} bytes", limits, "hole_bytes")
         if holes > max(FREE_LAYER_BYTES, limits.layer_ratio * packed_bytes):
             raise beyond(f"{what} holes of {holes} bytes in {packed_bytes} of the archive", limits, "layer_ratio")
-        if _path(event.path) or event.type == "directory":
+        if event.path and (_path(event.path) or event.type == "directory"):
             yield _entry(archive, position, event)
 
 
