@@ -652,6 +652,29 @@ def test_a_dockerfile_is_looked_up_in_the_context(work: Workplace, tmp_path: Pat
         work.store.build(work.context / "sub", dockerfile=work.context / "out", pull="never")
 
 
+def test_a_dockerfile_below_a_link_that_leads_out(work: Workplace, tmp_path: Path) -> None:
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared/Dockerfile").write_text("FROM base:1\n")
+    (work.context / "docker").symlink_to(tmp_path / "shared")
+    told = r"docker/Dockerfile is below a link that leads to nothing in .*context; put the file there"
+    with pytest.raises(NotFound, match=told):
+        work.store.build(work.context, dockerfile=work.context / "docker/Dockerfile", pull="never")
+
+
+def test_a_directory_of_the_context_that_cannot_be_read_is_named(
+    work: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.open
+
+    def refuse(path: str, *arguments: int, dir_fd: int | None = None) -> int:
+        if path == "." and dir_fd is not None and os.readlink(f"/proc/self/fd/{dir_fd}").endswith("/sub"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return real(path, *arguments, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "open", refuse)
+    work.fails("FROM base:1\nCOPY sub /x\n", PermissionError, r"Permission denied: '.*/context/sub'")
+
+
 def test_a_dockerignore_that_is_a_link(work: Workplace) -> None:
     write_context(work.context, {"ignored": b"app.py\n", ".dockerignore": "/ignored"})
     work.fails("FROM base:1\nCOPY app.py /", NotFound, "app.py is not in the build context")

@@ -822,6 +822,17 @@ BIG_LAYER = """
 """
 
 
+def test_a_layer_that_lost_its_index_is_told_by_an_image_upon_it(tmp_path: Path) -> None:
+    below, above = (write_tar([Entry("file", name, data=b"x")]) for name in ("below", "above"))
+    with Store(tmp_path / "store", create=True) as store:
+        store.load(io.BytesIO(tar_of(docker_files([Image([below], ["below:1"])]))))
+        (diff_id,) = store.image("below:1").diff_ids
+        os.unlink(store.layout.layer_index(diff_id))
+        with pytest.raises(CorruptError, match=f"the index of layer {diff_id} is missing"):
+            store.load(io.BytesIO(tar_of(docker_files([Image([above, below], ["both:1"])]))))
+        assert [image.names for image in store.images()] == [["below:1"]]
+
+
 @pytest.mark.memory
 def test_memory_does_not_grow_with_the_layer(tmp_path: Path) -> None:
     with child(BIG_LAYER, tmp_path / "store", 1 << 30, stdout=subprocess.PIPE) as process:

@@ -12,7 +12,7 @@ from layerstore._core.hashing import Hasher
 from layerstore._core.mount import open_inside
 from layerstore.errors import Conflict, InvalidInput, NotFound
 from layerstore.layers.streams import pieces_of
-from layerstore.naming import about, close_fd, fstat
+from layerstore.naming import about, close_fd, fstat, path_of
 from layerstore.store import reflink
 from layerstore.trees.entries import Entry
 from layerstore.types import encode_path
@@ -129,13 +129,15 @@ class HostDirectory:
     def read(self, path: str, max_bytes: int) -> bytes:
         """The first bytes of a regular file, links to it followed as by `resolve`. Raises `FileNotFoundError`,
         `InvalidInput` where it is something else, `NotFound` where it is a link that leads to nothing in the directory,
-        `OSError`."""
+        or below one, `OSError`."""
         try:
             place = open_inside(self._fd, path, os.O_PATH)
         except FileNotFoundError:
-            close_fd(open_inside(self._fd, path, _ITSELF))
+            if not os.path.lexists(self.shown(path)):
+                raise
+            where = "a link" if os.path.islink(self.shown(path)) else "below a link"
             raise NotFound(
-                f"{self.shown(path)} is a link that leads to nothing in {self.path}; put the file there"
+                f"{self.shown(path)} is {where} that leads to nothing in {self.path}; put the file there"
             ) from None
         try:
             if not stat.S_ISREG(fstat(place).st_mode):
@@ -154,7 +156,11 @@ class HostDirectory:
 
 
 def _names(fd: int) -> list[str]:
-    readable = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=fd)
+    try:
+        readable = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=fd)
+    except OSError as error:
+        error.filename = path_of(fd)
+        raise
     try:
         with about(readable):
             return os.listdir(readable)

@@ -14,11 +14,11 @@ import stat
 import time
 from functools import cached_property
 
-from layerstore.errors import RELOAD, CorruptError, NotFound
+from layerstore.errors import CorruptError, NotFound
 from layerstore.store import durable, locks
 from layerstore.store.pieces import read_whole
 from layerstore.store.sealed import sealed, unsealed
-from layerstore.types import Value, chain_id, hash_key
+from layerstore.types import Value, chain_id
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -101,16 +101,9 @@ class Chains:
 
     def layer_index(self, diff_id: DiffId) -> Index:
         """The index of one stored layer. Raises `CorruptError` when it is missing, damaged or another layer's."""
-        from layerstore._core.index import LAYER
-        from layerstore.layers.index_files import open_index
+        from layerstore.layers.index_files import open_layer_index
 
-        try:
-            index = open_index(self._layout.layer_index(diff_id))
-        except FileNotFoundError:
-            raise CorruptError(f"the index of layer {diff_id} is missing; {RELOAD}") from None
-        if (index.kind, index.hash_key) != (LAYER, hash_key(diff_id)):
-            raise CorruptError(f"{self._layout.layer_index(diff_id)} is the index of another layer; {RELOAD}")
-        return index
+        return open_layer_index(self._layout.layer_index(diff_id), diff_id)
 
     def index(self, diff_ids: Sequence[DiffId]) -> Index:
         """The merged index of a stack, kept on disk from now on.

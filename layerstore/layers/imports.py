@@ -17,7 +17,7 @@ from layerstore._core.erofs import write_pack
 from layerstore._core.index import check_links
 from layerstore._core.ingest import LOCATION_NONE, RECORD_BYTES, Contents, LayerIngest
 from layerstore.errors import DigestMismatch, InvalidInput
-from layerstore.layers.index_files import open_index
+from layerstore.layers.index_files import open_layer_index
 from layerstore.layers.streams import (
     BackgroundHash,
     Counted,
@@ -286,7 +286,9 @@ class Import:
 
     def _layer_index(self, diff_id: DiffId) -> Index:
         path = self._layout.layer_index(diff_id)
-        return open_index(f"{self._staging}/{os.path.basename(path)}" if self.is_staged(diff_id) else path)
+        return open_layer_index(
+            f"{self._staging}/{os.path.basename(path)}" if self.is_staged(diff_id) else path, diff_id
+        )
 
     def copy_contents(self, contents: Sequence[Piece]) -> bytes:
         """Stage contents that belong to layers which are stored; returns their digests, 32 bytes each."""

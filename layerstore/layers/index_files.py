@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 
 from layerstore._core.files import MappedFile
-from layerstore._core.index import Index
-from layerstore.errors import REPAIR, CorruptError
+from layerstore._core.index import LAYER, Index
+from layerstore.errors import RELOAD, REPAIR, CorruptError
 from layerstore.naming import close_fd
 from layerstore.store import durable
+from layerstore.types import hash_key
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing_extensions import Buffer
+
+    from layerstore.types import DiffId
 
 _FRAME_MAGIC = b"\x28\xb5\x2f\xfd"
 _LEVEL = 3
@@ -26,6 +29,17 @@ def open_index(path: str) -> Index:
     """
     data = _mapped(path)
     return Index(_unpacked(data) if _is_packed(data) else data)
+
+
+def open_layer_index(path: str, diff_id: DiffId) -> Index:
+    """The index of a layer. Raises as `open_index`, `CorruptError` also where it is missing or another layer's."""
+    try:
+        index = open_index(path)
+    except FileNotFoundError:
+        raise CorruptError(f"the index of layer {diff_id} is missing; {RELOAD}") from None
+    if (index.kind, index.hash_key) != (LAYER, hash_key(diff_id)):
+        raise CorruptError(f"{path} is the index of another layer; {RELOAD}")
+    return index
 
 
 def pack_index(path: str) -> None:
