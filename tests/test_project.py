@@ -417,13 +417,16 @@ def test_nothing_is_left_lying_about() -> None:
 
 # The rules of conftest.py
 
+# With a place of its own (--basetemp), or it would remove what earlier sessions have left.
+PYTEST = [sys.executable, "-m", "pytest", "-q", "-p", "conftest", "-p", "no:cacheprovider"]
+
 
 @pytest.mark.parametrize(("reason", "status"), [("umoci is not installed", 1), ("this CPU has no AVX-512", 0)])
 def test_a_skip_fails_where_everything_is_required(tmp_path: Path, reason: str, status: int) -> None:
     (tmp_path / "test_it.py").write_text(f"import pytest\ndef test_it():\n    pytest.skip({reason!r})\n")
     environment = {**os.environ, "LAYERSTORE_REQUIRE_ALL": "1", "PYTHONPATH": str(ROOT / "tests")}
     environment["PYTEST_XDIST_WORKER"] = "gw0"  # so that it does not take for its own what others have mounted
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "conftest", "-p", "no:cacheprovider", str(tmp_path)]
+    command = [*PYTEST, f"--basetemp={tmp_path / 'base'}", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
     assert done.returncode == status, done.stdout + done.stderr
     assert ("skipped, although" in done.stdout) == bool(status)
@@ -433,7 +436,7 @@ def test_what_a_module_leaves_behind_is_seen(tmp_path: Path) -> None:
     body = "import subprocess\nleft = []\ndef test_it():\n    left.append(subprocess.Popen(['sleep', '3']))\n"
     (tmp_path / "test_it.py").write_text(body)
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests")}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "conftest", "-p", "no:cacheprovider", str(tmp_path)]
+    command = [*PYTEST, f"--basetemp={tmp_path / 'base'}", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
     assert done.returncode == 1
     assert "left behind by this module: process" in done.stdout
@@ -455,19 +458,7 @@ def test_what_workers_leave_behind_is_seen(tmp_path: Path) -> None:
         "TMPDIR": str(tmp_path),
     }
     environment.pop("PYTEST_XDIST_WORKER", None)
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "conftest",
-        "-p",
-        "no:cacheprovider",
-        "-n",
-        "1",
-        str(tmp_path),
-    ]
+    command = [*PYTEST, "-n", "1", f"--basetemp={tmp_path / 'base'}", str(tmp_path)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
     finally:
