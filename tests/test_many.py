@@ -297,23 +297,3 @@ def test_who_wants_a_lock_alone_gets_it_from_sharers_without_an_end(
 def take_alone(layout: Layout) -> None:
     with locks.garbage_alone(layout):
         pass
-
-
-def test_threads_that_have_ended_keep_no_connection(root: Path) -> None:
-    """Who opens one closes theirs: here this thread, which has closed its own to fork."""
-    with Store(root) as store:
-        store.images()
-        few = len(os.listdir("/proc/self/fd"))
-        all_have_one = threading.Barrier(12)
-
-        def look() -> None:
-            store.images()
-            all_have_one.wait()
-
-        assert at_once(*[look] * 12) == []
-        assert len(os.listdir("/proc/self/fd")) >= few + 12
-        if (pid := os.fork()) == 0:
-            os._exit(0)
-        os.waitpid(pid, 0)
-        assert store.images() == []
-        assert len(os.listdir("/proc/self/fd")) <= few

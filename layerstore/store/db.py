@@ -13,7 +13,6 @@ import contextlib
 import errno
 import os
 import sqlite3
-import sys
 import time
 
 from layerstore.errors import REPAIR_DATABASE, Conflict, CorruptError, Unsupported
@@ -328,7 +327,6 @@ class Database:
         """This thread's connection, outside a transaction, for single SELECTs."""
         connection = self._connections.get(_thread.get_ident())
         if connection is None:
-            self._close_those_of_ended_threads()
             connection = _connected(self._path)
             connection.execute("PRAGMA foreign_keys = ON")
             # What a statement undoes where it fails; triggers have every one keep that, and in a file it takes longer.
@@ -337,12 +335,6 @@ class Database:
             connection.execute(f"PRAGMA wal_autocheckpoint = {_LOG_PAGES}")
             self._connections[_thread.get_ident()] = connection
         return connection
-
-    def _close_those_of_ended_threads(self) -> None:
-        for ended in list(self._connections.keys() - sys._current_frames().keys()):
-            # Another thread may do the same.
-            if (connection := self._connections.pop(ended, None)) is not None:
-                connection.close()
 
     def before_fork(self) -> None:
         """Close this thread's connection, which is opened again when it is needed.
