@@ -186,8 +186,8 @@ class Container(Operations):
         that, and it counts again when the container is moved back.
 
         All or nothing: it is one or the other whenever this process is killed, and what it was, or was to be, on the
-        other side is given back by `collect_garbage`. Other `Container` objects
-        of it are of no use then: ask `Store.container` again.
+        other side is given back by `collect_garbage`. Other `Container` objects of it are of no use then: ask
+        `Store.container` again.
 
         Raises:
             Conflict: it is mounted or runs, or another process writes to it; files of it are open; it was used

@@ -685,7 +685,7 @@ def mounting(layout: Layout, ids: Iterable[str]) -> Containers:
 
 def program(layout: Layout, container: str) -> Containers:
     """To start a program in a container, and wait for it if it is to be waited for, where nobody else does."""
-    return Containers(layout, [container], "program", alone=True, is_noted=False, waits=False)
+    return programs(layout, [container])
 
 
 def programs(layout: Layout, ids: Iterable[str]) -> Containers:
