@@ -242,6 +242,19 @@ class TestFork:
             origin.fork()
         assert os.listdir(store.layout.containers) == []
 
+    def test_an_origin_whose_files_go_meanwhile(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        origin = store.create("base:1")
+        clone_upper = snapshots.clone_upper
+
+        def late(fd: int, target: str) -> bool:
+            origin.remove(force=True)
+            return clone_upper(fd, target)
+
+        monkeypatch.setattr(snapshots, "clone_upper", late)
+        with pytest.raises(NotFound, match="removed meanwhile"):
+            origin.fork()
+        assert os.listdir(store.layout.containers) == []
+
     @runs
     def test_of_a_container_that_runs(self, store: Store) -> None:
         origin = store.create("box:1")

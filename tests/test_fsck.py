@@ -8,6 +8,7 @@ import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from images import docker_files, tar_of
@@ -16,7 +17,8 @@ from stacks import Stack
 from test_garbage import image_of
 
 from layerstore import CheckReport, Damage, Store, check_store
-from layerstore.chains import packs
+from layerstore.chains import derived, packs
+from layerstore.checking import database
 from layerstore.errors import CorruptError
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
@@ -132,6 +134,42 @@ def test_a_store_is_clean_whatever_was_done_in_it(store: Store) -> None:
     assert told(store.check()) == ""
     load(store, FIRST)
     assert told(store.check()) == ""
+
+
+def test_a_store_that_others_write_to_meanwhile(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The database has grown in its log, and its file has not."""
+    check_pages = database._check_pages
+
+    with Store(root) as other:
+
+        def late(db: sqlite3.Connection, path: str, findings: Any) -> None:
+            for number in range(30):
+                other.tag("first:1", f"{number}:{'x' * 100}")
+            check_pages(db, path, findings)
+            assert len(db.serialize()) > os.stat(path).st_size
+
+        monkeypatch.setattr(database, "_check_pages", late)
+        assert told(checked(root, quick=True)) == ""
+
+
+def test_a_tree_image_that_was_written_as_others_looked_what_to_evict(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    units = derived.Derived._units
+    (description,) = root.glob("chains/*.json")
+
+    def early(self: derived.Derived) -> object:
+        os.rename(description, root / "later")
+        found = list(units(self))
+        os.rename(root / "later", description)
+        return found
+
+    with Store(root) as store:
+        store.remove(store.containers(), force=True)
+        monkeypatch.setattr(derived.Derived, "_units", early)
+        store.evict_derived(0)
+    assert list(root.glob("chains/*.erofs")) == []
+    assert told(checked(root)) == ""
 
 
 def test_a_store_is_clean_after_packs_were_brought_together(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,6 +26,7 @@ from layerstore import Container, Store
 from layerstore._core import log as kinds
 from layerstore._core.log import Record
 from layerstore.containers import moving
+from layerstore.containers.containers import Containers
 from layerstore.errors import Conflict, InvalidInput, NotFound, Unsupported
 from layerstore.extents import recording
 from layerstore.store import durable, locks
@@ -330,6 +331,34 @@ class TestWhenItCannotBe:
             container.move(other)  # type: ignore[arg-type]
         assert store.containers() == []
 
+    def test_a_snapshot_that_is_removed_meanwhile(
+        self, store: Store, container: Container, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """By another process, with the log that it was read from."""
+        with Store(store.root) as first:
+            box = first.container(container.id)
+            box.write_bytes("/new", b"content")
+            box.snapshot("one")
+            box.rollback("one")
+            box.write_bytes("/new", b"other content")
+            box.snapshot("two")
+            box.rollback("one")
+        write = moving._write_upper
+
+        def late(*arguments: Any) -> None:
+            monkeypatch.undo()
+            found = in_another_process(
+                store, f"store.container({container.id!r}).remove_snapshot('two'); store.close()"
+            )
+            assert (found.returncode, found.stderr) == (0, "")
+            write(*arguments)
+
+        monkeypatch.setattr(moving, "_write_upper", late)
+        with Store(store.root) as mine, pytest.raises(Conflict, match="was used while it was being moved"):
+            mine.container(container.id).move("overlay")
+        assert store.container(container.id).driver == "extent"
+        assert container.read_bytes("/new") == b"content"
+
     def test_files_that_are_open(self, container: Container) -> None:
         with container.open("/new", "wb") as file:
             with pytest.raises(Conflict, match="close them first"):
@@ -387,8 +416,31 @@ class TestWhenItCannotBe:
         container.move("extent")
         with pytest.raises(Unsupported, match="layerstore move"):
             other.mount()
-        with pytest.raises(NotFound):
-            other.fork()
+        for call in (other.fork, other.diff, lambda: list(other.entries())):
+            with pytest.raises(Conflict, match="was moved to the extent driver meanwhile; open it again"):
+                call()
+
+    @pytest.mark.parametrize("what", ["fork", "diff", "snapshot"])
+    def test_moved_back_before_it_is_looked_at(
+        self, store: Store, container: Container, monkeypatch: pytest.MonkeyPatch, what: str
+    ) -> None:
+        """Who uses it finds that its files are gone, and then that it is what it was."""
+        container.move("overlay")
+        other = store.container(container.id)
+        container.move("extent")
+        check = Containers.check
+
+        def late(*arguments: Any) -> None:
+            container.move("overlay")
+            check(*arguments)
+
+        monkeypatch.setattr(Containers, "check", late)
+        arguments = ["new"] if what == "snapshot" else []
+        with pytest.raises(Conflict, match="was moved to another driver and back meanwhile; try again"):
+            getattr(other, what)(*arguments)
+        monkeypatch.undo()
+        assert os.listdir(store.layout.containers) == [container.id]
+        getattr(other, what)(*arguments)
 
     def test_who_has_found_it_before_never_has_a_part(
         self, store: Store, container: Container, monkeypatch: pytest.MonkeyPatch
@@ -401,7 +453,7 @@ class TestWhenItCannotBe:
         write, begun = moving._write_upper, []
 
         def use_and_write(*arguments: Any) -> None:
-            with pytest.raises(NotFound):
+            with pytest.raises(Conflict, match="was moved to the extent driver"):
                 begun.append(next(other.entries()))
             with pytest.raises(Conflict, match="was moved to the extent driver"):
                 other.snapshot("part")

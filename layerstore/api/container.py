@@ -212,9 +212,7 @@ class Container(Operations):
 
         index = self.image.index()
         with self._upper() as fd:
-            found = changes.changes(fd, index)
-            self._store._containers.check(self.row)  # else it was being removed, by force or a move
-        return found
+            return changes.changes(fd, index)
 
     # What it holds
 
@@ -360,21 +358,23 @@ class Container(Operations):
 
     @contextlib.contextmanager
     def _upper(self, *, lasting: bool = False) -> Iterator[int]:
-        """The upper directory, which is neither rolled back nor removed meanwhile; see `snapshots.source`.
+        """The upper directory, which is neither rolled back nor removed meanwhile; see `snapshots.source`. Raises
+        `NotFound` or `Conflict` where it was, by force, or moved.
 
         What needs another lock of the store (an index, contents) is opened before."""
         from layerstore.containers import snapshots
 
-        with snapshots.source(self._store.layout, self.id, lasting=lasting) as directory:
+        containers = self._store._containers
+        with (
+            containers.told_of_removal(self.row),
+            snapshots.source(self._store.layout, self.id, lasting=lasting) as directory,
+        ):
+            fd = os.open("upper", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
             try:
-                fd = os.open("upper", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
-                try:
-                    yield fd
-                finally:
-                    close_fd(fd)
-            except OSError:
-                self._store._containers.check(self.row)  # else it is being removed, by force or a move
-                raise
+                yield fd
+                containers.check(self.row)  # what was seen may be a part of it
+            finally:
+                close_fd(fd)
 
     @contextlib.contextmanager
     def _changed(self) -> Iterator[Iterator[Entry]]:
@@ -389,7 +389,6 @@ class Container(Operations):
         index, contents = self.image.index(), self._store._contents
         with self._upper(lasting=True) as fd:
             yield upper.entries(fd, index, contents)
-            self._store._containers.check(self.row)  # else it was being removed, by force or a move
 
     def _layer_tar(self) -> tuple[Callable[[Clone], Iterator[Piece]], contextlib.AbstractContextManager[object]]:
         """What writes the tar of its changes, and what is to be held meanwhile."""

@@ -121,7 +121,9 @@ class Derived:
     def _remove(self, unit: _Unit) -> bool:
         with locks.chain_if_free(self._layout, unit.chain) as is_held:
             if is_held:
-                remove_derived(unit.paths)
+                # What was written as the directory was read may not be among those that were found.
+                image = [self._layout.chain_description(unit.chain), self._layout.chain_image(unit.chain)]
+                remove_derived({*unit.paths, *(() if unit.is_index else image)})
             return is_held
 
 

@@ -116,6 +116,14 @@ def _require_overlay(rows: Iterable[ContainerRow]) -> None:
             )
 
 
+def _is_at(fd: int, path: str) -> bool:
+    """Whether the directory that is open as `fd`, which is -1 for none, is still that of the path."""
+    try:
+        return fd >= 0 and os.path.samestat(fstat(fd), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
 def _runs(container: str) -> Conflict:
     return Conflict(f"container {container[:12]} is running already; end it first, or create another one")
 
@@ -656,12 +664,25 @@ class Containers:
     @contextlib.contextmanager
     def told_of_removal(self, row: ContainerRow) -> Iterator[None]:
         """Raise as `check` where the block fails as a container's files go, which a removal by force, or a move, takes
-        from whoever has them."""
+        from whoever has them; `Conflict` too where it was moved and moved back."""
+        path = self._layout.container(row.id)
+        try:
+            # As long as it is open no other directory has its inode.
+            fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            fd = -1
         try:
             yield
-        except (FileNotFoundError, NotADirectoryError, NotFound):
+        except (FileNotFoundError, NotADirectoryError, NotFound) as error:
             self.check(row)
+            if row.driver == "overlay" and not _is_at(fd, path):
+                raise Conflict(
+                    f"container {row.id[:12]} was moved to another driver and back meanwhile; try again"
+                ) from error
             raise
+        finally:
+            if fd >= 0:
+                close_fd(fd)
 
     def _is_written(self, container: str) -> bool:
         """Does a process write to this container, by its log, which only one of the extent driver has?"""

@@ -42,6 +42,7 @@ class Forks:
         rows = [ContainerRow(**{**alike, "id": os.urandom(32).hex()}) for _ in range(count)]
         ids = [made.id for made in rows]
         with (
+            self._containers.told_of_removal(row),
             locks.garbage(self._layout, again=True),
             durable.file_system(self._layout.containers) as sync,
             self._containers.or_none(ids),

@@ -18,6 +18,7 @@ from layerstore._core.mount import container_make_many, container_remove_many
 from layerstore.containers import snapshots
 from layerstore.containers.containers import ContainerRow
 from layerstore.errors import Conflict, InvalidInput, NotFound, Unsupported
+from layerstore.extents.log import LogMissing
 from layerstore.naming import close_fd
 from layerstore.store import durable, locks, logs
 
@@ -102,13 +103,17 @@ class Moves:
             durable.file_system(self._layout.containers) as sync,
             self._or_none(row, partial(self._remove_directory, beside)),
         ):
-            states = self._database.read().execute(_SNAPSHOTS, (row.id,)).fetchall()
+            states = _snapshots(self._database.read(), row)
             container_make_many(self._mounts.containers_fd, [beside], 0o700, 0, 0, 0)
             directory = self._layout.container(beside)
             made: Made | None = {} if states else None
-            _write_upper(tree, f"{directory}/upper", made)
-            for name, created, log, length in states:
-                _write_upper(layer.at((log, length)), snapshots.make(directory, name, created), made)
+            try:
+                _write_upper(tree, f"{directory}/upper", made)
+                for name, created, log, length in states:
+                    _write_upper(layer.at((log, length)), snapshots.make(directory, name, created), made)
+            except LogMissing:
+                self._check_same(self._database.read(), row, states)
+                raise
             sync()
             gone = self._put_in_place(row, directory, states)
         self._layers.forget(row.id)
@@ -129,12 +134,17 @@ class Moves:
     def _say_overlay(self, row: ContainerRow, states: list[Any]) -> list[str]:
         """Returns the logs that nothing needs any more."""
         with self._database.transaction() as db:
-            if db.execute(_SNAPSHOTS, (row.id,)).fetchall() != states:
-                raise _changed(row)
-            log = self._log_of(db, row)
+            log = self._check_same(db, row, states)
             db.execute("UPDATE containers SET driver = 'overlay', log = NULL WHERE id = ?", (row.id,))
             db.execute("DELETE FROM snapshots WHERE container_id = ?", (row.id,))
             return logs.forget_unneeded(db, [log, *(state[2] for state in states)])
+
+    def _check_same(self, db: Connection, row: ContainerRow, states: list[Any]) -> str | None:
+        """As `_log_of`, and raises `Conflict` where the snapshots are others than those."""
+        log = self._log_of(db, row)
+        if _snapshots(db, row) != states:
+            raise _changed(row)
+        return log
 
     def _log_of(self, db: Connection, row: ContainerRow) -> str | None:
         """The container's log, None for the overlay driver. Raises where it was removed or moved meanwhile."""
@@ -193,6 +203,11 @@ class Moves:
                     db.execute("UPDATE containers SET driver = 'extent', log = ? WHERE id = ?", (log, row.id))
                 else:
                     db.execute("INSERT INTO snapshots VALUES (?, ?, ?, ?, ?)", (row.id, name, created, log, length))
+
+
+def _snapshots(db: Connection, row: ContainerRow) -> list[Any]:
+    """Of a container of the extent driver."""
+    return db.execute(_SNAPSHOTS, (row.id,)).fetchall()
 
 
 def _changed(row: ContainerRow) -> Conflict:
