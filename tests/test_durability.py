@@ -232,12 +232,12 @@ def test_a_database_that_could_not_be_synced_commits_nothing_until_it_is(
 ) -> None:
     load(store)
     monkeypatch.setattr(db.Database, "_write_again", failing)
-    store._database._sync_failed = True
+    store._opened.database._sync_failed = True
     with pytest.raises(OSError, match="the disk says no"):
         store.tag("app:1", "other:1")
     monkeypatch.undo()
     store.tag("app:1", "other:1")
-    assert not store._database._sync_failed
+    assert not store._opened.database._sync_failed
 
 
 class TestPlace:
@@ -339,7 +339,7 @@ def test_a_removal_is_durable_before_files_go(store: Store, monkeypatch: pytest.
 
     load(store)
     done: list[str] = []
-    for owner, name in ((store._database, "sync"), (containers, "container_remove_many")):
+    for owner, name in ((store._opened.database, "sync"), (containers, "container_remove_many")):
         real = getattr(owner, name)
         monkeypatch.setattr(owner, name, lambda *a, real=real, name=name: (done.append(name), real(*a))[1])
     store.create("app:1").remove()

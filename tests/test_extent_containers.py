@@ -75,7 +75,7 @@ def used_bytes(store: Store) -> int:
 
 def log_of(container: Container) -> Path:
     query = "SELECT log FROM containers WHERE id = ?"
-    (log,) = container._store._database.read().execute(query, (container.id,)).fetchone()
+    (log,) = container._store._opened.database.read().execute(query, (container.id,)).fetchone()
     return Path(container._store.layout.log(log))
 
 
@@ -798,7 +798,7 @@ def test_what_is_committed_is_durable_after_a_sync_that_changes_nothing(
     """SQLite writes nothing, and so syncs nothing, for a transaction that leaves all as it is."""
     synced: list[str] = []
     monkeypatch.setattr(os, "fdatasync", lambda fd: synced.append(os.readlink(f"/proc/self/fd/{fd}")))
-    filled._database.sync()
+    filled._opened.database.sync()
     assert synced == [filled.layout.database + "-wal"]
 
 

@@ -128,7 +128,7 @@ class World:
         entries = list(delta.entries(moment))
         assert [found_of(entry) for entry in entries] == expected_entries(moment)
         assert self.container.diff() == expected_changes(moment)
-        index, contents = self.container.image.index(), self.container._store._contents
+        index, contents = self.container.image.index(), self.container._store._opened.contents
         assert told(apply(image_nodes(index, contents), entries, index, contents)) == without_sockets(shown)
 
 
@@ -165,7 +165,7 @@ class ExtentMachine(RuleBasedStateMachine):
                 world.compare()
             if self.worlds:
                 self.store.remove(self.store.containers())
-                assert self.store._database.read().execute("SELECT id FROM logs").fetchall() == []
+                assert self.store._opened.database.read().execute("SELECT id FROM logs").fetchall() == []
                 self.store.collect_garbage()  # what rollbacks left before a crash
                 assert os.listdir(self.store.layout.logs) == []
                 self.store.close()
@@ -431,7 +431,7 @@ class ExtentMachine(RuleBasedStateMachine):
                 # The children have the descriptor, too, and would keep the lock.
                 fcntl.flock(tree.logs.descriptors[tree.log_number].fd, fcntl.LOCK_UN)
         self.store._opened_layers = None
-        self.store._database.close()
+        self.store._opened.database.close()
         victim = data.draw(st.sampled_from(self.worlds))
         if victim.log:
             lengths[victim.log] = data.draw(

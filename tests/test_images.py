@@ -337,18 +337,18 @@ class TestBesideOthers:
 
     @contextlib.contextmanager
     def before_the_transaction(self, store: Store, do: Callable[[Store], object]) -> Iterator[None]:
-        real = store._database.transaction
+        real = store._opened.database.transaction
 
         def later(**options: bool) -> contextlib.AbstractContextManager[sqlite3.Connection]:
             with Store(store.root) as other:
                 do(other)
             return real(**options)
 
-        store._database.transaction = later  # type: ignore[method-assign, assignment]
+        store._opened.database.transaction = later  # type: ignore[method-assign, assignment]
         try:
             yield
         finally:
-            store._database.transaction = real  # type: ignore[method-assign]
+            store._opened.database.transaction = real  # type: ignore[method-assign]
 
     def test_a_name_that_moves_takes_no_image_with_it(self, store: Store) -> None:
         load(store, BASE, TOP)

@@ -437,14 +437,14 @@ class TestWhileOneIsRead:
 
         def read(*args: Any) -> Any:
             found = function(*args)
-            with loaded._database.transaction() as db:
+            with loaded._opened.database.transaction() as db:
                 db.execute("UPDATE containers SET driver = 'extent' WHERE id = ?", (container.id,))
             return found
 
         monkeypatch.setattr(module, name, read)
         with pytest.raises(Conflict, match="was moved to the extent driver"):
             getattr(container, verb)()
-        with loaded._database.transaction() as db:
+        with loaded._opened.database.transaction() as db:
             db.execute("UPDATE containers SET driver = 'overlay' WHERE id = ?", (container.id,))
 
     def test_a_removal_by_force_leaves_to_gc_what_is_written_meanwhile(
@@ -656,7 +656,7 @@ class TestGarbageThatIsMounted:
     def container(self, loaded: Store) -> Container:
         made = loaded.create("app:1")
         made.mount()
-        with loaded._database.transaction() as db:
+        with loaded._opened.database.transaction() as db:
             db.execute("DELETE FROM containers")
         return made
 

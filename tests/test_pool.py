@@ -257,7 +257,7 @@ class TestAttaching:
             for i in range(6):
                 with Store(sys.argv[1]) as store:
                     assert store.images() == []
-                    with store._database.transaction() as db:
+                    with store._opened.database.transaction() as db:
                         db.execute("UPDATE counters SET value = value + 1 WHERE name = 'packs'")
         """
         running = [child(program, root) for _ in range(4)]
@@ -268,7 +268,7 @@ class TestAttaching:
         with Store(root) as store:
             assert len(devices_of(root)) == 1
             query = "SELECT value FROM counters WHERE name = 'packs'"
-            assert store._database.read().execute(query).fetchone() == (24,)
+            assert store._opened.database.read().execute(query).fetchone() == (24,)
 
     def test_many_threads_at_once(self, root: Path) -> None:
         Store(root, create=True, pool_bytes=POOL_BYTES).close()

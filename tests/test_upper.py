@@ -109,7 +109,7 @@ class Upper:
 
     def __init__(self, container: Container) -> None:
         self.index = container.image.index()
-        self.contents = container._store._contents
+        self.contents = container._store._opened.contents
         self.path = container._store._containers.upper(container.id)
 
     def entries(self) -> list[Entry]:

@@ -245,9 +245,7 @@ class Container(Operations):
         tar, held = self._layer_tar()
         return store._image(
             commits.commit(
-                store.layout,
-                store._database,
-                store._contents,
+                store._opened,
                 self.image.config,
                 tar,
                 held,
@@ -275,7 +273,7 @@ class Container(Operations):
 
         index = self.image.index()
         with self._changed() as changed:
-            yield from whole(index, self._store._contents, changed, encode_path(path))
+            yield from whole(index, self._store._opened.contents, changed, encode_path(path))
 
     def export(self, path: str | bytes = "/") -> Iterator[Piece]:
         """Its whole view, or what is at and below a path, as the pieces of a tar.
@@ -386,7 +384,7 @@ class Container(Operations):
             return
         from layerstore.containers import upper
 
-        index, contents = self.image.index(), self._store._contents
+        index, contents = self.image.index(), self._store._opened.contents
         with self._upper(lasting=True) as fd:
             yield upper.entries(fd, index, contents)
 
@@ -400,7 +398,7 @@ class Container(Operations):
             return lambda clone: tar_pieces(delta.entries(layer.moment()), clone), contextlib.nullcontext()
         from layerstore.containers import upper
 
-        index, contents, stack = self.image.index(), self._store._contents, contextlib.ExitStack()
+        index, contents, stack = self.image.index(), self._store._opened.contents, contextlib.ExitStack()
 
         def tar(clone: Clone) -> Iterator[Piece]:
             return upper.tar_pieces(stack.enter_context(self._upper()), index, contents, clone)

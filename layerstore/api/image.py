@@ -43,7 +43,7 @@ class Image:
     def names(self) -> list[str]:
         """`NAME:TAG`, sorted."""
         query = "SELECT name FROM names WHERE image_id = ? ORDER BY name"
-        return [name for (name,) in self._store._database.read().execute(query, (self.id,))]
+        return [name for (name,) in self._store._opened.database.read().execute(query, (self.id,))]
 
     @property
     def config(self) -> ImageConfig:
@@ -60,14 +60,14 @@ class Image:
     @property
     def diff_ids(self) -> tuple[DiffId, ...]:
         """The layers, bottom first."""
-        return tuple(DiffId(d) for d, _ in self._store._database.read().execute(LAYERS_OF, (self.id,)))
+        return tuple(DiffId(d) for d, _ in self._store._opened.database.read().execute(LAYERS_OF, (self.id,)))
 
     @property
     def chain_id(self) -> ChainId:
         """The ChainID of its layers. Raises `NotFound` when the image is gone."""
         if self._chain_id is None:
             query = "SELECT chain_id FROM images WHERE image_id = ?"
-            row = self._store._database.read().execute(query, (self.id,)).fetchone()
+            row = self._store._opened.database.read().execute(query, (self.id,)).fetchone()
             if row is None:
                 raise NotFound(f"image {self.short_id} was removed; load it again")
             self._chain_id = ChainId(row[0])
@@ -77,14 +77,14 @@ class Image:
     def created(self) -> str:
         """When it was made, as its config says (RFC 3339), "" when it does not."""
         query = "SELECT created FROM images WHERE image_id = ?"
-        row = self._store._database.read().execute(query, (self.id,)).fetchone()
+        row = self._store._opened.database.read().execute(query, (self.id,)).fetchone()
         return str(row[0]) if row else ""
 
     @property
     def is_frozen(self) -> bool:
         """Whether `Store.freeze` has frozen it, and nothing has thawed it since."""
         query = "SELECT 1 FROM frozen WHERE image_id = ?"
-        return self._store._database.read().execute(query, (self.id,)).fetchone() is not None
+        return self._store._opened.database.read().execute(query, (self.id,)).fetchone() is not None
 
     @property
     def size_bytes(self) -> int:
@@ -92,7 +92,7 @@ class Image:
         return sum(self._layer_bytes().values())
 
     def _layer_bytes(self) -> dict[int, int]:
-        rows = self._store._database.read().execute(LAYERS_OF, (self.id,))
+        rows = self._store._opened.database.read().execute(LAYERS_OF, (self.id,))
         return {position: files_bytes for position, (_, files_bytes) in enumerate(rows)}
 
     def history(self) -> list[HistoryEntry]:
@@ -123,7 +123,7 @@ class Image:
         found: dict[int, ImageId] = {}
         made_at = {layer: number for number, (_, layer) in enumerate(steps) if layer is not None}
         lengths = {chain: n for n, chain in enumerate(chain_ids(self.diff_ids), 1)}
-        rows = self._store._database.read().execute("SELECT image_id, chain_id FROM images ORDER BY image_id")
+        rows = self._store._opened.database.read().execute("SELECT image_id, chain_id FROM images ORDER BY image_id")
         for image_id, length in [(image_id, lengths[chain]) for image_id, chain in rows if chain in lengths]:
             first, end = made_at.get(length - 1, 0), made_at.get(length, len(steps))
             if first + 1 < end:
@@ -209,7 +209,7 @@ class Image:
 
         view = self._view
         if view is None:
-            view = self._view = View(self._store._index(self), self._store._contents)
+            view = self._view = View(self._store._index(self), self._store._opened.contents)
         self._store._looked_into.keep(self.id, self)
         return view
 
@@ -233,11 +233,13 @@ class Image:
 
         store = self._store
         recipe = store.layout.layer_recipe(diff_id)
-        return tar_pieces(recipe, store._chains.layer_index(diff_id), store._contents)
+        return tar_pieces(recipe, store._chains.layer_index(diff_id), store._opened.contents)
 
     def _damaged_layers(self) -> list[str]:
         """Those of which a repair has found that something is missing, until they are loaded again."""
-        damaged = {diff_id for (diff_id,) in self._store._database.read().execute("SELECT diff_id FROM damaged_layers")}
+        damaged = {
+            diff_id for (diff_id,) in self._store._opened.database.read().execute("SELECT diff_id FROM damaged_layers")
+        }
         return [diff_id for diff_id in self.diff_ids if diff_id in damaged] if damaged else []
 
     def inspect(self) -> dict[str, Any]:

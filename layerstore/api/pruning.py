@@ -34,13 +34,13 @@ def prune(store: Store, *, named: bool, containers: bool, older_than_seconds: fl
             idle, young = _idle(store, before) if containers else ([], [])
             images = _images(store, before, named, idle)
             young_images = len(_images(store, _ALWAYS, named, [*idle, *young])) - len(images)
-            freed = bytes_without(store.layout, store._database, store._contents, store._chains, images)
+            freed = bytes_without(store._opened, store._chains, images)
         return Pruned({row.id: row.name for row in idle}, images, 0, freed, young_images, len(young))
     # Nothing is being loaded, built or created in here, so an image that has no name yet is nobody's.
     with locks.garbage_alone(store.layout):
         idle, young = _idle(store, before) if containers else ([], [])
         gone = {row.id: row.name for row in idle if _remove(store, row)}
-        with store._database.transaction() as db:
+        with store._opened.database.transaction() as db:
             images = _images(store, before, named, [])
             young_images = len(_images(store, _ALWAYS, named, young)) - len(images)
             db.executemany("DELETE FROM names WHERE image_id = ?", [(image,) for image in images])
@@ -67,7 +67,7 @@ def _images(store: Store, before: float, named: bool, gone: list[ContainerRow]) 
     """Images that are to go with those containers, and their names."""
     import json
 
-    db = store._database.read()
+    db = store._opened.database.read()
     values = {"before": before, "named": named, "gone": json.dumps([row.id for row in gone])}
     query = "SELECT name FROM names WHERE image_id = ? ORDER BY name"
     return {

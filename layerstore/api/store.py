@@ -13,9 +13,10 @@ from layerstore.chains.chains import Chains
 from layerstore.containers.containers import Containers, check_count
 from layerstore.errors import Conflict, CorruptError, InvalidInput, LayerstoreError, NotFound, Unsupported
 from layerstore.mount.shared import Mounts
-from layerstore.store.db import SET_NAME, Database
+from layerstore.store.db import SET_NAME
 from layerstore.store.last_use import note_use
 from layerstore.store.layout import POOL_NAME, Layout, absolute, make_private
+from layerstore.store.opened import OpenStore
 from layerstore.store.recent import Recent
 from layerstore.types import DiffId, ImageId, chain_id, normalise_name, parse_digest
 
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from layerstore.oci.configs import ImageConfig
     from layerstore.results import BuildEvent, Change, CheckReport, DedupStats, Frozen, Progress, Pruned, Synced, Usage
     from layerstore.space.garbage import Collected
-    from layerstore.store.contents import ContentStore, Verify
+    from layerstore.store.contents import Verify
     from layerstore.store.pool import Pool
     from layerstore.sync.channel import Channel
     from layerstore.types import Digest
@@ -132,21 +133,20 @@ class Store:
         self.layout.finish()
         self.layout.check()
         self.layout.check_database()
-        self._database = Database(self.layout.database, self.layout.database_lock)
-        self._opened_contents: ContentStore | None = None
+        self._opened = OpenStore(self.layout, self._verify)
         self._collections = -1
         self._known_images = Recent(_IMAGES, Image._let_go)
         self._looked_into = Recent(_VIEWS, Image._let_go)
-        self._chains = Chains(self.layout, self._database, lambda: self._contents)
+        self._chains = Chains(self._opened)
         self._mounts = Mounts(self.layout)
-        self._containers = Containers(self.layout, self._database, self._chains, self._mounts)
+        self._containers = Containers(self._opened, self._chains, self._mounts)
         try:
             if derived_limit_bytes is not None:
                 self._chains.derived.limit_bytes = derived_limit_bytes
             self._containers.forget_lost()
         except BaseException:
             self._mounts.close()
-            self._database.close()
+            self._opened.close()
             raise
         self._opened_layers: Layers | None = None
         self._opening = _thread.allocate_lock()
@@ -179,27 +179,18 @@ class Store:
     def _forks(self) -> Forks:
         from layerstore.containers.forks import Forks
 
-        return Forks(self.layout, self._database, self._mounts, self._containers)
+        return Forks(self._opened, self._mounts, self._containers)
 
     @property
     def _moves(self) -> Moves:
         from layerstore.containers.moving import Moves
 
-        return Moves(self.layout, self._database, self._mounts, self._containers, self._writable.layers)
+        return Moves(self._opened, self._mounts, self._containers, self._writable.layers)
 
     @property
     def derived_limit_bytes(self) -> int:
         """What merged indexes and tree images may take on disk, as it was given last by any process."""
         return self._chains.derived.limit_bytes
-
-    @property
-    def _contents(self) -> ContentStore:
-        if self._opened_contents is None:
-            from layerstore.store.contents import ContentStore
-
-            # Should two threads come here at once, either's will do: it holds nothing but what was read.
-            self._opened_contents = ContentStore(self.layout, self._database, self._verify)
-        return self._opened_contents
 
     @property
     def _writable(self) -> WritableContainers:
@@ -211,8 +202,8 @@ class Store:
             with self._opening:
                 if self._opened_layers is None:
                     os.makedirs(self.layout.logs, mode=0o700, exist_ok=True)
-                    self._opened_layers = Layers(self.layout, self._database, self._image_tree)
-        return WritableContainers(self.layout, self._database, self._opened_layers)
+                    self._opened_layers = Layers(self._opened, self._image_tree)
+        return WritableContainers(self._opened, self._opened_layers)
 
     def _image_tree(self, image: ImageId) -> ImageTree:
         from layerstore.extents.image import ImageTree, PackFiles
@@ -224,13 +215,13 @@ class Store:
             files = self._image_files
             if files is None:
                 files = self._image_files = PackFiles()
-            made = ImageTree(self._image(image).view, self._contents, files)
+            made = ImageTree(self._image(image).view, self._opened.contents, files)
             tree = self._image_trees.keep(image, made)
         return tree
 
     def _forget_collected(self) -> None:
         """Let go of what is kept of images where something was collected: one that is removed would keep its files."""
-        collections = self._database.collections()
+        collections = self._opened.database.collections()
         if self._collections != collections:
             self._collections = collections
             self._forget_images()
@@ -255,11 +246,10 @@ class Store:
             self._let_go_of_all()
 
     def _let_go_of_all(self) -> None:
-        self._database.close()
+        self._opened.close()
         self._mounts.close()
         self._forget_images()
         self._chains.close()
-        self._opened_contents = None
         self._let_go()
 
     def _let_go(self) -> None:
@@ -285,7 +275,7 @@ class Store:
         """
         from layerstore.layers import loading
 
-        ids = loading.load(self.layout, self._database, self._contents, source, progress, self.limits)
+        ids = loading.load(self._opened, source, progress, self.limits)
         return [self._image(image_id) for image_id in ids]
 
     def import_rootfs(
@@ -299,9 +289,7 @@ class Store:
         from layerstore.oci.configs import time_of_making
 
         created = time_of_making()
-        image_id = loading.import_rootfs(
-            self.layout, self._database, self._contents, source, normalise_name(name), created, progress, self.limits
-        )
+        image_id = loading.import_rootfs(self._opened, source, normalise_name(name), created, progress, self.limits)
         return self._image(image_id)
 
     def build(
@@ -374,9 +362,7 @@ class Store:
             confined(security_opt=security_opt, pids_limit=pids_limit, cgroups=cgroups),
         )
         shop = Workshop(
-            self.layout,
-            self._database,
-            lambda: self._contents,
+            self._opened,
             self._chains,
             self._containers,
             partial(self._config_for_build, pull),
@@ -440,7 +426,7 @@ class Store:
         reference = parse_reference(name)
         wanted = None if platform is None else parse_platform(platform)
         with Client(reference, plain_http=plain_http, ca_file=ca_file) as client:
-            image = pull(self.layout, self._database, self._contents, client, reference, wanted, progress, self.limits)
+            image = pull(self._opened, client, reference, wanted, progress, self.limits)
             return self._image(image)
 
     def push(
@@ -470,7 +456,7 @@ class Store:
         target = name if name is not None else image if isinstance(image, str) else next(iter(found.names), "")
         reference = parse_reference(target)
         with Client(reference, plain_http=plain_http, ca_file=ca_file) as client:
-            return push(self.layout, self._database, client, reference, found.config, found.layer_tar, progress)
+            return push(self._opened, client, reference, found.config, found.layer_tar, progress)
 
     def save(
         self,
@@ -513,7 +499,7 @@ class Store:
         if not chosen:
             raise InvalidInput("no image was given to save; `layerstore images` lists them")
         layer_index = self._chains.layer_index
-        saving.save(self.layout, self._contents, layer_index, chosen, target, format, compression, progress)
+        saving.save(self.layout, self._opened.contents, layer_index, chosen, target, format, compression, progress)
 
     def sync(
         self,
@@ -564,7 +550,7 @@ class Store:
             else:
                 other = stack.enter_context(Store(to, create=True, limits=self._limits))
                 channel = stack.enter_context(in_thread(other._receive, name, timeout_seconds))
-            return send(self.layout, self._database, self._contents, self._chains, chosen, channel, progress)
+            return send(self._opened, self._chains, chosen, channel, progress)
 
     def receive(self, reading: int, writing: int, *, timeout_seconds: float | None = 300) -> bool:
         """Take in what `sync` of another store sends, which is what `layerstore receive` does.
@@ -583,12 +569,12 @@ class Store:
     def _receive(self, channel: Channel) -> bool:
         from layerstore.sync.receiving import receive
 
-        return receive(self.layout, self._database, self._chains, channel, self.limits)
+        return receive(self._opened, self._chains, channel, self.limits)
 
     def images(self) -> list[Image]:
         """Every image, newest in the store first."""
         query = "SELECT image_id FROM images ORDER BY stored_seconds DESC, image_id"
-        return [self._image(image_id) for (image_id,) in self._database.read().execute(query)]
+        return [self._image(image_id) for (image_id,) in self._opened.database.read().execute(query)]
 
     def image(self, name: str) -> Image:
         """The image of that name (`NAME[:TAG]`) or id (whole or an unambiguous beginning, with or without `sha256:`).
@@ -604,7 +590,7 @@ class Store:
 
     def _find_named(self, name: str, least_digits: int) -> tuple[Image, str | None]:
         """The same, and the name that it was found by, None where that is no name of it."""
-        db = self._database.read()
+        db = self._opened.database.read()
         digits = name.removeprefix("sha256:")
         least = 1 if name.startswith("sha256:") else least_digits
         is_id = len(digits) >= least and all(c in "0123456789abcdef" for c in digits)
@@ -637,7 +623,7 @@ class Store:
 
     def tag(self, image: Image | str, name: str) -> None:
         """Give the image one more name; a name that another image has moves here."""
-        with self._database.transaction() as db:
+        with self._opened.database.transaction() as db:
             found = self._resolve(image)
             if db.execute("SELECT 1 FROM images WHERE image_id = ?", (found.id,)).fetchone() is None:
                 raise NotFound(f"image {found.short_id} was removed; load it again")
@@ -651,7 +637,7 @@ class Store:
         then loading them again costs nothing.
         Raises `Conflict` while a container uses the image, `NotFound`.
         """
-        with self._database.transaction() as db:
+        with self._opened.database.transaction() as db:
             # In here, or another process that moves the name meanwhile would lose the image that has it then.
             image, by_name = self._find_named(name, 1)
             done = self._remove_image(db.execute, image, name, by_name, force)
@@ -714,7 +700,7 @@ class Store:
                 raise NotFound(f"image {image.short_id} was removed; load it again")
             note_use(self.layout, [image.id])
             return stack
-        execute = self._database.read().execute
+        execute = self._opened.database.read().execute
         for diff_id in chain:
             parse_digest(diff_id, "a layer of a stack")
             if execute("SELECT 1 FROM layers WHERE diff_id = ?", (diff_id,)).fetchone() is None:
@@ -743,7 +729,7 @@ class Store:
         """
         from layerstore.views.view import View
 
-        return View(self._index(diff_ids), self._contents)
+        return View(self._index(diff_ids), self._opened.contents)
 
     @property
     def tiering(self) -> Tiering:
@@ -753,13 +739,13 @@ class Store:
         """
         from layerstore.cold.tiering import tiering
 
-        return tiering(self._database)
+        return tiering(self._opened.database)
 
     @tiering.setter
     def tiering(self, policy: Tiering) -> None:
         from layerstore.cold.tiering import set_tiering
 
-        set_tiering(self._database, policy)
+        set_tiering(self._opened.database, policy)
 
     def collect_garbage(
         self, *, derived_limit_bytes: int | None = None, progress: ProgressCallback | None = None
@@ -785,12 +771,12 @@ class Store:
     def _freeze_unused(self, progress: ProgressCallback | None) -> Frozen | None:
         from layerstore.cold.tiering import tiering
 
-        policy = tiering(self._database)
+        policy = tiering(self._opened.database)
         if policy.unused_for_seconds is None:
             return None
         from layerstore.cold.freezing import unused_images
 
-        if not unused_images(self.layout, self._database, policy.unused_for_seconds):
+        if not unused_images(self._opened, policy.unused_for_seconds):
             return None
         return self._freeze(None, policy.unused_for_seconds, policy.compression, progress)
 
@@ -804,7 +790,7 @@ class Store:
         """Without a collection of garbage."""
         from layerstore.cold.freezing import freeze
 
-        where = self.layout, self._database, self._contents, self._chains
+        where = self._opened, self._chains
         return freeze(*where, among, unused_for_seconds, compression, progress)
 
     def _collect(self, derived_limit_bytes: int | None = None) -> Collected:
@@ -812,13 +798,13 @@ class Store:
         from layerstore.building.steps import Steps
         from layerstore.space import garbage
 
-        Leftovers(self.layout, self._database, self._containers).clear()
+        Leftovers(self._opened, self._containers).clear()
         self._containers.forget_groups()
         with contextlib.suppress(Unsupported):  # whoever may not unmount
             self._containers.release_unused()
-        collected = garbage.collect(self.layout, self._database, self._contents, self._chains, derived_limit_bytes)
+        collected = garbage.collect(self._opened, self._chains, derived_limit_bytes)
         self._forks.clear()
-        Steps(self.layout, self._database).sweep()
+        Steps(self._opened).sweep()
         if self.pool is not None:
             self.pool.trim()
         return collected
@@ -869,7 +855,7 @@ class Store:
             with locks.garbage(self.layout):
                 stack = self._stack(image)
                 table = self._chains.index(stack).contents_bytes()
-                brought += thaw(self.layout, self._database, self._contents, stack, table)
+                brought += thaw(self._opened, stack, table)
         return brought
 
     def usage(self) -> Usage:
@@ -882,7 +868,7 @@ class Store:
             rows = self._containers.all()
             return dict(zip((row.id for row in rows), self._containers.states(rows), strict=True))
 
-        return usage(self.layout, self._database, self._contents, self._chains, states)
+        return usage(self._opened, self._chains, states)
 
     def dedup_stats(
         self, images: Image | str | Iterable[Image | str] | None = None, *, sample_bytes: int = 256 << 20
@@ -903,7 +889,7 @@ class Store:
         if images is not None:
             given = [images] if isinstance(images, (Image, str)) else images
             among = {self._resolve(image).id for image in given}
-        return dedup_stats(self.layout, self._database, self._contents, self._chains, among, sample_bytes)
+        return dedup_stats(self._opened, self._chains, among, sample_bytes)
 
     def prune(
         self,
@@ -958,14 +944,12 @@ class Store:
         if repair and (quick or images is not None):
             raise InvalidInput("a repair looks at everything; leave out what says to look at less")
         if repair:
-            return checker.repair(self.layout, self._database, self._chains, lambda: self._contents, progress=progress)
+            return checker.repair(self._opened, self._chains, progress=progress)
         chosen = None
         if images is not None:
             given = [images] if isinstance(images, (Image, str)) else images
             chosen = [self._resolve(image).id for image in given]
-        return checker.check(
-            self.layout, self._database, self._chains, lambda: self._contents, chosen, quick=quick, progress=progress
-        )
+        return checker.check(self._opened, self._chains, chosen, quick=quick, progress=progress)
 
     def evict_derived(self, limit_bytes: int) -> int:
         """Remove merged indexes and tree images, longest unused first, until at most so many bytes are left.
@@ -1030,7 +1014,7 @@ class Store:
             if volatile:
                 raise InvalidInput("the extent driver syncs only what it is asked to; create it without volatile")
             # It could be read as it is, a file at a time whenever one is opened.
-            if self._database.read().execute("SELECT 1 FROM frozen WHERE image_id = ?", (found.id,)).fetchone():
+            if self._opened.database.read().execute("SELECT 1 FROM frozen WHERE image_id = ?", (found.id,)).fetchone():
                 self.thaw(found)
             rows = self._writable.create(found.id, shown, found.chain_id, count or 1, name)
         elif driver == "overlay":

@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from layerstore.containers.containers import Containers
-    from layerstore.store.db import Database
-    from layerstore.store.layout import Layout
+    from layerstore.store.opened import OpenStore
     from layerstore.types import ImageId
 
 _MEMORY = "/dev/shm"
@@ -35,13 +34,13 @@ AND image_id NOT IN (SELECT image_id FROM containers)
 class Leftovers:
     """Safe for many threads and processes."""
 
-    def __init__(self, layout: Layout, database: Database, containers: Containers) -> None:
-        self._layout = layout
-        self._top = layout.builds
+    def __init__(self, store: OpenStore, containers: Containers) -> None:
+        self._layout = store.layout
+        self._top = store.layout.builds
         self._images = f"{self._top}/images"
         self._names = f"{self._top}/containers"
         self._temporary = f"{self._top}/temporary"
-        self._database = database
+        self._database = store.database
         self._containers = containers
 
     @contextlib.contextmanager

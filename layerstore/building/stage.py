@@ -257,7 +257,7 @@ class StageBuild:
 
         stage = self._stage_of(source)
         diff_ids = self._image_read(source).diff_ids if stage is None else stage.diff_ids
-        return ImageFiles(self._shop.index(diff_ids), self._shop.contents, source)
+        return ImageFiles(self._shop.index(diff_ids), self._shop.store.contents, source)
 
     def _image_read(self, source: str) -> ImageConfig:
         """That of a `from` which is no stage."""
@@ -283,7 +283,7 @@ class StageBuild:
         if self._tree is None:
             if self._staged.has_layers:
                 self._staged.publish(self._state)
-            self._tree = Tree(self._shop.index(self._state.diff_ids), self._shop.contents)
+            self._tree = Tree(self._shop.index(self._state.diff_ids), self._shop.store.contents)
         return self._tree
 
     # RUN
@@ -377,7 +377,7 @@ class StageBuild:
                 raise BuildFailed(f"RUN {' '.join(args)}: the command ended with status {status}", status)
             fd = stack.enter_context(_upper(shop, row))
             self._tree = None
-            index, contents = shop.index(state.diff_ids), shop.contents
+            index, contents = shop.index(state.diff_ids), shop.store.contents
             if shop.epoch is not None:
                 return self._staged.add(upper.entries(fd, index, contents))
             return self._staged.add_tar(lambda clone: upper.tar_pieces(fd, index, contents, clone))

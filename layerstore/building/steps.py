@@ -22,8 +22,7 @@ from layerstore.types import ChainId, DiffId, Value, parse_digest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from layerstore.store.db import Database
-    from layerstore.store.layout import Layout
+    from layerstore.store.opened import OpenStore
 
 _UNUSED_SECONDS = 30 * 86_400
 
@@ -40,9 +39,9 @@ class Step(Value):
 class Steps:
     """Safe for many threads and processes."""
 
-    def __init__(self, layout: Layout, database: Database) -> None:
-        self._directory = f"{layout.builds}/steps"
-        self._database = database
+    def __init__(self, store: OpenStore) -> None:
+        self._directory = f"{store.layout.builds}/steps"
+        self._database = store.database
 
     def find(self, key: str) -> Step | None:
         """The entry of a key, None where there is none that counts. Under the garbage lock."""

@@ -31,9 +31,7 @@ if TYPE_CHECKING:
     from layerstore.layers.imports import Import
     from layerstore.limits import Limits
     from layerstore.oci.configs import ImageConfig
-    from layerstore.store.contents import ContentStore
-    from layerstore.store.db import Database
-    from layerstore.store.layout import Layout
+    from layerstore.store.opened import OpenStore
     from layerstore.store.pieces import Piece
     from layerstore.trees.entries import Clone, Entry
     from layerstore.types import DiffId
@@ -77,24 +75,22 @@ class Workshop:
 
     def __init__(
         self,
-        layout: Layout,
-        database: Database,
-        contents: Callable[[], ContentStore],
+        store: OpenStore,
         chains: Chains,
         containers: Containers,
         find_image: Callable[[str], ImageConfig],
         options: Options,
         progress: Callable[[BuildEvent], None] | None,
     ) -> None:
-        self.layout = layout
-        self.database = database
-        self._contents = contents
+        self.store = store
+        self.layout = store.layout
+        self.database = store.database
         self.containers = containers
         self.chains = chains
         self.find_image = find_image
         self.options = options
-        self.leftovers = Leftovers(layout, database, containers)
-        self.steps = Steps(layout, database)
+        self.leftovers = Leftovers(store, containers)
+        self.steps = Steps(store)
         self.epoch = os.environ.get("SOURCE_DATE_EPOCH") or None
         if self.epoch is not None:
             time_of_making()  # a wrong one is told before anything is done
@@ -103,11 +99,6 @@ class Workshop:
         self._lock = threading.Lock()
         self._stopped = False
         self._running: set[str] = set()
-
-    @property
-    def contents(self) -> ContentStore:
-        """Those of the store, opened when they are first needed: most of what is built again needs none."""
-        return self._contents()
 
     def tell(self, event: BuildEvent) -> None:
         """Call the caller's callback, one thread at a time."""
@@ -311,7 +302,7 @@ class Staged:
         from layerstore.layers.imports import Import
 
         if self._importing is None:
-            self._importing = Import(self._shop.layout, self._shop.database, self._shop.contents).__enter__()
+            self._importing = Import(self._shop.store).__enter__()
         return self._importing
 
 

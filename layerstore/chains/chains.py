@@ -28,9 +28,7 @@ if TYPE_CHECKING:
     from layerstore._core.index import Index
     from layerstore.chains.derived import Derived
     from layerstore.chains.indexes import MergedIndexes
-    from layerstore.store.contents import ContentStore
-    from layerstore.store.db import Database
-    from layerstore.store.layout import Layout
+    from layerstore.store.opened import OpenStore
     from layerstore.types import ChainId, DiffId
 
 _NOTE_USE_SECONDS = 60
@@ -68,10 +66,10 @@ def version_of(status: os.stat_result) -> tuple[int, int]:
 class Chains:
     """Makes and opens chains. Safe for many threads and processes."""
 
-    def __init__(self, layout: Layout, database: Database, contents: Callable[[], ContentStore]) -> None:
-        self._layout = layout
-        self._database = database
-        self._contents = contents
+    def __init__(self, store: OpenStore) -> None:
+        self._store = store
+        self._layout = store.layout
+        self._database = store.database
         self._known_indexes: tuple[int, MergedIndexes] | None = None
         self._described: dict[ChainId, Chain] = {}
         self._noted: dict[ChainId, float] = {}
@@ -81,7 +79,7 @@ class Chains:
         """The limit on what is made here."""
         from layerstore.chains.derived import Derived
 
-        return Derived(self._layout, self._database)
+        return Derived(self._store)
 
     @property
     def _indexes(self) -> MergedIndexes:
@@ -181,8 +179,8 @@ class Chains:
         if self._database.read().execute(_ANY_FROZEN).fetchone():
             from layerstore.layers.thawing import thaw
 
-            thaw(self._layout, self._database, self._contents(), stack, index.contents_bytes())
-        locations = locate_in_few(self._layout, self._database, self._contents(), index.contents_bytes())
+            thaw(self._store, stack, index.contents_bytes())
+        locations = locate_in_few(self._store, index.contents_bytes())
         packs, objects = packs_of(locations)
         image = memoryview(write_tree(index, locations))
         root = index.record(0)

@@ -19,8 +19,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from layerstore.store.db import Database
     from layerstore.store.layout import Layout
+    from layerstore.store.opened import OpenStore
 
 _LOOK_EVERY = 16
 """Files are counted again when a sixteenth of the limit was written, and then an eighth is made free: a build that
@@ -51,9 +51,9 @@ class _Unit:
 class Derived:
     """The derived files of a store and their limit, bytes. Safe for many threads and processes."""
 
-    def __init__(self, layout: Layout, database: Database) -> None:
-        self._layout = layout
-        self._database = database
+    def __init__(self, store: OpenStore) -> None:
+        self._layout = store.layout
+        self._database = store.database
         self._lock = threading.Lock()
         self._unlooked_bytes: int | None = None
 

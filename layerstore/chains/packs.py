@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from layerstore.store.contents import ContentStore, Pack
-    from layerstore.store.db import Database
     from layerstore.store.layout import Layout
+    from layerstore.store.opened import OpenStore
 
 MAX_PACKS = 64
 """That one image needs. Overlayfs allows 500 layers, and each pack is one; but each also costs every mount 7 µs and
@@ -40,41 +40,41 @@ def packs_of(locations: bytes) -> tuple[set[int], bool]:
     return packs - {LOCATION_OBJECT}, LOCATION_OBJECT in packs
 
 
-def locate_in_few(layout: Layout, database: Database, contents: ContentStore, table: memoryview) -> bytes:
+def locate_in_few(store: OpenStore, table: memoryview) -> bytes:
     """Locations of the contents of an index in at most `MAX_PACKS` packs: the smallest are brought together before.
 
     Under the garbage lock of the caller's, shared. Raises as `ContentStore.locate_many`, `CorruptError` where a content
     that would be copied is damaged, `OSError`.
     """
-    locations = contents.locate_many(table, CONTENT_BYTES)
+    locations = store.contents.locate_many(table, CONTENT_BYTES)
     if len(packs_of(locations)[0]) <= MAX_PACKS:
         return locations
-    with locks.packs(layout):
+    with locks.packs(store.layout):
         # Another process may have done it meanwhile.
-        packs, _ = packs_of(contents.locate_many(table, CONTENT_BYTES))
+        packs, _ = packs_of(store.contents.locate_many(table, CONTENT_BYTES))
         if len(packs) > MAX_PACKS:
-            by_size = sorted(packs, key=lambda number: (_used_bytes(layout, number), number))
+            by_size = sorted(packs, key=lambda number: (_used_bytes(store.layout, number), number))
             needed = {bytes(table[at : at + 32]) for at in range(0, len(table), CONTENT_BYTES)}
-            _bring_together(layout, database, contents, sorted(by_size[: len(packs) - _PACKS_LEFT + 1]), needed)
-        return contents.locate_many(table, CONTENT_BYTES)
+            _bring_together(store, sorted(by_size[: len(packs) - _PACKS_LEFT + 1]), needed)
+        return store.contents.locate_many(table, CONTENT_BYTES)
 
 
-def bring_small_together(layout: Layout, database: Database, contents: ContentStore) -> bool:
+def bring_small_together(store: OpenStore) -> bool:
     """Leave one small pack where the store has more than `MAX_PACKS` of them, as hundreds of small imports make them.
 
     Returns whether there are packs now that may be collected for it. What is damaged stays where it is, and so does
     everything where there is no room for a copy: collecting garbage is what makes room. Raises `OSError`.
     """
-    with locks.garbage(layout), locks.packs(layout):
-        rows = database.read().execute("SELECT number FROM packs ORDER BY number").fetchall()
-        small = [number for (number,) in rows if _is_small(layout, number)]
+    with locks.garbage(store.layout), locks.packs(store.layout):
+        rows = store.database.read().execute("SELECT number FROM packs ORDER BY number").fetchall()
+        small = [number for (number,) in rows if _is_small(store.layout, number)]
         if len(small) <= MAX_PACKS:
             return False
-        in_use = [number for number in small if _is_in_use(contents, number)]
+        in_use = [number for number in small if _is_in_use(store.contents, number)]
         if len(in_use) <= MAX_PACKS:
             return False
         try:
-            return _bring_together(layout, database, contents, in_use, set())
+            return _bring_together(store, in_use, set())
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
@@ -99,9 +99,7 @@ def _is_in_use(contents: ContentStore, number: int) -> bool:
         return False
 
 
-def _bring_together(
-    layout: Layout, database: Database, contents: ContentStore, numbers: Iterable[int], needed: set[bytes]
-) -> bool:
+def _bring_together(store: OpenStore, numbers: Iterable[int], needed: set[bytes]) -> bool:
     """Copy all that is looked up in these packs to a new one, so that nothing is looked up in them any more.
 
     A damaged content stays where it is; one that is `needed` raises `CorruptError`, and nothing is copied then. Returns
@@ -111,10 +109,10 @@ def _bring_together(
 
     nothing_known = Digests(b"", 0)
     copied = False
-    with Import(layout, database, contents, known=nothing_known) as importing:
+    with Import(store, known=nothing_known) as importing:
         for number in numbers:
-            pack = contents.pack(number)
-            for batch in _batches(pack, _slots_in_use(contents, number, pack)):
+            pack = store.contents.pack(number)
+            for batch in _batches(pack, _slots_in_use(store.contents, number, pack)):
                 sound = _sound(pack, batch, needed)
                 importing.copy_contents(sound)
                 copied = copied or bool(sound)

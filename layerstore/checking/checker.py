@@ -28,9 +28,7 @@ if TYPE_CHECKING:
     from layerstore.checking.contents import Record
     from layerstore.checking.findings import Finding
     from layerstore.results import Progress
-    from layerstore.store.contents import ContentStore
-    from layerstore.store.db import Database
-    from layerstore.store.layout import Layout
+    from layerstore.store.opened import OpenStore
     from layerstore.types import DiffId, ImageId
 
 _SHOWN_FILES = 1000
@@ -45,18 +43,15 @@ class Check:
 
     def __init__(
         self,
-        layout: Layout,
-        database: Database,
+        store: OpenStore,
         chains: Chains,
-        contents: Callable[[], ContentStore],
         images: Sequence[ImageId] | None,
         quick: bool,
         progress: Callable[[Progress], None] | None,
     ) -> None:
-        self._layout = layout
-        self._database = database
+        self._store = store
+        self._layout = store.layout
         self._chains = chains
-        self._contents = contents
         self._images = images
         self._quick = quick
         self._progress = progress
@@ -69,7 +64,7 @@ class Check:
         """Look at everything."""
         check_database(self._layout, self.findings)
         try:
-            db = self._database.read()
+            db = self._store.database.read()
             db.execute("BEGIN")
             try:
                 self.catalog = Catalog(db)
@@ -100,10 +95,10 @@ class Check:
         self._tell_contents(catalog, layers, contents)
         self._check_unsealed(layers)
         is_wanted = stacks.__contains__ if self._images is not None else lambda _: True
-        check_chains(self._layout, self._database, catalog, self.findings, is_wanted)
+        check_chains(self._store, catalog, self.findings, is_wanted)
         if self._images is None:
             check_steps(self._layout, self.findings)
-            check_containers(self._layout, self._database, catalog, self.findings, self._quick)
+            check_containers(self._store, catalog, self.findings, self._quick)
             self._check_counters(catalog, contents)
             for path in strangers(self._layout):
                 self.findings.note("stranger", path, "it is none of the store's files: nothing reads or removes it")
@@ -182,7 +177,7 @@ class Check:
         for diff_id in layers.unsealed():
             damaged = any(diff_id in finding.layers for finding in self.findings.damages)
             if not damaged and diff_id in layers.whole:
-                layers.check_tar(diff_id, self._contents())
+                layers.check_tar(diff_id, self._store.contents)
 
     def _check_counters(self, catalog: Catalog, contents: ContentsCheck) -> None:
         located = {record.pack for record in contents.records if record.pack < LOCATION_NONE}
@@ -217,10 +212,8 @@ class Check:
 
 
 def repair(
-    layout: Layout,
-    database: Database,
+    store: OpenStore,
     chains: Chains,
-    contents: Callable[[], ContentStore],
     *,
     progress: Callable[[Progress], None] | None,
 ) -> CheckReport:
@@ -229,26 +222,26 @@ def repair(
     from layerstore.checking.repairing import Repair
 
     begin = time.monotonic()
-    with locks.garbage_alone(layout):
-        checking = Check(layout, database, chains, contents, None, False, progress)
+    with locks.garbage_alone(store.layout):
+        checking = Check(store, chains, None, False, progress)
         checking.run()
         of_rows = checking.findings.of("database", "image")
         if of_rows:
             if checking.catalog is None or any(finding.subject in ("pages", "header") for finding in of_rows):
-                database.close()
-                lost = rebuild(layout)
+                store.database.close()
+                lost = rebuild(store.layout)
             else:
-                lost = mend(layout, database)
-            checking = Check(layout, database, chains, contents, None, False, progress)
+                lost = mend(store.layout, store.database)
+            checking = Check(store, chains, None, False, progress)
             checking.run()
             _tell_mended(of_rows, checking.findings, lost)
         is_last = checking.contents is None or not checking.contents.is_to_be_looked_at_again()
-        Repair(layout, database, contents(), checking, is_last=is_last).run()
+        Repair(store, checking, is_last=is_last).run()
         if not is_last:
             # What it could not read for want of something else it may be able to now, or knows to be lost.
-            again = Check(layout, database, chains, contents, None, False, progress)
+            again = Check(store, chains, None, False, progress)
             again.run()
-            Repair(layout, database, contents(), again, is_last=True).run()
+            Repair(store, again, is_last=True).run()
             checking.take_over(again)
         return checking.report(begin)
 
@@ -268,10 +261,8 @@ def _tell_mended(before: list[Finding], findings: Findings, lost: dict[str, int]
 
 
 def check(
-    layout: Layout,
-    database: Database,
+    store: OpenStore,
     chains: Chains,
-    contents: Callable[[], ContentStore],
     images: Sequence[ImageId] | None,
     *,
     quick: bool,
@@ -279,7 +270,7 @@ def check(
 ) -> CheckReport:
     """Check a store without changing anything; see `layerstore.Store.check`."""
     begin = time.monotonic()
-    with locks.garbage(layout):
-        checking = Check(layout, database, chains, contents, images, quick, progress)
+    with locks.garbage(store.layout):
+        checking = Check(store, chains, images, quick, progress)
         checking.run()
         return checking.report(begin)

@@ -18,44 +18,44 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from layerstore.checking.catalog import Catalog
     from layerstore.checking.findings import Findings
-    from layerstore.store.db import Database
     from layerstore.store.layout import Layout
+    from layerstore.store.opened import OpenStore
     from layerstore.types import ChainId
 
 
 _IS_OVERLAY = "SELECT 1 FROM containers WHERE id = ? AND driver = 'overlay'"
 
 
-def check_containers(layout: Layout, database: Database, catalog: Catalog, findings: Findings, quick: bool) -> None:
+def check_containers(store: OpenStore, catalog: Catalog, findings: Findings, quick: bool) -> None:
     """Each container has what its driver needs, and each log is whole and needs what the database says."""
     chains: dict[str, ChainId] = {}
     for container, image, chain, driver, log in catalog.containers:
         if image in catalog.images and catalog.images[image][0] != chain:
             detail = f"container {container[:12]} is of chain {chain}, which is not its image's"
-            findings.add("container", layout.database, detail, container)
+            findings.add("container", store.layout.database, detail, container)
         if driver == "overlay":
-            lost = _lost_directories(layout, container)
+            lost = _lost_directories(store.layout, container)
             if lost:
-                with mounting(layout, [container]):  # no rollback has one of them away
-                    lost = _lost_directories(layout, container)
+                with mounting(store.layout, [container]):  # no rollback has one of them away
+                    lost = _lost_directories(store.layout, container)
                 # Who removes a container removes its row first.
-                if lost and database.read().execute(_IS_OVERLAY, (container,)).fetchone():
+                if lost and store.database.read().execute(_IS_OVERLAY, (container,)).fetchone():
                     detail = f"it has no directory {' and '.join(lost)}"
-                    findings.add("container", layout.container(container), detail, container)
+                    findings.add("container", store.layout.container(container), detail, container)
         elif log is not None:
             chains[log] = chain
     lengths: dict[str, int | None] = {}
     for log in catalog.logs:
         before = len(findings.damages)
-        lengths[log] = _check_log(layout, catalog, findings, log, chains.get(log), quick)
-        if not logs.exists(database.read(), log):  # it was removed meanwhile
+        lengths[log] = _check_log(store.layout, catalog, findings, log, chains.get(log), quick)
+        if not logs.exists(store.database.read(), log):  # it was removed meanwhile
             del findings.damages[before:]
             lengths[log] = None
     for used, needed, who in _needs(catalog):
         length = lengths.get(used, 0)
         if length is not None and length < needed:
             detail = f"{who} needs {needed} bytes of it, and {length} are whole"
-            findings.add("log", layout.log(used), detail, used)
+            findings.add("log", store.layout.log(used), detail, used)
 
 
 def _needs(catalog: Catalog) -> list[tuple[str, int, str]]:

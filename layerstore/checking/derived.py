@@ -23,16 +23,14 @@ if TYPE_CHECKING:
 
     from layerstore.checking.catalog import Catalog
     from layerstore.checking.findings import Findings
-    from layerstore.store.db import Database
     from layerstore.store.layout import Layout
+    from layerstore.store.opened import OpenStore
 
 
-def check_chains(
-    layout: Layout, database: Database, catalog: Catalog, findings: Findings, wanted: Callable[[ChainId], bool]
-) -> None:
+def check_chains(store: OpenStore, catalog: Catalog, findings: Findings, wanted: Callable[[ChainId], bool]) -> None:
     """Merged indexes, tree images and their descriptions, but those that somebody is making."""
     endings: dict[str, set[str]] = {}
-    for name in own_names.own(layout.chains, own_names.CHAINS):
+    for name in own_names.own(store.layout.chains, own_names.CHAINS):
         digits, _, ending = name.partition(".")
         if digits:  # what is being written begins with a dot
             endings.setdefault(digits, set()).add(ending)
@@ -40,19 +38,17 @@ def check_chains(
         chain = ChainId(f"sha256:{digits}")
         if not wanted(chain):
             continue
-        with locks.chain_if_free(layout, chain) as is_held:
+        with locks.chain_if_free(store.layout, chain) as is_held:
             if is_held:
-                _check_chain(layout, database, catalog, findings, chain, there)
+                _check_chain(store, catalog, findings, chain, there)
 
 
-def _check_chain(
-    layout: Layout, database: Database, catalog: Catalog, findings: Findings, chain: ChainId, there: set[str]
-) -> None:
+def _check_chain(store: OpenStore, catalog: Catalog, findings: Findings, chain: ChainId, there: set[str]) -> None:
     def wrong(path: str, detail: str, what: str) -> None:
         findings.add("chain", path, detail, (chain, what), chains=[chain])
 
     if "index" in there:
-        path = layout.chain_index(chain)
+        path = store.layout.chain_index(chain)
         try:
             read_through(path)
             index = open_index(path)
@@ -67,7 +63,7 @@ def _check_chain(
         except OSError as error:
             wrong(path, f"it cannot be read: {reason(error)}", "index")
     if "json" in there:
-        path = layout.chain_description(chain)
+        path = store.layout.chain_description(chain)
         try:
             with open(path, "rb") as file:
                 needs = json.loads(unsealed(file.read(), path))
@@ -79,13 +75,13 @@ def _check_chain(
         except OSError as error:
             wrong(path, f"it cannot be read: {reason(error)}", "image")
             return
-        detail = _compare_image(layout.chain_image(chain), needs["image_bytes"], needs["image_digest"])
+        detail = _compare_image(store.layout.chain_image(chain), needs["image_bytes"], needs["image_digest"])
         if detail:
-            wrong(layout.chain_image(chain), detail, "image")
+            wrong(store.layout.chain_image(chain), detail, "image")
         lost = {number for number in needs["packs"] if number not in catalog.packs}
         if lost:
             # Some may have come since then.
-            lost -= {number for (number,) in database.read().execute("SELECT number FROM packs").fetchall()}
+            lost -= {number for (number,) in store.database.read().execute("SELECT number FROM packs").fetchall()}
         if lost:
             wrong(path, f"it names packs that are gone: {', '.join(map(str, sorted(lost)))}", "image")
 

@@ -36,9 +36,7 @@ if TYPE_CHECKING:
 
     from layerstore.checking.checker import Check
     from layerstore.checking.findings import Finding
-    from layerstore.store.contents import ContentStore
-    from layerstore.store.db import Database
-    from layerstore.store.layout import Layout
+    from layerstore.store.opened import OpenStore
 
 
 class Repair:
@@ -47,20 +45,18 @@ class Repair:
     Unless it is the last one, it leaves contents alone that want only for others, which it may bring back.
     """
 
-    def __init__(
-        self, layout: Layout, database: Database, contents: ContentStore, check: Check, *, is_last: bool
-    ) -> None:
+    def __init__(self, store: OpenStore, check: Check, *, is_last: bool) -> None:
         assert check.catalog is not None and check.contents is not None and check.layers is not None
-        self._layout = layout
-        self._database = database
+        self._layout = store.layout
+        self._database = store.database
         self._is_last = is_last
-        self._store = contents
+        self._store = store.contents
         self._check = check
         self._findings = check.findings
         self._catalog = check.catalog
         self._contents = check.contents
         self._layers = check.layers
-        self._quarantine = Quarantine(layout)
+        self._quarantine = Quarantine(store.layout)
 
     def run(self) -> None:
         """Mend what can be. Raises `OSError`; it can be run again."""

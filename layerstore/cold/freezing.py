@@ -36,9 +36,7 @@ if TYPE_CHECKING:
     from layerstore._core.index import Index
     from layerstore.chains.chains import Chains
     from layerstore.cold.encoding import Compression
-    from layerstore.store.contents import ContentStore
-    from layerstore.store.db import Database
-    from layerstore.store.layout import Layout
+    from layerstore.store.opened import OpenStore
 
 _RECORD = struct.Struct("<32sQII")
 _CONTENT = struct.Struct("<32sQ")
@@ -83,9 +81,7 @@ class _Images:
 
 
 def freeze(
-    layout: Layout,
-    database: Database,
-    contents: ContentStore,
+    store: OpenStore,
     chains: Chains,
     among: Collection[ImageId] | None,
     unused_for_seconds: float,
@@ -95,55 +91,51 @@ def freeze(
     """See `layerstore.Store.freeze`; what the contents took is garbage then, and not given back yet."""
     if compression not in ("zstd", "lz4"):
         raise InvalidInput(f"frames are compressed by 'zstd' or 'lz4', not {compression!r}")
-    chosen = unused_images(layout, database, unused_for_seconds, among)
+    chosen = unused_images(store, unused_for_seconds, among)
     while True:
         try:
-            return _freeze(layout, database, contents, chains, chosen, compression, progress)
+            return _freeze(store, chains, chosen, compression, progress)
         except (Conflict, NotFound):
-            before, chosen = chosen, unused_images(layout, database, unused_for_seconds, among)
+            before, chosen = chosen, unused_images(store, unused_for_seconds, among)
             # Where nobody has asked for those that came into use or were removed meanwhile, the others are left.
             if among is not None or chosen == before:
                 raise
 
 
 def _freeze(
-    layout: Layout,
-    database: Database,
-    contents: ContentStore,
+    store: OpenStore,
     chains: Chains,
     images: Sequence[ImageId],
     compression: Compression,
     progress: Callable[[Progress], None] | None,
 ) -> Frozen:
-    make_private(layout.cold)
-    with locks.freeze(layout), contextlib.ExitStack() as stack:
-        freezing = Freezing(layout, database, contents, chains, images)
-        with locks.garbage(layout):
-            with locks.staging(layout):
-                clear_abandoned_cold(layout, database)
-                number, fd = _reserve(layout, database)
+    make_private(store.layout.cold)
+    with locks.freeze(store.layout), contextlib.ExitStack() as stack:
+        freezing = Freezing(store, chains, images)
+        with locks.garbage(store.layout):
+            with locks.staging(store.layout):
+                clear_abandoned_cold(store)
+                number, fd = _reserve(store)
                 stack.callback(close_fd, fd)
-                stack.callback(drop_cold_pack, layout, database, number)
+                stack.callback(drop_cold_pack, store, number)
             written = freezing.write(number, fd, compression, progress)
             freezing.pack_indexes()
-        with locks.garbage_alone(layout):
+        with locks.garbage_alone(store.layout):
             frozen = freezing.commit(number, written)
         stored = fstat(fd).st_size if written else 0
         return Frozen(frozen, len(freezing.items), sum(item.size for item in freezing.items), stored)
 
 
-def unused_images(
-    layout: Layout, database: Database, seconds: float, among: Collection[ImageId] | None = None
-) -> list[ImageId]:
+def unused_images(store: OpenStore, seconds: float, among: Collection[ImageId] | None = None) -> list[ImageId]:
     """Images that are not frozen, came into the store and were used longer ago, oldest first; all that no container
     uses, or those that are given. Images of the same layers have all in common, so a use of one is one of all."""
-    read = database.read().execute
+    read = store.database.read().execute
     rows = read("SELECT image_id, chain_id, stored_seconds FROM images ORDER BY stored_seconds").fetchall()
     frozen = {image for (image,) in read("SELECT image_id FROM frozen").fetchall()}
     in_use = {chain for (chain,) in read("SELECT DISTINCT chain_id FROM containers").fetchall()}
     used: dict[str, float] = {}
     for image, chain, stored in rows:
-        used[chain] = max(stored, last_use(layout, ImageId(image)), used.get(chain, 0))
+        used[chain] = max(stored, last_use(store.layout, ImageId(image)), used.get(chain, 0))
     before = time.time() - seconds
     return [
         ImageId(image)
@@ -158,15 +150,13 @@ class Freezing:
 
     def __init__(
         self,
-        layout: Layout,
-        database: Database,
-        contents: ContentStore,
+        store: OpenStore,
         chains: Chains,
         images: Sequence[ImageId],
     ) -> None:
-        self._layout = layout
-        self._database = database
-        self._contents = contents
+        self._layout = store.layout
+        self._database = store.database
+        self._contents = store.contents
         self._chains = chains
         self._images = images
         self.items: list[Item] = []
@@ -446,12 +436,12 @@ def _place(record: bytes) -> tuple[int, int]:
     return pack, slot
 
 
-def _reserve(layout: Layout, database: Database) -> tuple[int, int]:
+def _reserve(store: OpenStore) -> tuple[int, int]:
     """Make the next cold pack's file, locked so that others see it is in use; returns its number and descriptor."""
     query = "SELECT value FROM counters WHERE name = 'cold_packs'"
-    (number,) = database.read().execute(query).fetchone()
+    (number,) = store.database.read().execute(query).fetchone()
     while True:
-        path = layout.cold_pack(number)
+        path = store.layout.cold_pack(number)
         try:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o400)
         except FileExistsError:

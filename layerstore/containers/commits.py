@@ -16,18 +16,14 @@ if TYPE_CHECKING:
     from sqlite3 import Connection
 
     from layerstore.oci.configs import ImageConfig
-    from layerstore.store.contents import ContentStore
-    from layerstore.store.db import Database
-    from layerstore.store.layout import Layout
+    from layerstore.store.opened import OpenStore
     from layerstore.store.pieces import Piece
     from layerstore.trees.entries import Clone
     from layerstore.types import ImageId
 
 
 def commit(
-    layout: Layout,
-    database: Database,
-    contents: ContentStore,
+    store: OpenStore,
     base: ImageConfig,
     tar: Callable[[Clone], Iterator[Piece]],
     held: AbstractContextManager[object],
@@ -53,7 +49,7 @@ def commit(
         "created_by": " ".join(json.loads(command)) if command else "",
         "comment": message,
     }
-    with Import(layout, database, contents) as importing, held:
+    with Import(store) as importing, held:
         layer = importing.add_tar(tar)
         data = next_config(base, runtime, layer.diff_id, step)
         config = parse_config(data)

@@ -28,8 +28,7 @@ if TYPE_CHECKING:
     from layerstore.chains.chains import Chain, Chains
     from layerstore.containers.runtime import Runtime
     from layerstore.mount.shared import Mounts
-    from layerstore.store.db import Database
-    from layerstore.store.layout import Layout
+    from layerstore.store.opened import OpenStore
     from layerstore.types import ChainId, DiffId, ImageId
 
 _COLUMNS = "id, name, image_id, image_name, chain_id, created_seconds, volatile, command, driver, log"
@@ -131,9 +130,9 @@ def _runs(container: str) -> Conflict:
 class Containers:
     """Creates, mounts, lists and removes containers. Safe for many threads and processes."""
 
-    def __init__(self, layout: Layout, database: Database, chains: Chains, mounts: Mounts) -> None:
-        self._layout = layout
-        self._database = database
+    def __init__(self, store: OpenStore, chains: Chains, mounts: Mounts) -> None:
+        self._layout = store.layout
+        self._database = store.database
         self._chains = chains
         self._mounts = mounts
 

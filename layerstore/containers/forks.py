@@ -17,16 +17,15 @@ if TYPE_CHECKING:
     from layerstore.containers.containers import Containers
     from layerstore.mount.shared import Mounts
     from layerstore.results import Snapshot
-    from layerstore.store.db import Database
-    from layerstore.store.layout import Layout
+    from layerstore.store.opened import OpenStore
 
 
 class Forks:
     """Forks and rolls back containers of the overlay driver. Safe for many threads and processes."""
 
-    def __init__(self, layout: Layout, database: Database, mounts: Mounts, containers: Containers) -> None:
-        self._layout = layout
-        self._database = database
+    def __init__(self, store: OpenStore, mounts: Mounts, containers: Containers) -> None:
+        self._layout = store.layout
+        self._database = store.database
         self._mounts = mounts
         self._containers = containers
 

@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from layerstore.extents.recording import Recorded, Recorder
     from layerstore.extents.tree import Tree
     from layerstore.mount.shared import Mounts
-    from layerstore.store.db import Database
     from layerstore.store.layout import Layout
+    from layerstore.store.opened import OpenStore
 
 _SNAPSHOTS = "SELECT name, created_seconds, log, length FROM snapshots WHERE container_id = ? ORDER BY name"
 
@@ -44,11 +44,9 @@ _SNAPSHOTS = "SELECT name, created_seconds, log, length FROM snapshots WHERE con
 class Moves:
     """Moves containers between drivers. Safe for many threads and processes."""
 
-    def __init__(
-        self, layout: Layout, database: Database, mounts: Mounts, containers: Containers, layers: Layers
-    ) -> None:
-        self._layout = layout
-        self._database = database
+    def __init__(self, store: OpenStore, mounts: Mounts, containers: Containers, layers: Layers) -> None:
+        self._layout = store.layout
+        self._database = store.database
         self._mounts = mounts
         self._containers = containers
         self._layers = layers

@@ -18,17 +18,16 @@ if TYPE_CHECKING:
 
     from layerstore.extents.layers import Layer, Layers
     from layerstore.extents.log import State
-    from layerstore.store.db import Database
-    from layerstore.store.layout import Layout
+    from layerstore.store.opened import OpenStore
     from layerstore.types import ChainId, ImageId
 
 
 class WritableContainers:
     """Makes, forks and rolls back containers of the extent driver. Safe for many threads and processes."""
 
-    def __init__(self, layout: Layout, database: Database, layers: Layers) -> None:
-        self._layout = layout
-        self._database = database
+    def __init__(self, store: OpenStore, layers: Layers) -> None:
+        self._layout = store.layout
+        self._database = store.database
         self.layers = layers
 
     def layer(self, row: ContainerRow) -> Layer:

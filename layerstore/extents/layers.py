@@ -27,8 +27,7 @@ if TYPE_CHECKING:
     from layerstore.extents.image import Descriptor, ImageTree
     from layerstore.extents.log import State
     from layerstore.extents.table import Inode
-    from layerstore.store.db import Database
-    from layerstore.store.layout import Layout
+    from layerstore.store.opened import OpenStore
     from layerstore.types import ChainId, ImageId
 
 _Found = TypeVar("_Found")
@@ -57,15 +56,15 @@ class Layers:
     Safe for many threads.
     """
 
-    def __init__(self, layout: Layout, database: Database, image_tree: Callable[[ImageId], ImageTree]) -> None:
-        self.layout = layout
-        self.database = database
+    def __init__(self, store: OpenStore, image_tree: Callable[[ImageId], ImageTree]) -> None:
+        self.layout = store.layout
+        self.database = store.database
         self.image_tree = image_tree
         self._lock = threading.RLock()  # taken before that of a layer, which is taken before that of its tree
         self._states_lock = threading.Lock()
         self._states: OrderedDict[State, Frozen] = OrderedDict()
         self._layers: OrderedDict[str, Layer] = OrderedDict()
-        self.syncs = LogSyncs(layout)
+        self.syncs = LogSyncs(store.layout)
         self._left: set[str] = set()
         self._left_bytes = 0
         _opened.add(self)

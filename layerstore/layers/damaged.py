@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from layerstore.store.contents import ContentStore
-    from layerstore.store.db import Database
     from layerstore.store.layout import Layout
+    from layerstore.store.opened import OpenStore
 
 _MARK = "INSERT INTO damaged_layers VALUES (?, ?) ON CONFLICT (diff_id) DO UPDATE SET lacks = excluded.lacks"
 
@@ -26,12 +26,12 @@ def mark(db: sqlite3.Connection, lacking: Mapping[DiffId, str]) -> None:
     db.executemany(_MARK, list(lacking.items()))
 
 
-def forget_whole(layout: Layout, database: Database, contents: ContentStore) -> None:
+def forget_whole(store: OpenStore) -> None:
     """Take the mark from layers that have all that they need, as another layer has brought it. Raises `OSError`."""
-    rows = database.read().execute("SELECT diff_id FROM damaged_layers").fetchall()
-    whole = [diff_id for (diff_id,) in rows if _is_whole(layout, contents, DiffId(diff_id))]
+    rows = store.database.read().execute("SELECT diff_id FROM damaged_layers").fetchall()
+    whole = [diff_id for (diff_id,) in rows if _is_whole(store.layout, store.contents, DiffId(diff_id))]
     if whole:
-        with database.transaction() as db:
+        with store.database.transaction() as db:
             db.executemany("DELETE FROM damaged_layers WHERE diff_id = ?", [(diff_id,) for diff_id in whole])
 
 

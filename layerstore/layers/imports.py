@@ -50,9 +50,7 @@ if TYPE_CHECKING:
     from layerstore._core.ingest import Digests
     from layerstore.limits import Limits
     from layerstore.oci.configs import ImageConfig
-    from layerstore.store.contents import ContentStore
-    from layerstore.store.db import Database
-    from layerstore.store.layout import Layout
+    from layerstore.store.opened import OpenStore
     from layerstore.store.pieces import Piece
     from layerstore.trees.entries import Clone, Source
     from layerstore.types import ChainId
@@ -95,21 +93,19 @@ class Import:
 
     def __init__(
         self,
-        layout: Layout,
-        database: Database,
-        contents: ContentStore,
+        store: OpenStore,
         *,
         known: Digests | None = None,
         limits: Limits = DEFAULT,
     ) -> None:
-        self._layout = layout
-        self._database = database
-        self._store = contents
+        self._layout = store.layout
+        self._database = store.database
+        self._store = store
         self._known = known
         self._limits = limits
         self._layers: dict[DiffId, ImportedLayer] = {}
         self._images: list[tuple[ImageConfig, list[str], dict[Digest, bytes]]] = []
-        self._staging = f"{layout.staging}/{os.urandom(8).hex()}"
+        self._staging = f"{store.layout.staging}/{os.urandom(8).hex()}"
         self._staging_fd = self._pack_fd = -1
         self._contents: Contents | None = None
 
@@ -120,15 +116,15 @@ class Import:
             sync = durable.file_system(self._layout.root, afresh=self._layout.is_pool)
             self._sync = stack.enter_context(sync)
             with locks.staging(self._layout):
-                clear_abandoned(self._layout, self._database)
+                clear_abandoned(self._store)
                 os.mkdir(self._staging, mode=0o700)
                 stack.callback(clear_tree, self._staging)
                 lock_fd = os.open(f"{self._staging}/lock", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
                 stack.callback(close_fd, lock_fd)
                 locks.try_lock(lock_fd)
-                self._pack_number, pack_fd = _reserve_pack(self._layout, self._database)
+                self._pack_number, pack_fd = _reserve_pack(self._store)
                 stack.callback(close_fd, pack_fd)
-                stack.callback(_drop_pack, self._layout, self._database, self._pack_number)
+                stack.callback(_drop_pack, self._store, self._pack_number)
             self._pack_fd = pack_fd
             self._staging_fd = os.open(self._staging, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             stack.callback(close_fd, self._staging_fd)
@@ -139,7 +135,7 @@ class Import:
         if self._staging_fd < 0:
             raise InvalidInput("an import is used as a context manager")
         if self._contents is None:  # what others have stored until now is known
-            known = self._store.digests() if self._known is None else self._known
+            known = self._store.contents.digests() if self._known is None else self._known
             self._contents = Contents(self._staging_fd, self._pack_fd, known, PACK_THRESHOLD_BYTES)
         return self._contents
 
@@ -328,7 +324,7 @@ class Import:
             if records and self._known is None:
                 records, has_pack = self._without_known(records)
             if records:
-                self._store.append(db, records)
+                self._store.contents.append(db, records)
             if has_pack:
                 db.execute("INSERT INTO packs VALUES (?)", (self._pack_number,))
                 db.execute("UPDATE counters SET value = max(value, ?) WHERE name = 'packs'", (self._pack_number + 1,))
@@ -345,7 +341,7 @@ class Import:
         if is_any_damaged:
             from layerstore.layers.damaged import forget_whole
 
-            forget_whole(self._layout, self._database, self._store)
+            forget_whole(self._store)
 
     def _publish_contents(self) -> tuple[bytes, bool]:
         """Finish the pack, write its index, move the objects to their places.
@@ -369,7 +365,7 @@ class Import:
     def _without_known(self, records: bytes) -> tuple[bytes, bool]:
         """The records of contents that no other import has stored since this one began, and whether any is in the
         pack."""
-        places = self._store.digests().locate_many(records, RECORD_BYTES)
+        places = self._store.contents.digests().locate_many(records, RECORD_BYTES)
         own = b"".join(
             records[at * RECORD_BYTES : (at + 1) * RECORD_BYTES]
             for at, (pack, _) in enumerate(_LOCATION.iter_unpack(places))
@@ -454,56 +450,56 @@ def _insert_chains(
             return
 
 
-def _reserve_pack(layout: Layout, database: Database) -> tuple[int, int]:
+def _reserve_pack(store: OpenStore) -> tuple[int, int]:
     """Make the next pack's file, locked so that others see it is in use; returns its number and descriptor.
 
     The number of a pack that was committed is never used again: readers may have the pack open.
     """
-    (number,) = database.read().execute("SELECT value FROM counters WHERE name = 'packs'").fetchone()
+    (number,) = store.database.read().execute("SELECT value FROM counters WHERE name = 'packs'").fetchone()
     while True:
         try:
-            fd = os.open(layout.pack(number), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o400)
+            fd = os.open(store.layout.pack(number), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o400)
         except FileExistsError:
             number += 1
             continue
         try:
             locks.try_lock(fd)
         except OSError:
-            os.unlink(layout.pack(number))
+            os.unlink(store.layout.pack(number))
             close_fd(fd)
             raise
         return number, fd
 
 
-def clear_abandoned(layout: Layout, database: Database) -> None:
+def clear_abandoned(store: OpenStore) -> None:
     """Remove the staging directories and packs of imports that were killed. Under the staging lock."""
-    for name in own_names.own(layout.staging, own_names.STAGING):
-        directory = f"{layout.staging}/{name}"
+    for name in own_names.own(store.layout.staging, own_names.STAGING):
+        directory = f"{store.layout.staging}/{name}"
         _if_abandoned(f"{directory}/lock", functools.partial(clear_tree, directory))
-    committed = {number for (number,) in database.read().execute("SELECT number FROM packs")}
-    packs = [name.removesuffix(".pack") for name in own_names.own(layout.packs, own_names.PACKS)]
+    committed = {number for (number,) in store.database.read().execute("SELECT number FROM packs")}
+    packs = [name.removesuffix(".pack") for name in own_names.own(store.layout.packs, own_names.PACKS)]
     for number in map(int, filter(str.isdigit, packs)):
         if number not in committed:
-            _if_abandoned(layout.pack(number), functools.partial(_drop_pack, layout, database, number))
-    clear_abandoned_cold(layout, database)
+            _if_abandoned(store.layout.pack(number), functools.partial(_drop_pack, store, number))
+    clear_abandoned_cold(store)
 
 
-def clear_abandoned_cold(layout: Layout, database: Database) -> None:
+def clear_abandoned_cold(store: OpenStore) -> None:
     """Remove the cold packs of freezes that were killed. Under the staging lock."""
-    if not exists(layout.cold):
+    if not exists(store.layout.cold):
         return
-    committed = {number for (number,) in database.read().execute("SELECT number FROM cold_packs")}
-    for name in own_names.own(layout.cold, own_names.COLD):
+    committed = {number for (number,) in store.database.read().execute("SELECT number FROM cold_packs")}
+    for name in own_names.own(store.layout.cold, own_names.COLD):
         number = name.removesuffix(".cold")
         if number.isdigit() and int(number) not in committed:
-            _if_abandoned(f"{layout.cold}/{name}", functools.partial(drop_cold_pack, layout, database, int(number)))
+            _if_abandoned(f"{store.layout.cold}/{name}", functools.partial(drop_cold_pack, store, int(number)))
 
 
-def drop_cold_pack(layout: Layout, database: Database, number: int) -> None:
+def drop_cold_pack(store: OpenStore, number: int) -> None:
     """As `_drop_pack`."""
-    if database.read().execute("SELECT 1 FROM cold_packs WHERE number = ?", (number,)).fetchone() is None:
+    if store.database.read().execute("SELECT 1 FROM cold_packs WHERE number = ?", (number,)).fetchone() is None:
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(layout.cold_pack(number))
+            os.unlink(store.layout.cold_pack(number))
 
 
 def _if_abandoned(lock: str, remove: Callable[[], object]) -> None:
@@ -519,10 +515,10 @@ def _if_abandoned(lock: str, remove: Callable[[], object]) -> None:
         close_fd(fd)
 
 
-def _drop_pack(layout: Layout, database: Database, number: int) -> None:
+def _drop_pack(store: OpenStore, number: int) -> None:
     """Remove a pack unless it was committed, which the database alone knows: an exception (Ctrl-C) may come between a
     commit and whoever would have noted it, and another import may commit between a listing and the lock."""
-    if database.read().execute("SELECT 1 FROM packs WHERE number = ?", (number,)).fetchone() is None:
-        for path in (layout.pack_image(number), layout.pack(number)):
+    if store.database.read().execute("SELECT 1 FROM packs WHERE number = ?", (number,)).fetchone() is None:
+        for path in (store.layout.pack_image(number), store.layout.pack(number)):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)

@@ -29,9 +29,7 @@ if TYPE_CHECKING:
     from layerstore.layers.imports import ImportedLayer
     from layerstore.limits import Limits
     from layerstore.oci.archives import ArchivedImage, LayerSource
-    from layerstore.store.contents import ContentStore
-    from layerstore.store.db import Database
-    from layerstore.store.layout import Layout
+    from layerstore.store.opened import OpenStore
     from layerstore.store.pieces import Piece
     from layerstore.types import DiffId, ImageId
 
@@ -212,15 +210,13 @@ def _label(path: str | os.PathLike[str]) -> str:
 
 
 def load(
-    layout: Layout,
-    database: Database,
-    contents: ContentStore,
+    store: OpenStore,
     source: str | os.PathLike[str] | BinaryIO,
     progress: ProgressCallback | None,
     limits: Limits,
 ) -> list[ImageId]:
     """Load every image of an archive; see `layerstore.Store.load`."""
-    with Import(layout, database, contents, limits=limits) as importing:
+    with Import(store, limits=limits) as importing:
         loader = _Loader(importing, progress, limits)
         if isinstance(source, (str, os.PathLike)) and os.path.isdir(source):
             loader.load_members(DirectoryMembers(os.fspath(source), limits), _label(source))
@@ -254,9 +250,7 @@ def _is_seekable(file: BinaryIO) -> bool:
 
 
 def import_rootfs(
-    layout: Layout,
-    database: Database,
-    contents: ContentStore,
+    store: OpenStore,
     source: str | os.PathLike[str] | BinaryIO,
     name: str,
     created: str,
@@ -264,7 +258,7 @@ def import_rootfs(
     limits: Limits,
 ) -> ImageId:
     """Make an image of one layer; see `layerstore.Store.import_rootfs`."""
-    with Import(layout, database, contents, limits=limits) as importing, _opened(source) as (file, label):
+    with Import(store, limits=limits) as importing, _opened(source) as (file, label):
         total = fstat(file.fileno()).st_size if isinstance(source, (str, os.PathLike)) else None
         tell = _Loader(importing, progress, limits).tell(label, total)
         layer = importing.add_layer(pieces_of(file, PIECE_BYTES), progress=tell)

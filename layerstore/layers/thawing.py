@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from layerstore.store.contents import ContentStore
-    from layerstore.store.db import Database
-    from layerstore.store.layout import Layout
+    from layerstore.store.opened import OpenStore
     from layerstore.store.pieces import Piece
     from layerstore.types import DiffId
 
@@ -31,7 +30,7 @@ _CHUNKS = 64
 _THREADS = os.cpu_count() or 1
 
 
-def thaw(layout: Layout, database: Database, contents: ContentStore, stack: Sequence[DiffId], table: memoryview) -> int:
+def thaw(store: OpenStore, stack: Sequence[DiffId], table: memoryview) -> int:
     """Bring back what is cold of the contents of a stack, which an index has in `table`, and have the images of that
     stack be frozen no more. Durable on return; returns the bytes that were brought back.
 
@@ -39,16 +38,16 @@ def thaw(layout: Layout, database: Database, contents: ContentStore, stack: Sequ
     `OSError`; nothing is changed then.
     """
     brought = 0
-    if any(_cold_places(contents, table)):
-        with locks.packs(layout):
+    if any(_cold_places(store.contents, table)):
+        with locks.packs(store.layout):
             # Another process may have done it meanwhile.
-            brought = _bring_back(layout, database, contents, sorted(_cold_places(contents, table)))
+            brought = _bring_back(store, sorted(_cold_places(store.contents, table)))
     for diff_id in stack:
-        unpack_index(layout.layer_index(diff_id))
+        unpack_index(store.layout.layer_index(diff_id))
     chain = chain_id(stack)
     of_chain = "image_id IN (SELECT image_id FROM images WHERE chain_id = ?)"
-    if database.read().execute(f"SELECT 1 FROM frozen WHERE {of_chain}", (chain,)).fetchone():
-        with database.transaction() as db:
+    if store.database.read().execute(f"SELECT 1 FROM frozen WHERE {of_chain}", (chain,)).fetchone():
+        with store.database.transaction() as db:
             db.execute(f"DELETE FROM frozen WHERE {of_chain}", (chain,))
     return brought
 
@@ -73,9 +72,7 @@ class _Part(Value):
         self.is_last = is_last
 
 
-def _bring_back(
-    layout: Layout, database: Database, contents: ContentStore, places: Iterable[tuple[int, int, bytes, int]]
-) -> int:
+def _bring_back(store: OpenStore, places: Iterable[tuple[int, int, bytes, int]]) -> int:
     from concurrent.futures import ThreadPoolExecutor
 
     from layerstore.layers.imports import Import
@@ -83,7 +80,7 @@ def _bring_back(
 
     brought = 0
     expected: list[bytes] = []
-    cold = contents.cold_reader()
+    cold = store.contents.cold_reader()
 
     def parts() -> Iterator[_Part]:
         # In the order in which they lie, so that a frame is read once.
@@ -105,7 +102,7 @@ def _bring_back(
     copied: list[bytes] = []
     with (
         ThreadPoolExecutor(_THREADS) as threads,
-        Import(layout, database, contents, known=Digests(b"", 0)) as importing,
+        Import(store, known=Digests(b"", 0)) as importing,
     ):
         ready = in_order(threads, read, parts())
         for part, pieces in ready:

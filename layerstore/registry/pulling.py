@@ -32,9 +32,7 @@ if TYPE_CHECKING:
     from layerstore.oci.images import Descriptor, Manifest
     from layerstore.registry.platforms import Platform
     from layerstore.registry.references import Reference
-    from layerstore.store.contents import ContentStore
-    from layerstore.store.db import Database
-    from layerstore.store.layout import Layout
+    from layerstore.store.opened import OpenStore
     from layerstore.types import DiffId, Digest, ImageId
 
 
@@ -49,9 +47,7 @@ class _Found(Value):
 
 
 def pull(
-    layout: Layout,
-    database: Database,
-    contents: ContentStore,
+    store: OpenStore,
     client: Client,
     reference: Reference,
     platform: Platform | None,
@@ -67,7 +63,7 @@ def pull(
     tell(Progress("manifest", found.digest, size, size))
     while True:
         try:
-            _import(layout, database, contents, repository, reference, found, tell, limits)
+            _import(store, repository, reference, found, tell, limits)
         except _SpoiledDownload:  # which was removed, so this ends
             continue
         return found.config.image_id
@@ -78,9 +74,7 @@ class _SpoiledDownload(Exception):
 
 
 def _import(
-    layout: Layout,
-    database: Database,
-    contents: ContentStore,
+    store: OpenStore,
     repository: Repository,
     reference: Reference,
     found: _Found,
@@ -89,7 +83,7 @@ def _import(
 ) -> None:
     """Have the image in the store. Raises `_SpoiledDownload` where it may go better the next time."""
     names = [] if reference.local_name is None else [reference.local_name]
-    with Import(layout, database, contents, limits=limits) as importing:
+    with Import(store, limits=limits) as importing:
         layers = dict(zip(found.config.diff_ids, found.manifest.layers, strict=True))
         claimed = importing.claim_missing(layers)
         for diff_id, descriptor in layers.items():
@@ -97,7 +91,7 @@ def _import(
             tell(Progress("waiting" if diff_id in claimed else "stored", diff_id, done, descriptor.size_bytes))
         missing = {diff_id: descriptor for diff_id, descriptor in layers.items() if diff_id in claimed}
         _check_sizes(missing, limits)
-        _fetch(importing, repository, missing, layout.downloads, tell)
+        _fetch(importing, repository, missing, store.layout.downloads, tell)
         importing.add_image(found.config, names, found.blobs)
         importing.commit((reference.registry, reference.repository))
 

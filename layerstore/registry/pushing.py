@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from layerstore.oci.images import Manifest
     from layerstore.registry.references import Reference
     from layerstore.store.db import Database
-    from layerstore.store.layout import Layout
+    from layerstore.store.opened import OpenStore
     from layerstore.store.pieces import Piece
     from layerstore.types import DiffId
 
@@ -70,8 +70,7 @@ class _Kept(Value):
 
 
 def push(
-    layout: Layout,
-    database: Database,
+    store: OpenStore,
     client: Client,
     reference: Reference,
     config: ImageConfig,
@@ -84,10 +83,10 @@ def push(
     repository = Repository(client, reference.repository)
     tell = Teller(progress)
     client.warn = tell.warn
-    kept = _kept_manifest(layout, database, config)
+    kept = _kept_manifest(store, config)
     family = kept.family if kept else _OCI
-    config_data = read_whole(layout.blob(Digest(config.image_id)))
-    layers = _Layers(database, client, repository, family, kept, layer_tar, tell)
+    config_data = read_whole(store.layout.blob(Digest(config.image_id)))
+    layers = _Layers(store.database, client, repository, family, kept, layer_tar, tell)
     blobs = layers.place(tuple(dict.fromkeys(config.diff_ids)))
     if not repository.has_blob(Digest(config.image_id), repository.writing):
         Upload(repository).send_bytes(config_data)
@@ -101,15 +100,19 @@ def push(
     return digest
 
 
-def _kept_manifest(layout: Layout, database: Database, config: ImageConfig) -> _Kept | None:
+def _kept_manifest(store: OpenStore, config: ImageConfig) -> _Kept | None:
     """A manifest of the image's among what is kept of it, one of OCI's before docker's.
 
     Raises `InvalidInput` where it names layers that may not be given on.
     """
-    rows = database.read().execute("SELECT digest FROM image_blobs WHERE image_id = ?", (config.image_id,)).fetchall()
+    rows = (
+        store.database.read()
+        .execute("SELECT digest FROM image_blobs WHERE image_id = ?", (config.image_id,))
+        .fetchall()
+    )
     found: list[_Kept] = []
     for digest in (Digest(row[0]) for row in rows if row[0] != str(config.image_id)):
-        data = read_whole(layout.blob(digest))
+        data = read_whole(store.layout.blob(digest))
         if sha256_digest(data) != digest:
             continue
         document = parse_document(data, "a manifest")

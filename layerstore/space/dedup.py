@@ -19,31 +19,27 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from layerstore.chains.chains import Chains
-    from layerstore.store.contents import ContentStore
-    from layerstore.store.db import Database
-    from layerstore.store.layout import Layout
+    from layerstore.store.opened import OpenStore
     from layerstore.types import ImageId
 
 
 def dedup_stats(
-    layout: Layout,
-    database: Database,
-    contents: ContentStore,
+    store: OpenStore,
     chains: Chains,
     among: Collection[ImageId] | None,
     sample_bytes: int,
 ) -> DedupStats:
     """See `layerstore.Store.dedup_stats`."""
-    with locks.garbage(layout):
-        read = database.read().execute
+    with locks.garbage(store.layout):
+        read = store.database.read().execute
         rows = read("SELECT image_id, chain_id FROM images ORDER BY stored_seconds DESC, image_id").fetchall()
         rows = [row for row in rows if among is None or row[0] in among]
-        forest = Forest(rows, chain_rows(database))
-        places = Places(layout, contents)
+        forest = Forest(rows, chain_rows(store.database))
+        places = Places(store.layout, store.contents)
         layers = LayerContents(places, chains, dict.fromkeys(forest.layers))
         kept = places.kept(layers.live)
-        images = images_usage(database, forest, layers, kept)
-        all_bytes = files_bytes(database)
+        images = images_usage(store.database, forest, layers, kept)
+        all_bytes = files_bytes(store.database)
         of_layers = sum(all_bytes[diff_id] for diff_id in layers.numbers)
         each_once = int(places.sizes[layers.files[1]].sum())
         return DedupStats(
@@ -54,26 +50,26 @@ def dedup_stats(
             contents_bytes=int(places.sizes[np.unique(layers.files[1])].sum()),
             hot_bytes=round(kept.hot.sum()),
             cold_bytes=round(kept.cold.sum()),
-            freezing=_freezing(layout, database, contents, chains, among, sample_bytes) if sample_bytes else None,
+            freezing=_freezing(store, chains, among, sample_bytes) if sample_bytes else None,
         )
 
 
 def _freezing(
-    layout: Layout,
-    database: Database,
-    contents: ContentStore,
+    store: OpenStore,
     chains: Chains,
     among: Collection[ImageId] | None,
     sample_bytes: int,
 ) -> FreezeEstimate:
     while True:
-        chosen = [image for image in unused_images(layout, database, 0) if among is None or image in among]
-        freezing = Freezing(layout, database, contents, chains, chosen)
+        chosen = [image for image in unused_images(store, 0) if among is None or image in among]
+        freezing = Freezing(store, chains, chosen)
         try:
             freezing.choose()
             break
         except (Conflict, NotFound):
             continue  # containers were made, or images removed, between the two
     written = sum(item.size for item in freezing.items)
-    stored, looked_at = estimate(freezing, contents, tiering(database).compression, sample_bytes) if written else (0, 0)
+    stored, looked_at = (
+        estimate(freezing, store.contents, tiering(store.database).compression, sample_bytes) if written else (0, 0)
+    )
     return FreezeEstimate(len(chosen), written + freezing.again_bytes, stored, written, looked_at)

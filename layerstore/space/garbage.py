@@ -33,10 +33,11 @@ from layerstore.naming import exists
 from layerstore.results import Frozen
 from layerstore.store import durable, locks, own_names
 from layerstore.store.cold import LIST, ColdPack, is_cold
-from layerstore.store.contents import ContentStore, Pack
+from layerstore.store.contents import Pack
 from layerstore.store.db import UNUSED_CHAINS, Database
 from layerstore.store.layout import FIRST_COLD, Layout
 from layerstore.store.locks import open_elsewhere
+from layerstore.store.opened import OpenStore
 from layerstore.store.removal import remove_directory
 from layerstore.types import ChainId, DiffId, digest_hex
 
@@ -61,58 +62,58 @@ class Collected:
     not_frozen: LayerstoreError | OSError | None = None
 
 
-def collect(
-    layout: Layout, database: Database, contents: ContentStore, chains: Chains, derived_limit_bytes: int | None
-) -> Collected:
+def collect(store: OpenStore, chains: Chains, derived_limit_bytes: int | None) -> Collected:
     """Collect garbage, bring small packs together, and derived files under that limit, or the store's own.
 
     Waits for imports that are under way. Raises `CorruptError` where the index of a layer is damaged, before anything
     that is not derived was removed, and `OSError`.
     """
     limit = chains.derived.limit_bytes if derived_limit_bytes is None else derived_limit_bytes
-    before = _used_bytes(layout)
-    dropped = _collect(layout, database, contents, chains, limit)
+    before = _used_bytes(store.layout)
+    dropped = _collect(store, chains, limit)
     # Not before: a copy needs room, and what is dead is not worth one. What was copied from goes at once.
-    if bring_small_together(layout, database, contents):
-        dropped += _collect(layout, database, contents, chains, limit)
-    return Collected(dropped, max(0, before - _used_bytes(layout)))
+    if bring_small_together(store):
+        dropped += _collect(store, chains, limit)
+    return Collected(dropped, max(0, before - _used_bytes(store.layout)))
 
 
-def _collect(layout: Layout, database: Database, contents: ContentStore, chains: Chains, derived_limit: int) -> int:
+def _collect(store: OpenStore, chains: Chains, derived_limit: int) -> int:
     """Returns how many contents were dropped."""
-    with locks.garbage_alone(layout):
-        with locks.staging(layout):
-            clear_abandoned(layout, database)
+    with locks.garbage_alone(store.layout):
+        with locks.staging(store.layout):
+            clear_abandoned(store)
         # Derived files say where contents are, so they go before the contents that they name; and on a full disk they
         # are room for the database to say what else is to go.
-        _sweep_chains(layout, database)
+        _sweep_chains(store)
         chains.derived.evict(derived_limit)
-        removed = _forget_unused(database)
-        records = contents.log_records()
-        live = with_references(layout, records, _live_digests(database, chains, contents.digests(), records))
-        frozen = _frozen_chains(database)
-        kept = _kept_records(records, live, lambda in_use: _packs_of_images(layout, chains, in_use, frozen))
+        removed = _forget_unused(store.database)
+        records = store.contents.log_records()
+        live = with_references(
+            store.layout, records, _live_digests(store.database, chains, store.contents.digests(), records)
+        )
+        frozen = _frozen_chains(store.database)
+        kept = _kept_records(records, live, lambda in_use: _packs_of_images(store.layout, chains, in_use, frozen))
         objects, slots = _by_place(kept)
-        with database.transaction() as db:
+        with store.database.transaction() as db:
             if removed or len(kept) != len(records):
-                contents.replace_log(db, kept)
+                store.contents.replace_log(db, kept)
             packs = [number for (number,) in db.execute("SELECT number FROM packs")]
             db.executemany("DELETE FROM packs WHERE number = ?", [(n,) for n in packs if n not in slots])
             cold = [number for (number,) in db.execute("SELECT number FROM cold_packs")]
             gone = [(n,) for n in cold if FIRST_COLD + n not in slots]
             db.executemany("DELETE FROM cold_packs WHERE number = ?", gone)
-        contents.remove_old_logs()
-        _remove_files(layout, database, objects, set(map(str, slots)))
-        contents.forget_packs()
+        store.contents.remove_old_logs()
+        _remove_files(store, objects, set(map(str, slots)))
+        store.contents.forget_packs()
         for number, alive in sorted(slots.items()):
             # A pack that is missing or has damaged slots keeps nobody from collecting the others.
             with contextlib.suppress(CorruptError, FileNotFoundError):
                 if number < FIRST_COLD:
-                    _punch(layout.pack(number), _dead_ranges(layout.pack(number), alive))
+                    _punch(store.layout.pack(number), _dead_ranges(store.layout.pack(number), alive))
                 else:
-                    path = layout.cold_pack(number - FIRST_COLD)
+                    path = store.layout.cold_pack(number - FIRST_COLD)
                     _punch(path, _dead_frames(path, alive))
-        _sweep(layout.run, _CHAIN_LOCK, lambda _: False)
+        _sweep(store.layout.run, _CHAIN_LOCK, lambda _: False)
         return len({record[:32] for record in _records(records)} - live)
 
 
@@ -265,37 +266,37 @@ def _by_place(records: bytes) -> tuple[dict[str, set[str]], dict[int, set[int]]]
     return objects, slots
 
 
-def _remove_files(layout: Layout, database: Database, objects: dict[str, set[str]], packs: set[str]) -> None:
-    db = database.read()
+def _remove_files(store: OpenStore, objects: dict[str, set[str]], packs: set[str]) -> None:
+    db = store.database.read()
     layers = {digest_hex(diff_id) for (diff_id,) in db.execute("SELECT diff_id FROM layers")}
     blobs = {digest_hex(digest) for (digest,) in db.execute("SELECT digest FROM image_blobs")}
     containers = {container for (container,) in db.execute("SELECT id FROM containers WHERE driver = 'overlay'")}
     logs = {log for (log,) in db.execute("SELECT id FROM logs")}
-    for name in own_names.own(layout.objects, own_names.OBJECT_DIRECTORIES):
-        _sweep(f"{layout.objects}/{name}", own_names.OBJECTS, objects.get(name, set()).__contains__)
-    _sweep(layout.packs, own_names.PACKS, lambda name: name.split(".")[0] in packs)
-    with locks.staging(layout):
-        clear_abandoned_cold(layout, database)  # and not the one of a freeze that is under way
-    _sweep(layout.layers, own_names.LAYERS, lambda name: name.split(".")[0] in layers)
-    _sweep(layout.blobs, own_names.BLOBS, blobs.__contains__)
+    for name in own_names.own(store.layout.objects, own_names.OBJECT_DIRECTORIES):
+        _sweep(f"{store.layout.objects}/{name}", own_names.OBJECTS, objects.get(name, set()).__contains__)
+    _sweep(store.layout.packs, own_names.PACKS, lambda name: name.split(".")[0] in packs)
+    with locks.staging(store.layout):
+        clear_abandoned_cold(store)  # and not the one of a freeze that is under way
+    _sweep(store.layout.layers, own_names.LAYERS, lambda name: name.split(".")[0] in layers)
+    _sweep(store.layout.blobs, own_names.BLOBS, blobs.__contains__)
     # No pull is under way: these are of pulls that failed.
-    if Path(layout.downloads).is_dir():
-        _sweep(layout.downloads, own_names.DOWNLOADS, lambda _: False)
-    if Path(layout.logs).is_dir():
+    if Path(store.layout.downloads).is_dir():
+        _sweep(store.layout.downloads, own_names.DOWNLOADS, lambda _: False)
+    if Path(store.layout.logs).is_dir():
         # Rows that need them may have been taken away by what is not durable yet.
-        database.sync()
-        _sweep(layout.logs, own_names.LOGS, logs.__contains__)
-    for name in own_names.own(layout.containers, own_names.CONTAINERS):
+        store.database.sync()
+        _sweep(store.layout.logs, own_names.LOGS, logs.__contains__)
+    for name in own_names.own(store.layout.containers, own_names.CONTAINERS):
         # Whoever removed the row may be removing it, too; he has it then.
         if name not in containers:
-            with locks.containers_to_remove(layout, [name], waits=False) as is_held:
+            with locks.containers_to_remove(store.layout, [name], waits=False) as is_held:
                 if is_held:
-                    _remove_directory(layout.containers, name)
-    for name in own_names.own(layout.runtime, own_names.CONTAINERS):
+                    _remove_directory(store.layout.containers, name)
+    for name in own_names.own(store.layout.runtime, own_names.CONTAINERS):
         if name not in containers:
-            _remove_directory(layout.runtime, name)
-    if exists(layout.borrowed):
-        _sweep(layout.borrowed, own_names.CONTAINERS, containers.__contains__)
+            _remove_directory(store.layout.runtime, name)
+    if exists(store.layout.borrowed):
+        _sweep(store.layout.borrowed, own_names.CONTAINERS, containers.__contains__)
 
 
 def _remove_directory(top: str, name: str) -> None:
@@ -307,10 +308,10 @@ def _remove_directory(top: str, name: str) -> None:
             raise
 
 
-def _sweep_chains(layout: Layout, database: Database) -> None:
-    rows = database.read().execute("SELECT chain_id FROM images").fetchall()
+def _sweep_chains(store: OpenStore) -> None:
+    rows = store.database.read().execute("SELECT chain_id FROM images").fetchall()
     chains = {digest_hex(chain) for (chain,) in rows}
-    _sweep(layout.chains, own_names.CHAINS, lambda name: name.split(".")[0] in chains)
+    _sweep(store.layout.chains, own_names.CHAINS, lambda name: name.split(".")[0] in chains)
 
 
 def _sweep(directory: str, names: re.Pattern[str], keep: Callable[[str], bool]) -> None:

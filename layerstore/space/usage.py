@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
     from layerstore.chains.chains import Chains
     from layerstore.space.places import Kept
-    from layerstore.store.contents import ContentStore
     from layerstore.store.db import Database
     from layerstore.store.layout import Layout
+    from layerstore.store.opened import OpenStore
 
 
 class Forest:
@@ -81,22 +81,20 @@ class Forest:
             stack += [(child, node) for child in above.get(chain, ())]
 
 
-def usage(
-    layout: Layout, database: Database, contents: ContentStore, chains: Chains, states: Callable[[], dict[str, str]]
-) -> Usage:
+def usage(store: OpenStore, chains: Chains, states: Callable[[], dict[str, str]]) -> Usage:
     """See `layerstore.Store.usage`; `states` gives that of each container by its id."""
-    with locks.garbage(layout):
-        read = database.read().execute
-        containers = _containers(layout, database, states())
+    with locks.garbage(store.layout):
+        read = store.database.read().execute
+        containers = _containers(store, states())
         rows = read("SELECT image_id, chain_id FROM images ORDER BY stored_seconds DESC, image_id").fetchall()
-        forest = Forest(rows, chain_rows(database))
-        places = Places(layout, contents)
+        forest = Forest(rows, chain_rows(store.database))
+        places = Places(store.layout, store.contents)
         layers = LayerContents(places, chains, dict.fromkeys(forest.layers))
         kept = places.kept(layers.live)
-        images = images_usage(database, forest, layers, kept)
+        images = images_usage(store.database, forest, layers, kept)
         in_use = {image for image, used in images.items() if used.containers}
         frozen = {image for image, used in images.items() if used.is_frozen}
-        metadata, dead_files = _files(layout, database, layers.numbers)
+        metadata, dead_files = _files(store, layers.numbers)
         dead = kept.dead_bytes + dead_files
         idle = kept.hot_bytes - _active(forest, layers, kept, in_use)
         return Usage(
@@ -106,22 +104,20 @@ def usage(
                 "images": Part(len(images), len(in_use), kept.hot_bytes, idle),
                 "cold": Part(len(frozen), len(frozen & in_use), kept.cold_bytes, kept.dead_cold_bytes),
                 "containers": _containers_part(containers),
-                "derived": _derived(layout),
-                "build cache": _whole(layout.builds),
-                "downloads": _whole(layout.downloads),
+                "derived": _derived(store.layout),
+                "build cache": _whole(store.layout.builds),
+                "downloads": _whole(store.layout.downloads),
                 "metadata": metadata,
                 "garbage": Part(0, 0, dead, dead),
             },
         )
 
 
-def bytes_without(
-    layout: Layout, database: Database, contents: ContentStore, chains: Chains, removed: Collection[ImageId]
-) -> int:
+def bytes_without(store: OpenStore, chains: Chains, removed: Collection[ImageId]) -> int:
     """The bytes of contents that would be given back by collecting garbage once these images are gone."""
-    rows = database.read().execute("SELECT image_id, chain_id FROM images").fetchall()
-    forest = Forest([row for row in rows if row[0] not in removed], chain_rows(database))
-    places = Places(layout, contents)
+    rows = store.database.read().execute("SELECT image_id, chain_id FROM images").fetchall()
+    forest = Forest([row for row in rows if row[0] not in removed], chain_rows(store.database))
+    places = Places(store.layout, store.contents)
     kept = places.kept(LayerContents(places, chains, dict.fromkeys(forest.layers)).live)
     return kept.dead_bytes + kept.dead_cold_bytes
 
@@ -233,8 +229,8 @@ def _active(forest: Forest, layers: LayerContents, kept: Kept, in_use: Collectio
     return int(kept.hot[np.unique(number[is_active[of]])].sum())
 
 
-def _containers(layout: Layout, database: Database, states: dict[str, str]) -> list[ContainerUsage]:
-    read = database.read().execute
+def _containers(store: OpenStore, states: dict[str, str]) -> list[ContainerUsage]:
+    read = store.database.read().execute
     logs: dict[str, set[str]] = {}
     for container, log in read(
         "SELECT id, log FROM containers WHERE log IS NOT NULL "
@@ -249,9 +245,9 @@ def _containers(layout: Layout, database: Database, states: dict[str, str]) -> l
             image,
             image_name,
             states.get(container, "created"),
-            sum(_bytes_of(layout.log(log)) for log in logs.get(container, ()))
+            sum(_bytes_of(store.layout.log(log)) for log in logs.get(container, ()))
             if driver == "extent"
-            else _tree_bytes(layout.container(container), {"root", "work"}),
+            else _tree_bytes(store.layout.container(container), {"root", "work"}),
         )
         for container, name, image, image_name, driver in read(query).fetchall()
     ]
@@ -283,22 +279,24 @@ def _whole(path: str) -> Part:
     return Part(0, 0, size, size)
 
 
-def _files(layout: Layout, database: Database, live: Collection[DiffId]) -> tuple[Part, int]:
+def _files(store: OpenStore, live: Collection[DiffId]) -> tuple[Part, int]:
     """Indexes, recipes and blobs that images need; and the bytes of those, and of directories and logs of containers
     and cold packs of freezes that were killed, that nothing needs."""
-    read = database.read().execute
-    keep = {layout.layers: {digest_hex(diff_id) for diff_id in live}}
-    keep[layout.blobs] = {digest_hex(digest) for (digest,) in read("SELECT digest FROM image_blobs")}
-    keep[layout.containers] = {container for (container,) in read("SELECT id FROM containers WHERE driver = 'overlay'")}
-    keep[layout.cold] = {str(number) for (number,) in read("SELECT number FROM cold_packs")}
-    keep[layout.logs] = {log for (log,) in read("SELECT id FROM logs")}
+    read = store.database.read().execute
+    keep = {store.layout.layers: {digest_hex(diff_id) for diff_id in live}}
+    keep[store.layout.blobs] = {digest_hex(digest) for (digest,) in read("SELECT digest FROM image_blobs")}
+    keep[store.layout.containers] = {
+        container for (container,) in read("SELECT id FROM containers WHERE driver = 'overlay'")
+    }
+    keep[store.layout.cold] = {str(number) for (number,) in read("SELECT number FROM cold_packs")}
+    keep[store.layout.logs] = {log for (log,) in read("SELECT id FROM logs")}
     count = needed = dead = 0
     for directory, names in keep.items():
         with contextlib.suppress(FileNotFoundError), os.scandir(directory) as entries:
             for entry in entries:
                 if entry.name.split(".")[0] not in names:
                     dead += _tree_bytes(entry.path) if entry.is_dir(follow_symlinks=False) else _bytes_of(entry.path)
-                elif directory in (layout.layers, layout.blobs):
+                elif directory in (store.layout.layers, store.layout.blobs):
                     count, needed = count + 1, needed + _bytes_of(entry.path)
     return Part(count, count, needed, 0), dead
 

@@ -1,5 +1,6 @@
 """What is on disk: layout, database, locks, durable writes, contents (docs/store.md).
 
+- `opened.py` has the three of an open store together: layout, database and contents.
 - The directory: `layout.py` (every path, the version), `own_names.py` (which names are the store's), `pool.py`
   (docs/pool.md).
 - The database: `db.py` (schema, transactions), `sums.py` (sums over rows), `wal_index.py` (the file that SQLite maps,

@@ -21,7 +21,6 @@ from layerstore.oci.configs import parse_config
 from layerstore.oci.images import is_index, parse_document, parse_index, parse_manifest
 from layerstore.store import durable, zstd
 from layerstore.store.cold import ColdPack
-from layerstore.store.contents import ContentStore
 from layerstore.store.pieces import PIECE_BYTES, pieces_between, read_at, write_at
 from layerstore.store.spool import Spool
 from layerstore.sync.arrived import Arrived
@@ -39,8 +38,7 @@ if TYPE_CHECKING:
     from layerstore.chains.chains import Chains
     from layerstore.limits import Limits
     from layerstore.oci.configs import ImageConfig
-    from layerstore.store.db import Database
-    from layerstore.store.layout import Layout
+    from layerstore.store.opened import OpenStore
     from layerstore.store.pieces import Piece
     from layerstore.sync.channel import Channel
 
@@ -51,14 +49,14 @@ _TELL_BYTES = 4 << 20
 """Every so many bytes of a layer the other side is told of them."""
 
 
-def receive(layout: Layout, database: Database, chains: Chains, channel: Channel, limits: Limits) -> bool:
+def receive(store: OpenStore, chains: Chains, channel: Channel, limits: Limits) -> bool:
     """Take in the images that the other side of the channel sends, until it has no more.
 
     Returns False where it could not, and the other side was told why. Raises that where it could not be told.
     """
     try:
         channel.greet()
-        receiving = _Receiving(layout, database, chains, channel, limits)
+        receiving = _Receiving(store, chains, channel, limits)
         while True:
             kind, payload = channel.receive(Kind.IMAGE, Kind.END)
             if kind == Kind.END:
@@ -110,21 +108,22 @@ class _Offer(Value):
 
 
 class _Receiving:
-    def __init__(self, layout: Layout, database: Database, chains: Chains, channel: Channel, limits: Limits) -> None:
-        self._layout = layout
-        self._database = database
+    def __init__(self, store: OpenStore, chains: Chains, channel: Channel, limits: Limits) -> None:
+        self._layout = store.layout
+        self._database = store.database
         self._chains = chains
         self._channel = channel
         self._limits = limits
         # Layers are made of what is here: what is damaged of that is to be told apart from what came.
-        self._contents = ContentStore(layout, database, "first")
+        self._store = store.verifying("first")
+        self._contents = self._store.contents
 
     def receive(self, said: dict[str, Any]) -> None:
         """Take in one image."""
         names = self._names(said)
         config, blobs = self._blobs(said)
         diff_ids = list(dict.fromkeys(config.diff_ids))
-        with Import(self._layout, self._database, self._contents, limits=self._limits) as importing:
+        with Import(self._store, limits=self._limits) as importing:
             missing = importing.claim_missing(diff_ids)
             offered = self._offered()
             stored = importing.stored_layers(offered)

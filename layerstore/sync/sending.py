@@ -26,9 +26,7 @@ if TYPE_CHECKING:
 
     from layerstore.chains.chains import Chains
     from layerstore.oci.configs import ImageConfig
-    from layerstore.store.contents import ContentStore
-    from layerstore.store.db import Database
-    from layerstore.store.layout import Layout
+    from layerstore.store.opened import OpenStore
     from layerstore.sync.channel import Channel
 
     ProgressCallback: TypeAlias = Callable[[Progress], None]
@@ -39,9 +37,7 @@ _LEVEL = 3
 
 
 def send(
-    layout: Layout,
-    database: Database,
-    contents: ContentStore,
+    store: OpenStore,
     chains: Chains,
     images: Sequence[ImageId],
     channel: Channel,
@@ -49,7 +45,7 @@ def send(
 ) -> Synced:
     """Have the other side of the channel have these images, one after the other; see `layerstore.Store.sync`."""
     channel.greet()
-    sending = _Sending(layout, database, contents, chains, channel, progress)
+    sending = _Sending(store, chains, channel, progress)
     for image in images:
         sending.send(image)
     channel.send(Kind.END)
@@ -60,16 +56,14 @@ def send(
 class _Sending:
     def __init__(
         self,
-        layout: Layout,
-        database: Database,
-        contents: ContentStore,
+        store: OpenStore,
         chains: Chains,
         channel: Channel,
         progress: ProgressCallback | None,
     ) -> None:
-        self._layout = layout
-        self._database = database
-        self._contents = contents
+        self._layout = store.layout
+        self._database = store.database
+        self._contents = store.contents
         self._chains = chains
         self._channel = channel
         self._progress = progress

@@ -416,26 +416,25 @@ class Campaign:
             torn += [f"fsck: {vars(damage)}" for damage in store.check().damages]
         return checked
 
-    def used(self) -> int:
-        """What the store takes on disk, without what is derived."""
+    def used(self) -> Counter[str]:
+        """What the store takes on disk in which directory, bytes, without what is derived."""
         with Store(self.root) as store:
             store.evict_derived(0)
             store.collect_garbage()
-        paths = [path for kind in _KINDS for path in (self.root / kind).rglob("*") if not path.is_dir()]
-        return sum(path.lstat().st_blocks * 512 for path in paths)
+        found = Counter[str]()
+        for kind in _KINDS:
+            paths = [path for path in (self.root / kind).rglob("*") if not path.is_dir()]
+            found[kind] = sum(path.lstat().st_blocks * 512 for path in paths)
+        return found
 
     def leftovers(self) -> list[str]:
         """What is left once all that hands have made is removed again: there should be nothing."""
         left: list[str] = []
-        used = self._used
-        with _as_failures(left, "what hands have made cannot be removed"):
-            with Store(self.root) as store:
-                store.remove(store.containers(), force=True)
-                for name in [name for image in store.images() for name in image.names if name != BASE]:
-                    store.remove_image(name)
-                store.load(self.scratch / "base.tar")
-                store.prune(older_than_seconds=0)
-            used = self.used()
+        with _as_failures(left, "what hands have made cannot be removed"), Store(self.root) as store:
+            store.remove(store.containers(), force=True)
+            for name in [name for image in store.images() for name in image.names if name != BASE]:
+                store.remove_image(name)
+            store.load(self.scratch / "base.tar")
         top = f"{self.scratch}/"
 
         def in_the_kernel() -> list[str]:
@@ -447,7 +446,13 @@ class Campaign:
         with contextlib.suppress(AssertionError):
             wait_for(lambda: not in_the_kernel(), 5)
         left += in_the_kernel()
-        left += [f"{used - self._used} bytes"] if used > self._used + SLACK_BYTES else []
+        with _as_failures(left, "garbage cannot be collected"):
+            # Now that the commands have ended which hands had begun that were killed.
+            with Store(self.root) as store:
+                store.prune(older_than_seconds=0)
+            used = self.used()
+            if used.total() > self._used.total() + SLACK_BYTES:
+                left.append(f"{used.total() - self._used.total()} bytes, of {dict(used - self._used)}")
         for name in (
             "containers",
             "logs",
