@@ -104,10 +104,9 @@ class Context:
         return self.directory / f"{purpose}-{time.monotonic_ns()}"
 
     def load_by_command(self, archive: Path) -> float:
-        """Seconds of `layerstore load` into an empty store, as the peers' are; it is removed afterwards."""
+        """Seconds of `layerstore load` into a new store, which it makes; it is removed afterwards."""
         path = self.new_directory("store")
         try:
-            timed(self.command(path, "init"))
             os.sync()
             return timed(self.command(path, "load", "-i", str(archive)))
         finally:
