@@ -1,18 +1,18 @@
 """BLAKE3: ours against the blake3 package, one thread each, side by side in one run.
 
-    python bench/bench_blake3.py IMAGE.tar
+    python -m bench.bench_blake3 IMAGE.tar
 
 The rounds of the two alternate, so that what else the machine does weighs on both; the ratio is that of the medians.
 """
 
 import argparse
-import statistics
 import tarfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 
 import blake3 as peer
 
+from bench.measure import Median
 from layerstore._core import hashing
 
 ROUNDS = 7
@@ -66,7 +66,7 @@ def compare(work: str, inputs: Sequence[memoryview], target: float) -> dict[str,
     if hash_ours(batches) != hash_peer(batches):
         raise AssertionError(f"{work}: the two disagree about a digest")
     times = [(seconds(lambda: hash_ours(batches)), seconds(lambda: hash_peer(batches))) for _ in range(ROUNDS)]
-    ours, theirs = (statistics.median(column) for column in zip(*times, strict=True))
+    ours, theirs = map(Median, zip(*times, strict=True))
     size_gb = sum(map(len, inputs)) / 1e9
     return {
         "work": work,

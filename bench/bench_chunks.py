@@ -20,7 +20,7 @@ import blake3
 from bench.context import Context
 from bench.family import FAMILY, Family
 from bench.measure import interleaved, split_ours
-from bench.rows import Row
+from bench.rows import NOTHING, Row, durably
 from layerstore._core import chunking, hashing
 
 MIN_BYTES, AVG_BYTES, MAX_BYTES = 4096, 16384, 131072
@@ -36,7 +36,7 @@ Cut = Callable[[bytes], Iterable[int]]
 
 def run(context: Context) -> list[Row]:
     peers = dict(found_peers(context))
-    return [*rates(context, peers), *deduplication(context, peers)]
+    return list(durably(NOTHING, [*rates(context, peers), *deduplication(context, peers)]))
 
 
 # -- chunkers ------------------------------------------------------------------------------------------------------

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench import changed_files
+from bench.bench_import import RECORDS
 from bench.context import Context, remove_store
 from bench.fixtures import Blob, Recipe, Step, sha256, write_modern_archive
-from bench.measure import interleaved, seconds
+from bench.measure import Median, interleaved, seconds
 from bench.peers import Committing, timed
-from bench.rows import Row, faster, known
+from bench.rows import NOTHING, OURS_ALL, Row, durably, faster, known
 from bench.writable import CHANGED, LARGE, POOL_BYTES, make_large, tar_large
 
 if TYPE_CHECKING:
@@ -28,11 +29,12 @@ MB = 1e6
 COMMITTED = "committed:latest"
 WRITE = f"import os; os.pwrite(os.open('{LARGE}', os.O_RDWR), bytes(4096), 123 << 20)"
 BY_COMMAND = " by command"
+DURABLE = {"ours": OURS_ALL, "docker": RECORDS, "podman": RECORDS}
 Works = dict[str, Callable[[], float]]
 
 
 def run(context: Context) -> list[Row]:
-    return [*many_files(context), *large_file(context)]
+    return [*many_files(context), *durably(DURABLE, large_file(context))]
 
 
 def committing(context: Context) -> list[Committing]:
@@ -65,9 +67,11 @@ def changed(context: Context, store: Store | None, name: str, count: int) -> Ite
         check_alike(theirs, ours)
         what = f"of {count:,} changed files"
         commits = interleaved(warmed(commit_works(context, store, theirs, ours)), context.rounds())
-        yield from compared(f"commit {what}", "ms", MILLISECOND, commits, list(ours), {"": 5})
+        rows = compared(f"commit {what}", "ms", MILLISECOND, commits, list(ours), {"": 5})
+        yield from durably(DURABLE, rows)
         diffs = interleaved(warmed(diff_works(context, store, theirs, ours)), context.rounds())
-        yield from compared(f"diff {what}", "ms", MILLISECOND, diffs, list(ours), {"docker": 10, "podman": 3})
+        rows = compared(f"diff {what}", "ms", MILLISECOND, diffs, list(ours), {"docker": 10, "podman": 3})
+        yield from durably(NOTHING, rows)
 
 
 def ran(store: Store, name: str, program: list[str]) -> Container:
@@ -117,7 +121,7 @@ def large_file(context: Context) -> Iterator[Row]:
                 file.write(bytes(4096))
             ours["extent driver"] = store, extent
         for name, (store, container) in ours.items():
-            works[name] = partial(our_commit, store, partial(seconds, container.commit, COMMITTED))
+            works.update(our_commits(context, store, name, container))
         took = interleaved(works, context.rounds(3))
         yield from compared("commit of 4 KiB changed in a file of 1 GiB", "s", 1, took, list(ours), {"": 5})
         for name, (store, container) in ours.items():
@@ -173,10 +177,17 @@ def commit_works(
     works: Works = {peer.name: partial(peer_commit, peer, container) for peer, container in theirs.items()}
     for name, container in ours.items():
         assert store is not None
-        command = context.command(Path(store.root), "commit", container.id, COMMITTED)
-        works[name] = partial(our_commit, store, partial(seconds, container.commit, COMMITTED))
-        works[name + BY_COMMAND] = partial(our_commit, store, partial(timed, command))
+        works.update(our_commits(context, store, name, container))
     return works
+
+
+def our_commits(context: Context, store: Store, name: str, container: Container) -> Works:
+    """By command, and from Python."""
+    command = context.command(Path(store.root), "commit", container.id, COMMITTED)
+    return {
+        name + BY_COMMAND: partial(our_commit, store, partial(timed, command)),
+        name: partial(our_commit, store, partial(seconds, container.commit, COMMITTED)),
+    }
 
 
 def peer_commit(peer: Committing, container: str) -> float:
@@ -214,16 +225,17 @@ def warmed(works: Works) -> Works:
 
 
 def compared(
-    work: str, unit: str, times: float, figures: dict[str, float], ours: list[str], goals: dict[str, float]
+    work: str, unit: str, times: float, figures: dict[str, Median], ours: list[str], goals: dict[str, float]
 ) -> Iterator[Row]:
-    """A line for each of ours and goal, which is against one peer or, without a name, all; and each by command."""
+    """A line for each of ours by command and goal, which is against one peer or, without a name, all; and one for each
+    of ours from Python."""
     scaled = {name: value * times for name, value in figures.items()}
     peers = {name: value for name, value in scaled.items() if name.removesuffix(BY_COMMAND) not in ours}
-    for name in ours or [None]:
+    for name in ours or [""]:
         said = f", {name}" if name else ""
         for goal, faster_by in goals.items():
             against = {goal: peers[goal]} if goal in peers else {} if goal else peers
             suffix = f", against {goal}" if goal else ""
-            yield faster(f"{work}{said}{suffix}", unit, scaled[name] if name else None, against, faster_by)
-        if name and name + BY_COMMAND in scaled:
-            yield known(f"… by command, {name}", unit, scaled[name + BY_COMMAND], peers)
+            yield faster(f"{work}{said}, by command{suffix}", unit, scaled.get(name + BY_COMMAND), against, faster_by)
+        if name:
+            yield known(f"{work}{said}, from Python", unit, scaled[name], peers)

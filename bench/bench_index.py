@@ -23,7 +23,7 @@ from bench import lookup_peers, many_paths, stacks
 from bench.context import Context
 from bench.lookup_peers import Dicts, Sqlite, SqliteByLayer, SqliteByPath
 from bench.measure import drop_caches, helper, helper_output, interleaved, remove_tree, seconds, split_ours
-from bench.rows import Row, at_least, at_most, faster, known
+from bench.rows import NOTHING, Row, at_least, at_most, durably, faster, known
 from bench.stacks import Layer
 
 if TYPE_CHECKING:
@@ -62,7 +62,9 @@ def run(context: Context) -> list[Row]:
         if store is not None:
             rows += level(context, asked, deep[0], deep[-1])
         rows += [*cold(context, asked, deep), *one_by_one(context, asked, deep[1])]
-    return rows if context.peers_only else [*rows, *building(context, entries), *large(context)]
+    if not context.peers_only:
+        rows += [*building(context, entries), *large(context)]
+    return list(durably(NOTHING, rows))
 
 
 # -- what is asked, and who is asked -----------------------------------------------------------------------------------

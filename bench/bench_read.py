@@ -17,7 +17,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-import statistics
 import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -29,8 +28,18 @@ from typing import TYPE_CHECKING
 from bench.bench_import import unique_bytes
 from bench.context import Context
 from bench.loopfs import device_of, erofs_mounts_below
-from bench.measure import drop_caches, extract, helper, helper_output, interleaved, remove_tree, seconds, split_ours
-from bench.rows import Row, at_most, faster
+from bench.measure import (
+    Median,
+    drop_caches,
+    extract,
+    helper,
+    helper_output,
+    interleaved,
+    remove_tree,
+    seconds,
+    split_ours,
+)
+from bench.rows import NOTHING, Row, at_most, durably, faster
 
 if TYPE_CHECKING:
     from layerstore import Store
@@ -45,7 +54,7 @@ Mounting = Callable[[], AbstractContextManager[Path]]
 
 
 def run(context: Context) -> list[Row]:
-    return [*cold(context), *page_cache(context)]
+    return list(durably(NOTHING, [*cold(context), *page_cache(context)]))
 
 
 @dataclass(frozen=True)
@@ -138,7 +147,7 @@ def page_cache(context: Context) -> Iterator[Row]:
     names = [context.fixtures.recipe(image).name for image in ("debian", "debian-retarred")]
 
     def added(*roots: Path) -> float:
-        return statistics.median(
+        return Median(
             cached_after(context, walk, *roots) - cached_after(context, walk, roots[0])
             for _ in range(context.rounds(3))
         )

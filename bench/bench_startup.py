@@ -10,14 +10,14 @@ from functools import partial
 from bench.context import Context
 from bench.measure import interleaved, split_ours
 from bench.peers import timed
-from bench.rows import Row, known, within
+from bench.rows import NOTHING, Row, durably, known, within
 
 MILLISECOND = 1e3
 BARE = [sys.executable, "-c", "pass"]
 
 
 def run(context: Context) -> list[Row]:
-    return [] if context.peers_only else list(by_command(context))
+    return [] if context.peers_only else list(durably(NOTHING, by_command(context)))
 
 
 def by_command(context: Context) -> Iterator[Row]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterator
 from functools import partial
 from itertools import islice
@@ -10,14 +9,15 @@ from typing import TYPE_CHECKING
 
 from bench.context import Context, remove_store
 from bench.family import Family
-from bench.measure import seconds
-from bench.rows import Row, known, within
+from bench.measure import Median, seconds
+from bench.rows import OURS_ALL, Row, durably, known, within
 
 if TYPE_CHECKING:
     from layerstore import Image, Store, Synced
 
 MB = 1e6
 PART = 0.5
+BLOBS = "their layers that changed, zstd"
 UPDATES = {
     "packages updated": ("science-a", "science-b"),
     "Debian and packages updated": ("flask-a", "flask-b"),
@@ -33,7 +33,8 @@ RELEASES = {
 def run(context: Context) -> list[Row]:
     if context.peers_only:
         return []
-    return [*versions(context), *rebuild(context)]
+    there = {"ours": f"there, {OURS_ALL}", BLOBS: "nothing, they are compressed and not sent"}
+    return list(durably(there, [*versions(context), *rebuild(context)]))
 
 
 def versions(context: Context) -> Iterator[Row]:
@@ -61,10 +62,10 @@ def synced(context: Context, store: Store, old: Image, new: Image, what: str, is
     times = [sync_once(context, store, old, new, sent) for _ in range(context.rounds(3))]
     ours = (sent[0].sent_bytes + sent[0].received_bytes) / MB
     changed = [diff_id for diff_id in new.diff_ids if diff_id not in old.diff_ids]
-    blobs = {"their layers that changed, zstd": sum(map(partial(zstd_bytes, new), changed)) / MB}
+    blobs = {BLOBS: sum(map(partial(zstd_bytes, new), changed)) / MB}
     work = f"sync to a store that has the version before, {what}: bytes both ways"
     yield within(work, "MB", ours, blobs, PART) if is_update else known(work, "MB", ours, blobs)
-    yield known(f"… of contents of {sent[0].content_bytes / MB:.0f} MB, the time", "s", statistics.median(times), {})
+    yield known(f"… of contents of {sent[0].content_bytes / MB:.0f} MB, the time, from Python", "s", Median(times), {})
 
 
 def sync_once(context: Context, store: Store, old: Image, new: Image, sent: list[Synced]) -> float:

@@ -10,7 +10,6 @@ import contextlib
 import io
 import os
 import random
-import statistics
 import tarfile
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -20,7 +19,7 @@ from unittest import mock
 
 from bench.bench_read import MB, MILLISECOND, WORDS, Mounting, Walk, cached_after, mounting_of
 from bench.context import Context
-from bench.measure import interleaved, seconds, warm
+from bench.measure import Median, interleaved, seconds, warm
 from bench.rows import Row, known
 
 if TYPE_CHECKING:
@@ -146,7 +145,7 @@ def page_cache(context: Context, stores: dict[str, Store]) -> Iterator[Row]:
             names = [context.fixtures.recipe(image).name for image in (IMAGE, RETARRED)]
             roots = [stack.enter_context(mounting_of(store, name)()) for name in names]
             rounds = range(context.rounds(3))
-            first[size] = statistics.median(cached_after(context, walk, roots[0]) for _ in rounds) / MB
-            second[size] = statistics.median(cached_after(context, walk, *roots) for _ in rounds) / MB - first[size]
+            first[size] = Median(cached_after(context, walk, roots[0]) for _ in rounds) / MB
+            second[size] = Median(cached_after(context, walk, *roots) for _ in rounds) / MB - first[size]
     yield each("page cache after reading one image", "MB", first)
     yield each("… added by a second one, same files in other layers", "MB", second)

@@ -7,14 +7,39 @@ import os
 import statistics
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Self, TypeVar
 
 K = TypeVar("K")
 CSRC = Path(__file__).parent / "csrc"
 KERNEL_MEMORY = ("Slab", "Percpu", "KernelStack", "PageTables", "VmallocUsed")
 PROCESS_MEMORY = (*KERNEL_MEMORY, "AnonPages", "Shmem")
+
+
+class Median(float):
+    """The median of figures, in the order in which they were measured. It can be scaled, and keeps them."""
+
+    figures: tuple[float, ...]
+
+    def __new__(cls, figures: Iterable[float]) -> Self:
+        kept = tuple(figures)
+        made = super().__new__(cls, statistics.median(kept))
+        made.figures = kept
+        return made
+
+    def __mul__(self, factor: float) -> Median:
+        return Median(figure * factor for figure in self.figures)
+
+    def __truediv__(self, divisor: float) -> Median:
+        return Median(figure / float(divisor) for figure in self.figures)
+
+    def __rtruediv__(self, dividend: float) -> Median:
+        return Median(dividend / figure for figure in self.figures)
+
+    def beyond(self, base: Median) -> Median:
+        """Of what each is more than the one of the same round."""
+        return Median(figure - other for figure, other in zip(self.figures, base.figures, strict=True))
 
 
 def seconds(work: Callable[..., object], *arguments: object) -> float:
@@ -23,16 +48,16 @@ def seconds(work: Callable[..., object], *arguments: object) -> float:
     return time.perf_counter() - begin
 
 
-def interleaved(works: dict[K, Callable[[], float]], rounds: int) -> dict[K, float]:
+def interleaved(works: dict[K, Callable[[], float]], rounds: int) -> dict[K, Median]:
     """The median of each work's figures. Rounds alternate, so that what else the machine does weighs on all."""
     figures: dict[K, list[float]] = {name: [] for name in works}
     for _ in range(rounds):
         for name, work in works.items():
             figures[name].append(work())
-    return {name: statistics.median(values) for name, values in figures.items()}
+    return {name: Median(values) for name, values in figures.items()}
 
 
-def split_ours(figures: dict[str, float], name: str = "ours") -> tuple[float | None, dict[str, float]]:
+def split_ours(figures: Mapping[str, float], name: str = "ours") -> tuple[float | None, dict[str, float]]:
     """(ours or None, the peers) of what `interleaved` gave."""
     return figures.get(name), {peer: value for peer, value in figures.items() if peer != name}
 

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
+
+from bench.measure import Median
+
+NOTHING = {"all": "nothing is written"}
+OURS_ALL = "contents, names and database"
+"""What an import makes durable, by one syncfs and a transaction (layerstore/layers/imports.py)."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table. `ratio` is the fastest (smallest) peer over ours: above 1, ours is the better one."""
+    """One line of the table. `ratio` is the fastest (smallest) peer over ours: above 1, ours is the better one.
+
+    `durable` says by name ("ours", a peer, or "all") what is on the disk when the work returns; of who is missing there
+    it is not known.
+    """
 
     work: str
     unit: str
@@ -18,6 +28,7 @@ class Row:
     target: str = ""
     met: bool | None = None
     more_is_better: bool = False
+    durable: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def ratio(self) -> float | None:
@@ -73,34 +84,81 @@ def known(work: str, unit: str, ours: float | None, peers: dict[str, float]) -> 
     return Row(work, unit, ours, peers)
 
 
+def durably(durable: Mapping[str, str], rows: Iterable[Row]) -> Iterator[Row]:
+    """The rows, and what their work makes durable."""
+    return (replace(row, durable=durable) for row in rows)
+
+
+def as_json(row: Row) -> dict[str, Any]:
+    """What results keep of a row; by name `spread` has the least and the greatest of a median's figures."""
+    figures = {"ours": row.ours, **row.peers}
+    spread = {name: spread_of(figure) for name, figure in figures.items() if figure is not None}
+    return {**vars(row), "ratio": row.ratio, "spread": spread}
+
+
+def spread_of(figure: float) -> dict[str, float]:
+    figures = figure.figures if isinstance(figure, Median) else (figure,)
+    return {"min": min(figures), "max": max(figures), "runs": len(figures)}
+
+
+# -- tables, of rows as results keep them -----------------------------------------------------------------------------
+
+NOT_RECORDED = "—"
+"""Results of an older run have neither `spread` nor `durable`."""
+HEADINGS = ["work", "ours", "unit", "peers", "peer / ours", "target", "met", "min–max", "runs", "durable on return"]
+
+
 def number(value: float | None) -> str:
     if value is None:
         return "–"
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
-def _cells(row: Row) -> list[str]:
-    peers = ", ".join(f"{name} {number(value)}" for name, value in row.peers.items())
-    ratio = "–" if row.ratio is None else f"{number(row.ratio)}×"
-    met = {True: "yes", False: "NO", None: "–"}[row.met]
-    return [row.work, number(row.ours), row.unit, peers or "–", ratio, row.target or "–", met]
+def cells(row: Mapping[str, Any]) -> list[str]:
+    peers = ", ".join(f"{name} {number(value)}" for name, value in row["peers"].items())
+    ratio = "–" if row["ratio"] is None else f"{number(row['ratio'])}×"
+    met = {True: "yes", False: "NO", None: "–"}[row["met"]]
+    figures = [row["work"], number(row["ours"]), row["unit"], peers or "–", ratio, row["target"] or "–", met]
+    return [*figures, *spread_cells(row), durable_cell(row)]
 
 
-HEADINGS = ["work", "ours", "unit", "peers", "peer / ours", "target", "met"]
+def spread_cells(row: Mapping[str, Any]) -> tuple[str, str]:
+    """Least and greatest, where there were several, and how many there were."""
+    if "spread" not in row:
+        return NOT_RECORDED, NOT_RECORDED
+    spread = row["spread"]
+    ranges = {name: f"{number(each['min'])}–{number(each['max'])}" for name, each in spread.items() if each["runs"] > 1}
+    runs = {name: f"{each['runs']:,}" for name, each in spread.items()}
+    return said_of(ranges, spread), said_of(runs, spread)
+
+
+def durable_cell(row: Mapping[str, Any]) -> str:
+    if "durable" not in row:
+        return NOT_RECORDED
+    if "all" in row["durable"]:
+        return str(row["durable"]["all"])
+    who = [*(["ours"] if row["ours"] is not None else []), *row["peers"]]
+    return said_of({name: row["durable"].get(name, "not known") for name in who}, who)
+
+
+def said_of(said: Mapping[str, str], who: Collection[str]) -> str:
+    """What is said of each of `who`, or of some; once of those that the same is said of, of all without their names."""
+    names: dict[str, list[str]] = {}
+    for name, what in said.items():
+        names.setdefault(what, []).append(name)
+    if len(names) == 1 and len(said) == len(who):
+        return next(iter(names))
+    return "; ".join(f"{', '.join(alike)}: {what}" for what, alike in names.items()) or "–"
 
 
 def table(rows: Iterable[Row]) -> str:
-    """For a terminal: columns aligned."""
-    lines = [HEADINGS, *map(_cells, rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(HEADINGS))]
+    """For a terminal: columns aligned, without what is long."""
+    lines = [HEADINGS[:-1], *(cells(as_json(row))[:-1] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     padded = ("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines)
     return "\n".join(padded)
 
 
-def markdown(rows: Iterable[Row]) -> str:
-    lines = [HEADINGS, ["---"] * len(HEADINGS), *map(_cells, rows)]
+def markdown(rows: Iterable[Mapping[str, Any]]) -> str:
+    lines = [HEADINGS, ["---"] * len(HEADINGS), *map(cells, rows)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def as_json(row: Row) -> dict[str, Any]:
-    return {**asdict(row), "ratio": row.ratio}

@@ -1,4 +1,5 @@
-"""Run the benchmarks: `python -m bench.run [--quick] [--peers-only] [NAME ...]`, as root.
+"""Run the benchmarks: `python -m bench.run [--quick] [--peers-only] [NAME ...]`, as root. Or only write the pages that
+tell of the newest results, `python -m bench.run --render`.
 
 Everything happens in a mount and a process namespace of its own, on a file system of its own: when it ends, on an
 interrupt too, no daemon, container, mount or loop device is left.
@@ -22,6 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
+from bench import pages
 from bench import rows as report
 from bench.context import Context
 from bench.fixtures import Fixtures
@@ -45,6 +47,9 @@ HYBRID_CGROUP = Path("/sys/fs/cgroup/unified")
 
 def main() -> int:
     options = parse()
+    if options.render:
+        pages.write(options.results)
+        return 0
     if os.geteuid() != 0:
         print("bench: mounting and the peers' daemons need root; run it as root", file=sys.stderr)
         return 1
@@ -75,10 +80,11 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--quick", action="store_true", help="fewer rounds: to see that it works, not to quote")
     parser.add_argument("--peers-only", action="store_true", help="measure the peers alone")
+    parser.add_argument("--render", action="store_true", help="measure nothing, and write the pages anew")
     parser.add_argument("--file-system", choices=("ext4", "xfs"), default="ext4", help="under all stores")
     parser.add_argument("--cache", type=Path, help="directory of the fixture images")
     parser.add_argument("--scratch", type=Path, help="directory of the sparse file (default /var/tmp)")
-    parser.add_argument("--results", type=Path, default=ROOT / "bench/results", help="directory of the JSON results")
+    parser.add_argument("--results", type=Path, default=pages.RESULTS, help="directory of the JSON results")
     options = parser.parse_args()
     options.names = options.names or list(NAMES)
     if unknown := set(options.names) - {*NAMES, *ON_DEMAND}:
@@ -139,6 +145,7 @@ def blake3(context: Context) -> list[Row]:
             target=f"≥ {row['target']:g}× faster",
             met=row["ratio"] >= row["target"],
             more_is_better=True,
+            durable=report.NOTHING,
         )
         for row in measured
     ]
@@ -171,40 +178,22 @@ def commit() -> str:
 
 
 def write_results(rows: list[Row], options: argparse.Namespace) -> None:
-    """The JSON of every run; docs/benchmarks.md and its picture only of a complete one."""
+    """The JSON of every run; the pages that tell of it, and their picture, only of a complete one."""
     now = datetime.datetime.now(datetime.UTC)
+    complete = not options.quick and not options.peers_only and set(options.names) == set(NAMES)
     about = {"date": now.isoformat(timespec="seconds"), "commit": commit(), "file_system": options.file_system}
-    result = {**about, "quick": options.quick, "machine": machine(), "rows": [report.as_json(row) for row in rows]}
+    runs = {"quick": options.quick, "complete": complete}
+    result = {**about, **runs, "machine": machine(), "rows": [report.as_json(row) for row in rows]}
     options.results.mkdir(parents=True, exist_ok=True)
     path = options.results / f"{now:%Y-%m-%dT%H%M%S}.json"
     path.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
     print(f"bench: wrote {path}", file=sys.stderr)
-    if not options.quick and not options.peers_only and set(options.names) == set(NAMES):
+    if complete:
         from bench.plot_index import PICTURE, draw
 
-        document = ROOT / "docs/benchmarks.md"
-        document.parent.mkdir(exist_ok=True)
-        document.write_text(page(rows, result))
+        pages.write(options.results)
         draw(result["rows"], PICTURE)
-        print(f"bench: wrote {document} and {PICTURE}", file=sys.stderr)
-
-
-def page(rows: list[Row], result: dict[str, Any]) -> str:
-    about = result["machine"]
-    versions = ", ".join(f"{name} {version}" for name, version in about["packages"].items())
-    return f"""# Benchmarks
-
-Made by `make bench` on {result["date"][:10]} at commit {result["commit"]}:
-{about["processor"]}, {about["cores"]} cores, Linux {about["kernel"]}, Python {about["python"]}; {versions}.
-The stores of all are on one loop-mounted {result["file_system"]} with a journal.
-Medians; rounds of ours and of the peers alternate.
-"peer / ours" is the fastest peer over ours: above 1, ours is the better one.
-`bench/README.md` says what each line measures.
-
-{report.markdown(rows)}
-
-![The time of a lookup by the number of layers, log-log](lookup-by-depth.svg)
-"""
+        print(f"bench: wrote {PICTURE}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -284,16 +284,6 @@ def test_what_campaigns_count_is_on_its_page(monkeypatch: pytest.MonkeyPatch) ->
         assert f"| `{name}` | {value:,} | {about[name]} |\n" in text
 
 
-def test_figures_of_the_readme_are_those_that_were_measured() -> None:
-    """`make bench` writes docs/benchmarks.md; the README shows lines of it."""
-    (figures,) = re.findall(
-        r"<!-- figures: begin -->\n(.*?)<!-- figures: end -->", (ROOT / "README.md").read_text(), re.DOTALL
-    )
-    shown = [line for line in figures.splitlines() if line.startswith("|")]
-    measured = ROOT / "docs/benchmarks.md"
-    assert not shown or set(shown) <= set(measured.read_text().splitlines())
-
-
 # The examples of the README
 
 
