@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.context import Context
 from bench.measure import interleaved, seconds, split_ours
-from bench.rows import Row, keeps_up, known
+from bench.rows import Row, durably, keeps_up, known
 from bench.writable import BLOCK, EXTENT, LARGE, LARGE_BYTES, first_writes, forks, import_large, make_large, many_forks
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def run(context: Context) -> list[Row]:
             *first_writes(context, store, EXTENT, large),
             *forks(context, store, EXTENT),
             *many_forks(context, store, EXTENT),
-            *random_blocks(context, store, large),
+            *durably({"all": "nothing"}, random_blocks(context, store, large)),
         ]
 
 

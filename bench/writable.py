@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 from bench.context import Context
 from bench.loopfs import used_bytes
 from bench.measure import interleaved, seconds, split_ours
-from bench.rows import Row, at_most, faster, known
+from bench.rows import Row, at_most, durably, faster, known
 
 if TYPE_CHECKING:
     from layerstore import Container, Store
@@ -30,6 +30,12 @@ SIZES = (500, 500, 9000)
 BLOCK = bytes(4096)
 MILLISECOND = 1e3
 KIB = 1024
+OVERLAYFS, SAME_XFS = "overlayfs", "overlayfs on the pool's XFS"
+WRITTEN = {
+    "ours": "nothing",
+    OVERLAYFS: "the copy that the kernel makes of the file, not the write",
+    SAME_XFS: "nothing, the kernel clones the file",
+}
 
 
 class Files(Protocol):
@@ -94,10 +100,24 @@ class Kind:
     files: Callable[[Container], AbstractContextManager[Files]]
     fork_limit: Callable[[int], float]
     """Milliseconds that a fork may take, by the number of changed files."""
+    forked: Mapping[str, str]
+    """What a fork and a rollback make durable (docs/reliability.md)."""
 
 
-POOL = Kind("pool", "overlay", mounted, lambda count: 2 + 0.020 * count)
-EXTENT = Kind("extent driver", "extent", lambda container: nullcontext(ExtentFiles(container)), lambda count: 2)
+POOL = Kind(
+    "pool",
+    "overlay",
+    mounted,
+    lambda count: 2 + 0.020 * count,
+    {"ours": "by a fork the files, not its row; by a rollback nothing"},
+)
+EXTENT = Kind(
+    "extent driver",
+    "extent",
+    lambda container: nullcontext(ExtentFiles(container)),
+    lambda count: 2,
+    {"ours": "by a fork its log, not its row; by a rollback nothing"},
+)
 
 
 # -- a file of 1 GiB ------------------------------------------------------------------------------------------------
@@ -135,14 +155,27 @@ def change_mode_once(files: Files) -> None:
     files.chmod(LARGE, 0o640)
 
 
-def first_writes(context: Context, store: Store, kind: Kind, large: Path) -> Iterator[Row]:
-    """Each in a container of its own; the peer is overlayfs on the file system that has the large file."""
-    ours, peer = partial(in_container, store, kind), partial(on_overlayfs, context.directory, large)
-    works: dict[str, Callable[[], float]] = {"ours": partial(ours, write_once), "overlayfs": partial(peer, write_once)}
+def first_writes(context: Context, store: Store, kind: Kind, large: Path, within: Path | None = None) -> Iterator[Row]:
+    """Each in a container of its own; the peer is overlayfs on the file system that has the large file. `within`: the
+    large file on the store's own file system, for overlayfs there."""
+    return durably(WRITTEN, _first_writes(context, store, kind, large, within))
+
+
+def _first_writes(context: Context, store: Store, kind: Kind, large: Path, within: Path | None) -> Iterator[Row]:
+    ours = partial(in_container, store, kind)
+    works: dict[str, Callable[[], float]] = {
+        "ours": partial(ours, write_once),
+        OVERLAYFS: partial(on_overlayfs, context.directory, large, write_once),
+    }
+    if within is not None:
+        works[SAME_XFS] = partial(on_overlayfs, within.parent.parent, within, write_once)
     for work in works.values():
         work()
     took, peers = split_ours(interleaved(works, context.rounds()))
+    same = {SAME_XFS: peers.pop(SAME_XFS)} if within is not None else {}
     yield faster(f"first 4 KiB write into a file of 1 GiB, {kind.name}", "ms", took, peers, 2000)
+    if same:
+        yield known("… against overlayfs on the same file system with reflink", "ms", took, same)
     yield at_most(f"the write on disk, {kind.name}", "KiB", growth(store, kind, write_once), {}, 64)
     works = {"ours": partial(ours, change_mode_once)}
     yield known(f"chmod of it, {kind.name}", "ms", interleaved(works, context.rounds())["ours"], {})
@@ -192,6 +225,10 @@ def overlay(directory: Path, lower: Path) -> Iterator[Path]:
 
 
 def forks(context: Context, store: Store, kind: Kind) -> Iterator[Row]:
+    return durably(kind.forked, _forks(context, store, kind))
+
+
+def _forks(context: Context, store: Store, kind: Kind) -> Iterator[Row]:
     took = {}
     for count in CHANGED:
         container = changed(store, kind, count)
@@ -202,9 +239,9 @@ def forks(context: Context, store: Store, kind: Kind) -> Iterator[Row]:
         }
         figures = interleaved(works, context.rounds(7))
         took[count] = figures["fork"]
-        work = f"fork of a container with {count:,} changed files, {kind.name}"
+        work = f"fork of a container with {count:,} changed files, {kind.name}, from Python"
         yield at_most(work, "ms", figures["fork"], {}, kind.fork_limit(count))
-        work = f"rollback of it after another write, {count:,} files, {kind.name}"
+        work = f"rollback of it after another write, {count:,} files, {kind.name}, from Python"
         yield at_most(work, "ms", figures["rollback"], {}, 2)
         container.remove()
         store.collect_garbage()
@@ -247,6 +284,10 @@ def rolling_back(kind: Kind, container: Container) -> float:
 
 def many_forks(context: Context, store: Store, kind: Kind) -> Iterator[Row]:
     """All of one container in one call, and then 4 KiB written in each, which stays mounted meanwhile."""
+    return durably(kind.forked, _many_forks(context, store, kind))
+
+
+def _many_forks(context: Context, store: Store, kind: Kind) -> Iterator[Row]:
     count = context.count()
     container = changed(store, kind, 10)
     root = Path(store.layout.root)
@@ -257,9 +298,10 @@ def many_forks(context: Context, store: Store, kind: Kind) -> Iterator[Row]:
         writing = seconds(write_in_each, kind, made, stack)
         each = (used_bytes(root) - before) / count / KIB
     work = f"{count:,} forks of a container with 10 changed files"
-    yield at_most(f"{work}, {kind.name}, each", "ms", forking / count * MILLISECOND, {}, 1)
+    yield at_most(f"{work}, {kind.name}, from Python, each", "ms", forking / count * MILLISECOND, {}, 1)
     total = forking + writing
-    yield at_most(f"{work}, 4 KiB written in each, {kind.name}, each", "ms", total / count * MILLISECOND, {}, 1)
+    work = f"{work}, 4 KiB written in each, {kind.name}, from Python"
+    yield at_most(f"{work}, each", "ms", total / count * MILLISECOND, {}, 1)
     yield known(f"… all of them, {kind.name}", "s", total, {})
     yield known(f"… disk for each, {kind.name}", "KiB", each, {})
     store.remove([container, *made])
