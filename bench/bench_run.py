@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 from bench.context import Context
 from bench.measure import extract, interleaved, memory_in_use, seconds, split_ours
 from bench.peers import Peer, timed
-from bench.rows import Row, at_most, faster, known, more_often, within
+from bench.rows import Row, at_most, durably, faster, known, more_often, within
 from layerstore._core.mount import is_mounted, spawn
 from layerstore.containers.confinement import DEFAULT
 from layerstore.containers.launching import runtime_resources
@@ -36,10 +36,19 @@ UNCONFINED = "bare crun"
 STARTS, AT_ONCE = 1000, 8
 SLEEPERS = 40
 MEMORY_LIMIT_KIB = 64
+DURABLE = {
+    "ours": "nothing, the container is volatile",
+    "docker run": "its records",
+    "podman run": "its records",
+    "containerd run": "its databases",
+    CONFINED: "nothing",
+    UNCONFINED: "nothing",
+}
 
 
 def run(context: Context) -> list[Row]:
-    return [*by_command(context), *from_python(context), *side_by_side(context), *sleepers(context)]
+    started = [*by_command(context), *from_python(context), *side_by_side(context)]
+    return [*durably(DURABLE, started), *durably({"all": "memory alone is measured"}, sleepers(context))]
 
 
 def by_command(context: Context) -> Iterator[Row]:
@@ -57,7 +66,7 @@ def by_command(context: Context) -> Iterator[Row]:
             work()
         figures = interleaved(works, context.rounds(15))
     ours, peers = split_ours({work: value * MILLISECOND for work, value in figures.items()})
-    yield faster("run --rm --network none IMAGE /bin/true, end to end", "ms", ours, peers, 3.0)
+    yield faster("run --rm --network none IMAGE /bin/true, end to end, by command", "ms", ours, peers, 3.0)
 
 
 def from_python(context: Context) -> Iterator[Row]:
@@ -80,7 +89,7 @@ def from_python(context: Context) -> Iterator[Row]:
     ours, peers = split_ours({work: value * MILLISECOND for work, value in figures.items()})
     confined = {CONFINED: peers.pop(CONFINED)}
     yield within("create, run /bin/true, remove, from Python", "ms", ours, confined, 1.3)
-    yield known("the same against a container that nothing confines", "ms", ours, peers)
+    yield known("the same against a container that nothing confines, from Python", "ms", ours, peers)
 
 
 def side_by_side(context: Context) -> Iterator[Row]:
@@ -100,7 +109,7 @@ def side_by_side(context: Context) -> Iterator[Row]:
             )
         figures = interleaved(works, context.rounds(3))
     ours, peers = split_ours(figures)
-    yield more_often(f"{count:,} starts, {AT_ONCE} at a time", "a second", ours, peers, 0.75)
+    yield more_often(f"{count:,} starts, {AT_ONCE} at a time, from Python", "a second", ours, peers, 0.75)
 
 
 def starts_a_second(count: int, lanes: Sequence[T], start: Callable[[T], None]) -> float:
@@ -165,12 +174,16 @@ def confined_bundles(context: Context, bundle: Path, count: int) -> Iterator[lis
 
 
 def spawn_confined_crun(bundle: Path) -> None:
+    confined_crun("run", "--bundle", str(bundle), bundle.name)
+
+
+def confined_crun(*arguments: str) -> None:
     """In a mount namespace without version 2 of control groups where it is beside version 1: crun refuses both."""
-    command = ["/usr/bin/crun", "run", "--bundle", bundle, bundle.name]
+    command = ["/usr/bin/crun", *arguments]
     hide = [HYBRID] if is_mounted(HYBRID) else []
     _, status = os.waitpid(spawn(command, private_mounts=bool(hide), hide=hide), 0)
     if status:
-        raise RuntimeError(f"crun of {bundle} ended with status {status}")
+        raise RuntimeError(f"{' '.join(command)} ended with status {status}")
 
 
 def crun(*arguments: object) -> list[str]:
@@ -189,7 +202,7 @@ def sleepers(context: Context) -> Iterator[Row]:
     """Memory that stays in use (of processes and kernel) for each running container, over several at once."""
     name, count = context.fixtures.recipe("debian").name, SLEEPERS if not context.quick else 10
     with contextlib.ExitStack() as stack:
-        works = {"bare crun": lambda: memory_of_each(count, bare_sleepers(context, count))}
+        works = {CONFINED: lambda: memory_of_each(count, bare_sleepers(context, count))}
         for peer in context.peers():
             stack.enter_context(context.loaded(peer, "debian"))
             works[peer.name] = partial(memory_of_peer, peer, name, count)
@@ -199,18 +212,14 @@ def sleepers(context: Context) -> Iterator[Row]:
         for work in works.values():
             work()  # what the kernel keeps once it has had so many
         kib = interleaved(works, context.rounds(5))
-    ours, others = split_ours(kib)
-    more = None if ours is None else ours - others["bare crun"]
-    yield at_most("memory of a running sleep beyond bare crun's", "KiB", more, beyond(others), MEMORY_LIMIT_KIB)
+    base = kib.pop(CONFINED)
+    ours, peers = split_ours({name: figure.beyond(base) for name, figure in kib.items()})
+    figures = {CONFINED: base, **peers}
+    yield at_most("memory of a running sleep beyond bare crun's", "KiB", ours, figures, MEMORY_LIMIT_KIB)
 
 
 def memory_of_peer(peer: Peer, name: str, count: int) -> float:
     return memory_of_each(count, peer.running(name, count, SLEEP))
-
-
-def beyond(kib: dict[str, float]) -> dict[str, float]:
-    """The peers' memory less that of bare crun, which stays as it is."""
-    return {name: value if name == "bare crun" else value - kib["bare crun"] for name, value in kib.items()}
 
 
 def memory_of_each(count: int, started: contextlib.AbstractContextManager[object]) -> float:
@@ -221,15 +230,17 @@ def memory_of_each(count: int, started: contextlib.AbstractContextManager[object
 
 @contextlib.contextmanager
 def bare_sleepers(context: Context, count: int) -> Iterator[None]:
-    with bare_bundle(context, SLEEP) as bundle:
-        names = [f"sleep-{i}" for i in range(count)]
+    """Confined as ours are."""
+    with bare_bundle(context, SLEEP) as bundle, confined_bundles(context, bundle, count) as bundles:
+        started: list[str] = []
         try:
-            for name in names:
-                timed(crun("run", "--detach", "--bundle", bundle, name))
+            for made in bundles:
+                confined_crun("run", "--detach", "--bundle", str(made), made.name)
+                started.append(made.name)
             yield
         finally:
-            for name in names:
-                timed(crun("delete", "--force", name), ok=(0, 1))
+            for name in started:
+                confined_crun("delete", "--force", name)
 
 
 @contextlib.contextmanager

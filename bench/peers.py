@@ -246,14 +246,14 @@ class Containerd(Peer):
 
     def run(self, image: str, command: list[str]) -> float:
         name = f"run-{time.monotonic_ns()}"
-        return timed(self._ctr("run", "--rm", self._full(image), name, *command))
+        return timed(self._ctr("run", "--rm", "--seccomp", self._full(image), name, *command))
 
     @contextlib.contextmanager
     def running(self, image: str, count: int, command: list[str]) -> Iterator[list[str]]:
         names = [f"sleep-{i}" for i in range(count)]
         try:
             for name in names:
-                timed(self._ctr("run", "--detach", self._full(image), name, *command))
+                timed(self._ctr("run", "--detach", "--seccomp", self._full(image), name, *command))
             yield names
         finally:
             for name in names:
@@ -344,7 +344,9 @@ class Podman(Committing):
     name = "podman"
     binaries = ("podman", "crun")
     limits = ("--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024")
-    run_options = ("--network", "none", "--cgroups", "disabled", *limits)
+    confined_options = ("--network", "none", *limits)
+    """With a control group, which crun refuses in hybrid mode."""
+    run_options = (*confined_options, "--cgroups", "disabled")
 
     def _start(self, stack: contextlib.ExitStack) -> None:
         self.socket = self.run_directory / "p.sock"
@@ -373,14 +375,14 @@ class Podman(Committing):
         return "sha256:" + output(self._podman("image", "inspect", "--format", "{{.Id}}", image))
 
     def run(self, image: str, command: list[str]) -> float:
-        return timed(self._podman("run", "--rm", *self.run_options, image, *command))
+        return timed(self._podman("run", "--rm", *self.confined_options, image, *command))
 
     @contextlib.contextmanager
     def running(self, image: str, count: int, command: list[str]) -> Iterator[list[str]]:
         ids = []
         try:
             for _ in range(count):
-                ids.append(output(self._podman("run", "--detach", *self.run_options, image, *command)))
+                ids.append(output(self._podman("run", "--detach", *self.confined_options, image, *command)))
             yield ids
         finally:
             if ids:
