@@ -87,7 +87,7 @@ def page(result: Result) -> str:
 Made by `make bench` on {result["date"][:10]} at commit {result["commit"]}:
 {about["processor"]}, {about["cores"]} cores, Linux {about["kernel"]}, Python {about["python"]}; {versions}.
 The stores of all are on one loop-mounted {result["file_system"]} with a journal.
-Medians of so many runs, with the least and the greatest of them.
+Figures are medians. "Runs" says of how many runs, "min–max" gives the least and the greatest of them.
 "peer / ours" is the fastest peer over ours: above 1, ours is the better one.
 "Durable on return" is what each has on the disk when its time ends.
 `bench/README.md` says what each line measures, and whose rounds alternate.
