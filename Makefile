@@ -42,6 +42,8 @@ MANY_ARGS ?=
 HANDS_ARGS ?=
 CRASH_ARGS ?=
 BENCH_ARGS ?=
+REV ?=
+PERF_ARGS ?=
 FAULTS_ARGS ?=
 
 C_FLAGS := -std=gnu11 -O2 -Wall -Wextra -Werror -Icsrc
@@ -56,7 +58,7 @@ FUZZ_INSTRUMENT = -fsanitize=fuzzer-no-link $(FUZZ_COVERAGE)
 FUZZ_DIR ?= build/fuzz
 FUZZ_COVERAGE ?=
 
-.PHONY: help demo test peers campaign crash powerloss many hands bitrot faults hostile security lint format sanitize fuzz bench clean tsan fuzzed $(PACKAGES)
+.PHONY: help demo test peers campaign crash powerloss many hands bitrot faults hostile security lint format sanitize fuzz bench perf clean tsan fuzzed $(PACKAGES)
 .DELETE_ON_ERROR:
 
 help:
@@ -78,6 +80,7 @@ help:
 	@echo 'make fuzz      each fuzzer, of the C core and of what is Python, for FUZZ_SECONDS ($(FUZZ_SECONDS))'
 	@echo 'make fuzzed    LONG_FUZZERS ($(LONG_FUZZERS)) until each was executed EXECUTIONS ($(EXECUTIONS)) times'
 	@echo 'make bench     against docker, podman and containerd; writes docs/benchmarks.md'
+	@echo 'make perf      the core by its kernels; with REV=<git revision> against that one, and fails when slower (PERF_ARGS=--help)'
 	@echo 'make clean     remove what was built'
 
 demo: packages-demo $(STAMPS)/core
@@ -118,6 +121,9 @@ powerloss: packages-test $(STAMPS)/core
 
 bench: packages-bench $(STAMPS)/core
 	$(BIN)/python -m bench.run $(BENCH_ARGS)
+
+perf: packages-test $(STAMPS)/core
+	$(BIN)/python -m bench.revisions $(if $(REV),--revision '$(REV)') $(PERF_ARGS)
 
 lint: packages-test packages-lint $(STAMPS)/werror $(PORTABLE:%=build/aarch64/%.o)
 	$(BIN)/ruff check .
