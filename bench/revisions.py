@@ -26,6 +26,7 @@ import functools
 import json
 import math
 import os
+import shlex
 import shutil
 import statistics
 import subprocess
@@ -182,7 +183,10 @@ def commit_of(revision: str) -> str:
 
 
 def against(revision: str, rounds: int, arguments: Sequence[str]) -> int:
-    """Compare this tree with a revision; returns the exit status."""
+    """Compare this tree with a revision; returns the exit status: 1 when it is slower, 2 when there is no telling.
+
+    Raises `subprocess.CalledProcessError` when there is no such revision, or it cannot be built.
+    """
     commit = commit_of(revision)
     print(f"building {revision} ({commit[:12]})", flush=True)
     before: dict[str, list[float]] = {}
@@ -219,7 +223,11 @@ def main() -> int:
     arguments, others = parser.parse_known_args()
     KEPT.mkdir(parents=True, exist_ok=True)
     if arguments.revision:
-        return against(arguments.revision, arguments.rounds, others)
+        try:
+            return against(arguments.revision, arguments.rounds, others)
+        except subprocess.CalledProcessError as error:
+            print(f"cannot build {arguments.revision} of git: {shlex.join(error.cmd)} failed", file=sys.stderr)
+            return 2
     return run_benchmarks(ROOT, KEPT / f"{commit_of('HEAD')[:12]}.json", others)
 
 
