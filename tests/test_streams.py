@@ -92,6 +92,12 @@ class Reader(threading.Thread):
         return self.data
 
 
+def left_in(terminal: int) -> bytes:
+    """The next line of a terminal; raises where there is none."""
+    os.set_blocking(terminal, False)
+    return os.read(terminal, 100)
+
+
 def written_by(act: Callable[[int], object]) -> bytes:
     """What an action writes to the pipe that it is given."""
     read, write = os.pipe()
@@ -209,19 +215,34 @@ class TestInput:
             assert run(box, "true", stdin=file) == 0
             assert file.tell() == 0
 
-    def test_of_a_terminal_one_line_is_taken(self, box: Container) -> None:
+    @pytest.fixture
+    def typed(self) -> Iterator[int]:
+        """A terminal into which five lines were typed."""
         controller, terminal = pty.openpty()
         try:
             attributes = termios.tcgetattr(terminal)
             attributes[3] &= ~termios.ECHO
             termios.tcsetattr(terminal, termios.TCSANOW, attributes)
             os.write(controller, b"1\n2\n3\n4\n5\n")
-            script = "read -r one; read -r two; echo $one $two; busybox sleep 0.3"
-            assert written_by(lambda out: run(box, script, stdin=terminal, stdout=out)) == b"1 2\n"
-            assert os.read(terminal, 100) in (b"3\n", b"4\n")
+            yield terminal
         finally:
             os.close(controller)
             os.close(terminal)
+
+    def test_of_a_terminal_one_line_is_taken(self, box: Container, typed: int) -> None:
+        script = "read -r one; read -r two; echo $one $two; busybox sleep 0.3"
+        assert written_by(lambda out: run(box, script, stdin=typed, stdout=out)) == b"1 2\n"
+        assert left_in(typed) in (b"3\n", b"4\n")
+
+    def test_nor_another_when_nobody_reads_any_more(self, typed: int) -> None:
+        """As while a runtime ends: its files are closed before it has ended."""
+        script = "read -r one; read -r two; sleep 0.3; exec <&-; sleep 0.3"
+        with open(os.devnull, "wb") as nothing, Streams(typed, nothing.fileno(), nothing.fileno()) as made:
+            child = subprocess.Popen(["sh", "-c", script], stdin=made.given[0])
+            made.copy(child.pid)
+            made.finish()
+            assert child.wait() == 0
+        assert left_in(typed) in (b"3\n", b"4\n")
 
     @pytest.mark.parametrize("kind", ["write only", "directory"])
     def test_what_cannot_be_read_is_empty(self, box: Container, tmp_path: Path, kind: str) -> None:

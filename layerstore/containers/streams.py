@@ -214,6 +214,9 @@ class _Input:
     def move(self, ready: Mapping[int, int]) -> None:
         if self._write not in ready and self._source not in ready:
             return
+        if ready.get(self._write, 0) & select.POLLERR:  # nobody reads it any more, so no other line is taken
+            self._end()
+            return
         try:
             if self._splices:
                 self._splice()
