@@ -12,13 +12,14 @@ The images, all of a real Debian 12 root file system with python3 and pip:
 
 Everything is a pure function of the Debian packages and wheels that were downloaded: owners, times, order and
 compression are fixed, so that a rebuilt image has the digests of the first one. What is here already is not built
-again; a file appears under its name only when it is complete.
+again, nor by two processes at once; a file appears under its name only when it is complete.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import fcntl
 import hashlib
 import io
 import json
@@ -216,17 +217,21 @@ class Fixtures:
         path = self.cache / name
         if path.exists():
             return path
-        self._log(f"building {path}")
         path.parent.mkdir(parents=True, exist_ok=True)
+        lock = path.with_name(f".{path.name}.lock")
+        with lock.open("w") as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            if not path.exists():  # else another process has built it meanwhile
+                self._build(path, build)
+            lock.unlink(missing_ok=True)
+        return path
+
+    def _build(self, path: Path, build: Callable[[Path], None]) -> None:
+        self._log(f"building {path}")
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".building-") as scratch:
             made = Path(scratch) / path.name
             build(made)
-            try:
-                made.rename(path)
-            except OSError:
-                if not path.exists():  # else another process built the same directory meanwhile
-                    raise
-        return path
+            made.rename(path)
 
 
 IMAGES = ("debian", "debian-12", "debian-retarred", "app-a", "app-b")
