@@ -204,12 +204,16 @@ def write_directory(files: Files, root: Path) -> Path:
 def store_state(root: Path) -> tuple[dict[str, object], list[str]]:
     """All that a store holds: its files but for locks (path: type and content), and its database as SQL."""
     tree: dict[str, object] = {}
-    for path in sorted(root.rglob("*")):
-        name = str(path.relative_to(root))
-        status = path.lstat()
-        if name.startswith("layerstore.db") or name.endswith(".lock"):
-            continue
-        tree[name] = (stat.S_IFMT(status.st_mode), hex_of(path.read_bytes()) if path.is_file() else None)
+    above = len(f"{root}/")
+    for top, directories, files in os.walk(root):
+        for name in directories:
+            path = f"{top}/{name}"
+            tree[path[above:]] = (stat.S_IFMT(os.lstat(path).st_mode), None)
+        for name in files:
+            path = f"{top}/{name}"
+            if not path.startswith("layerstore.db", above) and not path.endswith(".lock"):
+                data = Path(path).read_bytes() if os.path.isfile(path) else None
+                tree[path[above:]] = (stat.S_IFMT(os.lstat(path).st_mode), None if data is None else hex_of(data))
     db = sqlite3.connect(root / "layerstore.db")
     try:
         return tree, list(db.iterdump())
