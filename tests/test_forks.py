@@ -6,8 +6,6 @@ import random
 import shutil
 import signal
 import struct
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -15,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forked import Forked
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
@@ -31,7 +30,6 @@ from layerstore.containers import snapshots
 from layerstore.errors import Conflict, InvalidInput, NotFound
 from layerstore.store import locks
 
-ROOT = Path(__file__).parent.parent
 LARGE = random.Random(5).randbytes(8 << 20)
 pytestmark = [needs_root, pytest.mark.root, pytest.mark.kernel]
 
@@ -460,42 +458,41 @@ KILLED = """if True:
 @pytest.mark.parametrize("current", [False, True])
 def test_killed_anywhere(store: Store, call: str, current: bool) -> None:
     """What is there afterwards is from before or after it, and works."""
-    for step in range(1, 60):
-        container = store.create("base:1")
-        with container.mount() as view:
-            (view / "state").write_bytes(b"one")
-        container.snapshot("one")
-        with container.mount() as view:
-            (view / "state").write_bytes(b"other")
-        container.snapshot("other")
-        if current:
+    with Forked("from layerstore import Store\nfrom layerstore.containers import snapshots", KILLED) as killed:
+        for step in range(1, 60):
+            container = store.create("base:1")
+            with container.mount() as view:
+                (view / "state").write_bytes(b"one")
+            container.snapshot("one")
+            with container.mount() as view:
+                (view / "state").write_bytes(b"other")
+            container.snapshot("other")
+            if current:
+                container.rollback("other")
+            if call == "mount":
+                container.rollback("one")
+            before = told(upper_of(container))
+            one = before if call == "mount" else told(directory_of(container) / "snapshots/one/upper")
+            status, said = killed.run(store.root, container.id, call, step)
+            assert status in (0, -signal.SIGKILL), said
+            container.umount()
+            with container.mount() as view:
+                (view / "scratch").write_bytes(b"scratch")
+                assert (view / "state").read_bytes() in ((b"one",) if call == "mount" else (b"one", b"other"))
+            names = [snapshot.name for snapshot in container.snapshots()]
+            assert "other" in names
+            if call != "remove_snapshot":
+                container.rollback("one")
+                assert told(upper_of(container)) == one
             container.rollback("other")
-        if call == "mount":
-            container.rollback("one")
-        before = told(upper_of(container))
-        one = before if call == "mount" else told(directory_of(container) / "snapshots/one/upper")
-        command = [sys.executable, "-c", KILLED, str(store.root), container.id, call, str(step)]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
-        assert done.returncode in (0, -signal.SIGKILL), done.stderr
-        container.umount()
-        with container.mount() as view:
-            (view / "scratch").write_bytes(b"scratch")
-            assert (view / "state").read_bytes() in ((b"one",) if call == "mount" else (b"one", b"other"))
-        names = [snapshot.name for snapshot in container.snapshots()]
-        assert "other" in names
-        if call != "remove_snapshot":
-            container.rollback("one")
-            assert told(upper_of(container)) == one
-        container.rollback("other")
-        with container.mount() as view:
-            assert (view / "state").read_bytes() == b"other"
-            assert not (view / "scratch").exists()
-        store.collect_garbage()
-        assert sorted(os.listdir(directory_of(container))) == ["root", "snapshots", "upper", "work"]
-        container.remove()
-        if done.returncode == 0:
-            break
+            with container.mount() as view:
+                assert (view / "state").read_bytes() == b"other"
+                assert not (view / "scratch").exists()
+            store.collect_garbage()
+            assert sorted(os.listdir(directory_of(container))) == ["root", "snapshots", "upper", "work"]
+            container.remove()
+            if status == 0:
+                break
     assert step > 3
 
 

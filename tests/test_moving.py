@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forked import Forked
 from host_tree import dump
 from images import Image, docker_files, tar_of
 from layer_model import Entry, write_tar
@@ -844,34 +845,34 @@ def test_killed_anywhere(store: Store, driver: str) -> None:
     before, snapshots = inside(origin), [one.name for one in origin.snapshots()]
     step, events = 1, 10_000
     outcomes = set()
-    while step <= events:
-        container = origin.fork()
-        container.snapshot("clean")
-        if driver == "extent":
-            container.move("overlay")
-        store._writable.layers.close()
-        command = [sys.executable, "-c", KILLED, str(store.root), container.id, driver]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        if events == 10_000:
-            told_events = subprocess.run([*command, "0"], env=environment, capture_output=True, text=True, check=True)
-            events = int(told_events.stdout)
+    with Forked("from layerstore import Store", KILLED) as killed:
+        while step <= events:
+            container = origin.fork()
+            container.snapshot("clean")
+            if driver == "extent":
+                container.move("overlay")
+            store._writable.layers.close()
+            if events == 10_000:
+                status, told_events = killed.run(store.root, container.id, driver, 0)
+                assert status == 0, told_events
+                events = int(told_events)
+                container.remove()
+                continue
+            status, said = killed.run(store.root, container.id, driver, step)
+            assert status == -signal.SIGKILL, said
+            container = store.container(container.id)
+            outcomes.add(container.driver == driver)
+            if step % 3 == 0:
+                store.collect_garbage()
+                there = os.listdir(store.layout.containers)
+                assert there == ([container.id] if container.driver == "overlay" else [])
+            assert (inside if container.driver == "extent" else outside)(container) == before
+            container.move(driver)  # type: ignore[arg-type]
+            assert (inside if container.driver == "extent" else outside)(container) == before
+            assert [one.name for one in container.snapshots()] == snapshots
             container.remove()
-            continue
-        done = subprocess.run([*command, str(step)], env=environment, capture_output=True, text=True)
-        assert done.returncode == -signal.SIGKILL, done.stderr
-        container = store.container(container.id)
-        outcomes.add(container.driver == driver)
-        if step % 3 == 0:
             store.collect_garbage()
-            there = os.listdir(store.layout.containers)
-            assert there == ([container.id] if container.driver == "overlay" else [])
-        assert (inside if container.driver == "extent" else outside)(container) == before
-        container.move(driver)  # type: ignore[arg-type]
-        assert (inside if container.driver == "extent" else outside)(container) == before
-        assert [one.name for one in container.snapshots()] == snapshots
-        container.remove()
-        store.collect_garbage()
-        assert os.listdir(store.layout.containers) == []
-        assert len(os.listdir(store.layout.logs)) == 1
-        step += 1 if step < 10 or step > events - 25 else max(1, events // 20)
+            assert os.listdir(store.layout.containers) == []
+            assert len(os.listdir(store.layout.logs)) == 1
+            step += 1 if step < 10 or step > events - 25 else max(1, events // 20)
     assert outcomes == {True, False}
