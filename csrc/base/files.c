@@ -6,14 +6,13 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 int ls_punch_holes(int fd, const struct ls_range *ranges, size_t n, struct ls_error *err)
 {
 	for (size_t i = 0; i < n; i++) {
-		while (fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)ranges[i].offset,
-		                 (off_t)ranges[i].length)) {
-			if (errno == EINTR)
-				continue;
+		if (TEMP_FAILURE_RETRY(fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+		                                 (off_t)ranges[i].offset, (off_t)ranges[i].length))) {
 			if (errno == EOPNOTSUPP)
 				return ls_fail(err, LS_UNSUPPORTED,
 				               "the store's file system cannot punch holes; use ext4, XFS "
@@ -26,7 +25,8 @@ int ls_punch_holes(int fd, const struct ls_range *ranges, size_t n, struct ls_er
 	return LS_OK;
 }
 
-int ls_vectors_advance(struct iovec *vectors, int count, size_t done)
+/* Drop the first `done` bytes; returns how many vectors are left, moved to the front. */
+static int advance(struct iovec *vectors, int count, size_t done)
 {
 	int first = 0;
 
@@ -38,6 +38,54 @@ int ls_vectors_advance(struct iovec *vectors, int count, size_t done)
 	}
 	memmove(vectors, vectors + first, (size_t)(count - first) * sizeof(*vectors));
 	return count - first;
+}
+
+/* Most calls are of one vector, of which the kernel need not copy a list in. */
+static ssize_t transfer(int fd, int is_write, const struct iovec *vectors, int count, off_t position)
+{
+	if (count > 1)
+		return (is_write ? pwritev : preadv)(fd, vectors, count, position);
+	return is_write ? pwrite(fd, vectors->iov_base, vectors->iov_len, position)
+	                : pread(fd, vectors->iov_base, vectors->iov_len, position);
+}
+
+static int transfer_all(int fd, int is_write, struct iovec *vectors, int *count, uint64_t *position)
+{
+	while ((*count = advance(vectors, *count, 0))) {
+		ssize_t done = TEMP_FAILURE_RETRY(transfer(fd, is_write, vectors, *count, (off_t)*position));
+
+		if (done <= 0)
+			return (int)done;
+		*position += (uint64_t)done;
+		*count = advance(vectors, *count, (size_t)done);
+	}
+	return 0;
+}
+
+int ls_read_vectors(int fd, struct iovec *vectors, int *count, uint64_t *position)
+{
+	return transfer_all(fd, 0, vectors, count, position);
+}
+
+int ls_write_vectors(int fd, struct iovec *vectors, int *count, uint64_t *position)
+{
+	return transfer_all(fd, 1, vectors, count, position);
+}
+
+ssize_t ls_read_at(int fd, void *bytes, size_t length, uint64_t position)
+{
+	struct iovec rest = {bytes, length};
+	int count = 1, failed = ls_read_vectors(fd, &rest, &count, &position);
+
+	return failed ? -1 : (ssize_t)(count ? length - rest.iov_len : length);
+}
+
+int ls_write_at(int fd, const void *bytes, size_t length, uint64_t position)
+{
+	struct iovec rest = {(void *)(uintptr_t)bytes, length};
+	int count = 1;
+
+	return ls_write_vectors(fd, &rest, &count, &position);
 }
 
 int ls_map(int fd, struct ls_mapping *mapping, struct ls_error *err)

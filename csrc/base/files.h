@@ -17,9 +17,14 @@ struct ls_range {
  * read as zeros then (fallocate(2), FALLOC_FL_PUNCH_HOLE). LS_UNSUPPORTED where the file system cannot. */
 int ls_punch_holes(int fd, const struct ls_range *ranges, size_t n, struct ls_error *err);
 
-/* Drop the first `done` bytes of vectors, after a short read or write; returns how many vectors are left, moved to the
- * front. */
-int ls_vectors_advance(struct iovec *vectors, int count, size_t done);
+/* Read or write all of the vectors, from *position on, across short calls and signals: -1 and errno where a call fails.
+ * What is left to do is then in *vectors, *count and *position, and so it is where the file ends before all was read. */
+int ls_read_vectors(int fd, struct iovec *vectors, int *count, uint64_t *position);
+int ls_write_vectors(int fd, struct iovec *vectors, int *count, uint64_t *position);
+
+/* The same of one run of bytes. ls_read_at returns how many were read, less than `length` only where the file ends. */
+ssize_t ls_read_at(int fd, void *bytes, size_t length, uint64_t position);
+int ls_write_at(int fd, const void *bytes, size_t length, uint64_t position);
 
 /* A file in memory, read-only. */
 struct ls_mapping {

@@ -130,17 +130,9 @@ static int flush_pack(struct ls_contents *c, struct ls_error *err)
 {
 	uint64_t from = c->pack_written;
 
-	while (c->vector_count) {
-		ssize_t done = pwritev(c->pack, c->vectors, c->vector_count, (off_t)c->pack_written);
-
-		if (done < 0 && errno == EINTR)
-			continue;
-		if (done < 0)
-			return ls_fail_errno(err, "cannot write to the pack at byte %llu; free space and try again",
-			                     (unsigned long long)c->pack_written);
-		c->pack_written += (uint64_t)done;
-		c->vector_count = ls_vectors_advance(c->vectors, c->vector_count, (size_t)done);
-	}
+	if (ls_write_vectors(c->pack, c->vectors, &c->vector_count, &c->pack_written))
+		return ls_fail_errno(err, "cannot write to the pack at byte %llu; free space and try again",
+		                     (unsigned long long)c->pack_written);
 	/* A length of 0 would mean everything up to the end of the file. */
 	if (c->pack_written > from)
 		begin_writeback(c->pack, from, c->pack_written - from);
@@ -187,18 +179,10 @@ static void object_name(char name[65], const uint8_t *digest)
 	name[64] = '\0';
 }
 
-static int write_all(int fd, const uint8_t *bytes, size_t length, struct ls_error *err)
+static int write_object(int fd, uint64_t at, const uint8_t *bytes, size_t length, struct ls_error *err)
 {
-	while (length) {
-		ssize_t done = write(fd, bytes, length);
-
-		if (done < 0 && errno == EINTR)
-			continue;
-		if (done < 0)
-			return ls_fail_errno(err, "cannot write an object of the store; free space and try again");
-		bytes += done;
-		length -= (size_t)done;
-	}
+	if (ls_write_at(fd, bytes, length, at))
+		return ls_fail_errno(err, "cannot write an object of the store; free space and try again");
 	return LS_OK;
 }
 
@@ -275,7 +259,7 @@ static int put_object(struct ls_contents *c, const uint8_t *bytes, size_t length
 		status = create_object(c, name, &fd, err);
 		if (status)
 			return status;
-		status = write_all(fd, bytes, length, err);
+		status = write_object(fd, 0, bytes, length, err);
 		begin_writeback(fd, 0, length);
 	}
 	status = close_object(fd, status, err);
@@ -339,15 +323,15 @@ int ls_contents_stream_data(struct ls_contents *c, const uint8_t *bytes, size_t 
 {
 	int status = ls_b3_hasher_update(&c->hasher, bytes, length, err);
 
+	if (!status && !c->stream_is_clone)
+		status = write_object(c->stream, c->stream_bytes, bytes, length, err);
 	c->stream_bytes += length;
-	return status || c->stream_is_clone ? status : write_all(c->stream, bytes, length, err);
+	return status;
 }
 
 int ls_contents_stream_hole(struct ls_contents *c, uint64_t length, struct ls_error *err)
 {
 	c->stream_bytes += length;
-	if (lseek(c->stream, (off_t)length, SEEK_CUR) < 0)
-		return ls_fail_errno(err, "cannot leave a hole of %llu bytes in an object", (unsigned long long)length);
 	while (length) {
 		size_t piece = length < ZERO_BYTES ? (size_t)length : ZERO_BYTES;
 		int status = ls_b3_hasher_update(&c->hasher, zeros, piece, err);
@@ -361,21 +345,15 @@ int ls_contents_stream_hole(struct ls_contents *c, uint64_t length, struct ls_er
 
 static int read_back(int fd, uint8_t *bytes, size_t length, struct ls_error *err)
 {
-	for (size_t at = 0; at < length;) {
-		ssize_t done = pread(fd, bytes + at, length - at, (off_t)at);
+	ssize_t done = ls_read_at(fd, bytes, length, 0);
 
-		if (done < 0 && errno == EINTR)
-			continue;
-		if (done < 0)
-			return ls_fail_errno(err, "cannot read back a content of %zu bytes", length);
-		if (!done)
-			return ls_fail(
-			    err, LS_CORRUPT,
-			    "a content of %zu bytes ends at byte %zu in the import's staging directory; leave that "
-			    "directory alone and import again",
-			    length, at);
-		at += (size_t)done;
-	}
+	if (done < 0)
+		return ls_fail_errno(err, "cannot read back a content of %zu bytes", length);
+	if ((size_t)done < length)
+		return ls_fail(err, LS_CORRUPT,
+		               "a content of %zu bytes ends at byte %zd in the import's staging directory; leave that "
+		               "directory alone and import again",
+		               length, done);
 	return LS_OK;
 }
 

@@ -22,29 +22,14 @@ struct run {
 
 static int read_run(struct run *run, int fd, uint64_t offset, struct ls_error *err)
 {
-	while (run->count) {
-		const struct iovec *first = run->vectors;
-		ssize_t done;
-
-		/* Most reads are of one range, of which the kernel need not copy a list in. */
-		if (run->count == 1)
-			done = pread(fd, first->iov_base, first->iov_len, (off_t)offset);
-		else
-			done = preadv(fd, run->vectors, run->count, (off_t)offset);
-
-		if (done < 0 && errno == EINTR)
-			continue;
-		if (done < 0)
-			return ls_fail_errno(err, "cannot read the content of a file at byte %llu of where it is",
-			                     (unsigned long long)offset);
-		if (!done)
-			return ls_fail(err, LS_CORRUPT,
-			               "a log or a content of the store ends at byte %llu, before byte %llu that an "
-			               "extent needs",
-			               (unsigned long long)offset, (unsigned long long)run->end);
-		offset += (uint64_t)done;
-		run->count = ls_vectors_advance(run->vectors, run->count, (size_t)done);
-	}
+	if (ls_read_vectors(fd, run->vectors, &run->count, &offset))
+		return ls_fail_errno(err, "cannot read the content of a file at byte %llu of where it is",
+		                     (unsigned long long)offset);
+	if (run->count)
+		return ls_fail(
+		    err, LS_CORRUPT,
+		    "a log or a content of the store ends at byte %llu, before byte %llu that an extent needs",
+		    (unsigned long long)offset, (unsigned long long)run->end);
 	return LS_OK;
 }
 
@@ -88,21 +73,6 @@ int ls_read_all(const struct ls_read *reads, size_t n, struct ls_error *err)
 	return LS_OK;
 }
 
-static int write_all(int fd, uint64_t position, struct iovec *vectors, int n)
-{
-	while (n) {
-		ssize_t done = pwritev(fd, vectors, n, (off_t)position);
-
-		if (done < 0 && errno == EINTR)
-			continue;
-		if (done < 0)
-			return -1;
-		position += (uint64_t)done;
-		n = ls_vectors_advance(vectors, n, (size_t)done);
-	}
-	return 0;
-}
-
 static struct iovec vector(const void *bytes, size_t length)
 {
 	return (struct iovec){(void *)(uintptr_t)bytes, length};
@@ -113,6 +83,7 @@ int ls_log_append(int fd, uint64_t position, const uint8_t *records, size_t leng
 {
 	static const uint8_t padding[LS_LOG_ALIGN];
 	struct iovec vectors[4] = {vector(records, length)};
+	uint64_t at = position;
 	int n = 1, cause;
 
 	if (record) {
@@ -120,12 +91,11 @@ int ls_log_append(int fd, uint64_t position, const uint8_t *records, size_t leng
 		vectors[n++] = vector(payload, record->payload_length);
 		vectors[n++] = vector(padding, ls_log_padding(record->payload_length));
 	}
-	if (!write_all(fd, position, vectors, n))
+	if (!ls_write_vectors(fd, vectors, &n, &at))
 		return LS_OK;
 	cause = errno;
 	/* Should this fail too, the next append writes over the rest; who reads the log before that may find records in it. */
-	while (ftruncate(fd, (off_t)position) && errno == EINTR)
-		;
+	(void)TEMP_FAILURE_RETRY(ftruncate(fd, (off_t)position));
 	errno = cause;
 	return ls_fail_errno(err, "cannot append to the log of a writable layer at byte %llu; free space and try again",
 	                     (unsigned long long)position);

@@ -202,8 +202,7 @@ static int explain(const struct launch *launch, struct ls_error *err)
 
 static void reap(int pid)
 {
-	while (waitpid(pid, NULL, 0) < 0 && errno == EINTR)
-		;
+	(void)TEMP_FAILURE_RETRY(waitpid(pid, NULL, 0));
 }
 
 #if defined(__x86_64__)

@@ -6,6 +6,7 @@
 #include <linux/fs.h>
 #include <linux/mount.h>
 #include <sys/ioctl.h>
+#include <unistd.h>
 
 #include "fscontext.h"
 
@@ -68,11 +69,8 @@ int ls_trim(int fd, uint64_t *trimmed, struct ls_error *err)
 	struct fstrim_range range = {.len = UINT64_MAX};
 
 	*trimmed = 0;
-	while (ioctl(fd, FITRIM, &range)) {
-		if (errno == EINTR)
-			continue;
+	if (TEMP_FAILURE_RETRY(ioctl(fd, FITRIM, &range)))
 		return ls_fail_errno(err, "cannot tell the pool's device which blocks are free (FITRIM)");
-	}
 	*trimmed = range.len;
 	return LS_OK;
 }

@@ -7,39 +7,22 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "base/files.h"
 #include "clone_content.h"
 #include "clone_tree.h"
 
 #define CACHESTAT 451 /* the same number on every architecture */
-
-static int write_all(int fd, const char *bytes, size_t length, off_t at)
-{
-	while (length) {
-		ssize_t done = pwrite(fd, bytes, length, at);
-
-		if (done < 0 && errno == EINTR)
-			continue;
-		if (done < 0)
-			return -1;
-		bytes += done;
-		length -= (size_t)done;
-		at += done;
-	}
-	return 0;
-}
 
 /* Copy [at, end) through memory. A source that has become shorter gives what it has. */
 static int copy_through(struct ls_clone *clone, int source, int target, off_t at, off_t end)
 {
 	while (at < end) {
 		size_t wanted = end - at < LS_CLONE_XATTR_SIZE ? (size_t)(end - at) : LS_CLONE_XATTR_SIZE;
-		ssize_t length = pread(source, clone->value, wanted, at);
+		ssize_t length = TEMP_FAILURE_RETRY(pread(source, clone->value, wanted, at));
 
-		if (length < 0 && errno == EINTR)
-			continue;
 		if (length <= 0)
 			return (int)length;
-		if (write_all(target, clone->value, (size_t)length, at))
+		if (ls_write_at(target, clone->value, (size_t)length, (uint64_t)at))
 			return -1;
 		at += length;
 	}
@@ -50,10 +33,8 @@ static int copy_range(struct ls_clone *clone, int source, int target, off_t at, 
 {
 	while (at < end) {
 		off_t from = at, to = at;
-		ssize_t length = copy_file_range(source, &from, target, &to, (size_t)(end - at), 0);
+		ssize_t length = TEMP_FAILURE_RETRY(copy_file_range(source, &from, target, &to, (size_t)(end - at), 0));
 
-		if (length < 0 && errno == EINTR)
-			continue;
 		if (length < 0 && (errno == EINVAL || errno == ENOSYS || errno == EOPNOTSUPP || errno == EXDEV))
 			return copy_through(clone, source, target, at, end);
 		if (length <= 0)

@@ -272,16 +272,6 @@ static int take_special(struct ls_upper *upper, const struct upper_item *item, s
 
 /* ---- regular files ---- */
 
-static ssize_t read_some(int fd, uint8_t *bytes, size_t length, size_t at)
-{
-	ssize_t got;
-
-	do
-		got = pread(fd, bytes, length, (off_t)at);
-	while (got < 0 && errno == EINTR);
-	return got;
-}
-
 /* Hand the file over, to be read by whoever takes the entry. */
 static int hand_over(struct ls_upper *upper, struct ls_upper_entry *entry, int *fd, struct ls_error *err)
 {
@@ -313,7 +303,7 @@ static int read_content(struct ls_upper *upper, struct ls_upper_entry *entry, in
 	uint8_t *bytes = make_room(upper, NULL, 0, capacity);
 
 	while (bytes) {
-		ssize_t got = read_some(*fd, bytes + used, capacity - used, used);
+		ssize_t got = TEMP_FAILURE_RETRY(pread(*fd, bytes + used, capacity - used, (off_t)used));
 
 		if (got < 0)
 			return upper_walk_fail(&upper->walk, err);

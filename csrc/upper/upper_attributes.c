@@ -354,10 +354,8 @@ static int hash_file(const struct upper_reader *reader, int fd, uint64_t size, u
 	/* One byte more than `size`, so that a file that has grown has another digest. */
 	for (uint64_t at = 0; at <= size && !status;) {
 		uint64_t wanted = size + 1 - at < UPPER_XATTR_BYTES ? size + 1 - at : UPPER_XATTR_BYTES;
-		ssize_t length = pread(fd, reader->value, wanted, (off_t)at);
+		ssize_t length = TEMP_FAILURE_RETRY(pread(fd, reader->value, wanted, (off_t)at));
 
-		if (length < 0 && errno == EINTR)
-			continue;
 		if (length < 0)
 			return upper_walk_fail(reader->walk, err);
 		if (!length)
