@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import errno
 import os
-import struct
 
 from layerstore._core.hashing import hash_many
 from layerstore._core.index import CONTENT_BYTES
 from layerstore._core.ingest import LOCATION_OBJECT, Digests
 from layerstore.errors import CorruptError
 from layerstore.store import locks
+from layerstore.store.records import LOCATION
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,12 +31,11 @@ _PACKS_LEFT = MAX_PACKS // 2
 """After bringing together: half, so that an image that grows is not copied anew with each layer."""
 _SMALL_BYTES = 1 << 20
 _BATCH_BYTES = 8 << 20
-_LOCATION = struct.Struct("<II")
 
 
 def packs_of(locations: bytes) -> tuple[set[int], bool]:
     """The packs that contents at these places are in, and whether any is an object."""
-    packs = {pack for pack, _ in _LOCATION.iter_unpack(locations)}
+    packs = {pack for pack, _ in LOCATION.iter_unpack(locations)}
     return packs - {LOCATION_OBJECT}, LOCATION_OBJECT in packs
 
 
@@ -136,7 +135,7 @@ def _slots_in_use(contents: ContentStore, number: int, pack: Pack) -> Iterator[t
     """Slots, with their digests, whose content is looked up in this pack: of equal contents one is."""
     digests = b"".join(pack.slot(slot)[2] for slot in range(pack.slot_count))
     locations = contents.digests().locate_many(digests, 32)
-    for slot, place in enumerate(_LOCATION.iter_unpack(locations)):
+    for slot, place in enumerate(LOCATION.iter_unpack(locations)):
         if place == (number, slot):
             yield slot, digests[32 * slot : 32 * slot + 32]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import struct
 import threading
 from functools import partial
 
@@ -18,6 +17,7 @@ from layerstore.naming import fstat
 from layerstore.results import Progress
 from layerstore.store.cold import LIST, ColdPack, is_cold
 from layerstore.store.contents import LOG_HEADER, SLOT, pack_table
+from layerstore.store.records import RECORD
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from layerstore.checking.catalog import Catalog
     from layerstore.checking.findings import Findings
     from layerstore.store.layout import Layout
-
-RECORD = struct.Struct("<32sQII")
 
 
 class Record:

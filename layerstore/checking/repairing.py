@@ -15,7 +15,7 @@ from layerstore._core.ingest import LOCATION_OBJECT, Contents, Digests
 from layerstore._core.mount import is_mounted
 from layerstore.chains.derived import remove_derived
 from layerstore.checking.cold import ColdContents
-from layerstore.checking.contents import RECORD, Record
+from layerstore.checking.contents import Record
 from layerstore.checking.findings import reason
 from layerstore.checking.layers import contents_of
 from layerstore.checking.quarantine import Quarantine
@@ -28,6 +28,7 @@ from layerstore.store.cold import LIST, ColdPack, is_cold
 from layerstore.store.contents import Pack
 from layerstore.store.layout import FIRST_COLD, PACK_THRESHOLD_BYTES
 from layerstore.store.pieces import read_at
+from layerstore.store.records import RECORD
 from layerstore.types import ChainId, DiffId
 
 TYPE_CHECKING = False

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import struct
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -23,28 +22,22 @@ from layerstore.layers.ordered import in_order
 from layerstore.naming import about, close_fd, fstat
 from layerstore.results import Frozen, Progress
 from layerstore.store import durable, locks, own_names
-from layerstore.store.cold import LIST, MAX_DEPTH, WHOLE, ColdPack, is_cold
+from layerstore.store.cold import LIST, MAX_DEPTH, SLOT, WHOLE, ColdPack, is_cold
 from layerstore.store.last_use import last_use
 from layerstore.store.layout import FIRST_COLD, make_private
+from layerstore.store.records import CONTENT, LOCATION, RECORD, packs_of
 from layerstore.types import ChainId, DiffId, ImageId
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterable, Sequence
 
     from layerstore._core.index import Index
     from layerstore.chains.chains import Chains
     from layerstore.cold.encoding import Compression
     from layerstore.store.opened import OpenStore
 
-_RECORD = struct.Struct("<32sQII")
-_CONTENT = struct.Struct("<32sQ")
-_PLACE = struct.Struct("<II")
-_PACK = struct.Struct("<40xI4x")
-"""Of a record of the digest log."""
-_SLOT = struct.Struct("<32sQ8s12xI")
-"""Of a slot of a cold pack: digest, size, name and base."""
 _INDEXES_AT_ONCE = 4
 _HOT_PATHS = 1_000_000
 """Of so many paths of images that stay hot contents are looked at, as what those that are frozen may differ from."""
@@ -196,7 +189,7 @@ class Freezing:
         for digest in self._among(list(paths), self._hot_layers):
             del paths[digest]
         self.must_stay = set(references)
-        places = _PLACE.iter_unpack(self._contents.digests().locate_many(b"".join(paths), 32))
+        places = LOCATION.iter_unpack(self._contents.digests().locate_many(b"".join(paths), 32))
         there_now = []
         for (digest, (size, _)), (pack, _) in zip(paths.items(), places, strict=True):
             # What others refer to is to be whole, and may have been a difference in a pack when it was frozen before.
@@ -251,7 +244,7 @@ class Freezing:
         hot = self._among(chosen, there.layers(hot_images))
         pack = ColdPack(self._layout.cold_pack(number)) if written else None
         records = [
-            _RECORD.pack(digest, size, FIRST_COLD + number, slot)
+            RECORD.pack(digest, size, FIRST_COLD + number, slot)
             for slot, (digest, size) in enumerate(self._written)
             if digest not in hot
         ]
@@ -288,7 +281,7 @@ class Freezing:
     def _require_references(self, pack: ColdPack) -> None:
         """What it refers to may have been collected, or have become a difference, since it was looked up."""
         needed = _references_of(pack) - {digest for digest, _ in self._written}
-        places = _PLACE.iter_unpack(self._contents.digests().locate_many(b"".join(needed), 32))
+        places = LOCATION.iter_unpack(self._contents.digests().locate_many(b"".join(needed), 32))
         if any(
             place == LOCATION_NONE or (is_cold(place) and not self._is_whole(place, slot)) for place, slot in places
         ):
@@ -310,7 +303,7 @@ class Freezing:
             if not self._sound_frames[frame]:
                 return False
         needed = b"".join(opened.references_of(found))
-        places = _PLACE.iter_unpack(self._contents.digests().locate_many(needed, 32)) if needed else ()
+        places = LOCATION.iter_unpack(self._contents.digests().locate_many(needed, 32)) if needed else ()
         return depth <= MAX_DEPTH and all(
             place != LOCATION_NONE and (not is_cold(place) or self._is_sound(place, at, depth + 1))
             for place, at in places
@@ -344,7 +337,7 @@ class Freezing:
         found: dict[bytes, tuple[int, bytes]] = {}
         digests = self._contents.digests()
         # Of the records; what came in since the log was read waits for the next time.
-        is_seen = bytearray(is_cold(pack) for pack in _packs_of(log))
+        is_seen = bytearray(is_cold(pack) for pack in packs_of(log))
         is_seen += b"\1" * (len(digests) - len(is_seen))
         for layer in layers:
             index = self._index(layer)
@@ -352,9 +345,9 @@ class Freezing:
                 continue
             table = bytes(index.contents_bytes())
             # Of most layers of frozen images that is nothing.
-            if new := memoryview(digests.mark_many(table, _CONTENT.size, is_seen)).cast("I"):
+            if new := memoryview(digests.mark_many(table, CONTENT.size, is_seen)).cast("I"):
                 paths = index.content_paths()
-                contents = ((_CONTENT.unpack_from(table, at * _CONTENT.size), paths[at]) for at in new)
+                contents = ((CONTENT.unpack_from(table, at * CONTENT.size), paths[at]) for at in new)
                 found.update((digest, (size, path)) for (digest, size), path in contents)
         return found
 
@@ -365,7 +358,7 @@ class Freezing:
         for layer in layers:
             index = self._index(layer)
             if index is not None:
-                digests.mark_many(index.contents_bytes(), _CONTENT.size, is_there)
+                digests.mark_many(index.contents_bytes(), CONTENT.size, is_there)
         numbers = memoryview(digests.number_many(b"".join(chosen), 32)).cast("I")
         return {digest for digest, n in zip(chosen, numbers, strict=True) if n < len(is_there) and is_there[n]}
 
@@ -373,7 +366,7 @@ class Freezing:
         """What contents of cold packs differ from or are made of, with their sizes: it is no difference itself."""
         numbers = self._database.read().execute("SELECT number FROM cold_packs").fetchall()
         needed = {each for (number,) in numbers for each in _references_of(self._pack(FIRST_COLD + number))}
-        return {digest: size for digest, size, _, _ in _RECORD.iter_unpack(log) if digest in needed}
+        return {digest: size for digest, size, _, _ in RECORD.iter_unpack(log) if digest in needed}
 
     def bases(self) -> dict[bytes, list[tuple[bytes, int]]]:
         """Contents that are stored and stay where they are, by those of the names of items that they have."""
@@ -382,7 +375,7 @@ class Freezing:
         found: dict[bytes, list[tuple[bytes, int]]] = {}
         for number in {_place(record)[0] for record in self._cold.values()}:
             pack = self._pack(number)
-            for slot, (digest, size, name, base) in enumerate(_SLOT.iter_unpack(pack.slots())):
+            for slot, (digest, size, name, _, _, _, base) in enumerate(SLOT.iter_unpack(pack.slots())):
                 if name not in names or base not in (WHOLE, LIST) or name == NO_NAME or digest in written:
                     continue
                 # Of a content with several, the last one, which is where it is looked up once it is cold.
@@ -399,8 +392,8 @@ class Freezing:
             looked_at += len(paths)
             hashes = hash_names([name_of(path) for path in paths])
             table = bytes(index.contents_bytes())
-            places = _PLACE.iter_unpack(self._contents.digests().locate_many(table, _CONTENT.size))
-            for name, (digest, size), (pack, _) in zip(hashes, _CONTENT.iter_unpack(table), places, strict=True):
+            places = LOCATION.iter_unpack(self._contents.digests().locate_many(table, CONTENT.size))
+            for name, (digest, size), (pack, _) in zip(hashes, CONTENT.iter_unpack(table), places, strict=True):
                 # One that is cold is among those above, or is a difference.
                 if name in names and pack != LOCATION_NONE and not is_cold(pack):
                     found.setdefault(name, []).append((digest, size))
@@ -408,7 +401,7 @@ class Freezing:
 
     def whole_chunks(self, digests: Sequence[bytes]) -> set[bytes]:
         """Those of these contents that cold packs have as they are: what is hot may become a difference or a list."""
-        places = _PLACE.iter_unpack(self._contents.digests().locate_many(b"".join(digests), 32))
+        places = LOCATION.iter_unpack(self._contents.digests().locate_many(b"".join(digests), 32))
         found = zip(digests, places, strict=True)
         return {
             digest
@@ -417,12 +410,8 @@ class Freezing:
         }
 
 
-def _packs_of(log: bytes) -> Iterator[int]:
-    return (pack for (pack,) in _PACK.iter_unpack(log))
-
-
 def _cold_records(log: bytes) -> dict[bytes, bytes]:
-    records = ((at * RECORD_BYTES, pack) for at, pack in enumerate(_packs_of(log)))
+    records = ((at * RECORD_BYTES, pack) for at, pack in enumerate(packs_of(log)))
     return {log[at : at + 32]: log[at : at + RECORD_BYTES] for at, pack in records if is_cold(pack)}
 
 
@@ -432,7 +421,7 @@ def _references_of(pack: ColdPack) -> set[bytes]:
 
 
 def _place(record: bytes) -> tuple[int, int]:
-    _, _, pack, slot = _RECORD.unpack(record)
+    _, _, pack, slot = RECORD.unpack(record)
     return pack, slot
 
 

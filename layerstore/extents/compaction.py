@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import struct
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -13,7 +12,7 @@ from layerstore._core.extent_io import LogWriter
 from layerstore._core.extents import IMAGE, ZERO, ExtentMap, source
 from layerstore._core.log import Record
 from layerstore.extents.log import create_log
-from layerstore.extents.records import inode_records
+from layerstore.extents.records import extents_records, inode_records
 from layerstore.naming import close_fd, fstat
 from layerstore.store import logs as store_logs
 from layerstore.store.pieces import PIECE_BYTES
@@ -29,8 +28,6 @@ if TYPE_CHECKING:
 _MAX_LOGS = 64
 _WORTHWHILE_BYTES = 1 << 20
 _COPIED_BYTES = 1 << 20
-_EXTENT = struct.Struct("<QQQ")
-_EXTENTS_A_RECORD = 1 << 20
 _LOG_SHIFT = 48
 _LOG_OFFSETS = (1 << _LOG_SHIFT) - 1
 
@@ -100,9 +97,8 @@ def _inode(tree: Tree, inode: Inode, kept: dict[int, int]) -> Iterator[Record]:
             yield Record(kinds.TRUNCATE, number, value=0, mtime_ns=inode.mtime_ns)
         yield Record(kinds.TRUNCATE, number, value=inode.extents.size, mtime_ns=inode.mtime_ns)
         pieces = [(s, n, _renumbered(where, kept)) for s, n, where in inode.extents]
-        words = [_EXTENT.pack(s, n, where) for s, n, where in pieces if where is not None and where != ZERO]
-        for first in range(0, len(words), _EXTENTS_A_RECORD):
-            yield Record(kinds.EXTENTS, number, payload=b"".join(words[first : first + _EXTENTS_A_RECORD]))
+        shared = ((s, n, where) for s, n, where in pieces if where is not None and where != ZERO)
+        yield from extents_records(number, shared)
 
 
 def _renumbered(where: int, kept: dict[int, int]) -> int | None:

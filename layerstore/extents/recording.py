@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import struct
 from typing import TYPE_CHECKING, NamedTuple
 
 from layerstore._core import log as kinds
@@ -17,7 +16,7 @@ from layerstore._core.log import Record
 from layerstore.errors import CorruptError
 from layerstore.extents.image import ROOT
 from layerstore.extents.log import create_log
-from layerstore.extents.records import attributes, inode_records
+from layerstore.extents.records import attributes, extents_records, inode_records
 from layerstore.extents.table import Inode
 from layerstore.naming import about, close_fd, fstat
 from layerstore.store import logs as store_logs
@@ -39,8 +38,6 @@ if TYPE_CHECKING:
     """A log, and start, length, and the place in it of each range of a content that is not zeros."""
 
 _WORTH_SHARING_BYTES = 4096
-_EXTENT = struct.Struct("<QQQ")
-_EXTENTS_A_RECORD = 1 << 20
 
 
 class Recorded(NamedTuple):
@@ -259,10 +256,9 @@ class _Contents:
         if known_as is None:
             known_as = self.sources[log] = len(self.sources) + 1
             self._writer.append([Record(kinds.SOURCE_LOG, value=known_as, payload=bytes.fromhex(log))])
-        words = [_EXTENT.pack(start, length, source(known_as, offset)) for start, length, offset in pieces]
-        for first in range(0, len(words), _EXTENTS_A_RECORD):
-            payload = b"".join(words[first : first + _EXTENTS_A_RECORD])
-            self._writer.append([Record(kinds.EXTENTS, number, payload=payload)])
+        extents = ((start, length, source(known_as, offset)) for start, length, offset in pieces)
+        for record in extents_records(number, extents):
+            self._writer.append([record])
 
     def _change(self, entry: Entry, content: Source, inode: Inode) -> None:
         """Write what differs from the image's content."""

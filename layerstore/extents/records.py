@@ -12,11 +12,13 @@ from layerstore.errors import CorruptError
 from layerstore.extents.table import Inode
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from layerstore.extents.table import Table
 
 _EXTENT = struct.Struct("<QQQ")
+"""Of a log's record: start and length in bytes, source (`layerstore._core.extents`)."""
+_EXTENTS_A_RECORD = 1 << 20
 _EVERYTHING = kinds.SET_MODE | kinds.SET_UID | kinds.SET_GID | kinds.SET_MTIME
 _LOG_SHIFT = 48
 _LOG_OFFSETS = (1 << _LOG_SHIFT) - 1
@@ -51,6 +53,13 @@ def inode_records(inode: Inode, before: Inode | None) -> list[Record]:
     for name in known.keys() - inode.xattrs.keys():
         records.append(Record(kinds.XATTR_REMOVE, number, name=name))
     return records
+
+
+def extents_records(number: int, extents: Iterable[tuple[int, int, int]]) -> Iterator[Record]:
+    """Records of an inode's extents: start and length in bytes, and source, of each."""
+    words = [_EXTENT.pack(*extent) for extent in extents]
+    for first in range(0, len(words), _EXTENTS_A_RECORD):
+        yield Record(kinds.EXTENTS, number, payload=b"".join(words[first : first + _EXTENTS_A_RECORD]))
 
 
 class Applier:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import struct
 from typing import TYPE_CHECKING
 
 from layerstore._core.extent_file import read
@@ -11,6 +10,7 @@ from layerstore._core.extents import IMAGE, ZERO
 from layerstore._core.files import punch_holes
 from layerstore.store import reflink
 from layerstore.store.pieces import PIECE_BYTES, write_at
+from layerstore.store.records import RANGE
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from layerstore.extents.table import Inode
     from layerstore.extents.tree import Tree
 
-_RANGE = struct.Struct("<QQ")
 _LOG_SHIFT = 48
 _LOG_OFFSETS = (1 << _LOG_SHIFT) - 1
 
@@ -86,7 +85,7 @@ class LayerContent:
         os.ftruncate(fd, extents.size)
         for start, length, where in extents:
             if where == ZERO:
-                punch_holes(fd, _RANGE.pack(start, length))
+                punch_holes(fd, RANGE.pack(start, length))
             elif where != IMAGE:
                 self._write(fd, start, length)
         return True

@@ -35,6 +35,7 @@ from layerstore.store.db import SET_NAME
 from layerstore.store.known_blobs import KnownBlob, remember, saw
 from layerstore.store.layout import PACK_THRESHOLD_BYTES
 from layerstore.store.pieces import read_at
+from layerstore.store.records import LOCATION
 from layerstore.trees.sources import StoredContent, begun
 from layerstore.types import DiffId, Digest, Value, chain_ids, digest_hex, hash_key
 
@@ -56,7 +57,6 @@ if TYPE_CHECKING:
     from layerstore.types import ChainId
 
 
-_LOCATION = struct.Struct("<II")
 _U32 = struct.Struct("<I")
 _ADD_LAYER = (
     "INSERT INTO layers VALUES (?, ?, ?) "
@@ -368,7 +368,7 @@ class Import:
         places = self._store.contents.digests().locate_many(records, RECORD_BYTES)
         own = b"".join(
             records[at * RECORD_BYTES : (at + 1) * RECORD_BYTES]
-            for at, (pack, _) in enumerate(_LOCATION.iter_unpack(places))
+            for at, (pack, _) in enumerate(LOCATION.iter_unpack(places))
             if pack == LOCATION_NONE
         )
         number = _U32.pack(self._pack_number)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import struct
 
 from layerstore._core.index import CONTENT_BYTES
 from layerstore._core.ingest import LOCATION_NONE, Digests
@@ -11,6 +10,7 @@ from layerstore.errors import RELOAD, CorruptError
 from layerstore.layers.index_files import unpack_index
 from layerstore.store import locks
 from layerstore.store.cold import is_cold
+from layerstore.store.records import CONTENT, LOCATION
 from layerstore.types import Value, chain_id
 
 TYPE_CHECKING = False
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from layerstore.store.pieces import Piece
     from layerstore.types import DiffId
 
-_PLACE = struct.Struct("<II")
-_CONTENT = struct.Struct("<32sQ")
 _BATCH_BYTES = 8 << 20
 _CHUNKS = 64
 """So many chunks of a large content are read as one: some 4 MiB."""
@@ -55,7 +53,7 @@ def thaw(store: OpenStore, stack: Sequence[DiffId], table: memoryview) -> int:
 def _cold_places(contents: ContentStore, table: memoryview) -> Iterator[tuple[int, int, bytes, int]]:
     """Pack, slot, digest and size of those that are cold."""
     places = contents.digests().locate_many(table, CONTENT_BYTES)
-    for (pack, slot), (digest, size) in zip(_PLACE.iter_unpack(places), _CONTENT.iter_unpack(table), strict=True):
+    for (pack, slot), (digest, size) in zip(LOCATION.iter_unpack(places), CONTENT.iter_unpack(table), strict=True):
         if is_cold(pack):
             yield pack, slot, digest, size
         elif pack == LOCATION_NONE:

@@ -15,7 +15,6 @@ import contextlib
 import errno
 import os
 import re
-import struct
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import compress
@@ -38,11 +37,10 @@ from layerstore.store.db import UNUSED_CHAINS, Database
 from layerstore.store.layout import FIRST_COLD, Layout
 from layerstore.store.locks import open_elsewhere
 from layerstore.store.opened import OpenStore
+from layerstore.store.records import RANGE, RECORD, packs_of
 from layerstore.store.removal import remove_directory
 from layerstore.types import ChainId, DiffId, digest_hex
 
-_RANGE = struct.Struct("<QQ")
-_WHERE = struct.Struct("<32sQII")
 BLOCK_BYTES = 4096
 """What holes are punched by."""
 _CHAIN_LOCK = re.compile(r"[0-9a-f]{64}\.lock")
@@ -139,7 +137,7 @@ def _kept_records(log: bytes, live: set[bytes], packs_needed: Callable[[set[int]
     """
     last = {record[:32]: at for at, record in enumerate(_records(log)) if record[:32] in live}
     current = set(last.values())
-    stay, pinned = packs_needed({pack for at, pack in enumerate(_packs(log)) if at in current})
+    stay, pinned = packs_needed({pack for at, pack in enumerate(packs_of(log)) if at in current})
     cold = {record[:32] for at, (record, pack) in enumerate(_placed(log)) if at in current and is_cold(pack)}
     kept: list[bytes] = []
     seen = {log[at * RECORD_BYTES : (at + 1) * RECORD_BYTES] for at in current}
@@ -181,19 +179,15 @@ def _records(log: bytes) -> Iterable[bytes]:
     return (log[at : at + RECORD_BYTES] for at in range(0, len(log), RECORD_BYTES))
 
 
-def _packs(log: bytes) -> Iterable[int]:
-    return (pack for _, _, pack, _ in _WHERE.iter_unpack(log))
-
-
 def _placed(log: bytes) -> Iterable[tuple[bytes, int]]:
-    return zip(_records(log), _packs(log), strict=True)
+    return zip(_records(log), packs_of(log), strict=True)
 
 
 def with_references(layout: Layout, log: bytes, live: set[bytes]) -> set[bytes]:
     """These contents, and those that they are differences or lists of where they are in cold packs."""
     found = set(live)
     places: dict[bytes, list[tuple[int, int]]] = {}
-    for digest, _, pack, slot in _WHERE.iter_unpack(log):
+    for digest, _, pack, slot in RECORD.iter_unpack(log):
         if is_cold(pack):
             places.setdefault(digest, []).append((pack, slot))
     packs: dict[int, ColdPack | None] = {}
@@ -257,7 +251,7 @@ def _by_place(records: bytes) -> tuple[dict[str, set[str]], dict[int, set[int]]]
     """The names of the objects in each directory of objects, and the numbers of the slots in each pack."""
     objects: dict[str, set[str]] = {}
     slots: dict[int, set[int]] = {}
-    for digest, _, pack, slot in _WHERE.iter_unpack(records):
+    for digest, _, pack, slot in RECORD.iter_unpack(records):
         if pack == LOCATION_OBJECT:
             name = digest.hex()
             objects.setdefault(name[:2], set()).add(name[2:])
@@ -343,7 +337,7 @@ def _dead_ranges(path: str, alive: set[int]) -> bytes:
         else:
             ranges.append([offset, slot, offset + size])
     holes = ((start, end - start) for start, _, end in ranges if end - start >= BLOCK_BYTES)
-    return b"".join(_RANGE.pack(*hole) for hole in holes)
+    return b"".join(RANGE.pack(*hole) for hole in holes)
 
 
 def _dead_frames(path: str, alive: set[int]) -> bytes:
@@ -351,7 +345,7 @@ def _dead_frames(path: str, alive: set[int]) -> bytes:
     needed = {pack.slot(slot).frame for slot in alive if pack.slot(slot).base != LIST}
     frames = (pack.frame(number) for number in range(pack.frame_count) if number not in needed)
     return b"".join(
-        _RANGE.pack(frame.offset, frame.stored_bytes) for frame in frames if frame.stored_bytes >= BLOCK_BYTES
+        RANGE.pack(frame.offset, frame.stored_bytes) for frame in frames if frame.stored_bytes >= BLOCK_BYTES
     )
 
 

@@ -31,6 +31,7 @@ from layerstore.store.cold import (
 )
 from layerstore.store.layout import FIRST_COLD, PACK_THRESHOLD_BYTES
 from layerstore.store.pieces import PIECE_BYTES, read_at, write_all, write_at
+from layerstore.store.records import LOCATION
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,7 +52,6 @@ if TYPE_CHECKING:
 
 LOG_HEADER = b"LSDIGEST" + struct.pack("<IIQQ", 1, RECORD_BYTES, 0, 0)
 _MANY_FRAMES_BYTES = 256 << 20
-_LOCATION = struct.Struct("<II")
 SLOT = struct.Struct("<QQ32s")
 _FOOTER = struct.Struct("<8sIIQ32s8s")
 
@@ -422,7 +422,7 @@ class ContentStore:
         return [found[digest] for digest in digests]
 
     def _read_unique(self, opened: _Generation, digests: list[bytes]) -> dict[bytes, bytes]:
-        locations = _LOCATION.iter_unpack(_all_located(opened.digests, b"".join(digests), 32))
+        locations = LOCATION.iter_unpack(_all_located(opened.digests, b"".join(digests), 32))
         found: dict[bytes, bytes] = {}
         for pack, places in groupby(sorted(zip(locations, digests, strict=True)), key=lambda place: place[0][0]):
             slots, names = zip(*((slot, digest) for (_, slot), digest in places), strict=True)
@@ -540,7 +540,7 @@ class ColdReader:
 
 def _all_located(table: Digests, digests: bytes | memoryview, stride: int) -> bytes:
     locations = table.locate_many(digests, stride)
-    for i, (pack, _) in enumerate(_LOCATION.iter_unpack(locations)):
+    for i, (pack, _) in enumerate(LOCATION.iter_unpack(locations)):
         if pack == LOCATION_NONE:
             digest = bytes(digests[i * stride : i * stride + 32]).hex()
             raise CorruptError(f"content {digest} is missing from the store; {RELOAD}")
@@ -548,7 +548,7 @@ def _all_located(table: Digests, digests: bytes | memoryview, stride: int) -> by
 
 
 def _located(opened: _Generation, digest: bytes) -> tuple[int, int]:
-    pack, slot = _LOCATION.unpack(opened.digests.locate_many(digest, 32))
+    pack, slot = LOCATION.unpack(opened.digests.locate_many(digest, 32))
     if pack == LOCATION_NONE:
         raise NotFound(f"content {digest.hex()} is not in the store")
     return pack, slot

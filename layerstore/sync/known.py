@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from layerstore.cold.encoding import LARGE_BYTES, Item, hash_names, name_of
 from layerstore.store.db import LAYERS_OF
-from layerstore.sync.tables import CONTENT, chunks_of
+from layerstore.store.records import CONTENT
+from layerstore.sync.tables import chunks_of
 from layerstore.types import DiffId
 
 TYPE_CHECKING = False

@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-import struct
 
 from layerstore._core.hashing import Hasher
 from layerstore._core.index import CONTENT_BYTES
@@ -22,10 +21,11 @@ from layerstore.oci.images import is_index, parse_document, parse_index, parse_m
 from layerstore.store import durable, zstd
 from layerstore.store.cold import ColdPack
 from layerstore.store.pieces import PIECE_BYTES, pieces_between, read_at, write_at
+from layerstore.store.records import CONTENT, LOCATION
 from layerstore.store.spool import Spool
 from layerstore.sync.arrived import Arrived
 from layerstore.sync.channel import Kind, size_of
-from layerstore.sync.tables import CONTENT, DIGEST_BYTES, SMALL_RECIPE_BYTES, SMALL_TABLE_BYTES, Table
+from layerstore.sync.tables import DIGEST_BYTES, SMALL_RECIPE_BYTES, SMALL_TABLE_BYTES, Table
 from layerstore.types import DiffId, Digest, Value, normalise_name, parse_digest, sha256_digest
 
 TYPE_CHECKING = False
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from layerstore.store.pieces import Piece
     from layerstore.sync.channel import Channel
 
-_PLACE = struct.Struct("<II")
 _SOURCES = 1024
 _LEAST_CHUNK, _LARGEST_CHUNK = 16 << 10, 16 << 20
 _TELL_BYTES = 4 << 20
@@ -275,7 +274,7 @@ class _Receiving:
 
     def _are_here(self, digests: bytes) -> list[bool]:
         places = self._contents.digests().locate_many(digests, DIGEST_BYTES)
-        return [pack != LOCATION_NONE for pack, _ in _PLACE.iter_unpack(places)]
+        return [pack != LOCATION_NONE for pack, _ in LOCATION.iter_unpack(places)]
 
     # Contents
 

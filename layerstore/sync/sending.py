@@ -14,9 +14,10 @@ from layerstore.oci.configs import parse_config
 from layerstore.results import Progress, Synced
 from layerstore.store import durable, locks, zstd
 from layerstore.store.pieces import pieces_between, read_whole
+from layerstore.store.records import CONTENT
 from layerstore.sync.channel import MOST_BYTES, Kind, size_of
 from layerstore.sync.known import Known, layers_like
-from layerstore.sync.tables import CONTENT, DIGEST_BYTES, SMALL_RECIPE_BYTES, SMALL_TABLE_BYTES
+from layerstore.sync.tables import DIGEST_BYTES, SMALL_RECIPE_BYTES, SMALL_TABLE_BYTES
 from layerstore.types import DiffId, Digest, ImageId, digest_hex, sha256_digest
 
 TYPE_CHECKING = False

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import struct
-
 from layerstore._core.chunking import chunk
 from layerstore._core.files import MappedFile
 from layerstore._core.index import CONTENT_BYTES
+from layerstore.store.records import CONTENT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -14,8 +13,6 @@ if TYPE_CHECKING:
 
     from layerstore.store.contents import ContentStore
 
-CONTENT = struct.Struct("<32sQ")
-"""Of a table: the digest of a content, and its size."""
 DIGEST_BYTES = 32
 SMALL_TABLE_BYTES = 32 << 20
 """A layer with a larger table is not sent as a difference from another one."""
