@@ -44,8 +44,8 @@ ALPHA = 0.05
 ROUNDS = 10
 TESTS_FAILED = 1
 """Of pytest's exit statuses."""
-QUICK = ("--benchmark-max-time=0.1", "--benchmark-min-rounds=5")
-"""Of a round: there are many."""
+QUICK = ("--benchmark-max-time=0.1", "--benchmark-min-rounds=5", "--benchmark-quiet")
+"""Of a round: there are many, and the table at the end tells of all."""
 
 Figures = Mapping[str, Sequence[float]]
 """The figures of the rounds, in seconds, by the name of the benchmark."""
