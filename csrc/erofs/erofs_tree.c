@@ -4,6 +4,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/whiteout.h"
+
 int erofs_refuse(const struct ls_index *index, uint32_t record, int status, struct ls_error *err, const char *format,
                  ...)
 {
@@ -23,7 +25,7 @@ int erofs_refuse(const struct ls_index *index, uint32_t record, int status, stru
 
 int erofs_is_hidden(const struct ls_record *record)
 {
-	return S_ISCHR(record->mode) && !record->size;
+	return ls_is_overlay_whiteout(record->mode, record->size);
 }
 
 int erofs_is_inode(const struct erofs_tree *tree, uint32_t record)

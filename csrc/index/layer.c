@@ -3,6 +3,7 @@
 #include <string.h>
 #include <sys/random.h>
 
+#include "base/whiteout.h"
 #include "layer.h"
 #include "layer_impl.h"
 #include "layer_path.h"
@@ -175,9 +176,10 @@ static int make_parents(struct ls_layer_builder *builder, struct walk *walk, str
 
 		if (walk->node[level] != LS_NONE)
 			continue;
-		if (length >= 4 && !memcmp(name, ".wh.", 4))
-			return ls_layer_refuse(builder, LS_INVALID,
-			                       "is in a directory named \".wh.\"..., which is kept for whiteouts", err);
+		if (ls_begins_with(name, length, LS_WHITEOUT))
+			return ls_layer_refuse(
+			    builder, LS_INVALID,
+			    "is in a directory named \"" LS_WHITEOUT "\"..., which is kept for whiteouts", err);
 		if (builder->implied >= LS_LAYER_IMPLIED_BASE + LS_LAYER_IMPLIED_PER_ENTRY * builder->entries)
 			return ls_layer_refuse(builder, LS_LIMIT,
 			                       "implies more directories than a layer of this many entries may", err);
@@ -326,13 +328,6 @@ static int describe(struct ls_layer_builder *builder, struct ls_index_node *node
 
 /* ---- entries ---- */
 
-static int starts_with(const char *name, size_t length, const char *prefix)
-{
-	size_t n = strlen(prefix);
-
-	return length >= n && !memcmp(name, prefix, n);
-}
-
 /* Whether a directory of the cleaned path has a name of AUFS's own. */
 static int is_below_aufs(const struct walk *walk)
 {
@@ -341,7 +336,7 @@ static int is_below_aufs(const struct walk *walk)
 	while (at < end) {
 		const char *slash = memchr(at, '/', (size_t)(end - at));
 
-		if (starts_with(at, (size_t)(slash - at), ".wh..wh."))
+		if (ls_begins_with(at, (size_t)(slash - at), LS_WHITEOUT_AUFS))
 			return 1;
 		at = slash + 1;
 	}
@@ -358,11 +353,11 @@ static enum meaning interpret(struct walk *walk)
 		return MEANS_ENTRY;
 	if (is_below_aufs(walk))
 		return MEANS_NOTHING;
-	if (length == 12 && !memcmp(name, ".wh..wh..opq", 12))
+	if (length == strlen(LS_WHITEOUT_OPAQUE) && ls_begins_with(name, length, LS_WHITEOUT_OPAQUE))
 		return MEANS_OPAQUE;
-	if (starts_with(name, length, ".wh..wh."))
+	if (ls_begins_with(name, length, LS_WHITEOUT_AUFS))
 		return MEANS_NOTHING;
-	if (!starts_with(name, length, ".wh."))
+	if (!ls_begins_with(name, length, LS_WHITEOUT))
 		return MEANS_ENTRY;
 	return MEANS_WHITEOUT;
 }
@@ -379,8 +374,8 @@ static int claim_path(struct ls_layer_builder *builder, int directory, uint32_t 
 static int add_whiteout(struct ls_layer_builder *builder, struct ls_error *err)
 {
 	struct walk *walk = &builder->path;
-	const char *name = walk_name(walk) + 4;
-	size_t length = walk_name_length(walk) - 4;
+	const char *name = walk_name(walk) + LS_WHITEOUT_BYTES;
+	size_t length = walk_name_length(walk) - LS_WHITEOUT_BYTES;
 	uint32_t parent, number;
 	int status;
 

@@ -1,5 +1,6 @@
 #include <string.h>
 
+#include "base/whiteout.h"
 #include "layer_path.h"
 
 static int clean_component(const struct ls_layer_builder *builder, struct walk *walk, const char *name, size_t length,
@@ -17,8 +18,8 @@ static int clean_component(const struct ls_layer_builder *builder, struct walk *
 			;
 		return LS_OK;
 	}
-	is_marked = length >= 4 && !memcmp(name, ".wh.", 4);
-	if (length - (is_marked ? 4 : 0) > LS_LAYER_NAME_BYTES)
+	is_marked = ls_begins_with(name, length, LS_WHITEOUT);
+	if (length - (is_marked ? LS_WHITEOUT_BYTES : 0) > LS_LAYER_NAME_BYTES)
 		return ls_layer_refuse(builder, LS_LIMIT, "has a name of more than 255 bytes", err);
 	if (walk->length + (walk->length > 0) + length > LS_LAYER_PATH_BYTES)
 		return ls_layer_refuse(builder, LS_LIMIT, "has a path of more than 4096 bytes", err);

@@ -34,7 +34,4 @@ enum tar_field_bytes {
 
 #define TAR_XATTR_PREFIX "SCHILY.xattr."
 
-/* With it begins the name of a whiteout (OCI image specification, layer.md, "Whiteouts"). */
-#define TAR_WHITEOUT ".wh."
-
 #endif

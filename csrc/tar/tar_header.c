@@ -1,4 +1,5 @@
 #include "tar_header.h"
+#include "base/whiteout.h"
 #include "tar_pax.h"
 #include "tar_sparse.h"
 
@@ -136,9 +137,8 @@ static int read_type(struct ls_tar *tar, uint8_t type, struct ls_error *err)
 /* The bytes of a component that its limit is about: those of the name of what a whiteout hides. */
 static size_t counted_bytes(const uint8_t *name, size_t length)
 {
-	size_t prefix = strlen(TAR_WHITEOUT);
-
-	return length > prefix && !memcmp(name, TAR_WHITEOUT, prefix) ? length - prefix : length;
+	return length > LS_WHITEOUT_BYTES && ls_begins_with(name, length, LS_WHITEOUT) ? length - LS_WHITEOUT_BYTES
+	                                                                               : length;
 }
 
 /* Neither empty nor too long nor with a NUL in it; of a path, each component within its limit, too. */

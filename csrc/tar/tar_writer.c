@@ -1,4 +1,5 @@
 #include "tar_writer.h"
+#include "base/whiteout.h"
 
 #include <inttypes.h>
 #include <stdarg.h>
@@ -7,9 +8,8 @@
 
 #include "tar_format.h"
 
-#define OPAQUE ".wh..wh..opq"
 /* A path as the archive has it: with a '/' behind a directory, or the name of a whiteout. */
-#define SPELLED_BYTES (LS_TAR_WRITER_PATH_BYTES + sizeof("/" OPAQUE))
+#define SPELLED_BYTES (LS_TAR_WRITER_PATH_BYTES + sizeof("/" LS_WHITEOUT_OPAQUE))
 #define NUMBER_CHARS 32
 
 /* What fits a field of `width` bytes in octal, with its NUL. */
@@ -69,9 +69,9 @@ static int check_component(const struct ls_tar_writer *writer, const uint8_t *na
 		              length, ls_tar_default_limits.name_bytes);
 	if (memchr(name, 0, length))
 		return refuse(writer, err, LS_INVALID, "a path has no NUL byte");
-	if (length >= strlen(TAR_WHITEOUT) && !memcmp(name, TAR_WHITEOUT, strlen(TAR_WHITEOUT)))
+	if (ls_begins_with(name, length, LS_WHITEOUT))
 		return refuse(writer, err, LS_INVALID,
-		              "in a layer a name that begins with \"" TAR_WHITEOUT
+		              "in a layer a name that begins with \"" LS_WHITEOUT
 		              "\" says that something was deleted; rename or remove the file");
 	return LS_OK;
 }
@@ -496,7 +496,7 @@ int ls_tar_write_opaque(struct ls_tar_writer *writer, struct ls_bytes directory,
 		status = check_path(writer, directory, err);
 	if (status)
 		return status;
-	return write_marker(writer, join(spelled, directory, OPAQUE, (struct ls_bytes){0}), err);
+	return write_marker(writer, join(spelled, directory, LS_WHITEOUT_OPAQUE, (struct ls_bytes){0}), err);
 }
 
 int ls_tar_write_whiteout(struct ls_tar_writer *writer, struct ls_bytes path, struct ls_error *err)
@@ -514,7 +514,7 @@ int ls_tar_write_whiteout(struct ls_tar_writer *writer, struct ls_bytes path, st
 	name.bytes += directory.length;
 	name.length -= directory.length;
 	directory.length -= directory.length != 0;
-	return write_marker(writer, join(spelled, directory, TAR_WHITEOUT, name), err);
+	return write_marker(writer, join(spelled, directory, LS_WHITEOUT, name), err);
 }
 
 /* ---- content and the end ---- */

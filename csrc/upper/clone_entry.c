@@ -8,11 +8,11 @@
 #include <sys/xattr.h>
 #include <unistd.h>
 
+#include "base/whiteout.h"
 #include "clone_content.h"
 #include "clone_entry.h"
 
 #define SHOWN_SIZE 320
-#define METACOPY "trusted.overlay.metacopy"
 
 /* Whose attributes: those of a descriptor, or where there can be none (links, devices) those at a path. */
 struct subject {
@@ -183,14 +183,14 @@ static int fill_file(struct ls_clone *clone, int source, int target, struct stat
 
 	if (length < 0)
 		return -1;
-	metacopy = has_name(clone, length, METACOPY);
+	metacopy = has_name(clone, length, LS_OVERLAY_METACOPY);
 	/* While it has that attribute, what is in the file is nothing, or the part that is copied already. */
 	if (metacopy ? ftruncate(target, status->st_size) : ls_clone_content(clone, source, target, status))
 		return -1;
 	/* Once more, for a time that is not older than the content. */
 	if (fstat(source, status) || set_attributes(clone, source, target, status, length))
 		return -1;
-	return metacopy && fgetxattr(source, METACOPY, NULL, 0) < 0 && errno == ENODATA;
+	return metacopy && fgetxattr(source, LS_OVERLAY_METACOPY, NULL, 0) < 0 && errno == ENODATA;
 }
 
 /* Make the file and fill it. Returns an enum ls_status. */

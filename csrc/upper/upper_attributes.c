@@ -13,8 +13,6 @@
 #include "hash/blake3.h"
 #include "upper_attributes.h"
 
-#define OVERLAY "trusted.overlay."
-
 /* Whose attributes: those of a descriptor, or where there can be none (links, devices) those at a path. */
 struct subject {
 	int fd;
@@ -41,7 +39,7 @@ static int begins_with(const char *name, size_t length, const char *prefix)
 /* What no entry has: overlayfs's attributes, and those that the host's kernel makes for itself. */
 static int is_left_out(const char *name, size_t length)
 {
-	static const char *const prefixes[] = {OVERLAY, "security.selinux", "security.ima", "security.evm"};
+	static const char *const prefixes[] = {LS_OVERLAY, "security.selinux", "security.ima", "security.evm"};
 
 	for (size_t i = 0; i < sizeof(prefixes) / sizeof(*prefixes); i++)
 		if (begins_with(name, length, prefixes[i]))
@@ -68,11 +66,11 @@ static ssize_t get_value(const struct upper_reader *reader, const struct subject
 /* What overlayfs has to say of a file. */
 static void take_mark(const char *name, const char *value, size_t length, struct upper_attributes *attributes)
 {
-	if (!strcmp(name, UPPER_OPAQUE)) {
+	if (!strcmp(name, LS_OVERLAY_OPAQUE)) {
 		attributes->is_opaque = length == 1 && value[0] == 'y';
-	} else if (!strcmp(name, UPPER_METACOPY)) {
+	} else if (!strcmp(name, LS_OVERLAY_METACOPY)) {
 		attributes->is_metacopy = 1;
-	} else if (!strcmp(name, UPPER_REDIRECT) && length <= sizeof(attributes->redirect.text)) {
+	} else if (!strcmp(name, LS_OVERLAY_REDIRECT) && length <= sizeof(attributes->redirect.text)) {
 		memcpy(attributes->redirect.text, value, length);
 		attributes->redirect.length = length;
 	}
@@ -80,7 +78,8 @@ static void take_mark(const char *name, const char *value, size_t length, struct
 
 static int is_mark(const char *name)
 {
-	return !strcmp(name, UPPER_OPAQUE) || !strcmp(name, UPPER_METACOPY) || !strcmp(name, UPPER_REDIRECT);
+	return !strcmp(name, LS_OVERLAY_OPAQUE) || !strcmp(name, LS_OVERLAY_METACOPY) ||
+	       !strcmp(name, LS_OVERLAY_REDIRECT);
 }
 
 static int take_xattr(const struct upper_reader *reader, const char *name, size_t length, struct ls_xattr *xattr,
@@ -201,7 +200,7 @@ int upper_read_special(const struct upper_reader *reader, const struct upper_ite
 		return failed(reader, err);
 	if (IFTODT(attributes->status.st_mode) != item->type)
 		return UPPER_CHANGED;
-	if (S_ISCHR(attributes->status.st_mode) && !attributes->status.st_rdev)
+	if (ls_is_overlay_whiteout(attributes->status.st_mode, attributes->status.st_rdev))
 		return UPPER_CHANGED;
 	if (S_ISLNK(attributes->status.st_mode))
 		status = read_target(reader, directory_fd, item->name, attributes, err);

@@ -5,12 +5,9 @@
 #include <sys/stat.h>
 
 #include "base/arena.h"
+#include "base/whiteout.h"
 #include "upper.h"
 #include "upper_walk.h"
-
-#define UPPER_OPAQUE "trusted.overlay.opaque"
-#define UPPER_REDIRECT "trusted.overlay.redirect"
-#define UPPER_METACOPY "trusted.overlay.metacopy"
 
 /* What the attributes of something in the upper directory are, those of overlayfs apart. */
 struct upper_attributes {

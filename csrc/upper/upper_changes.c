@@ -54,11 +54,11 @@ static int find_origin(const struct upper_walk *walk, const struct upper_item *i
 	struct upper_redirect redirect = {.length = 0};
 	char opaque;
 	size_t length = 0;
-	int status = read_attribute(walk, fd, UPPER_OPAQUE, &opaque, sizeof(opaque), &length, err);
+	int status = read_attribute(walk, fd, LS_OVERLAY_OPAQUE, &opaque, sizeof(opaque), &length, err);
 	int is_opaque = length == sizeof(opaque) && opaque == 'y';
 
 	if (!status && !is_opaque)
-		status = read_attribute(walk, fd, UPPER_REDIRECT, redirect.text, sizeof(redirect.text),
+		status = read_attribute(walk, fd, LS_OVERLAY_REDIRECT, redirect.text, sizeof(redirect.text),
 		                        &redirect.length, err);
 	return status ? status : upper_walk_origin(walk, item, is_opaque, &redirect, origin, err);
 }

@@ -9,6 +9,7 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
+#include "base/whiteout.h"
 #include "upper_walk.h"
 
 #define SHOWN_SIZE 320
@@ -43,7 +44,7 @@ static uint32_t shown_record(const struct upper_walk *walk, uint32_t number)
 {
 	const struct ls_record *record = &walk->index->records[number];
 
-	return S_ISCHR(record->mode) && !record->size ? LS_NONE : number;
+	return ls_is_overlay_whiteout(record->mode, record->size) ? LS_NONE : number;
 }
 
 static int lookup(const struct upper_walk *walk, const char *path, size_t length, uint32_t *record,
@@ -192,7 +193,7 @@ int upper_walk_set_type(const struct upper_walk *walk, struct upper_item *item, 
 	item->type = DT_WHT;
 	if (fstatat(upper_walk_top(walk)->fd, item->name, &status, AT_SYMLINK_NOFOLLOW))
 		return upper_has_changed(errno) ? LS_OK : upper_walk_fail(walk, err);
-	if (!S_ISCHR(status.st_mode) || status.st_rdev)
+	if (!ls_is_overlay_whiteout(status.st_mode, status.st_rdev))
 		item->type = (uint8_t)IFTODT(status.st_mode);
 	return LS_OK;
 }

@@ -17,6 +17,7 @@ from layerstore.store import boot, locks, logs
 from layerstore.store.last_use import note_use
 from layerstore.store.layout import make_private
 from layerstore.store.removal import remove_directory
+from layerstore.trees.whiteouts import OVERLAY
 from layerstore.types import Value
 
 TYPE_CHECKING = False
@@ -75,7 +76,7 @@ class ContainerRow(Value):
 
 def _root_xattrs(xattrs: Mapping[bytes, bytes]) -> list[tuple[bytes, bytes]]:
     """Those that an upper directory may have: to the kernel trusted.overlay.* would say what the directory is."""
-    return [(name, value) for name, value in xattrs.items() if not name.startswith(b"trusted.overlay.")]
+    return [(name, value) for name, value in xattrs.items() if not name.startswith(OVERLAY)]
 
 
 def check_name(name: str, what: str) -> None:

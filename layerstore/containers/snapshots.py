@@ -26,6 +26,7 @@ from layerstore.naming import about, close_fd, exists
 from layerstore.store import locks
 from layerstore.store.durable import file_system
 from layerstore.store.layout import make_private
+from layerstore.trees.whiteouts import UUID
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     """A snapshot's name, None for what the container is now; when it was made; its upper directory, and what inode that
     is."""
 
-_UUID = "trusted.overlay.uuid"
 _UUID_BYTES = 16
 
 
@@ -53,8 +53,8 @@ def clone_upper(source_fd: int, target: str) -> bool:
     made = f"{target}/made"
     has_copied = clone_tree(source_fd, "upper", source_fd, made)
     with contextlib.suppress(OSError):  # never mounted, or no file system or user for such an attribute
-        if os.getxattr(made, _UUID):
-            os.setxattr(made, _UUID, os.urandom(_UUID_BYTES))
+        if os.getxattr(made, UUID):
+            os.setxattr(made, UUID, os.urandom(_UUID_BYTES))
     os.rename(made, f"{target}/upper")
     return has_copied
 

@@ -20,6 +20,7 @@ from layerstore.store.pieces import PIECE_BYTES
 from layerstore.trees.entries import Entry, is_left_out
 from layerstore.trees.sources import OpenFile, StoredContent
 from layerstore.trees.tarring import content_of, write_content, write_header
+from layerstore.trees.whiteouts import METACOPY
 from layerstore.types import decode_path
 
 TYPE_CHECKING = False
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from layerstore.trees.entries import Clone
 
 
-_METACOPY = b"trusted.overlay.metacopy"
 _REPLACED = "the container put a file of its image here while it was read; stop what runs in it, or try again"
 
 
@@ -206,7 +206,7 @@ def _take_attributes(entry: Entry, fd: int, status: os.stat_result) -> None:
         raise _Gone(entry.path)
     with about(fd):
         names = sorted(os.fsencode(name) for name in os.listxattr(fd))
-        if _METACOPY in names:  # its content is the image's, and is found by reading all of the tree again
+        if METACOPY in names:  # its content is the image's, and is found by reading all of the tree again
             raise OSError(errno.ESTALE, _REPLACED, "/" + decode_path(entry.path))
         entry.xattrs = {name: os.getxattr(fd, name) for name in names if not is_left_out(name)}
     entry.mode, entry.uid, entry.gid = status.st_mode, status.st_uid, status.st_gid

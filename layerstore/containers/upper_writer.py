@@ -20,6 +20,7 @@ from layerstore.store import reflink
 from layerstore.store.pieces import write_at
 from layerstore.trees.entries import Entry, is_left_out
 from layerstore.trees.sources import filled
+from layerstore.trees.whiteouts import METACOPY, OPAQUE, REDIRECT, is_whiteout
 from layerstore.types import decode_path
 
 TYPE_CHECKING = False
@@ -32,9 +33,6 @@ if TYPE_CHECKING:
     Made = dict[Hashable, str]
     """Where contents of a container's own are that were written, by what they are."""
 
-_OPAQUE = "trusted.overlay.opaque"
-_METACOPY = "trusted.overlay.metacopy"
-_REDIRECT = "trusted.overlay.redirect"
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NO_ROOM = (errno.ENOSPC, errno.E2BIG, errno.ERANGE)
 
@@ -123,7 +121,7 @@ class _Writer:
                 try:
                     _set_attributes(fd, entry)
                     if entry.opaque:
-                        os.setxattr(fd, _OPAQUE, b"y")
+                        os.setxattr(fd, OPAQUE, b"y")
                     os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
                 finally:
                     close_fd(fd)
@@ -147,13 +145,13 @@ class _Writer:
     def _refer(self, fd: int, lower: int, size: int) -> bool:
         """Have the file's content be that of a file of the image; False where there is no room to say so."""
         os.ftruncate(fd, size)
-        os.setxattr(fd, _METACOPY, b"")
+        os.setxattr(fd, METACOPY, b"")
         try:
-            os.setxattr(fd, _REDIRECT, b"/" + record_of(self._index, lower).path)
+            os.setxattr(fd, REDIRECT, b"/" + record_of(self._index, lower).path)
         except OSError as error:
             if error.errno not in _NO_ROOM:
                 raise
-            os.removexattr(fd, _METACOPY)
+            os.removexattr(fd, METACOPY)
             os.ftruncate(fd, 0)
             return False
         return True
@@ -181,7 +179,7 @@ class _Writer:
         os.ftruncate(fd, size)
 
     def _special(self, entry: Entry, name: bytes) -> None:
-        if stat.S_ISCHR(entry.mode) and not entry.rdev:
+        if is_whiteout(entry.mode, entry.rdev):
             raise Unsupported(
                 f"/{decode_path(entry.path)} is the character device 0:0, which to overlayfs says that a file was "
                 "removed; remove it first"

@@ -12,6 +12,8 @@ from __future__ import annotations
 import stat
 from copy import copy
 
+from layerstore.trees.whiteouts import OVERLAY
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
     one moment, where one can be made."""
 
 
-_LEFT_OUT = (b"trusted.overlay.", b"security.selinux", b"security.ima", b"security.evm")
+_LEFT_OUT = (OVERLAY, b"security.selinux", b"security.ima", b"security.evm")
 
 
 def is_left_out(name: bytes) -> bool:
