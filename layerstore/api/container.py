@@ -156,7 +156,7 @@ class Container(Operations):
         return self._states.snapshots(self.row)
 
     def rollback(self, name: str) -> None:
-        """Have it be what it was at a snapshot, which stays. It takes no longer the more has changed.
+        """Put it back to a snapshot, which stays. It takes no longer the more has changed.
 
         Files of the extent driver that are open raise `OSError` with ESTALE then, and what it was until now is given
         back by the next `sync`, by closing the store, or by `collect_garbage`. With the overlay driver it is given back
@@ -177,7 +177,7 @@ class Container(Operations):
         return self._store._writable if self.row.driver == "extent" else self._store._forks
 
     def move(self, driver: Driver) -> None:
-        """Have it be a container of the other driver; nothing is done where it is of that one already.
+        """Change its driver; nothing is done where it has that one already.
 
         It has the same id, name, command, files and snapshots (names, times and contents) then: all that a layer of an
         image can say of a file, so every time is that of modification. Contents that are the image's are not copied;

@@ -397,7 +397,7 @@ class Store:
         ca_file: str | os.PathLike[str] | None = None,
         progress: ProgressCallback | None = None,
     ) -> Image:
-        """Bring an image from a registry: `NAME[:TAG]` or `NAME@sha256:...`. With a tag it gets that name.
+        """Download an image from a registry: `NAME[:TAG]` or `NAME@sha256:...`. With a tag it gets that name.
 
         Args:
             platform: OS/ARCHITECTURE[/VARIANT]; by default this machine's, where the name stands for images of several.
@@ -438,7 +438,7 @@ class Store:
         ca_file: str | os.PathLike[str] | None = None,
         progress: ProgressCallback | None = None,
     ) -> Digest:
-        """Have a registry have an image under `name`, by default the name that it is given by; returns the digest of
+        """Upload an image to a registry as `name`, by default the name that it is given by; returns the digest of
         its manifest there. `plain_http`, `ca_file` and `progress` are as for `pull`.
 
         Layers that the repository has are not sent, those of another repository of the registry are mounted; what is
@@ -510,7 +510,7 @@ class Store:
         timeout_seconds: float | None = 300,
         progress: ProgressCallback | None = None,
     ) -> Synced:
-        """Have another store have images, with all their names; a name that another image has there moves.
+        """Copy images to another store, with all their names; a name that another image has there moves.
 
         Args:
             to: the directory of the other store, which is made where there is none; or `ssh://[USER@]HOST[:PORT][/DIR]`,

@@ -1,4 +1,4 @@
-"""Build an image by a Dockerfile. A step that was done before on the same, by whatever build, is taken from the cache.
+"""Build an image from a Dockerfile. A step that any build has done before, on the same input, comes from the cache.
 RUN needs root and an OCI runtime (crun or runc)."""
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ _KEPT_BYTES = 1 << 16
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-f", "--file", metavar="DOCKERFILE", help="the file (default: CONTEXT/Dockerfile); - is stdin")
+    parser.add_argument(
+        "-f", "--file", metavar="DOCKERFILE", help="the Dockerfile (default: CONTEXT/Dockerfile; -: standard input)"
+    )
     parser.add_argument("-t", "--tag", metavar="NAME[:TAG]", action="append", default=[], help="a name for the image")
     parser.add_argument("--target", metavar="STAGE", help="the stage to build (default: the last one)")
     parser.add_argument(
@@ -29,27 +31,30 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         metavar="K[=V]",
         action="append",
         default=[],
-        help="a value for an ARG; without V, this program's",
+        help="a value for an ARG (default: of the environment variable K)",
     )
-    parser.add_argument("--no-cache", action="store_true", help="do every step")
+    parser.add_argument("--no-cache", action="store_true", help="do every step again")
     parser.add_argument(
-        "--network", choices=("host", "none"), default="host", help="of RUN: the host's, or none at all"
+        "--network", choices=("host", "none"), default="host", help="the network of RUN: host (default), or none"
     )
     parser.add_argument(
         "--security-opt",
         metavar="OPTION",
         action="append",
         default=[],
-        help="of RUN: seccomp=unconfined, seccomp=FILE.json or no-new-privileges",
+        help="for RUN: seccomp=unconfined, seccomp=FILE.json, or no-new-privileges",
     )
     parser.add_argument(
-        "--pids-limit", metavar="N", type=int, help="of RUN: so many processes and threads (2048), or -1 for any"
+        "--pids-limit",
+        metavar="N",
+        type=int,
+        help="the most processes and threads of a RUN (default: 2048; -1: no limit)",
     )
     parser.add_argument(
         "--cgroups",
         choices=("enabled", "disabled"),
         default="enabled",
-        help="of RUN: disabled for no control group, and no limit on processes",
+        help="disabled: do RUN without a control group, and so without limits",
     )
     parser.add_argument(
         "-v",
@@ -57,19 +62,19 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="DIR:PATH[:ro]",
-        help="show every RUN a directory or file",
+        help="show a directory or file of the host in every RUN",
     )
     parser.add_argument(
-        "--secret", action="append", default=[], metavar="id=ID[,src=FILE]", help="for RUN --mount=type=secret"
+        "--secret", action="append", default=[], metavar="id=ID[,src=FILE]", help="a file for RUN --mount=type=secret"
     )
     parser.add_argument(
         "--pull",
         choices=("missing", "never"),
         default="missing",
-        help="bring images from registries that are not stored",
+        help="whether to download base images that are missing (default: missing)",
     )
     parser.add_argument(
-        "-q", "--quiet", action="store_true", help="print the image's id alone, and what a command said that fails"
+        "-q", "--quiet", action="store_true", help="print only the image's id, and the output of a command that fails"
     )
     parser.add_argument("context", metavar="CONTEXT", help="the directory that COPY and ADD read")
 

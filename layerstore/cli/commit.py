@@ -1,5 +1,5 @@
-"""Make an image of a container's image and what the container changed, as one more layer, and print its id. The
-container may run meanwhile."""
+"""Make an image from a container: its image, and what it changed as one more layer. Print the new id. The container may
+be running."""
 
 from __future__ import annotations
 

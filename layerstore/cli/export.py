@@ -1,4 +1,4 @@
-"""Write the whole tree of a container, its image's with what it changed, as a tar. It needs no mount."""
+"""Write all files of a container as a tar: those of its image, and what it changed. It need not be mounted."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Make containers that go on from what a container is at this moment, and print their ids. With the extent driver
-nothing is copied, with the overlay driver what it changed: as clones where the file system has reflink."""
+"""Make containers that start as copies of a container as it is now, and print their ids. The extent driver copies
+nothing. The overlay driver copies what the container changed, as clones where the file system has reflink."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Keep images compressed that are not in use, by what differs from others that are stored.
+"""Compress images that are not in use, as differences from others that are stored.
 
-What a frozen image has can be read as before (cat, ls, save, push, diff). A container of it, or a mount, brings its
-contents back first, as `thaw` does. What images need that are not frozen stays as it is.
+A frozen image can be read as before (cat, ls, save, push, diff). To make or mount a container of it decompresses it
+first, as `thaw` does. Contents that other images need stay as they are.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Give back the space of contents, layers and files that no image or container uses. Waits for loads under way.
+"""Free the space of contents, layers and files that no image or container uses. Waits for loads that are running.
 
-Before that, images are frozen that were not used for as long as `layerstore tiering` says.
+Before that it freezes images that were not used for as long as `layerstore tiering` says.
 """
 
 from __future__ import annotations

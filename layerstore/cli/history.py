@@ -1,4 +1,4 @@
-"""Show the steps that an image was made in, newest first. A step that left no image of its own is
+"""Show the steps by which an image was made, newest first. A step that left no image of its own is
 <missing>."""
 
 from __future__ import annotations

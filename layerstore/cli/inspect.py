@@ -1,4 +1,4 @@
-"""Show what is known of images or containers, as a JSON list. A name is looked for among containers first."""
+"""Show everything about images or containers, as a JSON list. A name is looked for among containers first."""
 
 from __future__ import annotations
 

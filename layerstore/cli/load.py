@@ -1,4 +1,4 @@
-"""Take in every image of a docker archive (`docker save` of any version), an OCI layout as a directory or tar, or a
+"""Load every image of a docker archive (`docker save` of any version), an OCI layout as a directory or tar, or a
 stream of either on standard input, compressed with gzip or zstd or not. Layers that are stored are not read again."""
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Show a registry a user's password and keep it where docker and podman keep theirs: in the file that has an entry
-for the registry already, in docker's config.json where none has, or with the credential helper that is named there."""
+"""Log in to a registry, and keep the password where docker and podman keep theirs: in the file that has an entry for
+the registry, else in docker's config.json, or with the credential helper that is named there."""
 
 from __future__ import annotations
 

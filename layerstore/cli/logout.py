@@ -1,4 +1,4 @@
-"""Forget the credentials for a registry that docker's and podman's files, or their credential helpers, have."""
+"""Log out of a registry: remove its password from docker's and podman's files, or their credential helpers."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Have a container be one of the other driver, with its snapshots: of the overlay driver, to be mounted and to run
-programs in; of the extent driver, to be worked on from Python, without root or a mount. Nothing is done where it is of
-that driver already.
+"""Change the driver of a container; its snapshots come along. A container of the overlay driver can be mounted and run
+programs. One of the extent driver is worked on from Python, without root or a mount. Nothing happens where it has that
+driver already.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("container", metavar="CONTAINER")
-    parser.add_argument("--driver", choices=("overlay", "extent"), required=True, help="what it is to be of")
+    parser.add_argument("--driver", choices=("overlay", "extent"), required=True, help="the driver that it gets")
 
 
 def run(store: Store, args: argparse.Namespace) -> int:

@@ -1,5 +1,5 @@
-"""Bring an image from a registry. Layers that are stored are not fetched. What a pull that fails has fetched is not
-fetched again by the next one, unless `layerstore gc` ran meanwhile."""
+"""Download an image from a registry. Layers that are stored are not downloaded. What a failed pull has downloaded, the
+next one does not download again, unless `layerstore gc` ran in between."""
 
 from __future__ import annotations
 
@@ -16,7 +16,11 @@ CREATES_STORE = True
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME[:TAG|@DIGEST]", help="the image; without a host it is Docker Hub's")
-    parser.add_argument("--platform", metavar="OS/ARCH[/VARIANT]", help="of several, the image for this platform")
+    parser.add_argument(
+        "--platform",
+        metavar="OS/ARCH[/VARIANT]",
+        help="the platform, where the image is for several (default: this machine's)",
+    )
     parser.add_argument("-q", "--quiet", action="store_true", help="print the image's id only")
     transfers.add_options(parser)
 

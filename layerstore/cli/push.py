@@ -1,4 +1,4 @@
-"""Have a registry have an image, under the image's own name or another one. Layers that are there are not sent."""
+"""Upload an image to a registry, under its own name or another one. Layers that the registry has are not sent."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("image", metavar="NAME[:TAG]", help="the image")
+    parser.add_argument("image", metavar="NAME[:TAG]", help="the image to upload")
     parser.add_argument(
-        "remote", metavar="REMOTE", nargs="?", help="HOST/NAME[:TAG] that it is to have in the registry"
+        "remote", metavar="REMOTE", nargs="?", help="its name in the registry, HOST/NAME[:TAG] (default: its own)"
     )
     parser.add_argument("-q", "--quiet", action="store_true", help="print the digest of the manifest only")
     transfers.add_options(parser)

@@ -1,4 +1,4 @@
-"""Have a container be again what it was at a snapshot. What was done since then is gone, the snapshot stays."""
+"""Put a container back to a snapshot. What it changed since then is lost. The snapshot stays."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("container", metavar="CONTAINER")
-    parser.add_argument("name", metavar="NAME", help="of the snapshot")
+    parser.add_argument("name", metavar="NAME", help="the snapshot")
 
 
 def run(store: Store, args: argparse.Namespace) -> int:

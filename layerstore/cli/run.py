@@ -20,48 +20,63 @@ STATUS_OF: dict[type[Exception], int] = {ProgramNotFound: 127, ProgramNotExecuta
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rm", action="store_true", help="remove the container when the program has ended")
-    parser.add_argument("-d", "--detach", action="store_true", help="leave it running and print the container's id")
-    parser.add_argument("-i", "--interactive", action="store_true", help="hand standard input through")
-    parser.add_argument("-t", "--tty", action="store_true", help="give it a terminal")
+    parser.add_argument(
+        "-d", "--detach", action="store_true", help="leave the program running and print the container's id"
+    )
+    parser.add_argument("-i", "--interactive", action="store_true", help="pass standard input to the program")
+    parser.add_argument("-t", "--tty", action="store_true", help="give the program a terminal")
     parser.add_argument("-e", "--env", action="append", default=[], metavar="K[=V]", help="set an environment variable")
     parser.add_argument(
-        "-v", "--volume", action="append", default=[], metavar="DIR:PATH[:ro]", help="bind a directory or file"
+        "-v",
+        "--volume",
+        action="append",
+        default=[],
+        metavar="DIR:PATH[:ro]",
+        help="show a directory or file of the host in the container",
     )
     parser.add_argument("-w", "--workdir", metavar="DIR", help="the working directory")
-    parser.add_argument("-u", "--user", metavar="NAME|UID[:GROUP]", help="the user")
-    parser.add_argument("--entrypoint", metavar="PROGRAM", help="in place of the image's entrypoint and command")
-    parser.add_argument("--network", choices=("host", "none"), default="none", help="none, or the host's network")
+    parser.add_argument("-u", "--user", metavar="NAME|UID[:GROUP]", help="the user to run as")
+    parser.add_argument(
+        "--entrypoint", metavar="PROGRAM", help="the program, instead of the image's entrypoint and command"
+    )
+    parser.add_argument(
+        "--network", choices=("host", "none"), default="none", help="none (default), or host for the host's network"
+    )
     parser.add_argument(
         "--security-opt",
         action="append",
         default=[],
         metavar="OPTION",
-        help="seccomp=unconfined, seccomp=FILE.json or no-new-privileges",
+        help="seccomp=unconfined, seccomp=FILE.json, or no-new-privileges",
     )
-    parser.add_argument("--cap-add", action="append", default=[], metavar="NAME", help="a capability, or ALL")
-    parser.add_argument("--cap-drop", action="append", default=[], metavar="NAME", help="a capability less, or ALL")
+    parser.add_argument(
+        "--cap-add", action="append", default=[], metavar="NAME", help="add a capability, or ALL of them"
+    )
+    parser.add_argument(
+        "--cap-drop", action="append", default=[], metavar="NAME", help="take a capability away, or ALL of them"
+    )
     parser.add_argument(
         "--device",
         action="append",
         default=[],
         metavar="HOST[:PATH[:rwm]]",
-        help="a device that it may use",
+        help="let the program use a device of the host",
     )
     parser.add_argument(
-        "--privileged", action="store_true", help="root in it is root of the host: every capability, call and device"
+        "--privileged", action="store_true", help="no confinement: root in the container is root of the host"
     )
     parser.add_argument(
-        "--pids-limit", type=int, metavar="N", help="so many processes and threads (2048), or -1 for any"
+        "--pids-limit", type=int, metavar="N", help="the most processes and threads (default: 2048; -1: no limit)"
     )
     parser.add_argument(
         "--cgroups",
         choices=("enabled", "disabled"),
         default="enabled",
-        help="disabled: no control group of its own, and no limit on processes",
+        help="disabled: run without a control group, and so without limits",
     )
     parser.add_argument("--name", help="a name for the container")
     parser.add_argument("image", metavar="IMAGE")
-    parser.add_argument("args", metavar="ARG", nargs=argparse.REMAINDER, help="in place of the image's command")
+    parser.add_argument("args", metavar="ARG", nargs=argparse.REMAINDER, help="the command, instead of the image's own")
 
 
 def run(store: Store, args: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""Remember what a container is at this moment, under a name, or forget that again."""
+"""Keep the state of a container under a name, or remove a snapshot."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("container", metavar="CONTAINER")
-    parser.add_argument("name", metavar="NAME", help="of the snapshot")
-    parser.add_argument("--rm", action="store_true", help="forget the snapshot")
+    parser.add_argument("name", metavar="NAME", help="a name for the snapshot")
+    parser.add_argument("--rm", action="store_true", help="remove the snapshot instead")
 
 
 def run(store: Store, args: argparse.Namespace) -> int:

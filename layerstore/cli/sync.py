@@ -1,5 +1,5 @@
-"""Have another store have images, with all their names. What is sent is what the other store lacks, as differences from
-what both have; there it is verified as what is loaded. A sync that was interrupted goes on from there the next time."""
+"""Copy images to another store, with all their names. Only what the other store lacks is sent, as differences from what
+both have. The other store verifies it, as it does a load. The next sync goes on where an interrupted one ended."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Give an image one more name. A name that another image has moves to this one."""
+"""Give an image another name. Where another image has that name, it loses it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bring back the contents of frozen images, as a container of them would."""
+"""Decompress frozen images now, instead of when a container of them is made."""
 
 from __future__ import annotations
 

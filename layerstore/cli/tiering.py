@@ -1,4 +1,4 @@
-"""Show or set what is frozen without being asked for.
+"""Show or set which images are frozen automatically.
 
 With --unused-for, `gc` and `prune` freeze images that no container has and that were not used for so long: that had no
 container, were no base of a build, were not looked into (ls, cat, diff), loaded, pulled or thawed.
@@ -24,7 +24,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--unused-for",
         type=output.parse_duration,
         metavar="AGE",
-        help="freeze what was not used for so long: 24h, 7d ...",
+        help="freeze images that were not used for so long: 24h, 7d ...",
     )
     which.add_argument("--off", action="store_true", help="freeze only what `layerstore freeze` is given")
     parser.add_argument(
