@@ -116,8 +116,8 @@ def compressor(context: Context, target: Path) -> Iterator[Row]:
     """From Python, so that the start of a program does not count: against the compressor alone."""
     if context.peers_only:
         return
+    from layerstore.layers.blob_streams import pieces_of
     from layerstore.layers.blobs import compressed
-    from layerstore.layers.streams import pieces_of
 
     tar = context.fixtures.debian_tar()
     warm(tar)

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from layerstore.results import Synced as Synced
     from layerstore.results import Usage as Usage
     from layerstore.results import Version as Version
-    from layerstore.views.paths import ImagePath as ImagePath
+    from layerstore.views.image_paths import ImagePath as ImagePath
     from layerstore.views.view import View as View
 
 _HOMES = {
@@ -65,7 +65,7 @@ _HOMES = {
     "Frozen": "layerstore.results",
     "HistoryEntry": "layerstore.results",
     "Image": "layerstore.api",
-    "ImagePath": "layerstore.views.paths",
+    "ImagePath": "layerstore.views.image_paths",
     "ImageUsage": "layerstore.results",
     "LayerSummary": "layerstore.results",
     "Limits": "layerstore.limits",

@@ -32,10 +32,10 @@ from layerstore._core import log as kinds
 from layerstore._core.log import Record
 from layerstore.api import Container
 from layerstore.errors import Conflict, CorruptError, InvalidInput, NotFound, Unsupported
-from layerstore.extents import compaction, files, layers, log, records, table, tree
-from layerstore.extents.layers import Layer
-from layerstore.extents.records import Applier
+from layerstore.extents import applying, compaction, log, open_files, table, tree, writable_layers
+from layerstore.extents.applying import Applier
 from layerstore.extents.tree import Tree
+from layerstore.extents.writable_layers import Layer
 from layerstore.space import garbage
 from layerstore.store import db, durable, logs, sums
 
@@ -828,7 +828,7 @@ LOOKS: dict[str, Callable[[Container], object]] = {
 
 @pytest.mark.parametrize(
     ("look", "owner", "name"),
-    [(look, layers, "open_log") for look in LOOKS]
+    [(look, writable_layers, "open_log") for look in LOOKS]
     + [(look, db.Database, "transaction") for look in ("fork", "snapshot")],
 )
 def test_another_process_rolls_back_while_this_one_looks(
@@ -1181,7 +1181,7 @@ def write_at_once(container: Container, path: str, data: bytes) -> None:
         file.write(data)
 
 
-CHANGING = [module.__file__ for module in (files, records, table, tree)]
+CHANGING = [module.__file__ for module in (open_files, applying, table, tree)]
 OPERATIONS: list[Callable[[Container], object]] = [
     lambda container: container.write_bytes("/w/secret", b"AAAA"),
     lambda container: container.write_bytes("/small", b"AAAA"),
@@ -1234,7 +1234,7 @@ def test_an_interrupt_of_the_first_write_leaves_a_layer_that_can_be_written_to(
     container.write_bytes("/f", b"f")
     for at in itertools.count():
         fork = container.fork()
-        if not interrupted(lambda fork: fork.mkdir("/made"), fork, at, [layers.__file__, log.__file__]):
+        if not interrupted(lambda fork: fork.mkdir("/made"), fork, at, [writable_layers.__file__, log.__file__]):
             break
         fork.mkdir("/later")
         names = fork.listdir("/")

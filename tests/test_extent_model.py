@@ -32,7 +32,7 @@ from layerstore import Store
 from layerstore._core import mount
 from layerstore.api import Container
 from layerstore.errors import Conflict
-from layerstore.extents import compaction, delta, layers, recording
+from layerstore.extents import compaction, delta, recording, writable_layers
 
 ROOT = os.geteuid() == 0
 MAY_MOUNT = ROOT and mount.features().may_mount and mount.features().erofs and mount.features().overlay
@@ -483,6 +483,6 @@ def test_so_it_is_where_logs_are_written_anew_all_the_time(monkeypatch: pytest.M
     monkeypatch.setattr(compaction, "_WORTHWHILE_BYTES", 500)
     monkeypatch.setattr(compaction, "_COPIED_BYTES", 3000)
     monkeypatch.setattr(recording, "PACK_THRESHOLD_BYTES", 500)
-    monkeypatch.setattr(layers, "_OPEN_LAYERS", 2)
-    monkeypatch.setattr(layers, "_CACHED_STATES", 1)
+    monkeypatch.setattr(writable_layers, "_OPEN_LAYERS", 2)
+    monkeypatch.setattr(writable_layers, "_CACHED_STATES", 1)
     run_machine()

@@ -24,11 +24,11 @@ from layer_model import Entry, write_tar
 
 from layerstore import Store
 from layerstore._core.extent_io import LogWriter
-from layerstore.building import archives
+from layerstore.building import add_archives
 from layerstore.checking import containers, contents, hashing, images, layers
 from layerstore.containers.containers import Containers
 from layerstore.containers.rootfs import Rootfs
-from layerstore.containers.streams import Streams
+from layerstore.containers.standard_streams import Streams
 from layerstore.extents import recording
 from layerstore.naming import about, close_fd, fstat, null_device
 from layerstore.registry.downloads import Download, Downloads
@@ -628,7 +628,7 @@ def test_an_archive_that_cannot_be_read_is_no_plain_file(
     packed = gzip.compress(tar_bytes({"inside": b"1"}))
     write_context(tmp_path / "context", {"Dockerfile": b"FROM app:1\nADD it.tar.gz /\n", "it.tar.gz": packed})
     with monkeypatch.context() as patch:
-        patch.setattr(archives, "pieces_of", failing(archives.pieces_of, errno.EIO))
+        patch.setattr(add_archives, "pieces_of", failing(add_archives.pieces_of, errno.EIO))
         with pytest.raises(OSError, match="Input/output error"):
             app.build(tmp_path / "context", pull="never")
     assert app.build(tmp_path / "context", pull="never").view.read_bytes("/inside") == b"1"

@@ -21,7 +21,7 @@ from layerstore.cold import encoding, freezing
 from layerstore.cold.encoding import delta_of, name_of
 from layerstore.errors import Conflict, CorruptError, InvalidInput, NotFound
 from layerstore.store import durable, locks
-from layerstore.store.cold import LIST, WHOLE, ColdPack, apply_delta, is_cold
+from layerstore.store.cold_packs import LIST, WHOLE, ColdPack, apply_delta, is_cold
 from layerstore.store.layout import Layout
 from layerstore.types import ImageId
 

@@ -11,7 +11,7 @@ import pytest
 from layer_model import Entry, write_tar
 
 from layerstore import Store
-from layerstore.views.paths import ImagePath
+from layerstore.views.image_paths import ImagePath
 
 TREE = [
     *(Entry("dir", name, mode=0o755) for name in ("etc", "etc/ssl", "usr", "usr/lib")),

@@ -416,7 +416,7 @@ def test_looking_into_many_images_takes_no_more_descriptors(store: Store, monkey
     """Each has a pack of its own."""
     monkeypatch.setattr(store, "_looked_into", Recent(8, ImageOfStore._let_go))
     monkeypatch.setattr(store, "_image_trees", Recent(8))
-    monkeypatch.setattr("layerstore.extents.image._OPEN_PACKS", 8)
+    monkeypatch.setattr("layerstore.extents.image_tree._OPEN_PACKS", 8)
     for number in range(40):
         store.load(io.BytesIO(tar_of(docker_files([Image([layer(number)], [f"i{number}:1"])]))))
     assert len(list((store.root / "packs").glob("*.pack"))) == 40

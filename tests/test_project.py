@@ -96,6 +96,13 @@ def test_an_import_that_points_back_is_seen(tmp_path: Path, monkeypatch: pytest.
     assert wrong_imports(module) == ["mount"]
 
 
+def test_no_two_modules_have_one_name() -> None:
+    """But for commands, which are called as what they do, and checks, as what they look at; and the core's own."""
+    rooms = {"cli", "checking", "_core"}
+    names = [path.name for path in MODULES if part_of(path) not in rooms and path.name != "__init__.py"]
+    assert {name for name in names if names.count(name) > 1} == set()
+
+
 def test_the_c_core_knows_nothing_of_python() -> None:
     assert [path.name for path in UNITS_OF_CORE if "Python.h" in path.read_text()] == []
 

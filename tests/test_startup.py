@@ -26,7 +26,12 @@ OURS_TO_LOAD_AN_IMAGE = {
     *(f"layerstore._core.{name}" for name in ("erofs", "index", "ingest", "layer", "tar", "files")),
     *(f"layerstore.layers.{name}" for name in ("imports", "loading", "streams", "recipe")),
     *("layerstore.space.garbage", "layerstore.store.zstd"),
-    *("layerstore.oci.archives", "layerstore.oci.images", "layerstore.store.contents", "layerstore.containers.changes"),
+    *(
+        "layerstore.oci.archives",
+        "layerstore.oci.manifests",
+        "layerstore.store.contents",
+        "layerstore.containers.changes",
+    ),
     *("layerstore._core.compare", "layerstore.views.comparison"),
 }
 
@@ -89,7 +94,7 @@ def test_a_build_from_the_cache_loads_what_it_needs(store: Path, tmp_path: Path)
     modules_of(command)
     loaded = modules_of(command)
     assert "layerstore.building.stage" in loaded
-    needed = {"queue", "threading", "layerstore.layers.streams", "layerstore.oci.images"}
+    needed = {"queue", "threading", "layerstore.layers.blob_streams", "layerstore.oci.manifests"}
     assert loaded & (SLOW | OURS_TO_LOAD_AN_IMAGE) <= needed
 
 

@@ -28,8 +28,8 @@ from test_containers import BOX, root_only, runs
 from waiting import wait_for
 
 from layerstore import Container, Store
-from layerstore.containers import streams
-from layerstore.containers.streams import Streams, detached
+from layerstore.containers import standard_streams
+from layerstore.containers.standard_streams import Streams, detached
 
 LARGE = os.urandom(1 << 20) * 3
 WRITES = "busybox dd if=/dev/zero bs=65536 2>/dev/null"
@@ -347,9 +347,9 @@ class TestOutput:
         (tmp_path / "out").touch()
         with (tmp_path / "out").open("r+b", 0) as one, (tmp_path / "out").open("r+b", 0) as other:
             other.seek(5)
-            assert not streams._are_one(one.fileno(), other.fileno())
+            assert not standard_streams._are_one(one.fileno(), other.fileno())
         with (tmp_path / "out").open("ab", 0) as one, (tmp_path / "out").open("ab", 0) as other:
-            assert streams._are_one(one.fileno(), other.fileno())
+            assert standard_streams._are_one(one.fileno(), other.fileno())
 
     def test_a_full_disk_is_told(self, box: Container, tmp_path: Path) -> None:
         with open("/dev/full", "wb", 0) as full, pytest.raises(OSError, match=r"No space left.*'/dev/full'"):
@@ -646,7 +646,7 @@ with Store({str(store.root)!r}) as store, open({str(tmp_path / "out")!r}, "wb") 
         before = descriptors()
         with (
             (tmp_path / "out").open("wb") as out,
-            pytest.raises(streams.Unsupported, match=r"no setsid.*util-linux"),
+            pytest.raises(standard_streams.Unsupported, match=r"no setsid.*util-linux"),
             detached(out.fileno(), None, str(tmp_path)),
         ):
             pass

@@ -17,7 +17,7 @@ from test_fsck import unnoticed
 
 from layerstore import Store, Tiering
 from layerstore.errors import CorruptError, InvalidInput
-from layerstore.store.cold import LZ4, ZSTD, ColdPack
+from layerstore.store.cold_packs import LZ4, ZSTD, ColdPack
 
 HOUR = 3600.0
 TEXT = b"".join(b"line %d\n" % n for n in range(2_000))

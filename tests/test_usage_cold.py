@@ -12,7 +12,7 @@ from test_cli import Cli
 from usage_model import require_as_counted
 
 from layerstore import Store
-from layerstore.store.cold import LIST, ColdPack
+from layerstore.store.cold_packs import LIST, ColdPack
 
 TEXT = b"".join(b"line %d that all versions have\n" % n for n in range(4_000))
 LARGE = random.Random("large").randbytes(2 << 20)

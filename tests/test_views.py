@@ -542,7 +542,7 @@ import hashlib, io, os, sys
 import numpy
 from layerstore import Store, api
 from layerstore.layers import loading
-from layerstore.views import paths, view
+from layerstore.views import image_paths, view
 if os.geteuid() == 0:
     os.setgroups([]); os.setgid(65534); os.setuid(65534)
 def mounts():

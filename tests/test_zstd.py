@@ -11,8 +11,8 @@ import tarbytes as tb
 
 from layerstore import Store
 from layerstore.errors import CorruptError
-from layerstore.layers import streams
-from layerstore.layers.streams import compression_of, decompressed
+from layerstore.layers import blob_streams
+from layerstore.layers.blob_streams import compression_of, decompressed
 from layerstore.store import zstd
 
 
@@ -84,9 +84,9 @@ def test_what_follows_an_end_is_not_copied_again_and_again(compression: str, emp
             fed.append(len(data))
             return self._made.decompress(data, most)
 
-    new, failure = streams._FORMATS[compression](1 << 25, None)
+    new, failure = blob_streams._FORMATS[compression](1 << 25, None)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(streams._FORMATS, compression, lambda *_: (lambda: Counted(new()), failure))
+        patch.setitem(blob_streams._FORMATS, compression, lambda *_: (lambda: Counted(new()), failure))
         assert list(decompressed([empty * 8000], compression)) == []
     assert len(fed) == 8000
     assert sum(fed) < 10_000_000

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from layerstore import Store
 from layerstore.space.garbage import _kept_records, with_references
-from layerstore.store.cold import LIST, ColdPack, is_cold
+from layerstore.store.cold_packs import LIST, ColdPack, is_cold
 from layerstore.store.layout import FIRST_COLD
 
 RECORD = struct.Struct("<32sQII")

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from layerstore.containers.groups import Group
     from layerstore.containers.runtime import Runtime
     from layerstore.containers.writable import WritableContainers
-    from layerstore.extents.layers import Layer
+    from layerstore.extents.writable_layers import Layer
     from layerstore.results import Change, Snapshot
     from layerstore.store.pieces import Piece
     from layerstore.trees.entries import Clone, Entry

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from layerstore.oci.configs import ImageConfig
     from layerstore.results import Change, HistoryEntry, LayerSummary, Version
     from layerstore.store.pieces import Piece
-    from layerstore.views.paths import ImagePath
+    from layerstore.views.image_paths import ImagePath
     from layerstore.views.view import View
 
 
@@ -223,7 +223,7 @@ class Image:
 
         Raises as `view`.
         """
-        from layerstore.views.paths import ImagePath
+        from layerstore.views.image_paths import ImagePath
 
         return ImagePath(self.view)
 

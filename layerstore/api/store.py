@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from layerstore.containers.forks import Forks
     from layerstore.containers.moving import Moves
     from layerstore.containers.writable import WritableContainers
-    from layerstore.extents.image import ImageTree, PackFiles
-    from layerstore.extents.layers import Layers
+    from layerstore.extents.image_tree import ImageTree, PackFiles
+    from layerstore.extents.writable_layers import Layers
     from layerstore.limits import Limits
     from layerstore.oci.configs import ImageConfig
     from layerstore.results import BuildEvent, Change, CheckReport, DedupStats, Frozen, Progress, Pruned, Synced, Usage
@@ -197,7 +197,7 @@ class Store:
         from layerstore.containers.writable import WritableContainers
 
         if self._opened_layers is None:
-            from layerstore.extents.layers import Layers
+            from layerstore.extents.writable_layers import Layers
 
             with self._opening:
                 if self._opened_layers is None:
@@ -206,7 +206,7 @@ class Store:
         return WritableContainers(self._opened, self._opened_layers)
 
     def _image_tree(self, image: ImageId) -> ImageTree:
-        from layerstore.extents.image import ImageTree, PackFiles
+        from layerstore.extents.image_tree import ImageTree, PackFiles
 
         self._forget_collected()
         tree: ImageTree | None = self._image_trees.get(image)

@@ -11,7 +11,7 @@ import stat
 from layerstore._core.hashing import Hasher
 from layerstore._core.mount import open_inside
 from layerstore.errors import Conflict, InvalidInput, NotFound
-from layerstore.layers.streams import pieces_of
+from layerstore.layers.blob_streams import pieces_of
 from layerstore.naming import about, close_fd, fstat, path_of
 from layerstore.store import reflink
 from layerstore.trees.entries import Entry

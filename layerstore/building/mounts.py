@@ -11,7 +11,7 @@ import re
 import time
 
 from layerstore._core.sha256 import sha256
-from layerstore.building.copying import Copy, Item
+from layerstore.building.copy_and_add import Copy, Item
 from layerstore.containers.bundle import Volume
 from layerstore.containers.copying import copy_out
 from layerstore.errors import InvalidInput, NotFound

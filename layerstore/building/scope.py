@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from layerstore.oci.images import go_architecture
+from layerstore.oci.manifests import go_architecture
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ import posixpath
 import stat
 
 from layerstore.building import history
-from layerstore.building.copying import Copy, Item, Text, check_sources, items_of
+from layerstore.building.copy_and_add import Copy, Item, Text, check_sources, items_of
 from layerstore.building.dockerfile import words_of_copy
 from layerstore.building.planning import named_source
 from layerstore.building.scope import Scope
@@ -35,12 +35,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from layerstore.building.built_tree import ImageFiles, Tree
     from layerstore.building.context import Context
     from layerstore.building.dockerfile import Dockerfile, Heredoc, Instruction
     from layerstore.building.mounts import Mount
     from layerstore.building.planning import PlannedStage
     from layerstore.building.state import State
-    from layerstore.building.tree import ImageFiles, Tree
     from layerstore.building.workshop import Workshop
     from layerstore.containers.containers import ContainerRow
     from layerstore.oci.configs import ImageConfig
@@ -186,7 +186,7 @@ class StageBuild:
         user = str(self._state.changes.config.get("User") or "")
 
         def make() -> DiffId | None:
-            from layerstore.building.tree import NewLayer
+            from layerstore.building.built_tree import NewLayer
             from layerstore.containers import users
 
             tree = self._current_tree()
@@ -253,7 +253,7 @@ class StageBuild:
 
     def _files_of(self, source: str) -> ImageFiles:
         """The files of a stage or an image."""
-        from layerstore.building.tree import ImageFiles
+        from layerstore.building.built_tree import ImageFiles
 
         stage = self._stage_of(source)
         diff_ids = self._image_read(source).diff_ids if stage is None else stage.diff_ids
@@ -278,7 +278,7 @@ class StageBuild:
         return None if number is None else self._results[number]
 
     def _current_tree(self) -> Tree:
-        from layerstore.building.tree import Tree
+        from layerstore.building.built_tree import Tree
 
         if self._tree is None:
             if self._staged.has_layers:

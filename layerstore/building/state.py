@@ -7,8 +7,8 @@ import json
 from layerstore._core.sha256 import sha256
 from layerstore.containers.bundle import DEFAULT_PATH
 from layerstore.oci.configs import image_config, platform_of
-from layerstore.oci.images import go_architecture
 from layerstore.oci.instructions import ConfigChanges
+from layerstore.oci.manifests import go_architecture
 from layerstore.types import ChainId, chain_ids
 
 TYPE_CHECKING = False

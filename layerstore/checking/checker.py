@@ -16,7 +16,7 @@ from layerstore.checking.layers import LayersCheck, contents_of
 from layerstore.errors import CorruptError
 from layerstore.results import CheckReport
 from layerstore.store import locks
-from layerstore.store.cold import is_cold
+from layerstore.store.cold_packs import is_cold
 from layerstore.store.layout import FIRST_COLD
 from layerstore.store.own_names import strangers
 

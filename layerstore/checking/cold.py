@@ -10,7 +10,7 @@ from layerstore._core.hashing import Hasher, blake3
 from layerstore._core.ingest import LOCATION_OBJECT
 from layerstore.checking.findings import reason
 from layerstore.errors import CorruptError
-from layerstore.store.cold import LIST, MAX_DEPTH, WHOLE, ColdPack, Frames, apply_delta, is_cold
+from layerstore.store.cold_packs import LIST, MAX_DEPTH, WHOLE, ColdPack, Frames, apply_delta, is_cold
 from layerstore.store.contents import Pack
 from layerstore.store.pieces import read_at, read_whole
 

@@ -12,10 +12,10 @@ from layerstore.checking import hashing
 from layerstore.checking.cold import ColdContents, Unreachable
 from layerstore.checking.findings import reason, tried
 from layerstore.errors import CorruptError, InvalidInput, LimitExceeded
-from layerstore.extents.image import Descriptor
+from layerstore.extents.image_tree import Descriptor
 from layerstore.naming import fstat
 from layerstore.results import Progress
-from layerstore.store.cold import LIST, ColdPack, is_cold
+from layerstore.store.cold_packs import LIST, ColdPack, is_cold
 from layerstore.store.contents import LOG_HEADER, SLOT, pack_table
 from layerstore.store.records import RECORD
 

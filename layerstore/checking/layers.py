@@ -7,8 +7,8 @@ from layerstore._core.index import CONTENT_BYTES
 from layerstore.checking.findings import reason, tried
 from layerstore.checking.hashing import read_through
 from layerstore.errors import CorruptError, LimitExceeded, Unsupported
+from layerstore.layers.blob_streams import decompressed, pieces_of
 from layerstore.layers.recipe import tar_pieces
-from layerstore.layers.streams import decompressed, pieces_of
 from layerstore.types import decode_path
 
 TYPE_CHECKING = False

@@ -17,12 +17,12 @@ from layerstore.checking.hashing import read_through
 from layerstore.checking.layers import contents_of
 from layerstore.cold import tiering
 from layerstore.errors import CorruptError, LayerstoreError, Unsupported
+from layerstore.layers.blob_streams import decompressed, pieces_of
 from layerstore.layers.index_files import open_index
-from layerstore.layers.streams import decompressed, pieces_of
 from layerstore.naming import exists
 from layerstore.oci.configs import parse_config
 from layerstore.store import own_names
-from layerstore.store.cold import LZ4, ZSTD, ColdPack
+from layerstore.store.cold_packs import LZ4, ZSTD, ColdPack
 from layerstore.store.locks import try_lock
 from layerstore.types import DiffId, Digest, chain_ids
 

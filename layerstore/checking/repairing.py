@@ -24,7 +24,7 @@ from layerstore.layers.damaged import mark
 from layerstore.naming import close_fd, exists
 from layerstore.store import durable, own_names
 from layerstore.store.clearing import clear_tree
-from layerstore.store.cold import LIST, ColdPack, is_cold
+from layerstore.store.cold_packs import LIST, ColdPack, is_cold
 from layerstore.store.contents import Pack
 from layerstore.store.layout import FIRST_COLD, PACK_THRESHOLD_BYTES
 from layerstore.store.pieces import read_at

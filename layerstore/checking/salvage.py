@@ -18,7 +18,7 @@ from layerstore.checking.hashing import compare_object
 from layerstore.errors import CorruptError
 from layerstore.naming import fstat
 from layerstore.store import own_names
-from layerstore.store.cold import ColdPack, is_cold
+from layerstore.store.cold_packs import ColdPack, is_cold
 from layerstore.store.contents import SLOT, Pack
 from layerstore.store.pieces import read_at
 

@@ -113,7 +113,7 @@ def run(store: Store, args: argparse.Namespace) -> int:
             stdin = None if args.interactive or args.tty else nothing
             status = container.run(command, tty=args.tty, stdin=stdin, **options)
     except BaseException as error:
-        from layerstore.containers.streams import Undelivered
+        from layerstore.containers.standard_streams import Undelivered
 
         # Where only its output was lost, the program has done what it was to do.
         if args.rm or not isinstance(error, Undelivered):

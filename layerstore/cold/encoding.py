@@ -20,7 +20,7 @@ from layerstore._core.hashing import blake3, hash_many
 from layerstore.layers.ordered import groups, in_order
 from layerstore.naming import about
 from layerstore.store import zstd
-from layerstore.store.cold import (
+from layerstore.store.cold_packs import (
     AGAINST_BASE,
     CHECK_BYTES,
     DELTA,
@@ -340,7 +340,7 @@ class Encoder:
 
 
 def delta_of(base: Buffer, content: Buffer, limit: int) -> bytes | None:
-    """How a content differs from its base (`layerstore.store.cold.apply_delta`); None where that takes more than
+    """How a content differs from its base (`layerstore.store.cold_packs.apply_delta`); None where that takes more than
     `limit` bytes."""
     head, tail = common_ends(base, content)
     old, new = memoryview(base), memoryview(content)

@@ -22,7 +22,7 @@ from layerstore.layers.ordered import in_order
 from layerstore.naming import about, close_fd, fstat
 from layerstore.results import Frozen, Progress
 from layerstore.store import durable, locks, own_names
-from layerstore.store.cold import LIST, MAX_DEPTH, SLOT, WHOLE, ColdPack, is_cold
+from layerstore.store.cold_packs import LIST, MAX_DEPTH, SLOT, WHOLE, ColdPack, is_cold
 from layerstore.store.last_use import last_use
 from layerstore.store.layout import FIRST_COLD, make_private
 from layerstore.store.records import CONTENT, LOCATION, RECORD, packs_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from layerstore.errors import InvalidInput
-from layerstore.store.cold import LZ4, ZSTD
+from layerstore.store.cold_packs import LZ4, ZSTD
 from layerstore.types import Value
 
 TYPE_CHECKING = False

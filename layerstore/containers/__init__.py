@@ -9,7 +9,7 @@
 - To the other driver: `moving.py`, `upper_writer.py` (an upper directory from entries).
 - A bundle for the runtime: `bundle.py`, `users.py` and `rootfs.py` (looked up in the image), `program.py` (whether the
   program is there: exit statuses 126 and 127).
-- A program: `runtime.py` (crun and runc), `streams.py` (what it reads and prints), `launching.py` (what is added at its
-  start).
+- A program: `runtime.py` (crun and runc), `standard_streams.py` (what it reads and prints), `launching.py` (what is
+  added at its start).
 - What confines it: `confinement.py` (and docker's options that loosen it), `groups.py` (control groups), `seccomp.py`.
 """

@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from layerstore.containers.containers import Containers
     from layerstore.containers.snapshots import State
     from layerstore.containers.upper_writer import Made
-    from layerstore.extents.layers import Layers
     from layerstore.extents.recording import Recorded, Recorder
     from layerstore.extents.tree import Tree
+    from layerstore.extents.writable_layers import Layers
     from layerstore.mount.shared import Mounts
     from layerstore.store.layout import Layout
     from layerstore.store.opened import OpenStore

@@ -13,7 +13,7 @@ import signal
 import time
 
 from layerstore._core import mount
-from layerstore.containers.streams import Streams, detached
+from layerstore.containers.standard_streams import Streams, detached
 from layerstore.errors import InvalidInput, LayerstoreError, NotFound, Unsupported
 from layerstore.naming import close_fd, fstat, null_device
 from layerstore.store.layout import absolute
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from layerstore.containers.groups import Group
-    from layerstore.containers.streams import Sink
+    from layerstore.containers.standard_streams import Sink
 
 _KNOWN = ("crun", "runc")
 _SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"

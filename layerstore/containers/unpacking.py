@@ -9,7 +9,7 @@ import stat
 
 from layerstore._core.tar import walk
 from layerstore.errors import CorruptError, InvalidInput
-from layerstore.layers.streams import INPUT_BYTES, archive_compression_of, decompressed, pieces_of, prefixed
+from layerstore.layers.blob_streams import INPUT_BYTES, archive_compression_of, decompressed, pieces_of, prefixed
 from layerstore.limits import DEFAULT, beyond
 from layerstore.naming import about
 from layerstore.oci.archives import members_of

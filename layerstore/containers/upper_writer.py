@@ -14,7 +14,7 @@ import stat
 
 from layerstore._core.branches import record as record_of
 from layerstore.errors import CorruptError, Unsupported
-from layerstore.extents.sources import LayerContent
+from layerstore.extents.own_contents import LayerContent
 from layerstore.naming import about, close_fd
 from layerstore.store import reflink
 from layerstore.store.pieces import write_at

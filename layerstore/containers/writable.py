@@ -16,8 +16,8 @@ from layerstore.store import locks, logs
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from layerstore.extents.layers import Layer, Layers
     from layerstore.extents.log import State
+    from layerstore.extents.writable_layers import Layer, Layers
     from layerstore.store.opened import OpenStore
     from layerstore.types import ChainId, ImageId
 

@@ -11,8 +11,8 @@ from layerstore._core.extent_file import read
 from layerstore._core.extent_io import LogWriter
 from layerstore._core.extents import IMAGE, ZERO, ExtentMap, source
 from layerstore._core.log import Record
+from layerstore.extents.applying import extents_records, inode_records
 from layerstore.extents.log import create_log
-from layerstore.extents.records import extents_records, inode_records
 from layerstore.naming import close_fd, fstat
 from layerstore.store import logs as store_logs
 from layerstore.store.pieces import PIECE_BYTES

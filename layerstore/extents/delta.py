@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 from layerstore._core.branches import branches, records
 from layerstore._core.branches import record as record_of
 from layerstore._core.log import FIRST_NEW_INODE
-from layerstore.extents.image import ROOT
-from layerstore.extents.sources import LayerContent, has_own_content
+from layerstore.extents.image_tree import ROOT
+from layerstore.extents.own_contents import LayerContent, has_own_content
 from layerstore.extents.table import Inode
 from layerstore.results import Change
 from layerstore.trees.entries import Entry, is_left_out

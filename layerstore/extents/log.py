@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from layerstore._core.extent_io import LogFile
 from layerstore._core.log import HEADER_BYTES, Header, LogReader
 from layerstore.errors import CorruptError
-from layerstore.extents.image import Descriptor
+from layerstore.extents.image_tree import Descriptor
 from layerstore.naming import about, close_fd, fstat
 from layerstore.store import durable
 from layerstore.store import logs as store_logs

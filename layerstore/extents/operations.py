@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     from layerstore._core.view import AnyPath
-    from layerstore.extents.entries import LayerEntry
-    from layerstore.extents.layers import Layer
+    from layerstore.extents.directories import LayerEntry
     from layerstore.extents.tree import Tree
+    from layerstore.extents.writable_layers import Layer
 
 
 class Operations:
@@ -100,7 +100,7 @@ class Operations:
 
     def scandir(self, path: AnyPath = "/") -> Iterator[LayerEntry]:
         """As `os.scandir`, ordered by name as bytes: what the directory was at the time of the call."""
-        from layerstore.extents.entries import scan
+        from layerstore.extents.directories import scan
 
         with self._looking() as tree:
             return iter(scan(tree, path))
@@ -109,7 +109,7 @@ class Operations:
         self, top: AnyPath = "/", topdown: bool = True, followlinks: bool = False
     ) -> Iterator[tuple[str, list[str], list[str]]]:
         """As `os.walk`, ordered as bytes; a `top` that is no directory raises."""
-        from layerstore.extents.entries import walk
+        from layerstore.extents.directories import walk
 
         return walk(self, top, topdown, followlinks)
 
@@ -163,13 +163,13 @@ class Operations:
         Raises also `OSError` with ENXIO for devices, FIFOs and sockets, with ESTALE from a file that was open during a
         rollback.
         """
-        from layerstore.extents import files
+        from layerstore.extents import open_files
 
-        parsed = files.parse_mode(mode)
-        files.check_arguments(parsed, buffering, encoding, errors, newline)
+        parsed = open_files.parse_mode(mode)
+        open_files.check_arguments(parsed, buffering, encoding, errors, newline)
         with self._changing() if parsed.writable else self._looking() as tree:
-            raw = files.open_raw(tree, path, parsed)
-        return files.wrap(raw, parsed, buffering, encoding, errors, newline)
+            raw = open_files.open_raw(tree, path, parsed)
+        return open_files.wrap(raw, parsed, buffering, encoding, errors, newline)
 
     def read_bytes(self, path: AnyPath) -> bytes:
         """The content of a regular file."""
@@ -318,7 +318,7 @@ class Operations:
 
 
 def _follow(follow_symlinks: bool) -> int:
-    from layerstore.extents.paths import FOLLOW, STAY
+    from layerstore.extents.resolving import FOLLOW, STAY
 
     return FOLLOW if follow_symlinks else STAY
 

@@ -14,9 +14,9 @@ from layerstore._core.extents import ZERO, ExtentMap, source
 from layerstore._core.hashing import Hasher
 from layerstore._core.log import Record
 from layerstore.errors import CorruptError
-from layerstore.extents.image import ROOT
+from layerstore.extents.applying import attributes, extents_records, inode_records
+from layerstore.extents.image_tree import ROOT
 from layerstore.extents.log import create_log
-from layerstore.extents.records import attributes, extents_records, inode_records
 from layerstore.extents.table import Inode
 from layerstore.naming import about, close_fd, fstat
 from layerstore.store import logs as store_logs
@@ -29,7 +29,7 @@ from layerstore.types import decode_path
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from layerstore.extents.image import ImageTree
+    from layerstore.extents.image_tree import ImageTree
     from layerstore.store.layout import Layout
     from layerstore.trees.entries import Entry, Source
     from layerstore.types import ChainId

@@ -16,7 +16,7 @@ from layerstore._core.extents import ExtentMap
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from layerstore.extents.image import ImageTree
+    from layerstore.extents.image_tree import ImageTree
 
 
 class Inode:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 from layerstore._core import log as kinds
 from layerstore._core.log import Record
+from layerstore.extents.applying import Applier, extents_of
 from layerstore.extents.log import read_again
-from layerstore.extents.paths import FOLLOW, PARENT, STAY, Place, encoded, error, resolve
-from layerstore.extents.records import Applier, extents_of
+from layerstore.extents.resolving import FOLLOW, PARENT, STAY, Place, encoded, error, resolve
 from layerstore.extents.table import Table
 from layerstore.extents.xattrs import CAPABILITY, is_no_acl, why_not
 

@@ -10,7 +10,7 @@ import struct
 from collections import deque
 
 from layerstore.errors import RELOAD, CorruptError, InvalidInput
-from layerstore.layers.streams import Counted, read_ahead
+from layerstore.layers.blob_streams import Counted, read_ahead
 from layerstore.naming import starting
 from layerstore.types import DiffId, Digest
 

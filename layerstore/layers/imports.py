@@ -17,8 +17,7 @@ from layerstore._core.erofs import write_pack
 from layerstore._core.index import check_links
 from layerstore._core.ingest import LOCATION_NONE, RECORD_BYTES, Contents, LayerIngest
 from layerstore.errors import DigestMismatch, InvalidInput
-from layerstore.layers.index_files import open_layer_index
-from layerstore.layers.streams import (
+from layerstore.layers.blob_streams import (
     BackgroundHash,
     Counted,
     compression_of,
@@ -27,6 +26,7 @@ from layerstore.layers.streams import (
     prefixed,
     read_ahead,
 )
+from layerstore.layers.index_files import open_layer_index
 from layerstore.limits import DEFAULT, FREE_INDEX_BYTES, FREE_LAYER_BYTES, beyond
 from layerstore.naming import about, close_fd, exists, fstat
 from layerstore.store import durable, locks, own_names

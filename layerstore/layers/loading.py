@@ -8,14 +8,14 @@ import json
 import os
 
 from layerstore.errors import InvalidInput, NotFound
+from layerstore.layers.blob_streams import INPUT_BYTES, compression_of, decompressed, pieces_of, prefixed
 from layerstore.layers.imports import Import
-from layerstore.layers.streams import INPUT_BYTES, compression_of, decompressed, pieces_of, prefixed
 from layerstore.limits import beyond
 from layerstore.naming import about, fstat
 from layerstore.oci import archives
 from layerstore.oci.archives import DirectoryMembers, Names, TarMembers, streamed_members
 from layerstore.oci.configs import parse_config
-from layerstore.oci.images import go_architecture
+from layerstore.oci.manifests import go_architecture
 from layerstore.results import Progress
 from layerstore.store.pieces import PIECE_BYTES
 from layerstore.types import sha256_digest

@@ -6,7 +6,7 @@ import io
 import struct
 
 from layerstore.errors import RELOAD, CorruptError, LimitExceeded
-from layerstore.layers.streams import decompressed, pieces_of
+from layerstore.layers.blob_streams import decompressed, pieces_of
 from layerstore.limits import beyond
 from layerstore.naming import about
 from layerstore.store.layout import PACK_THRESHOLD_BYTES

@@ -12,7 +12,7 @@ import stat
 import tarfile
 
 from layerstore.errors import InvalidInput
-from layerstore.layers.streams import pieces_of
+from layerstore.layers.blob_streams import pieces_of
 from layerstore.naming import about, fstat
 from layerstore.oci.layouts import blob_name
 from layerstore.store import durable

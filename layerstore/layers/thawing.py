@@ -9,7 +9,7 @@ from layerstore._core.ingest import LOCATION_NONE, Digests
 from layerstore.errors import RELOAD, CorruptError
 from layerstore.layers.index_files import unpack_index
 from layerstore.store import locks
-from layerstore.store.cold import is_cold
+from layerstore.store.cold_packs import is_cold
 from layerstore.store.records import CONTENT, LOCATION
 from layerstore.types import Value, chain_id
 

@@ -1,6 +1,6 @@
 """Images as others write them, checked as they are read.
 
-`images.py` has manifests, `configs.py` configs, `archives.py` docker archives and OCI layouts, `layouts.py` what these
-say of their images, `instructions.py` what a Dockerfile's instructions make of a config, `words.py` their words and
-variables.
+`manifests.py` has manifests, `configs.py` configs, `archives.py` docker archives and OCI layouts, `layouts.py` what
+these say of their images, `instructions.py` what a Dockerfile's instructions make of a config, `words.py` their words
+and variables.
 """

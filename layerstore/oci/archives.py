@@ -15,7 +15,7 @@ from layerstore.errors import CorruptError, InvalidInput, LayerstoreError, NotFo
 from layerstore.limits import beyond
 from layerstore.naming import about, close_fd, fstat
 from layerstore.oci.configs import ImageConfig, parse_config, parse_json
-from layerstore.oci.images import (
+from layerstore.oci.manifests import (
     check_blob,
     for_platform,
     go_architecture,
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from typing import BinaryIO, Protocol
 
     from layerstore.limits import Limits
-    from layerstore.oci.images import Descriptor
+    from layerstore.oci.manifests import Descriptor
     from layerstore.types import DiffId, Digest
 
     class Readable(Protocol):

@@ -10,7 +10,7 @@ from urllib.parse import urljoin, urlsplit
 
 from layerstore.errors import AccessDenied, DigestMismatch, InvalidInput, LimitExceeded, NotFound, RegistryError
 from layerstore.limits import DEFAULT, beyond
-from layerstore.oci.images import INDEX_TYPES, MANIFEST_TYPES
+from layerstore.oci.manifests import INDEX_TYPES, MANIFEST_TYPES
 from layerstore.registry.authorization import Authorization
 from layerstore.registry.challenges import parse_challenges
 from layerstore.registry.credentials import find_credentials

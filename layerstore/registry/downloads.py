@@ -14,7 +14,7 @@ from urllib3 import HTTPResponse
 from urllib3.exceptions import HTTPError
 
 from layerstore.errors import DigestMismatch, RegistryError
-from layerstore.layers.streams import INPUT_BYTES
+from layerstore.layers.blob_streams import INPUT_BYTES
 from layerstore.naming import about, fstat, starting
 from layerstore.registry.pace import PACE_BYTES
 from layerstore.registry.transport import END_SECONDS, Transient, shown, translated
@@ -26,7 +26,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from layerstore.oci.images import Descriptor
+    from layerstore.oci.manifests import Descriptor
     from layerstore.registry.client import Repository
     from layerstore.registry.transport import Response
 

@@ -6,7 +6,7 @@ import os
 import re
 
 from layerstore.errors import InvalidInput, NotFound
-from layerstore.oci.images import go_architecture
+from layerstore.oci.manifests import go_architecture
 from layerstore.types import Value
 
 TYPE_CHECKING = False
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
-    from layerstore.oci.images import Descriptor
+    from layerstore.oci.manifests import Descriptor
 
 _PART = r"[A-Za-z0-9_.-]+"
 _SHAPE = re.compile(rf"({_PART})/({_PART})(?:/({_PART}))?")

@@ -6,7 +6,7 @@ from layerstore.errors import InvalidInput, LayerstoreError, NotFound, RegistryE
 from layerstore.layers.imports import Import
 from layerstore.limits import beyond
 from layerstore.oci.configs import parse_config
-from layerstore.oci.images import (
+from layerstore.oci.manifests import (
     INDEX_TYPES,
     MANIFEST_TYPES,
     check_blob,
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from layerstore.limits import Limits
     from layerstore.oci.configs import ImageConfig
-    from layerstore.oci.images import Descriptor, Manifest
+    from layerstore.oci.manifests import Descriptor, Manifest
     from layerstore.registry.platforms import Platform
     from layerstore.registry.references import Reference
     from layerstore.store.opened import OpenStore

@@ -9,7 +9,7 @@ import threading
 from layerstore.errors import InvalidInput
 from layerstore.layers.blobs import LayerBlob
 from layerstore.naming import starting
-from layerstore.oci.images import is_foreign, parse_document, parse_manifest
+from layerstore.oci.manifests import is_foreign, parse_document, parse_manifest
 from layerstore.registry.client import Client, Repository
 from layerstore.registry.telling import Teller
 from layerstore.registry.transport import END_SECONDS
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from layerstore.oci.configs import ImageConfig
-    from layerstore.oci.images import Manifest
+    from layerstore.oci.manifests import Manifest
     from layerstore.registry.references import Reference
     from layerstore.store.db import Database
     from layerstore.store.opened import OpenStore

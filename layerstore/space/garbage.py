@@ -31,7 +31,7 @@ from layerstore.layers.imports import clear_abandoned, clear_abandoned_cold
 from layerstore.naming import exists
 from layerstore.results import Frozen
 from layerstore.store import durable, locks, own_names
-from layerstore.store.cold import LIST, ColdPack, is_cold
+from layerstore.store.cold_packs import LIST, ColdPack, is_cold
 from layerstore.store.contents import Pack
 from layerstore.store.db import UNUSED_CHAINS, Database
 from layerstore.store.layout import FIRST_COLD, Layout

@@ -18,7 +18,7 @@ from layerstore._core.ingest import LOCATION_NONE, LOCATION_OBJECT
 from layerstore.errors import CorruptError
 from layerstore.naming import about
 from layerstore.space.garbage import BLOCK_BYTES
-from layerstore.store.cold import LIST, WHOLE, ColdPack
+from layerstore.store.cold_packs import LIST, WHOLE, ColdPack
 from layerstore.store.layout import FIRST_COLD
 
 if TYPE_CHECKING:

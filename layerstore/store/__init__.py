@@ -6,7 +6,7 @@
 - The database: `db.py` (schema, transactions), `sums.py` (sums over rows), `wal_index.py` (the file that SQLite maps,
   on a full disk), `known_blobs.py` (what blobs layers are known as), `logs.py` (which logs there are, which need
   which).
-- Contents: `contents.py` (finding, reading, verifying), `cold.py` (cold packs), `records.py` (what is packed),
+- Contents: `contents.py` (finding, reading, verifying), `cold_packs.py` (cold packs), `records.py` (what is packed),
   `pieces.py` (by the piece), `zstd.py`.
 - Durable files: `durable.py`, `clearing.py` (clearing away what was begun), `spool.py` (what is on its way here),
   `sealed.py` (documents that say their own digest), `reflink.py` (files that share content), `removal.py` (directories

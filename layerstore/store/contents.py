@@ -17,7 +17,7 @@ from layerstore._core.ingest import LOCATION_NONE, LOCATION_OBJECT, RECORD_BYTES
 from layerstore.errors import RELOAD, REPAIR, CorruptError, NotFound
 from layerstore.naming import about, close_fd
 from layerstore.store import durable, own_names
-from layerstore.store.cold import (
+from layerstore.store.cold_packs import (
     FRAMES_BYTES,
     LIST,
     MAX_DELTA_BYTES,

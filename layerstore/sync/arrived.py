@@ -15,7 +15,7 @@ from layerstore._core.hashing import blake3, hash_many
 from layerstore.errors import CorruptError, NotFound
 from layerstore.limits import FREE_LAYER_BYTES, beyond
 from layerstore.naming import about, fstat
-from layerstore.store.cold import (
+from layerstore.store.cold_packs import (
     FRAME,
     FRAMES_BYTES,
     LIST,

@@ -11,15 +11,15 @@ from layerstore._core.hashing import Hasher
 from layerstore._core.index import CONTENT_BYTES
 from layerstore._core.ingest import LOCATION_NONE
 from layerstore.errors import CorruptError, DigestMismatch, InvalidInput, LayerstoreError, SyncError
+from layerstore.layers.blob_streams import decompressed
 from layerstore.layers.imports import Import
 from layerstore.layers.recipe import arrived_tar_pieces, recipe_frames
-from layerstore.layers.streams import decompressed
 from layerstore.limits import FREE_INDEX_BYTES, beyond
 from layerstore.naming import about, fstat
 from layerstore.oci.configs import parse_config
-from layerstore.oci.images import is_index, parse_document, parse_index, parse_manifest
+from layerstore.oci.manifests import is_index, parse_document, parse_index, parse_manifest
 from layerstore.store import durable, zstd
-from layerstore.store.cold import ColdPack
+from layerstore.store.cold_packs import ColdPack
 from layerstore.store.pieces import PIECE_BYTES, pieces_between, read_at, write_at
 from layerstore.store.records import CONTENT, LOCATION
 from layerstore.store.spool import Spool

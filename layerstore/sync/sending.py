@@ -7,8 +7,8 @@ import io
 from layerstore._core.hashing import Hasher
 from layerstore.cold.encoding import CHUNK_BYTES, Encoder
 from layerstore.errors import RELOAD, CorruptError, NotFound
+from layerstore.layers.blob_streams import pieces_of
 from layerstore.layers.recipe import recipe_frames
-from layerstore.layers.streams import pieces_of
 from layerstore.naming import fstat
 from layerstore.oci.configs import parse_config
 from layerstore.results import Progress, Synced

@@ -11,8 +11,8 @@ from layerstore._core.ingest import LOCATION_NONE, LOCATION_OBJECT
 from layerstore._core.view import ROW_FIELDS, Tree
 from layerstore.errors import RELOAD, CorruptError, NotFound
 from layerstore.types import encode_path
-from layerstore.views.files import asks_for_text, open_content
 from layerstore.views.globbing import glob
+from layerstore.views.image_files import asks_for_text, open_content
 
 if TYPE_CHECKING:
     import io

@@ -13,7 +13,7 @@ with atheris.instrument_imports(include=["layerstore"]):
     from layerstore._core.hashing import blake3
     from layerstore.errors import CorruptError, LimitExceeded, Unsupported
     from layerstore.layers import recipe
-    from layerstore.store import cold
+    from layerstore.store import cold_packs
     from layerstore.store.contents import Pack
     from layerstore.store.zstd import recipe_compressor
 
@@ -79,10 +79,10 @@ def read_cold_pack(data: bytes) -> None:
     counts = struct.unpack("<BBB", data[:3].ljust(3, b"\0"))
     tables_bytes = 40 * counts[0] + 64 * counts[1] + 32 * counts[2]
     tables, frames = data[3 : 3 + tables_bytes].ljust(tables_bytes, b"\0"), data[3 + tables_bytes :]
-    head = b"LSCOLD\n\0" + struct.pack("<IIIIQ", 1, *counts, cold.FOOTER.size + len(frames)) + blake3(tables)
+    head = b"LSCOLD\n\0" + struct.pack("<IIIIQ", 1, *counts, cold_packs.FOOTER.size + len(frames)) + blake3(tables)
     footer = head + blake3(head)[:8]
     with memory(footer + frames + tables + footer) as path:
-        pack = cold.ColdPack(path)
+        pack = cold_packs.ColdPack(path)
         raw: list[bytes] = []
         for number in range(pack.frame_count):
             with contextlib.suppress(CorruptError):
@@ -94,7 +94,9 @@ def read_cold_pack(data: bytes) -> None:
                 require(all(len(digest) == 32 for digest in pack.references_of(slot)), "references are digests")
                 for content in raw[:2]:
                     delta = content[slot.at : slot.at + slot.length]
-                    require(len(cold.apply_delta(frames, delta, slot.size)) == slot.size, "a difference has its size")
+                    require(
+                        len(cold_packs.apply_delta(frames, delta, slot.size)) == slot.size, "a difference has its size"
+                    )
 
 
 if __name__ == "__main__":

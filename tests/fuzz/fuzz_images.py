@@ -14,9 +14,9 @@ with atheris.instrument_imports(include=["layerstore"]):
     from layerstore.building.hostfiles import HostDirectory
     from layerstore.containers import users
     from layerstore.errors import CorruptError, DigestMismatch, InvalidInput, LimitExceeded, NotFound
-    from layerstore.layers.streams import compression_of, decompressed
+    from layerstore.layers.blob_streams import compression_of, decompressed
     from layerstore.limits import DEFAULT
-    from layerstore.oci import archives, configs, images
+    from layerstore.oci import archives, configs, manifests
     from layerstore.types import DiffId
 
 
@@ -58,12 +58,12 @@ def read_config(data: bytes) -> None:
 
 
 def read_manifest(data: bytes) -> None:
-    document = images.parse_document(data, "a manifest", DEFAULT)
-    if images.is_index(document, ""):
-        list(images.for_platform(images.parse_index(document), "amd64"))
+    document = manifests.parse_document(data, "a manifest", DEFAULT)
+    if manifests.is_index(document, ""):
+        list(manifests.for_platform(manifests.parse_index(document), "amd64"))
     else:
-        manifest = images.parse_manifest(document, DEFAULT)
-        require(all(layer.media_type in images.LAYER_TYPES for layer in manifest.layers), "layers are layers")
+        manifest = manifests.parse_manifest(document, DEFAULT)
+        require(all(layer.media_type in manifests.LAYER_TYPES for layer in manifest.layers), "layers are layers")
 
 
 def read_archive(data: bytes) -> None:

@@ -22,10 +22,10 @@ from layerstore import Store
 from layerstore._core.hashing import blake3
 from layerstore.cold.encoding import Item
 from layerstore.errors import CorruptError, DigestMismatch, InvalidInput, LayerstoreError, LimitExceeded, SyncError
-from layerstore.layers.streams import decompressed
+from layerstore.layers.blob_streams import decompressed
 from layerstore.limits import DEFAULT
 from layerstore.store import zstd
-from layerstore.store.cold import FOOTER, FRAME, LIST, MAGIC, SLOT, STORED, VERSION, WHOLE, ZSTD
+from layerstore.store.cold_packs import FOOTER, FRAME, LIST, MAGIC, SLOT, STORED, VERSION, WHOLE, ZSTD
 from layerstore.sync import arrived, receiving, sending
 from layerstore.sync import channel as channels
 from layerstore.sync.channel import Channel, Kind

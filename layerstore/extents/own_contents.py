@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from layerstore._core.extent_io import Content
     from layerstore._core.extents import ExtentMap
-    from layerstore.extents.image import Descriptor
+    from layerstore.extents.image_tree import Descriptor
     from layerstore.extents.table import Inode
     from layerstore.extents.tree import Tree
 

@@ -13,7 +13,7 @@ import tarfile
 from layerstore._core.tar import Entry as Member
 from layerstore._core.tar import walk
 from layerstore.errors import CorruptError, InvalidInput, LayerstoreError
-from layerstore.layers.streams import archive_compression_of, decompressed, first_decompressed, pieces_of
+from layerstore.layers.blob_streams import archive_compression_of, decompressed, first_decompressed, pieces_of
 from layerstore.limits import FREE_LAYER_BYTES, beyond
 from layerstore.naming import about
 from layerstore.store.pieces import PIECE_BYTES, pieces_between

@@ -6,7 +6,7 @@ import errno
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
-from layerstore.extents.image import ROOT
+from layerstore.extents.image_tree import ROOT
 from layerstore.trees.paths import MAX_LINKS
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
-from layerstore.extents.paths import encoded
+from layerstore.extents.resolving import encoded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -24,7 +24,7 @@ from layerstore.store import durable, locks, logs
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from layerstore.extents.image import Descriptor, ImageTree
+    from layerstore.extents.image_tree import Descriptor, ImageTree
     from layerstore.extents.log import State
     from layerstore.extents.table import Inode
     from layerstore.store.opened import OpenStore

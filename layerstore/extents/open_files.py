@@ -8,7 +8,7 @@ import os
 from typing import TYPE_CHECKING, NamedTuple
 
 from layerstore._core.extent_file import Cursor
-from layerstore.extents.paths import error
+from layerstore.extents.resolving import error
 
 if TYPE_CHECKING:
     from typing import IO

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from contextlib import ExitStack
     from typing import TypeAlias
 
+    from layerstore.building.built_tree import ImageFiles, NewLayer, Tree
     from layerstore.building.context import Context
-    from layerstore.building.tree import ImageFiles, NewLayer, Tree
     from layerstore.limits import Limits
     from layerstore.store.pieces import Piece
     from layerstore.trees.entries import Entry
@@ -100,7 +100,7 @@ class Copy:
 
         Raises `InvalidInput`, `OSError`, and what reading raises.
         """
-        from layerstore.building.tree import NewLayer
+        from layerstore.building.built_tree import NewLayer
 
         owner = None if self._chown is None else owner_of(self._chown, tree)
         layer = NewLayer(tree, owner or (0, 0), now_ns)
@@ -125,9 +125,9 @@ class Copy:
         source = item.entries[0].source
         if self._scratch is None or not isinstance(source, HostFile):
             return None
-        from layerstore.building import archives
+        from layerstore.building import add_archives
 
-        return stack.enter_context(archives.opened(source, self._scratch, item.name, self._limits))
+        return stack.enter_context(add_archives.opened(source, self._scratch, item.name, self._limits))
 
     def _put_tree(
         self, layer: NewLayer, tree: Tree, entries: Sequence[Entry], target: bytes, owner: tuple[int, int] | None
