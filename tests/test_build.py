@@ -1037,12 +1037,43 @@ class TestRun:
         assert "\n3\n" in work.output
         assert "2" not in work.output.split("\n")
 
+    def test_a_cache_that_is_mounted_twice(self, work: Workplace) -> None:
+        twice = "--mount=type=cache,id=c,sharing=locked,target=/c --mount=type=cache,id=c,sharing=locked,target=/d"
+        work.build(f"FROM base:1\nRUN {twice} echo both > /c/f; cat /d/f\n")
+        assert work.output == "both\n"
+
+    def test_caches_in_one_order_and_the_other(self, work: Workplace) -> None:
+        """Two stages that are built at once."""
+        one, two = (f"--mount=type=cache,id={name},sharing=locked,target=/{name}" for name in ("one", "two"))
+        stages = [
+            f"FROM base:1 AS {name}\n" + "".join(f"RUN {mounts} echo {name}{n} > /{name}\n" for n in range(8))
+            for name, mounts in (("a", f"{one} {two}"), ("b", f"{two} {one}"))
+        ]
+        image = work.build("".join(stages) + "FROM base:1\nCOPY --from=a /a /\nCOPY --from=b /b /\n")
+        assert (text(image, "/a"), text(image, "/b")) == ("a7\n", "b7\n")
+
     def test_a_cache_that_is_asked_for_wrongly_is_not_made(self, work: Workplace) -> None:
         for _ in range(2):
             line = "RUN --mount=type=cache,target=/c,mode=9z true"
             work.fails(f"FROM base:1\n{line}\n", InvalidInput, "mode=9z")
         work.build("FROM base:1\nRUN --mount=type=cache,target=/c,mode=0711 ls -ld /c\n")
         assert "drwx--x--x" in work.output
+
+    def test_what_is_deep_in_a_bind_is_taken_away_again(self, work: Workplace) -> None:
+        fd = os.open(work.context, os.O_RDONLY)
+        for _ in range(1100):
+            os.mkdir("d", dir_fd=fd)
+            below = os.open("d", os.O_RDONLY, dir_fd=fd)
+            os.close(fd)
+            fd = below
+        os.close(fd)
+        make = "cd /b; i=0; while [ $i -lt 1100 ]; do busybox mkdir n; cd n; i=$((i+1)); done"
+        try:
+            work.build(f"FROM base:1\nRUN --mount=type=bind,target=/b,rw {make}\n")
+            assert os.listdir(work.store.root / "builds/temporary") == []
+            work.store.collect_garbage()
+        finally:
+            subprocess.run(["rm", "-r", work.context / "d"], check=True)  # pytest's own way recurses
 
     def test_what_loosens_a_run(self, work: Workplace) -> None:
         show = "RUN grep -h NoNewPrivs /proc/self/status; mount"
@@ -1052,6 +1083,7 @@ class TestRun:
         assert "NoNewPrivs:\t0" in work.output
         assert re.search(r" on / type overlay \(rw,nodev,", work.output, re.MULTILINE)
         work.fails(f"FROM base:1\n{show}\n", InvalidInput, "processes is 0", pids_limit=0)
+        work.fails(f"FROM base:1\n{show}\n", InvalidInput, "'host' or 'none', not 'bridge'", network="bridge")
 
     def test_a_secret_is_nowhere_but_in_the_container(self, work: Workplace, tmp_path: Path) -> None:
         (tmp_path / "secret").write_text("hidden words")
@@ -1516,7 +1548,7 @@ def test_the_function(work: Workplace) -> None:
     assert work.store.image("f:1").id == image.id
     with pytest.raises(LayerstoreError):
         layerstore.build(work.context / "none", root=work.store.root)
-    image._store.close()
+    image._engine.close()
 
 
 def builds_at_once(work: Workplace, dockerfiles: list[str]) -> list[list[BuildEvent]]:

@@ -243,6 +243,28 @@ def test_a_wait_that_is_too_long_says_who_has_it(
         pass
 
 
+def test_a_wait_for_what_a_build_has_ends_too(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    for kind in ("cache", "step"):
+        monkeypatch.setitem(locks._OF_BUILDS, kind, (0.1, locks._OF_BUILDS[kind][1]))
+    looks: list[None] = []
+    with open(f"{layout.run}/cache", "w") as other, open(f"{layout.run}/cache", "w") as file:
+        assert locks.try_lock(other.fileno())
+        said = rf"waited 0.1 s for a cache of RUN, which this process {os.getpid()} "
+        with pytest.raises(Conflict, match=said):
+            locks.take_between(file.fileno(), exclusive=True, check=lambda: looks.append(None))
+        locks.release(other.fileno())
+        locks.take_between(file.fileno(), exclusive=True, check=lambda: looks.append(None))
+    one, two = (locks.Claims(f"{layout.run}/steps.lock") for _ in range(2))
+    assert one.try_take("a" * 64)
+    with pytest.raises(Conflict, match=r"waited 0.1 s for a step of a build"):
+        two.take_between("a" * 64, lambda: looks.append(None))
+    one.release(["a" * 64])
+    two.take_between("a" * 64, lambda: looks.append(None))
+    one.close()
+    two.close()
+    assert looks
+
+
 def test_who_waits_long_gets_it_when_it_is_free(layout: Layout) -> None:
     def take() -> None:
         with locks.staging(layout):
@@ -437,14 +459,14 @@ class TestWhileOneIsRead:
 
         def read(*args: Any) -> Any:
             found = function(*args)
-            with loaded._opened.database.transaction() as db:
+            with loaded._engine.database.transaction() as db:
                 db.execute("UPDATE containers SET driver = 'extent' WHERE id = ?", (container.id,))
             return found
 
         monkeypatch.setattr(module, name, read)
         with pytest.raises(Conflict, match="was moved to the extent driver"):
             getattr(container, verb)()
-        with loaded._opened.database.transaction() as db:
+        with loaded._engine.database.transaction() as db:
             db.execute("UPDATE containers SET driver = 'overlay' WHERE id = ?", (container.id,))
 
     def test_a_removal_by_force_leaves_to_gc_what_is_written_meanwhile(
@@ -489,7 +511,7 @@ class TestWhileOneIsRead:
 
     def test_it_is_read_only_when_what_it_needs_is_open(self, loaded: Store, container: Container) -> None:
         """To open an index takes other locks, above the limit of what is derived those of mounts, too."""
-        loaded._chains.derived.limit_bytes = 0
+        loaded._engine.chains.derived.limit_bytes = 0
         mount_lock = Path(loaded.layout.mount_lock)
         works: list[Callable[[], object]] = [
             lambda: list(container.entries()),
@@ -656,7 +678,7 @@ class TestGarbageThatIsMounted:
     def container(self, loaded: Store) -> Container:
         made = loaded.create("app:1")
         made.mount()
-        with loaded._opened.database.transaction() as db:
+        with loaded._engine.database.transaction() as db:
             db.execute("DELETE FROM containers")
         return made
 

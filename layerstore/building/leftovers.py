@@ -14,6 +14,7 @@ from layerstore.building.steps import Steps
 from layerstore.naming import about, close_fd
 from layerstore.store import locks
 from layerstore.store.layout import make_private
+from layerstore.store.removal import remove_directory
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -134,15 +135,12 @@ class Leftovers:
 
 def _remove(noted: str) -> None:
     """Remove a temporary directory, or the one in memory that a link says."""
-    import shutil
-
-    if not os.path.islink(noted):
-        with about(noted):
-            shutil.rmtree(noted)
-        return
-    with contextlib.suppress(FileNotFoundError), about(noted):
-        shutil.rmtree(os.readlink(noted))
-    os.unlink(noted)
+    is_link = os.path.islink(noted)
+    directory = os.readlink(noted) if is_link else noted
+    with about(noted):
+        remove_directory(os.path.dirname(directory), os.path.basename(directory))
+    if is_link:
+        os.unlink(noted)
 
 
 def _make_empty(path: str) -> None:

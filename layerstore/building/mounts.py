@@ -8,7 +8,6 @@ import functools
 import os
 import posixpath
 import re
-import time
 
 from layerstore._core.sha256 import sha256
 from layerstore.building.copy_and_add import Copy, Item
@@ -17,19 +16,18 @@ from layerstore.containers.copying import copy_out
 from layerstore.errors import InvalidInput, NotFound
 from layerstore.naming import about, close_fd, exists
 from layerstore.store.layout import make_private
-from layerstore.store.locks import release, try_lock
+from layerstore.store.locks import release, take_between
 from layerstore.store.pieces import read_whole
 from layerstore.types import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from typing import Any
 
     from layerstore.trees.entries import Entry
 
 _BOOLEANS = {"": True, "true": True, "1": True, "false": False, "0": False}
-_POLL_SECONDS = 0.05
 _ALIASES = {
     "dst": "target",
     "destination": "target",
@@ -137,38 +135,49 @@ def digest_of_bind(entries: list[Entry]) -> str:
 
 
 @contextlib.contextmanager
-def cache(mount: Mount, target: str, directory: str, check: Callable[[], None]) -> Iterator[Volume]:
-    """The store's directory of a cache, `target` being where it is mounted. Raises `InvalidInput`, `OSError`.
+def caches(wanted: Sequence[tuple[Mount, str]], directory: str, check: Callable[[], None]) -> Iterator[list[Volume]]:
+    """The store's directories of a RUN's caches, each given with where it is mounted. Raises `InvalidInput`,
+    `Conflict`, `OSError`.
 
-    It stays for later builds; with sharing=locked, which private is too, nobody else has it meanwhile. `check` is
+    They stay for later builds; with sharing=locked, which private is too, nobody else has one meanwhile. `check` is
     called while it waits for others, and what it raises is raised.
     """
-    name = sha256((mount.id if mount.values.get("id") else target).encode()).hex()
-    path = f"{directory}/{name}"
+    paths = [
+        f"{directory}/{sha256((mount.id if mount.values.get('id') else target).encode()).hex()}"
+        for mount, target in wanted
+    ]
+    of_path: dict[str, list[Mount]] = {}
+    for path, (mount, _) in zip(paths, wanted, strict=True):
+        of_path.setdefault(path, []).append(mount)
+    with contextlib.ExitStack() as stack:
+        # In one order, and each once, or two that take several could wait for each other, and one for itself.
+        for path, mounts in sorted(of_path.items()):
+            stack.enter_context(_cache(path, mounts, check))
+        yield [
+            Volume(path, target, mount.is_set("readonly")) for path, (mount, target) in zip(paths, wanted, strict=True)
+        ]
+
+
+@contextlib.contextmanager
+def _cache(path: str, mounts: Sequence[Mount], check: Callable[[], None]) -> Iterator[None]:
+    """A cache that is there, made as the first of these says, and locked for all of them."""
+    mount = mounts[0]
     uid, gid, mode = mount.number("uid", 0), mount.number("gid", 0), mount.number("mode", 0o755, 8)
-    make_private(directory)
+    make_private(os.path.dirname(path))
     # The runtime inherits the lock, and so holds it for as long as the command runs, also where this process is killed.
     # It is of a file, not of the directory: no program could get to the host's directory by it.
     fd = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT, 0o600)
     os.set_inheritable(fd, True)
     try:
-        while not exists(path):
-            if try_lock(fd):
-                if not exists(path):
-                    _make_cache(path, uid, gid, mode)
-            else:
-                _wait(check)
-        while not try_lock(fd, exclusive=mount.sharing != "shared"):
-            _wait(check)
-        yield Volume(path, target, mount.is_set("readonly"))
+        if not exists(path):
+            take_between(fd, exclusive=True, check=check)
+            if not exists(path):
+                _make_cache(path, uid, gid, mode)
+        take_between(fd, exclusive=any(each.sharing != "shared" for each in mounts), check=check)
+        yield
     finally:
         release(fd)  # runtimes of other stages may have it too
         close_fd(fd)
-
-
-def _wait(check: Callable[[], None]) -> None:
-    check()
-    time.sleep(_POLL_SECONDS)
 
 
 def _make_cache(path: str, uid: int, gid: int, mode: int) -> None:

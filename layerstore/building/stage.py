@@ -390,8 +390,8 @@ class StageBuild:
         from layerstore.building import mounts
 
         shop = self._shop
-        caches = f"{shop.layout.builds}/caches"
-        volumes: list[Volume] = []
+        volumes: list[Volume | None] = []
+        caches: list[tuple[Mount, str]] = []
         others: list[dict[str, object]] = []
         variables: list[str] = []
         for mount, shown in wanted:
@@ -401,7 +401,8 @@ class StageBuild:
             if mount.kind == "tmpfs":
                 others.append(mounts.tmpfs(mount, target))
             elif mount.kind == "cache":
-                volumes.append(stack.enter_context(mounts.cache(mount, target, caches, shop.check)))
+                caches.append((mount, target))
+                volumes.append(None)
             elif mount.kind == "secret":
                 data = mounts.secret_data(mount, shop.options.secrets)
                 if data is not None and "env" in mount.values:
@@ -412,7 +413,13 @@ class StageBuild:
             else:
                 place = self._bind_source(stack, mount, shown or [])
                 volumes.append(Volume(place, target, mount.is_read_only))
-        return volumes, others, variables
+        # At last, as others may wait for them: nothing is made or mounted while they do.
+        of_caches = iter(
+            stack.enter_context(mounts.caches(caches, f"{shop.layout.builds}/caches", shop.check)) if caches else ()
+        )
+        # A volume may be in another one that stands before it.
+        in_order = [next(of_caches) if volume is None else volume for volume in volumes]
+        return in_order, others, variables
 
     def _bind_source(self, stack: contextlib.ExitStack, mount: Mount, shown: list[Entry]) -> str:
         """Where on the host what a bind shows is; what is written there is lost."""

@@ -231,9 +231,7 @@ class Staged:
             if self._has_layers:
                 self.publish(state)
             self._drop()
-            while not self._claims.try_take(key):
-                self._shop.check()
-                time.sleep(_LOOK_SECONDS)
+            self._claims.take_between(key, self._shop.check)
             step = steps.find(key)
             if step is not None:
                 self._claims.release([key])

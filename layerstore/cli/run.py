@@ -72,7 +72,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--cgroups",
         choices=("enabled", "disabled"),
         default="enabled",
-        help="disabled: run without a control group, and so without limits",
+        help="disabled: run without a control group and its limits, and open no device file (needs crun)",
     )
     parser.add_argument("--name", help="a name for the container")
     parser.add_argument("image", metavar="IMAGE")

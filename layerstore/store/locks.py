@@ -12,6 +12,8 @@ with the process that holds it. Every wait ends: at the latest after the seconds
 These have no rank:
 - A lock that is tried, and not waited for: who tries delays nobody. So are those of files that their own maker has
   open (`try_lock`): a staging directory, a pack, a log, a download.
+- Those that a build waits for while it looks whether it is to stop (`take_between`): the caches of a RUN, of which all
+  are taken by the order of their names, and the steps that other builds make, of which who waits has none.
 - One that an iterator has while its caller does something else (`container(..., lasting=True)`): who waits for that
   waits for seconds, and then is told.
 """
@@ -59,6 +61,12 @@ LOCKS = {
 milliseconds, until something must be wrong; of a container, which a person may have stopped in the middle (`export |
 less`), as long as a person waits."""
 
+_OF_BUILDS = {
+    "cache": (24 * _HOUR, "a cache of RUN"),
+    "step": (24 * _HOUR, "a step of a build"),
+}
+"""The same of locks without a rank."""
+
 _RANKS = {name: rank for rank, name in enumerate(LOCKS)}
 _STRICT = os.environ.get("LAYERSTORE_STRICT_LOCKS") == "1"
 
@@ -67,6 +75,7 @@ _FLOCK = struct.Struct("@hhqqi4x")
 _ASK_SECONDS, _REST_SECONDS = 2.0, 6.0
 _LOOK_SECONDS = 0.005
 _FIRST_LOOK_SECONDS = 0.0002
+_BETWEEN_SECONDS = 0.02
 _SHOWN_COMMAND = 120
 
 
@@ -216,6 +225,16 @@ def _wait(wanted: _WholeFile | _Byte, kind: str, subject: str = "") -> None:
         f"waited {seconds:g} s for {what}{subject and ' '}{subject}, which {_holders(wanted)}; "
         "try again when that has ended"
     )
+
+
+def _take_between(wanted: _WholeFile | _Byte, kind: str, check: Callable[[], None]) -> None:
+    seconds, what = _OF_BUILDS[kind]
+    end = time.monotonic() + seconds
+    while not wanted.is_taken():
+        check()
+        if time.monotonic() > end:
+            raise Conflict(f"waited {seconds:g} s for {what}, which {_holders(wanted)}; try again when that has ended")
+        time.sleep(_BETWEEN_SECONDS)
 
 
 class _Waiter:
@@ -572,6 +591,11 @@ class Claims:
         """Claim one if nobody else has."""
         return _Byte(self._fd, True, _place(digest)).is_taken()
 
+    def take_between(self, digest: str, check: Callable[[], None]) -> None:
+        """Claim the step of a build, by looking now and then, with a call of `check` between, which may raise. Raises
+        `Conflict`, `OSError`."""
+        _take_between(_Byte(self._fd, True, _place(digest)), "step", check)
+
     def release(self, digests: Iterable[str]) -> None:
         for digest in digests:
             _lock_byte(self._fd, fcntl.F_OFD_SETLK, fcntl.F_UNLCK, _place(digest))
@@ -699,6 +723,12 @@ def programs(layout: Layout, ids: Iterable[str]) -> Containers:
 def try_lock(fd: int, *, exclusive: bool = True) -> bool:
     """Take the lock of an open file if nobody holds one that keeps it from that. Raises `OSError`."""
     return _WholeFile(fd, exclusive).is_taken()
+
+
+def take_between(fd: int, *, exclusive: bool, check: Callable[[], None]) -> None:
+    """Take the lock of an open file, a cache of RUN, by looking now and then, with a call of `check` between, which may
+    raise. Raises `Conflict`, `OSError`."""
+    _take_between(_WholeFile(fd, exclusive), "cache", check)
 
 
 def release(fd: int) -> None:
