@@ -441,7 +441,7 @@ def large_lookups(context: Context, file: Path) -> Iterator[Row]:
     choice = random.Random(stacks.SEED)
     hits = [index.record(choice.randrange(len(index))).path.decode() for _ in range(context.count(1_000_000))]
     with context.store() as store:
-        ours = Ours(View(index, store._opened.contents))
+        ours = Ours(View(index, store._engine.contents))
         works: dict[str, Callable[[], float]] = {}
         for what, paths in {"hits": hits, "misses": [path + stacks.BACKUP for path in hits]}.items():
             batches = ["\n".join(paths[i : i + BATCH]) for i in range(0, len(paths), BATCH)]

@@ -215,7 +215,9 @@ def sleepers(context: Context) -> Iterator[Row]:
     base = kib.pop(CONFINED)
     ours, peers = split_ours({name: figure.beyond(base) for name, figure in kib.items()})
     figures = {CONFINED: base, **peers}
-    yield at_most("memory of a running sleep beyond bare crun's", "KiB", ours, figures, MEMORY_LIMIT_KIB)
+    yield at_most(
+        "memory of a running sleep beyond bare crun's, confined alike", "KiB", ours, figures, MEMORY_LIMIT_KIB
+    )
 
 
 def memory_of_peer(peer: Peer, name: str, count: int) -> float:

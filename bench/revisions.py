@@ -88,6 +88,8 @@ def chance(before: Sequence[float], after: Sequence[float]) -> float:
 
 def spread(figures: Sequence[float]) -> float:
     """The range of the middle half, as a part of the median."""
+    if len(figures) < 2:
+        return 0.0
     low, middle, high = statistics.quantiles(figures, n=4, method="inclusive")
     return (high - low) / middle
 

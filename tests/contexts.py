@@ -69,7 +69,7 @@ class Seen(NamedTuple):
 def tree_of(image: Image) -> dict[str, Seen]:
     """All paths of an image but its root."""
     found = {}
-    for entry in whole(image.index(), image._store._opened.contents, ()):
+    for entry in whole(image.index(), image._engine.contents, ()):
         if entry.path:
             digest = getattr(entry.source, "digest", None)
             seconds = None if stat.S_ISDIR(entry.mode) else entry.mtime_ns // 10**9

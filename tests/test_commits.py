@@ -21,6 +21,7 @@ from test_judges import compare, loaded_by_docker, tree
 from bench.peers import Docker
 from layerstore import Container, Store
 from layerstore.errors import InvalidInput, NotFound
+from layerstore.layers.imports import Import
 
 LARGE = bytes(range(251)) * 40_000
 CAPABILITY = b"\x01\x00\x00\x02\x00\x04\x00\x00" + bytes(12)
@@ -240,6 +241,24 @@ def test_a_container_that_was_removed(container: Container) -> None:
     container.remove()
     with pytest.raises(NotFound):
         container.commit()
+
+
+def test_what_is_removed_after_its_commit_is_committed(
+    filled: Store, container: Container, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By force, which waits for nobody."""
+    if container.driver == "overlay":
+        (Path(filled._engine.containers.upper(container.id)) / "new").touch()
+    commit = Import.commit
+
+    def late(*arguments: Any, **options: Any) -> None:
+        commit(*arguments, **options)
+        container.remove(force=True)
+
+    monkeypatch.setattr(Import, "commit", late)
+    image = container.commit("made:1")
+    assert filled.image("made:1").id == image.id
+    filled.remove_image("made:1")
 
 
 def test_sockets_are_left_out(filled: Store, container: Container) -> None:

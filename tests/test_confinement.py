@@ -152,14 +152,14 @@ def control_groups() -> list[str]:
 
 @pytest.fixture
 def store(module_store: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
-    create = module_store._containers.create
+    create = module_store._engine.containers.create
 
     def created(*args: object) -> object:
         rows = create(*args)  # type: ignore[arg-type]
         IDS.update(row.id for row in rows)
         return rows
 
-    monkeypatch.setattr(module_store._containers, "create", created)
+    monkeypatch.setattr(module_store._engine.containers, "create", created)
     yield module_store
     module_store.remove(module_store.containers(), force=True)
     assert control_groups() == []
@@ -380,7 +380,7 @@ class TestGroup:
         for thread in threads:
             thread.start()
         while any(thread.is_alive() for thread in threads):
-            store._containers.forget_groups()
+            store._engine.containers.forget_groups()
         assert failures == []
 
     def test_where_none_can_be_made(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -748,7 +748,7 @@ class TestRunc:
     @pytest.fixture
     def store(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> Store:
         runtime = find_runtime("runc", store.layout.runtime)
-        monkeypatch.setattr(store._containers, "runtime", lambda: runtime)
+        monkeypatch.setattr(store._engine.containers, "runtime", lambda: runtime)
         return store
 
     def test_system_calls(self, store: Store) -> None:

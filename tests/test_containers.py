@@ -157,10 +157,10 @@ class TestCreate:
         tar = write_tar([Entry("file", "f", data=b"x")])
         image = store.import_rootfs(io.BytesIO(tar), "gone")
         found = store.image("gone")
-        chain = store._chains.mountable(found.chain_id, lambda: found.diff_ids)
+        chain = store._engine.chains.mountable(found.chain_id, lambda: found.diff_ids)
         store.remove_image("gone")
         with pytest.raises(NotFound):
-            store._containers.create(image.id, "gone", chain, 1, None, False)
+            store._engine.containers.create(image.id, "gone", chain, 1, None, False)
         assert list((store.root / "containers").iterdir()) == []
 
     def test_an_interrupt_right_after_the_commit(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -709,7 +709,7 @@ UNPRIVILEGED = """
         assert [b"".join(image.layer_tar(d)) for d in image.diff_ids] == list(PLAIN.layers)
         container, other = store.create("plain:1", count=2)
         assert container.diff() == []
-        upper = Path(store._containers.upper(container.id))
+        upper = Path(store._engine.containers.upper(container.id))
         (upper / "new").write_bytes(b"x")
         assert [(c.kind, c.path) for c in container.diff()] == [("A", "/new")]
         for act in (container.mount, lambda: container.run(["true"]), lambda: container.start(["true"])):

@@ -75,8 +75,8 @@ def used_bytes(store: Store) -> int:
 
 def log_of(container: Container) -> Path:
     query = "SELECT log FROM containers WHERE id = ?"
-    (log,) = container._store._opened.database.read().execute(query, (container.id,)).fetchone()
-    return Path(container._store.layout.log(log))
+    (log,) = container._engine.database.read().execute(query, (container.id,)).fetchone()
+    return Path(container._engine.layout.log(log))
 
 
 def in_another_process(store: Store, code: str) -> subprocess.CompletedProcess[str]:
@@ -116,7 +116,7 @@ def test_a_log_that_is_mostly_dead_is_written_anew(filled: Store, container: Con
         file.seek(100)
         file.write(b"x" * 5000)
     expected = told(container)
-    filled._writable.layers.close()
+    filled._engine.writable.layers.close()
     before, log = used_bytes(filled), log_of(container)
     container.mkdir("/new")
     assert log_of(container) != log
@@ -124,7 +124,7 @@ def test_a_log_that_is_mostly_dead_is_written_anew(filled: Store, container: Con
     assert used_bytes(filled) < before / 5
     container.rmdir("/new")
     assert told(container) == expected
-    filled._writable.layers.close()
+    filled._engine.writable.layers.close()
     assert told(container) == expected
 
 
@@ -138,7 +138,7 @@ def test_what_a_snapshot_needs_is_not_compacted(filled: Store, container: Contai
     container.snapshot("s")
     for _ in range(6):
         container.write_bytes("/f", os.urandom(1 << 20))
-    filled._writable.layers.close()
+    filled._engine.writable.layers.close()
     log = log_of(container)
     container.mkdir("/new")
     assert log_of(container) == log
@@ -157,7 +157,7 @@ def test_many_generations_of_forks(filled: Store, container: Container) -> None:
         b"%d" % n for n in range(130, 150)
     )
     assert len(container._layer().reading().logs) < 100
-    filled._writable.layers.close()
+    filled._engine.writable.layers.close()
     assert container.read_bytes("/f0") == b"140"
 
 
@@ -169,10 +169,10 @@ def test_a_fork_of_an_unwritten_container_does_not_need_it(container: Container)
 # Forks, snapshots
 
 
-def test_forks_go_their_own_ways(container: Container) -> None:
+def test_forks_go_their_own_ways(filled: Store, container: Container) -> None:
     container.write_bytes("/f", b"0")
     forks = container.fork(count=3)
-    named = container.fork(name="special")
+    container.fork(name="special")
     container.write_bytes("/f", b"1")
     for number, fork in enumerate(forks):
         assert fork.read_bytes("/f") == b"0"
@@ -180,7 +180,7 @@ def test_forks_go_their_own_ways(container: Container) -> None:
         fork.unlink("/small")
     assert [fork.read_bytes("/f") for fork in forks] == [b"fork 0", b"fork 1", b"fork 2"]
     assert container.exists("/small")
-    assert named._store.container("special").read_bytes("/f") == b"0"
+    assert filled.container("special").read_bytes("/f") == b"0"
     with pytest.raises(Conflict, match="there is a container named 'special' already"):
         container.fork(name="special")
     with pytest.raises(InvalidInput, match="count is at least 1"):
@@ -193,7 +193,7 @@ def test_a_removed_container_s_forks_live(filled: Store, container: Container) -
     log = log_of(container)
     container.remove()
     assert log.exists()
-    filled._writable.layers.close()
+    filled._engine.writable.layers.close()
     assert fork.read_bytes("/f") == b"data"
     with pytest.raises(NotFound, match="was removed"):
         container.read_bytes("/f")
@@ -244,7 +244,7 @@ def test_who_reads_keeps_its_descriptor_when_another_thread_begins_to_write(
 ) -> None:
     """It may have been told the number and not have called the kernel yet."""
     container.write_bytes("/f", b"data")
-    filled._writable.layers.close()
+    filled._engine.writable.layers.close()
     with container.open("/f", "rb", 0):
         logs = container._layer().reading().logs
         fd = logs.descriptors[0].fd
@@ -258,14 +258,14 @@ def test_another_thread_lets_go_of_images_meanwhile(
     filled: Store, container: Container, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As something was collected."""
-    find = filled._image
+    find = filled._engine.image
 
     def let_go(image: Any) -> Any:
         found = find(image)
-        filled._image_files = None
+        filled._engine._image_files = None
         return found
 
-    monkeypatch.setattr(filled, "_image", let_go)
+    monkeypatch.setattr(filled._engine, "image", let_go)
     assert container.read_bytes("/small") == b"small"
 
 
@@ -306,7 +306,7 @@ def test_another_process_may_look_and_fork_but_not_write(filled: Store, containe
     for code in ("c.write_bytes('/f', b'2')", "c.rollback('s')", "store.remove([c])"):
         failed = in_another_process(filled, f"c = store.container({name!r})\n{code}")
         assert "Conflict: another process writes to container" in failed.stderr, code
-    filled._writable.layers.close()
+    filled._engine.writable.layers.close()
     assert in_another_process(filled, f"store.container({name!r}).write_bytes('/f', b'2'); store.close()").stderr == ""
     assert container.read_bytes("/f") == b"2"
     assert in_another_process(filled, f"store.container({name!r}).rollback('s')").stderr == ""
@@ -326,14 +326,14 @@ def test_a_forked_process_does_not_write_beside_its_parent(filled: Store, contai
         with pytest.raises(OSError, match="tale file handle"):
             file.write(b"of the child")
         file.close()
-        filled._writable.layers.close()
+        filled._engine.writable.layers.close()
 
     assert in_a_fork(child) == 0
     container.write_bytes("/of_the_parent", b"")
     failed = in_another_process(filled, f"store.container({container.id!r}).mkdir('/d/other')")
     assert "Conflict: another process writes" in failed.stderr
     file.close()
-    filled._writable.layers.close()
+    filled._engine.writable.layers.close()
     assert in_a_fork(lambda: container.mkdir("/made_by_the_child")) == 0
     assert container.read_bytes("/f") == b"gathered"
     assert container.listdir("/") == ["again", "d", "f", "large", "made_by_the_child", "of_the_parent", "small"]
@@ -392,13 +392,13 @@ os.kill(os.getpid(), 9)"""
 def test_a_torn_record_is_cut_off(filled: Store, container: Container) -> None:
     container.write_bytes("/f", b"1")
     container.mkdir("/gone")
-    filled._writable.layers.close()
+    filled._engine.writable.layers.close()
     log = log_of(container)
     with open(log, "r+b") as file:
         file.truncate(log.stat().st_size - 3)
     assert not container.exists("/gone")
     container.mkdir("/other")
-    filled._writable.layers.close()
+    filled._engine.writable.layers.close()
     assert log_of(container) == log
     assert container.listdir("/") == ["again", "d", "f", "large", "other", "small"]
 
@@ -424,7 +424,7 @@ def test_what_is_written_to_a_file_without_a_name_does_no_harm(
         container.snapshot("after")
         forks.append(container.fork())
         shown, changed = told(container), container.diff()
-    filled._writable.layers.close()
+    filled._engine.writable.layers.close()
     assert told(container) == shown
     assert container.diff() == changed
     tree = container._layer().reading()
@@ -434,7 +434,7 @@ def test_what_is_written_to_a_file_without_a_name_does_no_harm(
     assert told(container) == shown
     container._layer()._compact(container._layer().writing())
     assert told(container) == shown
-    filled._writable.layers.close()
+    filled._engine.writable.layers.close()
     assert told(container) == shown
     assert container.diff() == changed
 
@@ -444,7 +444,7 @@ def test_a_record_of_what_there_is_not_is_damage(filled: Store, container: Conta
     writer = container._layer().writing().writer
     assert writer is not None
     writer.append([Record(kinds.ENTRY, 0, value=2**32 + 7, payload=b"name")])
-    filled._writable.layers.close()
+    filled._engine.writable.layers.close()
     with pytest.raises(CorruptError, match="does not fit those before it"):
         container.listdir()
 
@@ -453,7 +453,7 @@ def test_what_a_fork_goes_on_from_is_not_written_over_after_a_crash(filled: Stor
     container.write_bytes("/f", b"1")
     container.mkdir("/lost")
     fork = container.fork()
-    filled._writable.layers.close()
+    filled._engine.writable.layers.close()
     log = log_of(container)
     with open(log, "r+b") as file:
         file.truncate(log.stat().st_size - 3)
@@ -461,7 +461,7 @@ def test_what_a_fork_goes_on_from_is_not_written_over_after_a_crash(filled: Stor
     assert log_of(container) != log
     assert not fork.exists("/after")
     assert fork.read_bytes("/f") == container.read_bytes("/f") == b"1"
-    filled._writable.layers.close()
+    filled._engine.writable.layers.close()
     assert not fork.exists("/after")
     assert container.exists("/after")
 
@@ -478,7 +478,7 @@ def test_a_bit_that_changed_takes_nothing_from_what_is_behind_it(
     if is_synced:
         container.sync()
     container.mkdir("/behind")
-    filled._writable.layers.close()
+    filled._engine.writable.layers.close()
     log = log_of(container)
     data = bytearray(log.read_bytes())
     data[end - 4] ^= 1
@@ -491,7 +491,7 @@ def test_a_bit_that_changed_takes_nothing_from_what_is_behind_it(
     container.mkdir("/new")
     assert log_of(container) != log
     assert log.read_bytes() == data
-    filled._writable.layers.close()
+    filled._engine.writable.layers.close()
     assert container.listdir("/") == ["again", "d", "f", "large", "new", "small"]
 
 
@@ -533,7 +533,7 @@ def test_a_full_disk_loses_nothing(container: Container) -> None:
             container.write_bytes("/g", bytes(2 << 20))
     assert (container.read_bytes("/f"), container.read_bytes("/g")) == (b"before", b"")
     container.write_bytes("/g", b"after")
-    container._store._writable.layers.close()
+    container._engine.writable.layers.close()
     assert container.read_bytes("/g") == b"after"
 
 
@@ -562,7 +562,7 @@ def test_on_a_full_disk_a_log_is_not_written_anew(filled: Store, container: Cont
         container.unlink("/small")
     assert log_of(container) == log
     assert os.listdir(filled.layout.logs) == before
-    filled._writable.layers.close()
+    filled._engine.writable.layers.close()
     assert container.read_bytes("/kept") == LARGE
     assert not container.exists("/small")
 
@@ -614,7 +614,7 @@ def test_a_compaction_that_is_interrupted_when_it_has_committed(
         container.mkdir("/new")
     assert log_of(container) != log
     container.mkdir("/new")
-    filled._writable.layers.close()
+    filled._engine.writable.layers.close()
     assert container.listdir("/") == ["again", "d", "f", "large", "new", "small"]
 
 
@@ -622,7 +622,7 @@ def mostly_dead(container: Container) -> None:
     """Have its log be one that is written anew when it is next opened for writing."""
     for _ in range(4):
         container.write_bytes("/f", os.urandom(1 << 20))
-    container._store._writable.layers.close()
+    container._engine.writable.layers.close()
 
 
 # Power cuts
@@ -691,7 +691,7 @@ def test_a_power_cut_after_a_snapshot_was_removed(filled: Store, container: Cont
         again = after.container(container.id)
         again.rollback("s")
         assert again.read_bytes("/f") == b"synced"
-    filled._writable.layers.close()
+    filled._engine.writable.layers.close()
     assert not log.exists()
 
 
@@ -722,7 +722,7 @@ def test_what_a_rollback_leaves_is_garbage_where_it_cannot_be_removed(
     with monkeypatch.context() as patched:
         patched.setattr(db.Database, "sync", full)
         container.rollback("clean")
-        filled._writable.layers.close()
+        filled._engine.writable.layers.close()
     assert log.exists()
     filled.collect_garbage()
     assert not log.exists()
@@ -754,7 +754,7 @@ def test_collecting_garbage_while_another_process_removes_it(
 
     def sweeping(directory: str, names: re.Pattern[str], keep: Callable[[str], bool]) -> None:
         def later(name: str) -> bool:
-            filled._writable.layers.close()
+            filled._engine.writable.layers.close()
             return keep(name)
 
         sweep(directory, names, later if directory == filled.layout.logs else keep)
@@ -798,7 +798,7 @@ def test_what_is_committed_is_durable_after_a_sync_that_changes_nothing(
     """SQLite writes nothing, and so syncs nothing, for a transaction that leaves all as it is."""
     synced: list[str] = []
     monkeypatch.setattr(os, "fdatasync", lambda fd: synced.append(os.readlink(f"/proc/self/fd/{fd}")))
-    filled._opened.database.sync()
+    filled._engine.database.sync()
     assert synced == [filled.layout.database + "-wal"]
 
 
@@ -806,7 +806,7 @@ def test_a_container_of_which_the_log_was_lost_is_rolled_back(container: Contain
     container.write_bytes("/f", b"1")
     container.snapshot("s")
     container.rollback("s")
-    container._store._writable.layers.close()
+    container._engine.writable.layers.close()
     log_of(container).unlink()
     with pytest.raises(CorruptError, match="rollback"):
         container.listdir("/")
@@ -839,7 +839,7 @@ def test_another_process_rolls_back_while_this_one_looks(
     container.rollback("then")
     container.write_bytes("/f", b"now, in a log that nothing else needs")
     container.chmod("/f", 0o600)
-    filled._writable.layers.close()
+    filled._engine.writable.layers.close()
     log = log_of(container)
 
     def roll_back() -> None:
@@ -1104,14 +1104,14 @@ def command(filled: Store) -> Iterator[object]:
 def test_the_commands_fork_and_roll_back(filled: Store, command) -> None:  # type: ignore[no-untyped-def]
     made = command("create", "--driver", "extent", "--name", "c", "app:1").strip()
     filled.container(made).write_bytes("/f", b"1")
-    filled._writable.layers.close()
+    filled._engine.writable.layers.close()
     assert command("snapshot", "c", "s") == ""
     assert len(command("fork", "c", "--count", "3").split()) == 3
     assert filled.container(command("fork", "c", "--name", "other").strip()).name == "other"
     filled.container("other").unlink("/f")
     filled.container("c").unlink("/f")
     assert command("rollback", "c", "s").startswith("1: layerstore rollback: another process writes to container")
-    filled._writable.layers.close()
+    filled._engine.writable.layers.close()
     assert command("rollback", "c", "s") == ""
     assert filled.container("c").read_bytes("/f") == b"1"
     assert command("snapshots", "c").split()[:3] == ["NAME", "CREATED", "s"]
@@ -1217,7 +1217,7 @@ def test_an_interrupt_leaves_in_memory_what_the_log_says(
             fork.write_bytes("/w/public", b"BBBB")
         fork.mkdir("/made")
         shown, changed = told(fork), fork.diff()
-        filled._writable.layers.close()
+        filled._engine.writable.layers.close()
         assert told(fork) == shown, at
         assert fork.diff() == changed
         if fork.exists("/w/secret"):
@@ -1238,7 +1238,7 @@ def test_an_interrupt_of_the_first_write_leaves_a_layer_that_can_be_written_to(
             break
         fork.mkdir("/later")
         names = fork.listdir("/")
-        filled._writable.layers.close()
+        filled._engine.writable.layers.close()
         assert fork.listdir("/") == names
     assert at > 30
 
@@ -1295,7 +1295,7 @@ def test_open_files_go_on_after_an_interrupt(
         gone.write(b"more")
         assert (file.seek(0), gone.seek(0)) == (0, 0)
         assert (file.read(), gone.read()) == (b"fi\0\0more", b"gonemore")
-    filled._writable.layers.close()
+    filled._engine.writable.layers.close()
     assert container.read_bytes("/f") == b"fi\0\0more"
     assert not container.exists("/gone")
 
@@ -1330,7 +1330,7 @@ shown = told()
 for path, (data, *_) in shown.items():
     name = os.path.basename(path).removesuffix(".link")
     assert not name.isdecimal() or data in (name.encode(), b""), path
-store._writable.layers.close()
+store._engine.writable.layers.close()
 assert told() == shown
 print(interrupts)"""
     done = in_another_process(filled, code)

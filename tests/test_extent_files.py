@@ -59,7 +59,7 @@ class ExtentFile:
 
     def forget(self) -> None:
         self.close()
-        self.container._store._writable.layers.close()
+        self.container._engine.writable.layers.close()
 
     def close(self) -> None:
         self.reader.close()

@@ -128,7 +128,7 @@ class World:
         entries = list(delta.entries(moment))
         assert [found_of(entry) for entry in entries] == expected_entries(moment)
         assert self.container.diff() == expected_changes(moment)
-        index, contents = self.container.image.index(), self.container._store._opened.contents
+        index, contents = self.container.image.index(), self.container._engine.contents
         assert told(apply(image_nodes(index, contents), entries, index, contents)) == without_sockets(shown)
 
 
@@ -165,7 +165,7 @@ class ExtentMachine(RuleBasedStateMachine):
                 world.compare()
             if self.worlds:
                 self.store.remove(self.store.containers())
-                assert self.store._opened.database.read().execute("SELECT id FROM logs").fetchall() == []
+                assert self.store._engine.database.read().execute("SELECT id FROM logs").fetchall() == []
                 self.store.collect_garbage()  # what rollbacks left before a crash
                 assert os.listdir(self.store.layout.logs) == []
                 self.store.close()
@@ -424,14 +424,14 @@ class ExtentMachine(RuleBasedStateMachine):
     def crash(self, data: st.DataObject) -> None:
         """Everything that the process has in memory is gone, and one log ends anywhere after what was synced."""
         lengths = {world.log: os.stat(self.store.layout.log(world.log)).st_size for world in self.worlds if world.log}
-        assert self.store._opened_layers is not None or not lengths
+        assert self.store._engine.layers is not None or not lengths
         for world in self.worlds:
             tree = world.container._layer()._tree
             if tree is not None and tree.writer is not None:
                 # The children have the descriptor, too, and would keep the lock.
                 fcntl.flock(tree.logs.descriptors[tree.log_number].fd, fcntl.LOCK_UN)
-        self.store._opened_layers = None
-        self.store._opened.database.close()
+        self.store._engine.layers = None
+        self.store._engine.database.close()
         victim = data.draw(st.sampled_from(self.worlds))
         if victim.log:
             lengths[victim.log] = data.draw(

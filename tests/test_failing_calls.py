@@ -195,7 +195,7 @@ def test_a_file_of_an_image_is_read_whole_by_halves(tmp_path: Path, half: None) 
 
 def test_a_connection_that_cannot_write_is_replaced(app: Store) -> None:
     """SQLite opens a file for reading where it could not be opened for writing, as no descriptor was left."""
-    database = app._opened.database
+    database = app._engine.database
     (thread,) = database._connections
     database._connections.pop(thread).close()
     path = f"file:{app.layout.database}?mode=ro"
@@ -216,9 +216,9 @@ def test_a_connection_that_can_read_the_log_alone_is_replaced(app: Store, monkey
         return begun(connection)
 
     monkeypatch.setattr(db, "_begun", begin)
-    (before,) = app._opened.database._connections.values()
+    (before,) = app._engine.database._connections.values()
     app.tag("app:1", "again:1")
-    (after,) = app._opened.database._connections.values()
+    (after,) = app._engine.database._connections.values()
     assert after is not before
     assert set(app.image("app:1").names) == {"app:1", "again:1"}
 
@@ -239,7 +239,7 @@ def test_a_database_that_cannot_be_begun_is_begun_again(tmp_path: Path) -> None:
 
 
 def test_an_error_of_the_database_keeps_nothing_of_its_callers(app: Store) -> None:
-    connection = app._opened.database.read()
+    connection = app._engine.database.read()
     with pytest.raises(sqlite3.Error):
         connection.execute("SELECT nothing")
     assert connection.changes.failed is None

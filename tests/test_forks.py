@@ -253,6 +253,15 @@ class TestFork:
             origin.fork()
         assert os.listdir(store.layout.containers) == []
 
+    def test_a_directory_that_is_lost_is_told_as_such(self, store: Store) -> None:
+        container = store.create("base:1")
+        shutil.rmtree(store.layout.container(container.id))
+        uses = (container.fork, container.diff, container.mount, lambda: container.snapshot("s"))
+        for use in uses:
+            with pytest.raises(NotFound, match=r"has lost its directory; `layerstore rm` it"):
+                use()
+        container.remove()
+
     @runs
     def test_of_a_container_that_runs(self, store: Store) -> None:
         origin = store.create("box:1")

@@ -271,7 +271,7 @@ class TestFreeze:
     def test_only_what_was_not_used_for_long(self, store: Store) -> None:
         load(store, 1, 2)
         assert store.freeze(unused_for_seconds=3600).images == []
-        with store._opened.database.transaction() as db:
+        with store._engine.database.transaction() as db:
             db.execute("UPDATE images SET stored_seconds = stored_seconds - 7200")
         for path in (store.root / "blobs").rglob("*"):
             os.utime(path, (0, path.stat().st_mtime - 7200))
@@ -410,7 +410,7 @@ class TestThaw:
         with store.create("app:1").mount():
             pass
         store.remove(store.containers())
-        with store._opened.database.transaction() as db:
+        with store._engine.database.transaction() as db:
             db.execute("INSERT INTO frozen VALUES (?)", (store.image("app:1").id,))
         store.freeze("app:2")
         with store.create("app:1").mount() as root:
@@ -461,7 +461,7 @@ class TestThaw:
         def make_mountable_before(check: ContentsCheck) -> None:
             with Store(store.root) as other:
                 image = other.image("app:1")
-                other._chains.mountable(image.chain_id, lambda: image.diff_ids)
+                other._engine.chains.mountable(image.chain_id, lambda: image.diff_ids)
             run(check)
 
         monkeypatch.setattr(ContentsCheck, "run", make_mountable_before)
@@ -486,7 +486,7 @@ class TestThaw:
         store.freeze()
         assert store.thaw("parts:1") == sum(map(len, files.values()))
         digests = b"".join(map(blake3, files.values()))
-        places = struct.iter_unpack("<II", store._opened.contents.locate_many(digests, 32))
+        places = struct.iter_unpack("<II", store._engine.contents.locate_many(digests, 32))
         assert not any(is_cold(pack) for pack, _ in places)
         require(store, {"parts:1": files})
         assert store.check().is_clean
@@ -522,7 +522,7 @@ class TestLargeOnes:
         monkeypatch.setattr(contents, "MAX_DELTA_BYTES", 1 << 20)
         monkeypatch.setattr(contents.ContentStore, "_read_cold", None)
         large = version(1)["share/large"]
-        assert bytes(store._opened.contents.reader()(blake3(large))) == large
+        assert bytes(store._engine.contents.reader()(blake3(large))) == large
 
 
 class TestGarbage:
@@ -673,7 +673,7 @@ class TestReferences:
             store.freeze()
             store.thaw("app:1")
             store.collect_garbage()
-            counts.append(len(store._opened.contents.log_records()))
+            counts.append(len(store._engine.contents.log_records()))
         assert len(set(counts)) == 1
 
     @pytest.mark.parametrize("seed", range(6))
@@ -716,12 +716,12 @@ class TestDamage:
         load(store, 1, 2)
         digest, path, at = blake3(version(1)[which]), Path(), 1_000
         with Store(store.root) as other:
-            pack, slot = struct.unpack("<II", other._opened.contents.locate_many(digest, 32))
+            pack, slot = struct.unpack("<II", other._engine.contents.locate_many(digest, 32))
             if pack == LOCATION_OBJECT:
                 path = Path(other.layout.object(digest.hex()))
             else:
                 path = Path(other.layout.pack(pack))
-                at += other._opened.contents.pack(pack).slot(slot)[0]
+                at += other._engine.contents.pack(pack).slot(slot)[0]
         flip(path, at)
         with pytest.raises(CorruptError, match=f"content {digest.hex()}.* is damaged"):
             store.freeze()
@@ -738,7 +738,7 @@ class TestDamage:
         load(store, 1, 2)
         store.freeze()
         with Store(store.root) as other:
-            places = other._opened.contents.locate_many(
+            places = other._engine.contents.locate_many(
                 blake3(version(1)["share/large" if which == "base" else which]), 32
             )
         store.thaw(["app:1", "app:2"])
@@ -793,7 +793,7 @@ class TestDamage:
         store.freeze()
         store.thaw("app:1")
         store.remove([store.create("app:1")])
-        log = Path(store.layout.digests(store._opened.contents.log_state()[0]))
+        log = Path(store.layout.digests(store._engine.contents.log_state()[0]))
         flip(log, log.read_bytes().rindex(blake3(files["one"])) + 10)
         with Store(store.root) as other:
             other.check(repair=True)

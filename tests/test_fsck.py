@@ -269,7 +269,7 @@ def test_the_images_and_files_of_a_damaged_content_are_told(root: Path) -> None:
 
 
 def _place_of(store: Store, digest: bytes) -> tuple[Path, int]:
-    file, offset, _ = store._opened.contents.open_place(digest)
+    file, offset, _ = store._engine.contents.open_place(digest)
     with file:
         return Path(str(file.name)), offset
 
@@ -331,7 +331,7 @@ def test_a_row_that_came_or_went_is_found(root: Path) -> None:
 def test_sums_follow_every_way_to_change_rows(store: Store) -> None:
     from layerstore.store import sums
 
-    database = store._opened.database
+    database = store._engine.database
     with database.transaction() as db:
         db.execute("INSERT INTO images VALUES ('a', 'c', ?, 1)", ("x\u1234",))
         db.executemany("INSERT INTO names VALUES (?, 'a')", [("one",), ("two",)])
@@ -354,12 +354,12 @@ def test_sums_follow_every_way_to_change_rows(store: Store) -> None:
 def test_a_transaction_in_which_a_statement_failed_is_not_committed(store: Store) -> None:
     from layerstore.store import sums
 
-    with pytest.raises(sqlite3.IntegrityError), store._opened.database.transaction() as db:
+    with pytest.raises(sqlite3.IntegrityError), store._engine.database.transaction() as db:
         db.execute("INSERT INTO packs VALUES (1)")
         with contextlib.suppress(sqlite3.IntegrityError):
             db.execute("INSERT INTO packs VALUES (2), (1)")
-    assert store._opened.database.read().execute("SELECT * FROM packs").fetchall() == []
-    assert sums.differing(store._opened.database.read()) == []
+    assert store._engine.database.read().execute("SELECT * FROM packs").fetchall() == []
+    assert sums.differing(store._engine.database.read()) == []
 
 
 def test_who_does_not_keep_the_sums_cannot_write(root: Path) -> None:
@@ -384,7 +384,7 @@ def test_text_in_the_database_that_is_none_is_found(root: Path, table: str) -> N
 
 def test_a_torn_end_of_a_log_is_told_as_what_a_crash_leaves(root: Path) -> None:
     with Store(root) as store:
-        log = store._opened.database.read().execute("SELECT log FROM containers WHERE name = 'one'").fetchone()[0]
+        log = store._engine.database.read().execute("SELECT log FROM containers WHERE name = 'one'").fetchone()[0]
     cut(root / "logs" / log)
     report = checked(root)
     assert [note.path for note in report.notes] == [str(root / "logs" / log)]
@@ -393,7 +393,7 @@ def test_a_torn_end_of_a_log_is_told_as_what_a_crash_leaves(root: Path) -> None:
 
 def test_what_of_a_log_a_snapshot_needs_is_to_be_there(root: Path) -> None:
     with Store(root) as store:
-        log, length = store._opened.database.read().execute("SELECT log, length FROM snapshots").fetchone()
+        log, length = store._engine.database.read().execute("SELECT log, length FROM snapshots").fetchone()
     path = root / "logs" / log
     cut(path, path.stat().st_size - length + 1)
     assert "snapshot 'before' needs" in told(checked(root))
@@ -403,7 +403,7 @@ def test_a_remembered_step_of_a_build_is_checked(store: Store) -> None:
     from layerstore.building.steps import Step, Steps
     from layerstore.types import ChainId
 
-    steps = Steps(store._opened)
+    steps = Steps(store._engine.store)
     steps.add("k" * 64, Step("2024-05-06T07:08:09Z", None, ChainId(OTHER_ID)))
     assert store.check().is_clean
     flip(Path(store.layout.builds) / "steps" / ("k" * 64), 20)
@@ -415,7 +415,7 @@ def test_a_remembered_step_of_a_build_is_checked(store: Store) -> None:
 def test_a_recipe_without_a_digest_is_judged_by_its_tar(root: Path) -> None:
     with unnoticed(root) as db:
         db.execute("UPDATE layers SET recipe = NULL")
-    with Store(root) as store, store._opened.database.transaction() as db:
+    with Store(root) as store, store._engine.database.transaction() as db:
         from layerstore.store import sums
 
         sums.seal(db)

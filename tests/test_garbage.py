@@ -328,7 +328,7 @@ def test_a_file_that_is_open_stays_what_it_was(punched: tuple[Store, bytes]) -> 
     store, dead = punched
     view = store.image("a:1").view
     digest = bytes.fromhex(view.find("/dead").digest or "")
-    with view.open("/dead") as file, store._opened.contents.open(digest) as content:
+    with view.open("/dead") as file, store._engine.contents.open(digest) as content:
         start = file.read(10)
         remove_elsewhere(store, "a:1")
         assert start + file.read() == dead
@@ -363,7 +363,7 @@ def test_a_log_that_is_collected_before_it_is_opened(
     """It is read anew, and is no path that is missing."""
     store, _ = punched
     with Store(store.root) as reader:
-        contents = reader._opened.contents
+        contents = reader._engine.contents
         mapped = contents._map_log
 
         def collected_meanwhile(generation: int, count: int) -> memoryview:

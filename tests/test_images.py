@@ -337,18 +337,18 @@ class TestBesideOthers:
 
     @contextlib.contextmanager
     def before_the_transaction(self, store: Store, do: Callable[[Store], object]) -> Iterator[None]:
-        real = store._opened.database.transaction
+        real = store._engine.database.transaction
 
         def later(**options: bool) -> contextlib.AbstractContextManager[sqlite3.Connection]:
             with Store(store.root) as other:
                 do(other)
             return real(**options)
 
-        store._opened.database.transaction = later  # type: ignore[method-assign, assignment]
+        store._engine.database.transaction = later  # type: ignore[method-assign, assignment]
         try:
             yield
         finally:
-            store._opened.database.transaction = real  # type: ignore[method-assign]
+            store._engine.database.transaction = real  # type: ignore[method-assign]
 
     def test_a_name_that_moves_takes_no_image_with_it(self, store: Store) -> None:
         load(store, BASE, TOP)
@@ -367,16 +367,16 @@ class TestBesideOthers:
         self, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         load(store, BASE)
-        found = store._find_named
+        found = store._engine.find_named
 
-        def moved(name: str, least_digits: int) -> tuple[object, str | None]:
+        def moved(name: str, least_digits: int = 1) -> tuple[object, str | None]:
             named = found(name, least_digits)
             with Store(store.root) as other:
                 other.remove_image("base:1")
             return named
 
         store.tag("base:1", "kept:1")
-        monkeypatch.setattr(store, "_find_named", moved)
+        monkeypatch.setattr(store._engine, "find_named", moved)
         store.save("base:1", tmp_path / "saved.tar")
         with Store(tmp_path / "other", create=True) as other:
             assert other.load(tmp_path / "saved.tar")[0].names == ["base:1"]
@@ -414,8 +414,8 @@ class TestBesideOthers:
 
 def test_looking_into_many_images_takes_no_more_descriptors(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each has a pack of its own."""
-    monkeypatch.setattr(store, "_looked_into", Recent(8, ImageOfStore._let_go))
-    monkeypatch.setattr(store, "_image_trees", Recent(8))
+    monkeypatch.setattr(store._engine, "_looked_into", Recent(8, ImageOfStore.let_go))
+    monkeypatch.setattr(store._engine, "_image_trees", Recent(8))
     monkeypatch.setattr("layerstore.extents.image_tree._OPEN_PACKS", 8)
     for number in range(40):
         store.load(io.BytesIO(tar_of(docker_files([Image([layer(number)], [f"i{number}:1"])]))))

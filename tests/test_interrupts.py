@@ -60,7 +60,7 @@ def interrupt_after_commit(store: Store) -> None:
 
 def interrupt(store: Store, factory: type[_Connection]) -> None:
     connection = sqlite3.connect(store.layout.database, isolation_level=None, factory=factory)
-    store._opened.database._connections[threading.get_ident()] = connection
+    store._engine.database._connections[threading.get_ident()] = connection
 
 
 def test_a_load_interrupted_after_its_commit_keeps_its_pack(store: Store, archive: Path) -> None:
@@ -84,7 +84,7 @@ def test_containers_created_before_an_interrupt_keep_their_directories(store: St
 @root_only
 def test_a_transaction_interrupted_as_it_began_keeps_nobody_from_writing(store: Store) -> None:
     interrupt(store, InterruptedAfterBegin)
-    with pytest.raises(KeyboardInterrupt), store._opened.database.transaction():
+    with pytest.raises(KeyboardInterrupt), store._engine.database.transaction():
         pass
     other = sqlite3.connect(store.root / "layerstore.db", timeout=0, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
@@ -92,11 +92,11 @@ def test_a_transaction_interrupted_as_it_began_keeps_nobody_from_writing(store: 
 
 
 def test_a_transaction_in_another_is_refused_and_leaves_it_as_it_is(store: Store) -> None:
-    with store._opened.database.transaction() as outer:
+    with store._engine.database.transaction() as outer:
         outer.execute("INSERT INTO packs VALUES (7)")
-        with pytest.raises(RuntimeError, match="under way"), store._opened.database.transaction():
+        with pytest.raises(RuntimeError, match="under way"), store._engine.database.transaction():
             pass
-    assert store._opened.database.read().execute("SELECT count(*) FROM packs").fetchone() == (1,)
+    assert store._engine.database.read().execute("SELECT count(*) FROM packs").fetchone() == (1,)
 
 
 def test_an_interrupt_while_a_row_is_told(store: Store) -> None:
@@ -105,10 +105,10 @@ def test_an_interrupt_while_a_row_is_told(store: Store) -> None:
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    store._opened.database.read().create_function(sums.COME, -1, interrupted)
-    with pytest.raises(KeyboardInterrupt), store._opened.database.transaction() as writing:
+    store._engine.database.read().create_function(sums.COME, -1, interrupted)
+    with pytest.raises(KeyboardInterrupt), store._engine.database.transaction() as writing:
         writing.execute("INSERT INTO packs VALUES (7)")
-    assert store._opened.database.read().execute("SELECT count(*) FROM packs").fetchone() == (0,)
+    assert store._engine.database.read().execute("SELECT count(*) FROM packs").fetchone() == (0,)
 
 
 def test_who_is_interrupted_waiting_for_a_lock_keeps_no_file_open(
@@ -232,14 +232,14 @@ def test_a_database_that_another_process_keeps_locked(store: Store, monkeypatch:
     other = sqlite3.connect(store.root / "layerstore.db", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     monkeypatch.setattr(db, "_TIMEOUT_SECONDS", 0.01)
-    with pytest.raises(Conflict, match="another process"), store._opened.database.transaction():
+    with pytest.raises(Conflict, match="another process"), store._engine.database.transaction():
         pass
     other.execute("ROLLBACK")
     other.close()
 
 
 def test_a_full_disk_is_told_as_such(store: Store) -> None:
-    database: Database = store._opened.database
+    database: Database = store._engine.database
     database.read().execute("PRAGMA max_page_count = 1")
     with pytest.raises(OSError, match="full") as caught, database.transaction() as writing:
         writing.executemany("INSERT INTO packs VALUES (?)", [(n,) for n in range(100_000)])

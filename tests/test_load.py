@@ -925,7 +925,7 @@ def test_a_killed_import_leaves_nothing_visible_and_is_cleared_away(tmp_path: Pa
             staged += bool(list((store.root / "staging").iterdir()))
             assert store.images() == []
             assert not list(
-                store._opened.database.read().execute("SELECT diff_id FROM layers UNION SELECT number FROM packs")
+                store._engine.database.read().execute("SELECT diff_id FROM layers UNION SELECT number FROM packs")
             )
     assert staged, "no import was killed while it staged"
     with Store(root) as store:
@@ -939,7 +939,7 @@ def test_a_killed_import_leaves_nothing_visible_and_is_cleared_away(tmp_path: Pa
 
 
 def interrupt_after_commits(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    transaction = store._opened.database.transaction
+    transaction = store._engine.database.transaction
 
     @contextmanager
     def interrupted(**options: Any) -> Iterator[Any]:
@@ -947,7 +947,7 @@ def interrupt_after_commits(store: Store, monkeypatch: pytest.MonkeyPatch) -> No
             yield db
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(store._opened.database, "transaction", interrupted)
+    monkeypatch.setattr(store._engine.database, "transaction", interrupted)
 
 
 def test_an_interrupt_right_after_the_commit_loses_nothing(

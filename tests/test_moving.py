@@ -78,7 +78,7 @@ def store(module_store: Store) -> Iterator[Store]:
     yield module_store
     module_store.remove(module_store.containers(), force=True)
     assert os.listdir(module_store.layout.containers) == []
-    module_store._writable.layers.make_durable()  # what rollbacks and snapshots have left
+    module_store._engine.writable.layers.make_durable()  # what rollbacks and snapshots have left
     assert os.listdir(module_store.layout.logs) == []
 
 
@@ -170,7 +170,7 @@ class TestToTheOverlayDriver:
         assert outside(container) == before
         with container.mount() as view:
             assert links(os, str(view)) == linked
-        assert os.listdir(container._store.layout.logs) == []
+        assert os.listdir(container._engine.layout.logs) == []
 
     def test_no_content_of_the_images_is_written(self, container: Container) -> None:
         container.rename("/usr", "/opt")
@@ -279,7 +279,7 @@ class TestToTheOverlayDriver:
             container.move("overlay")
         assert container.driver == "extent"
         assert stat.S_ISCHR(container.lstat("/zero").st_mode)
-        assert os.listdir(container._store.layout.containers) == []
+        assert os.listdir(container._engine.layout.containers) == []
         number = container.stat("/etc/hosts").st_ino - 1
         wrong = Record(kinds.XATTR, number, name=b"system.posix_acl_access", payload=b"none")
         container._layer().writing().commit(wrong)  # as logs have it of a time when that was not refused
@@ -519,7 +519,7 @@ class TestWhenItCannotBe:
 
 
 def log_bytes(container: Container) -> int:
-    logs = container._store.layout.logs
+    logs = container._engine.layout.logs
     return sum(os.stat(f"{logs}/{name}").st_size for name in os.listdir(logs))
 
 
@@ -802,7 +802,7 @@ def test_from_the_command_line(store: Store) -> None:
     store.container("box").write_bytes("/new", b"1")
     assert run("mount", "box")[0] == 1
     assert "another process writes" in run("move", "box", "--driver", "overlay")[1]
-    store._writable.layers.close()
+    store._engine.writable.layers.close()
     assert run("diff", "box") == (0, "A /new\n")
     assert run("move", "box", "--driver", "overlay") == (0, "")
     assert run("diff", "box") == (0, "A /new\n")
@@ -851,7 +851,7 @@ def test_killed_anywhere(store: Store, driver: str) -> None:
             container.snapshot("clean")
             if driver == "extent":
                 container.move("overlay")
-            store._writable.layers.close()
+            store._engine.writable.layers.close()
             if events == 10_000:
                 status, told_events = killed.run(store.root, container.id, driver, 0)
                 assert status == 0, told_events

@@ -34,7 +34,7 @@ def pack_files(store: Store) -> set[str]:
 def needs(store: Store, name: str) -> tuple[int, ...]:
     """The packs that an image's mount needs."""
     image = store.image(name)
-    return store._chains.mountable(image.chain_id, lambda: image.diff_ids).packs
+    return store._engine.chains.mountable(image.chain_id, lambda: image.diff_ids).packs
 
 
 def check_contents(store: Store, stack: Stack, count: int) -> None:
@@ -43,7 +43,7 @@ def check_contents(store: Store, stack: Stack, count: int) -> None:
     for path, data in stack.files(count).items():
         number = index.lookup(path.encode())
         assert number is not None
-        with store._opened.contents.open(index.content(index.record(number).content or 0)[0]) as file:
+        with store._engine.contents.open(index.content(index.record(number).content or 0)[0]) as file:
             assert file.read() == data
 
 
@@ -127,12 +127,12 @@ def test_two_stores_at_one_root(store: Store) -> None:
     stack.load(store, range(1, 21))
     with Store(store.root) as other:
         check_contents(other, stack, 20)
-        digests = other._opened.contents.digests()
+        digests = other._engine.contents.digests()
         store.create("grown:20").remove()
         store.collect_garbage()
-        assert other._opened.contents.digests() is not digests
+        assert other._engine.contents.digests() is not digests
         check_contents(other, stack, 20)
-        other._opened.contents._opened.packs.clear()
+        other._engine.contents._opened.packs.clear()
         check_contents(other, stack, 20)
         assert len(needs(other, "grown:20")) <= 4
 
@@ -141,7 +141,7 @@ def test_two_stores_at_one_root(store: Store) -> None:
 def test_a_reader_that_located_a_content_before_it_was_moved(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     stack = Stack(9)
     stack.load(store, range(1, 10))
-    contents = store._opened.contents
+    contents = store._engine.contents
     before = contents._current()
     before.packs.clear()
     store.create("grown:9").remove()

@@ -257,7 +257,7 @@ class TestAttaching:
             for i in range(6):
                 with Store(sys.argv[1]) as store:
                     assert store.images() == []
-                    with store._opened.database.transaction() as db:
+                    with store._engine.database.transaction() as db:
                         db.execute("UPDATE counters SET value = value + 1 WHERE name = 'packs'")
         """
         running = [child(program, root) for _ in range(4)]
@@ -268,7 +268,7 @@ class TestAttaching:
         with Store(root) as store:
             assert len(devices_of(root)) == 1
             query = "SELECT value FROM counters WHERE name = 'packs'"
-            assert store._opened.database.read().execute(query).fetchone() == (24,)
+            assert store._engine.database.read().execute(query).fetchone() == (24,)
 
     def test_many_threads_at_once(self, root: Path) -> None:
         Store(root, create=True, pool_bytes=POOL_BYTES).close()
@@ -434,7 +434,7 @@ class TestContainers:
             os.chmod(view / "large", 0o600)
             os.chown(view / "large", 5, 6)
             assert allocated(shared) - before <= 64 << 10
-            upper = Path(shared._containers.upper(view.parent.name)) / "large"
+            upper = Path(shared._engine.containers.upper(view.parent.name)) / "large"
             assert upper.stat().st_blocks == 0
             assert (view / "large").stat().st_uid == 5
             with open(view / "large", "rb") as file:

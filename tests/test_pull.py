@@ -466,13 +466,13 @@ def test_redirects_that_lead_nowhere_are_told(store: Store, proxy: Proxy) -> Non
 
 def test_a_layer_blob_that_is_known_is_remembered(store: Store, registry: Registry) -> None:
     store.pull(f"{registry.host}/app:1")
-    rows = store._opened.database.read().execute("SELECT diff_id, digest FROM layer_blobs").fetchall()
+    rows = store._engine.database.read().execute("SELECT diff_id, digest FROM layer_blobs").fetchall()
     assert set(rows) == {(IMAGE.diff_ids[number], blob_of(IMAGE, number)) for number in range(4)}
-    places = store._opened.database.read().execute("SELECT DISTINCT registry, repository FROM blob_places").fetchall()
+    places = store._engine.database.read().execute("SELECT DISTINCT registry, repository FROM blob_places").fetchall()
     assert places == [(registry.host, "app")]
     store.remove_image(IMAGE.id)
     store.collect_garbage()
-    assert store._opened.database.read().execute("SELECT count(*) FROM layer_blobs, blob_places").fetchone() == (0,)
+    assert store._engine.database.read().execute("SELECT count(*) FROM layer_blobs, blob_places").fetchone() == (0,)
 
 
 def test_few_files_are_open_at_once(registry: Registry, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Stacks of up to 2,000 layers: loading, merging upon what is merged, what is kept of it on disk, and its eviction."""
 
+import contextlib
 import fcntl
 import json
 import os
@@ -52,7 +53,7 @@ def bytes_of(store: Store, image: Image) -> bytes:
 
 
 def from_scratch(store: Store, diff_ids: list[str]) -> bytes:
-    layers = [store._chains.layer_index(DiffId(diff_id)) for diff_id in diff_ids]
+    layers = [store._engine.chains.layer_index(DiffId(diff_id)) for diff_id in diff_ids]
     return bytes(merge(layers, hash_key(chain_id(map(DiffId, diff_ids)))))
 
 
@@ -122,7 +123,7 @@ def test_many_layers_need_few_descriptors(deep: tuple[Store, Stack], tmp_path: P
 def test_each_step_of_a_build_merges_one_layer(store: Store, stack: Stack, merges: list[int]) -> None:
     stack.load(store, [60])
     for count in range(1, 61):
-        store._chains.index(list(map(DiffId, stack.diff_ids[:count])))
+        store._engine.chains.index(list(map(DiffId, stack.diff_ids[:count])))
     assert merges == [1] + [2] * 59
     assert bytes_of(store, store.image("grown:60")) == from_scratch(store, stack.diff_ids)
 
@@ -136,7 +137,7 @@ def test_from_any_prefix_it_is_the_same_index(tmp_path: Path, stack: Stack) -> N
         for _ in range(25):
             with Store(store.root) as other:
                 for count in draw.sample(range(1, 61), 4):
-                    index = other._chains.index(list(map(DiffId, stack.diff_ids[:count])))
+                    index = other._engine.chains.index(list(map(DiffId, stack.diff_ids[:count])))
                     assert (index.layer_count, index.nbytes) == (count, len(whole[count]))
                     path = store.root / "chains" / f"{chain_id(map(DiffId, stack.diff_ids[:count]))[7:]}.index"
                     assert path.read_bytes() == whole[count]
@@ -249,9 +250,12 @@ def test_memory_is_bounded_by_bytes(store: Store, stack: Stack, monkeypatch: pyt
         monkeypatch.setattr(indexes, "_CACHED_BYTES", 3 * one)
         for count in range(40, 61):
             other.image(f"grown:{count}").index().verify()
-        kept = other._chains._indexes._cached
+        indexes_of = other._engine.chains._indexes
+        kept = indexes_of._cached
         assert 3 <= len(kept) <= 5
-        assert other._chains._indexes._cached_bytes == sum(each.index.nbytes for each in kept.values()) <= 3 * one
+        assert (
+            other._engine.chains._indexes._cached_bytes == sum(each.index.nbytes for each in kept.values()) <= 3 * one
+        )
         monkeypatch.setattr(indexes, "_CACHED_BYTES", 1)
         assert other.image("grown:40").index() is other.image("grown:40").index()
 
@@ -292,7 +296,7 @@ def test_many_threads_make_the_same_chains(store: Store, stack: Stack, merges: l
 
     def build() -> None:
         for count in range(1, 61):
-            found.append(store._chains.index(list(map(DiffId, stack.diff_ids[:count]))).layer_count)
+            found.append(store._engine.chains.index(list(map(DiffId, stack.diff_ids[:count]))).layer_count)
 
     threads = [threading.Thread(target=build) for _ in range(4)]
     for thread in threads:
@@ -332,6 +336,34 @@ def test_everything_comes_back_after_eviction(store: Store, stack: Stack) -> Non
         for image in other.images():
             make_all(other, image)
     assert {name: (store.root / "chains" / name).read_bytes() for name in chain_files(store)} == before
+
+
+def test_a_file_that_goes_as_it_is_looked_at_takes_no_other_with_it(
+    store: Store, stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A temporary name that is the file's own by then: there is no size and no time of that image."""
+    stack.load(store, [30, 40])
+    for image in store.images():
+        make_all(store, image)
+    newest = store.image("grown:40").chain_id[7:]
+    scandir = os.scandir
+
+    class Renamed:
+        def __init__(self, entry: os.DirEntry[str]) -> None:
+            self.name, self.path = entry.name, entry.path
+
+        def stat(self, *, follow_symlinks: bool) -> os.stat_result:
+            raise FileNotFoundError
+
+    @contextlib.contextmanager
+    def late(path: str) -> Iterator[list[object]]:
+        with scandir(path) as entries:
+            yield [Renamed(entry) if entry.name[:64] == newest else entry for entry in entries]
+
+    monkeypatch.setattr(os, "scandir", late)
+    store.evict_derived(0)
+    monkeypatch.undo()
+    assert {name[:64] for name in chain_files(store)} == {newest}
 
 
 def test_what_was_used_last_stays(store: Store, stack: Stack) -> None:
@@ -455,7 +487,7 @@ def test_an_image_that_is_evicted_before_it_is_mounted(
 ) -> None:
     stack.load(store, [10])
     container = store.create("grown:10")
-    mount, calls = store._mounts.mount, []
+    mount, calls = store._engine.mounts.mount, []
 
     def late(*args: object, **options: object) -> None:
         if not calls:
@@ -463,7 +495,7 @@ def test_an_image_that_is_evicted_before_it_is_mounted(
         calls.append(1)
         mount(*args, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(store._mounts, "mount", late)
+    monkeypatch.setattr(store._engine.mounts, "mount", late)
     with container.mount() as root:
         assert contents_of(root) == stack.files(10)
     assert len(calls) == 2
@@ -514,7 +546,7 @@ def test_chain_ids(stack: Stack) -> None:
 
 
 def test_chain_ids_of_one_stack_after_another(store: Store, stack: Stack) -> None:
-    find = store._chains._indexes._chain_ids
+    find = store._engine.chains._indexes._chain_ids
     draw = random.Random(3)
     stacks = [list(map(DiffId, stack.diff_ids[:n])) for n in range(12)]
     stacks += [[*stacks[n], *map(DiffId, stack.diff_ids[40:42])] for n in range(12)]

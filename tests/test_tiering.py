@@ -39,7 +39,7 @@ def make_old(store: Store, *names: str, hours: float = 2) -> None:
     """Have images have come, and been used for the last time, so long ago."""
     for name in names:
         image = store.image(name).id
-        with store._opened.database.transaction() as db:
+        with store._engine.database.transaction() as db:
             old = "UPDATE images SET stored_seconds = stored_seconds - ? WHERE image_id = ?"
             db.execute(old, (hours * HOUR, image))
         path = Path(store.layout.blobs) / image.removeprefix("sha256:")

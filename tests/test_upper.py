@@ -109,8 +109,8 @@ class Upper:
 
     def __init__(self, container: Container) -> None:
         self.index = container.image.index()
-        self.contents = container._store._opened.contents
-        self.path = container._store._containers.upper(container.id)
+        self.contents = container._engine.contents
+        self.path = container._engine.containers.upper(container.id)
 
     def entries(self) -> list[Entry]:
         with opened(self.path) as fd:

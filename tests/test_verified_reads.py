@@ -128,7 +128,7 @@ def committed(store: Store, name: str) -> bytes:
 def linked(store: Store, name: str) -> bytes:
     """As a commit takes an object over, or where that is none, clones or copies it."""
     path = store.root / f"linked.{os.urandom(4).hex()}"
-    source = StoredContent(store._opened.contents, blake3(CONTENTS[name]))
+    source = StoredContent(store._engine.contents, blake3(CONTENTS[name]))
     if source.link_to(str(path)):
         return path.read_bytes()
     return b"".join(source.pieces())

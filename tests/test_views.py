@@ -439,7 +439,7 @@ def test_locations_follow_garbage_collection(tmp_path: Path) -> None:
 def test_a_content_that_moves_between_lookup_and_reading_is_looked_up_again(
     opened: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    view, contents = opened.view(opened.image("app:1").diff_ids), opened._opened.contents
+    view, contents = opened.view(opened.image("app:1").diff_ids), opened._engine.contents
     found, failing, current = contents._pack, [True], [True]
 
     def pack(generation: Any, number: int) -> Any:

@@ -8,6 +8,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "retry.h"
+
 int ls_punch_holes(int fd, const struct ls_range *ranges, size_t n, struct ls_error *err)
 {
 	for (size_t i = 0; i < n; i++) {
@@ -54,6 +56,10 @@ static int transfer_all(int fd, int is_write, struct iovec *vectors, int *count,
 	while ((*count = advance(vectors, *count, 0))) {
 		ssize_t done = TEMP_FAILURE_RETRY(transfer(fd, is_write, vectors, *count, (off_t)*position));
 
+		if (!done && is_write) {
+			errno = EIO; /* as some file systems in user space do */
+			done = -1;
+		}
 		if (done <= 0)
 			return (int)done;
 		*position += (uint64_t)done;

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "base/files.h"
+#include "base/retry.h"
 
 /* Bytes between two ranges that cost less to read than another system call does. */
 #define NEAR 512

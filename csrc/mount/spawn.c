@@ -13,6 +13,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "base/retry.h"
 #include "fscontext.h"
 #include "spawn.h"
 

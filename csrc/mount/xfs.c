@@ -8,6 +8,7 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
+#include "base/retry.h"
 #include "fscontext.h"
 
 /* The kernel's ABI (fs/xfs/libxfs/xfs_fs.h), which linux-libc-dev leaves to xfslibs-dev. */

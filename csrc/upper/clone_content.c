@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "base/files.h"
+#include "base/retry.h"
 #include "clone_content.h"
 #include "clone_tree.h"
 

@@ -7,6 +7,7 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
+#include "base/retry.h"
 #include "hash/siphash.h"
 #include "upper.h"
 #include "upper_attributes.h"

@@ -10,6 +10,7 @@
 #include <sys/xattr.h>
 #include <unistd.h>
 
+#include "base/retry.h"
 #include "hash/blake3.h"
 #include "upper_attributes.h"
 

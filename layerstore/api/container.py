@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any, BinaryIO, Literal, Unpack, overload
 
+    from layerstore.api.engine import Engine
     from layerstore.api.image import Image
-    from layerstore.api.store import Driver, Store
+    from layerstore.api.store import Driver
     from layerstore.containers.bundle import Volume
     from layerstore.containers.confinement import Confinement, Loosened
     from layerstore.containers.containers import ContainerRow
@@ -47,8 +48,8 @@ class Container(Operations):
     cannot write (`Conflict`) until the parent has closed the store.
     """
 
-    def __init__(self, store: Store, row: ContainerRow) -> None:
-        self._store = store
+    def __init__(self, engine: Engine, row: ContainerRow) -> None:
+        self._engine = engine
         self.row = row
 
     def __repr__(self) -> str:
@@ -65,7 +66,7 @@ class Container(Operations):
 
     @property
     def image(self) -> Image:
-        return self._store._image(self.row.image_id)
+        return self._engine.image(self.row.image_id)
 
     @property
     def driver(self) -> str:
@@ -77,28 +78,28 @@ class Container(Operations):
         """Where its view is while it is mounted."""
         from pathlib import Path
 
-        return Path(self._store._containers.root(self.id))
+        return Path(self._engine.containers.root(self.id))
 
     @property
     def state(self) -> str:
         """ "created", "mounted" or "running"."""
-        return self._store.states([self])[0]
+        return self._engine.containers.states([self.row])[0]
 
     def mount(self) -> _Mounted:
         """Mount it; the result is the path of its view, and as a context manager unmounts it at the end.
 
         Raises `Unsupported` where this user or kernel cannot mount, `OSError`.
         """
-        self._store.mount([self])
+        self._engine.mount([self.row])
         return _Mounted(self)
 
     def umount(self, *, force: bool = False) -> None:
         """Unmount it; nothing happens when it is not mounted. Raises `Conflict` while it is in use, without `force`."""
-        self._store.umount([self], force=force)
+        self._engine.containers.unmount([self.row], lazy=force)
 
     def remove(self, *, force: bool = False) -> None:
         """Remove it and what it wrote. Raises `Conflict` while it runs or is in use, without `force`."""
-        self._store.remove([self], force=force)
+        self._engine.remove([self.row], force=force)
 
     # The extent driver
 
@@ -112,7 +113,7 @@ class Container(Operations):
                 f"container {self.id[:12]} is of the overlay driver; mount it and work on the files below its root, "
                 f"or `layerstore move {self.id[:12]} --driver extent` first (`Container.move`)"
             )
-        return self._store._writable
+        return self._engine.writable
 
     if TYPE_CHECKING:
 
@@ -141,7 +142,7 @@ class Container(Operations):
         `OSError`.
         """
         check_count(count, name)
-        made = [Container(self._store, row) for row in self._states.fork(self.row, count or 1, name)]
+        made = [Container(self._engine, row) for row in self._states.fork(self.row, count or 1, name)]
         return made[0] if count is None else made
 
     def snapshot(self, name: str) -> None:
@@ -174,7 +175,7 @@ class Container(Operations):
 
     @property
     def _states(self) -> WritableContainers | Forks:
-        return self._store._writable if self.row.driver == "extent" else self._store._forks
+        return self._engine.writable if self.row.driver == "extent" else self._engine.forks
 
     def move(self, driver: Driver) -> None:
         """Change its driver; nothing is done where it has that one already.
@@ -197,7 +198,7 @@ class Container(Operations):
             NotFound: it was removed.
             CorruptError, OSError.
         """
-        self.row = self._store._moves.move(self.row, driver)
+        self.row = self._engine.moves.move(self.row, driver)
 
     def diff(self) -> list[Change]:
         """What it changed, sorted by path.
@@ -212,7 +213,9 @@ class Container(Operations):
 
         index = self.image.index()
         with self._upper() as fd:
-            return changes.changes(fd, index)
+            found = changes.changes(fd, index)
+        self._engine.containers.check(self.row)  # else it was being removed, and this may be a part of it
+        return found
 
     # What it holds
 
@@ -241,15 +244,15 @@ class Container(Operations):
         """
         from layerstore.containers import commits
 
-        store = self._store
+        engine = self._engine
         tar, held = self._layer_tar()
-        return store._image(
+        return engine.image(
             commits.commit(
-                store._opened,
+                engine.store,
                 self.image.config,
                 tar,
                 held,
-                partial(store._containers.check, self.row),
+                partial(engine.containers.check, self.row),
                 name=name,
                 author=author,
                 message=message,
@@ -273,7 +276,7 @@ class Container(Operations):
 
         index = self.image.index()
         with self._changed() as changed:
-            yield from whole(index, self._store._opened.contents, changed, encode_path(path))
+            yield from whole(index, self._engine.contents, changed, encode_path(path))
 
     def export(self, path: str | bytes = "/") -> Iterator[Piece]:
         """Its whole view, or what is at and below a path, as the pieces of a tar.
@@ -335,7 +338,7 @@ class Container(Operations):
         from layerstore.containers import unpacking
 
         with self._files() as files:
-            unpacking.unpack(files, archive, os.fspath(path), self._store.limits)
+            unpacking.unpack(files, archive, os.fspath(path), self._engine.limits)
 
     @contextlib.contextmanager
     def _files(self) -> Iterator[Files]:
@@ -350,8 +353,8 @@ class Container(Operations):
     @contextlib.contextmanager
     def _mounted(self, *, keep: bool = False) -> Iterator[int]:
         """See `Containers.mounted_for`."""
-        store = self._store
-        with store._containers.mounted_for(self.row, lambda image: store._image(image).diff_ids, keep=keep) as root:
+        engine = self._engine
+        with engine.containers.mounted_for(self.row, engine.diff_ids, keep=keep) as root:
             yield root
 
     @contextlib.contextmanager
@@ -362,15 +365,13 @@ class Container(Operations):
         What needs another lock of the store (an index, contents) is opened before."""
         from layerstore.containers import snapshots
 
-        containers = self._store._containers
         with (
-            containers.told_of_removal(self.row),
-            snapshots.source(self._store.layout, self.id, lasting=lasting) as directory,
+            self._engine.containers.told_of_removal(self.row),
+            snapshots.source(self._engine.layout, self.id, lasting=lasting) as directory,
         ):
             fd = os.open("upper", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
             try:
                 yield fd
-                containers.check(self.row)  # what was seen may be a part of it
             finally:
                 close_fd(fd)
 
@@ -384,9 +385,10 @@ class Container(Operations):
             return
         from layerstore.containers import upper
 
-        index, contents = self.image.index(), self._store._opened.contents
+        index, contents = self.image.index(), self._engine.contents
         with self._upper(lasting=True) as fd:
             yield upper.entries(fd, index, contents)
+        self._engine.containers.check(self.row)  # else it was being removed, and these may be a part of it
 
     def _layer_tar(self) -> tuple[Callable[[Clone], Iterator[Piece]], contextlib.AbstractContextManager[object]]:
         """What writes the tar of its changes, and what is to be held meanwhile."""
@@ -398,7 +400,7 @@ class Container(Operations):
             return lambda clone: tar_pieces(delta.entries(layer.moment()), clone), contextlib.nullcontext()
         from layerstore.containers import upper
 
-        index, contents, stack = self.image.index(), self._store._opened.contents, contextlib.ExitStack()
+        index, contents, stack = self.image.index(), self._engine.contents, contextlib.ExitStack()
 
         def tar(clone: Clone) -> Iterator[Piece]:
             return upper.tar_pieces(stack.enter_context(self._upper()), index, contents, clone)
@@ -456,8 +458,8 @@ class Container(Operations):
         from layerstore.containers.confinement import confined
 
         confinement = confined(**loosened)
-        runtime = self._store._containers.runtime()
-        with self._store._containers.starting(self.id), self._mounted():
+        runtime = self._engine.containers.runtime()
+        with self._engine.containers.starting(self.id), self._mounted():
             spec = self._spec(args, entrypoint, env, workdir, user, tty, network, volumes, hostname, confinement)
             fds = [_descriptor(file, own) for own, file in enumerate((stdin, stdout, stderr))]
             with self._launched(spec, confinement, runtime) as (bundle, group):
@@ -489,21 +491,21 @@ class Container(Operations):
         from layerstore.containers.confinement import confined
 
         confinement = confined(**loosened)
-        runtime = self._store._containers.runtime()
-        with self._store._containers.starting(self.id), self._mounted(keep=True):
+        runtime = self._engine.containers.runtime()
+        with self._engine.containers.starting(self.id), self._mounted(keep=True):
             spec = self._spec(args, entrypoint, env, workdir, user, False, network, volumes, hostname, confinement)
             out, err = (None if file is None else _descriptor(file, 1) for file in (stdout, stderr))
             with self._launched(spec, confinement, runtime) as (bundle, group):
                 pid = runtime.start_detached(bundle, self.id, group, stdout=out, stderr=err)
                 # A removal by force may have come before the group.
-                self._store._containers.check(self.row)
+                self._engine.containers.check(self.row)
                 if group is not None:
                     group.stays = True
                 return pid
 
     def kill(self, number: int = 9) -> None:
         """Send a signal (SIGKILL) to its first process. Raises `NotFound` when nothing runs in it."""
-        self._store._containers.runtime().kill(self.id, number)
+        self._engine.containers.runtime().kill(self.id, number)
 
     def inspect(self) -> dict[str, Any]:
         """What is known of the container."""
@@ -520,7 +522,7 @@ class Container(Operations):
             "Command": json.loads(self.row.command) if self.row.command else None,
             "State": state,
             "Root": str(self.root) if state != "created" else None,
-            "Upper": self._store._containers.upper(self.id) if self.row.driver == "overlay" else None,
+            "Upper": self._engine.containers.upper(self.id) if self.row.driver == "overlay" else None,
         }
 
     def _spec(
@@ -541,7 +543,7 @@ class Container(Operations):
 
         spec = runtime_spec(
             self.image.config.document,
-            self._store._containers.root(self.id),
+            self._engine.containers.root(self.id),
             args=args,
             entrypoint=entrypoint,
             env=[f"{key}={value}" for key, value in env.items()] if hasattr(env, "items") else env,
@@ -563,8 +565,8 @@ class Container(Operations):
         """The bundle that this makes of a spec, and the control group that the runtime starts it in."""
         from layerstore.containers import launching
 
-        launching.complete(spec, confinement, runtime, self.id, self._store.layout.run)
-        bundle = self._store._containers.write_bundle(self.id, spec)
+        launching.complete(spec, confinement, runtime, self.id, self._engine.layout.run)
+        bundle = self._engine.containers.write_bundle(self.id, spec)
         with launching.grouped(confinement, runtime, self.id) as group:
             yield bundle, group
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from layerstore._core.index import Index
-    from layerstore.api.store import Store
+    from layerstore.api.engine import Engine
     from layerstore.oci.configs import ImageConfig
     from layerstore.results import Change, HistoryEntry, LayerSummary, Version
     from layerstore.store.pieces import Piece
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 class Image:
     """An image in a store. What it says is read when asked for."""
 
-    def __init__(self, store: Store, image_id: ImageId) -> None:
-        self._store = store
+    def __init__(self, engine: Engine, image_id: ImageId) -> None:
+        self._engine = engine
         self.id = image_id
         self._config: ImageConfig | None = None
         self._chain_id: ChainId | None = None
@@ -43,14 +43,14 @@ class Image:
     def names(self) -> list[str]:
         """`NAME:TAG`, sorted."""
         query = "SELECT name FROM names WHERE image_id = ? ORDER BY name"
-        return [name for (name,) in self._store._opened.database.read().execute(query, (self.id,))]
+        return [name for (name,) in self._engine.database.read().execute(query, (self.id,))]
 
     @property
     def config(self) -> ImageConfig:
         """The image's config. Raises `CorruptError`, `NotFound` when the image is gone."""
         if self._config is None:
             try:
-                path = self._store.layout.blob(Digest(self.id))
+                path = self._engine.layout.blob(Digest(self.id))
                 with about(path), open(path, "rb") as file:
                     self._config = parse_config(file.read(), self.id)
             except FileNotFoundError:
@@ -60,14 +60,14 @@ class Image:
     @property
     def diff_ids(self) -> tuple[DiffId, ...]:
         """The layers, bottom first."""
-        return tuple(DiffId(d) for d, _ in self._store._opened.database.read().execute(LAYERS_OF, (self.id,)))
+        return tuple(DiffId(d) for d, _ in self._engine.database.read().execute(LAYERS_OF, (self.id,)))
 
     @property
     def chain_id(self) -> ChainId:
         """The ChainID of its layers. Raises `NotFound` when the image is gone."""
         if self._chain_id is None:
             query = "SELECT chain_id FROM images WHERE image_id = ?"
-            row = self._store._opened.database.read().execute(query, (self.id,)).fetchone()
+            row = self._engine.database.read().execute(query, (self.id,)).fetchone()
             if row is None:
                 raise NotFound(f"image {self.short_id} was removed; load it again")
             self._chain_id = ChainId(row[0])
@@ -77,14 +77,14 @@ class Image:
     def created(self) -> str:
         """When it was made, as its config says (RFC 3339), "" when it does not."""
         query = "SELECT created FROM images WHERE image_id = ?"
-        row = self._store._opened.database.read().execute(query, (self.id,)).fetchone()
+        row = self._engine.database.read().execute(query, (self.id,)).fetchone()
         return str(row[0]) if row else ""
 
     @property
     def is_frozen(self) -> bool:
         """Whether `Store.freeze` has frozen it, and nothing has thawed it since."""
         query = "SELECT 1 FROM frozen WHERE image_id = ?"
-        return self._store._opened.database.read().execute(query, (self.id,)).fetchone() is not None
+        return self._engine.database.read().execute(query, (self.id,)).fetchone() is not None
 
     @property
     def size_bytes(self) -> int:
@@ -92,7 +92,7 @@ class Image:
         return sum(self._layer_bytes().values())
 
     def _layer_bytes(self) -> dict[int, int]:
-        rows = self._store._opened.database.read().execute(LAYERS_OF, (self.id,))
+        rows = self._engine.database.read().execute(LAYERS_OF, (self.id,))
         return {position: files_bytes for position, (_, files_bytes) in enumerate(rows)}
 
     def history(self) -> list[HistoryEntry]:
@@ -123,13 +123,13 @@ class Image:
         found: dict[int, ImageId] = {}
         made_at = {layer: number for number, (_, layer) in enumerate(steps) if layer is not None}
         lengths = {chain: n for n, chain in enumerate(chain_ids(self.diff_ids), 1)}
-        rows = self._store._opened.database.read().execute("SELECT image_id, chain_id FROM images ORDER BY image_id")
+        rows = self._engine.database.read().execute("SELECT image_id, chain_id FROM images ORDER BY image_id")
         for image_id, length in [(image_id, lengths[chain]) for image_id, chain in rows if chain in lengths]:
             first, end = made_at.get(length - 1, 0), made_at.get(length, len(steps))
             if first + 1 < end:
                 # Steps without a layer follow, so its history says which of them are its own.
                 try:
-                    theirs = self._store._image(image_id).config.steps()
+                    theirs = self._engine.image(image_id).config.steps()
                 except (CorruptError, NotFound):
                     continue  # damaged, or removed meanwhile: what is asked for is not that image
                 if theirs != steps[: len(theirs)]:
@@ -192,12 +192,12 @@ class Image:
         return provenance.versions(self._layer_indexes(diff_ids), diff_ids, tree, path)
 
     def _layer_indexes(self, diff_ids: Sequence[DiffId]) -> list[Index]:
-        with self._store._told_of_removal(self):
-            return [self._store._chains.layer_index(diff_id) for diff_id in diff_ids]
+        with self._engine.told_of_removal(self):
+            return [self._engine.chains.layer_index(diff_id) for diff_id in diff_ids]
 
     def index(self) -> Index:
         """The merged index of its layers. Raises as `view`."""
-        return self._store._index(self)
+        return self._engine.index(self)
 
     @property
     def view(self) -> View:
@@ -209,11 +209,11 @@ class Image:
 
         view = self._view
         if view is None:
-            view = self._view = View(self._store._index(self), self._store._opened.contents)
-        self._store._looked_into.keep(self.id, self)
+            view = self._view = View(self._engine.index(self), self._engine.contents)
+        self._engine.looked_into(self)
         return view
 
-    def _let_go(self) -> None:
+    def let_go(self) -> None:
         """Have it map nothing of the store any more, until it is asked again."""
         self._view = None
 
@@ -231,15 +231,13 @@ class Image:
         """The tar of one of its layers, bit for bit as it came in, in pieces. Raises `CorruptError`, `OSError`."""
         from layerstore.layers.recipe import tar_pieces
 
-        store = self._store
-        recipe = store.layout.layer_recipe(diff_id)
-        return tar_pieces(recipe, store._chains.layer_index(diff_id), store._opened.contents)
+        engine = self._engine
+        recipe = engine.layout.layer_recipe(diff_id)
+        return tar_pieces(recipe, engine.chains.layer_index(diff_id), engine.contents)
 
     def _damaged_layers(self) -> list[str]:
         """Those of which a repair has found that something is missing, until they are loaded again."""
-        damaged = {
-            diff_id for (diff_id,) in self._store._opened.database.read().execute("SELECT diff_id FROM damaged_layers")
-        }
+        damaged = {diff_id for (diff_id,) in self._engine.database.read().execute("SELECT diff_id FROM damaged_layers")}
         return [diff_id for diff_id in self.diff_ids if diff_id in damaged] if damaged else []
 
     def inspect(self) -> dict[str, Any]:

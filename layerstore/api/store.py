@@ -2,39 +2,29 @@
 
 from __future__ import annotations
 
-import _thread
 import contextlib
 import os
 from functools import partial
 
 from layerstore.api.container import Container
+from layerstore.api.engine import Engine
 from layerstore.api.image import Image
-from layerstore.chains.chains import Chains
-from layerstore.containers.containers import Containers, check_count
+from layerstore.containers.containers import check_count
 from layerstore.errors import Conflict, CorruptError, InvalidInput, LayerstoreError, NotFound, Unsupported
-from layerstore.mount.shared import Mounts
 from layerstore.store.db import SET_NAME
 from layerstore.store.last_use import note_use
 from layerstore.store.layout import POOL_NAME, Layout, absolute, make_private
-from layerstore.store.opened import OpenStore
-from layerstore.store.recent import Recent
-from layerstore.types import DiffId, ImageId, chain_id, normalise_name, parse_digest
+from layerstore.types import DiffId, ImageId, normalise_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
     from pathlib import Path
     from typing import Any, BinaryIO, Literal, TypeAlias, overload
 
-    from layerstore._core.index import Index
     from layerstore.cold.encoding import Compression
     from layerstore.cold.tiering import Tiering
     from layerstore.containers.bundle import Volume
-    from layerstore.containers.forks import Forks
-    from layerstore.containers.moving import Moves
-    from layerstore.containers.writable import WritableContainers
-    from layerstore.extents.image_tree import ImageTree, PackFiles
-    from layerstore.extents.writable_layers import Layers
     from layerstore.limits import Limits
     from layerstore.oci.configs import ImageConfig
     from layerstore.results import BuildEvent, Change, CheckReport, DedupStats, Frozen, Progress, Pruned, Synced, Usage
@@ -47,11 +37,6 @@ if TYPE_CHECKING:
 
     Driver: TypeAlias = Literal["overlay", "extent"]
     ProgressCallback: TypeAlias = Callable[[Progress], None]
-
-_IMAGES = 1024
-"""Whose configs stay in memory."""
-_VIEWS = 64
-"""Images whose trees stay in memory, where nobody else has them."""
 
 
 class Store:
@@ -133,25 +118,7 @@ class Store:
         self.layout.finish()
         self.layout.check()
         self.layout.check_database()
-        self._opened = OpenStore(self.layout, self._verify)
-        self._collections = -1
-        self._known_images = Recent(_IMAGES, Image._let_go)
-        self._looked_into = Recent(_VIEWS, Image._let_go)
-        self._chains = Chains(self._opened)
-        self._mounts = Mounts(self.layout)
-        self._containers = Containers(self._opened, self._chains, self._mounts)
-        try:
-            if derived_limit_bytes is not None:
-                self._chains.derived.limit_bytes = derived_limit_bytes
-            self._containers.forget_lost()
-        except BaseException:
-            self._mounts.close()
-            self._opened.close()
-            raise
-        self._opened_layers: Layers | None = None
-        self._opening = _thread.allocate_lock()
-        self._image_trees = Recent(_VIEWS)
-        self._image_files: PackFiles | None = None
+        self._engine = Engine(self.layout, self._verify, self._limits, derived_limit_bytes)
 
     def __enter__(self) -> Store:
         return self
@@ -169,68 +136,12 @@ class Store:
     @property
     def limits(self) -> Limits:
         """What is accepted of archives, registries and Dockerfiles, as it was given when the store was opened."""
-        if self._limits is None:
-            from layerstore.limits import DEFAULT
-
-            self._limits = DEFAULT
-        return self._limits
-
-    @property
-    def _forks(self) -> Forks:
-        from layerstore.containers.forks import Forks
-
-        return Forks(self._opened, self._mounts, self._containers)
-
-    @property
-    def _moves(self) -> Moves:
-        from layerstore.containers.moving import Moves
-
-        return Moves(self._opened, self._mounts, self._containers, self._writable.layers)
+        return self._engine.limits
 
     @property
     def derived_limit_bytes(self) -> int:
         """What merged indexes and tree images may take on disk, as it was given last by any process."""
-        return self._chains.derived.limit_bytes
-
-    @property
-    def _writable(self) -> WritableContainers:
-        from layerstore.containers.writable import WritableContainers
-
-        if self._opened_layers is None:
-            from layerstore.extents.writable_layers import Layers
-
-            with self._opening:
-                if self._opened_layers is None:
-                    os.makedirs(self.layout.logs, mode=0o700, exist_ok=True)
-                    self._opened_layers = Layers(self._opened, self._image_tree)
-        return WritableContainers(self._opened, self._opened_layers)
-
-    def _image_tree(self, image: ImageId) -> ImageTree:
-        from layerstore.extents.image_tree import ImageTree, PackFiles
-
-        self._forget_collected()
-        tree: ImageTree | None = self._image_trees.get(image)
-        if tree is None:
-            # Should two threads come here at once, either's will do; and another one may let go of it meanwhile.
-            files = self._image_files
-            if files is None:
-                files = self._image_files = PackFiles()
-            made = ImageTree(self._image(image).view, self._opened.contents, files)
-            tree = self._image_trees.keep(image, made)
-        return tree
-
-    def _forget_collected(self) -> None:
-        """Let go of what is kept of images where something was collected: one that is removed would keep its files."""
-        collections = self._opened.database.collections()
-        if self._collections != collections:
-            self._collections = collections
-            self._forget_images()
-
-    def _forget_images(self) -> None:
-        for image in (*self._known_images.clear(), *self._looked_into.clear()):
-            image._let_go()
-        self._image_trees.clear()
-        self._image_files = None
+        return self._engine.chains.derived.limit_bytes
 
     def close(self) -> None:
         """Close the database, once or more often. Mounted containers stay mounted; what was written to containers of
@@ -240,17 +151,9 @@ class Store:
         Raises `OSError`, of the first container of which something could not be handed over; it is closed then, too.
         """
         try:
-            if self._opened_layers is not None:
-                self._opened_layers.close()
+            self._engine.close()
         finally:
-            self._let_go_of_all()
-
-    def _let_go_of_all(self) -> None:
-        self._opened.close()
-        self._mounts.close()
-        self._forget_images()
-        self._chains.close()
-        self._let_go()
+            self._let_go()
 
     def _let_go(self) -> None:
         if self.pool is not None:
@@ -275,8 +178,8 @@ class Store:
         """
         from layerstore.layers import loading
 
-        ids = loading.load(self._opened, source, progress, self.limits)
-        return [self._image(image_id) for image_id in ids]
+        ids = loading.load(self._engine.store, source, progress, self.limits)
+        return [self._engine.image(image_id) for image_id in ids]
 
     def import_rootfs(
         self, source: str | os.PathLike[str] | BinaryIO, name: str, *, progress: ProgressCallback | None = None
@@ -289,8 +192,10 @@ class Store:
         from layerstore.oci.configs import time_of_making
 
         created = time_of_making()
-        image_id = loading.import_rootfs(self._opened, source, normalise_name(name), created, progress, self.limits)
-        return self._image(image_id)
+        image_id = loading.import_rootfs(
+            self._engine.store, source, normalise_name(name), created, progress, self.limits
+        )
+        return self._engine.image(image_id)
 
     def build(
         self,
@@ -350,6 +255,8 @@ class Store:
         from layerstore.building.workshop import Options, Workshop
         from layerstore.containers.confinement import confined
 
+        if network not in ("host", "none"):
+            raise InvalidInput(f"RUN has the network 'host' or 'none', not {network!r}")
         options = Options(
             [normalise_name(name) for name in names],
             target,
@@ -362,22 +269,22 @@ class Store:
             confined(security_opt=security_opt, pids_limit=pids_limit, cgroups=cgroups),
         )
         shop = Workshop(
-            self._opened,
-            self._chains,
-            self._containers,
+            self._engine.store,
+            self._engine.chains,
+            self._engine.containers,
             partial(self._config_for_build, pull),
             options,
             progress,
         )
         file = None if dockerfile is None else os.fspath(dockerfile)
-        built = self._image(builder.build(shop, os.fspath(context), file))
+        built = self._engine.image(builder.build(shop, os.fspath(context), file))
         note_use(self.layout, [built.id])  # which may have been there before
         return built
 
     def _config_for_build(self, pull: str, name: str) -> ImageConfig:
         try:
             # Fewer digits are more likely a stage's name with a slip in it.
-            found = self._find_image(name, 12)
+            found = self._engine.find_image(name, 12)
             note_use(self.layout, [found.id])
             return found.config
         except NotFound:
@@ -426,8 +333,8 @@ class Store:
         reference = parse_reference(name)
         wanted = None if platform is None else parse_platform(platform)
         with Client(reference, plain_http=plain_http, ca_file=ca_file) as client:
-            image = pull(self._opened, client, reference, wanted, progress, self.limits)
-            return self._image(image)
+            image = pull(self._engine.store, client, reference, wanted, progress, self.limits)
+            return self._engine.image(image)
 
     def push(
         self,
@@ -452,11 +359,11 @@ class Store:
         from layerstore.registry.pushing import push
         from layerstore.registry.references import parse_reference
 
-        found = self._resolve(image)
+        found = self._engine.resolve(image)
         target = name if name is not None else image if isinstance(image, str) else next(iter(found.names), "")
         reference = parse_reference(target)
         with Client(reference, plain_http=plain_http, ca_file=ca_file) as client:
-            return push(self._opened, client, reference, found.config, found.layer_tar, progress)
+            return push(self._engine.store, client, reference, found.config, found.layer_tar, progress)
 
     def save(
         self,
@@ -492,14 +399,14 @@ class Store:
 
         chosen: dict[ImageId, list[str]] = {}
         for image in [images] if isinstance(images, (Image, str)) else images:
-            found, name = (image, None) if isinstance(image, Image) else self._find_named(image, 1)
+            found, name = (image, None) if isinstance(image, Image) else self._engine.find_named(image)
             names = chosen.setdefault(found.id, [])
             given = found.names if isinstance(image, Image) else [name]
             names += [name for name in given if name is not None and name not in names]
         if not chosen:
             raise InvalidInput("no image was given to save; `layerstore images` lists them")
-        layer_index = self._chains.layer_index
-        saving.save(self.layout, self._opened.contents, layer_index, chosen, target, format, compression, progress)
+        layer_index = self._engine.chains.layer_index
+        saving.save(self.layout, self._engine.contents, layer_index, chosen, target, format, compression, progress)
 
     def sync(
         self,
@@ -540,7 +447,7 @@ class Store:
         check_timeout(timeout_seconds)
 
         given = [images] if isinstance(images, (Image, str)) else images
-        chosen = list(dict.fromkeys(self._resolve(image).id for image in given))
+        chosen = list(dict.fromkeys(self._engine.resolve(image).id for image in given))
         name = os.fspath(to)
         remote = parse_destination(name)
         with contextlib.ExitStack() as stack:
@@ -548,9 +455,9 @@ class Store:
                 changed = self.limits.changes()
                 channel = stack.enter_context(over_ssh(remote, program, changed, name, timeout_seconds))
             else:
-                other = stack.enter_context(Store(to, create=True, limits=self._limits))
+                other = stack.enter_context(Store(to, create=True, limits=self._engine.given_limits))
                 channel = stack.enter_context(in_thread(other._receive, name, timeout_seconds))
-            return send(self._opened, self._chains, chosen, channel, progress)
+            return send(self._engine.store, self._engine.chains, chosen, channel, progress)
 
     def receive(self, reading: int, writing: int, *, timeout_seconds: float | None = 300) -> bool:
         """Take in what `sync` of another store sends, which is what `layerstore receive` does.
@@ -569,12 +476,12 @@ class Store:
     def _receive(self, channel: Channel) -> bool:
         from layerstore.sync.receiving import receive
 
-        return receive(self._opened, self._chains, channel, self.limits)
+        return receive(self._engine.store, self._engine.chains, channel, self.limits)
 
     def images(self) -> list[Image]:
         """Every image, newest in the store first."""
         query = "SELECT image_id FROM images ORDER BY stored_seconds DESC, image_id"
-        return [self._image(image_id) for (image_id,) in self._opened.database.read().execute(query)]
+        return [self._engine.image(image_id) for (image_id,) in self._engine.database.read().execute(query)]
 
     def image(self, name: str) -> Image:
         """The image of that name (`NAME[:TAG]`) or id (whole or an unambiguous beginning, with or without `sha256:`).
@@ -582,49 +489,12 @@ class Store:
         `NAME@sha256:...` is the image that came with that manifest or index, whatever its name.
         Raises `NotFound`, `InvalidInput` when ambiguous.
         """
-        return self._find_image(name, 1)
-
-    def _find_image(self, name: str, least_digits: int) -> Image:
-        """As `image`; an id without `sha256:` has at least so many digits."""
-        return self._find_named(name, least_digits)[0]
-
-    def _find_named(self, name: str, least_digits: int) -> tuple[Image, str | None]:
-        """The same, and the name that it was found by, None where that is no name of it."""
-        db = self._opened.database.read()
-        digits = name.removeprefix("sha256:")
-        least = 1 if name.startswith("sha256:") else least_digits
-        is_id = len(digits) >= least and all(c in "0123456789abcdef" for c in digits)
-        if "@" in name:
-            query = "SELECT image_id FROM image_blobs WHERE digest = ? AND digest <> image_id LIMIT 2"
-            of_it = db.execute(query, (name.partition("@")[2],)).fetchall()
-            if len(of_it) == 1:
-                return self._image(of_it[0][0]), None
-            raise NotFound(
-                f"{'several images' if of_it else 'no image here'} came with the digest of {name!r}; "
-                "`layerstore images` lists those that are here, `layerstore pull` brings others"
-            )
-        if not name.startswith("sha256:"):
-            query = "SELECT image_id, name FROM names WHERE name = ?"
-            row = db.execute(query, (name,)).fetchone()
-            if row is None:
-                with contextlib.suppress(InvalidInput):
-                    row = db.execute(query, (normalise_name(name),)).fetchone()
-            if row is not None:
-                return self._image(row[0]), row[1]
-        if is_id:
-            low, high = f"sha256:{digits}", f"sha256:{digits}g"
-            rows = db.execute("SELECT image_id FROM images WHERE image_id >= ? AND image_id < ? LIMIT 2", (low, high))
-            found = rows.fetchall()
-            if len(found) > 1:
-                raise InvalidInput(f"more than one image's id begins with {digits!r}; give more digits")
-            if found:
-                return self._image(found[0][0]), None
-        raise NotFound(f"there is no image {name!r}; `layerstore images` lists them, `layerstore load` brings them in")
+        return self._engine.find_image(name)
 
     def tag(self, image: Image | str, name: str) -> None:
         """Give the image one more name; a name that another image has moves here."""
-        with self._opened.database.transaction() as db:
-            found = self._resolve(image)
+        with self._engine.database.transaction() as db:
+            found = self._engine.resolve(image)
             if db.execute("SELECT 1 FROM images WHERE image_id = ?", (found.id,)).fetchone() is None:
                 raise NotFound(f"image {found.short_id} was removed; load it again")
             db.execute(SET_NAME, (normalise_name(name), found.id))
@@ -637,11 +507,11 @@ class Store:
         then loading them again costs nothing.
         Raises `Conflict` while a container uses the image, `NotFound`.
         """
-        with self._opened.database.transaction() as db:
+        with self._engine.database.transaction() as db:
             # In here, or another process that moves the name meanwhile would lose the image that has it then.
-            image, by_name = self._find_named(name, 1)
+            image, by_name = self._engine.find_named(name)
             done = self._remove_image(db.execute, image, name, by_name, force)
-        self._image_trees.forget(image.id)
+        self._engine.removed(image)
         return done
 
     def _remove_image(
@@ -677,49 +547,7 @@ class Store:
         """
         from layerstore.views.comparison import changes
 
-        return changes(self._index(a), self._index(b))
-
-    def _index(self, chain: Image | str | Sequence[DiffId]) -> Index:
-        with self._told_of_removal(chain):
-            return self._chains.index(self._stack(chain))
-
-    @contextlib.contextmanager
-    def _told_of_removal(self, chain: Image | str | Sequence[DiffId]) -> Iterator[None]:
-        """Raise `NotFound` where the block misses a layer's index as that was removed meanwhile."""
-        try:
-            yield
-        except CorruptError:
-            self._stack(chain)
-            raise
-
-    def _stack(self, chain: Image | str | Sequence[DiffId]) -> Sequence[DiffId]:
-        if isinstance(chain, Image | str):
-            image = self._image_to_compare(chain) if isinstance(chain, str) else chain
-            stack = image.diff_ids
-            if chain_id(stack) != image.chain_id:
-                raise NotFound(f"image {image.short_id} was removed; load it again")
-            note_use(self.layout, [image.id])
-            return stack
-        execute = self._opened.database.read().execute
-        for diff_id in chain:
-            parse_digest(diff_id, "a layer of a stack")
-            if execute("SELECT 1 FROM layers WHERE diff_id = ?", (diff_id,)).fetchone() is None:
-                raise NotFound(f"there is no layer {diff_id}; `layerstore inspect IMAGE` lists those of an image")
-        return chain
-
-    def _image_to_compare(self, name: str) -> Image:
-        """The image of that name or id; who names a container instead is told so."""
-        try:
-            return self.image(name)
-        except NotFound as missing:
-            try:
-                container = self._containers.find(name)
-            except (NotFound, InvalidInput):
-                raise missing from None
-        raise InvalidInput(
-            f"{name!r} is a container of {container.image_name}, and images are compared with images; "
-            f"`layerstore diff {name}` shows what it changed"
-        )
+        return changes(self._engine.index(a), self._engine.index(b))
 
     def view(self, diff_ids: Sequence[DiffId]) -> View:
         """The merged tree of a stack of stored layers, bottom first, to look into without mounting it.
@@ -729,7 +557,7 @@ class Store:
         """
         from layerstore.views.view import View
 
-        return View(self._index(diff_ids), self._opened.contents)
+        return View(self._engine.index(diff_ids), self._engine.contents)
 
     @property
     def tiering(self) -> Tiering:
@@ -739,13 +567,13 @@ class Store:
         """
         from layerstore.cold.tiering import tiering
 
-        return tiering(self._opened.database)
+        return tiering(self._engine.database)
 
     @tiering.setter
     def tiering(self, policy: Tiering) -> None:
         from layerstore.cold.tiering import set_tiering
 
-        set_tiering(self._opened.database, policy)
+        set_tiering(self._engine.database, policy)
 
     def collect_garbage(
         self, *, derived_limit_bytes: int | None = None, progress: ProgressCallback | None = None
@@ -771,12 +599,12 @@ class Store:
     def _freeze_unused(self, progress: ProgressCallback | None) -> Frozen | None:
         from layerstore.cold.tiering import tiering
 
-        policy = tiering(self._opened.database)
+        policy = tiering(self._engine.database)
         if policy.unused_for_seconds is None:
             return None
         from layerstore.cold.freezing import unused_images
 
-        if not unused_images(self._opened, policy.unused_for_seconds):
+        if not unused_images(self._engine.store, policy.unused_for_seconds):
             return None
         return self._freeze(None, policy.unused_for_seconds, policy.compression, progress)
 
@@ -790,7 +618,7 @@ class Store:
         """Without a collection of garbage."""
         from layerstore.cold.freezing import freeze
 
-        where = self._opened, self._chains
+        where = self._engine.store, self._engine.chains
         return freeze(*where, among, unused_for_seconds, compression, progress)
 
     def _collect(self, derived_limit_bytes: int | None = None) -> Collected:
@@ -798,13 +626,13 @@ class Store:
         from layerstore.building.steps import Steps
         from layerstore.space import garbage
 
-        Leftovers(self._opened, self._containers).clear()
-        self._containers.forget_groups()
+        Leftovers(self._engine.store, self._engine.containers).clear()
+        self._engine.containers.forget_groups()
         with contextlib.suppress(Unsupported):  # whoever may not unmount
-            self._containers.release_unused()
-        collected = garbage.collect(self._opened, self._chains, derived_limit_bytes)
-        self._forks.clear()
-        Steps(self._opened).sweep()
+            self._engine.containers.release_unused()
+        collected = garbage.collect(self._engine.store, self._engine.chains, derived_limit_bytes)
+        self._engine.forks.clear()
+        Steps(self._engine.store).sweep()
         if self.pool is not None:
             self.pool.trim()
         return collected
@@ -835,7 +663,7 @@ class Store:
         among = None
         if images is not None:
             given = [images] if isinstance(images, (Image, str)) else images
-            among = [self._resolve(image).id for image in given]
+            among = [self._engine.resolve(image).id for image in given]
         how = self.tiering.compression if compression is None else compression
         done = self._freeze(among, unused_for_seconds, how, progress)
         self._collect()
@@ -851,11 +679,11 @@ class Store:
 
         given = [images] if isinstance(images, (Image, str)) else images
         brought = 0
-        for image in [self._resolve(each) for each in given]:
+        for image in [self._engine.resolve(each) for each in given]:
             with locks.garbage(self.layout):
-                stack = self._stack(image)
-                table = self._chains.index(stack).contents_bytes()
-                brought += thaw(self._opened, stack, table)
+                stack = self._engine.stack(image)
+                table = self._engine.chains.index(stack).contents_bytes()
+                brought += thaw(self._engine.store, stack, table)
         return brought
 
     def usage(self) -> Usage:
@@ -865,10 +693,10 @@ class Store:
         from layerstore.space.usage import usage
 
         def states() -> dict[str, str]:
-            rows = self._containers.all()
-            return dict(zip((row.id for row in rows), self._containers.states(rows), strict=True))
+            rows = self._engine.containers.all()
+            return dict(zip((row.id for row in rows), self._engine.containers.states(rows), strict=True))
 
-        return usage(self._opened, self._chains, states)
+        return usage(self._engine.store, self._engine.chains, states)
 
     def dedup_stats(
         self, images: Image | str | Iterable[Image | str] | None = None, *, sample_bytes: int = 256 << 20
@@ -888,8 +716,8 @@ class Store:
         among = None
         if images is not None:
             given = [images] if isinstance(images, (Image, str)) else images
-            among = {self._resolve(image).id for image in given}
-        return dedup_stats(self._opened, self._chains, among, sample_bytes)
+            among = {self._engine.resolve(image).id for image in given}
+        return dedup_stats(self._engine.store, self._engine.chains, among, sample_bytes)
 
     def prune(
         self,
@@ -912,7 +740,14 @@ class Store:
         """
         from layerstore.api.pruning import prune
 
-        return prune(self, named=named, containers=containers, older_than_seconds=older_than_seconds, dry_run=dry_run)
+        return prune(
+            self._engine,
+            self.collect_garbage,
+            named=named,
+            containers=containers,
+            older_than_seconds=older_than_seconds,
+            dry_run=dry_run,
+        )
 
     def check(
         self,
@@ -944,12 +779,12 @@ class Store:
         if repair and (quick or images is not None):
             raise InvalidInput("a repair looks at everything; leave out what says to look at less")
         if repair:
-            return checker.repair(self._opened, self._chains, progress=progress)
+            return checker.repair(self._engine.store, self._engine.chains, progress=progress)
         chosen = None
         if images is not None:
             given = [images] if isinstance(images, (Image, str)) else images
-            chosen = [self._resolve(image).id for image in given]
-        return checker.check(self._opened, self._chains, chosen, quick=quick, progress=progress)
+            chosen = [self._engine.resolve(image).id for image in given]
+        return checker.check(self._engine.store, self._engine.chains, chosen, quick=quick, progress=progress)
 
     def evict_derived(self, limit_bytes: int) -> int:
         """Remove merged indexes and tree images, longest unused first, until at most so many bytes are left.
@@ -960,18 +795,7 @@ class Store:
         from layerstore.store import locks
 
         with locks.garbage(self.layout):
-            return self._chains.derived.evict(limit_bytes)
-
-    def _image(self, image_id: str) -> Image:
-        # An image never changes, so what was read of it (its config above all) serves later uses, too.
-        self._forget_collected()
-        known: Image | None = self._known_images.get(image_id)
-        if known is None:
-            known = self._known_images.keep(image_id, Image(self, ImageId(image_id)))
-        return known
-
-    def _resolve(self, image: Image | str) -> Image:
-        return image if isinstance(image, Image) else self.image(image)
+            return self._engine.chains.derived.evict(limit_bytes)
 
     # Containers
 
@@ -1008,53 +832,52 @@ class Store:
         Raises `NotFound`, `Conflict` when `name` is taken, `InvalidInput` when it is no name, `OSError`.
         """
         check_count(count, name)
-        found = self._resolve(image)
+        found = self._engine.resolve(image)
         shown = image if isinstance(image, str) else next(iter(found.names), found.short_id)
         if driver == "extent":
             if volatile:
                 raise InvalidInput("the extent driver syncs only what it is asked to; create it without volatile")
             # It could be read as it is, a file at a time whenever one is opened.
-            if self._opened.database.read().execute("SELECT 1 FROM frozen WHERE image_id = ?", (found.id,)).fetchone():
+            if self._engine.database.read().execute("SELECT 1 FROM frozen WHERE image_id = ?", (found.id,)).fetchone():
                 self.thaw(found)
-            rows = self._writable.create(found.id, shown, found.chain_id, count or 1, name)
+            rows = self._engine.writable.create(found.id, shown, found.chain_id, count or 1, name)
         elif driver == "overlay":
             try:
-                chain = self._chains.mountable(found.chain_id, lambda: found.diff_ids)
+                chain = self._engine.chains.mountable(found.chain_id, lambda: found.diff_ids)
             except CorruptError as error:
                 error.add_note(f"image {shown} is damaged")
                 raise
-            rows = self._containers.create(found.id, shown, chain, count or 1, name, volatile)
+            rows = self._engine.containers.create(found.id, shown, chain, count or 1, name, volatile)
         else:
             raise InvalidInput(f"there is no driver {driver!r}; it is 'overlay' or 'extent'")
-        made = [Container(self, row) for row in rows]
+        made = [Container(self._engine, row) for row in rows]
         return made[0] if count is None else made
 
     def containers(self) -> list[Container]:
         """Every container, newest first."""
-        return [Container(self, row) for row in self._containers.all()]
+        return [Container(self._engine, row) for row in self._engine.containers.all()]
 
     def container(self, name: str) -> Container:
         """The container of that name, id or unambiguous beginning of an id. Raises `NotFound`, `InvalidInput`."""
-        return Container(self, self._containers.find(name))
+        return Container(self._engine, self._engine.containers.find(name))
 
     def mount(self, containers: Sequence[Container]) -> None:
         """Mount many at once; each view is then at its `root`. Those already mounted stay.
 
         Raises `NotFound` where one was removed, `Unsupported` where this user or kernel cannot mount, `OSError`.
         """
-        self._containers.mount([container.row for container in containers], lambda image: self._image(image).diff_ids)
+        self._engine.containers.mount(
+            [container.row for container in containers], lambda image: self._engine.image(image).diff_ids
+        )
 
     def umount(self, containers: Sequence[Container], *, force: bool = False) -> None:
         """Unmount many at once; `force` detaches those in use. Raises `Conflict` where one is in use."""
-        self._containers.unmount([container.row for container in containers], lazy=force)
+        self._engine.containers.unmount([container.row for container in containers], lazy=force)
 
     def remove(self, containers: Sequence[Container], *, force: bool = False) -> None:
         """Remove containers and what they wrote. Raises `Conflict` where one runs or is in use, without `force`."""
-        rows = [container.row for container in containers]
-        if self._opened_layers is not None:
-            self._writable.forget(rows)
-        self._containers.remove(rows, force=force)
+        self._engine.remove([container.row for container in containers], force=force)
 
     def states(self, containers: Sequence[Container]) -> list[str]:
         """Of each: "created", "mounted" or "running"."""
-        return self._containers.states([container.row for container in containers])
+        return self._engine.containers.states([container.row for container in containers])

@@ -41,11 +41,10 @@ class _Unit:
         self.used_ns = 0
         self.paths: list[str] = []
 
-    def add(self, entry: os.DirEntry[str]) -> None:
-        status = entry.stat(follow_symlinks=False)
+    def add(self, path: str, status: os.stat_result) -> None:
         self.size_bytes += status.st_size
         self.used_ns = max(self.used_ns, status.st_mtime_ns)
-        self.paths.append(entry.path)
+        self.paths.append(path)
 
 
 class Derived:
@@ -114,8 +113,9 @@ class Derived:
                 digits, _, ending = entry.name.removeprefix(".").partition(".")
                 is_index = ending.startswith("index")
                 with contextlib.suppress(FileNotFoundError):
+                    status = entry.stat(follow_symlinks=False)
                     unit = units.setdefault((digits, is_index), _Unit(ChainId(f"sha256:{digits}"), is_index))
-                    unit.add(entry)
+                    unit.add(entry.path, status)
         return units.values()
 
     def _remove(self, unit: _Unit) -> bool:

@@ -116,6 +116,10 @@ def _require_overlay(rows: Iterable[ContainerRow]) -> None:
             )
 
 
+def _lost(container: str) -> NotFound:
+    return NotFound(f"container {container[:12]} has lost its directory; `layerstore rm` it")
+
+
 def _is_at(fd: int, path: str) -> bool:
     """Whether the directory that is open as `fd`, which is -1 for none, is still that of the path."""
     try:
@@ -303,7 +307,7 @@ class Containers:
                 gone = [container for container in ids if not exists(self.upper(container))]
                 if gone:
                     _require_overlay([self.row(gone[0])])  # who mounts it may have found it before it was moved
-                    raise NotFound(f"container {gone[0][:12]} has lost its directory; `layerstore rm` it") from error
+                    raise _lost(gone[0]) from error
                 # An image that was evicted between the two is made again, perhaps with other packs.
                 if self._chains.is_current(mountable):
                     raise
@@ -676,6 +680,8 @@ class Containers:
         except (FileNotFoundError, NotADirectoryError, NotFound) as error:
             self.check(row)
             if row.driver == "overlay" and not _is_at(fd, path):
+                if not exists(path):
+                    raise _lost(row.id) from error
                 raise Conflict(
                     f"container {row.id[:12]} was moved to another driver and back meanwhile; try again"
                 ) from error

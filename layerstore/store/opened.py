@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cached_property
-
 from layerstore.store.db import Database
 
 TYPE_CHECKING = False
@@ -22,19 +20,23 @@ class OpenStore:
         self.layout = layout
         self.database = database or Database(layout.database, layout.database_lock)
         self._verify: Verify = verify
+        self._contents: ContentStore | None = None
 
     def verifying(self, verify: Verify) -> OpenStore:
         """The same with contents that are verified so."""
         return OpenStore(self.layout, verify, self.database)
 
-    @cached_property
+    @property
     def contents(self) -> ContentStore:
-        from layerstore.store.contents import ContentStore
+        contents = self._contents
+        if contents is None:
+            from layerstore.store.contents import ContentStore
 
-        # Should two threads come here at once, either's will do: it holds nothing but what was read.
-        return ContentStore(self.layout, self.database, self._verify)
+            # Should two threads come here at once, either's will do: it holds nothing but what was read.
+            contents = self._contents = ContentStore(self.layout, self.database, self._verify)
+        return contents
 
     def close(self) -> None:
         """Close the database, and let go of what was read of contents. Both can be asked for again."""
         self.database.close()
-        self.__dict__.pop("contents", None)
+        self._contents = None

@@ -99,7 +99,7 @@ def image_lines(image: Image) -> tuple[str, ...]:
         lines.append(f"layer {diff_id}")
     from layerstore.trees.whole import whole
 
-    return (*lines, *_tree(whole(image.index(), image._store._opened.contents, ())))
+    return (*lines, *_tree(whole(image.index(), image._engine.contents, ())))
 
 
 def _containers(store: Store) -> State:
