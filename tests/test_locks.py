@@ -520,7 +520,7 @@ class TestWhileOneIsRead:
         ]
         for work in works:
             with Store(loaded.root) as other:
-                container = Container(other, container.row)
+                container = Container(other._engine, container.row)
                 other.evict_derived(0)
                 with locks.mounts(other.layout, alone=True):
                     working = in_thread(work)

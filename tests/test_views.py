@@ -433,7 +433,7 @@ def test_locations_follow_garbage_collection(tmp_path: Path) -> None:
             with pytest.raises(CorruptError, match=r"is missing from the store; .* load the image again"):
                 read("/a")
         with pytest.raises(NotFound, match="was removed"):
-            _ = layerstore.Image(store, gone.id).view
+            _ = layerstore.Image(store._engine, gone.id).view
 
 
 def test_a_content_that_moves_between_lookup_and_reading_is_looked_up_again(

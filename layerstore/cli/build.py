@@ -35,7 +35,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--no-cache", action="store_true", help="do every step again")
     parser.add_argument(
-        "--network", choices=("host", "none"), default="host", help="the network of RUN: host (default), or none"
+        "--network",
+        choices=("host", "none"),
+        default="host",
+        help="the network of RUN: host (default), or none; then a RUN that asks for host is refused",
     )
     parser.add_argument(
         "--security-opt",
@@ -62,10 +65,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="DIR:PATH[:ro]",
-        help="show a directory or file of the host in every RUN",
+        help="show a directory or file of the host in every RUN, writable without :ro",
     )
     parser.add_argument(
-        "--secret", action="append", default=[], metavar="id=ID[,src=FILE]", help="a file for RUN --mount=type=secret"
+        "--secret",
+        action="append",
+        default=[],
+        metavar="id=ID[,src=FILE]",
+        help="a file for RUN --mount=type=secret (default FILE: ID)",
     )
     parser.add_argument(
         "--pull",
@@ -76,7 +83,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-q", "--quiet", action="store_true", help="print only the image's id, and the output of a command that fails"
     )
-    parser.add_argument("context", metavar="CONTEXT", help="the directory that COPY and ADD read")
+    parser.add_argument("context", metavar="CONTEXT", help="the directory that COPY, ADD and binds of RUN read")
 
 
 def run(store: Store, args: argparse.Namespace) -> int:

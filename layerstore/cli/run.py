@@ -1,5 +1,7 @@
 """Run a program in a new container of an image, or its own command. The exit status is the program's; 125 when
-layerstore failed, 126 or 127 when the program could not be started. Needs root and an OCI runtime (crun or runc)."""
+layerstore failed, 126 or 127 when the program could not be started. Needs root and an OCI runtime (crun or runc).
+
+The program is confined, and has no network. Options loosen that: docs/security.md says how far."""
 
 from __future__ import annotations
 
@@ -21,18 +23,28 @@ STATUS_OF: dict[type[Exception], int] = {ProgramNotFound: 127, ProgramNotExecuta
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rm", action="store_true", help="remove the container when the program has ended")
     parser.add_argument(
-        "-d", "--detach", action="store_true", help="leave the program running and print the container's id"
+        "-d",
+        "--detach",
+        action="store_true",
+        help="print the id and leave the program running; its output is lost",
     )
     parser.add_argument("-i", "--interactive", action="store_true", help="pass standard input to the program")
     parser.add_argument("-t", "--tty", action="store_true", help="give the program a terminal")
-    parser.add_argument("-e", "--env", action="append", default=[], metavar="K[=V]", help="set an environment variable")
+    parser.add_argument(
+        "-e",
+        "--env",
+        action="append",
+        default=[],
+        metavar="K[=V]",
+        help="set an environment variable (K alone: to the value that it has here)",
+    )
     parser.add_argument(
         "-v",
         "--volume",
         action="append",
         default=[],
         metavar="DIR:PATH[:ro]",
-        help="show a directory or file of the host in the container",
+        help="show a directory or file of the host in the container, writable without :ro",
     )
     parser.add_argument("-w", "--workdir", metavar="DIR", help="the working directory")
     parser.add_argument("-u", "--user", metavar="NAME|UID[:GROUP]", help="the user to run as")
