@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 _BLOCK_BYTES = 64 << 10
 _PAGE_BYTES = 4096
 _ZEROS = bytes(_BLOCK_BYTES)
+_HOLE = bytes(PIECE_BYTES)
+"""What a piece of a hole is, the very object."""
 
 
 class StoredContent:
@@ -77,13 +80,25 @@ class OpenFile:
         return self._pieces_from(0)
 
     def _pieces_from(self, at: int) -> Iterator[Piece]:
+        data_at = 0
         while at < self._size:
             wanted = min(PIECE_BYTES, self._size - at)
             with about(self._fd):
+                if data_at <= at:
+                    data_at = self._data_from(at)
                 # A program that cut it short may as well have made it as long again.
-                piece = os.pread(self._fd, wanted, at) or bytes(wanted)
+                piece = (os.pread(self._fd, wanted, at) if data_at < at + wanted else b"") or _HOLE[:wanted]
             yield piece
             at += len(piece)
+
+    def _data_from(self, at: int) -> int:
+        """Where the first byte is, from there on, that is in no hole (lseek(2), SEEK_DATA)."""
+        try:
+            return os.lseek(self._fd, at, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                return self._size
+            return at  # a file system that does not know of holes
 
     def clone_to(self, fd: int) -> bool:
         return reflink.share(fd, self._fd)
@@ -97,6 +112,8 @@ def begun(source: Source, size: int) -> tuple[Iterable[Piece], int]:
 
 def filled(data: memoryview) -> Iterator[tuple[int, int]]:
     """Start and end of the ranges, made of blocks of 64 KiB, that have anything but zeros."""
+    if data.obj is _HOLE:
+        return iter(())
     return _ranges(data, _BLOCK_BYTES, lambda at, block: block != _ZEROS[: len(block)])
 
 
