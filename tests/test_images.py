@@ -381,6 +381,24 @@ class TestBesideOthers:
         with Store(tmp_path / "other", create=True) as other:
             assert other.load(tmp_path / "saved.tar")[0].names == ["base:1"]
 
+    def test_a_save_of_what_is_removed_and_collected_meanwhile(
+        self, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        load(store, BASE)
+        found = store._engine.find_named
+
+        def gone(name: str, least_digits: int = 1) -> tuple[object, str | None]:
+            named = found(name, least_digits)
+            with Store(store.root) as other:
+                other.remove_image("base:1")
+                other.collect_garbage()
+            return named
+
+        monkeypatch.setattr(store._engine, "find_named", gone)
+        with pytest.raises(NotFound, match="was removed; load it again"):
+            store.save("base:1", tmp_path / "saved.tar")
+        assert os.listdir(tmp_path) == ["store"]
+
     @pytest.mark.parametrize(
         ("step", "look"),
         [

@@ -406,7 +406,10 @@ class Store:
         if not chosen:
             raise InvalidInput("no image was given to save; `layerstore images` lists them")
         layer_index = self._engine.chains.layer_index
-        saving.save(self.layout, self._engine.contents, layer_index, chosen, target, format, compression, progress)
+        with contextlib.ExitStack() as stack:
+            for image_id in chosen:  # one may be removed, and collected, before the garbage lock is had
+                stack.enter_context(self._engine.told_of_removal(self._engine.image(image_id)))
+            saving.save(self.layout, self._engine.contents, layer_index, chosen, target, format, compression, progress)
 
     def sync(
         self,
