@@ -37,9 +37,6 @@ if TYPE_CHECKING:
     from layerstore.types import DiffId
 
 
-_LOOK_SECONDS = 0.02
-
-
 class Stopped(BaseException):
     """The build ends: another stage failed, or it was interrupted."""
 
