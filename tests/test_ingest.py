@@ -59,8 +59,7 @@ class Place:
     def __post_init__(self) -> None:
         self.staging, self.objects, self.pack = (self.path / name for name in ("staging", "objects", "pack"))
         self.staging.mkdir(parents=True)
-        for i in range(256):
-            (self.objects / f"{i:02x}").mkdir(parents=True)
+        self.objects.mkdir()
         self.staging_fd = self._open(self.staging, os.O_RDONLY | os.O_DIRECTORY)
         self.objects_fd = self._open(self.objects, os.O_RDONLY | os.O_DIRECTORY)
         self.pack_fd = self._open(self.pack, os.O_RDWR | os.O_CREAT | os.O_EXCL)
@@ -408,7 +407,6 @@ def test_a_full_disk(places: Places, name: str) -> None:
     fill_disk(place, FULL_DISK[name])
     assert place.pack.stat().st_size <= 100_000
     assert open_fds() == fds
-    assert not (place.staging / "stream").exists()
 
 
 def test_a_full_disk_at_the_end(places: Places) -> None:
@@ -455,6 +453,28 @@ def test_a_layer_given_up_inside_a_content(places: Places) -> None:
     assert list(place.staging.iterdir()) == []
     del layer, contents
     assert open_fds() == fds
+
+
+def test_an_import_that_failed_touches_nothing_later(places: Places, tmp_path: Path) -> None:
+    """What keeps it may keep it until the number of its descriptor is that of another directory."""
+    place = places()
+    contents = place.contents(table())
+
+    def pieces() -> Iterator[bytes]:
+        yield BIG
+        raise OSError("the source is gone")
+
+    with pytest.raises(OSError, match="the source is gone"):
+        contents.put_pieces(pieces())
+    (name,) = (path.name for path in place.staging.iterdir())
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / name).write_bytes(b"of another import")
+    fd = os.open(other, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    os.dup2(fd, place.staging_fd, inheritable=False)
+    os.close(fd)
+    del contents
+    assert (other / name).read_bytes() == b"of another import"
 
 
 def test_calls_out_of_order(places: Places) -> None:

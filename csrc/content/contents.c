@@ -82,7 +82,9 @@ void ls_contents_free(struct ls_contents *c)
 {
 	if (!c)
 		return;
-	drop_stream(c);
+	/* It keeps its name: `staging` may be another directory by now. */
+	if (c->stream >= 0)
+		close(c->stream);
 	ls_buffer_free(&c->records);
 	ls_buffer_free(&c->slots);
 	ls_digests_free(&c->pending);

@@ -46,7 +46,8 @@ struct ls_contents_counts {
 };
 
 /* `staging` is the descriptor of the staging directory (objects are made in it, named by 64 hex digits), `pack` that of the
- * empty pack file. Both and `digests` are borrowed. Contents of at most `pack_threshold` bytes go to the pack. */
+ * empty pack file. Both and `digests` are borrowed; `ls_contents_free` may come after they are closed. Contents of at most
+ * `pack_threshold` bytes go to the pack. */
 int ls_contents_new(struct ls_contents **contents, int staging, int pack, const struct ls_digests *digests,
                     size_t pack_threshold, const struct ls_b3_kernel *kernel, struct ls_error *err);
 void ls_contents_free(struct ls_contents *contents);
