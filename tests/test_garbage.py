@@ -145,6 +145,7 @@ def test_orphans_are_swept(store: Store, tmp_path: Path) -> None:
         root / "packs" / "77.pack",
         root / "packs" / "77.erofs",
     ):
+        path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"left behind")
     (root / "containers" / digits / "upper").mkdir(parents=True)
     (root / "digests.9").write_bytes(b"")

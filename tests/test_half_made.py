@@ -67,8 +67,8 @@ def has_nothing(root: Path) -> bool:
 
 def test_any_command_finishes_it(tmp_path: Path) -> None:
     count = steps(tmp_path)
-    assert count > 280
-    for at, number in enumerate([*range(1, 13), 150, *range(count - 11, count + 1)]):
+    assert count > 25
+    for at, number in enumerate(range(1, count + 1)):
         use = (check, images, load)[at % 3]
         root = tmp_path / str(number)
         assert killed_at(number, root)
@@ -101,7 +101,7 @@ def load(root: Path) -> None:
 def test_the_commands(tmp_path: Path) -> None:
     for command in (["fsck"], ["images"], ["gc"]):
         root = tmp_path / command[0]
-        assert killed_at(100, root)
+        assert killed_at(16, root)
         Cli(root)(*command)
         assert Layout(root).exists()
 
@@ -112,6 +112,7 @@ def test_what_has_something_in_it_is_not_finished(tmp_path: Path, name: str) -> 
     root = tmp_path / "store"
     Layout(root).create()
     (root / "format").unlink()
+    (root / name).parent.mkdir(exist_ok=True)
     (root / name).write_bytes(b"something")
     with pytest.raises(NotFound, match="there is no store"):
         Store(root)

@@ -462,18 +462,31 @@ static int sync_staged(const struct ls_contents *c, const char *name)
 
 /* The sync of the whole import comes later. But what has the place already may be in use, by another import that was faster: then
  * a loss of power must not find an empty file there. */
+static int move_object(const struct ls_contents *c, const char *name, int objects, const char *place)
+{
+	if (!renameat2(c->staging, name, objects, place, RENAME_NOREPLACE))
+		return 0;
+	/* EINVAL: a file system that cannot tell. */
+	if ((errno != EEXIST && errno != EINVAL) || sync_staged(c, name))
+		return -1;
+	return renameat(c->staging, name, objects, place);
+}
+
+/* The directory is made with the first object of it: most stores have few objects. */
 static int place_object(struct ls_contents *c, int objects, const uint8_t *digest, struct ls_error *err)
 {
 	char name[65], place[66];
+	int status;
 
 	object_name(name, digest);
 	memcpy(place, name, 2);
-	place[2] = '/';
+	place[2] = '\0';
 	memcpy(place + 3, name + 2, 63);
-	if (!renameat2(c->staging, name, objects, place, RENAME_NOREPLACE))
-		return LS_OK;
-	/* EINVAL: a file system that cannot tell. */
-	if ((errno != EEXIST && errno != EINVAL) || sync_staged(c, name) || renameat(c->staging, name, objects, place))
+	if (mkdirat(objects, place, 0700) && errno != EEXIST)
+		return ls_fail_errno(err, "cannot make directory %s for an object", place);
+	place[2] = '/';
+	status = move_object(c, name, objects, place);
+	if (status)
 		return ls_fail_errno(err, "cannot move object %s to its place in the store", name);
 	return LS_OK;
 }

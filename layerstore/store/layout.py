@@ -229,7 +229,6 @@ class Layout:
         return (
             *(self.packs, self.objects, self.layers, self.chains, self.containers, self.logs, self.blobs),
             *(self.staging, self.runtime, self.chain_mounts, self.pack_mounts),
-            *(f"{self.objects}/{i:02x}" for i in range(256)),
         )
 
     def has_parts(self) -> bool:

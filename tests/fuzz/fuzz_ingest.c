@@ -65,7 +65,6 @@ static int make_below(int parent, const char *name)
 static struct place make_place(void)
 {
 	struct place place;
-	char name[3];
 	int fd;
 
 	if (!mkdtemp(directory)) {
@@ -78,10 +77,6 @@ static struct place make_place(void)
 	place.staging = make_below(fd, "s");
 	place.objects = make_below(fd, "o");
 	close(fd);
-	for (int i = 0; i < 256; i++) {
-		snprintf(name, sizeof(name), "%02x", i);
-		close(make_below(place.objects, name));
-	}
 	return place;
 }
 
