@@ -474,13 +474,23 @@ sys.exit(Runtime({box.runtime.path!r}, {box.runtime.state_root!r}).run({str(box.
         with open(os.devnull) as nothing, pytest.raises(InvalidInput, match="the input device is not a TTY"):
             box.runtime.run(box.bundle, "x", stdin=nothing.fileno(), tty=True)
 
-    def test_detached(self, box: Box) -> None:
+    def fails_once(self, box: Box, directory: Path) -> Runtime:
+        """As a runtime fails that asks about a container which ends, while another of its name starts."""
+        directory.mkdir()
+        program, done = directory / box.runtime.name, directory / "done"
+        lines = (f'[ -e {done} ] && exec {box.runtime.path} "$@"', f">{done}", "echo it is gone >&2", "exit 1")
+        program.write_text("\n".join(("#!/bin/sh", *lines, "")))
+        program.chmod(0o755)
+        return Runtime(str(program), box.runtime.state_root)
+
+    def test_detached(self, box: Box, tmp_path: Path) -> None:
         name = box.write("trap 'exit 0' TERM; touch /tmp/ready; echo up; while :; do sleep 0.05; done")
         with (box.bundle / "out").open("w") as out:
             pid = box.runtime.start_detached(box.bundle, name, stdout=out.fileno(), stderr=out.fileno())
         state = box.runtime.state(name)
         assert (state["status"], state["pid"], state["bundle"]) == ("running", pid, str(box.bundle))
         wait_for((box.root / "tmp/ready").exists)
+        assert self.fails_once(box, tmp_path / "bin").state(name) == state
         with pytest.raises(LayerstoreError, match=name):
             box.runtime.delete(name)
         box.runtime.kill(name, signal.SIGTERM)

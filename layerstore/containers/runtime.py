@@ -166,7 +166,15 @@ class Runtime(Value):
 
     def state(self, container_id: str) -> dict[str, Any]:
         """The container's state as the OCI runtime specification describes it: `status`, `pid`, `bundle` and others."""
-        state = json.loads(self._command(["state", container_id], container_id))
+        command = ["state", container_id]
+        try:
+            output = self._command(command, container_id)
+        except NotFound:
+            raise
+        except LayerstoreError:
+            # It ended while it was asked about, and another of that name took its place at once.
+            output = self._command(command, container_id)
+        state = json.loads(output)
         assert isinstance(state, dict)
         return state
 

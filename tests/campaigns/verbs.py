@@ -129,15 +129,15 @@ def expected(verb: str, error: BaseException) -> str | None:
         return kind
     if kind == Unsupported.__name__ and verb not in ("create", "build"):
         return kind
-    # A file of the container that another one removed while it was read.
-    if errno_of(error) == errno.ESTALE and verb in _READERS:
+    # A file of the container that was open while another one removed it, or rolled the container back.
+    if errno_of(error) == errno.ESTALE and verb in _OPENERS:
         return "ESTALE"
     return None
 
 
 IN_MOUNT = ("write", "run", "start", "copy-in", "unpack")
 """Those that work in the mounted container: where another one takes that away by force they may fail in any way."""
-_READERS = ("export", "export-held", "entries", "copy-out", "move", "fork")
+_OPENERS = ("export", "export-held", "entries", "copy-out", "move", "fork", "write", "copy-in", "unpack")
 
 
 @dataclass
