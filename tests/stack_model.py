@@ -170,7 +170,7 @@ def describe_index(index: Index) -> tuple[dict, list[list[bytes]]]:
 
 
 def pick(draw, options):
-    """One of a list. Strategies of integers are kept by hypothesis, those of choices from a list are made anew each time."""
+    """One of a list. Hypothesis keeps strategies of integers, but makes those of a choice from a list anew."""
     return options[draw(st.integers(0, len(options) - 1))]
 
 
