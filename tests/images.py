@@ -8,9 +8,11 @@
 Layers are tars as bytes, bottom first (tests/tarbytes.py, tests/layer_model.py).
 """
 
+import functools
 import gzip
 import hashlib
 import io
+import itertools
 import json
 import os
 import sqlite3
@@ -86,7 +88,7 @@ class Image:
             "os": "linux",
             "created": CREATED,
             "config": dict(self.runtime),
-            "rootfs": {"type": "layers", "diff_ids": [digest_of(layer) for layer in self.layers]},
+            "rootfs": {"type": "layers", "diff_ids": self.diff_ids},
             "history": [{"created": CREATED, "created_by": f"step {i}"} for i in range(len(self.layers))],
         }
         return json.dumps(document | dict(self.document)).encode()
@@ -95,7 +97,7 @@ class Image:
     def id(self) -> str:
         return digest_of(self.config)
 
-    @property
+    @functools.cached_property
     def diff_ids(self) -> list[str]:
         return [digest_of(layer) for layer in self.layers]
 
@@ -135,18 +137,25 @@ def _legacy_files(images: list[Image], compression: str) -> Files:
 
 def _modern_files(images: list[Image], compression: str) -> Files:
     files = oci_files(images, compression)
-    manifest = []
+    manifest, descriptors = [], iter(json.loads(files["index.json"])["manifests"])
     for image in images:
-        layers = [f"blobs/sha256/{hex_of(compressed(layer, compression))}" for layer in image.layers]
-        config = f"blobs/sha256/{hex_of(image.config)}"
+        of_image = next(itertools.islice(descriptors, max(len(image.names), 1) - 1, None))
+        blobs = json.loads(files[blob_path(of_image["digest"])])
+        layers = [blob_path(layer["digest"]) for layer in blobs["layers"]]
+        config = blob_path(blobs["config"]["digest"])
         manifest.append({"Config": config, "RepoTags": list(image.names) or None, "Layers": layers})
     return files | {"manifest.json": json.dumps(manifest).encode()}
 
 
 def put(files: Files, data: bytes, media_type: str, **more: Any) -> dict[str, Any]:
     """Have `data` among an OCI layout's blobs; returns its descriptor."""
-    files[f"blobs/sha256/{hex_of(data)}"] = data
-    return {"mediaType": media_type, "digest": digest_of(data), "size": len(data)} | more
+    digest = digest_of(data)
+    files[blob_path(digest)] = data
+    return {"mediaType": media_type, "digest": digest, "size": len(data)} | more
+
+
+def blob_path(digest: str) -> str:
+    return f"blobs/{digest.replace(':', '/')}"
 
 
 def put_image(files: Files, image: Image, compression: str = "none", **more: Any) -> dict[str, Any]:
@@ -168,10 +177,10 @@ def oci_files(images: Iterable[Image], compression: str = "none") -> Files:
     files: Files = {"oci-layout": b'{"imageLayoutVersion": "1.0.0"}'}
     descriptors = []
     for image in images:
+        of_image = put_image(files, image, compression)
         for name in image.names or [None]:
             key = "io.containerd.image.name" if name and "/" in name else "org.opencontainers.image.ref.name"
-            more = {"annotations": {key: name}} if name else {}
-            descriptors.append(put_image(files, image, compression, **more))
+            descriptors.append(of_image | ({"annotations": {key: name}} if name else {}))
     return files | {"index.json": index_of(descriptors)}
 
 

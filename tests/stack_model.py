@@ -169,40 +169,43 @@ def describe_index(index: Index) -> tuple[dict, list[list[bytes]]]:
     return described, sorted(sorted(group) for group in links.values())
 
 
-@st.composite
-def inodes(draw, tag: int, on_kernel: bool):
+def pick(draw, options):
+    """One of a list. Hypothesis keeps strategies of integers, but makes those of a choice from a list anew."""
+    return options[draw(st.integers(0, len(options) - 1))]
+
+
+def inode_of(draw, tag: int, on_kernel: bool):
     """Anything but a directory, a whiteout or a link."""
-    kind = draw(st.sampled_from(["file", "file", "file", "empty", "symlink", "device", "fifo"]))
+    kind = pick(draw, ["file", "file", "file", "empty", "symlink", "device", "fifo"])
     inode = Inode(
-        mode=draw(st.sampled_from([0o644, 0o4755, 0o600, 0])),
-        uid=draw(st.sampled_from([0, 1000, 4_000_000_000])),
-        gid=draw(st.sampled_from([0, 70_000])),
-        mtime_ns=draw(st.sampled_from([0, 1_700_000_000_123_456_789, 1] + ([] if on_kernel else [-1, -(10**18)]))),
-        xattrs=draw(st.sampled_from([{}, {}, {b"trusted.b": b"", b"trusted.a": b"\x00\xff"}])),
+        mode=pick(draw, [0o644, 0o4755, 0o600, 0]),
+        uid=pick(draw, [0, 1000, 4_000_000_000]),
+        gid=pick(draw, [0, 70_000]),
+        mtime_ns=pick(draw, [0, 1_700_000_000_123_456_789, 1] + ([] if on_kernel else [-1, -(10**18)])),
+        xattrs=pick(draw, [{}, {}, {b"trusted.b": b"", b"trusted.a": b"\x00\xff"}]),
     )
     if kind == "symlink":
-        inode.mode, inode.target = stat.S_IFLNK | 0o777, draw(st.sampled_from([b"a", b"../\xff", b"/etc"]))
+        inode.mode, inode.target = stat.S_IFLNK | 0o777, pick(draw, [b"a", b"../\xff", b"/etc"])
     elif kind == "device":
-        inode.mode |= draw(st.sampled_from([stat.S_IFCHR, stat.S_IFBLK]))
-        inode.rdev = draw(st.sampled_from([(1, 3), (259, 70_000)]))
+        inode.mode |= pick(draw, [stat.S_IFCHR, stat.S_IFBLK])
+        inode.rdev = pick(draw, [(1, 3), (259, 70_000)])
     elif kind == "fifo":
         inode.mode |= stat.S_IFIFO
     else:
         inode.mode |= stat.S_IFREG
-        inode.data = b"" if kind == "empty" else b"content %d" % draw(st.sampled_from([0, tag]))
+        inode.data = b"" if kind == "empty" else b"content %d" % pick(draw, [0, tag])
     return inode
 
 
-@st.composite
-def directories(draw, on_kernel: bool):
+def directory_of(draw, on_kernel: bool):
     if not on_kernel and draw(st.booleans()):
         directory = Inode(mode=stat.S_IFDIR | 0o755, flags=ix.IMPLIED)
     else:
         directory = Inode(
-            mode=stat.S_IFDIR | draw(st.sampled_from([0o755, 0o1777, 0o700])),
-            uid=draw(st.sampled_from([0, 5])),
+            mode=stat.S_IFDIR | pick(draw, [0o755, 0o1777, 0o700]),
+            uid=pick(draw, [0, 5]),
             mtime_ns=draw(st.integers(0, 3)) * 10**18 + 7,
-            xattrs=draw(st.sampled_from([{}, {b"trusted.d": b"1"}])),
+            xattrs=pick(draw, [{}, {b"trusted.d": b"1"}]),
         )
     if draw(st.integers(0, 4)) == 0:
         directory.flags |= ix.OPAQUE
@@ -218,16 +221,15 @@ def has_room(layer: Layer, path: Parts) -> bool:
 def make_parents(draw, layer: Layer, path: Parts, on_kernel: bool) -> None:
     for depth in range(1, len(path)):
         if path[:depth] not in layer:
-            layer[path[:depth]] = draw(directories(on_kernel))
+            layer[path[:depth]] = directory_of(draw, on_kernel)
 
 
-@st.composite
-def paths(draw, shown: list[Parts]):
+def path_near(draw, shown: list[Parts]):
     """Any path, often one that is there or below one that is."""
-    names = draw(st.lists(st.sampled_from(NAMES), min_size=1, max_size=4))
+    names = [pick(draw, NAMES) for _ in range(draw(st.integers(1, 4)))]
     if draw(st.booleans()):
         return tuple(names)
-    near = draw(st.sampled_from(shown)) + tuple(names[: draw(st.integers(0, 1))])
+    near = pick(draw, shown) + tuple(names[: draw(st.integers(0, 1))])
     return near[:DEPTH] or tuple(names)
 
 
@@ -247,34 +249,33 @@ def rename(draw, layer: Layer, view: View, old: Parts, new: Parts, on_kernel: bo
         layer[new + path[len(old) :]] = copy
 
 
-@st.composite
 def layer_on(draw, view: View, tag: int, on_kernel: bool):
     """A layer whose links into the layers below, which show `view`, can be resolved."""
-    root = draw(directories(on_kernel))
+    root = directory_of(draw, on_kernel)
     if on_kernel:
         root.flags = 0  # overlayfs does not look for an opaque mark on the root of a layer
     layer: Layer = {(): root}
     shown = sorted(view) or [()]
     lower_files = [path for path in shown if path and not view[path][0].is_directory]
-    for path in [draw(paths(shown)) for _ in range(draw(st.integers(0, 14)))]:
+    for path in [path_near(draw, shown) for _ in range(draw(st.integers(0, 14)))]:
         if not has_room(layer, path):
             continue
-        kind = draw(st.sampled_from(["directory", "directory", "inode", "inode", "whiteout", *LINKS]))
+        kind = pick(draw, ["directory", "directory", "inode", "inode", "whiteout", *LINKS])
         if kind == "rename":
-            rename(draw, layer, view, draw(st.sampled_from(shown)), path, on_kernel)
+            rename(draw, layer, view, pick(draw, shown), path, on_kernel)
             continue
         make_parents(draw, layer, path, on_kernel)
         files = [inode for inode in layer.values() if not inode.is_directory and inode.mode]
         if kind == "directory":
-            layer[path] = draw(directories(on_kernel))
+            layer[path] = directory_of(draw, on_kernel)
         elif kind == "whiteout":
             layer[path] = Inode(flags=ix.WHITEOUT)
         elif kind == "link" and files:
-            layer[path] = draw(st.sampled_from(files))
+            layer[path] = pick(draw, files)
         elif kind == "lower link" and lower_files:
-            layer[path] = Inode(flags=ix.LOWER_LINK, target=b"/".join(draw(st.sampled_from(lower_files))))
+            layer[path] = Inode(flags=ix.LOWER_LINK, target=b"/".join(pick(draw, lower_files)))
         else:
-            layer[path] = draw(inodes(tag, on_kernel))
+            layer[path] = inode_of(draw, tag, on_kernel)
     return layer
 
 
@@ -283,7 +284,7 @@ def stacks(draw, min_size: int = 1, on_kernel: bool = False):
     layers: list[Layer] = []
     view: View = {}
     for number in range(draw(st.integers(min_size, 5))):
-        layers.append(draw(layer_on(view, number, on_kernel)))
+        layers.append(layer_on(draw, view, number, on_kernel))
         view = apply(view, layers[-1], number)
     return layers
 

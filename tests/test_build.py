@@ -23,6 +23,7 @@ from typing import Any
 import images
 import pytest
 import tarbytes
+from cases import case
 from contexts import tar_bytes, tree_of, write_context
 from images import Image as MadeImage
 from images import docker_files, tar_of, zstd_chunked
@@ -733,6 +734,7 @@ def test_names_of_an_archive_are_looked_up_by_a_later_step(work: Workplace) -> N
     assert tree_of(image)["other"].owner == (5, 6)
 
 
+@case("a COPY of a file or link over a directory, and of a directory over a file", "refused, as BuildKit does")
 def test_a_copy_replaces_no_directory_and_by_none(work: Workplace) -> None:
     tree = {"bin": {"x": b"x"}, "file": {"y": b"y"}, "data": b"no directory", "links": {"data": "file"}}
     write_context(work.context, {"tree": tree, "f": b"f"})

@@ -6,6 +6,7 @@ import fcntl
 import gzip
 import io
 import os
+import re
 import resource
 import select
 import sqlite3
@@ -18,6 +19,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from cases import case
 from contexts import tar_bytes, write_context
 from images import Image, docker_files, tar_of
 from layer_model import Entry, write_tar
@@ -655,6 +657,39 @@ def test_a_sync_after_one_that_failed_writes_again(app: Store, monkeypatch: pyte
     assert sum(written) == log.stat().st_size
     container.sync()
     assert sum(written) == log.stat().st_size
+
+
+# A kernel that says for ever that it should be asked again
+
+SEEKER = """
+import errno, os, sys
+from campaigns.injection import Fault, Injector
+from layerstore._core import mount
+
+def seek(mark):
+    root = os.open(sys.argv[1], os.O_PATH)
+    mark(True)
+    try:
+        mount.open_inside(root, "file", os.O_RDONLY)
+    except OSError as error:
+        return str(error)
+    finally:
+        mark(False)
+
+outcome = Injector().run(seek, Fault(("openat2",), 1, errno.EAGAIN, persistent=True))
+print(outcome.problem, outcome.injected, outcome.answer)
+"""
+
+
+@pytest.mark.root
+@pytest.mark.needs_tool("cc")
+@case("a path that the kernel cannot look up, however often it is asked", "given up")
+def test_a_look_up_that_never_ends_is_given_up(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    command = [sys.executable, "-c", SEEKER, str(tmp_path)]
+    told = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    assert re.fullmatch(r" \d\d \[Errno 11\] cannot open \"file\" inside the root directory.*\n", told), told
 
 
 # The campaign itself

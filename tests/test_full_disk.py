@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from cases import case
 from images import docker_files, tar_of
 from pools import SEARCH_PATH
 from test_containers import PLAIN
@@ -74,6 +75,7 @@ def command(disk: Path, *arguments: str) -> tuple[int, str, str]:
     return done.returncode, done.stdout, done.stderr
 
 
+@case("a full disk, and what needs no room", "works")
 def test_what_needs_no_room_works(disk: Path) -> None:
     """A command leaves the files of the database there, which the next ones use."""
     assert command(disk, "tag", "plain:1", "other:1")[0] == 0
@@ -84,6 +86,7 @@ def test_what_needs_no_room_works(disk: Path) -> None:
         assert command(disk, "ps", "-q")[0] == 0
 
 
+@case("a disk that is full or nearly full", "told, with the file that needs room; no SIGBUS")
 @pytest.mark.parametrize("leave_kib", [0, 8, 16, 32])
 def test_a_full_disk_is_told(disk: Path, leave_kib: int) -> None:
     """Where the last one to close the database has removed what connections share, and much or little is left."""

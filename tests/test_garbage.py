@@ -16,6 +16,7 @@ from typing import Any
 
 import images
 import pytest
+from cases import case
 from images import Image, docker_files, tar_of
 from layer_model import Entry, write_tar
 from test_load import check_loaded, child
@@ -649,6 +650,7 @@ STRANGERS = (
 )
 
 
+@case("files of somebody's own in every directory of a store", "left alone; a check tells of them")
 def test_what_is_not_the_stores_is_left_alone(store: Store, tmp_path: Path) -> None:
     """Files and directories of its owner, in every directory: all works, they stay, and a check tells of them."""
     root = Path(store.layout.root)

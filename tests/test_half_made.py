@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cases import case
 from images import Image, docker_files, tar_of
 from layer_model import Entry, write_tar
 from pools import POOL_BYTES, needs_mkfs, needs_root
@@ -65,6 +66,7 @@ def has_nothing(root: Path) -> bool:
     return not root.exists() or not os.listdir(root)
 
 
+@case("a store whose making was killed", "finished by any command; a check finds nothing wrong")
 def test_any_command_finishes_it(tmp_path: Path) -> None:
     count = steps(tmp_path)
     assert count > 25

@@ -130,6 +130,21 @@ def test_journals_say_what_was_done_and_what_nobody_saw_the_end_of(tmp_path: Pat
     assert told.seen == [Seen("c", Span(9, 10), "image own-1:1 mounted by 1.0.0", {NAME: "torn"})]
 
 
+def test_what_a_rollback_takes_may_be_missed_by_who_writes_meanwhile() -> None:
+    told = hands.Told()
+    told.history.rollbacks["c"].append((Span(3, 5), "s"))
+
+    def is_excused(begin: float, at: float, *, of: str = "c", verb: str = "unpack", result: str = "") -> bool:
+        note = {"of": of, "verb": verb, "begin": begin, "at": at, "result": result or FileNotFoundError.__name__}
+        return told.is_excused(note)
+
+    assert is_excused(1, 4)
+    assert not is_excused(1, 2)
+    assert not is_excused(1, 4, of="d")
+    assert not is_excused(1, 4, verb="commit")
+    assert not is_excused(1, 4, result="OSError")
+
+
 @pytest.fixture
 def mounted_twice(tmp_path: Path) -> Iterator[Path]:
     target = tmp_path / "here"

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cases import case
 from images import Image, docker_files, tar_of
 from layer_model import Entry, write_tar
 from leftovers import mount_points
@@ -363,6 +364,7 @@ def mounts_of(container: Container) -> int:
 
 @pytest.mark.root
 @pytest.mark.kernel
+@case("8 processes that mount one new container", "mounted once, and no error")
 @pytest.mark.parametrize("volatile", [False, True])
 def test_of_many_that_mount_one_container_at_once_one_does(loaded: Store, volatile: bool) -> None:
     with contextlib.ExitStack() as stack:
@@ -484,6 +486,7 @@ class TestWhileOneIsRead:
         loaded.collect_garbage()
         assert not directory.exists()
 
+    @case("an export that nobody reads, beside a rollback", "stalls nobody else")
     def test_a_rollback_of_it_stalls_nobody_else(self, loaded: Store, container: Container) -> None:
         export = container.entries()
         next(export)
@@ -549,6 +552,7 @@ class TestWhileOneIsRead:
         with pytest.raises(NotFound):
             loaded.container(container.id)
 
+    @case("a removal during a commit", "no image, and the commit says why")
     def test_a_commit_of_what_is_removed_by_force_is_none(
         self, loaded: Store, container: Container, monkeypatch: pytest.MonkeyPatch
     ) -> None:

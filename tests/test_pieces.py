@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from cases import case
 
 from layerstore.store.pieces import pieces_between, write_all, write_at
 
@@ -43,6 +44,7 @@ def test_all_of_it_is_written_at_its_place(tmp_path: Path, monkeypatch: pytest.M
     assert (tmp_path / "file").read_bytes() == bytes(5) + DATA
 
 
+@case("a file that becomes shorter while it is read", "an error, and no loop")
 def test_a_file_that_ends_too_soon_is_an_error_and_no_loop(tmp_path: Path) -> None:
     with open(tmp_path / "file", "w+b", 0) as file:
         file.write(DATA)

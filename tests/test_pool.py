@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 from campaigns import logged_disk
+from cases import case
 from images import Image, docker_files, tar_of
 from layer_model import Entry, write_tar
 from leftovers import loop_devices, mount_points
@@ -363,6 +364,7 @@ class TestAttaching:
             assert [Path(loop.path).name] == devices_of(root)
             loop.close()
 
+    @case("a loop device of the machine whose file is dead", "passed over")
     def test_a_device_whose_file_cannot_be_asked_is_passed_over(self, tmp_path: Path) -> None:
         """One on a file system whose server has died."""
         served, image = tmp_path / "served", tmp_path / "image"

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from cases import case
 from judges import started
 from security import judging, probing, record
 from security.probing import USERS, Answers
@@ -53,10 +54,9 @@ def place(tmp_path_factory: pytest.TempPathFactory, image: bytes) -> Path:
 class TestOurs:
     pytestmark = starts
 
-    @pytest.mark.hostile(
-        name="a program that tries to reach the host: keys, groups, sockets, files, calls",
-        done="reaches what docs/security.md says",
-        stands_for="",
+    @case(
+        "a program that tries to reach the host: keys, groups, sockets, files, calls",
+        "reaches what docs/security.md says",
     )
     def test_nothing_more_is_allowed_than_was_recorded(self, place: Path, facts: list[str], name: str) -> None:
         found = probing.parse(probing.ours(place, USERS[name], facts))

@@ -5,8 +5,8 @@ status. `CREATES_STORE = True` says that the command makes a store where there i
 is given None instead of one (`args.root` says where it would be), `FAILURE_STATUS` what it exits with when it fails (1
 without it), and `STATUS_OF` what else for certain exceptions.
 
-Options that stand before a command are here. What commands share: `command.py` (errors as messages), `output.py`,
-`selection.py`, `transfers.py`.
+Options that stand before a command are here. What commands share: `command.py` (errors as messages), `confining.py`,
+`output.py`, `selection.py`, `transfers.py`.
 """
 
 from __future__ import annotations

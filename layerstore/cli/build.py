@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import sys
 
-from layerstore.cli import output
+from layerstore.cli import confining, output
 from layerstore.errors import InvalidInput
 
 TYPE_CHECKING = False
@@ -40,33 +40,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         default="host",
         help="the network of RUN: host (default), or none; then a RUN that asks for host is refused",
     )
-    parser.add_argument(
-        "--security-opt",
-        metavar="OPTION",
-        action="append",
-        default=[],
-        help="for RUN: seccomp=unconfined, seccomp=FILE.json, or no-new-privileges",
-    )
-    parser.add_argument(
-        "--pids-limit",
-        metavar="N",
-        type=int,
-        help="the most processes and threads of a RUN (default: 2048; -1: no limit)",
-    )
-    parser.add_argument(
-        "--cgroups",
-        choices=("enabled", "disabled"),
-        default="enabled",
-        help="disabled: do RUN without a control group, and so without limits",
-    )
-    parser.add_argument(
-        "-v",
-        "--volume",
-        action="append",
-        default=[],
-        metavar="DIR:PATH[:ro]",
-        help="show a directory or file of the host in every RUN, writable without :ro",
-    )
+    confining.add_options(parser, of="a RUN", where="every RUN")
     parser.add_argument(
         "--secret",
         action="append",
@@ -87,8 +61,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(store: Store, args: argparse.Namespace) -> int:
-    from layerstore.cli.run import volume
-
     image = store.build(
         args.context,
         dockerfile=args.file,
@@ -96,14 +68,10 @@ def run(store: Store, args: argparse.Namespace) -> int:
         target=args.target,
         build_args=dict(_build_arg(text) for text in args.build_arg if "=" in text or text in os.environ),
         no_cache=args.no_cache,
-        network=args.network,
-        volumes=[volume(text) for text in args.volume],
         pull=args.pull,
-        security_opt=args.security_opt,
-        pids_limit=args.pids_limit,
-        cgroups=args.cgroups,
         secrets=dict(_secret(text) for text in args.secret),
         progress=(_Quiet() if args.quiet else _InOrder()).tell,
+        **confining.given(args),
     )
     if args.quiet:
         print(image.id)

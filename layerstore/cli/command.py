@@ -8,6 +8,7 @@ import gc
 import os
 import sqlite3
 import sys
+from importlib import import_module
 
 from layerstore.errors import InvalidInput, LayerstoreError
 from layerstore.naming import about
@@ -54,8 +55,7 @@ def run(
     path = f"layerstore.cli.{module_name}"
     module = None
     try:
-        __import__(path)  # importlib would load `warnings`
-        module = sys.modules[path]
+        module = import_module(path)
         args = parser_of(name, module).parse_args(arguments)
         # Not closed: the process ends, and with its last connection SQLite would move its log to the database and sync.
         # The same goes for a pool: it stays attached, as to detach and attach it takes 0.1 s.

@@ -8,13 +8,13 @@ from __future__ import annotations
 import argparse
 import os
 
+from layerstore.cli import confining
 from layerstore.errors import InvalidInput, ProgramNotExecutable, ProgramNotFound
 from layerstore.naming import null_device
-from layerstore.store.layout import absolute
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from layerstore.api import Store, Volume
+    from layerstore.api import Store
 
 FAILURE_STATUS = 125
 STATUS_OF: dict[type[Exception], int] = {ProgramNotFound: 127, ProgramNotExecutable: 126}
@@ -38,14 +38,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         metavar="K[=V]",
         help="set an environment variable (K alone: to the value that it has here)",
     )
-    parser.add_argument(
-        "-v",
-        "--volume",
-        action="append",
-        default=[],
-        metavar="DIR:PATH[:ro]",
-        help="show a directory or file of the host in the container, writable without :ro",
-    )
     parser.add_argument("-w", "--workdir", metavar="DIR", help="the working directory")
     parser.add_argument("-u", "--user", metavar="NAME|UID[:GROUP]", help="the user to run as")
     parser.add_argument(
@@ -53,13 +45,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--network", choices=("host", "none"), default="none", help="none (default), or host for the host's network"
-    )
-    parser.add_argument(
-        "--security-opt",
-        action="append",
-        default=[],
-        metavar="OPTION",
-        help="seccomp=unconfined, seccomp=FILE.json, or no-new-privileges",
     )
     parser.add_argument(
         "--cap-add", action="append", default=[], metavar="NAME", help="add a capability, or ALL of them"
@@ -77,15 +62,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--privileged", action="store_true", help="no confinement: root in the container is root of the host"
     )
-    parser.add_argument(
-        "--pids-limit", type=int, metavar="N", help="the most processes and threads (default: 2048; -1: no limit)"
-    )
-    parser.add_argument(
-        "--cgroups",
-        choices=("enabled", "disabled"),
-        default="enabled",
-        help="disabled: run without a control group and its limits, and open no device file (needs crun)",
-    )
+    confining.add_options(parser, of="the program", where="the container")
     parser.add_argument("--name", help="a name for the container")
     parser.add_argument("image", metavar="IMAGE")
     parser.add_argument("args", metavar="ARG", nargs=argparse.REMAINDER, help="the command, instead of the image's own")
@@ -94,7 +71,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(store: Store, args: argparse.Namespace) -> int:
     if args.detach and (args.rm or args.tty or args.interactive):
         raise InvalidInput("--detach does not go with --rm, -i or -t")
-    volumes = [volume(text) for text in args.volume]
+    confinement = confining.given(args)
     env = [
         text if "=" in text else f"{text}={os.environ[text]}" for text in args.env if "=" in text or text in os.environ
     ]
@@ -107,16 +84,11 @@ def run(store: Store, args: argparse.Namespace) -> int:
             "env": env,
             "workdir": args.workdir,
             "user": args.user,
-            "network": args.network,
-            "volumes": volumes,
-            "security_opt": args.security_opt,
             "cap_add": args.cap_add,
             "cap_drop": args.cap_drop,
             "devices": args.device,
             "privileged": args.privileged,
-            "pids_limit": args.pids_limit,
-            "cgroups": args.cgroups,
-        }
+        } | confinement
         if args.detach:
             container.start(command, **options)
             print(container.id)
@@ -134,15 +106,3 @@ def run(store: Store, args: argparse.Namespace) -> int:
     if args.rm:
         container.remove()
     return status
-
-
-def volume(text: str) -> Volume:
-    from layerstore.api import Volume
-
-    source, _, rest = text.partition(":")
-    target, _, mode = rest.partition(":")
-    if not source or not target.startswith("/") or mode not in ("", "ro", "rw"):
-        raise InvalidInput(f"{text!r} is not DIR:PATH or DIR:PATH:ro with an absolute PATH")
-    if not os.path.exists(source):
-        raise InvalidInput(f"there is no {source} to bind into the container; make it first")
-    return Volume(absolute(source), target, mode == "ro")

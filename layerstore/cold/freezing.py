@@ -429,17 +429,4 @@ def _reserve(store: OpenStore) -> tuple[int, int]:
     """Make the next cold pack's file, locked so that others see it is in use; returns its number and descriptor."""
     query = "SELECT value FROM counters WHERE name = 'cold_packs'"
     (number,) = store.database.read().execute(query).fetchone()
-    while True:
-        path = store.layout.cold_pack(number)
-        try:
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o400)
-        except FileExistsError:
-            number += 1
-            continue
-        try:
-            locks.try_lock(fd)
-        except OSError:
-            os.unlink(path)
-            close_fd(fd)
-            raise
-        return number, fd
+    return durable.first_free(store.layout.cold_pack, number)

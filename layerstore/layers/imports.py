@@ -456,19 +456,7 @@ def _reserve_pack(store: OpenStore) -> tuple[int, int]:
     The number of a pack that was committed is never used again: readers may have the pack open.
     """
     (number,) = store.database.read().execute("SELECT value FROM counters WHERE name = 'packs'").fetchone()
-    while True:
-        try:
-            fd = os.open(store.layout.pack(number), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o400)
-        except FileExistsError:
-            number += 1
-            continue
-        try:
-            locks.try_lock(fd)
-        except OSError:
-            os.unlink(store.layout.pack(number))
-            close_fd(fd)
-            raise
-        return number, fd
+    return durable.first_free(store.layout.pack, number)
 
 
 def clear_abandoned(store: OpenStore) -> None:

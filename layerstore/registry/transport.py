@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email.utils
+import functools
 import json
 import os
 import random
@@ -122,6 +123,12 @@ def target_of(url: str, place: str) -> str:
     return target
 
 
+@functools.lru_cache(maxsize=1)
+def _tls_of(*_where: str | None) -> ssl.SSLContext:
+    """By the authorities of the system, and of these variables of OpenSSL: to read them takes longer than a request."""
+    return ssl.create_default_context()
+
+
 class Transport:
     """Sends requests. Safe for many threads.
 
@@ -129,8 +136,10 @@ class Transport:
     """
 
     def __init__(self, ca_file: str | os.PathLike[str] | None = None) -> None:
-        self.tls = ssl.create_default_context()
-        if ca_file is not None:
+        if ca_file is None:
+            self.tls = _tls_of(os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"))
+        else:
+            self.tls = ssl.create_default_context()
             try:
                 self.tls.load_verify_locations(os.fspath(ca_file))
             except ssl.SSLError as error:

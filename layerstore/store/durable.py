@@ -80,6 +80,27 @@ def nameless(directory: str) -> Iterator[int]:
         close_fd(fd)
 
 
+def first_free(path_of: Callable[[int], str], number: int) -> tuple[int, int]:
+    """Make the first file, from that number on, that is not there, locked so that others see it is in use.
+
+    Returns its number and its descriptor, to write and read. Raises `OSError`; nothing is left behind then.
+    """
+    while True:
+        path = path_of(number)
+        try:
+            fd = os.open(path, _NEW_FILE, 0o400)
+        except FileExistsError:
+            number += 1
+            continue
+        try:
+            try_lock(fd)
+        except OSError:
+            os.unlink(path)
+            close_fd(fd)
+            raise
+        return number, fd
+
+
 def write_file(path: str | os.PathLike[str], data: bytes | memoryview, *, mode: int = 0o600) -> None:
     """Put `data` at `path`, whole or not at all, and durable on return. An existing file is replaced.
 

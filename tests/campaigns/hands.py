@@ -98,9 +98,14 @@ class Told:
         return any(span.overlaps(forced) for forced in self.forced[container])
 
     def is_excused(self, note: dict[str, Any]) -> bool:
-        """Whether what failed may do so, as the mount that it used was taken away by force."""
-        span = Span(note["begin"], note["at"])
-        return note["of"] is not None and note["verb"] in verbs.IN_MOUNT and self.is_disturbed(note["of"], span)
+        """Whether what failed may do so: the mount that it used was taken away by force, or a rollback took what it had
+        just made."""
+        span, container = Span(note["begin"], note["at"]), note["of"]
+        if container is None or note["verb"] not in verbs.IN_MOUNT:
+            return False
+        is_gone = note["result"] == FileNotFoundError.__name__
+        rolled_back = any(span.overlaps(rollback) for rollback, _ in self.history.rollbacks[container])
+        return self.is_disturbed(container, span) or (is_gone and rolled_back)
 
 
 def read_journals(directory: Path, killed: dict[str, float]) -> Told:
@@ -558,7 +563,7 @@ def _print_counts(told: Told) -> None:
     longest: dict[str, float] = defaultdict(float)
     for note in told.verbs:
         is_failure = note["what"] == "failed"
-        how = "" if not is_failure else "by force " if told.is_excused(note) else "FAILED "
+        how = "" if not is_failure else "excused " if told.is_excused(note) else "FAILED "
         counts[note["verb"]][how + note["result"]] += 1
         longest[note["verb"]] = max(longest[note["verb"]], note["at"] - note["begin"])
     for verb, found in sorted(counts.items()):

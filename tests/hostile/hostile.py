@@ -1,7 +1,6 @@
 """What the tests of hostile input share: cases, a store with something beside it to be left alone, ways into the store.
 
-A case is a test with the mark of `case`: what is put in, what is done with it, and the CVE or bug that it stands for.
-`make hostile` counts them and writes them to docs/reliability.md.
+A case is a test with the mark of `cases.case`: what is put in, what is done with it, and the bug that it stands for.
 """
 
 import contextlib
@@ -17,16 +16,12 @@ from typing import Any, BinaryIO
 import images
 import pytest
 import tarbytes as tb
+from cases import case
 from images import Image
 
 from layerstore import Store
 
 Given = tuple[bytes, type[Exception], str]
-
-
-def case(name: str, done: str, stands_for: str = "") -> pytest.MarkDecorator:
-    """The mark of a case. `done` is "refused" or what else becomes of it."""
-    return pytest.mark.hostile(name=name, done=done, stands_for=stands_for)
 
 
 def refused(name: str, data: bytes, error: type[Exception], told: str, stands_for: str = "") -> Any:

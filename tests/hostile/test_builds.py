@@ -13,8 +13,9 @@ import contexts
 import images
 import pytest
 import tarbytes as tb
+from cases import case
 from exchanging import exchanging
-from hostile import Place, case, raises, tree_of
+from hostile import Place, raises, tree_of
 from images import Image
 
 from layerstore import Limits, Store

@@ -6,7 +6,8 @@ import io
 import images
 import pytest
 import tarbytes as tb
-from hostile import Given, Pipe, Place, case, contained, raises, refused, source
+from cases import case
+from hostile import Given, Pipe, Place, contained, raises, refused, source
 from images import zstd
 
 from layerstore.errors import CorruptError, LayerstoreError

@@ -10,7 +10,8 @@ from pathlib import Path
 import images
 import pytest
 import tarbytes as tb
-from hostile import Pipe, Place, case, source, tree_of
+from cases import case
+from hostile import Pipe, Place, source, tree_of
 from images import Image
 
 from layerstore import Container

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hostile import case
+from cases import case
 
 HERE = Path(__file__).parent
 MOST_KIB = 64 << 10

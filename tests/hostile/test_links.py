@@ -7,7 +7,8 @@ from pathlib import Path
 import images
 import pytest
 import tarbytes as tb
-from hostile import Given, Place, case, contained, is_refused, layer, raises, refused, ways
+from cases import case
+from hostile import Given, Place, contained, is_refused, layer, raises, refused, ways
 
 from layerstore.errors import InvalidInput, LimitExceeded
 from layerstore.layers import imports

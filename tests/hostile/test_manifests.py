@@ -11,7 +11,8 @@ from typing import Any
 import images
 import pytest
 import tarbytes as tb
-from hostile import Pipe, Place, case, raises, source
+from cases import case
+from hostile import Pipe, Place, raises, source
 from images import OCI, Files, Image, digest_of, hex_of, index_of, put, put_image
 
 from layerstore import Limits, Store

@@ -5,7 +5,8 @@ import os
 from pathlib import Path
 
 import pytest
-from hostile import Place, case
+from cases import case
+from hostile import Place
 from images import docker_files, tar_of
 from test_containers import BOX, runs
 from waiting import wait_for

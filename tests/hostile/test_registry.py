@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 import tarbytes as tb
-from hostile import Place, case, raises
+from cases import case
+from hostile import Place, raises
 from images import OCI, Image, compressed, digest_of
 from registries import manifest_of
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import images
 import pytest
 import tarbytes as tb
-from hostile import case
+from cases import case
 from images import Image
 
 from layerstore import Store

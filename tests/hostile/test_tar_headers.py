@@ -2,7 +2,8 @@
 
 import pytest
 import tarbytes as tb
-from hostile import Given, Place, case, contained, is_refused, layer, refused
+from cases import case
+from hostile import Given, Place, contained, is_refused, layer, refused
 
 from layerstore.errors import CorruptError, InvalidInput, LimitExceeded
 
