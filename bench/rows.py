@@ -89,7 +89,11 @@ def durably(durable: Mapping[str, str], rows: Iterable[Row]) -> Iterator[Row]:
     return (replace(row, durable=durable) for row in rows)
 
 
-def as_json(row: Row) -> dict[str, Any]:
+Kept = dict[str, Any]
+"""A row as results keep it."""
+
+
+def as_json(row: Row) -> Kept:
     """What results keep of a row; by name `spread` has the least and the greatest of a median's figures."""
     figures = {"ours": row.ours, **row.peers}
     spread = {name: spread_of(figure) for name, figure in figures.items() if figure is not None}
@@ -151,9 +155,9 @@ def said_of(said: Mapping[str, str], who: Collection[str]) -> str:
     return "; ".join(f"{', '.join(alike)}: {what}" for what, alike in names.items()) or "–"
 
 
-def table(rows: Iterable[Row]) -> str:
+def table(rows: Iterable[Mapping[str, Any]]) -> str:
     """For a terminal: columns aligned, without what is long."""
-    lines = [HEADINGS[:-1], *(cells(as_json(row))[:-1] for row in rows)]
+    lines = [HEADINGS[:-1], *(cells(row)[:-1] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     padded = ("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines)
     return "\n".join(padded)

@@ -43,6 +43,8 @@ PEERS_PACKAGES = (
 )
 INSIDE = "LAYERSTORE_BENCH_INSIDE"
 HYBRID_CGROUP = Path("/sys/fs/cgroup/unified")
+BEGUN = ROOT / "build/bench/begun.json"
+"""What a complete run has measured until now: an hour is a long time for nothing else to happen."""
 
 
 def main() -> int:
@@ -67,6 +69,7 @@ def main() -> int:
     rows = measure(options)
     print(report.table(rows))
     write_results(rows, options)
+    BEGUN.unlink(missing_ok=True)
     return 0
 
 
@@ -104,11 +107,13 @@ def interrupted(*_: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def measure(options: argparse.Namespace) -> list[Row]:
+def measure(options: argparse.Namespace) -> list[report.Kept]:
     def log(message: str) -> None:
         print(f"bench: {message}", file=sys.stderr, flush=True)
 
-    rows: list[Row] = []
+    rows: list[report.Kept] = []
+    about = [commit(), options.file_system, machine()]
+    begun = measured_before(about) if is_complete(options) else {}
     with contextlib.ExitStack() as stack:
         directory = stack.enter_context(loop_file_system(options.file_system, where=options.scratch))
         run_directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lsb-", dir="/run")))
@@ -116,11 +121,31 @@ def measure(options: argparse.Namespace) -> list[Row]:
         context = Context(fixtures, directory, run_directory, options.quick, options.peers_only, log)
         stack.callback(context.close)
         for name in options.names:
-            log(f"{name} …")
-            measured = benchmark(name)(context)
-            print(report.table(measured), file=sys.stderr, flush=True)
-            rows += measured
+            if name in begun:
+                log(f"{name}: as it was measured by a run of this tree that was cut off ({BEGUN})")
+            else:
+                log(f"{name} …")
+                begun[name] = [report.as_json(row) for row in benchmark(name)(context)]
+                if is_complete(options):
+                    BEGUN.parent.mkdir(parents=True, exist_ok=True)
+                    BEGUN.write_text(json.dumps({"about": about, "measured": begun}))
+            print(report.table(begun[name]), file=sys.stderr, flush=True)
+            rows += begun[name]
     return rows
+
+
+def is_complete(options: argparse.Namespace) -> bool:
+    return not options.quick and not options.peers_only and set(options.names) == set(NAMES)
+
+
+def measured_before(about: list[Any]) -> dict[str, list[report.Kept]]:
+    """By name what a complete run has measured that was cut off: of this commit, without changes, on this machine."""
+    try:
+        found = json.loads(BEGUN.read_text())
+        measured: dict[str, list[report.Kept]] = found["measured"]
+    except (FileNotFoundError, ValueError):  # none, or one that was cut off as it was written
+        return {}
+    return measured if found["about"] == about and not about[0].endswith("-dirty") else {}
 
 
 def benchmark(name: str) -> Callable[[Context], list[Row]]:
@@ -177,13 +202,13 @@ def commit() -> str:
     return subprocess.run(command, capture_output=True, text=True).stdout.strip()
 
 
-def write_results(rows: list[Row], options: argparse.Namespace) -> None:
+def write_results(rows: list[report.Kept], options: argparse.Namespace) -> None:
     """The JSON of every run; the pages that tell of it, and their picture, only of a complete one."""
     now = datetime.datetime.now(datetime.UTC)
-    complete = not options.quick and not options.peers_only and set(options.names) == set(NAMES)
+    complete = is_complete(options)
     about = {"date": now.isoformat(timespec="seconds"), "commit": commit(), "file_system": options.file_system}
     runs = {"quick": options.quick, "complete": complete}
-    result = {**about, **runs, "machine": machine(), "rows": [report.as_json(row) for row in rows]}
+    result = {**about, **runs, "machine": machine(), "rows": rows}
     options.results.mkdir(parents=True, exist_ok=True)
     path = options.results / f"{now:%Y-%m-%dT%H%M%S}.json"
     path.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")

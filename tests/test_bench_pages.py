@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from bench import pages
+from bench import pages, run
 from bench.measure import Median, interleaved, split_ours
 from bench.rows import HEADINGS, NOT_RECORDED, NOTHING, Row, as_json, durably, faster, known, markdown, table
 
@@ -62,7 +62,7 @@ def test_results_have_median_spread_and_runs_of_each() -> None:
     assert cells["min–max"] == "ours: 10–30; docker: 90–300"
     assert cells["runs"] == "ours, docker: 3; podman: 1"
     assert cells["durable on return"] == "ours: all; docker, podman: not known"
-    assert "durable" not in table([measured()])
+    assert "durable" not in table([as_json(measured())])
 
 
 def test_what_is_alike_of_all_is_said_once() -> None:
@@ -110,3 +110,18 @@ def test_pages_tell_of_the_newest_results() -> None:
     assert readme == pages.with_figures(readme, newest)
     by_hand = readme.replace(pages.figures(newest), "")
     assert "| peer / ours |" not in by_hand and not re.search(r"^\| -", by_hand, re.MULTILINE)
+
+
+def test_a_run_goes_on_where_one_of_the_same_tree_was_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "BEGUN", tmp_path / "begun.json")
+    measured = {"import": [as_json(known("load", "s", 1.0, {"peer": 2.0}))]}
+    about = ["1234567", "ext4", {"processor": "one"}]
+    assert run.measured_before(about) == {}
+    run.BEGUN.write_text(json.dumps({"about": about, "measured": measured}))
+    assert run.measured_before(about) == measured
+    assert run.measured_before(["7654321", *about[1:]]) == {}
+    assert run.measured_before([*about[:2], {"processor": "another"}]) == {}
+    run.BEGUN.write_text(json.dumps({"about": ["1-dirty", *about[1:]], "measured": measured}))
+    assert run.measured_before(["1-dirty", *about[1:]]) == {}
+    run.BEGUN.write_text('{"about": ["12')
+    assert run.measured_before(about) == {}
