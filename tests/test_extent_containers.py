@@ -32,12 +32,12 @@ from layerstore._core import log as kinds
 from layerstore._core.log import Record
 from layerstore.api import Container
 from layerstore.errors import Conflict, CorruptError, InvalidInput, NotFound, Unsupported
-from layerstore.extents import applying, compaction, log, open_files, table, tree, writable_layers
+from layerstore.extents import applying, compaction, log, log_rows, open_files, table, tree, writable_layers
 from layerstore.extents.applying import Applier
 from layerstore.extents.tree import Tree
 from layerstore.extents.writable_layers import Layer
 from layerstore.space import garbage
-from layerstore.store import db, durable, logs, sums
+from layerstore.store import db, durable, sums
 
 ROOT = Path(__file__).parent.parent
 NOBODY = 65534
@@ -770,7 +770,7 @@ def test_a_log_that_was_written_anew_is_durable_before_the_former_is_removed(
     mostly_dead(container)
     log = log_of(container)
     done: list[object] = []
-    sync_directory, transaction, unlink = durable.sync_directory, db.Database.transaction, logs.unlink
+    sync_directory, transaction, unlink = durable.sync_directory, db.Database.transaction, log_rows.unlink
 
     def syncing(path: str) -> None:
         sync_directory(path)
@@ -786,7 +786,7 @@ def test_a_log_that_was_written_anew_is_durable_before_the_former_is_removed(
 
     monkeypatch.setattr(durable, "sync_directory", syncing)
     monkeypatch.setattr(db.Database, "transaction", committing)
-    monkeypatch.setattr(logs, "unlink", unlinking)
+    monkeypatch.setattr(log_rows, "unlink", unlinking)
     container.mkdir("/new")
     assert done == [filled.layout.logs, True, True]
     assert not log.exists()

@@ -9,9 +9,9 @@ from layerstore._core.log import HEADER_BYTES, SOURCE_LOG, LogReader
 from layerstore.checking.findings import reason, tried
 from layerstore.checking.hashing import read_through
 from layerstore.errors import CorruptError, Unsupported
+from layerstore.extents import log_rows
 from layerstore.extents.log import chain_bytes
 from layerstore.naming import about, close_fd, fstat
-from layerstore.store import logs
 from layerstore.store.locks import mounting, try_lock
 
 TYPE_CHECKING = False
@@ -48,7 +48,7 @@ def check_containers(store: OpenStore, catalog: Catalog, findings: Findings, qui
     for log in catalog.logs:
         before = len(findings.damages)
         lengths[log] = _check_log(store.layout, catalog, findings, log, chains.get(log), quick)
-        if not logs.exists(store.database.read(), log):  # it was removed meanwhile
+        if not log_rows.exists(store.database.read(), log):  # it was removed meanwhile
             del findings.damages[before:]
             lengths[log] = None
     for used, needed, who in _needs(catalog):

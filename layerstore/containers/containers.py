@@ -12,8 +12,9 @@ from functools import partial
 
 from layerstore._core.mount import container_make_many, container_remove_many
 from layerstore.errors import Conflict, InvalidInput, NotFound, Unsupported
+from layerstore.extents import log_rows
 from layerstore.naming import about, close_fd, exists, fstat
-from layerstore.store import boot, locks, logs
+from layerstore.store import boot, locks
 from layerstore.store.last_use import note_use
 from layerstore.store.layout import make_private
 from layerstore.store.removal import remove_directory
@@ -619,7 +620,7 @@ class Containers:
             if force:
                 # A start which was past its look may have made a group meanwhile.
                 groups.remove(ids, force=True)
-        logs.unlink(self._layout, gone)
+        log_rows.unlink(self._layout, gone)
         for row in self._known(rows):
             # A runtime that was killed as it began knows nothing of what it has made.
             with contextlib.suppress(OSError):
@@ -651,7 +652,7 @@ class Containers:
         with self._database.transaction(durable=False) as db:
             needed = [log for row in rows for (log,) in db.execute(_LOGS_OF, {"id": row.id})]
             db.executemany("DELETE FROM containers WHERE id = ?", [(row.id,) for row in rows])
-            gone = logs.forget_unneeded(db, needed)
+            gone = log_rows.forget_unneeded(db, needed)
         if not all(row.volatile for row in rows):
             self._database.sync()
         # A container is a use of its image for as long as it is there.

@@ -18,9 +18,10 @@ from layerstore._core.mount import container_make_many, container_remove_many
 from layerstore.containers import snapshots
 from layerstore.containers.containers import ContainerRow
 from layerstore.errors import Conflict, InvalidInput, NotFound, Unsupported
+from layerstore.extents import log_rows
 from layerstore.extents.log import LogMissing
 from layerstore.naming import close_fd
-from layerstore.store import durable, locks, logs
+from layerstore.store import durable, locks
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ class Moves:
             sync()
             gone = self._put_in_place(row, directory, states)
         self._layers.forget(row.id)
-        logs.unlink(self._layout, gone)
+        log_rows.unlink(self._layout, gone)
 
     def _put_in_place(self, row: ContainerRow, directory: str, states: list[Any]) -> list[str]:
         """Have that directory be the container. Returns as `_say_overlay`."""
@@ -135,7 +136,7 @@ class Moves:
             log = self._check_same(db, row, states)
             db.execute("UPDATE containers SET driver = 'overlay', log = NULL WHERE id = ?", (row.id,))
             db.execute("DELETE FROM snapshots WHERE container_id = ?", (row.id,))
-            return logs.forget_unneeded(db, [log, *(state[2] for state in states)])
+            return log_rows.forget_unneeded(db, [log, *(state[2] for state in states)])
 
     def _check_same(self, db: Connection, row: ContainerRow, states: list[Any]) -> str | None:
         """As `_log_of`, and raises `Conflict` where the snapshots are others than those."""
@@ -194,7 +195,7 @@ class Moves:
         with self._database.transaction() as db:
             self._log_of(db, row)
             for recorded in made.values():
-                logs.insert(db, [recorded.log], recorded.uses)
+                log_rows.insert(db, [recorded.log], recorded.uses)
             for name, created, upper, _ in states:
                 log, length, _ = made[upper]
                 if name is None:
@@ -230,4 +231,4 @@ def _record(recorder: Recorder, upper: str, *, share: bool) -> Recorded:
 
 
 def _unlink(layout: Layout, made: dict[str, Recorded]) -> None:
-    logs.unlink(layout, [recorded.log for recorded in made.values()])
+    log_rows.unlink(layout, [recorded.log for recorded in made.values()])

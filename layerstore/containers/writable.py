@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 from layerstore.containers.containers import ContainerRow, check_name, insert_rows
 from layerstore.errors import NotFound
+from layerstore.extents import log_rows
 from layerstore.extents.log import create_logs
 from layerstore.results import Snapshot
-from layerstore.store import locks, logs
+from layerstore.store import locks
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,7 +49,7 @@ class WritableContainers:
             "", name, row.image_id, row.image_name, row.chain_id, time.time(), False, row.command, "extent"
         )
         while True:
-            with contextlib.suppress(logs.Gone):  # another process has rolled it back, or written its log anew
+            with contextlib.suppress(log_rows.Gone):  # another process has rolled it back, or written its log anew
                 return self._make(alike, self.layer(row).origin(), count, parent=row)
 
     def _make(
@@ -66,11 +67,11 @@ class WritableContainers:
                         raise NotFound(
                             f"container {parent.id[:12]} was removed or moved; `layerstore ps` lists what is there"
                         )
-                    logs.insert(db, [str(row.log) for row in rows], dict([base]) if base else {})
+                    log_rows.insert(db, [str(row.log) for row in rows], dict([base]) if base else {})
                     insert_rows(db, rows)
             except BaseException:
-                if not rows or not logs.exists(self._database.read(), str(rows[0].log)):
-                    logs.unlink(self._layout, [str(row.log) for row in rows])
+                if not rows or not log_rows.exists(self._database.read(), str(rows[0].log)):
+                    log_rows.unlink(self._layout, [str(row.log) for row in rows])
                 raise
         return rows
 
@@ -93,7 +94,7 @@ class WritableContainers:
         state = self.layer(row).snapshot_state(name)
         with self._database.transaction(durable=False) as db:
             db.execute("DELETE FROM snapshots WHERE container_id = ? AND name = ?", (row.id, name))
-            gone = logs.forget_unneeded(db, [state[0]])
+            gone = log_rows.forget_unneeded(db, [state[0]])
         self.layers.leave(gone)
 
     def forget(self, rows: Sequence[ContainerRow]) -> None:

@@ -11,10 +11,10 @@ from layerstore._core.extent_file import read
 from layerstore._core.extent_io import LogWriter
 from layerstore._core.extents import IMAGE, ZERO, ExtentMap, source
 from layerstore._core.log import Record
+from layerstore.extents import log_rows
 from layerstore.extents.applying import extents_records, inode_records
 from layerstore.extents.log import create_log
 from layerstore.naming import close_fd, fstat
-from layerstore.store import logs as store_logs
 from layerstore.store.pieces import PIECE_BYTES
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def rewrite(layout: Layout, chain: ChainId, tree: Tree) -> tuple[str, dict[str, 
         finally:
             close_fd(fd)
     except BaseException:
-        store_logs.unlink(layout, [log])
+        log_rows.unlink(layout, [log])
         raise
     return log, {tree.logs.ids[number]: tree.logs.files[number].length for number in kept}
 

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 from layerstore._core.extent_io import LogFile
 from layerstore._core.log import HEADER_BYTES, Header, LogReader
 from layerstore.errors import CorruptError
+from layerstore.extents import log_rows
 from layerstore.extents.image_tree import Descriptor
 from layerstore.naming import about, close_fd, fstat
 from layerstore.store import durable
-from layerstore.store import logs as store_logs
 from layerstore.store.pieces import PIECE_BYTES, read_at, write_at
 
 if TYPE_CHECKING:
@@ -209,6 +209,6 @@ def create_logs(layout: Layout, chain: ChainId, base: State | None, count: int) 
                     os.fdatasync(descriptor.fd)
                 durable.sync_directory(layout.logs)
     except BaseException:
-        store_logs.unlink(layout, logs)
+        log_rows.unlink(layout, logs)
         raise
     return logs

@@ -14,12 +14,12 @@ from layerstore._core.extents import ZERO, ExtentMap, source
 from layerstore._core.hashing import Hasher
 from layerstore._core.log import Record
 from layerstore.errors import CorruptError
+from layerstore.extents import log_rows
 from layerstore.extents.applying import attributes, extents_records, inode_records
 from layerstore.extents.image_tree import ROOT
 from layerstore.extents.log import create_log
 from layerstore.extents.table import Inode
 from layerstore.naming import about, close_fd, fstat
-from layerstore.store import logs as store_logs
 from layerstore.store.layout import PACK_THRESHOLD_BYTES
 from layerstore.trees.entries import is_left_out
 from layerstore.trees.paths import directories_above, parent_of
@@ -84,7 +84,7 @@ class Recorder:
             finally:
                 close_fd(fd)
         except BaseException:
-            store_logs.unlink(self._layout, [log])
+            log_rows.unlink(self._layout, [log])
             raise
         return Recorded(log, self._lengths[log], {used: self._lengths[used] for used in contents.sources})
 

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, TypeVar
 from layerstore._core.extent_io import LogWriter
 from layerstore._core.log import FIRST_NEW_INODE, HEADER_BYTES
 from layerstore.errors import Conflict, NotFound, Unsupported
-from layerstore.extents import compaction
+from layerstore.extents import compaction, log_rows
 from layerstore.extents.log import LogMissing, Logs, LogSyncs, OpenLog, create_logs, open_log
 from layerstore.extents.table import Table
 from layerstore.extents.tree import Tree
 from layerstore.naming import about, fstat
-from layerstore.store import durable, locks, logs
+from layerstore.store import durable, locks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -142,7 +142,7 @@ class Layers:
             self._left, self._left_bytes = set(), 0
         durable.sync_directory(self.layout.logs)
         self.database.sync()
-        logs.unlink(self.layout, left)
+        log_rows.unlink(self.layout, left)
 
     def forked(self) -> None:
         """This process is a child that os.fork made: nothing is open for writing here, and nobody holds a lock.
@@ -354,7 +354,7 @@ class Layer:
             return None
 
     def _needed_bytes(self, log: str) -> int | None:
-        return logs.needed_bytes(self._database.read(), log)
+        return log_rows.needed_bytes(self._database.read(), log)
 
     def _begin(self) -> Tree:
         """Lock the current log, read it, and go on writing to it."""
@@ -508,16 +508,16 @@ class Layer:
                 durable.sync_directory(self._layout.logs)
             with self._database.transaction(durable=at_once) as db:
                 old = self._current_log()
-                logs.insert(db, [new], uses)
+                log_rows.insert(db, [new], uses)
                 db.execute("UPDATE containers SET log = ? WHERE id = ?", (new, self.container))
-                gone = logs.forget_unneeded(db, [old])
+                gone = log_rows.forget_unneeded(db, [old])
         except BaseException:
             # An interrupt may be raised once the transaction has committed.
-            if not logs.exists(self._database.read(), new):
-                logs.unlink(self._layout, [new])
+            if not log_rows.exists(self._database.read(), new):
+                log_rows.unlink(self._layout, [new])
             raise
         if at_once:
-            logs.unlink(self._layout, gone)
+            log_rows.unlink(self._layout, gone)
         else:
             self._layers.leave(gone)
 
@@ -531,7 +531,9 @@ class Layer:
             descriptor = self._end() or self._locked_if_there()
             try:
                 while True:
-                    with contextlib.suppress(logs.Gone):  # another process has removed it, and may have made another
+                    with contextlib.suppress(
+                        log_rows.Gone
+                    ):  # another process has removed it, and may have made another
                         return self._switch(self.snapshot_state(name))
             finally:
                 if descriptor is not None:
@@ -540,13 +542,13 @@ class Layer:
     def snapshot(self, name: str) -> None:
         """Remember the state of the moment. Raises `Conflict` where the name is taken."""
         while True:
-            with contextlib.suppress(logs.Gone):  # another process has rolled it back, or written its log anew
+            with contextlib.suppress(log_rows.Gone):  # another process has rolled it back, or written its log anew
                 return self._insert_snapshot(name, self.state())
 
     def _insert_snapshot(self, name: str, state: State) -> None:
         with self._database.transaction(durable=False) as db:
             self._current_log()
-            logs.check(db, [state[0]])
+            log_rows.check(db, [state[0]])
             taken = "SELECT 1 FROM snapshots WHERE container_id = ? AND name = ?"
             if db.execute(taken, (self.container, name)).fetchone():
                 raise Conflict(

@@ -5,5 +5,6 @@
   back from the cold tier: docs/cold.md).
 - Out: `saving.py`, `targets.py` (the archive or directory), `recipe.py` (a layer's tar again), `blobs.py` (the tar as
   the blob that is saved or sent).
+- `known_blobs.py`: what blobs of registries and archives layers are known as.
 - `index_files.py`: indexes of layers, also compressed. `ordered.py`: work of threads whose results come in order.
 """

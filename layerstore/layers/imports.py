@@ -27,12 +27,12 @@ from layerstore.layers.blob_streams import (
     read_ahead,
 )
 from layerstore.layers.index_files import open_layer_index
+from layerstore.layers.known_blobs import KnownBlob, remember, saw
 from layerstore.limits import DEFAULT, FREE_INDEX_BYTES, FREE_LAYER_BYTES, beyond
 from layerstore.naming import about, close_fd, exists, fstat
 from layerstore.store import durable, locks, own_names
 from layerstore.store.clearing import clear_tree
 from layerstore.store.db import SET_NAME
-from layerstore.store.known_blobs import KnownBlob, remember, saw
 from layerstore.store.layout import PACK_THRESHOLD_BYTES
 from layerstore.store.pieces import read_at
 from layerstore.store.records import LOCATION

@@ -8,6 +8,7 @@ import threading
 
 from layerstore.errors import InvalidInput
 from layerstore.layers.blobs import LayerBlob
+from layerstore.layers.known_blobs import KnownBlob, known_blobs, missed, remember, saw
 from layerstore.naming import starting
 from layerstore.oci.manifests import is_foreign, parse_document, parse_manifest
 from layerstore.registry.client import Client, Repository
@@ -15,7 +16,6 @@ from layerstore.registry.telling import Teller
 from layerstore.registry.transport import END_SECONDS
 from layerstore.registry.uploads import Upload
 from layerstore.results import Progress
-from layerstore.store.known_blobs import KnownBlob, known_blobs, missed, remember, saw
 from layerstore.store.pieces import read_whole
 from layerstore.types import Digest, Value, sha256_digest
 

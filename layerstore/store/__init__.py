@@ -4,8 +4,7 @@
 - The directory: `layout.py` (every path, the version), `own_names.py` (which names are the store's), `pool.py`
   (docs/pool.md).
 - The database: `db.py` (schema, transactions), `sums.py` (sums over rows), `wal_index.py` (the file that SQLite maps,
-  on a full disk), `known_blobs.py` (what blobs layers are known as), `logs.py` (which logs there are, which need
-  which).
+  on a full disk).
 - Contents: `contents.py` (finding, reading, verifying), `cold_packs.py` (cold packs), `records.py` (what is packed),
   `pieces.py` (by the piece), `zstd.py`.
 - Durable files: `durable.py`, `clearing.py` (clearing away what was begun), `spool.py` (what is on its way here),
