@@ -60,11 +60,16 @@ def root(tmp_path: Path) -> Iterator[Path]:
     if Pool(str(tmp_path / "store")).exists():
         assert Pool(str(tmp_path / "store")).detach()
     assert not [point for point in mount_points() if point.startswith(str(tmp_path))]
-    assert not [file for file in loop_devices().values() if file.startswith(str(tmp_path))]
+    wait_until_free(tmp_path / "store")
 
 
 def devices_of(root: Path) -> list[str]:
     return [device for device, file in loop_devices().items() if file == f"{root}/pool.img"]
+
+
+def wait_until_free(root: Path) -> None:
+    """Whoever looks at all loop devices at this moment, another test, keeps this one attached until he closes it."""
+    wait_for(lambda: devices_of(root) == [])
 
 
 def is_attached(root: Path) -> bool:
@@ -106,7 +111,7 @@ class TestInit:
             assert status.host_bytes < 0.3 * POOL_BYTES
             assert status.used_bytes < status.size_bytes
         assert not is_attached(root)
-        assert devices_of(root) == []
+        wait_until_free(root)
         assert sorted(os.listdir(root)) == ["pool", "pool.img", "pool.lock"]
         assert os.listdir(root / "pool") == []
         assert root.stat().st_mode & 0o777 == 0o700
@@ -265,7 +270,7 @@ class TestAttaching:
         for process in running:
             _, errors = process.communicate()
             assert process.returncode == 0, errors
-        assert devices_of(root) == []
+        wait_until_free(root)
         with Store(root) as store:
             assert len(devices_of(root)) == 1
             query = "SELECT value FROM counters WHERE name = 'packs'"
@@ -289,7 +294,7 @@ class TestAttaching:
         for thread in threads:
             thread.join()
         assert failures == []
-        assert devices_of(root) == []
+        wait_until_free(root)
 
     def test_it_stays_while_another_has_it_open(self, root: Path) -> None:
         one = Store(root, create=True, pool_bytes=POOL_BYTES)
@@ -353,7 +358,7 @@ class TestAttaching:
         assert len(devices_of(root)) == 1
         _, errors = process.communicate("\n")
         assert process.returncode == 0, errors
-        assert devices_of(root) == []
+        wait_until_free(root)
 
     def test_the_device_of_another_path_to_the_file_is_found(self, root: Path, tmp_path: Path) -> None:
         with Store(root, create=True, pool_bytes=POOL_BYTES):

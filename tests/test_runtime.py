@@ -296,10 +296,13 @@ def box(request: pytest.FixtureRequest, root: Path, tmp_path: Path) -> Iterator[
     before = Path("/proc/self/mountinfo").read_text().count(str(tmp_path))
     children = Path(f"/proc/self/task/{os.getpid()}/children").read_text()
     yield Box(runtime, root, bundle)
+    state = tmp_path / "state"
+    left = [path.name for path in state.iterdir()] if state.exists() else []
+    for name in left:  # of a test that failed: it would run on
+        runtime.delete(name, force=True)
+    assert left == []
     assert Path("/proc/self/mountinfo").read_text().count(str(tmp_path)) == before == 0
     assert Path(f"/proc/self/task/{os.getpid()}/children").read_text() == children
-    state = tmp_path / "state"
-    assert not state.exists() or list(state.iterdir()) == []
     assert control_groups_left() == []
 
 
