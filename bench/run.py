@@ -112,7 +112,8 @@ def measure(options: argparse.Namespace) -> list[report.Kept]:
         print(f"bench: {message}", file=sys.stderr, flush=True)
 
     rows: list[report.Kept] = []
-    about = [commit(), options.file_system, machine()]
+    where = [str(path.resolve()) if path else None for path in (options.scratch, options.cache)]
+    about = [commit(), options.file_system, where, machine()]
     begun = measured_before(about) if is_complete(options) else {}
     with contextlib.ExitStack() as stack:
         directory = stack.enter_context(loop_file_system(options.file_system, where=options.scratch))
@@ -143,9 +144,10 @@ def measured_before(about: list[Any]) -> dict[str, list[report.Kept]]:
     try:
         found = json.loads(BEGUN.read_text())
         measured: dict[str, list[report.Kept]] = found["measured"]
-    except (FileNotFoundError, ValueError):  # none, or one that was cut off as it was written
+        is_alike = found["about"] == about and about[0] and not about[0].endswith("-dirty")
+    except (FileNotFoundError, ValueError, KeyError):  # none, or one that was cut off as it was written
         return {}
-    return measured if found["about"] == about and not about[0].endswith("-dirty") else {}
+    return measured if is_alike else {}
 
 
 def benchmark(name: str) -> Callable[[Context], list[Row]]:

@@ -642,7 +642,8 @@ def test_files_that_go_while_they_are_counted(store: Store, tmp_path: Path, monk
 
 STRANGERS = (
     *("packs/x.pack", "packs/007.pack", "packs/7.pack.bak", "packs/\u0663.pack", "packs/d.pack/in", "cold/x.cold"),
-    *("objects/note", "objects/zz/note", "objects/00/note", "objects/00/d/in", "layers/x.index", "layers/x.recipe"),
+    *("objects/note", "objects/zz/note", "objects/00/note", "objects/00/d/in", "objects/ff"),
+    *("layers/x.index", "layers/x.recipe"),
     *("layers/d/in", "chains/x.json", "chains/x.erofs", "chains/x", "chains/d.index/in", "blobs/sha256/x"),
     *("blobs/sha256/d/in", "containers/file", "containers/mine/file", "logs/mine", "logs/d/in", "downloads/mine"),
     *("downloads/d/in", "staging/file", "staging/mine/in", "run/packs/x/in", "run/packs/file", "run/chains/x/in"),

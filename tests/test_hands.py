@@ -1,5 +1,6 @@
 """What campaigns/hands.py judges by: it finds what is missing, torn, mounted twice or held, and nothing else."""
 
+import errno
 import fcntl
 import io
 import json
@@ -134,15 +135,16 @@ def test_what_a_rollback_takes_may_be_missed_by_who_writes_meanwhile() -> None:
     told = hands.Told()
     told.history.rollbacks["c"].append((Span(3, 5), "s"))
 
-    def is_excused(begin: float, at: float, *, of: str = "c", verb: str = "unpack", result: str = "") -> bool:
-        note = {"of": of, "verb": verb, "begin": begin, "at": at, "result": result or FileNotFoundError.__name__}
-        return told.is_excused(note)
+    def is_excused(begin: float, at: float, *, of: str = "c", verb: str = "unpack", number: int = errno.ENOENT) -> bool:
+        return told.is_excused({"of": of, "verb": verb, "begin": begin, "at": at, "errno": number})
 
     assert is_excused(1, 4)
+    assert is_excused(4, 6, verb="copy-in", number=errno.ESTALE)
+    assert not is_excused(1, 4, verb="run")
     assert not is_excused(1, 2)
     assert not is_excused(1, 4, of="d")
     assert not is_excused(1, 4, verb="commit")
-    assert not is_excused(1, 4, result="OSError")
+    assert not is_excused(1, 4, number=errno.EIO)
 
 
 @pytest.fixture

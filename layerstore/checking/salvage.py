@@ -137,7 +137,7 @@ def strays(layout: Layout, packs: Iterable[int], known: set[tuple[int, int, byte
         except (CorruptError, OSError) as error:
             reason(error)
             continue
-    for directory in sorted(own_names.own(layout.objects, own_names.OBJECT_DIRECTORIES)):
+    for directory in sorted(own_names.object_directories(layout)):
         for name in sorted(own_names.own(f"{layout.objects}/{directory}", own_names.OBJECTS)):
             path = f"{layout.objects}/{directory}/{name}"
             digest = bytes.fromhex(directory + name)

@@ -42,7 +42,7 @@ def add_options(parser: argparse.ArgumentParser, *, of: str, where: str) -> None
         "--cgroups",
         choices=("enabled", "disabled"),
         default="enabled",
-        help=f"disabled: no control group for {of}, and so no limits and no device files (needs crun)",
+        help=f"disabled: no control group for {of}: no limits, and no device files but those of /dev (needs crun)",
     )
 
 

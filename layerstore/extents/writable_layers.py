@@ -531,9 +531,8 @@ class Layer:
             descriptor = self._end() or self._locked_if_there()
             try:
                 while True:
-                    with contextlib.suppress(
-                        log_rows.Gone
-                    ):  # another process has removed it, and may have made another
+                    # Another process may have removed it, and made another.
+                    with contextlib.suppress(log_rows.Gone):
                         return self._switch(self.snapshot_state(name))
             finally:
                 if descriptor is not None:

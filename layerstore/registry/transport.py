@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import email.utils
 import functools
 import json
@@ -124,9 +125,22 @@ def target_of(url: str, place: str) -> str:
 
 
 @functools.lru_cache(maxsize=1)
-def _tls_of(*_where: str | None) -> ssl.SSLContext:
-    """By the authorities of the system, and of these variables of OpenSSL: to read them takes longer than a request."""
+def _tls_of(_authorities: tuple[tuple[int, ...] | None, ...]) -> ssl.SSLContext:
+    """By the authorities of the system, while their files are the same: reading them takes longer than a request."""
     return ssl.create_default_context()
+
+
+def _authorities() -> tuple[tuple[int, ...] | None, ...]:
+    """Which files the authorities of the system are in now, or of $SSL_CERT_FILE and $SSL_CERT_DIR."""
+    where = ssl.get_default_verify_paths()
+    found: list[tuple[int, ...] | None] = []
+    for path in (where.cafile, where.capath):
+        status = None
+        if path is not None:
+            with contextlib.suppress(OSError):
+                status = os.stat(path)
+        found.append(status and (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size))
+    return tuple(found)
 
 
 class Transport:
@@ -137,7 +151,7 @@ class Transport:
 
     def __init__(self, ca_file: str | os.PathLike[str] | None = None) -> None:
         if ca_file is None:
-            self.tls = _tls_of(os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"))
+            self.tls = _tls_of(_authorities())
         else:
             self.tls = ssl.create_default_context()
             try:

@@ -266,7 +266,7 @@ def _remove_files(store: OpenStore, objects: dict[str, set[str]], packs: set[str
     blobs = {digest_hex(digest) for (digest,) in db.execute("SELECT digest FROM image_blobs")}
     containers = {container for (container,) in db.execute("SELECT id FROM containers WHERE driver = 'overlay'")}
     logs = {log for (log,) in db.execute("SELECT id FROM logs")}
-    for name in own_names.own(store.layout.objects, own_names.OBJECT_DIRECTORIES):
+    for name in own_names.object_directories(store.layout):
         _sweep(f"{store.layout.objects}/{name}", own_names.OBJECTS, objects.get(name, set()).__contains__)
     _sweep(store.layout.packs, own_names.PACKS, lambda name: name.split(".")[0] in packs)
     with locks.staging(store.layout):

@@ -40,6 +40,16 @@ def own(directory: str, names: re.Pattern[str]) -> list[str]:
     return list(filter(names.fullmatch, os.listdir(directory)))
 
 
+def object_directories(layout: Layout) -> list[str]:
+    """The names of those that hold objects; each was made with its first one. Raises `OSError`."""
+    with os.scandir(layout.objects) as found:
+        return [
+            entry.name
+            for entry in found
+            if OBJECT_DIRECTORIES.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False)
+        ]
+
+
 def strangers(layout: Layout) -> list[str]:
     """The paths of all that is in the store's directories and not its own. Raises `OSError`."""
     directories = {
@@ -61,8 +71,10 @@ def strangers(layout: Layout) -> list[str]:
     found = []
     for directory, names in directories.items():
         found += _strangers_in(directory, names)
-    for name in own(layout.objects, OBJECT_DIRECTORIES):
-        found += _strangers_in(f"{layout.objects}/{name}", OBJECTS)
+    for entry in os.scandir(layout.objects):
+        if OBJECT_DIRECTORIES.fullmatch(entry.name):
+            is_own = entry.is_dir(follow_symlinks=False)
+            found += _strangers_in(entry.path, OBJECTS) if is_own else [entry.path]
     return sorted(found)
 
 

@@ -19,6 +19,7 @@ same again; which of two processes is first is not drawn.
 import argparse
 import contextlib
 import dataclasses
+import errno
 import io
 import json
 import os
@@ -101,11 +102,12 @@ class Told:
         """Whether what failed may do so: the mount that it used was taken away by force, or a rollback took what it had
         just made."""
         span, container = Span(note["begin"], note["at"]), note["of"]
-        if container is None or note["verb"] not in verbs.IN_MOUNT:
+        if container is None:
             return False
-        is_gone = note["result"] == FileNotFoundError.__name__
         rolled_back = any(span.overlaps(rollback) for rollback, _ in self.history.rollbacks[container])
-        return self.is_disturbed(container, span) or (is_gone and rolled_back)
+        if rolled_back and note["verb"] in verbs.WRITERS and note["errno"] in (errno.ENOENT, errno.ESTALE):
+            return True
+        return note["verb"] in verbs.IN_MOUNT and self.is_disturbed(container, span)
 
 
 def read_journals(directory: Path, killed: dict[str, float]) -> Told:

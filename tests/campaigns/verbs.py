@@ -129,15 +129,17 @@ def expected(verb: str, error: BaseException) -> str | None:
         return kind
     if kind == Unsupported.__name__ and verb not in ("create", "build"):
         return kind
-    # A file of the container that was open while another one removed it, or rolled the container back.
-    if errno_of(error) == errno.ESTALE and verb in _OPENERS:
+    # A file of the container that another one removed while it was read.
+    if errno_of(error) == errno.ESTALE and verb in _READERS:
         return "ESTALE"
     return None
 
 
 IN_MOUNT = ("write", "run", "start", "copy-in", "unpack")
 """Those that work in the mounted container: where another one takes that away by force they may fail in any way."""
-_OPENERS = ("export", "export-held", "entries", "copy-out", "move", "fork", "write", "copy-in", "unpack")
+WRITERS = ("write", "copy-in", "unpack")
+"""Those that a rollback of the extent driver may take from what they have just made, or have open."""
+_READERS = ("export", "export-held", "entries", "copy-out", "move", "fork")
 
 
 @dataclass
@@ -197,18 +199,17 @@ class Hand:
         self.container = None
         self.tell(verb, self.options.hold_seconds)
         begin = time.monotonic()
-        kind, result, failure = "ok", "ok", None
+        kind, result, failure, number = "ok", "ok", None, None
         try:
             work()
         except BaseException as error:
-            known = expected(verb, error)
+            known, number = expected(verb, error), errno_of(error)
             kind, result = ("expected", known) if known else ("failed", type(error).__name__)
             if known is None:
                 failure = traceback.format_exc()
         of = None if self.container is None else self.container.id
-        self.journal.note(
-            "verb", verb=verb, begin=begin, of=of, maker=self.maker, what=kind, result=result, why=failure
-        )
+        told = {"what": kind, "result": result, "errno": number, "why": failure}
+        self.journal.note("verb", verb=verb, begin=begin, of=of, maker=self.maker, **told)
         self.tell("between two verbs")
 
     # The container

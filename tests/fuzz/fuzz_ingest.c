@@ -4,6 +4,7 @@
  * The first two bytes of an input say where it is cut, the rest is the tar. The files are small and on a tmpfs where
  * there is one. Header checksums are mended by the mutator, so that mutations get past them. */
 #define _GNU_SOURCE
+#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -164,8 +165,11 @@ static void take_stored(const struct place *place, const struct ls_contents *con
 		REQUIRE((uint64_t)found.st_size == records[i].size && records[i].size > THRESHOLD);
 		REQUIRE(!unlinkat(published ? place->objects : place->staging, name, 0));
 	}
-	if (!published)
+	if (!published) {
+		/* What an import was given up in goes with its staging directory. */
+		REQUIRE(!unlinkat(place->staging, "stream", 0) || errno == ENOENT);
 		return;
+	}
 	REQUIRE(!fstat(pack, &found));
 	REQUIRE(!ls_buffer_append(&outcome->pack, NULL, (size_t)found.st_size, NULL));
 	REQUIRE(pread(pack, outcome->pack.bytes, outcome->pack.length, 0) == (ssize_t)outcome->pack.length);
