@@ -141,8 +141,8 @@ sanitize: packages-test $(STAMPS)/sanitize
 	ci/sanitized address $(BIN)/python -m pytest -p no:cacheprovider -m 'not peers and not memory' $(AT_ONCE) $(PYTEST_ARGS) $(CORE_TESTS)
 
 fuzz: $(FUZZERS:%=$(FUZZ_DIR)/%) $(STAMPS)/core $(STAMPS)/extra-fuzz
-	@for fuzzer in $(FUZZERS:%=$(FUZZ_DIR)/%) $(PYTHON_FUZZERS); do \
-		PATH="$(CURDIR)/$(BIN):$$PATH" ci/fuzz-one $$fuzzer $(FUZZ_SECONDS) || exit 1; done
+	@failed=; for fuzzer in $(FUZZERS:%=$(FUZZ_DIR)/%) $(PYTHON_FUZZERS); do \
+		PATH="$(CURDIR)/$(BIN):$$PATH" ci/fuzz-one $$fuzzer $(FUZZ_SECONDS) || failed=yes; done; [ -z "$$failed" ]
 
 tsan: build/tsan/threads $(STAMPS)/tsan
 	TSAN_OPTIONS=halt_on_error=1 build/tsan/threads

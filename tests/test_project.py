@@ -7,6 +7,7 @@ import io
 import itertools
 import json
 import os
+import pkgutil
 import re
 import shutil
 import subprocess
@@ -94,6 +95,33 @@ def test_an_import_that_points_back_is_seen(tmp_path: Path, monkeypatch: pytest.
     module.parent.mkdir()
     module.write_text("import os\nfrom layerstore import errors\ndef f():\n    from layerstore.mount import shared\n")
     assert wrong_imports(module) == ["mount"]
+
+
+def missing_names(path: Path) -> list[str]:
+    """What a file imports of layerstore that is not there; it need not be importable itself."""
+    missing = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "layerstore":
+            module = importlib.import_module(node.module)
+            names = [alias.name for alias in node.names if not hasattr(module, alias.name)]
+            files = {found.name for found in pkgutil.iter_modules(getattr(module, "__path__", []))}
+            missing += [name for name in names if name not in files]
+    return missing
+
+
+@pytest.mark.parametrize("folder", ["bench", "ci", "tests"])
+def test_what_stands_beside_the_package_imports_what_is_in_it(folder: str) -> None:
+    """Fuzzers, benchmarks and campaigns too, which this run may not start; mypy sees to the package itself."""
+    assert {str(path): missing for path in (ROOT / folder).rglob("*.py") if (missing := missing_names(path))} == {}
+
+
+def test_an_import_of_what_is_not_there_is_seen(tmp_path: Path) -> None:
+    module = tmp_path / "fuzz_it.py"
+    module.write_text(
+        "import nowhere\nfrom layerstore import errors\n"
+        "from layerstore.errors import Wrong\nfrom layerstore.oci import archives, nothing\n"
+    )
+    assert missing_names(module) == ["Wrong", "nothing"]
 
 
 def test_no_two_modules_have_one_name() -> None:

@@ -10,7 +10,7 @@ import atheris
 from harness import fuzz, require, text_of
 
 with atheris.instrument_imports(include=["layerstore"]):
-    from layerstore.building import archives as building
+    from layerstore.building import add_archives
     from layerstore.building.hostfiles import HostDirectory
     from layerstore.containers import users
     from layerstore.errors import CorruptError, DigestMismatch, InvalidInput, LimitExceeded, NotFound
@@ -83,7 +83,7 @@ def unpack_archive(data: bytes) -> None:
             source = context.look("archive")[0].source
             if source is None:  # it is empty
                 return
-            with building.opened(source, top, "archive", DEFAULT) as entries:
+            with add_archives.opened(source, top, "archive", DEFAULT) as entries:
                 for entry in entries or ():
                     names = entry.path.split(b"/")
                     require(not entry.path.startswith(b"/") and b".." not in names, "no entry leads out")
