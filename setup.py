@@ -5,6 +5,7 @@ warnings of the C core into errors.
 """
 
 import os
+import platform
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,13 @@ C_SOURCES = files("csrc/*/*.c")
 COMMON = ["setup.py", *files("csrc/*/*.h")]
 # What Cython adds to modules, typed memoryviews above all: compiled once and not in each.
 SHARED = "layerstore._core._cython"
+
+KEEPER = "layerstore/_core/keeper"
+KEEPER_SOURCE = "csrc/mount/keeper.c"
+KEEPER_MACHINES = ("x86_64", "aarch64")
+KEEPER_COMPILE_ARGS = ["-std=gnu11", "-Os", "-g0", "-Wall", "-Wextra", "-ffreestanding", "-fno-pie"]
+KEEPER_COMPILE_ARGS += ["-fno-stack-protector", "-fno-asynchronous-unwind-tables"]
+KEEPER_LINK_ARGS = ["-static", "-nostdlib", "-no-pie", "-Wl,-e,ls_keeper", "-Wl,-s", "-Wl,--build-id=none"]
 
 compile_args = ["-std=gnu11", "-fvisibility=hidden", "-Wall", "-Wextra", "-pthread"]
 link_args = ["-pthread"]
@@ -81,6 +89,27 @@ class BuildExtensions(build_ext):
     def finalize_options(self) -> None:
         super().finalize_options()
         self.parallel = self.parallel or CPUS
+
+    def run(self) -> None:
+        super().run()
+        if platform.machine() in KEEPER_MACHINES:
+            self.link_keeper(Path(KEEPER if self.inplace else f"{self.build_lib}/{KEEPER}"))
+
+    def link_keeper(self, target: Path) -> None:
+        """A program of one unit, without a C library (csrc/mount/keeper.h)."""
+        objects = self.compiler.compile(
+            [KEEPER_SOURCE],
+            output_dir=f"{self.build_temp}/keeper",
+            include_dirs=["csrc"],
+            extra_postargs=KEEPER_COMPILE_ARGS,
+            depends=COMMON,
+        )
+        self.compiler.link_executable(
+            objects, target.name, output_dir=str(target.parent), extra_postargs=KEEPER_LINK_ARGS
+        )
+
+    def get_outputs(self) -> list[str]:
+        return [*super().get_outputs(), f"{self.build_lib}/{KEEPER}"]
 
 
 # Guarded for the processes of cythonize, which may import this file.

@@ -8,7 +8,7 @@ import os
 from functools import partial
 
 from layerstore.containers.containers import check_count
-from layerstore.errors import Unsupported
+from layerstore.errors import InvalidInput, Unsupported
 from layerstore.extents.operations import Operations
 from layerstore.naming import close_fd
 from layerstore.types import encode_path
@@ -17,6 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
+    from subprocess import CompletedProcess
     from types import TracebackType
     from typing import Any, BinaryIO, Literal, Unpack, overload
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from layerstore.containers.copying import Files
     from layerstore.containers.forks import Forks
     from layerstore.containers.groups import Group
+    from layerstore.containers.processes import Process, Stream
     from layerstore.containers.runtime import Runtime
     from layerstore.containers.writable import WritableContainers
     from layerstore.extents.writable_layers import Layer
@@ -491,17 +493,200 @@ class Container(Operations):
         from layerstore.containers.confinement import confined
 
         confinement = confined(**loosened)
-        runtime = self._engine.containers.runtime()
+        out, err = (None if file is None else _descriptor(file, 1) for file in (stdout, stderr))
         with self._engine.containers.starting(self.id), self._mounted(keep=True):
             spec = self._spec(args, entrypoint, env, workdir, user, False, network, volumes, hostname, confinement)
-            out, err = (None if file is None else _descriptor(file, 1) for file in (stdout, stderr))
-            with self._launched(spec, confinement, runtime) as (bundle, group):
-                pid = runtime.start_detached(bundle, self.id, group, stdout=out, stderr=err)
-                # A removal by force may have come before the group.
-                self._engine.containers.check(self.row)
-                if group is not None:
-                    group.stays = True
-                return pid
+            return self._left_running(spec, confinement, out, err)
+
+    def keep_alive(
+        self,
+        *,
+        env: Sequence[str] | Mapping[str, str] = (),
+        workdir: str | None = None,
+        user: str | None = None,
+        network: Literal["host", "none"] = "none",
+        volumes: Sequence[Volume] = (),
+        hostname: str | None = None,
+        **loosened: Unpack[Loosened],
+    ) -> None:
+        """Have it live without a program of its own, for commands (`exec`, `popen`), until `stop`.
+
+        They do that by themselves, with the defaults, where nothing runs in it; call this for other options. Arguments
+        as for `run`; commands have this environment, directory and user unless they are given others. Its first process
+        is one of 16 KiB, which waits for what commands leave, and ends with `stop`. As long as nothing else runs in it,
+        `umount`, `remove`, `rollback`, `run` and `start` end it, too. Raises as `start`.
+        """
+        from layerstore.containers import keeping
+        from layerstore.containers.confinement import confined
+
+        confinement = confined(**loosened)
+        with self._engine.containers.starting(self.id), self._mounted(keep=True):
+            keeper = [keeping.KEEPER]
+            spec = self._spec(keeper, [], env, workdir, user, False, network, volumes, hostname, confinement)
+            self._left_running(keeping.shown(spec), confinement, None, None, is_program=False)
+
+    def _left_running(
+        self,
+        spec: dict[str, Any],
+        confinement: Confinement,
+        stdout: int | None,
+        stderr: int | None,
+        *,
+        is_program: bool = True,
+    ) -> int:
+        runtime = self._engine.containers.runtime()
+        with self._launched(spec, confinement, runtime, is_program=is_program) as (bundle, group):
+            pid = runtime.start_detached(bundle, self.id, group, stdout=stdout, stderr=stderr)
+            # A removal by force may have come before the group.
+            self._engine.containers.check(self.row)
+            if group is not None:
+                group.stays = True
+            return pid
+
+    def popen(
+        self,
+        args: Sequence[str],
+        *,
+        stdin: Stream = None,
+        stdout: Stream = None,
+        stderr: Stream = None,
+        env: Sequence[str] | Mapping[str, str] = (),
+        workdir: str | None = None,
+        user: str | None = None,
+        tty: bool = False,
+        text: bool = False,
+        encoding: str | None = None,
+        errors: str | None = None,
+    ) -> Process:
+        """Begin a command in the container, beside whatever runs in it, in the manner of `subprocess.Popen`.
+
+        Where nothing runs in it, it is made to live first, as by `keep_alive`, and goes on living. The command is
+        confined as the container is. Any number may run at once, of any process and thread.
+
+        Args:
+            args: the program and its arguments, a list; neither the image's entrypoint nor a shell comes before it.
+            stdin, stdout, stderr: `subprocess.PIPE`, `DEVNULL`, a descriptor, or a file with one; None is the caller's
+                own; `STDOUT` for stderr. What is no pipe is copied by a thread.
+            env: `K=V` strings or a mapping, added to the container's.
+            workdir, user: in place of the container's.
+            tty: give it a terminal; stdin must be one, which is connected to it.
+            text, encoding, errors: make text of the pipes; UTF-8 unless an encoding is given.
+
+        Raises:
+            InvalidInput: args is a string, or empty; no such user; an argument is none.
+            ProgramNotFound, ProgramNotExecutable: the program is not in the container, or no program for that user.
+            Conflict: others end the container again and again.
+            NotFound, Unsupported, OSError: as `start`.
+        """
+        from layerstore.containers import bundle, groups, keeping, processes, program
+
+        processes.check_args(args)
+        engine = self._engine
+        runtime = engine.containers.runtime()
+        directory = engine.layout.container(self.id)
+        lock = engine.containers.joined(self.id, self.keep_alive)
+        try:
+            spec = keeping.read_spec(directory)
+            process = bundle.command_process(
+                spec,
+                self.image.config.document,
+                args,
+                env=[f"{key}={value}" for key, value in env.items()] if hasattr(env, "items") else env,
+                workdir=workdir,
+                user=user,
+                tty=tty,
+            )
+            program.check({**spec, "process": process})
+            part = groups.part(self.id) if runtime.starts_in_group else None
+        except BaseException:
+            lock.__exit__()
+            raise
+        return processes.begin(
+            args,
+            process,
+            runtime=runtime,
+            container=self.id,
+            directory=directory,
+            part=part,
+            release=lock.__exit__,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            text=text,
+            encoding=encoding,
+            errors=errors,
+        )
+
+    def exec(
+        self,
+        args: Sequence[str],
+        *,
+        timeout: float | None = None,
+        input: bytes | str | None = None,
+        stdin: Stream = None,
+        stdout: Stream = None,
+        stderr: Stream = None,
+        capture_output: bool = False,
+        check: bool = False,
+        env: Sequence[str] | Mapping[str, str] = (),
+        workdir: str | None = None,
+        user: str | None = None,
+        tty: bool = False,
+        text: bool = False,
+        encoding: str | None = None,
+        errors: str | None = None,
+    ) -> CompletedProcess[Any]:
+        """Run a command in the container and wait for it, in the manner of `subprocess.run`.
+
+        Arguments as for `popen`, and:
+            timeout: seconds; after these the command is killed with all that it has started.
+            input: for its standard input; without it, and without `stdin`, that is empty where outputs are captured.
+            capture_output: return its outputs; `stdout` and `stderr` are not given then.
+            check: raise `subprocess.CalledProcessError` unless the exit status is 0.
+
+        Returns:
+            `subprocess.CompletedProcess`: `args`, `returncode` (128 + N when signal N ended it), `stdout`, `stderr`.
+
+        Raises `subprocess.TimeoutExpired`, with what was captured until then, and as `popen`.
+        """
+        from subprocess import DEVNULL, PIPE
+
+        from layerstore.containers import processes
+
+        if capture_output and (stdout is not None or stderr is not None):
+            raise InvalidInput("capture_output does not go with stdout or stderr")
+        if input is not None and stdin is not None:
+            raise InvalidInput("input does not go with stdin")
+        if capture_output:
+            stdout = stderr = PIPE
+            stdin = DEVNULL if stdin is None else stdin
+        begun = self.popen(
+            args,
+            stdin=stdin if input is None else PIPE,
+            stdout=stdout,
+            stderr=stderr,
+            env=env,
+            workdir=workdir,
+            user=user,
+            tty=tty,
+            text=text,
+            encoding=encoding,
+            errors=errors,
+        )
+        return processes.finished(begun, input, timeout, check)
+
+    def stop(self, timeout: float = 10) -> None:
+        """End what runs in it: its first process gets the image's StopSignal (SIGTERM), and is killed after `timeout`
+        seconds. What else runs in it is killed with that. Nothing happens where nothing runs. Raises `OSError`."""
+        import signal
+
+        from layerstore.containers import keeping
+        from layerstore.containers.bundle import stop_signal
+
+        containers = self._engine.containers
+        is_kept = keeping.is_kept(self._engine.layout.container(self.id))
+        number = signal.SIGTERM if is_kept else stop_signal(self.image.config.document)
+        containers.stop(self.id, number, timeout)
 
     def kill(self, number: int = 9) -> None:
         """Send a signal (SIGKILL) to its first process. Raises `NotFound` when nothing runs in it."""
@@ -560,13 +745,13 @@ class Container(Operations):
 
     @contextlib.contextmanager
     def _launched(
-        self, spec: dict[str, Any], confinement: Confinement, runtime: Runtime
+        self, spec: dict[str, Any], confinement: Confinement, runtime: Runtime, *, is_program: bool = True
     ) -> Iterator[tuple[str, Group | None]]:
         """The bundle that this makes of a spec, and the control group that the runtime starts it in."""
         from layerstore.containers import launching
 
         launching.complete(spec, confinement, runtime, self.id, self._engine.layout.run)
-        bundle = self._engine.containers.write_bundle(self.id, spec)
+        bundle = self._engine.containers.write_bundle(self.id, spec, is_program=is_program)
         with launching.grouped(confinement, runtime, self.id) as group:
             yield bundle, group
 

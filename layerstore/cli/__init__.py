@@ -6,7 +6,7 @@ is given None instead of one (`args.root` says where it would be), `FAILURE_STAT
 without it), and `STATUS_OF` what else for certain exceptions.
 
 Options that stand before a command are here. What commands share: `command.py` (errors as messages), `confining.py`,
-`output.py`, `selection.py`, `transfers.py`.
+`output.py`, `selection.py`, `starting.py`, `transfers.py`.
 """
 
 from __future__ import annotations
@@ -52,6 +52,8 @@ COMMANDS = {
     "mount": "mount containers and print their paths",
     "umount": "unmount containers",
     "run": "run a program in a new container",
+    "exec": "run a command in a container",
+    "stop": "stop containers",
     "ps": "list containers",
     "rm": "remove containers",
     "diff": "show what a container changed, or compare two images",

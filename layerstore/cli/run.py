@@ -6,9 +6,8 @@ The program is confined, and has no network. Options loosen that: docs/security.
 from __future__ import annotations
 
 import argparse
-import os
 
-from layerstore.cli import confining
+from layerstore.cli import confining, starting
 from layerstore.errors import InvalidInput, ProgramNotExecutable, ProgramNotFound
 from layerstore.naming import null_device
 
@@ -28,18 +27,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="print the id and leave the program running; its output is lost",
     )
-    parser.add_argument("-i", "--interactive", action="store_true", help="pass standard input to the program")
-    parser.add_argument("-t", "--tty", action="store_true", help="give the program a terminal")
-    parser.add_argument(
-        "-e",
-        "--env",
-        action="append",
-        default=[],
-        metavar="K[=V]",
-        help="set an environment variable (K alone: to the value that it has here)",
-    )
-    parser.add_argument("-w", "--workdir", metavar="DIR", help="the working directory")
-    parser.add_argument("-u", "--user", metavar="NAME|UID[:GROUP]", help="the user to run as")
+    starting.add_options(parser)
     parser.add_argument(
         "--entrypoint", metavar="PROGRAM", help="the program, instead of the image's entrypoint and command"
     )
@@ -72,16 +60,13 @@ def run(store: Store, args: argparse.Namespace) -> int:
     if args.detach and (args.rm or args.tty or args.interactive):
         raise InvalidInput("--detach does not go with --rm, -i or -t")
     confinement = confining.given(args)
-    env = [
-        text if "=" in text else f"{text}={os.environ[text]}" for text in args.env if "=" in text or text in os.environ
-    ]
     command = args.args or None
     entrypoint = None if args.entrypoint is None else [args.entrypoint]
     container = store.create(args.image, name=args.name, volatile=args.rm)
     try:
         options = {
             "entrypoint": entrypoint,
-            "env": env,
+            "env": starting.environment(args),
             "workdir": args.workdir,
             "user": args.user,
             "cap_add": args.cap_add,

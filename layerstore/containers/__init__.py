@@ -11,5 +11,6 @@
   program is there: exit statuses 126 and 127).
 - A program: `runtime.py` (crun and runc), `standard_streams.py` (what it reads and prints), `launching.py` (what is
   added at its start).
+- Commands in one that lives: `processes.py` (as Python's `subprocess`), `keeping.py` (what keeps one alive).
 - What confines it: `confinement.py` (and docker's options that loosen it), `groups.py` (control groups), `seccomp.py`.
 """

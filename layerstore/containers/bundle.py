@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import posixpath
 import re
+import signal
 
 from layerstore.containers import users
 from layerstore.containers.confinement import DEFAULT
@@ -111,12 +112,56 @@ def runtime_spec(
             "args": _command(config, args, entrypoint),
             "env": _environment(_texts(config, "Env"), env, name, identity.home, tty),
             "cwd": directory,
-            "user": {"uid": identity.uid, "gid": identity.gid, "additionalGids": list(identity.additional_gids)},
+            "user": _user(identity),
             "capabilities": _capabilities(confinement.capabilities, identity.uid),
             "noNewPrivileges": confinement.no_new_privileges,
         },
         "linux": _linux(network, confinement),
     }
+
+
+def command_process(
+    spec: Mapping[str, Any],
+    image_config: Mapping[str, Any],
+    args: Sequence[str],
+    *,
+    env: Sequence[str] = (),
+    workdir: str | None = None,
+    user: str | None = None,
+    tty: bool = False,
+) -> dict[str, Any]:
+    """The process of a command in a container that was started with `spec`: as its first one, but for what is given.
+
+    Another user has the home directory of that user, unless the image's config sets HOME. Raises as `runtime_spec`.
+    """
+    process = dict(spec["process"])
+    home = None
+    if user is not None:
+        with Rootfs(spec["root"]["path"]) as inside:
+            identity = users.look_up(inside, user)
+        process["user"] = _user(identity)
+        process["capabilities"] = _capabilities(tuple(process["capabilities"]["bounding"]), identity.uid)
+        if not any(text.startswith("HOME=") for text in _texts(_section(image_config, "config"), "Env")):
+            home = identity.home
+    values = ({"TERM": "xterm"} if tty else {}) | _pairs(process["env"])
+    if home is not None:
+        values["HOME"] = home
+    values |= _pairs(env)
+    if workdir is not None:
+        process["cwd"] = _absolute(workdir, "the working directory")
+    process["env"] = [f"{name}={value}" for name, value in values.items()]
+    return {**process, "terminal": tty, "args": list(args)}
+
+
+def stop_signal(image_config: Mapping[str, Any]) -> int:
+    """The signal that asks a program of the image to end: SIGTERM, or what its config says. Raises `InvalidInput`."""
+    text = _text(_section(image_config, "config"), "StopSignal") or "SIGTERM"
+    if text.isdigit() and 0 < int(text) < signal.NSIG:
+        return int(text)
+    name = text.upper() if text.upper().startswith("SIG") else f"SIG{text.upper()}"
+    if name not in signal.Signals.__members__:
+        raise InvalidInput(f'the image asks for the signal "{text}" to stop it by, which there is not')
+    return signal.Signals[name]
 
 
 def _section(document: Mapping[str, Any], field: str) -> Mapping[str, Any]:
@@ -167,13 +212,23 @@ def _environment(image: Sequence[str], own: Sequence[str], hostname: str, home: 
     values = {"PATH": DEFAULT_PATH, "HOSTNAME": hostname}
     if tty:
         values["TERM"] = "xterm"
-    for pair in [*image, *own]:
+    values |= _pairs([*image, *own])
+    values.setdefault("HOME", home)
+    return [f"{name}={value}" for name, value in values.items()]
+
+
+def _pairs(environment: Sequence[str]) -> dict[str, str]:
+    values = {}
+    for pair in environment:
         name, separator, value = pair.partition("=")
         if not name or not separator or "\0" in pair:
             raise InvalidInput(f'the environment variable "{pair}" is not of the form NAME=value')
         values[name] = value
-    values.setdefault("HOME", home)
-    return [f"{name}={value}" for name, value in values.items()]
+    return values
+
+
+def _user(identity: users.Identity) -> dict[str, Any]:
+    return {"uid": identity.uid, "gid": identity.gid, "additionalGids": list(identity.additional_gids)}
 
 
 def _default_mounts(privileged: bool) -> list[dict[str, Any]]:

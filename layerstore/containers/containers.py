@@ -38,6 +38,7 @@ NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}"
 _BATCH = 500
 _LOCKED_TOGETHER = 64
 _TRIES = 20
+_JOIN_SECONDS, _LOOK_SECONDS = 30.0, 0.002
 _LOGS_OF = (
     "SELECT log FROM containers WHERE id = :id AND log IS NOT NULL "
     "UNION SELECT log FROM snapshots WHERE container_id = :id AND log IS NOT NULL"
@@ -453,6 +454,7 @@ class Containers:
         Raises `Conflict` where one runs, before anything is done, or is busy, after trying all.
         """
         if not lazy:
+            self.end_idle(rows)
             self._check_ended(rows)
         failed: Exception | None = None
         for at in range(0, len(rows), _LOCKED_TOGETHER):
@@ -520,8 +522,10 @@ class Containers:
         ]
 
     def forget_ended(self, container: str) -> None:
-        """Make room for another program, where nobody else starts one. Raises `Conflict` while one runs."""
+        """Make room for another program, where nobody else starts one: a container that is only kept alive is ended.
+        Raises `Conflict` while one runs."""
         if os.path.isdir(f"{self._layout.runtime}/{container}"):
+            self._end_if_idle(container)
             if self.is_running(container):
                 raise _runs(container)
             with contextlib.suppress(NotFound):
@@ -543,6 +547,99 @@ class Containers:
                 raise _runs(container)
             else:
                 raise Conflict(f"another process starts a program in container {container[:12]}; try again later")
+
+    # Containers that are kept alive, for commands
+
+    def joined(self, container: str, keep_alive: Callable[[], None]) -> locks.Containers:
+        """A lock on a container that lives, by which it goes on living: `keep_alive` makes it live where it does not.
+        The caller leaves the lock.
+
+        Raises `Conflict` where others end it again and again or have started it without end, and what `keep_alive`
+        raises.
+        """
+        end = time.monotonic() + _JOIN_SECONDS
+        while True:
+            lock = locks.command(self._layout, container, alone=False)
+            if lock.__enter__():
+                try:
+                    if not self._lives(container):
+                        keep_alive()
+                    return lock
+                except Conflict:  # another process starts it at this moment, or ends what it ran
+                    lock.__exit__()
+                    if time.monotonic() > end:
+                        raise
+                except BaseException:
+                    lock.__exit__()
+                    raise
+            else:
+                lock.__exit__()
+                if time.monotonic() > end:
+                    raise Conflict(f"others end container {container[:12]} again and again; try again later")
+            time.sleep(_LOOK_SECONDS)
+
+    def _lives(self, container: str) -> bool:
+        """As `is_running`, without asking the runtime where nobody is starting a program in it."""
+        from layerstore.containers import groups
+
+        if not os.path.isdir(f"{self._layout.runtime}/{container}"):
+            return False
+        with locks.starts_no_program(self._layout, container) as is_settled:
+            if is_settled and (population := groups.population(container)) is not None:
+                return population > 0
+        return self.is_running(container)
+
+    def end_idle(self, rows: Sequence[ContainerRow]) -> list[ContainerRow]:
+        """End those that are only kept alive, and run nothing. Returns them."""
+        ended = []
+        for row in self._known(rows):
+            with locks.program(self._layout, row.id) as starts_none:
+                if starts_none and self._end_if_idle(row.id):
+                    ended.append(row)
+        return ended
+
+    def _end_if_idle(self, container: str) -> bool:
+        """Where nobody else starts a program in it. Whether it was ended."""
+        from layerstore.containers import groups, keeping
+
+        if not keeping.is_kept(self._layout.container(container)):
+            return False
+        with locks.command(self._layout, container, alone=True) as has_none:
+            if not has_none:
+                return False
+            with contextlib.suppress(NotFound):
+                state = self.runtime().state(container)
+                if state["status"] == "running" and keeping.has_programs(container, state["pid"]):
+                    return False
+                self.runtime().delete(container, force=True)
+            groups.remove([container], force=True)
+        return True
+
+    def stop(self, container: str, number: int, timeout: float) -> None:
+        """Send its first process a signal, wait for its end, and kill it after `timeout` seconds."""
+        import select
+        import signal
+
+        from layerstore.containers import groups
+
+        runtime = self.runtime()
+        with contextlib.suppress(NotFound, ProcessLookupError):
+            state = runtime.state(container)
+            if state["status"] != "stopped":
+                ended = os.pidfd_open(state["pid"])
+                try:
+                    poll = select.poll()
+                    poll.register(ended, select.POLLIN)
+                    runtime.kill(container, number)
+                    if not poll.poll(timeout * 1000):
+                        runtime.kill(container, signal.SIGKILL)
+                        poll.poll()
+                finally:
+                    close_fd(ended)
+        with locks.program(self._layout, container) as is_free:
+            if is_free:  # else who waits for it clears away
+                self.forget_ended(container)
+                groups.remove([container], force=True)
 
     def forget_groups(self) -> None:
         """Take away the control groups that killed processes have left of containers that do not run."""
@@ -571,11 +668,13 @@ class Containers:
 
         return find_runtime(None, self._layout.runtime)
 
-    def write_bundle(self, container: str, spec: dict[str, Any]) -> str:
-        """Make the container's directory an OCI bundle; returns it."""
+    def write_bundle(self, container: str, spec: dict[str, Any], *, is_program: bool = True) -> str:
+        """Make the container's directory an OCI bundle; returns it. `is_program`: its command is this from now on."""
         bundle = self._layout.container(container)
         with about(f"{bundle}/config.json"), open(f"{bundle}/config.json", "w") as file:
             file.write(json.dumps(spec))
+        if not is_program:
+            return bundle
         with self._database.transaction(durable=False) as db:
             db.execute(
                 "UPDATE containers SET command = ? WHERE id = ?", (json.dumps(spec["process"]["args"]), container)
@@ -596,6 +695,7 @@ class Containers:
         if force:
             self._end(rows)
         else:
+            self.end_idle(rows)
             self._check_idle(rows)
         with contextlib.ExitStack() as stack:
             ids = [row.id for row in rows]

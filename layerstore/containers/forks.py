@@ -85,9 +85,12 @@ class Forks:
     def rollback(self, row: ContainerRow, name: str) -> None:
         """Have a container be again what a snapshot of it is. What it was until now is garbage.
 
-        Raises `Conflict` while it is mounted or runs, `NotFound` when there is no such snapshot, `OSError`.
+        One that is only kept alive is ended and unmounted. Raises `Conflict` while it is mounted or runs, `NotFound`
+        when there is no such snapshot, `OSError`.
         """
         check_name(name, "a snapshot")
+        if ended := self._containers.end_idle([row]):
+            self._containers.unmount(ended)
 
         def check() -> None:
             self._containers.check(row)

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 _PLACES = ("/sys/fs/cgroup", "/sys/fs/cgroup/unified")  # of version 2, alone and beside version 1
 _PIDS = "/sys/fs/cgroup/pids"  # of version 1
 _PREFIX = "layerstore-"
+_PART = "command-"
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _READ_BYTES = 4096
 _FORCE_SECONDS, _PATIENCE_SECONDS, _LOOK_SECONDS = 10.0, 1.0, 0.002
@@ -69,22 +70,132 @@ class Group:
             # As long as the group of version 2 is there, all of it is its holder's.
             with contextlib.suppress(FileNotFoundError):
                 if os.path.isdir(beside := f"{_PIDS}/{self._name}"):
-                    self._until_empty(beside, None)
-            self._until_empty(self._name, self._root)
+                    _remove_when_empty(beside, None, self.directory)
+            _remove_when_empty(self._name, self._root, self.directory)
         finally:
             self.release()
 
-    def _until_empty(self, path: str, root: int | None) -> None:
-        for pause in _PAUSES_SECONDS:
-            try:
-                return os.rmdir(path, dir_fd=root)
-            except OSError as error:
-                if error.errno != errno.EBUSY:
-                    raise
-            _end_all(self.directory)
-            _remove_below(path, root)
-            time.sleep(pause)
-        raise OSError(errno.EBUSY, "a process of the container cannot be ended, which keeps its control group", path)
+
+class Part:
+    """A group below a container's, for one command in it and all that this starts, until `close`."""
+
+    def __init__(self, container: int, name: str, directory: int, tasks: list[int]) -> None:
+        self.directory = directory
+        self.tasks = tasks
+        """As a `Group` has them: those of the container."""
+        self._container = container
+        self._name = name
+
+    def end(self, but: int) -> None:
+        """Kill every process in it but one, which waits for the first of them: killed with it, that first one would be
+        left to this machine's init, which may wait for nobody (in a container). It takes a moment until they are gone.
+        """
+        with contextlib.suppress(FileNotFoundError):  # Linux before 5.2
+            _write("cgroup.freeze", "1", self.directory)  # so that none makes another
+        try:
+            self._wait_until_frozen()
+            for pid in map(int, _read("cgroup.procs", self.directory).split()):
+                if pid != but:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                _write("cgroup.freeze", "0", self.directory)
+
+    def _wait_until_frozen(self) -> None:
+        """But not for one that waits for a disk, which cannot make another."""
+        end = time.monotonic() + _PATIENCE_SECONDS
+        while "frozen 0" in _read("cgroup.events", self.directory) and time.monotonic() < end:
+            time.sleep(_PAUSES_SECONDS[0])
+
+    def close(self, *, ended: bool) -> None:
+        """Take it away. What still runs in it goes on, and the group goes with the container; where all was `ended`,
+        that is waited for. Raises `OSError` where it does not end."""
+        try:
+            if ended:
+                with contextlib.suppress(FileNotFoundError):
+                    _remove_when_empty(self._name, self._container, self.directory)
+            else:
+                self._remove_if_empty()
+        finally:
+            for fd in (*self.tasks, self.directory, self._container):
+                close_fd(fd)
+
+    def _remove_if_empty(self) -> None:
+        try:
+            os.rmdir(self._name, dir_fd=self._container)
+        except FileNotFoundError:  # it went with the container
+            pass
+        except OSError as error:
+            if error.errno != errno.EBUSY:
+                raise
+            release(self.directory)
+            _sweep(self._container)
+
+
+def part(container: str) -> Part | None:
+    """Make a group for a command below that of a container (its id); None where it has none. Raises `OSError`."""
+    parent = _open_group(container)
+    if parent is None:
+        return None
+    name = f"{_PART}{os.urandom(8).hex()}"
+    directory = -1
+    try:
+        os.mkdir(name, 0o755, dir_fd=parent)
+        directory = os.open(name, _DIRECTORY, dir_fd=parent)
+        try_lock(directory)  # of nobody else's: the name is new
+        tasks = []
+        with contextlib.suppress(FileNotFoundError):
+            tasks.append(os.open(f"{_PIDS}/{name_of(container)}/tasks", os.O_WRONLY | os.O_CLOEXEC))
+        return Part(parent, name, directory, tasks)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.rmdir(name, dir_fd=parent)
+        for fd in (directory, parent):
+            if fd >= 0:
+                close_fd(fd)
+        raise
+
+
+def population(container: str) -> int | None:
+    """How many processes the group of a container (its id) has, with those below it; None where it has no group."""
+    group = _open_group(container)
+    if group is None:
+        return None
+    try:
+        found = 0
+        for _, _, _, fd in os.fwalk(".", dir_fd=group):
+            with contextlib.suppress(FileNotFoundError, OSError):  # it has gone
+                found += len(_read("cgroup.procs", fd).split())
+        return found
+    finally:
+        close_fd(group)
+
+
+def _open_group(container: str) -> int | None:
+    try:
+        root = _open_root()
+    except Unsupported:
+        return None
+    try:
+        return os.open(name_of(container), _DIRECTORY, dir_fd=root)
+    except FileNotFoundError:
+        return None
+    finally:
+        close_fd(root)
+
+
+def _sweep(container: int) -> None:
+    """Take away what earlier commands have left below a container's group, and what they left in it has ended."""
+    for name in os.listdir(container):
+        if name.startswith(_PART):
+            with contextlib.suppress(OSError):
+                directory = os.open(name, _DIRECTORY, dir_fd=container)
+                try:
+                    if try_lock(directory):  # else its command is about to start
+                        os.rmdir(name, dir_fd=container)
+                finally:
+                    close_fd(directory)
 
 
 def name_of(container: str) -> str:
@@ -242,6 +353,20 @@ def _end_all(directory: int) -> None:
     except OSError as error:
         if error.errno != errno.ENODEV:  # it has gone
             raise
+
+
+def _remove_when_empty(path: str, root: int | None, group: int) -> None:
+    """Take away a directory of groups, when what is in the group that it belongs to has ended, as it must."""
+    for pause in _PAUSES_SECONDS:
+        try:
+            return os.rmdir(path, dir_fd=root)
+        except OSError as error:
+            if error.errno != errno.EBUSY:
+                raise
+        _end_all(group)
+        _remove_below(path, root)
+        time.sleep(pause)
+    raise OSError(errno.EBUSY, "a process of the container cannot be ended, which keeps its control group", path)
 
 
 def _remove_below(path: str, root: int | None) -> None:

@@ -13,8 +13,8 @@ import signal
 import time
 
 from layerstore._core import mount
-from layerstore.containers.standard_streams import Streams, detached
-from layerstore.errors import InvalidInput, LayerstoreError, NotFound, Unsupported
+from layerstore.containers.standard_streams import Streams, check_terminal, detached
+from layerstore.errors import LayerstoreError, NotFound, Unsupported
 from layerstore.naming import close_fd, fstat, null_device
 from layerstore.store.layout import absolute
 from layerstore.store.pieces import read_at
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import Any
 
-    from layerstore.containers.groups import Group
+    from layerstore.containers.groups import Group, Part
     from layerstore.containers.standard_streams import Sink
 
 _KNOWN = ("crun", "runc")
@@ -93,8 +93,7 @@ class Runtime(Value):
         Called in the main thread, signals that reach this process meanwhile go to the container. Nothing of the
         container is left, also where this is interrupted or a function raises. Raises `OSError` as `Streams.finish`.
         """
-        if tty and not (isinstance(stdin, int) and os.isatty(stdin)):
-            raise InvalidInput("the input device is not a TTY: run without a terminal, or from one")
+        check_terminal(stdin, tty)
         with Streams(stdin, stdout, stderr, tty=tty) as streams:
             with _Forwarding() as forwarding:
                 arguments = [*self._options, "run", "--bundle", os.fspath(bundle_dir), container_id]
@@ -151,6 +150,17 @@ class Runtime(Value):
             pid_file.unlink(missing_ok=True)
             log.unlink(missing_ok=True)
 
+    def begin(self, container_id: str, files: str, fds: Sequence[int], part: Part | None) -> int:
+        """Begin a command in a container that runs, and return the process id of the runtime, which ends with the
+        command and as that does; the caller waits for it.
+
+        `files` is how the paths of three files begin: FILES.json has the command (`process` of the runtime
+        specification), FILES.pid will have its process id, FILES.log what the runtime has to complain about. The
+        descriptors are as for `Streams`. crun and the command are in `part`.
+        """
+        arguments = [*self._options, "--log", f"{files}.log", "exec", "--process", f"{files}.json"]
+        return self._spawn([*arguments, "--pid-file", f"{files}.pid", container_id], fds, part)
+
     def kill(self, container_id: str, number: int) -> None:
         """Send a signal to the container's first process. `NotFound` when there is none."""
         try:
@@ -187,7 +197,7 @@ class Runtime(Value):
     def _options(self) -> list[str]:
         return ["--cgroup-manager=disabled"] if self.starts_in_group else []
 
-    def _spawn(self, arguments: Sequence[str], fds: Sequence[int], group: Group | None = None) -> int:
+    def _spawn(self, arguments: Sequence[str], fds: Sequence[int], group: Group | Part | None = None) -> int:
         is_crun = self.name == "crun"
         hide = [HYBRID] if is_crun and mount.is_mounted(HYBRID) else []
         # Not this process's environment: NOTIFY_SOCKET and LISTEN_FDS would change what the runtime does.

@@ -22,7 +22,7 @@ import stat
 import sys
 
 from layerstore._core import mount
-from layerstore.errors import Unsupported
+from layerstore.errors import InvalidInput, Unsupported
 from layerstore.naming import about, close_fd, fstat, null_device
 
 TYPE_CHECKING = False
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from typing import TypeAlias
 
-    Sink: TypeAlias = int | Callable[[bytes], object]
-    """A descriptor, or a function that is called with what was written."""
+    Sink: TypeAlias = int | Callable[[bytes], object] | "Own"
+    """A descriptor, or a function that is called with what was written, or one for the program itself."""
 
 _WHAT = "the input and output of a container"
 _PIECE_BYTES = 1 << 16
@@ -43,6 +43,13 @@ _GONE = select.POLLERR | select.POLLHUP | select.POLLNVAL
 _ACCESS = os.O_RDONLY | os.O_WRONLY | os.O_RDWR
 _PTMX = os.makedev(5, 2)
 _NULL = os.makedev(1, 3)
+
+
+class Own:
+    """A descriptor that was made for a program: this gets it itself, and it is closed here then."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
 
 
 class Undelivered(OSError):
@@ -58,22 +65,26 @@ class Streams:
     themselves, which it neither changes nor lets in: the program has one of its container's.
     """
 
-    def __init__(self, stdin: int | None, stdout: Sink, stderr: Sink, *, tty: bool = False) -> None:
+    def __init__(self, stdin: int | Own | None, stdout: Sink, stderr: Sink, *, tty: bool = False) -> None:
         self._input: _Input | None = None
         self._outputs: list[_Output] = []
         self._lent: list[int] = []
         self.given: Sequence[int] = ()
+        for stream in {one for one in (stdin, stdout, stderr) if isinstance(one, Own)}:
+            self._lent.append(stream.fd)
         try:
             self.given = [self._take_input(stdin, tty), *self._take_outputs([stdout, stderr], tty)]
         except BaseException:
             self.close()
             raise
 
-    def _take_input(self, stdin: int | None, tty: bool) -> int:
+    def _take_input(self, stdin: int | Own | None, tty: bool) -> int:
+        if isinstance(stdin, Own):
+            return stdin.fd
         if stdin is not None and tty:
             return stdin
         if stdin is None:
-            self._lent.append(_empty())
+            self._lent.append(empty())
         else:
             self._input = _Input(stdin, self._lent)
         return self._lent[-1]
@@ -81,7 +92,9 @@ class Streams:
     def _take_outputs(self, sinks: Sequence[Sink], tty: bool) -> list[int]:
         ends = []
         for sink in sinks[: 1 if _are_one(*sinks) else 2]:
-            if tty and isinstance(sink, int) and os.isatty(sink):
+            if isinstance(sink, Own):
+                ends.append(sink.fd)
+            elif tty and isinstance(sink, int) and os.isatty(sink):
                 ends.append(sink)
             else:
                 self._outputs.append(_Output(sink, self._lent))
@@ -100,6 +113,11 @@ class Streams:
         for stream in (self._input, *self._outputs):
             if stream is not None:
                 stream.close()
+
+    @property
+    def copies(self) -> bool:
+        """Whether there is anything for `copy` to do but to wait."""
+        return self._input is not None or bool(self._outputs)
 
     def _close_lent(self) -> None:
         while self._lent:
@@ -292,6 +310,7 @@ class _Output:
         try:
             os.set_blocking(self._read, False)
             if not isinstance(sink, int):
+                assert not isinstance(sink, Own)
                 self._function = sink
                 return
             self._sink = _own(sink, os.O_WRONLY)
@@ -380,6 +399,12 @@ class _Output:
             self.close()
 
 
+def check_terminal(stdin: int | Own | None, tty: bool) -> None:
+    """Raise `InvalidInput` where a program is to have a terminal, and its input is none."""
+    if tty and not (isinstance(stdin, int) and os.isatty(stdin)):
+        raise InvalidInput("the input device is not a TTY: run without a terminal, or from one")
+
+
 @contextlib.contextmanager
 def detached(stdout: int | None, stderr: int | None, directory: str) -> Iterator[Sequence[int]]:
     """Three descriptors for a program that goes on without this process: an empty input, and outputs that go nowhere
@@ -392,8 +417,8 @@ def detached(stdout: int | None, stderr: int | None, directory: str) -> Iterator
     sinks = [stdout] if _are_one(stdout, stderr) else [stdout, stderr]
     ends: list[int] = []
     try:
-        ends.append(_empty())
-        ends += [_private_null(directory) if sink is None else _relayed(sink) for sink in sinks]
+        ends.append(empty())
+        ends += [private_null(directory) if sink is None else _relayed(sink) for sink in sinks]
         yield ends[0], ends[1], ends[-1]
     finally:
         for end in ends:
@@ -430,7 +455,7 @@ def _program(name: str) -> str:
     )
 
 
-def _private_null(directory: str) -> int:
+def private_null(directory: str) -> int:
     """A null device that is not the host's: its owner and mode may change."""
     path = f"{directory}/.null-{os.urandom(8).hex()}"
     try:
@@ -446,7 +471,7 @@ def _private_null(directory: str) -> int:
         return _relayed(nothing)
 
 
-def _empty() -> int:
+def empty() -> int:
     """A pipe that nothing comes out of."""
     with about(_WHAT):
         read, write = os.pipe2(os.O_CLOEXEC)
@@ -469,7 +494,7 @@ def _own(fd: int, access: int) -> int:
 def _are_one(one: Sink | None, other: Sink | None) -> bool:
     """Whether two outputs go to the same place of one file, where their order counts."""
     if not isinstance(one, int) or not isinstance(other, int):
-        return one is other is None
+        return one is other and (one is None or isinstance(one, Own))
     if one == other:
         return True
     status = fstat(one)

@@ -622,7 +622,7 @@ def _place(digest: str) -> int:
         return int.from_bytes(name.encode("utf-8", "surrogateescape")[:7], "big")
 
 
-_BYTE_OF = {"container": 0, "mounting": 1, "program": 2}
+_BYTE_OF = {"container": 0, "mounting": 1, "program": 2, "command": 3}
 
 
 class Containers:
@@ -715,6 +715,16 @@ def program(layout: Layout, container: str) -> Containers:
 def programs(layout: Layout, ids: Iterable[str]) -> Containers:
     """The same of many."""
     return Containers(layout, ids, "program", alone=True, is_noted=False, waits=False)
+
+
+def starts_no_program(layout: Layout, container: str) -> Containers:
+    """Whether nobody starts a program in a container, or waits for its end."""
+    return Containers(layout, [container], "program", alone=False, is_noted=False, waits=False)
+
+
+def command(layout: Layout, container: str, *, alone: bool) -> Containers:
+    """Shared: to have a command in a container that lives. Alone: to end such a container, where nobody has one."""
+    return Containers(layout, [container], "command", alone=alone, is_noted=False, waits=False)
 
 
 # Files in use

@@ -1,0 +1,68 @@
+"""Containers that live without a program of their own: a small process of ours keeps their namespaces, for commands.
+
+That process (csrc/mount/keeper.h) is a program of this package, shown in the container's /dev, so that the image need
+not have any. It is confined as every program of that container.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+
+from layerstore._core import mount
+from layerstore.containers import groups
+from layerstore.errors import Unsupported
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+KEEPER = "/dev/.init"
+"""What the keeper is called in a container; no image has a /dev of its own there."""
+_PID_NAMESPACE = "/proc/{}/ns/pid"
+
+
+def shown(spec: dict[str, Any]) -> dict[str, Any]:
+    """A spec of `bundle.runtime_spec`, with the keeper in the container's /dev. Raises `Unsupported` where this machine
+    has none."""
+    program = f"{os.path.dirname(mount.__file__)}/keeper"
+    if not os.path.exists(program):
+        raise Unsupported(
+            "on this processor nothing keeps a container alive that runs no program: first start one that stays, as "
+            "`sleep infinity`"
+        )
+    options = ["bind", "ro", "nosuid", "nodev"]
+    bind = {"destination": KEEPER, "type": "bind", "source": program, "options": options}
+    return {**spec, "mounts": [*spec["mounts"], bind]}
+
+
+def is_kept(bundle: str) -> bool:
+    """Whether what was last started of a bundle, a directory, was the keeper."""
+    try:
+        return bool(read_spec(bundle)["process"]["args"] == [KEEPER])
+    except (FileNotFoundError, ValueError):  # nothing was, or somebody writes it
+        return False
+
+
+def read_spec(bundle: str) -> Mapping[str, Any]:
+    """The config.json of a bundle. Raises `FileNotFoundError`, `ValueError`, `OSError`."""
+    with open(f"{bundle}/config.json", "rb") as file:
+        spec: dict[str, Any] = json.load(file)
+    return spec
+
+
+def has_programs(container: str, first: int) -> bool:
+    """Whether a container that lives has processes but its first one, of which this is the process id."""
+    found = groups.population(container)
+    if found is None:
+        namespace = _namespace(str(first))
+        found = sum(_namespace(pid) == namespace for pid in filter(str.isdigit, os.listdir("/proc")))
+    return found > 1
+
+
+def _namespace(pid: str) -> str | None:
+    try:
+        return os.readlink(_PID_NAMESPACE.format(pid))
+    except OSError:  # it has ended, or is another user's
+        return None
