@@ -234,11 +234,11 @@ def test_interrupted(empty: Cli) -> None:
     "command", sorted(set(COMMANDS) - {"init", "load", "import", "build", "pull", "receive", "login", "logout"})
 )
 def test_without_a_store(empty: Cli, command: str) -> None:
-    counts = {"tag": 2, "cat": 2, "cp": 2, "snapshot": 2, "rollback": 2, "sync": 2}
+    counts = {"tag": 2, "cat": 2, "cp": 2, "exec": 2, "snapshot": 2, "rollback": 2, "sync": 2}
     counts |= dict.fromkeys(("gc", "ps", "images", "pool", "prune", "system", "tiering"), 0)
     more = {"move": ["--driver", "extent"], "system": ["df"]}
     args = ["x", "y"][: counts.get(command, 1)] + more.get(command, [])
-    text = empty(command, *args, status=125 if command == "run" else 1)
+    text = empty(command, *args, status=125 if command in ("exec", "run") else 1)
     assert text.startswith(f"layerstore {command}: there is no store at {empty.root}; `layerstore init`")
     assert not empty.root.exists()
 

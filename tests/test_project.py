@@ -227,7 +227,7 @@ def test_commands_that_documents_name_exist() -> None:
 
 
 def test_commands_listed_have_modules() -> None:
-    shared = {"command", "confining", "output", "selection", "transfers"}
+    shared = {"command", "confining", "output", "selection", "starting", "transfers"}
     found = {path.stem.rstrip("_").replace("_", "-") for path in (PACKAGE / "cli").glob("[!_]*.py")}
     assert found == set(COMMANDS) | shared
 

@@ -1,4 +1,4 @@
-#include "mount/keeper.h"
+#include "keeper.h"
 
 #include <linux/signal.h>
 #include <linux/time_types.h>
