@@ -32,7 +32,21 @@ from bench.rows import Row
 
 ROOT = Path(__file__).parent.parent
 NAMES = (
-    *("import", "save", "registry", "mount", "run", "build", "startup", "read", "index", "pool", "extent", "commit"),
+    *(
+        "import",
+        "save",
+        "registry",
+        "mount",
+        "run",
+        "exec",
+        "build",
+        "startup",
+        "read",
+        "index",
+        "pool",
+        "extent",
+        "commit",
+    ),
     *("reliability", "freeze", "sync", "blake3", "chunks"),
 )
 ON_DEMAND = ("cold", "packs", "threshold", "compression", "estimate")
