@@ -33,23 +33,6 @@ int tar_fail(const struct ls_tar *tar, struct ls_error *err, int status, const c
 	return ls_fail(err, status, "tar header at byte %" PRIu64 " (\"%s\"): %s", tar->header_position, path, detail);
 }
 
-int tar_grow(void **items, size_t *capacity, size_t count, size_t item_bytes, struct ls_error *err)
-{
-	size_t room = *capacity ? *capacity : 8, bytes;
-	void *grown;
-
-	if (count < *capacity)
-		return LS_OK;
-	if (__builtin_mul_overflow(room, 2, &room) || __builtin_mul_overflow(room, item_bytes, &bytes))
-		return ls_fail(err, LS_NO_MEMORY, "the list of a tar entry's extents or xattrs is too long");
-	grown = realloc(*items, bytes);
-	if (!grown)
-		return ls_fail(err, LS_NO_MEMORY, "out of memory for %zu extents or xattrs of a tar entry", room);
-	*items = grown;
-	*capacity = room;
-	return LS_OK;
-}
-
 int ls_tar_new(struct ls_tar **tar, const struct ls_tar_limits *limits, struct ls_error *err)
 {
 	*tar = calloc(1, sizeof(**tar));

@@ -100,15 +100,14 @@ static void set_value(struct tar_values *values, enum tar_key key, struct ls_byt
 static int add_xattr(struct ls_tar *tar, struct ls_bytes name, struct ls_bytes value, struct ls_error *err)
 {
 	const uint8_t *base = tar->local.bytes.bytes;
-	void *items = tar->xattr_ranges;
 	int status;
 
 	if (!name.length)
 		return tar_fail(tar, err, LS_INVALID, "a pax record " TAR_XATTR_PREFIX " has no attribute name");
-	status = tar_grow(&items, &tar->xattr_range_capacity, tar->xattr_count, sizeof(*tar->xattr_ranges), err);
+	status = ls_array_reserve(&tar->xattr_ranges, &tar->xattr_range_capacity, tar->xattr_count + 1,
+	                          sizeof(*tar->xattr_ranges), "xattrs of a tar entry", err);
 	if (status)
 		return status;
-	tar->xattr_ranges = items;
 	tar->xattr_ranges[tar->xattr_count++] = (struct tar_xattr_range){
 	    {(size_t)(name.bytes - base), name.length},
 	    {(size_t)(value.bytes - base), value.length},
@@ -325,15 +324,11 @@ int tar_collect_xattrs(struct ls_tar *tar, struct ls_error *err)
 {
 	const uint8_t *base = tar->local.bytes.bytes;
 	size_t kept = 0;
+	int status = ls_array_reserve(&tar->xattrs, &tar->xattr_capacity, tar->xattr_count, sizeof(*tar->xattrs),
+	                              "xattrs of a tar entry", err);
 
-	while (tar->xattr_capacity < tar->xattr_count) {
-		void *items = tar->xattrs;
-		int status = tar_grow(&items, &tar->xattr_capacity, tar->xattr_capacity, sizeof(*tar->xattrs), err);
-
-		tar->xattrs = items;
-		if (status)
-			return status;
-	}
+	if (status)
+		return status;
 	for (size_t i = 0; i < tar->xattr_count; i++) {
 		const struct tar_xattr_range *range = &tar->xattr_ranges[i];
 

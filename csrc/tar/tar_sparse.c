@@ -20,7 +20,6 @@ static int add_extent(struct ls_tar *tar, uint64_t offset, uint64_t length, stru
 {
 	struct tar_sparse *sparse = &tar->sparse;
 	struct ls_tar_extent *last = sparse->count ? &sparse->extents[sparse->count - 1] : NULL;
-	void *items = sparse->extents;
 	uint64_t end;
 	int status;
 
@@ -36,10 +35,10 @@ static int add_extent(struct ls_tar *tar, uint64_t offset, uint64_t length, stru
 	if (length && last && last->offset + last->length == offset) {
 		last->length += length;
 	} else if (length) {
-		status = tar_grow(&items, &sparse->capacity, sparse->count, sizeof(*sparse->extents), err);
+		status = ls_array_reserve(&sparse->extents, &sparse->capacity, sparse->count + 1,
+		                          sizeof(*sparse->extents), "extents of a tar entry", err);
 		if (status)
 			return status;
-		sparse->extents = items;
 		sparse->extents[sparse->count++] = (struct ls_tar_extent){offset, length};
 	}
 	sparse->end = end;

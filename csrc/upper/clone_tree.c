@@ -98,17 +98,11 @@ static void release(struct ls_clone *clone, struct frame *frame)
 
 static int push(struct walk *walk, struct frame *frame)
 {
-	size_t capacity = walk->capacity ? 2 * walk->capacity : 16;
-	struct frame **frames;
+	int status = ls_array_reserve(&walk->frames, &walk->capacity, walk->depth + 1, sizeof(struct frame *),
+	                              "directories of a tree, one in another", walk->clone.err);
 
-	if (walk->depth == walk->capacity) {
-		frames = reallocarray(walk->frames, capacity, sizeof(struct frame *));
-		if (!frames)
-			return ls_fail(walk->clone.err, LS_NO_MEMORY, "out of memory for a tree %zu directories deep",
-			               capacity);
-		walk->frames = frames;
-		walk->capacity = capacity;
-	}
+	if (status)
+		return status;
 	atomic_store(&frame->users, 1);
 	walk->frames[walk->depth++] = frame;
 	return LS_OK;

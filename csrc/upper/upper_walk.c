@@ -336,21 +336,6 @@ static void free_frame(struct upper_frame *frame)
 		close(frame->fd);
 }
 
-static int grow(struct upper_walk *walk, struct ls_error *err)
-{
-	size_t capacity = walk->capacity ? 2 * walk->capacity : 16;
-	struct upper_frame *frames;
-
-	if (walk->depth < walk->capacity)
-		return LS_OK;
-	frames = reallocarray(walk->frames, capacity, sizeof(*frames));
-	if (!frames)
-		return out_of_memory(err);
-	walk->frames = frames;
-	walk->capacity = capacity;
-	return LS_OK;
-}
-
 /* The root's descriptor stays open, as the others are found from it again. */
 static int close_one(struct upper_walk *walk, struct ls_error *err)
 {
@@ -374,7 +359,8 @@ static int close_one(struct upper_walk *walk, struct ls_error *err)
 int upper_walk_enter(struct upper_walk *walk, int fd, uint32_t origin, uint32_t base, struct ls_error *err)
 {
 	struct upper_frame *frame;
-	int status = grow(walk, err);
+	int status = ls_array_reserve(&walk->frames, &walk->capacity, walk->depth + 1, sizeof(*frame),
+	                              "directories that a container changed", err);
 
 	if (!status && fd >= 0)
 		status = close_one(walk, err);
