@@ -5,18 +5,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/table.h"
 #include "hash/siphash.h"
 #include "trees.h"
-
-/* The xattr blocks already in the heap: open addressing over a keyed hash, grown by doubling. */
-struct xattr_set {
-	struct xattr_entry {
-		uint64_t hash;
-		uint32_t offset; /* into the heap; 0 is free */
-		uint32_t length;
-	} * entries;
-	size_t capacity, count;
-};
 
 /* Nodes become records where they are: first they are brought into the records' order, then each is read and the record
  * written over it and what is before it. So an index of millions of paths is not in memory twice. */
@@ -38,7 +29,7 @@ struct writer {
 	uint32_t *first_link; /* by record that stands for an inode: the inode's first record, LS_NONE before */
 	uint32_t *unhashed;   /* record numbers of the directories whose trees are to be computed */
 	uint32_t tree_count, unhashed_count;
-	struct xattr_set xattrs;
+	struct ls_table xattrs; /* where the xattr blocks are that are in the heap already */
 	struct ls_buffer heap;
 	struct ls_tree *trees;
 	struct ls_buffer *out;
@@ -180,34 +171,27 @@ static int put_path(struct writer *w, uint32_t number, uint32_t parent, const st
 	return ls_buffer_append(&w->heap, node->name, length - start, err);
 }
 
-static int grow_xattr_set(struct xattr_set *set, struct ls_error *err)
+struct xattr_block {
+	const struct ls_buffer *heap;
+	const uint8_t *bytes;
+	size_t length;
+};
+
+/* A block says itself how long it is, so that none is the beginning of another. */
+static int is_block(const void *key, uint32_t offset)
 {
-	size_t capacity = set->capacity ? set->capacity * 2 : 64;
-	struct xattr_entry *entries = calloc(capacity, sizeof(*entries));
+	const struct xattr_block *block = key;
 
-	if (!entries)
-		return ls_fail(err, LS_NO_MEMORY, "writing an index: out of memory for %zu xattr blocks", capacity);
-	for (size_t i = 0; i < set->capacity; i++) {
-		size_t at = set->entries[i].hash;
-
-		if (!set->entries[i].offset)
-			continue;
-		while (entries[at & (capacity - 1)].offset)
-			at++;
-		entries[at & (capacity - 1)] = set->entries[i];
-	}
-	free(set->entries);
-	set->entries = entries;
-	set->capacity = capacity;
-	return LS_OK;
+	return block->length <= block->heap->length - offset &&
+	       !memcmp(block->heap->bytes + offset, block->bytes, block->length);
 }
 
 /* The heap offset of a block, which is stored at its first use. */
 static int put_xattrs(struct writer *w, const uint8_t *block, size_t length, uint32_t *offset, struct ls_error *err)
 {
-	struct xattr_set *set = &w->xattrs;
-	uint64_t hash;
-	struct xattr_entry *entry;
+	struct xattr_block key = {&w->heap, block, length};
+	struct ls_table_slot *slot;
+	uint32_t hash;
 	int status;
 
 	*offset = 0;
@@ -215,28 +199,18 @@ static int put_xattrs(struct writer *w, const uint8_t *block, size_t length, uin
 		return LS_OK;
 	if (length > LS_INDEX_MAX_HEAP_BYTES)
 		return ls_fail(err, LS_LIMIT, "writing an index: %zu bytes of xattrs on one inode", length);
-	if (set->count >= set->capacity / 2) {
-		status = grow_xattr_set(set, err);
-		if (status)
-			return status;
-	}
-	hash = ls_siphash13(w->hash_key, block, length);
-	for (size_t at = hash;; at++) {
-		entry = &set->entries[at & (set->capacity - 1)];
-		if (!entry->offset)
-			break;
-		if (entry->hash == hash && entry->length == length &&
-		    !memcmp(w->heap.bytes + entry->offset, block, length)) {
-			*offset = entry->offset;
-			return LS_OK;
-		}
-	}
-	status = append_heap(w, block, length, offset, err);
+	status = ls_table_reserve(&w->xattrs, err);
 	if (status)
 		return status;
-	*entry = (struct xattr_entry){hash, *offset, (uint32_t)length};
-	set->count++;
-	return LS_OK;
+	hash = (uint32_t)ls_siphash13(w->hash_key, block, length);
+	slot = ls_table_find(&w->xattrs, hash, is_block, &key);
+	*offset = slot->number;
+	if (*offset != LS_TABLE_FREE)
+		return LS_OK;
+	status = append_heap(w, block, length, offset, err);
+	if (!status)
+		ls_table_put(&w->xattrs, slot, hash, *offset);
+	return status;
 }
 
 static int check_flags(const struct writer *w, const struct ls_index_node *node, struct ls_error *err)
@@ -732,7 +706,7 @@ int ls_index_write_over(enum ls_index_kind kind, uint32_t layer_count, const uin
 	free(w.first_link);
 	free(w.unhashed);
 	free(w.trees);
-	free(w.xattrs.entries);
+	ls_table_free(&w.xattrs);
 	ls_buffer_free(&w.heap);
 	if (status)
 		out->length = 0;

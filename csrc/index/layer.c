@@ -8,8 +8,6 @@
 #include "layer_impl.h"
 #include "layer_path.h"
 
-#define FIRST_SLOTS 1024u
-
 enum meaning { MEANS_ENTRY, MEANS_WHITEOUT, MEANS_OPAQUE, MEANS_NOTHING };
 
 int ls_layer_refuse(const struct ls_layer_builder *builder, int status, const char *why, struct ls_error *err)
@@ -42,76 +40,50 @@ static uint32_t hash_child(const struct ls_layer_builder *builder, uint32_t pare
 	return (uint32_t)ls_siphash13(builder->hash_key, bytes, sizeof(parent) + length);
 }
 
-/* The slot that leads to the child, or the free one where it belongs. */
-static struct slot *find_slot(const struct ls_layer_builder *builder, uint32_t tag, uint32_t parent, const char *name,
-                              size_t length)
-{
-	for (uint32_t i = tag & builder->slot_mask;; i = (i + 1) & builder->slot_mask) {
-		struct slot *slot = &builder->slots[i];
-		const struct ls_index_node *node;
+struct child {
+	const struct ls_index_node *nodes;
+	uint32_t parent;
+	const char *name;
+	size_t length;
+};
 
-		if (slot->node == LS_NONE)
-			return slot;
-		node = &builder->nodes[slot->node];
-		if (slot->tag == tag && node->parent == parent && node->name_length == length &&
-		    !memcmp(node->name, name, length))
-			return slot;
-	}
+static int is_child(const void *key, uint32_t number)
+{
+	const struct child *child = key;
+	const struct ls_index_node *node = &child->nodes[number];
+
+	return node->parent == child->parent && node->name_length == child->length &&
+	       !memcmp(node->name, child->name, child->length);
+}
+
+/* The slot that leads to the child, or the free one where it belongs. */
+static struct ls_table_slot *find_slot(const struct ls_layer_builder *builder, uint32_t hash, uint32_t parent,
+                                       const char *name, size_t length)
+{
+	struct child child = {builder->nodes, parent, name, length};
+
+	return ls_table_find(&builder->children, hash, is_child, &child);
 }
 
 uint32_t ls_layer_find_child(const struct ls_layer_builder *builder, uint32_t parent, const char *name, size_t length)
 {
-	return find_slot(builder, hash_child(builder, parent, name, length), parent, name, length)->node;
-}
-
-static int grow_slots(struct ls_layer_builder *builder, struct ls_error *err)
-{
-	uint64_t count = builder->slots ? ((uint64_t)builder->slot_mask + 1) * 2 : FIRST_SLOTS;
-	struct slot *slots;
-
-	if (count > UINT32_MAX)
-		return ls_layer_refuse(builder, LS_LIMIT, "is one too many for an index", err);
-	slots = malloc(count * sizeof(*slots));
-	if (!slots)
-		return out_of_memory(builder, err);
-	memset(slots, 0xff, count * sizeof(*slots));
-	for (uint64_t i = 0; builder->slots && i <= builder->slot_mask; i++) {
-		uint32_t at = builder->slots[i].tag & (uint32_t)(count - 1);
-
-		if (builder->slots[i].node == LS_NONE)
-			continue;
-		while (slots[at].node != LS_NONE)
-			at = (at + 1) & (uint32_t)(count - 1);
-		slots[at] = builder->slots[i];
-	}
-	free(builder->slots);
-	builder->slots = slots;
-	builder->slot_mask = (uint32_t)(count - 1);
-	return LS_OK;
+	return find_slot(builder, hash_child(builder, parent, name, length), parent, name, length)->number;
 }
 
 static int reserve_node(struct ls_layer_builder *builder, struct ls_error *err)
 {
-	if (!builder->slots || builder->slots_used >= builder->slot_mask / 3 * 2) {
-		int status = grow_slots(builder, err);
+	size_t bytes = ls_index_block_bytes((size_t)builder->node_count + 1);
+	int status;
 
-		if (status)
-			return status;
-	}
-	if (builder->node_count == builder->node_capacity) {
-		size_t capacity = builder->node_capacity ? (size_t)builder->node_capacity * 2 : FIRST_SLOTS;
-		uint8_t *block;
-
-		if (capacity > UINT32_MAX)
-			return ls_layer_refuse(builder, LS_LIMIT, "is one too many for an index", err);
-		block = realloc(builder->block, ls_index_block_bytes(capacity));
-		if (!block)
-			return out_of_memory(builder, err);
-		builder->block = block;
-		builder->nodes = ls_index_nodes(block);
-		builder->node_capacity = (uint32_t)capacity;
-	}
-	return LS_OK;
+	if (builder->node_count > LS_NONE / 2)
+		return ls_layer_refuse(builder, LS_LIMIT, "is one too many for an index", err);
+	status = ls_table_reserve(&builder->children, err);
+	if (!status)
+		status =
+		    ls_array_reserve(&builder->block, &builder->block_bytes, bytes, 1, "bytes of a layer's paths", err);
+	if (!status)
+		builder->nodes = ls_index_nodes(builder->block);
+	return status;
 }
 
 static void bury(struct ls_layer_builder *builder, uint32_t number)
@@ -128,33 +100,32 @@ static int claim(struct ls_layer_builder *builder, uint32_t parent, const char *
 {
 	int status = reserve_node(builder, err);
 	struct ls_index_node fresh = {.parent = parent, .name_length = (uint16_t)length};
-	uint32_t tag;
-	struct slot *slot;
+	struct ls_table_slot *slot;
+	uint32_t hash;
 
 	if (status)
 		return status;
-	tag = hash_child(builder, parent, name, length);
-	slot = find_slot(builder, tag, parent, name, length);
-	*number = slot->node;
-	if (slot->node != LS_NONE) {
-		const struct ls_index_node *old = &builder->nodes[slot->node];
+	hash = hash_child(builder, parent, name, length);
+	slot = find_slot(builder, hash, parent, name, length);
+	*number = slot->number;
+	if (*number != LS_NONE) {
+		const struct ls_index_node *old = &builder->nodes[*number];
 
 		if (directory && is_directory(old))
 			return LS_OK;
 		fresh.name = old->name;
 		fresh.record.flags = old->record.flags & LS_RECORD_WHITEOUT;
-		bury(builder, slot->node);
+		bury(builder, *number);
 	} else {
 		fresh.name = ls_arena_copy(&builder->arena, name, length);
 		if (!fresh.name)
 			return out_of_memory(builder, err);
-		builder->slots_used++;
 	}
 	builder->bytes += LS_LAYER_NODE_BYTES + path_length;
 	*number = builder->node_count++;
 	fresh.inode = *number;
 	builder->nodes[*number] = fresh;
-	*slot = (struct slot){.tag = tag, .node = *number};
+	ls_table_put(&builder->children, slot, hash, *number);
 	return LS_OK;
 }
 
@@ -562,7 +533,7 @@ void ls_layer_builder_free(struct ls_layer_builder *builder)
 	if (!builder)
 		return;
 	ls_arena_free(&builder->arena);
-	free(builder->slots);
+	ls_table_free(&builder->children);
 	free(builder->block);
 	free(builder);
 }
@@ -615,10 +586,9 @@ int ls_layer_builder_finish(struct ls_layer_builder *builder, const uint8_t hash
 
 	settle(builder);
 	/* Paths are not looked up any more, and writing takes memory of its own. */
-	free(builder->slots);
-	builder->slots = NULL;
+	ls_table_free(&builder->children);
 	builder->block = NULL;
 	builder->nodes = NULL;
-	return ls_index_write_over(LS_INDEX_LAYER, 1, hash_key, block, ls_index_block_bytes(builder->node_capacity),
-	                           builder->node_count, contents, content_count, out, err);
+	return ls_index_write_over(LS_INDEX_LAYER, 1, hash_key, block, builder->block_bytes, builder->node_count,
+	                           contents, content_count, out, err);
 }
