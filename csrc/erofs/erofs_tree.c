@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/bytes.h"
 #include "base/whiteout.h"
 
 int erofs_refuse(const struct ls_index *index, uint32_t record, int status, struct ls_error *err, const char *format,
@@ -48,13 +49,6 @@ uint64_t erofs_inode_number(const struct erofs_tree *tree, uint32_t record)
 void erofs_tree_cursor_init(const struct erofs_tree *tree, struct erofs_tree_cursor *cursor, uint32_t directory)
 {
 	*cursor = (struct erofs_tree_cursor){.directory = directory, .next = tree->index->records[directory].data};
-}
-
-static int compare_names(const char *left, size_t left_length, const char *right, size_t right_length)
-{
-	int order = memcmp(left, right, left_length < right_length ? left_length : right_length);
-
-	return order ? order : (left_length > right_length) - (left_length < right_length);
 }
 
 static uint8_t file_type(uint32_t mode)
@@ -112,7 +106,7 @@ static int peek_child(const struct erofs_tree *tree, struct erofs_tree_cursor *c
 static int dot_is_next(const struct erofs_tree_cursor *cursor, const struct erofs_dir_entry *child)
 {
 	return cursor->dots < 2 &&
-	       (!child->name || compare_names("..", cursor->dots + 1, child->name, child->name_length) < 0);
+	       (!child->name || ls_compare("..", cursor->dots + 1, child->name, child->name_length) < 0);
 }
 
 int erofs_tree_next(const struct erofs_tree *tree, struct erofs_tree_cursor *cursor, struct erofs_dir_entry *entry,
@@ -135,7 +129,7 @@ int erofs_tree_next(const struct erofs_tree *tree, struct erofs_tree_cursor *cur
 		cursor->next++;
 	}
 	if (entry->name && cursor->previous &&
-	    compare_names(cursor->previous, cursor->previous_length, entry->name, entry->name_length) >= 0)
+	    ls_compare(cursor->previous, cursor->previous_length, entry->name, entry->name_length) >= 0)
 		return erofs_refuse(tree->index, cursor->directory, LS_CORRUPT, err, "its entries are not in order");
 	cursor->previous = entry->name;
 	cursor->previous_length = entry->name_length;

@@ -2,6 +2,7 @@
 
 #include <string.h>
 
+#include "base/bytes.h"
 #include "erofs_tree.h"
 #include "hash/xxhash32.h"
 
@@ -33,9 +34,7 @@ static const struct prefix *find_prefix(const char *name, size_t length)
 	for (size_t i = 0; i < sizeof(prefixes) / sizeof(prefixes[0]); i++) {
 		size_t bytes = strlen(prefixes[i].text);
 
-		if (length < bytes || memcmp(name, prefixes[i].text, bytes))
-			continue;
-		if (prefixes[i].is_whole_name ? length == bytes : length > bytes)
+		if (ls_begins_with(name, length, prefixes[i].text) && prefixes[i].is_whole_name == (length == bytes))
 			return &prefixes[i];
 	}
 	return NULL;
@@ -61,8 +60,7 @@ int erofs_xattr_parse(const struct ls_index *index, uint32_t record, const struc
 	    .value = cursor->value,
 	    .prefix = prefix->number,
 	};
-	xattr->is_escaped = prefix->number == EROFS_XATTR_TRUSTED && name_length >= strlen(OVERLAY) &&
-	                    !memcmp(xattr->name, OVERLAY, strlen(OVERLAY));
+	xattr->is_escaped = prefix->number == EROFS_XATTR_TRUSTED && ls_begins_with(xattr->name, name_length, OVERLAY);
 	added = xattr->is_escaped ? strlen(OVERLAY) : 0;
 	if (cursor->name_length + added > XATTR_NAME_BYTES)
 		return erofs_refuse(

@@ -4,6 +4,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "base/bytes.h"
 #include "extents.h"
 #include "hash/xxhash32.h"
 
@@ -129,10 +130,7 @@ static int check_attributes(const struct ls_log_record *record)
 
 static int check_name(const uint8_t *name, size_t length)
 {
-	int is_dots = length && length <= 2 && name[0] == '.' && name[length - 1] == '.';
-
-	return length && length <= LS_LOG_MAX_NAME && !is_dots && !memchr(name, 0, length) &&
-	       !memchr(name, '/', length);
+	return length <= LS_LOG_MAX_NAME && ls_is_name(name, length);
 }
 
 static int check_xattr(const struct ls_log_record *record, const uint8_t *payload)

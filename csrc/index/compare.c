@@ -2,6 +2,8 @@
 
 #include <string.h>
 
+#include "base/bytes.h"
+
 /* Both trees are walked side by side, depth first, with a stack of the directories that are open. On damaged
  * indexes this ends, because a child stands after its parent and names it (checked in `read_child`): no record is met
  * twice. */
@@ -184,13 +186,9 @@ static int read_child(const struct comparison *c, enum side side, const struct c
 /* A child that is not there comes after all others. */
 static int compare_names(const struct child *a, const struct child *b)
 {
-	size_t shorter = a->name_length < b->name_length ? a->name_length : b->name_length;
-	int order;
-
 	if (!a->record || !b->record)
 		return a->record ? -1 : 1;
-	order = memcmp(a->name, b->name, shorter);
-	return order ? order : (a->name_length > b->name_length) - (a->name_length < b->name_length);
+	return ls_compare(a->name, a->name_length, b->name, b->name_length);
 }
 
 /* The next name of the directories on top of the stack. */

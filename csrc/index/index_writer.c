@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/bytes.h"
 #include "base/table.h"
 #include "hash/siphash.h"
 #include "trees.h"
@@ -79,10 +80,7 @@ static int group_by_parent(struct writer *w, struct ls_error *err)
 
 static int compare_names(const struct ls_index_node *a, const struct ls_index_node *b)
 {
-	size_t shorter = a->name_length < b->name_length ? a->name_length : b->name_length;
-	int order = memcmp(a->name, b->name, shorter);
-
-	return order ? order : (int)a->name_length - (int)b->name_length;
+	return ls_compare(a->name, a->name_length, b->name, b->name_length);
 }
 
 static int compare_children(const void *a, const void *b, void *nodes)
@@ -113,11 +111,9 @@ static int sort_children(struct writer *w, uint32_t *children, uint32_t count, s
 
 static int check_name(const struct ls_index_node *node, struct ls_error *err)
 {
-	size_t length = node->name_length;
-
-	if (length == 0 || (length <= 2 && !memcmp(node->name, "..", length)))
+	if (!node->name_length || ls_is_dots(node->name, node->name_length))
 		return fail_node(err, LS_INVALID, node, "has a name that cannot stand in a directory");
-	if (memchr(node->name, '/', length) || memchr(node->name, '\0', length))
+	if (!ls_is_name(node->name, node->name_length))
 		return fail_node(err, LS_INVALID, node, "has a '/' or NUL in its name");
 	return LS_OK;
 }

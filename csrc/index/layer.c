@@ -184,13 +184,6 @@ static uint8_t *put(uint8_t *out, uint64_t value, int bytes)
 	return out;
 }
 
-static uint8_t *put_bytes(uint8_t *out, struct ls_bytes bytes)
-{
-	if (bytes.length)
-		memcpy(out, bytes.bytes, bytes.length);
-	return out + bytes.length;
-}
-
 static void encode_xattrs(const struct ls_tar_entry *entry, uint8_t *out)
 {
 	out = put(out, entry->xattr_count, 2);
@@ -199,8 +192,8 @@ static void encode_xattrs(const struct ls_tar_entry *entry, uint8_t *out)
 
 		out = put(out, xattr->name.length, 2);
 		out = put(out, xattr->value.length, 4);
-		out = put_bytes(out, xattr->name);
-		out = put_bytes(out, xattr->value);
+		out = ls_put(out, xattr->name.bytes, xattr->name.length);
+		out = ls_put(out, xattr->value.bytes, xattr->value.length);
 	}
 }
 
@@ -324,7 +317,7 @@ static enum meaning interpret(struct walk *walk)
 		return MEANS_ENTRY;
 	if (is_below_aufs(walk))
 		return MEANS_NOTHING;
-	if (length == strlen(LS_WHITEOUT_OPAQUE) && ls_begins_with(name, length, LS_WHITEOUT_OPAQUE))
+	if (ls_equal(name, length, LS_WHITEOUT_OPAQUE, strlen(LS_WHITEOUT_OPAQUE)))
 		return MEANS_OPAQUE;
 	if (ls_begins_with(name, length, LS_WHITEOUT_AUFS))
 		return MEANS_NOTHING;
@@ -350,7 +343,7 @@ static int add_whiteout(struct ls_layer_builder *builder, struct ls_error *err)
 	uint32_t parent, number;
 	int status;
 
-	if (!length || (name[0] == '.' && (length == 1 || (length == 2 && name[1] == '.'))))
+	if (!length || ls_is_dots(name, length))
 		return ls_layer_refuse(builder, LS_INVALID, "is a whiteout of no name, \".\" or \"..\"", err);
 	status = ls_layer_resolve(builder, walk, err);
 	if (!status)

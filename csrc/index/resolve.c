@@ -4,6 +4,8 @@
 #include <errno.h>
 #include <string.h>
 
+#include "base/bytes.h"
+
 #define NAME_LIMIT 255
 #define WINDOW 64
 
@@ -305,7 +307,7 @@ static int is_absent(const struct ls_index *index, struct ls_path path, struct l
 
 	if (record == LS_NONE || !S_ISDIR(index->records[record].mode) || !length || name[0] == '/')
 		return 0;
-	return !(name[0] == '.' && (length == 1 || (length == 2 && name[1] == '.')));
+	return !ls_is_dots(name, length);
 }
 
 static int resolve_window(const struct ls_index *index, const struct ls_path *paths, size_t n, int follow,

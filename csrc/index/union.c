@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/bytes.h"
+
 /* The next child of one source. */
 struct ls_union_cursor {
 	uint64_t prefix; /* the name's first 8 bytes, zero-padded, as a number that orders as they do */
@@ -83,15 +85,9 @@ static uint64_t name_prefix(const char *name, size_t length)
 
 static int compare_names(const struct ls_union_cursor *a, const struct ls_union_cursor *b)
 {
-	size_t shorter = a->name_length < b->name_length ? a->name_length : b->name_length;
-	int order;
-
 	if (a->prefix != b->prefix)
 		return a->prefix < b->prefix ? -1 : 1;
-	order = memcmp(a->name, b->name, shorter);
-	if (order)
-		return order;
-	return (a->name_length > b->name_length) - (a->name_length < b->name_length);
+	return ls_compare(a->name, a->name_length, b->name, b->name_length);
 }
 
 static int comes_before(const struct ls_union_cursor *a, const struct ls_union_cursor *b)

@@ -25,14 +25,7 @@ static const char *const key_names[TAR_KEYS] = {
 
 static int equal(struct ls_bytes text, const char *name)
 {
-	return text.length == strlen(name) && memcmp(text.bytes, name, text.length) == 0;
-}
-
-static int begins_with(struct ls_bytes text, const char *prefix)
-{
-	size_t length = strlen(prefix);
-
-	return text.length >= length && memcmp(text.bytes, prefix, length) == 0;
+	return ls_equal(text.bytes, text.length, name, strlen(name));
 }
 
 enum tar_number tar_parse_decimal(const uint8_t *text, size_t length, uint64_t *value)
@@ -120,7 +113,8 @@ static int add_xattr(struct ls_tar *tar, struct ls_bytes name, struct ls_bytes v
  * alone, as docker does. */
 static int apply_record(struct ls_tar *tar, struct ls_bytes key, struct ls_bytes value, struct ls_error *err)
 {
-	int xattr = begins_with(key, TAR_XATTR_PREFIX), sparse = begins_with(key, SPARSE_PREFIX);
+	int xattr = ls_begins_with(key.bytes, key.length, TAR_XATTR_PREFIX);
+	int sparse = ls_begins_with(key.bytes, key.length, SPARSE_PREFIX);
 	size_t prefix = strlen(TAR_XATTR_PREFIX);
 	char shown[128];
 
@@ -305,19 +299,16 @@ int tar_value_mtime(struct ls_tar *tar, int *found, struct ls_error *err)
 static int compare_xattrs(const void *a, const void *b)
 {
 	const struct ls_xattr *left = a, *right = b;
-	size_t shorter = left->name.length < right->name.length ? left->name.length : right->name.length;
-	int order = memcmp(left->name.bytes, right->name.bytes, shorter);
+	int order = ls_compare(left->name.bytes, left->name.length, right->name.bytes, right->name.length);
 
 	if (order)
 		return order;
-	if (left->name.length != right->name.length)
-		return left->name.length < right->name.length ? -1 : 1;
 	return left->name.bytes < right->name.bytes ? -1 : left->name.bytes > right->name.bytes;
 }
 
 static int same_name(const struct ls_xattr *a, const struct ls_xattr *b)
 {
-	return a->name.length == b->name.length && memcmp(a->name.bytes, b->name.bytes, a->name.length) == 0;
+	return ls_equal(a->name.bytes, a->name.length, b->name.bytes, b->name.length);
 }
 
 int tar_collect_xattrs(struct ls_tar *tar, struct ls_error *err)

@@ -61,7 +61,7 @@ static int remember(struct ls_tar_writer *writer, struct ls_bytes path, struct l
 
 static int check_component(const struct ls_tar_writer *writer, const uint8_t *name, size_t length, struct ls_error *err)
 {
-	if (!length || (name[0] == '.' && (length == 1 || (length == 2 && name[1] == '.'))))
+	if (!length || ls_is_dots(name, length))
 		return refuse(writer, err, LS_INVALID,
 		              "a path in a layer has no empty component, no \".\" and no \"..\"");
 	if (length > ls_tar_default_limits.name_bytes)

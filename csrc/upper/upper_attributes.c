@@ -32,18 +32,13 @@ static int failed(const struct upper_reader *reader, struct ls_error *err)
 
 /* ---- extended attributes ---- */
 
-static int begins_with(const char *name, size_t length, const char *prefix)
-{
-	return length >= strlen(prefix) && !memcmp(name, prefix, strlen(prefix));
-}
-
 /* What no entry has: overlayfs's attributes, and those that the host's kernel makes for itself. */
 static int is_left_out(const char *name, size_t length)
 {
 	static const char *const prefixes[] = {LS_OVERLAY, "security.selinux", "security.ima", "security.evm"};
 
 	for (size_t i = 0; i < sizeof(prefixes) / sizeof(*prefixes); i++)
-		if (begins_with(name, length, prefixes[i]))
+		if (ls_begins_with(name, length, prefixes[i]))
 			return 1;
 	return 0;
 }
@@ -101,9 +96,8 @@ static int compare_xattrs(const void *left, const void *right)
 {
 	const struct ls_bytes a = ((const struct ls_xattr *)left)->name;
 	const struct ls_bytes b = ((const struct ls_xattr *)right)->name;
-	int order = memcmp(a.bytes, b.bytes, a.length < b.length ? a.length : b.length);
 
-	return order ? order : (a.length > b.length) - (a.length < b.length);
+	return ls_compare(a.bytes, a.length, b.bytes, b.length);
 }
 
 /* Take those of the names listed that there still are. */
@@ -291,7 +285,7 @@ int upper_describe_record(const struct upper_reader *reader, uint32_t number, st
 
 static int same_bytes(struct ls_bytes a, const void *bytes, size_t length)
 {
-	return a.length == length && (!length || !memcmp(a.bytes, bytes, length));
+	return ls_equal(a.bytes, a.length, bytes, length);
 }
 
 static int has_xattrs(const struct upper_reader *reader, const struct upper_attributes *attributes,

@@ -9,6 +9,7 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
+#include "base/bytes.h"
 #include "base/whiteout.h"
 #include "upper_walk.h"
 
@@ -117,17 +118,11 @@ int upper_walk_origin(const struct upper_walk *walk, const struct upper_item *it
 
 /* ---- the items of a directory ---- */
 
-static int compare_names(const struct upper_item *a, const struct upper_item *b)
+static int compare_by_name(const void *left, const void *right)
 {
-	size_t shorter = a->length < b->length ? a->length : b->length;
-	int order = memcmp(a->name, b->name, shorter);
+	const struct upper_item *a = left, *b = right;
 
-	return order ? order : (int)a->length - (int)b->length;
-}
-
-static int compare_by_name(const void *a, const void *b)
-{
-	return compare_names(a, b);
+	return ls_compare(a->name, a->length, b->name, b->length);
 }
 
 /* The byte of a name at `at`, behind that of an inside its '/'; -1 at the end. */
@@ -155,7 +150,7 @@ static int append_name(struct upper_frame *frame, const struct dirent64 *entry, 
 	const char *name = entry->d_name;
 	int status;
 
-	if (name[0] == '.' && (!name[1] || (name[1] == '.' && !name[2])))
+	if (ls_is_dots(name, strlen(name)))
 		return LS_OK;
 	status = ls_buffer_append(&frame->names, &entry->d_type, 1, err);
 	if (!status)
