@@ -17,8 +17,6 @@ static const struct ls_kernel *at(const void *kernels, size_t i, size_t struct_b
 int ls_kernel_find(const char *what, const void *kernels, size_t n, size_t struct_bytes, const char *name,
                    size_t *found, struct ls_error *err)
 {
-	char printable[128];
-
 	if (!name || !strcmp(name, "auto")) {
 		*found = n - 1;
 		while (!ls_kernel_runs_here(at(kernels, *found, struct_bytes)))
@@ -38,7 +36,6 @@ int ls_kernel_find(const char *what, const void *kernels, size_t n, size_t struc
 		*found = i;
 		return LS_OK;
 	}
-	ls_printable(printable, sizeof(printable), name, strlen(name));
 	return ls_fail(err, LS_NOT_FOUND, "there is no %s kernel \"%s\" in this build; ask for \"auto\"", what,
-	               printable);
+	               LS_SHOWN_TEXT(name));
 }

@@ -254,15 +254,12 @@ static int begin_content(struct ls_ingest *in, const struct ls_tar_entry *entry,
 
 static int check_index(const struct ls_ingest *in, const struct ls_tar_entry *entry, struct ls_error *err)
 {
-	char path[256];
-
 	if (ls_layer_builder_bytes(in->builder) <= in->limits.index_bytes)
 		return LS_OK;
 	return ls_fail(err, LS_LIMIT,
 	               "the layer's entry \"%s\" (at byte %" PRIu64 " of its tar) brings what its entries take to more "
 	               "than the %" PRIu64 " bytes that the limits index_bytes and index_ratio allow",
-	               ls_printable(path, sizeof(path), entry->path.bytes, entry->path.length), entry->position,
-	               in->limits.index_bytes);
+	               LS_SHOWN(entry->path.bytes, entry->path.length), entry->position, in->limits.index_bytes);
 }
 
 static int take_entry(struct ls_ingest *in, const struct ls_tar_entry *entry, struct ls_error *err)

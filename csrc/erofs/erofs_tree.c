@@ -12,16 +12,16 @@ int erofs_refuse(const struct ls_index *index, uint32_t record, int status, stru
 {
 	const struct ls_record *at = &index->records[record];
 	const char *path = "";
-	char printable[400], reason[500];
+	char reason[500];
 	va_list arguments;
 
 	if (ls_index_string(index, at->path, at->path_length, &path, NULL))
 		path = "";
-	ls_printable(printable, sizeof(printable), path, *path ? at->path_length : 0);
 	va_start(arguments, format);
 	vsnprintf(reason, sizeof(reason), format, arguments);
 	va_end(arguments);
-	return ls_fail(err, status, "writing the EROFS image of a chain: '/%s': %s", printable, reason);
+	return ls_fail(err, status, "writing the EROFS image of a chain: '/%s': %s",
+	               LS_SHOWN(path, *path ? at->path_length : 0), reason);
 }
 
 int erofs_is_hidden(const struct ls_record *record)

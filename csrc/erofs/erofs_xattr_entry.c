@@ -50,9 +50,7 @@ int erofs_xattr_parse(const struct ls_index *index, uint32_t record, const struc
 {
 	const struct prefix *prefix = find_prefix(cursor->name, cursor->name_length);
 	size_t prefix_length, name_length, added;
-	char printable[160];
 
-	ls_printable(printable, sizeof(printable), cursor->name, cursor->name_length);
 	prefix_length = strlen(prefix->text);
 	name_length = cursor->name_length - prefix_length;
 	*xattr = (struct erofs_xattr){
@@ -66,12 +64,12 @@ int erofs_xattr_parse(const struct ls_index *index, uint32_t record, const struc
 		return erofs_refuse(
 		    index, record, LS_LIMIT, err,
 		    "the name of its extended attribute '%s' has %zu bytes, more than the %zu that can be shown",
-		    printable, cursor->name_length, XATTR_NAME_BYTES - added);
+		    LS_SHOWN(cursor->name, cursor->name_length), cursor->name_length, XATTR_NAME_BYTES - added);
 	if (cursor->value_length > EROFS_XATTR_VALUE_BYTES)
 		return erofs_refuse(
 		    index, record, LS_LIMIT, err,
 		    "the value of its extended attribute '%s' has %zu bytes, more than the %u that EROFS holds",
-		    printable, cursor->value_length, EROFS_XATTR_VALUE_BYTES);
+		    LS_SHOWN(cursor->name, cursor->name_length), cursor->value_length, EROFS_XATTR_VALUE_BYTES);
 	xattr->name_length = (uint8_t)name_length;
 	xattr->value_length = (uint16_t)cursor->value_length;
 	return LS_OK;

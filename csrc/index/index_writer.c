@@ -44,10 +44,8 @@ static struct ls_record *record_at(const struct writer *w, uint32_t number)
 
 static int fail_node(struct ls_error *err, int status, const struct ls_index_node *node, const char *why)
 {
-	char name[256];
-
-	ls_printable(name, sizeof(name), node->name, node->name_length);
-	return ls_fail(err, status, "writing an index: the node named \"%s\" %s", name, why);
+	return ls_fail(err, status, "writing an index: the node named \"%s\" %s",
+	               LS_SHOWN(node->name, node->name_length), why);
 }
 
 /* Pass 1: group the written nodes by parent, in the order in which they were given. */

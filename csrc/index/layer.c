@@ -12,11 +12,10 @@ enum meaning { MEANS_ENTRY, MEANS_WHITEOUT, MEANS_OPAQUE, MEANS_NOTHING };
 
 int ls_layer_refuse(const struct ls_layer_builder *builder, int status, const char *why, struct ls_error *err)
 {
-	char path[512];
+	struct ls_bytes path = builder->entry->path;
 
-	ls_printable(path, sizeof(path), builder->entry->path.bytes, builder->entry->path.length);
-	return ls_fail(err, status, "the layer's entry \"%s\" (at byte %" PRIu64 " of its tar) %s", path,
-	               builder->entry->position, why);
+	return ls_fail(err, status, "the layer's entry \"%s\" (at byte %" PRIu64 " of its tar) %s",
+	               LS_SHOWN(path.bytes, path.length), builder->entry->position, why);
 }
 
 static int out_of_memory(const struct ls_layer_builder *builder, struct ls_error *err)

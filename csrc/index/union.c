@@ -274,19 +274,17 @@ static int fail_link(const struct ls_union *u, struct ls_source link, struct ls_
 	const struct ls_index *layer = u->layers[link.layer];
 	const struct ls_record *record = ls_union_record(u, link);
 	const char *path, *target;
-	char path_text[400], target_text[400];
 	int status = ls_index_string(layer, record->path, record->path_length, &path, err);
 
 	if (!status)
 		status = ls_index_string(layer, record->data, record->size, &target, err);
 	if (status)
 		return status;
-	ls_printable(path_text, sizeof(path_text), path, record->path_length);
-	ls_printable(target_text, sizeof(target_text), target, record->size);
 	return ls_fail(err, LS_INVALID,
 	               "%s: \"%s\" of layer %u is a hard link to \"%s\", and the layers below it show no file there; "
 	               "the image is broken: build or pull it again",
-	               u->doing, path_text, u->number[link.layer], target_text);
+	               u->doing, LS_SHOWN(path, record->path_length), u->number[link.layer],
+	               LS_SHOWN(target, record->size));
 }
 
 int ls_union_follow(const struct ls_union *u, struct ls_source link, struct ls_source *found, struct ls_error *err)

@@ -10,7 +10,6 @@
 
 #include "inside.h"
 
-#define SHOWN_SIZE 320
 #define MAX_RACES 32
 
 int ls_open_inside(int root_fd, const char *path, int flags, int links, int *fd, struct ls_error *err)
@@ -19,7 +18,6 @@ int ls_open_inside(int root_fd, const char *path, int flags, int links, int *fd,
 	    .flags = (uint64_t)(unsigned int)(flags | O_CLOEXEC),
 	    .resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS | (links ? 0 : RESOLVE_NO_SYMLINKS),
 	};
-	char shown[SHOWN_SIZE];
 	int races = 0;
 
 	/* EAGAIN: something was renamed while ".." was looked up, and the kernel could not tell whether it stayed inside. */
@@ -32,6 +30,5 @@ int ls_open_inside(int root_fd, const char *path, int flags, int links, int *fd,
 		return ls_fail(
 		    err, LS_UNSUPPORTED,
 		    "this kernel cannot open a path inside a root directory (openat2): Linux >= 5.6 is needed");
-	return ls_fail_errno(err, "cannot open \"%s\" inside the root directory",
-	                     ls_printable(shown, sizeof(shown), path, strlen(path)));
+	return ls_fail_errno(err, "cannot open \"%s\" inside the root directory", LS_SHOWN_TEXT(path));
 }

@@ -30,12 +30,8 @@ struct removal {
 
 static int fail(const struct removal *removal, const char *name)
 {
-	char container[LS_SHOWN_SIZE], shown[LS_SHOWN_SIZE];
-
-	return ls_fail_errno(
-	    removal->err, "cannot remove \"%s\" of container \"%s\"",
-	    ls_printable(shown, sizeof(shown), name, strlen(name)),
-	    ls_printable(container, sizeof(container), removal->container, strlen(removal->container)));
+	return ls_fail_errno(removal->err, "cannot remove \"%s\" of container \"%s\"", LS_SHOWN_TEXT(name),
+	                     LS_SHOWN_TEXT(removal->container));
 }
 
 /* The directory opened for reading, NULL with errno otherwise: EBUSY where it is a mount. */
@@ -159,7 +155,7 @@ static int remove_opened(struct removal *removal, int containers_fd, DIR *top)
 
 static int check_unmounted(int containers_fd, const char *name, struct ls_error *err)
 {
-	char root[NAME_MAX + sizeof("/root")], shown[LS_SHOWN_SIZE];
+	char root[NAME_MAX + sizeof("/root")];
 	int mounted;
 	int status;
 
@@ -169,7 +165,7 @@ static int check_unmounted(int containers_fd, const char *name, struct ls_error 
 		return status;
 	errno = EBUSY;
 	return ls_fail_errno(err, "cannot remove container \"%s\", which is mounted: unmount it first",
-	                     ls_printable(shown, sizeof(shown), name, strlen(name)));
+	                     LS_SHOWN_TEXT(name));
 }
 
 static int remove_container(int containers_fd, const char *name, struct ls_error *err)

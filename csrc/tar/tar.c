@@ -21,7 +21,7 @@ const struct ls_tar_limits ls_tar_default_limits = {
 
 int tar_fail(const struct ls_tar *tar, struct ls_error *err, int status, const char *format, ...)
 {
-	char detail[512], path[256];
+	char detail[512];
 	va_list arguments;
 
 	va_start(arguments, format);
@@ -29,8 +29,8 @@ int tar_fail(const struct ls_tar *tar, struct ls_error *err, int status, const c
 	va_end(arguments);
 	if (!tar->entry.path.bytes)
 		return ls_fail(err, status, "tar header at byte %" PRIu64 ": %s", tar->header_position, detail);
-	ls_printable(path, sizeof(path), tar->entry.path.bytes, tar->entry.path.length);
-	return ls_fail(err, status, "tar header at byte %" PRIu64 " (\"%s\"): %s", tar->header_position, path, detail);
+	return ls_fail(err, status, "tar header at byte %" PRIu64 " (\"%s\"): %s", tar->header_position,
+	               LS_SHOWN(tar->entry.path.bytes, tar->entry.path.length), detail);
 }
 
 int ls_tar_new(struct ls_tar **tar, const struct ls_tar_limits *limits, struct ls_error *err)

@@ -57,12 +57,10 @@ static int field_signed(const struct ls_tar *tar, const uint8_t *field, size_t w
                         struct ls_error *err)
 {
 	enum tar_number result = tar_parse_field(field, width, value);
-	char text[64];
 
 	if (result == TAR_NUMBER_OK)
 		return LS_OK;
-	ls_printable(text, sizeof(text), field, width);
-	return tar_fail(tar, err, LS_CORRUPT, "the field %s holds \"%s\", which %s", name, text,
+	return tar_fail(tar, err, LS_CORRUPT, "the field %s holds \"%s\", which %s", name, LS_SHOWN(field, width),
 	                result == TAR_NUMBER_RANGE ? "does not fit 64 bits" : "is not an octal or base-256 number");
 }
 
@@ -121,7 +119,6 @@ static int read_type(struct ls_tar *tar, uint8_t type, struct ls_error *err)
 	    LS_TAR_REGULAR, LS_TAR_HARDLINK,  LS_TAR_SYMLINK, LS_TAR_CHAR,
 	    LS_TAR_BLOCK,   LS_TAR_DIRECTORY, LS_TAR_FIFO,    LS_TAR_REGULAR,
 	};
-	char letter[8];
 
 	if (type == 0 || type == 'S')
 		tar->entry.type = LS_TAR_REGULAR;
@@ -130,7 +127,7 @@ static int read_type(struct ls_tar *tar, uint8_t type, struct ls_error *err)
 	else
 		return tar_fail(tar, err, LS_INVALID,
 		                "entries of type '%s' are not supported; write the archive without them",
-		                ls_printable(letter, sizeof(letter), &type, 1));
+		                LS_SHOWN(&type, 1));
 	return LS_OK;
 }
 
@@ -147,16 +144,15 @@ static int check_text(const struct ls_tar *tar, struct ls_bytes text, const char
 {
 	size_t path_bytes = tar->limits.path_bytes, name_bytes = tar->limits.name_bytes;
 	const uint8_t *at = text.bytes, *end = text.bytes + text.length;
-	char shown[256];
 
 	if (!text.length)
 		return tar_fail(tar, err, LS_INVALID, "the %s is empty", what);
 	if (text.length > path_bytes)
 		return tar_fail(tar, err, LS_LIMIT, "the %s \"%s\" has %zu bytes, more than the limit path_bytes (%zu)",
-		                what, ls_printable(shown, sizeof(shown), at, text.length), text.length, path_bytes);
+		                what, LS_SHOWN(at, text.length), text.length, path_bytes);
 	if (memchr(at, 0, text.length))
 		return tar_fail(tar, err, LS_INVALID, "the %s \"%s\" contains a NUL byte", what,
-		                ls_printable(shown, sizeof(shown), at, text.length));
+		                LS_SHOWN(at, text.length));
 	while (is_path && (size_t)(end - at) > name_bytes) {
 		const uint8_t *slash = memchr(at, '/', (size_t)(end - at));
 		size_t length = (size_t)((slash ? slash : end) - at);
@@ -165,7 +161,7 @@ static int check_text(const struct ls_tar *tar, struct ls_bytes text, const char
 			return tar_fail(
 			    tar, err, LS_LIMIT,
 			    "the %s has the component \"%s\" of %zu bytes, more than the limit name_bytes (%zu)", what,
-			    ls_printable(shown, sizeof(shown), at, length), length, name_bytes);
+			    LS_SHOWN(at, length), length, name_bytes);
 		at += length + !!slash;
 	}
 	return LS_OK;

@@ -116,11 +116,10 @@ static int apply_record(struct ls_tar *tar, struct ls_bytes key, struct ls_bytes
 	int xattr = ls_begins_with(key.bytes, key.length, TAR_XATTR_PREFIX);
 	int sparse = ls_begins_with(key.bytes, key.length, SPARSE_PREFIX);
 	size_t prefix = strlen(TAR_XATTR_PREFIX);
-	char shown[128];
 
 	if ((xattr || sparse) && tar->extended_type == 'g')
 		return tar_fail(tar, err, LS_INVALID, "a global pax header has %s, which cannot hold for every entry",
-		                ls_printable(shown, sizeof(shown), key.bytes, key.length));
+		                LS_SHOWN(key.bytes, key.length));
 	if (xattr)
 		return add_xattr(tar, (struct ls_bytes){key.bytes + prefix, key.length - prefix}, value, err);
 	if (sparse && equal(key, SPARSE_PREFIX "offset"))
@@ -160,15 +159,11 @@ static int read_records(struct ls_tar *tar, const uint8_t *body, size_t length, 
 		size_t record = split_record(body + at, length - at, &key, &value);
 		int status;
 
-		if (!record) {
-			char shown[64];
-
-			ls_printable(shown, sizeof(shown), body + at, length - at);
+		if (!record)
 			return tar_fail(
 			    tar, err, LS_CORRUPT,
-			    "the pax record \"%s\", %zu bytes into the extended header, is not LENGTH KEY=VALUE", shown,
-			    at);
-		}
+			    "the pax record \"%s\", %zu bytes into the extended header, is not LENGTH KEY=VALUE",
+			    LS_SHOWN(body + at, length - at), at);
 		status = apply_record(tar, key, value, err);
 		if (status)
 			return status;
@@ -221,7 +216,6 @@ int tar_value_unsigned(const struct ls_tar *tar, enum tar_key key, int *found, u
 {
 	struct ls_bytes text;
 	enum tar_number result, negative = TAR_NUMBER_GARBAGE;
-	char shown[64];
 
 	*found = tar_value(tar, key, &text);
 	if (!*found)
@@ -229,13 +223,13 @@ int tar_value_unsigned(const struct ls_tar *tar, enum tar_key key, int *found, u
 	result = tar_parse_decimal(text.bytes, text.length, number);
 	if (result == TAR_NUMBER_OK)
 		return LS_OK;
-	ls_printable(shown, sizeof(shown), text.bytes, text.length);
 	if (text.bytes[0] == '-')
 		negative = tar_parse_decimal(text.bytes + 1, text.length - 1, number);
 	if (result == TAR_NUMBER_RANGE || negative != TAR_NUMBER_GARBAGE)
 		return tar_fail(tar, err, LS_INVALID, "the pax record %s=%s is negative or does not fit 64 bits",
-		                key_names[key], shown);
-	return tar_fail(tar, err, LS_CORRUPT, "the pax record %s=%s is not a decimal number", key_names[key], shown);
+		                key_names[key], LS_SHOWN(text.bytes, text.length));
+	return tar_fail(tar, err, LS_CORRUPT, "the pax record %s=%s is not a decimal number", key_names[key],
+	                LS_SHOWN(text.bytes, text.length));
 }
 
 /* The first nine digits behind the point, as nanoseconds. */
@@ -281,7 +275,6 @@ int tar_value_mtime(struct ls_tar *tar, int *found, struct ls_error *err)
 {
 	struct ls_bytes text;
 	enum tar_number result;
-	char shown[64];
 
 	*found = tar_value(tar, TAR_KEY_MTIME, &text);
 	if (!*found)
@@ -289,10 +282,11 @@ int tar_value_mtime(struct ls_tar *tar, int *found, struct ls_error *err)
 	result = parse_time(text, &tar->entry.mtime_seconds, &tar->entry.mtime_nanoseconds);
 	if (result == TAR_NUMBER_OK)
 		return LS_OK;
-	ls_printable(shown, sizeof(shown), text.bytes, text.length);
 	if (result == TAR_NUMBER_RANGE)
-		return tar_fail(tar, err, LS_INVALID, "the pax record mtime=%s does not fit 64 bits", shown);
-	return tar_fail(tar, err, LS_CORRUPT, "the pax record mtime=%s is not a decimal number", shown);
+		return tar_fail(tar, err, LS_INVALID, "the pax record mtime=%s does not fit 64 bits",
+		                LS_SHOWN(text.bytes, text.length));
+	return tar_fail(tar, err, LS_CORRUPT, "the pax record mtime=%s is not a decimal number",
+	                LS_SHOWN(text.bytes, text.length));
 }
 
 /* By name, then by the order in the archive: values lie in that order. */

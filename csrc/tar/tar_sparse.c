@@ -122,12 +122,10 @@ int tar_sparse_extension(struct ls_tar *tar, const uint8_t *block, struct ls_err
 static int record_number(struct ls_tar *tar, const char *name, const uint8_t *text, size_t length, uint64_t *number,
                          struct ls_error *err)
 {
-	char shown[64];
-
 	if (tar_parse_decimal(text, length, number) == TAR_NUMBER_OK)
 		return LS_OK;
 	return tar_fail(tar, err, LS_CORRUPT, "the pax record %s has \"%s\" where a decimal number of 64 bits belongs",
-	                name, ls_printable(shown, sizeof(shown), text, length));
+	                name, LS_SHOWN(text, length));
 }
 
 int tar_sparse_offset(struct ls_tar *tar, const uint8_t *text, size_t length, struct ls_error *err)

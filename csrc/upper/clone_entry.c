@@ -12,8 +12,6 @@
 #include "clone_content.h"
 #include "clone_entry.h"
 
-#define SHOWN_SIZE 320
-
 /* Whose attributes: those of a descriptor, or where there can be none (links, devices) those at a path. */
 struct subject {
 	int fd;
@@ -22,11 +20,8 @@ struct subject {
 
 int ls_clone_fail(const struct ls_clone *clone, const char *name)
 {
-	char shown[SHOWN_SIZE], tree[SHOWN_SIZE];
-
-	return ls_fail_errno(clone->err, "cannot clone \"%s\" of \"%s\"",
-	                     ls_printable(shown, sizeof(shown), name, strlen(name)),
-	                     ls_printable(tree, sizeof(tree), clone->shared->source, strlen(clone->shared->source)));
+	return ls_fail_errno(clone->err, "cannot clone \"%s\" of \"%s\"", LS_SHOWN_TEXT(name),
+	                     LS_SHOWN_TEXT(clone->shared->source));
 }
 
 static struct subject of_fd(int fd)

@@ -314,14 +314,11 @@ static int take_content(struct ls_upper *upper, struct ls_upper_entry *entry, in
 static int fail_metacopy(const struct ls_upper *upper, struct ls_error *err)
 {
 	const struct upper_redirect *redirect = &upper->attributes.redirect;
-	char path[256], origin[256];
 
-	ls_printable(path, sizeof(path), upper->walk.path, upper->walk.path_length);
-	ls_printable(origin, sizeof(origin), redirect->text, redirect->length);
 	return ls_fail(err, LS_CORRUPT,
 	               "the container's \"/%s\" has the content of a file of the image (trusted.overlay.metacopy, "
 	               "redirect \"%s\") that the image does not have; its upper directory is damaged",
-	               path, origin);
+	               LS_SHOWN(upper->walk.path, upper->walk.path_length), LS_SHOWN(redirect->text, redirect->length));
 }
 
 /* Of a file whose attributes alone are in the upper directory, find the record that has its content. */

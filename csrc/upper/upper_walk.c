@@ -13,7 +13,6 @@
 #include "base/whiteout.h"
 #include "upper_walk.h"
 
-#define SHOWN_SIZE 320
 #define NAMES_BYTES 65536
 /* Directories that are open at once; a deeper tree costs opening those above again, and not the process's descriptors. */
 #define OPEN_DIRECTORIES 64
@@ -22,10 +21,8 @@
 
 int upper_walk_fail(const struct upper_walk *walk, struct ls_error *err)
 {
-	char shown[SHOWN_SIZE];
-
 	return ls_fail_errno(err, "cannot read what a container changed at \"/%s\"",
-	                     ls_printable(shown, sizeof(shown), walk->path, walk->path_length));
+	                     LS_SHOWN(walk->path, walk->path_length));
 }
 
 static int out_of_memory(struct ls_error *err)
@@ -379,7 +376,6 @@ static int open_again(struct upper_walk *walk, struct upper_frame *frame, struct
 	    .resolve = RESOLVE_NO_SYMLINKS | RESOLVE_BENEATH | RESOLVE_NO_XDEV,
 	};
 	char path[LS_INDEX_MAX_PATH_BYTES + 1];
-	char shown[SHOWN_SIZE];
 	struct stat status;
 	int races = 0;
 
@@ -393,7 +389,7 @@ static int open_again(struct upper_walk *walk, struct upper_frame *frame, struct
 		return ls_fail_errno(err,
 		                     "cannot open a container's \"/%s\" again, as something was renamed at each of %d "
 		                     "tries; try again when less goes on",
-		                     ls_printable(shown, sizeof(shown), walk->path, walk->path_length), MAX_RACES);
+		                     LS_SHOWN(walk->path, walk->path_length), MAX_RACES);
 	if (frame->fd < 0 || fstat(frame->fd, &status))
 		return upper_walk_fail(walk, err);
 	if (status.st_dev == frame->device && status.st_ino == frame->inode)
@@ -417,7 +413,6 @@ int upper_walk_next(struct upper_walk *walk, struct upper_item **item, struct ls
 {
 	struct upper_frame *frame = upper_walk_top(walk);
 	size_t used = frame->path_length;
-	char shown[SHOWN_SIZE];
 
 	*item = NULL;
 	if (frame->next == frame->count)
@@ -426,7 +421,7 @@ int upper_walk_next(struct upper_walk *walk, struct upper_item **item, struct ls
 	if (used + (used > 0) + (*item)->length > sizeof(walk->path))
 		return ls_fail(err, LS_LIMIT,
 		               "a path of the container has more than %zu bytes, which a layer cannot hold: \"/%s\"",
-		               sizeof(walk->path), ls_printable(shown, sizeof(shown), walk->path, used));
+		               sizeof(walk->path), LS_SHOWN(walk->path, used));
 	if (used)
 		walk->path[used++] = '/';
 	memcpy(walk->path + used, (*item)->name, (*item)->length);
