@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "base/bytes.h"
+#include "base/files.h"
 #include "base/whiteout.h"
 #include "upper_walk.h"
 
@@ -371,21 +372,15 @@ int upper_walk_enter(struct upper_walk *walk, int fd, uint32_t origin, uint32_t 
 
 static int open_again(struct upper_walk *walk, struct upper_frame *frame, struct ls_error *err)
 {
-	struct open_how how = {
-	    .flags = O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC,
-	    .resolve = RESOLVE_NO_SYMLINKS | RESOLVE_BENEATH | RESOLVE_NO_XDEV,
-	};
 	char path[LS_INDEX_MAX_PATH_BYTES + 1];
 	struct stat status;
-	int races = 0;
 
 	walk->path_length = frame->path_length;
 	memcpy(path, walk->path, frame->path_length);
 	path[frame->path_length] = '\0';
-	do
-		frame->fd = (int)syscall(SYS_openat2, walk->frames[0].fd, path, &how, sizeof(how));
-	while (frame->fd < 0 && (errno == EAGAIN || errno == EINTR) && ++races < MAX_RACES);
-	if (races == MAX_RACES)
+	frame->fd = ls_open_resolved(walk->frames[0].fd, path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW,
+	                             RESOLVE_NO_SYMLINKS | RESOLVE_BENEATH | RESOLVE_NO_XDEV, MAX_RACES);
+	if (frame->fd < 0 && errno == EAGAIN)
 		return ls_fail_errno(err,
 		                     "cannot open a container's \"/%s\" again, as something was renamed at each of %d "
 		                     "tries; try again when less goes on",
