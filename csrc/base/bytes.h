@@ -48,6 +48,18 @@ static inline int ls_is_name(const void *name, size_t length)
 	return length && !ls_is_dots(name, length) && !memchr(name, '/', length) && !memchr(name, 0, length);
 }
 
+/* Write two digits for each byte, without a zero byte behind; returns where they end. */
+static inline char *ls_hex(char *out, const uint8_t *bytes, size_t length)
+{
+	static const char digits[] = "0123456789abcdef";
+
+	for (size_t i = 0; i < length; i++) {
+		*out++ = digits[bytes[i] >> 4];
+		*out++ = digits[bytes[i] & 15];
+	}
+	return out;
+}
+
 /* Write them; returns where they end. */
 static inline uint8_t *ls_put(uint8_t *at, const void *bytes, size_t length)
 {

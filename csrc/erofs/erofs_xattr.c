@@ -89,16 +89,12 @@ static struct erofs_xattr overlay_xattr(const char *name, const char *value, int
 
 static int spell_object(const uint8_t digest[32], char *out)
 {
-	static const char hex[] = "0123456789abcdef";
-	int length = 0;
+	char *at = out;
 
-	for (int i = 0; i < 32; i++) {
-		if (i < 2)
-			out[length++] = '/';
-		out[length++] = hex[digest[i] >> 4];
-		out[length++] = hex[digest[i] & 15];
-	}
-	return length;
+	*at++ = '/';
+	at = ls_hex(at, digest, 1);
+	*at++ = '/';
+	return (int)(ls_hex(at, digest + 1, 31) - out);
 }
 
 static int spell_slot(const struct ls_location *location, char *out)

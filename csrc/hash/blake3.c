@@ -283,6 +283,15 @@ int ls_b3_hash_many(const struct ls_b3_kernel *kernel, const uint8_t *const *in,
 	return status;
 }
 
+int ls_b3_hash(const void *bytes, size_t length, uint8_t digest[LS_B3_DIGEST_BYTES], struct ls_error *err)
+{
+	const struct ls_b3_kernel *kernel;
+	const uint8_t *in = bytes;
+	int status = ls_b3_kernel_find(NULL, &kernel, err);
+
+	return status ? status : ls_b3_hash_many(kernel, &in, &length, 1, digest, err);
+}
+
 /* ---- one input in pieces ---- */
 
 void ls_b3_hasher_init(struct ls_b3_hasher *hasher, const struct ls_b3_kernel *kernel)

@@ -32,6 +32,9 @@ int ls_b3_kernel_find(const char *name, const struct ls_b3_kernel **kernel, stru
 int ls_b3_hash_many(const struct ls_b3_kernel *kernel, const uint8_t *const *in, const size_t *length, size_t n,
                     uint8_t *out, struct ls_error *err);
 
+/* The digest of one input, by the fastest kernel. */
+int ls_b3_hash(const void *bytes, size_t length, uint8_t digest[LS_B3_DIGEST_BYTES], struct ls_error *err);
+
 /* Incremental hashing of one input that arrives in pieces, at the full speed of the kernel when the
  * pieces are large. Plain memory, nothing to free, may be copied. */
 struct ls_b3_hasher {

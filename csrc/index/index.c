@@ -2,6 +2,7 @@
 
 #include <string.h>
 
+#include "base/bytes.h"
 #include "hash/blake3.h"
 #include "hash/siphash.h"
 
@@ -9,19 +10,10 @@ _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the sections are used
 
 #define HEADER_DIGEST_AT offsetof(struct ls_index_header, header_digest)
 
-int ls_index_digest(const void *bytes, size_t length, uint8_t digest[32], struct ls_error *err)
-{
-	const struct ls_b3_kernel *kernel;
-	const uint8_t *in = bytes;
-	int status = ls_b3_kernel_find(NULL, &kernel, err);
-
-	return status ? status : ls_b3_hash_many(kernel, &in, &length, 1, digest, err);
-}
-
 static int check_header_digest(const struct ls_index_header *header, struct ls_error *err)
 {
 	uint8_t digest[LS_B3_DIGEST_BYTES];
-	int status = ls_index_digest(header, HEADER_DIGEST_AT, digest, err);
+	int status = ls_b3_hash(header, HEADER_DIGEST_AT, digest, err);
 
 	if (status)
 		return status;
@@ -241,6 +233,31 @@ int ls_index_lookup(const struct ls_index *index, const char *path, size_t lengt
 	return probe(index, ls_siphash13(index->header->hash_key, path, length), path, length, record, err);
 }
 
+int ls_index_lookup_below(const struct ls_index *index, uint32_t directory, const char *name, size_t length,
+                          uint32_t *record, struct ls_error *err)
+{
+	const struct ls_record *above = NULL;
+	char path[LS_INDEX_MAX_PATH_BYTES];
+	const char *start = NULL;
+	size_t used;
+	int status = ls_index_record(index, directory, &above, err);
+
+	*record = LS_NONE;
+	if (!status)
+		status = ls_index_string(index, above->path, above->path_length, &start, err);
+	if (status)
+		return status;
+	used = above->path_length;
+	if (!used)
+		return ls_index_lookup(index, name, length, record, err);
+	if (used + 1 + length > sizeof(path))
+		return LS_OK;
+	memcpy(path, start, used);
+	path[used++] = '/';
+	memcpy(path + used, name, length);
+	return ls_index_lookup(index, path, used + length, record, err);
+}
+
 /* A lookup follows two dependent cache misses, the slot and the path. The stages below take each of them for a
  * window of paths at once: fetch the home slots; look at them and fetch the paths; compare. (A stage that did nothing
  * but prefetch would be for GCC a function without effects, and its calls dropped.) */
@@ -369,4 +386,18 @@ int ls_index_xattr_block(const struct ls_index *index, uint32_t block, const uin
 	*bytes = block ? index->heap + block : NULL;
 	*length = block ? cursor.position - block : 0;
 	return LS_OK;
+}
+
+int ls_index_same_xattrs(const struct ls_index *a, uint32_t block_a, const struct ls_index *b, uint32_t block_b,
+                         int *same, struct ls_error *err)
+{
+	const uint8_t *bytes_a = NULL, *bytes_b = NULL;
+	size_t length_a = 0, length_b = 0;
+	int status = ls_index_xattr_block(a, block_a, &bytes_a, &length_a, err);
+
+	if (!status)
+		status = ls_index_xattr_block(b, block_b, &bytes_b, &length_b, err);
+	if (!status)
+		*same = ls_equal(bytes_a, length_a, bytes_b, length_b);
+	return status;
 }

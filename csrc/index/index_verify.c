@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/bytes.h"
+#include "hash/blake3.h"
 #include "trees.h"
 
 /* One message for every find: what to do about it is the same. */
@@ -17,7 +18,7 @@ int ls_index_verify_digest(const struct ls_index *index, struct ls_error *err)
 	const struct ls_index_header *header = index->header;
 	const uint8_t *body = (const uint8_t *)(header + 1);
 	uint8_t digest[32];
-	int status = ls_index_digest(body, (size_t)(index->heap - body) + header->heap_bytes, digest, err);
+	int status = ls_b3_hash(body, (size_t)(index->heap - body) + header->heap_bytes, digest, err);
 
 	if (status)
 		return status;

@@ -7,6 +7,7 @@
 
 #include "base/bytes.h"
 #include "base/table.h"
+#include "hash/blake3.h"
 #include "hash/siphash.h"
 #include "trees.h"
 
@@ -506,10 +507,10 @@ static int seal(struct writer *w, struct ls_error *err)
 {
 	struct ls_index_header *header = (struct ls_index_header *)w->out->bytes;
 	uint8_t digest[32];
-	int status = ls_index_digest(header + 1, w->out->length - sizeof(*header), header->body_digest, err);
+	int status = ls_b3_hash(header + 1, w->out->length - sizeof(*header), header->body_digest, err);
 
 	if (!status)
-		status = ls_index_digest(header, offsetof(struct ls_index_header, header_digest), digest, err);
+		status = ls_b3_hash(header, offsetof(struct ls_index_header, header_digest), digest, err);
 	if (!status)
 		memcpy(header->header_digest, digest, sizeof(header->header_digest));
 	return status;

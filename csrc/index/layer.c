@@ -135,14 +135,16 @@ static void imply(struct ls_layer_builder *builder, struct ls_index_node *node)
 	builder->implied++;
 }
 
-/* Make the directories of the walk that are missing. */
-static int make_parents(struct ls_layer_builder *builder, struct walk *walk, struct ls_error *err)
+/* Walk to the directory of the entry's path, and make those on the way that are missing. */
+static int make_parents(struct ls_layer_builder *builder, struct ls_error *err)
 {
-	for (uint32_t level = 1; level <= walk->depth; level++) {
+	struct walk *walk = &builder->path;
+	int status = ls_layer_resolve(builder, walk, err);
+
+	for (uint32_t level = 1; level <= walk->depth && !status; level++) {
 		size_t start = walk->end[level - 1] + (level > 1);
 		const char *name = walk->text + start;
 		size_t length = walk->end[level] - start;
-		int status;
 
 		if (walk->node[level] != LS_NONE)
 			continue;
@@ -155,11 +157,10 @@ static int make_parents(struct ls_layer_builder *builder, struct walk *walk, str
 			                       "implies more directories than a layer of this many entries may", err);
 		status =
 		    claim(builder, walk->node[level - 1], name, length, walk->end[level], 1, &walk->node[level], err);
-		if (status)
-			return status;
-		imply(builder, &builder->nodes[walk->node[level]]);
+		if (!status)
+			imply(builder, &builder->nodes[walk->node[level]]);
 	}
-	return LS_OK;
+	return status;
 }
 
 /* ---- what an entry says ---- */
@@ -344,9 +345,7 @@ static int add_whiteout(struct ls_layer_builder *builder, struct ls_error *err)
 
 	if (!length || ls_is_dots(name, length))
 		return ls_layer_refuse(builder, LS_INVALID, "is a whiteout of no name, \".\" or \"..\"", err);
-	status = ls_layer_resolve(builder, walk, err);
-	if (!status)
-		status = make_parents(builder, walk, err);
+	status = make_parents(builder, err);
 	if (status)
 		return status;
 	parent = walk->node[walk->depth];
@@ -361,10 +360,8 @@ static int add_whiteout(struct ls_layer_builder *builder, struct ls_error *err)
 static int add_opaque(struct ls_layer_builder *builder, struct ls_error *err)
 {
 	struct walk *walk = &builder->path;
-	int status = ls_layer_resolve(builder, walk, err);
+	int status = make_parents(builder, err);
 
-	if (!status)
-		status = make_parents(builder, walk, err);
 	if (!status)
 		builder->nodes[walk->node[walk->depth]].record.flags |= LS_RECORD_OPAQUE;
 	return status;
@@ -455,9 +452,7 @@ static int add_entry(struct ls_layer_builder *builder, uint32_t content, struct 
 
 	if (!walk->length && !directory)
 		return ls_layer_refuse(builder, LS_INVALID, "stands for the root but is not a directory", err);
-	status = ls_layer_resolve(builder, walk, err);
-	if (!status)
-		status = make_parents(builder, walk, err);
+	status = make_parents(builder, err);
 	if (status)
 		return status;
 	if (builder->entry->type == LS_TAR_HARDLINK)
