@@ -353,10 +353,10 @@ int ls_clone_tree(int source_fd, const char *source, int target_fd, const char *
 	struct ls_error own;
 
 	walk.clone.err = &own;
-	walk.clone.names = malloc(2 * LS_CLONE_XATTR_SIZE);
+	walk.clone.names = malloc(2 * LS_XATTRS_BYTES);
 	if (!walk.clone.names)
 		return ls_fail(err, LS_NO_MEMORY, "out of memory for the attributes of a file");
-	walk.clone.value = walk.clone.names + LS_CLONE_XATTR_SIZE;
+	walk.clone.value = walk.clone.names + LS_XATTRS_BYTES;
 	ls_crew_begin(&walk.crew, &shared, run_piece);
 	walk_all(&walk, source_fd);
 	ls_crew_end(&walk.crew);

@@ -46,11 +46,6 @@ struct ls_upper {
 	struct ls_table first_numbers; /* of `first`, by device and inode */
 };
 
-static int out_of_memory(struct ls_error *err)
-{
-	return ls_fail(err, LS_NO_MEMORY, "out of memory for what a container changed");
-}
-
 /* ---- inodes with several names ---- */
 
 /* Whether a first name is of the inode of the one that stands behind the last. */
@@ -85,7 +80,7 @@ static int find_first_name(struct ls_upper *upper, uint64_t device, uint64_t ino
 	}
 	upper->first[known].path.bytes = ls_arena_copy(&upper->names, walk->path, walk->path_length);
 	upper->first[known].path.length = walk->path_length;
-	return upper->first[known].path.bytes ? LS_OK : out_of_memory(err);
+	return upper->first[known].path.bytes ? LS_OK : upper_out_of_memory(err);
 }
 
 /* ---- the batch ---- */
@@ -100,7 +95,7 @@ static int add(struct ls_upper *upper, struct ls_upper_entry *entry, size_t path
 	if (status)
 		return status;
 	if (!path)
-		return out_of_memory(err);
+		return upper_out_of_memory(err);
 	entry->path = (struct ls_bytes){path, path_length};
 	upper->entries[upper->count++] = *entry;
 	upper->is_full |= upper->count >= BATCH_ENTRIES || upper->bytes >= BATCH_BYTES;
@@ -291,7 +286,7 @@ static int read_content(struct ls_upper *upper, struct ls_upper_entry *entry, in
 		bytes = make_room(upper, bytes, used, capacity);
 	}
 	if (!bytes)
-		return out_of_memory(err);
+		return upper_out_of_memory(err);
 	entry->size = used;
 	entry->bytes = (struct ls_bytes){bytes, used};
 	upper->bytes += used;
@@ -385,7 +380,7 @@ static int take_file(struct ls_upper *upper, const struct upper_item *item, stru
 	int fd = upper_walk_open(&upper->walk, item, O_NONBLOCK), status;
 
 	if (fd < 0)
-		return upper_has_changed(errno) ? UPPER_CHANGED : upper_walk_fail(&upper->walk, err);
+		return ls_has_changed(errno) ? UPPER_CHANGED : upper_walk_fail(&upper->walk, err);
 	status = take_opened(upper, item, &fd, err);
 	if (fd >= 0)
 		close(fd);
@@ -508,17 +503,17 @@ int ls_upper_open(struct ls_upper **out, const struct ls_index *index, int upper
 
 	*out = NULL;
 	if (!upper)
-		return out_of_memory(err);
+		return upper_out_of_memory(err);
 	upper->with_contents = with_contents;
 	upper->whole_bytes = whole_bytes;
 	upper->reader = (struct upper_reader){
 	    .walk = &upper->walk,
 	    .arena = &upper->arena,
-	    .names = malloc(UPPER_XATTR_BYTES),
-	    .value = malloc(UPPER_XATTR_BYTES),
+	    .names = malloc(LS_XATTRS_BYTES),
+	    .value = malloc(LS_XATTRS_BYTES),
 	};
 	if (!upper->reader.names || !upper->reader.value)
-		status = out_of_memory(err);
+		status = upper_out_of_memory(err);
 	else
 		status = upper_walk_begin(&upper->walk, index, upper_fd, 0, err);
 	if (status) {

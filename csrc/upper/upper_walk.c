@@ -13,6 +13,7 @@
 #include "base/files.h"
 #include "base/whiteout.h"
 #include "upper_walk.h"
+#include "xattrs.h"
 
 #define NAMES_BYTES 65536
 /* Directories that are open at once; a deeper tree costs opening those above again, and not the process's descriptors. */
@@ -26,14 +27,9 @@ int upper_walk_fail(const struct upper_walk *walk, struct ls_error *err)
 	                     LS_SHOWN(walk->path, walk->path_length));
 }
 
-static int out_of_memory(struct ls_error *err)
+int upper_out_of_memory(struct ls_error *err)
 {
-	return ls_fail(err, LS_NO_MEMORY, "out of memory reading what a container changed");
-}
-
-int upper_has_changed(int number)
-{
-	return number == ENOENT || number == ELOOP || number == ENOTDIR || number == EISDIR || number == ENXIO;
+	return ls_fail(err, LS_NO_MEMORY, "out of memory for what a container changed");
 }
 
 /* ---- the chain ---- */
@@ -46,37 +42,15 @@ static uint32_t shown_record(const struct upper_walk *walk, uint32_t number)
 	return ls_is_overlay_whiteout(record->mode, record->size) ? LS_NONE : number;
 }
 
-static int lookup(const struct upper_walk *walk, const char *path, size_t length, uint32_t *record,
-                  struct ls_error *err)
+/* The record of a name, or a path, in a directory of the chain. */
+static int look_up(const struct upper_walk *walk, uint32_t directory, const char *name, size_t length, uint32_t *found,
+                   struct ls_error *err)
 {
-	int status = ls_index_lookup(walk->index, path, length, record, err);
+	int status = ls_index_lookup_below(walk->index, directory, name, length, found, err);
 
-	if (!status && *record != LS_NONE)
-		*record = shown_record(walk, *record);
+	if (!status && *found != LS_NONE)
+		*found = shown_record(walk, *found);
 	return status;
-}
-
-/* The record of a name in a directory of the chain. */
-static int find_child(const struct upper_walk *walk, uint32_t directory, const char *name, size_t length,
-                      uint32_t *found, struct ls_error *err)
-{
-	const struct ls_record *record = NULL;
-	const char *above = NULL;
-	char path[LS_INDEX_MAX_PATH_BYTES];
-	size_t used;
-	int status = ls_index_record(walk->index, directory, &record, err);
-
-	if (!status)
-		status = ls_index_string(walk->index, record->path, record->path_length, &above, err);
-	*found = LS_NONE;
-	if (status || record->path_length + (size_t)1 + length > sizeof(path))
-		return status;
-	used = record->path_length;
-	memcpy(path, above, used);
-	if (used)
-		path[used++] = '/';
-	memcpy(path + used, name, length);
-	return lookup(walk, path, used + length, found, err);
 }
 
 int upper_walk_follow(const struct upper_walk *walk, const struct upper_item *item,
@@ -92,12 +66,12 @@ int upper_walk_follow(const struct upper_walk *walk, const struct upper_item *it
 	*origin = LS_NONE;
 	/* An absolute redirect counts from the root, another one replaces the last component (overlayfs.rst). */
 	if (text[0] != '/')
-		return above == LS_NONE ? LS_OK : find_child(walk, above, text, length, origin, err);
+		return above == LS_NONE ? LS_OK : look_up(walk, above, text, length, origin, err);
 	while (length && text[0] == '/') {
 		text++;
 		length--;
 	}
-	return lookup(walk, text, length, origin, err);
+	return look_up(walk, 0, text, length, origin, err);
 }
 
 int upper_walk_origin(const struct upper_walk *walk, const struct upper_item *item, int is_opaque,
@@ -185,7 +159,7 @@ int upper_walk_set_type(const struct upper_walk *walk, struct upper_item *item, 
 
 	item->type = DT_WHT;
 	if (fstatat(upper_walk_top(walk)->fd, item->name, &status, AT_SYMLINK_NOFOLLOW))
-		return upper_has_changed(errno) ? LS_OK : upper_walk_fail(walk, err);
+		return ls_has_changed(errno) ? LS_OK : upper_walk_fail(walk, err);
 	if (!ls_is_overlay_whiteout(status.st_mode, status.st_rdev))
 		item->type = (uint8_t)IFTODT(status.st_mode);
 	return LS_OK;
@@ -219,7 +193,7 @@ static int look_up_names(const struct upper_walk *walk, struct upper_frame *fram
 	for (size_t i = 0; i < frame->count && !status; i++) {
 		struct upper_item *item = &frame->items[i];
 
-		status = find_child(walk, frame->base, item->name, item->length, &item->base, err);
+		status = look_up(walk, frame->base, item->name, item->length, &item->base, err);
 		item->origin = item->base;
 	}
 	return status;
@@ -307,7 +281,7 @@ static int make_items(const struct upper_walk *walk, struct upper_frame *frame, 
 	most = (frame->count + origin.count + base.count) * (walk->by_path ? 2 : 1);
 	frame->items = calloc(most + 1, sizeof(*frame->items));
 	if (!frame->items)
-		return out_of_memory(err);
+		return upper_out_of_memory(err);
 	status = take_names(walk, frame, err);
 	if (!status)
 		status = is_merged ? look_up_names(walk, frame, err) : merge_children(walk, frame, &origin, &base, err);
@@ -440,7 +414,7 @@ int upper_walk_open_directory(const struct upper_walk *walk, const struct upper_
 	*fd = upper_walk_open(walk, item, O_DIRECTORY);
 	if (*fd >= 0)
 		return LS_OK;
-	return upper_has_changed(errno) ? UPPER_CHANGED : upper_walk_fail(walk, err);
+	return ls_has_changed(errno) ? UPPER_CHANGED : upper_walk_fail(walk, err);
 }
 
 int upper_walk_begin(struct upper_walk *walk, const struct ls_index *index, int upper_fd, int by_path,
@@ -454,7 +428,7 @@ int upper_walk_begin(struct upper_walk *walk, const struct ls_index *index, int 
 		               "what a container changed is told of the index of a chain, not a layer");
 	walk->names = malloc(NAMES_BYTES);
 	if (!walk->names)
-		return out_of_memory(err);
+		return upper_out_of_memory(err);
 	/* Another descriptor, as reading moves it. */
 	fd = openat(upper_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (fd < 0)
