@@ -318,26 +318,22 @@ int ls_contents_stream_begin(struct ls_contents *c, struct ls_error *err)
 
 int ls_contents_stream_data(struct ls_contents *c, const uint8_t *bytes, size_t length, struct ls_error *err)
 {
-	int status = ls_b3_hasher_update(&c->hasher, bytes, length, err);
+	uint64_t at = c->stream_bytes;
 
-	if (!status && !c->stream_is_clone)
-		status = write_object(c->stream, c->stream_bytes, bytes, length, err);
+	ls_b3_hasher_update(&c->hasher, bytes, length);
 	c->stream_bytes += length;
-	return status;
+	return c->stream_is_clone ? LS_OK : write_object(c->stream, at, bytes, length, err);
 }
 
-int ls_contents_stream_hole(struct ls_contents *c, uint64_t length, struct ls_error *err)
+void ls_contents_stream_hole(struct ls_contents *c, uint64_t length)
 {
 	c->stream_bytes += length;
 	while (length) {
 		size_t piece = length < ZERO_BYTES ? (size_t)length : ZERO_BYTES;
-		int status = ls_b3_hasher_update(&c->hasher, zeros, piece, err);
 
-		if (status)
-			return status;
+		ls_b3_hasher_update(&c->hasher, zeros, piece);
 		length -= piece;
 	}
-	return LS_OK;
 }
 
 static int read_back(int fd, uint8_t *bytes, size_t length, struct ls_error *err)

@@ -47,7 +47,7 @@ struct ls_b3_hasher {
 };
 
 void ls_b3_hasher_init(struct ls_b3_hasher *hasher, const struct ls_b3_kernel *kernel);
-int ls_b3_hasher_update(struct ls_b3_hasher *hasher, const void *bytes, size_t length, struct ls_error *err);
+void ls_b3_hasher_update(struct ls_b3_hasher *hasher, const void *bytes, size_t length);
 void ls_b3_hasher_final(const struct ls_b3_hasher *hasher, uint8_t digest[LS_B3_DIGEST_BYTES]);
 
 #endif

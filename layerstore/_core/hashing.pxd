@@ -29,5 +29,5 @@ cdef extern from "hash/blake3.h" nogil:
         pass
 
     void ls_b3_hasher_init(ls_b3_hasher *hasher, const ls_b3_kernel *kernel)
-    int ls_b3_hasher_update(ls_b3_hasher *hasher, const void *bytes, size_t length, ls_error *err)
+    void ls_b3_hasher_update(ls_b3_hasher *hasher, const void *bytes, size_t length)
     void ls_b3_hasher_final(const ls_b3_hasher *hasher, uint8_t *digest)

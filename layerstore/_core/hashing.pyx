@@ -128,13 +128,10 @@ cdef class Hasher:
     def update(self, data):
         """Append `data`, an object with a contiguous buffer. The GIL is released."""
         cdef Py_buffer view
-        cdef int status
-        cdef ls_error err
         PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
         try:
             with nogil:
-                status = ls_b3_hasher_update(&self.hasher, view.buf, <size_t>view.len, &err)
-            check(status, &err)
+                ls_b3_hasher_update(&self.hasher, view.buf, <size_t>view.len)
         finally:
             PyBuffer_Release(&view)
 

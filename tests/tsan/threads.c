@@ -80,7 +80,7 @@ static void hash(unsigned number)
 	REQUIRE(!ls_b3_kernel_find(NULL, &kernel, NULL));
 	REQUIRE(!ls_b3_hash_many(kernel, &in, &length, 1, digest, NULL));
 	ls_b3_hasher_init(&hasher, kernel);
-	REQUIRE(!ls_b3_hasher_update(&hasher, bytes, length, NULL));
+	ls_b3_hasher_update(&hasher, bytes, length);
 	ls_b3_hasher_final(&hasher, again);
 	REQUIRE(!memcmp(digest, again, sizeof(digest)));
 }
