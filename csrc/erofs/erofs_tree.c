@@ -53,19 +53,14 @@ void erofs_tree_cursor_init(const struct erofs_tree *tree, struct erofs_tree_cur
 
 static uint8_t file_type(uint32_t mode)
 {
-	switch (mode & S_IFMT) {
-	case S_IFREG:
-		return EROFS_TYPE_REGULAR;
-	case S_IFDIR:
-		return EROFS_TYPE_DIRECTORY;
-	case S_IFCHR:
-		return EROFS_TYPE_CHAR;
-	case S_IFBLK:
-		return EROFS_TYPE_BLOCK;
-	case S_IFIFO:
-		return EROFS_TYPE_FIFO;
-	}
-	return EROFS_TYPE_SYMLINK;
+	/* By the four bits of S_IFMT. */
+	static const uint8_t types[16] = {
+	    [S_IFREG >> 12] = EROFS_TYPE_REGULAR, [S_IFDIR >> 12] = EROFS_TYPE_DIRECTORY,
+	    [S_IFCHR >> 12] = EROFS_TYPE_CHAR,    [S_IFBLK >> 12] = EROFS_TYPE_BLOCK,
+	    [S_IFIFO >> 12] = EROFS_TYPE_FIFO,    [S_IFLNK >> 12] = EROFS_TYPE_SYMLINK,
+	};
+
+	return types[mode >> 12 & 15];
 }
 
 /* The child that the cursor is at; NULL name when there is none. */
