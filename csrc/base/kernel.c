@@ -4,9 +4,16 @@
 
 #include "cpu.h"
 
-int ls_kernel_runs_here(const struct ls_kernel *kernel)
+const char *ls_kernel_name(const void *kernel)
 {
-	return (ls_cpu_features() & kernel->features) == kernel->features;
+	return ((const struct ls_kernel *)kernel)->name;
+}
+
+int ls_kernel_runs_here(const void *kernel)
+{
+	unsigned features = ((const struct ls_kernel *)kernel)->features;
+
+	return (ls_cpu_features() & features) == features;
 }
 
 static const struct ls_kernel *at(const void *kernels, size_t i, size_t struct_bytes)

@@ -15,12 +15,10 @@
 #define LS_B3_DIGEST_BYTES 32
 #define LS_B3_CHUNK_BYTES 1024
 
-struct ls_b3_kernel; /* opaque; static storage, never freed */
+struct ls_b3_kernel; /* one of base/kernel.h; opaque; static storage, never freed */
 
 /* The kernels compiled in, NULL after the last one; "portable" is the first. */
 const struct ls_b3_kernel *ls_b3_kernel_at(size_t i);
-const char *ls_b3_kernel_name(const struct ls_b3_kernel *kernel);
-int ls_b3_kernel_runs_here(const struct ls_b3_kernel *kernel);
 
 /* The kernel of that name; NULL or "auto" for the one that measured fastest of those that run here.
  * LS_NOT_FOUND for an unknown name, LS_UNSUPPORTED where the CPU lacks it. */

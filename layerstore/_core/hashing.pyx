@@ -14,7 +14,7 @@ def all_kernels():
     names = []
     cdef size_t i = 0
     while ls_b3_kernel_at(i) != NULL:
-        names.append(ls_b3_kernel_name(ls_b3_kernel_at(i)).decode())
+        names.append(ls_kernel_name(ls_b3_kernel_at(i)).decode())
         i += 1
     return names
 
@@ -24,8 +24,8 @@ def kernels():
     names = []
     cdef size_t i = 0
     while ls_b3_kernel_at(i) != NULL:
-        if ls_b3_kernel_runs_here(ls_b3_kernel_at(i)):
-            names.append(ls_b3_kernel_name(ls_b3_kernel_at(i)).decode())
+        if ls_kernel_runs_here(ls_b3_kernel_at(i)):
+            names.append(ls_kernel_name(ls_b3_kernel_at(i)).decode())
         i += 1
     return names
 
