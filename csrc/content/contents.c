@@ -1,4 +1,3 @@
-#define _GNU_SOURCE
 #include "contents.h"
 
 #include <errno.h>

@@ -1,5 +1,3 @@
-#define _GNU_SOURCE /* qsort_r */
-
 #include "index_writer.h"
 
 #include <stdlib.h>

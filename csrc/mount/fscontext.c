@@ -1,5 +1,3 @@
-#define _GNU_SOURCE
-
 #include "fscontext.h"
 
 #include <errno.h>

@@ -1,5 +1,3 @@
-#define _GNU_SOURCE
-
 #include "mount.h"
 
 #include <errno.h>

@@ -1,5 +1,3 @@
-#define _GNU_SOURCE
-
 #include "mountpoint.h"
 
 #include <errno.h>

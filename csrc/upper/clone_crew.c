@@ -1,4 +1,3 @@
-#define _GNU_SOURCE
 #include "clone_crew.h"
 
 #include <sched.h>

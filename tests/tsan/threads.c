@@ -2,7 +2,6 @@
  * shares parts with others, and what starts threads itself. `make tsan` builds and runs it.
  *
  * Each case runs some rounds in several threads that begin at once. ThreadSanitizer sees races; the cases check answers. */
-#define _GNU_SOURCE
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdio.h>
