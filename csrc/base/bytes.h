@@ -36,6 +36,13 @@ static inline int ls_begins_with(const void *name, size_t length, const char *pr
 	return length >= n && !memcmp(name, prefix, n);
 }
 
+static inline int ls_is_zero(const void *bytes, size_t length)
+{
+	const uint8_t *first = bytes;
+
+	return !length || (!*first && !memcmp(first, first + 1, length - 1));
+}
+
 /* "." or "..". */
 static inline int ls_is_dots(const void *name, size_t length)
 {

@@ -24,7 +24,6 @@ static int check_header_digest(const struct ls_index_header *header, struct ls_e
 
 static int check_counts(const struct ls_index_header *h, struct ls_error *err)
 {
-	static const uint8_t zeros[sizeof(h->reserved)];
 	int good = (h->kind == LS_INDEX_LAYER && h->layer_count == 1) ||
 	           (h->kind == LS_INDEX_CHAIN && h->layer_count >= 1 && h->layer_count <= LS_INDEX_MAX_LAYERS);
 
@@ -32,7 +31,7 @@ static int check_counts(const struct ls_index_header *h, struct ls_error *err)
 	good = good && h->slot_count == ls_index_slot_count(h->record_count);
 	good = good && h->content_count != LS_NONE && h->heap_bytes >= 1 && h->heap_bytes <= LS_INDEX_MAX_HEAP_BYTES;
 	good = good && (h->kind == LS_INDEX_LAYER ? !h->tree_count : h->tree_count && h->tree_count <= h->record_count);
-	good = good && !memcmp(h->reserved, zeros, sizeof(zeros));
+	good = good && ls_is_zero(h->reserved, sizeof(h->reserved));
 	if (!good)
 		return ls_fail(
 		    err, LS_CORRUPT,

@@ -111,15 +111,6 @@ int ls_container_make_many(int containers_fd, const char *const *names, size_t n
 	return LS_OK;
 }
 
-/* Opened for reading and not with O_PATH, which the first kernels with layers by descriptor refuse. */
-static int open_layer(int containers_fd, const char *path, int *fd, struct ls_error *err)
-{
-	*fd = openat(containers_fd, path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-	if (*fd >= 0)
-		return LS_OK;
-	return ls_fail_errno(err, "cannot open the container directory \"%s\"", LS_SHOWN_TEXT(path));
-}
-
 static int add_layers(struct ls_fscontext *context, const char *key, const int *fds, size_t count, struct ls_error *err)
 {
 	int status = LS_OK;
@@ -132,11 +123,11 @@ static int add_layers(struct ls_fscontext *context, const char *key, const int *
 static int add_own_layer(struct ls_fscontext *context, const char *key, int containers_fd, const char *path,
                          struct ls_error *err)
 {
-	int fd;
-	int status = open_layer(containers_fd, path, &fd, err);
+	/* For reading and not with O_PATH, which the first kernels with layers by descriptor refuse. */
+	int fd = openat(containers_fd, path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC), status;
 
-	if (status)
-		return status;
+	if (fd < 0)
+		return ls_fail_errno(err, "cannot open the container directory \"%s\"", LS_SHOWN_TEXT(path));
 	status = ls_fscontext_directory(context, key, fd, err);
 	close(fd); /* the context holds the directory itself from here on */
 	return status;

@@ -78,13 +78,6 @@ int tar_field_unsigned(const struct ls_tar *tar, const uint8_t *field, size_t wi
 	return LS_OK;
 }
 
-static int is_zero(const uint8_t *block)
-{
-	static const uint8_t zeros[TAR_BLOCK];
-
-	return block[0] == 0 && memcmp(block, zeros, TAR_BLOCK) == 0;
-}
-
 /* The sum of all bytes, the checksum's own counted as spaces. POSIX says unsigned; historic writers
  * summed signed chars. */
 static int verify_checksum(const struct ls_tar *tar, const uint8_t *block, struct ls_error *err)
@@ -390,7 +383,7 @@ int tar_read_header(struct ls_tar *tar, const uint8_t *block, struct ls_error *e
 	int status;
 
 	tar->entry.path.bytes = NULL;
-	if (is_zero(block))
+	if (ls_is_zero(block, TAR_BLOCK))
 		return read_end(tar, err);
 	status = verify_checksum(tar, block, err);
 	if (status)
