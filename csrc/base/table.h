@@ -33,8 +33,8 @@ typedef int ls_table_is(const void *key, uint32_t number);
 int ls_table_reserve(struct ls_table *table, struct ls_error *err);
 void ls_table_free(struct ls_table *table);
 
-/* The slot of the key, or the free one where it belongs. There must have been room for one once. Inlined, so that comparing
- * is no call. */
+/* The slot of the key, or the free one where it belongs; in a table that has had room for something. Inlined, so that
+ * comparing is no call. */
 __attribute__((always_inline)) static inline struct ls_table_slot *
 ls_table_find(const struct ls_table *table, uint32_t hash, ls_table_is *is, const void *key)
 {

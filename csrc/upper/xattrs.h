@@ -1,5 +1,5 @@
-/* Extended attributes of files, and of what cannot be opened. Private to this folder. Each function returns -1 with errno
- * where the system call fails. */
+/* What reading upper directories and cloning them ask of an entry: its extended attributes, also where it cannot be opened,
+ * and whether it is still what it was. Private to this folder. -1 with errno where a system call fails. */
 #ifndef LS_XATTRS_H
 #define LS_XATTRS_H
 
