@@ -60,7 +60,7 @@ struct redirect {
 struct erofs_xattrs {
 	const struct ls_index *index;
 	const struct ls_location *locations;
-	struct ls_table set_numbers; /* by the block, behind its number the set */
+	struct ls_table set_numbers; /* by the block */
 	struct set *sets;
 	size_t set_capacity;
 	struct ls_table entry_numbers; /* by the encoded bytes */
@@ -160,7 +160,7 @@ static int is_same_entry(const void *xattrs, uint32_t number)
 	const struct erofs_xattrs *x = xattrs;
 	const struct ls_bytes a = x->entries[number].encoded, b = x->entries[x->entry_numbers.count].encoded;
 
-	return a.length == b.length && !memcmp(a.bytes, b.bytes, a.length);
+	return ls_equal(a.bytes, a.length, b.bytes, b.length);
 }
 
 /* The number of the entry that the cursor is at; one that comes for the first time is parsed. */
