@@ -46,9 +46,9 @@ REV ?=
 PERF_ARGS ?=
 FAULTS_ARGS ?=
 
-C_FLAGS := -std=gnu11 -O2 -Wall -Wextra -Werror -Icsrc
-TSAN_FLAGS := -std=gnu11 -g -O1 -Icsrc -pthread -fsanitize=thread
-FUZZ_FLAGS := -std=gnu11 -g -O2 -Icsrc -fsanitize=address,undefined -fno-sanitize-recover=undefined
+C_FLAGS := -std=gnu11 -D_GNU_SOURCE -O2 -Wall -Wextra -Werror -Icsrc
+TSAN_FLAGS := -std=gnu11 -D_GNU_SOURCE -g -O1 -Icsrc -pthread -fsanitize=thread
+FUZZ_FLAGS := -std=gnu11 -D_GNU_SOURCE -g -O2 -Icsrc -fsanitize=address,undefined -fno-sanitize-recover=undefined
 # The kernels of BLAKE3 take most of a fuzzer's time when they are instrumented: arithmetic, which `make sanitize` tests.
 FUZZ_PLAIN := $(addprefix hash/blake3_,portable avx2 avx512)
 # These lead a fuzzer nowhere: no branch of theirs depends on what they hash.

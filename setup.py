@@ -55,7 +55,7 @@ cython_args += ["-Werror=incompatible-pointer-types", "-Werror=int-conversion"]
 core = {
     "sources": C_SOURCES,
     "include_dirs": ["csrc"],
-    "cflags": [*compile_args, *core_args],
+    "cflags": [*compile_args, *core_args, "-D_GNU_SOURCE"],
     "obj_deps": {"": COMMON},
 }
 

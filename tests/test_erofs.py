@@ -565,6 +565,13 @@ def test_equal_xattrs_are_stored_once() -> None:
     assert alone.count(value) == 1
 
 
+def test_each_of_many_different_xattrs_is_stored_once() -> None:
+    values = [os.urandom(16) for _ in range(500)]
+    files = ((b"%d" % i, REGULAR | 0o644, {"xattrs": {b"user.v": values[i % 500]}}) for i in range(1_000))
+    image = tree_of(*files).image()
+    assert {image.count(value) for value in values} == {1}
+
+
 @pytest.mark.parametrize(
     ("name", "value", "error"),
     [

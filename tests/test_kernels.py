@@ -22,6 +22,7 @@ FAKE_CPU = """
 #include "hash/blake3.h"
 #include "hash/chunker.h"
 #include "base/cpu.h"
+#include "base/kernel.h"
 static unsigned features;
 unsigned ls_cpu_features(void) { return features; }
 int main(int argc, char **argv)
@@ -39,7 +40,7 @@ int main(int argc, char **argv)
 	else
 		status = ls_cut_kernel_find(argv[3], &cut, &err);
 	if (!status)
-		name = of_hashes ? ls_b3_kernel_name(hash) : ls_cut_kernel_name(cut);
+		name = ls_kernel_name(of_hashes ? (const void *)hash : cut);
 	printf("%d %s\\n", status, status ? err.message : name);
 	return 0;
 }

@@ -131,6 +131,17 @@ def test_two_sizes_of_one_content_are_corrupt() -> None:
         merge(layers, KEY)
 
 
+def test_contents_that_many_layers_share_are_there_once() -> None:
+    files = [[regular(b"%d" % number) for number in range(first, first + 1_000)] for first in (0, 500, 250)]
+    layers = [
+        {(): directory(), **{(b"%d-%d" % (layer, i),): file for i, file in enumerate(inodes)}}
+        for layer, inodes in enumerate(files)
+    ]
+    index = Index(merge([layer_index(layer) for layer in layers], KEY))
+    assert index.content_count == 1_500
+    assert describe_index(index) == describe_view(model(layers))
+
+
 def test_many_layers_share_a_directory() -> None:
     count = 300
     layers = [{(): directory(), (b"d",): directory(uid=i), (b"d", b"%d" % i): regular()} for i in range(count)]

@@ -905,7 +905,7 @@ def test_path_limits_by_default() -> None:
         assert one(make(longest + b"/"), tb.header()).path == longest + b"/"
         with pytest.raises(LimitExceeded, match=r"4097 bytes, more than the limit path_bytes \(4096\)"):
             one(make(longest + b"/a"), tb.header())
-        with pytest.raises(LimitExceeded, match=r'component "n+\.\.\." of 256 bytes'):
+        with pytest.raises(LimitExceeded, match=r'component "n{256}" of 256 bytes'):
             one(make(component + b"n"), tb.header())
 
 

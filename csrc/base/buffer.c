@@ -3,24 +3,36 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define FIRST_BYTES 4096
+
+int ls_array_reserve(void *array, size_t *capacity, size_t need, size_t item_bytes, const char *what,
+                     struct ls_error *err)
+{
+	size_t room = need > 2 * *capacity ? need : 2 * *capacity;
+	void *items;
+
+	if (need <= *capacity)
+		return LS_OK;
+	/* Copied, as a pointer to one type may not be read as one to another. */
+	memcpy(&items, array, sizeof(items));
+	items = reallocarray(items, room, item_bytes);
+	if (!items)
+		return ls_fail(err, LS_NO_MEMORY, "out of memory for %zu %s", room, what);
+	memcpy(array, &items, sizeof(items));
+	*capacity = room;
+	return LS_OK;
+}
+
 int ls_buffer_reserve(struct ls_buffer *buffer, size_t extra, struct ls_error *err)
 {
-	size_t need, capacity;
-	uint8_t *bytes;
+	size_t need;
 
 	if (__builtin_add_overflow(buffer->length, extra, &need))
 		return ls_fail(err, LS_NO_MEMORY, "a buffer of more than %zu bytes was asked for", SIZE_MAX);
 	if (need <= buffer->capacity)
 		return LS_OK;
-	capacity = buffer->capacity ? buffer->capacity : 4096;
-	while (capacity < need)
-		capacity = capacity > SIZE_MAX / 2 ? need : capacity * 2;
-	bytes = realloc(buffer->bytes, capacity);
-	if (!bytes)
-		return ls_fail(err, LS_NO_MEMORY, "out of memory growing a buffer to %zu bytes", capacity);
-	buffer->bytes = bytes;
-	buffer->capacity = capacity;
-	return LS_OK;
+	need = need > FIRST_BYTES ? need : FIRST_BYTES;
+	return ls_array_reserve(&buffer->bytes, &buffer->capacity, need, 1, "bytes of a buffer", err);
 }
 
 int ls_buffer_append(struct ls_buffer *buffer, const void *bytes, size_t length, struct ls_error *err)

@@ -1,13 +1,15 @@
-#define _GNU_SOURCE
 #include "files.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/openat2.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
+#include "bytes.h"
 #include "retry.h"
 
 int ls_punch_holes(int fd, const struct ls_range *ranges, size_t n, struct ls_error *err)
@@ -92,6 +94,37 @@ int ls_write_at(int fd, const void *bytes, size_t length, uint64_t position)
 	int count = 1;
 
 	return ls_write_vectors(fd, &rest, &count, &position);
+}
+
+int ls_open_resolved(int directory_fd, const char *path, int flags, uint64_t resolve, int tries)
+{
+	struct open_how how = {.flags = (unsigned int)(flags | O_CLOEXEC), .resolve = resolve};
+	int fd;
+
+	do
+		fd = (int)syscall(SYS_openat2, directory_fd, path, &how, sizeof(how));
+	while (fd < 0 && (errno == EAGAIN || errno == EINTR) && --tries > 0);
+	return fd;
+}
+
+DIR *ls_read_directory(int fd)
+{
+	DIR *directory = fd < 0 ? NULL : fdopendir(fd);
+
+	if (fd >= 0 && !directory)
+		close(fd);
+	return directory;
+}
+
+const struct dirent *ls_next_entry(DIR *directory)
+{
+	const struct dirent *entry;
+
+	do {
+		errno = 0;
+		entry = readdir(directory);
+	} while (entry && ls_is_dots(entry->d_name, strlen(entry->d_name)));
+	return entry;
 }
 
 int ls_map(int fd, struct ls_mapping *mapping, struct ls_error *err)

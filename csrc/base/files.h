@@ -2,6 +2,7 @@
 #ifndef LS_FILES_H
 #define LS_FILES_H
 
+#include <dirent.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/uio.h>
@@ -25,6 +26,18 @@ int ls_write_vectors(int fd, struct iovec *vectors, int *count, uint64_t *positi
 /* The same of one run of bytes. ls_read_at returns how many were read, less than `length` only where the file ends. */
 ssize_t ls_read_at(int fd, void *bytes, size_t length, uint64_t position);
 int ls_write_at(int fd, const void *bytes, size_t length, uint64_t position);
+
+/* Open an existing path below a directory as openat2(2) does with `resolve` (RESOLVE_*): -1 and errno, which is ENOSYS before
+ * Linux 5.6. O_CLOEXEC is added to the flags. EAGAIN says that something was renamed at each of so many tries, and so the
+ * kernel could not tell whether the path stayed where it must. */
+int ls_open_resolved(int directory_fd, const char *path, int flags, uint64_t resolve, int tries);
+
+/* Read the open directory, whose descriptor is closed with it, and at once where that fails: NULL and errno then, and where
+ * `fd` is -1. */
+DIR *ls_read_directory(int fd);
+
+/* The next entry but "." and ".."; NULL with errno, which is 0 after the last. */
+const struct dirent *ls_next_entry(DIR *directory);
 
 /* A file in memory, read-only. */
 struct ls_mapping {

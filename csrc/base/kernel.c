@@ -4,9 +4,16 @@
 
 #include "cpu.h"
 
-int ls_kernel_runs_here(const struct ls_kernel *kernel)
+const char *ls_kernel_name(const void *kernel)
 {
-	return (ls_cpu_features() & kernel->features) == kernel->features;
+	return ((const struct ls_kernel *)kernel)->name;
+}
+
+int ls_kernel_runs_here(const void *kernel)
+{
+	unsigned features = ((const struct ls_kernel *)kernel)->features;
+
+	return (ls_cpu_features() & features) == features;
 }
 
 static const struct ls_kernel *at(const void *kernels, size_t i, size_t struct_bytes)
@@ -17,8 +24,6 @@ static const struct ls_kernel *at(const void *kernels, size_t i, size_t struct_b
 int ls_kernel_find(const char *what, const void *kernels, size_t n, size_t struct_bytes, const char *name,
                    size_t *found, struct ls_error *err)
 {
-	char printable[128];
-
 	if (!name || !strcmp(name, "auto")) {
 		*found = n - 1;
 		while (!ls_kernel_runs_here(at(kernels, *found, struct_bytes)))
@@ -38,7 +43,6 @@ int ls_kernel_find(const char *what, const void *kernels, size_t n, size_t struc
 		*found = i;
 		return LS_OK;
 	}
-	ls_printable(printable, sizeof(printable), name, strlen(name));
 	return ls_fail(err, LS_NOT_FOUND, "there is no %s kernel \"%s\" in this build; ask for \"auto\"", what,
-	               printable);
+	               LS_SHOWN_TEXT(name));
 }

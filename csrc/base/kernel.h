@@ -13,7 +13,9 @@ struct ls_kernel {
 	unsigned features; /* enum ls_cpu_feature; 0 for the portable one */
 };
 
-int ls_kernel_runs_here(const struct ls_kernel *kernel);
+/* Of a struct that begins so. */
+const char *ls_kernel_name(const void *kernel);
+int ls_kernel_runs_here(const void *kernel);
 
 /* The place in an array of `n` structs of `struct_bytes` each, of the kernel of that name; NULL or "auto" for the
  * last that runs here. `what` names the module in messages. LS_NOT_FOUND for an unknown name, LS_UNSUPPORTED where

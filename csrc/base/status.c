@@ -5,6 +5,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "bytes.h"
+
 static void fill(struct ls_error *err, int status, int sys_errno, const char *format, va_list arguments)
 {
 	if (!err)
@@ -38,7 +40,6 @@ int ls_fail_errno(struct ls_error *err, const char *format, ...)
 
 char *ls_printable(char *out, size_t capacity, const void *bytes, size_t length)
 {
-	static const char hex[] = "0123456789abcdef";
 	const unsigned char *in = bytes;
 	size_t used = 0;
 
@@ -54,10 +55,9 @@ char *ls_printable(char *out, size_t capacity, const void *bytes, size_t length)
 		if (plain) {
 			out[used++] = (char)in[i];
 		} else {
-			out[used++] = '\\';
-			out[used++] = 'x';
-			out[used++] = hex[in[i] >> 4];
-			out[used++] = hex[in[i] & 15];
+			memcpy(out + used, "\\x", 2);
+			ls_hex(out + used + 2, &in[i], 1);
+			used += 4;
 		}
 	}
 	out[used] = '\0';

@@ -37,4 +37,8 @@ __attribute__((format(printf, 2, 3))) int ls_fail_errno(struct ls_error *err, co
  * message: printable ASCII as it is, everything else as \xNN, cut with "..." when too long. Returns out. */
 char *ls_printable(char *out, size_t capacity, const void *bytes, size_t length);
 
+/* The same for a path or name in the arguments of a message: a string that lives as long as the block it stands in. */
+#define LS_SHOWN(bytes, length) ls_printable((char[320]){0}, 320, bytes, length)
+#define LS_SHOWN_TEXT(text) LS_SHOWN(text, strlen(text))
+
 #endif

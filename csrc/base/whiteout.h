@@ -4,7 +4,6 @@
 #define LS_WHITEOUT_H
 
 #include <stdint.h>
-#include <string.h>
 #include <sys/stat.h>
 
 #define LS_WHITEOUT ".wh."                /* begins the name of a whiteout */
@@ -17,13 +16,6 @@
 #define LS_OVERLAY_OPAQUE LS_OVERLAY "opaque"
 #define LS_OVERLAY_REDIRECT LS_OVERLAY "redirect"
 #define LS_OVERLAY_METACOPY LS_OVERLAY "metacopy"
-
-static inline int ls_begins_with(const void *name, size_t length, const char *prefix)
-{
-	size_t n = strlen(prefix);
-
-	return length >= n && !memcmp(name, prefix, n);
-}
 
 /* A character device 0:0, which overlayfs takes for a whiteout. */
 static inline int ls_is_overlay_whiteout(mode_t mode, uint64_t device)

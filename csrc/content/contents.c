@@ -1,4 +1,3 @@
-#define _GNU_SOURCE
 #include "contents.h"
 
 #include <errno.h>
@@ -12,6 +11,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include "base/bytes.h"
 #include "base/files.h"
 
 #define VECTORS 1024
@@ -172,13 +172,7 @@ static int put_packed(struct ls_contents *c, const uint8_t *bytes, size_t length
 
 static void object_name(char name[65], const uint8_t *digest)
 {
-	static const char hex[] = "0123456789abcdef";
-
-	for (int i = 0; i < 32; i++) {
-		name[2 * i] = hex[digest[i] >> 4];
-		name[2 * i + 1] = hex[digest[i] & 15];
-	}
-	name[64] = '\0';
+	*ls_hex(name, digest, 32) = '\0';
 }
 
 static int write_object(int fd, uint64_t at, const uint8_t *bytes, size_t length, struct ls_error *err)
@@ -323,26 +317,22 @@ int ls_contents_stream_begin(struct ls_contents *c, struct ls_error *err)
 
 int ls_contents_stream_data(struct ls_contents *c, const uint8_t *bytes, size_t length, struct ls_error *err)
 {
-	int status = ls_b3_hasher_update(&c->hasher, bytes, length, err);
+	uint64_t at = c->stream_bytes;
 
-	if (!status && !c->stream_is_clone)
-		status = write_object(c->stream, c->stream_bytes, bytes, length, err);
+	ls_b3_hasher_update(&c->hasher, bytes, length);
 	c->stream_bytes += length;
-	return status;
+	return c->stream_is_clone ? LS_OK : write_object(c->stream, at, bytes, length, err);
 }
 
-int ls_contents_stream_hole(struct ls_contents *c, uint64_t length, struct ls_error *err)
+void ls_contents_stream_hole(struct ls_contents *c, uint64_t length)
 {
 	c->stream_bytes += length;
 	while (length) {
 		size_t piece = length < ZERO_BYTES ? (size_t)length : ZERO_BYTES;
-		int status = ls_b3_hasher_update(&c->hasher, zeros, piece, err);
 
-		if (status)
-			return status;
+		ls_b3_hasher_update(&c->hasher, zeros, piece);
 		length -= piece;
 	}
-	return LS_OK;
 }
 
 static int read_back(int fd, uint8_t *bytes, size_t length, struct ls_error *err)
@@ -411,7 +401,6 @@ int ls_contents_stream_end(struct ls_contents *c, uint8_t digest[32], struct ls_
 
 static int seal(struct ls_contents *c, struct ls_pack_footer *footer, struct ls_error *err)
 {
-	const uint8_t *in = c->slots.bytes;
 	uint8_t digest[32];
 	int status;
 
@@ -421,13 +410,9 @@ static int seal(struct ls_contents *c, struct ls_pack_footer *footer, struct ls_
 	    .contents_bytes = c->pack_bytes,
 	};
 	memcpy(footer->magic, LS_PACK_MAGIC, sizeof(footer->magic));
-	status = ls_b3_hash_many(c->kernel, &in, &c->slots.length, 1, footer->slots_digest, err);
-	if (!status) {
-		size_t length = offsetof(struct ls_pack_footer, footer_digest);
-
-		in = (const uint8_t *)footer;
-		status = ls_b3_hash_many(c->kernel, &in, &length, 1, digest, err);
-	}
+	status = ls_b3_hash(c->slots.bytes, c->slots.length, footer->slots_digest, err);
+	if (!status)
+		status = ls_b3_hash(footer, offsetof(struct ls_pack_footer, footer_digest), digest, err);
 	if (!status)
 		memcpy(footer->footer_digest, digest, sizeof(footer->footer_digest));
 	return status;

@@ -70,7 +70,7 @@ int ls_contents_put_many(struct ls_contents *contents, const uint8_t *const *in,
  * drops a content that was never ended. A hole is hashed as zeros: its length is time, and for the caller to bound. */
 int ls_contents_stream_begin(struct ls_contents *contents, struct ls_error *err);
 int ls_contents_stream_data(struct ls_contents *contents, const uint8_t *bytes, size_t length, struct ls_error *err);
-int ls_contents_stream_hole(struct ls_contents *contents, uint64_t length, struct ls_error *err);
+void ls_contents_stream_hole(struct ls_contents *contents, uint64_t length);
 int ls_contents_stream_end(struct ls_contents *contents, uint8_t digest[32], struct ls_error *err);
 
 /* Write the slots and the footer of the pack, which has the number `pack` in the store, and move each object to its

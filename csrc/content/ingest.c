@@ -176,7 +176,8 @@ static int pass_hole(struct ls_ingest *in, uint64_t length, struct ls_error *err
 		               "%" PRIu64 " bytes that the limit layer_ratio allows for what has come of its blob",
 		               in->sparse_path, in->limits.passed_hole_bytes);
 	in->passed_hole_bytes += length;
-	return ls_contents_stream_hole(in->contents, length, err);
+	ls_contents_stream_hole(in->contents, length);
+	return LS_OK;
 }
 
 static int end_content(struct ls_ingest *in, struct ls_error *err)
@@ -254,15 +255,12 @@ static int begin_content(struct ls_ingest *in, const struct ls_tar_entry *entry,
 
 static int check_index(const struct ls_ingest *in, const struct ls_tar_entry *entry, struct ls_error *err)
 {
-	char path[256];
-
 	if (ls_layer_builder_bytes(in->builder) <= in->limits.index_bytes)
 		return LS_OK;
 	return ls_fail(err, LS_LIMIT,
 	               "the layer's entry \"%s\" (at byte %" PRIu64 " of its tar) brings what its entries take to more "
 	               "than the %" PRIu64 " bytes that the limits index_bytes and index_ratio allow",
-	               ls_printable(path, sizeof(path), entry->path.bytes, entry->path.length), entry->position,
-	               in->limits.index_bytes);
+	               LS_SHOWN(entry->path.bytes, entry->path.length), entry->position, in->limits.index_bytes);
 }
 
 static int take_entry(struct ls_ingest *in, const struct ls_tar_entry *entry, struct ls_error *err)

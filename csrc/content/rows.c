@@ -30,6 +30,8 @@ static int fill(const struct ls_index *index, const struct ls_location *location
                 struct ls_error *err)
 {
 	const struct ls_record *record = &index->records[number];
+	const struct ls_content *content = NULL;
+	int status = LS_OK;
 
 	*row = (struct ls_row){
 	    .found = 1,
@@ -44,13 +46,11 @@ static int fill(const struct ls_index *index, const struct ls_location *location
 	};
 	if (S_ISREG(record->mode) || S_ISLNK(record->mode))
 		row->size = record->size;
-	if (!S_ISREG(record->mode) || record->data == LS_NONE)
-		return LS_OK;
-	if (record->data >= index->header->content_count)
-		return ls_fail(err, LS_CORRUPT, "reading an index: content %u of %u; rebuild it", record->data,
-		               index->header->content_count);
-	row->location = locations[record->data];
-	return LS_OK;
+	if (S_ISREG(record->mode))
+		status = ls_index_content(index, record, &content, err);
+	if (content)
+		row->location = locations[record->data];
+	return status;
 }
 
 int ls_rows_of_paths(const struct ls_index *index, const struct ls_location *locations, const struct ls_path *paths,

@@ -30,14 +30,9 @@ static size_t checksummed_bytes(uint8_t block_bits)
  * follows that for inode numbers: so images that differ must differ in UUID. */
 static int derive_uuid(const struct ls_buffer *image, uint8_t uuid[16], struct ls_error *err)
 {
-	const struct ls_b3_kernel *kernel;
 	uint8_t digest[LS_B3_DIGEST_BYTES];
-	const uint8_t *bytes = image->bytes;
-	int status;
+	int status = ls_b3_hash(image->bytes, image->length, digest, err);
 
-	status = ls_b3_kernel_find(NULL, &kernel, err);
-	if (!status)
-		status = ls_b3_hash_many(kernel, &bytes, &image->length, 1, digest, err);
 	if (status)
 		return status;
 	memcpy(uuid, digest, 16);

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/bytes.h"
 #include "base/whiteout.h"
 
 int erofs_refuse(const struct ls_index *index, uint32_t record, int status, struct ls_error *err, const char *format,
@@ -11,16 +12,16 @@ int erofs_refuse(const struct ls_index *index, uint32_t record, int status, stru
 {
 	const struct ls_record *at = &index->records[record];
 	const char *path = "";
-	char printable[400], reason[500];
+	char reason[500];
 	va_list arguments;
 
 	if (ls_index_string(index, at->path, at->path_length, &path, NULL))
 		path = "";
-	ls_printable(printable, sizeof(printable), path, *path ? at->path_length : 0);
 	va_start(arguments, format);
 	vsnprintf(reason, sizeof(reason), format, arguments);
 	va_end(arguments);
-	return ls_fail(err, status, "writing the EROFS image of a chain: '/%s': %s", printable, reason);
+	return ls_fail(err, status, "writing the EROFS image of a chain: '/%s': %s",
+	               LS_SHOWN(path, *path ? at->path_length : 0), reason);
 }
 
 int erofs_is_hidden(const struct ls_record *record)
@@ -50,28 +51,16 @@ void erofs_tree_cursor_init(const struct erofs_tree *tree, struct erofs_tree_cur
 	*cursor = (struct erofs_tree_cursor){.directory = directory, .next = tree->index->records[directory].data};
 }
 
-static int compare_names(const char *left, size_t left_length, const char *right, size_t right_length)
-{
-	int order = memcmp(left, right, left_length < right_length ? left_length : right_length);
-
-	return order ? order : (left_length > right_length) - (left_length < right_length);
-}
-
 static uint8_t file_type(uint32_t mode)
 {
-	switch (mode & S_IFMT) {
-	case S_IFREG:
-		return EROFS_TYPE_REGULAR;
-	case S_IFDIR:
-		return EROFS_TYPE_DIRECTORY;
-	case S_IFCHR:
-		return EROFS_TYPE_CHAR;
-	case S_IFBLK:
-		return EROFS_TYPE_BLOCK;
-	case S_IFIFO:
-		return EROFS_TYPE_FIFO;
-	}
-	return EROFS_TYPE_SYMLINK;
+	/* By the four bits of S_IFMT. */
+	static const uint8_t types[16] = {
+	    [S_IFREG >> 12] = EROFS_TYPE_REGULAR, [S_IFDIR >> 12] = EROFS_TYPE_DIRECTORY,
+	    [S_IFCHR >> 12] = EROFS_TYPE_CHAR,    [S_IFBLK >> 12] = EROFS_TYPE_BLOCK,
+	    [S_IFIFO >> 12] = EROFS_TYPE_FIFO,    [S_IFLNK >> 12] = EROFS_TYPE_SYMLINK,
+	};
+
+	return types[mode >> 12 & 15];
 }
 
 /* The child that the cursor is at; NULL name when there is none. */
@@ -112,7 +101,7 @@ static int peek_child(const struct erofs_tree *tree, struct erofs_tree_cursor *c
 static int dot_is_next(const struct erofs_tree_cursor *cursor, const struct erofs_dir_entry *child)
 {
 	return cursor->dots < 2 &&
-	       (!child->name || compare_names("..", cursor->dots + 1, child->name, child->name_length) < 0);
+	       (!child->name || ls_compare("..", cursor->dots + 1, child->name, child->name_length) < 0);
 }
 
 int erofs_tree_next(const struct erofs_tree *tree, struct erofs_tree_cursor *cursor, struct erofs_dir_entry *entry,
@@ -135,7 +124,7 @@ int erofs_tree_next(const struct erofs_tree *tree, struct erofs_tree_cursor *cur
 		cursor->next++;
 	}
 	if (entry->name && cursor->previous &&
-	    compare_names(cursor->previous, cursor->previous_length, entry->name, entry->name_length) >= 0)
+	    ls_compare(cursor->previous, cursor->previous_length, entry->name, entry->name_length) >= 0)
 		return erofs_refuse(tree->index, cursor->directory, LS_CORRUPT, err, "its entries are not in order");
 	cursor->previous = entry->name;
 	cursor->previous_length = entry->name_length;

@@ -3,10 +3,13 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/buffer.h"
+#include "base/bytes.h"
+#include "base/table.h"
 #include "erofs_decimal.h"
-#include "erofs_intern.h"
 #include "erofs_tree.h"
 #include "erofs_xattr_entry.h"
+#include "hash/siphash.h"
 
 #define REDIRECT_BYTES 66 /* "/ab/" and 62 digits; "/p", "/" and two decimals are shorter */
 
@@ -24,6 +27,7 @@ static const char REDIRECT_NAME[] = "overlay.redirect";
 
 /* An attribute that some inode has. */
 struct entry {
+	struct ls_bytes encoded; /* as the index has it, lengths included: equal bytes, equal entry */
 	struct erofs_xattr xattr;
 	uint32_t filter_bit;
 	uint32_t uses;   /* inodes that have it */
@@ -37,6 +41,7 @@ struct member {
 };
 
 struct set {
+	uint32_t block;  /* of the index */
 	uint32_t record; /* the first inode that has it, for messages */
 	uint32_t uses;
 	uint32_t first; /* of its members */
@@ -55,15 +60,15 @@ struct redirect {
 struct erofs_xattrs {
 	const struct ls_index *index;
 	const struct ls_location *locations;
-	struct erofs_intern set_numbers;
-	struct erofs_intern entry_numbers;
+	struct ls_table set_numbers; /* by the block */
 	struct set *sets;
-	uint32_t set_capacity;
+	size_t set_capacity;
+	struct ls_table entry_numbers; /* by the encoded bytes */
 	struct entry *entries;
-	uint32_t entry_capacity;
+	size_t entry_capacity;
 	struct member *members;
 	uint32_t member_count;
-	uint32_t member_capacity;
+	size_t member_capacity;
 	struct redirect *redirects;
 	struct entry metacopy;
 	uint32_t content_filter; /* the bits that metacopy and redirect clear */
@@ -84,16 +89,12 @@ static struct erofs_xattr overlay_xattr(const char *name, const char *value, int
 
 static int spell_object(const uint8_t digest[32], char *out)
 {
-	static const char hex[] = "0123456789abcdef";
-	int length = 0;
+	char *at = out;
 
-	for (int i = 0; i < 32; i++) {
-		if (i < 2)
-			out[length++] = '/';
-		out[length++] = hex[digest[i] >> 4];
-		out[length++] = hex[digest[i] & 15];
-	}
-	return length;
+	*at++ = '/';
+	at = ls_hex(at, digest, 1);
+	*at++ = '/';
+	return (int)(ls_hex(at, digest + 1, 31) - out);
 }
 
 static int spell_slot(const struct ls_location *location, char *out)
@@ -135,8 +136,6 @@ int erofs_xattrs_new(struct erofs_xattrs **result, const struct ls_index *index,
 		return ls_fail(err, LS_NO_MEMORY, "writing an EROFS image: out of memory for %u redirects", contents);
 	xattrs->index = index;
 	xattrs->locations = locations;
-	xattrs->set_numbers.key = index->header->hash_key;
-	xattrs->entry_numbers.key = index->header->hash_key;
 	xattrs->metacopy.xattr = overlay_xattr(METACOPY_NAME, "", 0);
 	xattrs->content_filter = erofs_xattr_filter_bit(&xattrs->metacopy.xattr) | erofs_xattr_filter_bit(&redirect);
 	return LS_OK;
@@ -146,8 +145,8 @@ void erofs_xattrs_free(struct erofs_xattrs *xattrs)
 {
 	if (!xattrs)
 		return;
-	erofs_intern_free(&xattrs->set_numbers);
-	erofs_intern_free(&xattrs->entry_numbers);
+	ls_table_free(&xattrs->set_numbers);
+	ls_table_free(&xattrs->entry_numbers);
 	free(xattrs->sets);
 	free(xattrs->entries);
 	free(xattrs->members);
@@ -155,57 +154,54 @@ void erofs_xattrs_free(struct erofs_xattrs *xattrs)
 	free(xattrs);
 }
 
-/* Make room for item number `count` of an array. */
-static int reserve(void **array, uint32_t *capacity, uint32_t count, size_t item_bytes, struct ls_error *err)
+/* Whether an entry is the one that stands behind the last. */
+static int is_same_entry(const void *xattrs, uint32_t number)
 {
-	uint64_t more = *capacity ? (uint64_t)*capacity * 2 : 64;
-	void *grown;
+	const struct erofs_xattrs *x = xattrs;
+	const struct ls_bytes a = x->entries[number].encoded, b = x->entries[x->entry_numbers.count].encoded;
 
-	if (count < *capacity)
-		return LS_OK;
-	if (more > UINT32_MAX)
-		return ls_fail(err, LS_LIMIT, "writing an EROFS image: more than 2^31 extended attributes");
-	grown = realloc(*array, more * item_bytes);
-	if (!grown)
-		return ls_fail(err, LS_NO_MEMORY, "writing an EROFS image: out of memory for extended attributes");
-	*array = grown;
-	*capacity = (uint32_t)more;
-	return LS_OK;
+	return ls_equal(a.bytes, a.length, b.bytes, b.length);
 }
 
-/* An entry is the bytes that the index has for it, lengths included: equal bytes, equal entry. */
-static struct erofs_string encoded_entry(const struct ls_xattr_cursor *cursor)
+/* The number of the entry that the cursor is at; one that comes for the first time is parsed. */
+static int number_entry(struct erofs_xattrs *xattrs, uint32_t record, const struct ls_xattr_cursor *cursor,
+                        uint32_t *number, struct ls_error *err)
 {
 	size_t lengths = sizeof(uint16_t) + sizeof(uint32_t);
+	struct ls_bytes encoded = {(const uint8_t *)cursor->name - lengths,
+	                           lengths + cursor->name_length + cursor->value_length};
+	uint64_t hash = ls_siphash13(xattrs->index->header->hash_key, encoded.bytes, encoded.length);
+	uint32_t known = xattrs->entry_numbers.count;
+	struct entry *entry;
+	int status = ls_array_reserve(&xattrs->entries, &xattrs->entry_capacity, (size_t)known + 1, sizeof(*entry),
+	                              "extended attributes of an EROFS image", err);
 
-	return (struct erofs_string){(const uint8_t *)cursor->name - lengths,
-	                             lengths + cursor->name_length + cursor->value_length};
+	if (status)
+		return status;
+	entry = &xattrs->entries[known];
+	*entry = (struct entry){.encoded = encoded, .shared = NOT_SHARED};
+	status = ls_table_number(&xattrs->entry_numbers, (uint32_t)hash, is_same_entry, xattrs, number, err);
+	if (status || *number < known)
+		return status;
+	status = erofs_xattr_parse(xattrs->index, record, cursor, &entry->xattr, err);
+	if (!status)
+		entry->filter_bit = erofs_xattr_filter_bit(&entry->xattr);
+	return status;
 }
 
 static int add_member(struct erofs_xattrs *xattrs, struct set *set, const struct ls_xattr_cursor *cursor,
                       struct ls_error *err)
 {
-	uint32_t known = xattrs->entry_numbers.count;
-	struct entry *entry;
+	const struct entry *entry;
 	uint32_t number;
-	int status;
+	int status = number_entry(xattrs, set->record, cursor, &number, err);
 
-	status = erofs_intern(&xattrs->entry_numbers, encoded_entry(cursor), &number, err);
 	if (!status)
-		status = reserve((void **)&xattrs->entries, &xattrs->entry_capacity, number, sizeof(*entry), err);
-	if (!status)
-		status = reserve((void **)&xattrs->members, &xattrs->member_capacity, xattrs->member_count,
-		                 sizeof(struct member), err);
+		status = ls_array_reserve(&xattrs->members, &xattrs->member_capacity, (size_t)xattrs->member_count + 1,
+		                          sizeof(struct member), "extended attributes of an EROFS image", err);
 	if (status)
 		return status;
 	entry = &xattrs->entries[number];
-	if (number == known) {
-		*entry = (struct entry){.shared = NOT_SHARED};
-		status = erofs_xattr_parse(xattrs->index, set->record, cursor, &entry->xattr, err);
-		if (status)
-			return status;
-		entry->filter_bit = erofs_xattr_filter_bit(&entry->xattr);
-	}
 	set->filter &= ~entry->filter_bit;
 	set->count++;
 	xattrs->members[xattrs->member_count++] =
@@ -213,14 +209,12 @@ static int add_member(struct erofs_xattrs *xattrs, struct set *set, const struct
 	return LS_OK;
 }
 
-static int add_set(struct erofs_xattrs *xattrs, uint32_t record, struct set *set, struct ls_error *err)
+static int add_members(struct erofs_xattrs *xattrs, struct set *set, struct ls_error *err)
 {
 	struct ls_xattr_cursor cursor = {0};
 	int status;
 
-	*set = (struct set){.record = record, .first = xattrs->member_count, .filter = UINT32_MAX};
-	while (!(status = ls_index_xattr_next(xattrs->index, xattrs->index->records[record].xattrs, &cursor, err)) &&
-	       cursor.name) {
+	while (!(status = ls_index_xattr_next(xattrs->index, set->block, &cursor, err)) && cursor.name) {
 		if (erofs_xattr_is_shown(&cursor))
 			status = add_member(xattrs, set, &cursor, err);
 		if (status)
@@ -229,12 +223,19 @@ static int add_set(struct erofs_xattrs *xattrs, uint32_t record, struct set *set
 	return status;
 }
 
+/* Whether a set is of the block of the one that stands behind the last. */
+static int is_same_set(const void *xattrs, uint32_t number)
+{
+	const struct erofs_xattrs *x = xattrs;
+
+	return x->sets[number].block == x->sets[x->set_numbers.count].block;
+}
+
 int erofs_xattrs_collect(struct erofs_xattrs *xattrs, uint32_t record, uint32_t *result, struct ls_error *err)
 {
 	const struct ls_record *inode = &xattrs->index->records[record];
-	struct erofs_string block = {(const uint8_t *)&inode->xattrs, sizeof(inode->xattrs)};
-	uint32_t known = xattrs->set_numbers.count;
-	uint32_t number;
+	uint32_t number, known = xattrs->set_numbers.count;
+	uint64_t hash;
 	int status;
 
 	*result = LS_NONE;
@@ -244,11 +245,16 @@ int erofs_xattrs_collect(struct erofs_xattrs *xattrs, uint32_t record, uint32_t 
 	}
 	if (!inode->xattrs)
 		return LS_OK;
-	status = erofs_intern(&xattrs->set_numbers, block, &number, err);
-	if (!status)
-		status = reserve((void **)&xattrs->sets, &xattrs->set_capacity, number, sizeof(struct set), err);
+	status = ls_array_reserve(&xattrs->sets, &xattrs->set_capacity, (size_t)known + 1, sizeof(*xattrs->sets),
+	                          "extended attributes of an EROFS image", err);
+	if (status)
+		return status;
+	xattrs->sets[known] =
+	    (struct set){.block = inode->xattrs, .record = record, .first = xattrs->member_count, .filter = UINT32_MAX};
+	hash = ls_siphash13(xattrs->index->header->hash_key, &inode->xattrs, sizeof(inode->xattrs));
+	status = ls_table_number(&xattrs->set_numbers, (uint32_t)hash, is_same_set, xattrs, &number, err);
 	if (!status && number == known)
-		status = add_set(xattrs, record, &xattrs->sets[number], err);
+		status = add_members(xattrs, &xattrs->sets[number], err);
 	if (status)
 		return status;
 	xattrs->sets[number].uses++;

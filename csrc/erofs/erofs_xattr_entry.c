@@ -2,6 +2,7 @@
 
 #include <string.h>
 
+#include "base/bytes.h"
 #include "erofs_tree.h"
 #include "hash/xxhash32.h"
 
@@ -33,9 +34,7 @@ static const struct prefix *find_prefix(const char *name, size_t length)
 	for (size_t i = 0; i < sizeof(prefixes) / sizeof(prefixes[0]); i++) {
 		size_t bytes = strlen(prefixes[i].text);
 
-		if (length < bytes || memcmp(name, prefixes[i].text, bytes))
-			continue;
-		if (prefixes[i].is_whole_name ? length == bytes : length > bytes)
+		if (ls_begins_with(name, length, prefixes[i].text) && prefixes[i].is_whole_name == (length == bytes))
 			return &prefixes[i];
 	}
 	return NULL;
@@ -51,9 +50,7 @@ int erofs_xattr_parse(const struct ls_index *index, uint32_t record, const struc
 {
 	const struct prefix *prefix = find_prefix(cursor->name, cursor->name_length);
 	size_t prefix_length, name_length, added;
-	char printable[160];
 
-	ls_printable(printable, sizeof(printable), cursor->name, cursor->name_length);
 	prefix_length = strlen(prefix->text);
 	name_length = cursor->name_length - prefix_length;
 	*xattr = (struct erofs_xattr){
@@ -61,19 +58,18 @@ int erofs_xattr_parse(const struct ls_index *index, uint32_t record, const struc
 	    .value = cursor->value,
 	    .prefix = prefix->number,
 	};
-	xattr->is_escaped = prefix->number == EROFS_XATTR_TRUSTED && name_length >= strlen(OVERLAY) &&
-	                    !memcmp(xattr->name, OVERLAY, strlen(OVERLAY));
+	xattr->is_escaped = prefix->number == EROFS_XATTR_TRUSTED && ls_begins_with(xattr->name, name_length, OVERLAY);
 	added = xattr->is_escaped ? strlen(OVERLAY) : 0;
 	if (cursor->name_length + added > XATTR_NAME_BYTES)
 		return erofs_refuse(
 		    index, record, LS_LIMIT, err,
 		    "the name of its extended attribute '%s' has %zu bytes, more than the %zu that can be shown",
-		    printable, cursor->name_length, XATTR_NAME_BYTES - added);
+		    LS_SHOWN(cursor->name, cursor->name_length), cursor->name_length, XATTR_NAME_BYTES - added);
 	if (cursor->value_length > EROFS_XATTR_VALUE_BYTES)
 		return erofs_refuse(
 		    index, record, LS_LIMIT, err,
 		    "the value of its extended attribute '%s' has %zu bytes, more than the %u that EROFS holds",
-		    printable, cursor->value_length, EROFS_XATTR_VALUE_BYTES);
+		    LS_SHOWN(cursor->name, cursor->name_length), cursor->value_length, EROFS_XATTR_VALUE_BYTES);
 	xattr->name_length = (uint8_t)name_length;
 	xattr->value_length = (uint16_t)cursor->value_length;
 	return LS_OK;

@@ -1,4 +1,3 @@
-#define _GNU_SOURCE
 #include "extent_io.h"
 
 #include <errno.h>

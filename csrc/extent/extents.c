@@ -3,6 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/buffer.h"
+
 #define HALF (LS_EXTENT_BLOCK / 2)
 
 struct extent {
@@ -127,17 +129,8 @@ static int own_block(struct ls_extents *map, size_t slot, size_t count, struct l
 
 static int reserve_slot(struct ls_extents *map, struct ls_error *err)
 {
-	size_t capacity = map->slot_capacity ? map->slot_capacity * 2 : 1;
-	struct ls_extent_slot *slots;
-
-	if (map->slot_count < map->slot_capacity)
-		return LS_OK;
-	slots = realloc(map->slots, capacity * sizeof(*slots));
-	if (!slots)
-		return no_memory(map, err);
-	map->slots = slots;
-	map->slot_capacity = capacity;
-	return LS_OK;
+	return ls_array_reserve(&map->slots, &map->slot_capacity, map->slot_count + 1, sizeof(*map->slots),
+	                        "blocks of an extent map", err);
 }
 
 /* There is room for it. */

@@ -4,6 +4,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "base/bytes.h"
 #include "extents.h"
 #include "hash/xxhash32.h"
 
@@ -19,17 +20,6 @@ void ls_log_seal_header(struct ls_log_header *header)
 	header->checksum = header_checksum(header);
 }
 
-static int is_zero(const void *bytes, size_t length)
-{
-	const uint8_t *at = bytes;
-
-	while (length && !*at) {
-		at++;
-		length--;
-	}
-	return !length;
-}
-
 int ls_log_read_header(const uint8_t *log, size_t length, struct ls_log_header *header, struct ls_error *err)
 {
 	if (length < sizeof(*header))
@@ -42,10 +32,10 @@ int ls_log_read_header(const uint8_t *log, size_t length, struct ls_log_header *
 	if (header->version != LS_LOG_VERSION)
 		return ls_fail(err, LS_UNSUPPORTED, "a log has version %u; this layerstore reads version %u",
 		               header->version, LS_LOG_VERSION);
-	if (header->reserved || !is_zero(header->more_reserved, sizeof(header->more_reserved)))
+	if (header->reserved || !ls_is_zero(header->more_reserved, sizeof(header->more_reserved)))
 		return ls_fail(err, LS_CORRUPT, "a log has something in the reserved part of its header");
-	if (is_zero(header->id, sizeof(header->id)) ||
-	    is_zero(header->base_id, sizeof(header->base_id)) != !header->base_length)
+	if (ls_is_zero(header->id, sizeof(header->id)) ||
+	    ls_is_zero(header->base_id, sizeof(header->base_id)) != !header->base_length)
 		return ls_fail(err, LS_CORRUPT, "a log names no id, or half a base");
 	return LS_OK;
 }
@@ -129,10 +119,7 @@ static int check_attributes(const struct ls_log_record *record)
 
 static int check_name(const uint8_t *name, size_t length)
 {
-	int is_dots = length && length <= 2 && name[0] == '.' && name[length - 1] == '.';
-
-	return length && length <= LS_LOG_MAX_NAME && !is_dots && !memchr(name, 0, length) &&
-	       !memchr(name, '/', length);
+	return length <= LS_LOG_MAX_NAME && ls_is_name(name, length);
 }
 
 static int check_xattr(const struct ls_log_record *record, const uint8_t *payload)

@@ -39,16 +39,6 @@ const struct ls_b3_kernel *ls_b3_kernel_at(size_t i)
 	return i < N_KERNELS ? &kernels[i] : NULL;
 }
 
-const char *ls_b3_kernel_name(const struct ls_b3_kernel *kernel)
-{
-	return kernel->kernel.name;
-}
-
-int ls_b3_kernel_runs_here(const struct ls_b3_kernel *kernel)
-{
-	return ls_kernel_runs_here(&kernel->kernel);
-}
-
 int ls_b3_kernel_find(const char *name, const struct ls_b3_kernel **kernel, struct ls_error *err)
 {
 	size_t found;
@@ -227,40 +217,29 @@ static int reserve(struct many *many, const size_t *length, size_t n, struct ls_
 	return LS_OK;
 }
 
-static int hash_large(const struct ls_b3_kernel *kernel, const uint8_t *in, size_t length, uint8_t *out,
-                      struct ls_error *err)
+static void hash_large(const struct ls_b3_kernel *kernel, const uint8_t *in, size_t length, uint8_t *out)
 {
 	struct ls_b3_hasher hasher;
-	int status;
 
 	ls_b3_hasher_init(&hasher, kernel);
-	status = ls_b3_hasher_update(&hasher, in, length, err);
-	if (status)
-		return status;
+	ls_b3_hasher_update(&hasher, in, length);
 	ls_b3_hasher_final(&hasher, out);
-	return LS_OK;
 }
 
-static int hash_inputs(struct many *many, const uint8_t *const *in, const size_t *length, size_t n, uint8_t *out,
-                       struct ls_error *err)
+static void hash_inputs(struct many *many, const uint8_t *const *in, const size_t *length, size_t n, uint8_t *out)
 {
 	for (size_t i = 0; i < n; i++) {
-		int status = LS_OK;
-
 		if (length[i] <= LS_B3_CHUNK_BYTES) {
 			add_chunk(many, in[i], length[i], 0, LS_B3_ROOT, out + LS_B3_DIGEST_BYTES * i);
 		} else if (is_large(length[i])) {
-			status = hash_large(many->kernel, in[i], length[i], out + LS_B3_DIGEST_BYTES * i, err);
+			hash_large(many->kernel, in[i], length[i], out + LS_B3_DIGEST_BYTES * i);
 		} else {
 			if (many->n_cv + chunk_count(length[i]) > GROUP_CHUNKS)
 				finish_group(many, out);
 			add_tree(many, i, in[i], length[i]);
 		}
-		if (status)
-			return status;
 	}
 	finish_group(many, out);
-	return LS_OK;
 }
 
 int ls_b3_hash_many(const struct ls_b3_kernel *kernel, const uint8_t *const *in, const size_t *length, size_t n,
@@ -276,11 +255,19 @@ int ls_b3_hash_many(const struct ls_b3_kernel *kernel, const uint8_t *const *in,
 	for (int i = 0; i < CHUNK_BLOCKS; i++)
 		many.chunks[i].count = 0;
 	status = reserve(&many, length, n, err);
-	if (status)
-		return status;
-	status = hash_inputs(&many, in, length, n, out, err);
+	if (!status)
+		hash_inputs(&many, in, length, n, out);
 	free(many.cv);
 	return status;
+}
+
+int ls_b3_hash(const void *bytes, size_t length, uint8_t digest[LS_B3_DIGEST_BYTES], struct ls_error *err)
+{
+	const struct ls_b3_kernel *kernel;
+	const uint8_t *in = bytes;
+	int status = ls_b3_kernel_find(NULL, &kernel, err);
+
+	return status ? status : ls_b3_hash_many(kernel, &in, &length, 1, digest, err);
 }
 
 /* ---- one input in pieces ---- */
@@ -368,12 +355,11 @@ static size_t min_size(size_t a, size_t b)
 	return a < b ? a : b;
 }
 
-int ls_b3_hasher_update(struct ls_b3_hasher *hasher, const void *bytes, size_t length, struct ls_error *err)
+void ls_b3_hasher_update(struct ls_b3_hasher *hasher, const void *bytes, size_t length)
 {
 	const uint8_t *in = bytes;
 	size_t take;
 
-	(void)err; /* kept for kernels that need memory of their own */
 	if (hasher->tail_length) {
 		take = min_size(length, LS_B3_CHUNK_BYTES - hasher->tail_length);
 		if (take)
@@ -395,7 +381,6 @@ int ls_b3_hasher_update(struct ls_b3_hasher *hasher, const void *bytes, size_t l
 		memcpy(hasher->tail, in, length);
 		hasher->tail_length = (uint32_t)length;
 	}
-	return LS_OK;
 }
 
 void ls_b3_hasher_final(const struct ls_b3_hasher *hasher, uint8_t digest[LS_B3_DIGEST_BYTES])

@@ -15,12 +15,10 @@
 #define LS_B3_DIGEST_BYTES 32
 #define LS_B3_CHUNK_BYTES 1024
 
-struct ls_b3_kernel; /* opaque; static storage, never freed */
+struct ls_b3_kernel; /* one of base/kernel.h; opaque; static storage, never freed */
 
 /* The kernels compiled in, NULL after the last one; "portable" is the first. */
 const struct ls_b3_kernel *ls_b3_kernel_at(size_t i);
-const char *ls_b3_kernel_name(const struct ls_b3_kernel *kernel);
-int ls_b3_kernel_runs_here(const struct ls_b3_kernel *kernel);
 
 /* The kernel of that name; NULL or "auto" for the one that measured fastest of those that run here.
  * LS_NOT_FOUND for an unknown name, LS_UNSUPPORTED where the CPU lacks it. */
@@ -31,6 +29,9 @@ int ls_b3_kernel_find(const char *name, const struct ls_b3_kernel **kernel, stru
  * read a little ahead by prefetch, never by a load. Thread-safe. Errors: LS_NO_MEMORY. */
 int ls_b3_hash_many(const struct ls_b3_kernel *kernel, const uint8_t *const *in, const size_t *length, size_t n,
                     uint8_t *out, struct ls_error *err);
+
+/* The digest of one input, by the fastest kernel. */
+int ls_b3_hash(const void *bytes, size_t length, uint8_t digest[LS_B3_DIGEST_BYTES], struct ls_error *err);
 
 /* Incremental hashing of one input that arrives in pieces, at the full speed of the kernel when the
  * pieces are large. Plain memory, nothing to free, may be copied. */
@@ -44,7 +45,7 @@ struct ls_b3_hasher {
 };
 
 void ls_b3_hasher_init(struct ls_b3_hasher *hasher, const struct ls_b3_kernel *kernel);
-int ls_b3_hasher_update(struct ls_b3_hasher *hasher, const void *bytes, size_t length, struct ls_error *err);
+void ls_b3_hasher_update(struct ls_b3_hasher *hasher, const void *bytes, size_t length);
 void ls_b3_hasher_final(const struct ls_b3_hasher *hasher, uint8_t digest[LS_B3_DIGEST_BYTES]);
 
 #endif

@@ -112,22 +112,6 @@ INLINE vector rotate_7(vector v)
 #define B_XOR_C(q, turn) B(q, turn) = _mm256_xor_si256(B(q, turn), C(q, turn));
 #define B_ROTATE(q, turn, bits) B(q, turn) = rotate_##bits(B(q, turn));
 
-/* The first or second half of the paper's function G. */
-#define HALF_G(round, turn, half, d_bits, b_bits)                                                                      \
-	STEP_ALL(A_ADD_M, round, turn, half)                                                                           \
-	STEP_ALL(A_ADD_B, turn)                                                                                        \
-	STEP_ALL(D_XOR_A, turn)                                                                                        \
-	STEP_ALL(D_ROTATE, turn, d_bits)                                                                               \
-	STEP_ALL(C_ADD_D, turn)                                                                                        \
-	STEP_ALL(B_XOR_C, turn)                                                                                        \
-	STEP_ALL(B_ROTATE, turn, b_bits)
-
-#define ROUND(round)                                                                                                   \
-	HALF_G(round, 0, 0, 16, 12)                                                                                    \
-	HALF_G(round, 0, 1, 8, 7)                                                                                      \
-	HALF_G(round, 1, 0, 16, 12)                                                                                    \
-	HALF_G(round, 1, 1, 8, 7)
-
 INLINE void rounds(vector v[16], const vector m[16])
 {
 	ROUND(0)

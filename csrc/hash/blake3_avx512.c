@@ -112,22 +112,6 @@ static __attribute__((noinline)) LS_TARGET_AVX512 void copy_blocks(const uint8_t
 #define B_XOR_C(g, q, turn) B(g, q, turn) = _mm512_xor_si512(B(g, q, turn), C(g, q, turn));
 #define B_ROTATE(g, q, turn, bits) B(g, q, turn) = _mm512_ror_epi32(B(g, q, turn), bits);
 
-/* The first or second half of the paper's function G. */
-#define HALF_G(round, turn, half, d_bits, b_bits)                                                                      \
-	STEP_ALL(A_ADD_M, round, turn, half)                                                                           \
-	STEP_ALL(A_ADD_B, turn)                                                                                        \
-	STEP_ALL(D_XOR_A, turn)                                                                                        \
-	STEP_ALL(D_ROTATE, turn, d_bits)                                                                               \
-	STEP_ALL(C_ADD_D, turn)                                                                                        \
-	STEP_ALL(B_XOR_C, turn)                                                                                        \
-	STEP_ALL(B_ROTATE, turn, b_bits)
-
-#define ROUND(round)                                                                                                   \
-	HALF_G(round, 0, 0, 16, 12)                                                                                    \
-	HALF_G(round, 0, 1, 8, 7)                                                                                      \
-	HALF_G(round, 1, 0, 16, 12)                                                                                    \
-	HALF_G(round, 1, 1, 8, 7)
-
 /* Touch the cache lines `ahead` bytes after four lanes' chunks. Spread over the rounds it is free; in one place
  * its instructions keep the vector ports waiting: 6% on the whole. */
 #define PREFETCH(first)                                                                                                \

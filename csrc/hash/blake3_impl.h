@@ -61,6 +61,25 @@ static const uint8_t ls_b3_schedule[LS_B3_ROUNDS][16] = {
     {11, 15, 5, 0, 1, 9, 8, 6, 14, 10, 2, 12, 3, 4, 7, 13},
 };
 
+/* A round of a vector kernel, made of its own steps: STEP_ALL does one on the four columns (turn 0) or diagonals (turn 1),
+ * side by side. */
+
+/* The first or second half of the paper's function G. */
+#define HALF_G(round, turn, half, d_bits, b_bits)                                                                      \
+	STEP_ALL(A_ADD_M, round, turn, half)                                                                           \
+	STEP_ALL(A_ADD_B, turn)                                                                                        \
+	STEP_ALL(D_XOR_A, turn)                                                                                        \
+	STEP_ALL(D_ROTATE, turn, d_bits)                                                                               \
+	STEP_ALL(C_ADD_D, turn)                                                                                        \
+	STEP_ALL(B_XOR_C, turn)                                                                                        \
+	STEP_ALL(B_ROTATE, turn, b_bits)
+
+#define ROUND(round)                                                                                                   \
+	HALF_G(round, 0, 0, 16, 12)                                                                                    \
+	HALF_G(round, 0, 1, 8, 7)                                                                                      \
+	HALF_G(round, 1, 0, 16, 12)                                                                                    \
+	HALF_G(round, 1, 1, 8, 7)
+
 /* Repeat the first job in the lanes from `count` up to a multiple of `group`, so that a vector kernel needs
  * no case for empty lanes; it stores the first `count` only. Returns the number of lanes then set. */
 static inline unsigned ls_b3_pad(struct ls_b3_lanes *lanes, unsigned group)

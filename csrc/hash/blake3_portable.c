@@ -3,10 +3,7 @@
 
 #include <string.h>
 
-static uint32_t load32(const uint8_t *p)
-{
-	return p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
-}
+#include "words.h"
 
 static void store32(uint8_t *p, uint32_t word)
 {
@@ -14,21 +11,16 @@ static void store32(uint8_t *p, uint32_t word)
 		p[i] = (uint8_t)(word >> (8 * i));
 }
 
-static uint32_t rotate_right(uint32_t word, int bits)
-{
-	return word >> bits | word << (32 - bits);
-}
-
 static inline void quarter_round(uint32_t v[16], int a, int b, int c, int d, uint32_t x, uint32_t y)
 {
 	v[a] += v[b] + x;
-	v[d] = rotate_right(v[d] ^ v[a], 16);
+	v[d] = ls_rotate_right32(v[d] ^ v[a], 16);
 	v[c] += v[d];
-	v[b] = rotate_right(v[b] ^ v[c], 12);
+	v[b] = ls_rotate_right32(v[b] ^ v[c], 12);
 	v[a] += v[b] + y;
-	v[d] = rotate_right(v[d] ^ v[a], 8);
+	v[d] = ls_rotate_right32(v[d] ^ v[a], 8);
 	v[c] += v[d];
-	v[b] = rotate_right(v[b] ^ v[c], 7);
+	v[b] = ls_rotate_right32(v[b] ^ v[c], 7);
 }
 
 /* Section 2.2: seven rounds, each of four columns and four diagonals. */
@@ -37,7 +29,7 @@ static void compress(uint32_t h[8], const uint8_t block[64], uint64_t counter, u
 	uint32_t m[16], v[16];
 
 	for (int i = 0; i < 16; i++)
-		m[i] = load32(block + 4 * i);
+		m[i] = ls_load32(block + 4 * i);
 	memcpy(v, h, 32);
 	memcpy(v + 8, ls_b3_iv, 16);
 	v[12] = (uint32_t)counter;

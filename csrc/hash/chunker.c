@@ -30,16 +30,6 @@ const struct ls_cut_kernel *ls_cut_kernel_at(size_t i)
 	return i < N_KERNELS ? &kernels[i] : NULL;
 }
 
-const char *ls_cut_kernel_name(const struct ls_cut_kernel *kernel)
-{
-	return kernel->kernel.name;
-}
-
-int ls_cut_kernel_runs_here(const struct ls_cut_kernel *kernel)
-{
-	return ls_kernel_runs_here(&kernel->kernel);
-}
-
 int ls_cut_kernel_find(const char *name, const struct ls_cut_kernel **kernel, struct ls_error *err)
 {
 	size_t found;

@@ -53,12 +53,10 @@ struct ls_chunk_sizes {
 /* LS_INVALID, with what to give instead, where they are not as above. The functions below take sizes that are. */
 int ls_chunk_sizes_check(const struct ls_chunk_sizes *sizes, struct ls_error *err);
 
-struct ls_cut_kernel; /* opaque; static storage, never freed */
+struct ls_cut_kernel; /* one of base/kernel.h; opaque; static storage, never freed */
 
 /* The kernels compiled in, NULL after the last one; "portable" is the first, the fastest the last. */
 const struct ls_cut_kernel *ls_cut_kernel_at(size_t i);
-const char *ls_cut_kernel_name(const struct ls_cut_kernel *kernel);
-int ls_cut_kernel_runs_here(const struct ls_cut_kernel *kernel);
 
 /* The kernel of that name; NULL or "auto" for the fastest of those that run here. LS_NOT_FOUND for an unknown name,
  * LS_UNSUPPORTED where the CPU lacks it. */

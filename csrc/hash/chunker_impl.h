@@ -7,6 +7,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "words.h"
+
 #define LS_CUT_WINDOW_BYTES 32
 #define LS_CUT_HALF_BYTES 16
 #define LS_CUT_HASHED_BITS 16 /* of a cut; the others are of m */
@@ -42,15 +44,6 @@ size_t ls_cut_find_avx2(const uint8_t *bytes, size_t from, size_t to, const stru
 size_t ls_cut_find_avx512(const uint8_t *bytes, size_t from, size_t to, const struct ls_cut *cut);
 #endif
 
-static inline uint64_t ls_cut_load64(const uint8_t *bytes)
-{
-	uint64_t number = 0;
-
-	for (int i = 0; i < 8; i++)
-		number |= (uint64_t)bytes[i] << (8 * i);
-	return number;
-}
-
 /* Whether place `p`, which has the bits of its hashes, is a cut. */
 static inline int ls_cut_confirm(const uint8_t *bytes, size_t p, const struct ls_cut *cut)
 {
@@ -60,7 +53,7 @@ static inline int ls_cut_confirm(const uint8_t *bytes, size_t p, const struct ls
 	if (!cut->more_zeros)
 		return 1;
 	for (int i = 0; i < LS_CUT_WINDOW_BYTES; i += 8)
-		m = (m + ls_cut_load64(window + i)) * LS_CUT_FACTOR;
+		m = (m + ls_load64(window + i)) * LS_CUT_FACTOR;
 	return m >> (64 - cut->more_zeros) == 0;
 }
 

@@ -3,6 +3,8 @@
 #include <endian.h>
 #include <string.h>
 
+#include "words.h"
+
 #define BLOCK_BYTES 64
 
 /* Section 5.3.3: the first 32 bits of the fractional parts of the square roots of the first 8 primes. */
@@ -22,11 +24,6 @@ static const uint32_t constants[64] = {
     0x748f82ee, 0x78a5636f, 0x84c87814, 0x8cc70208, 0x90befffa, 0xa4506ceb, 0xbef9a3f7, 0xc67178f2,
 };
 
-static uint32_t rotate(uint32_t word, unsigned bits)
-{
-	return word >> bits | word << (32 - bits);
-}
-
 /* Section 6.2.2, step 1. */
 static void schedule(uint32_t w[64], const uint8_t *block)
 {
@@ -35,8 +32,8 @@ static void schedule(uint32_t w[64], const uint8_t *block)
 		w[t] = be32toh(w[t]);
 	}
 	for (int t = 16; t < 64; t++) {
-		uint32_t s0 = rotate(w[t - 15], 7) ^ rotate(w[t - 15], 18) ^ w[t - 15] >> 3;
-		uint32_t s1 = rotate(w[t - 2], 17) ^ rotate(w[t - 2], 19) ^ w[t - 2] >> 10;
+		uint32_t s0 = ls_rotate_right32(w[t - 15], 7) ^ ls_rotate_right32(w[t - 15], 18) ^ w[t - 15] >> 3;
+		uint32_t s1 = ls_rotate_right32(w[t - 2], 17) ^ ls_rotate_right32(w[t - 2], 19) ^ w[t - 2] >> 10;
 
 		w[t] = s1 + w[t - 7] + s0 + w[t - 16];
 	}
@@ -51,9 +48,9 @@ static void compress(uint32_t state[8], const uint8_t *block)
 	memcpy(v, state, sizeof(v));
 	for (int t = 0; t < 64; t++) {
 		uint32_t a = v[0], e = v[4];
-		uint32_t s1 = rotate(e, 6) ^ rotate(e, 11) ^ rotate(e, 25);
+		uint32_t s1 = ls_rotate_right32(e, 6) ^ ls_rotate_right32(e, 11) ^ ls_rotate_right32(e, 25);
 		uint32_t t1 = v[7] + s1 + ((e & v[5]) ^ (~e & v[6])) + constants[t] + w[t];
-		uint32_t s0 = rotate(a, 2) ^ rotate(a, 13) ^ rotate(a, 22);
+		uint32_t s0 = ls_rotate_right32(a, 2) ^ ls_rotate_right32(a, 13) ^ ls_rotate_right32(a, 22);
 		uint32_t t2 = s0 + ((a & v[1]) ^ (a & v[2]) ^ (v[1] & v[2]));
 
 		memmove(v + 1, v, 7 * sizeof(*v));

@@ -1,8 +1,6 @@
 #include "siphash.h"
 
-#include <string.h>
-
-_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "words are loaded as they lie in memory");
+#include "words.h"
 
 struct state {
 	uint64_t v0, v1, v2, v3;
@@ -11,14 +9,6 @@ struct state {
 static inline uint64_t rotate_left(uint64_t word, int bits)
 {
 	return word << bits | word >> (64 - bits);
-}
-
-static inline uint64_t load_word(const uint8_t *bytes)
-{
-	uint64_t word;
-
-	memcpy(&word, bytes, sizeof(word));
-	return word;
 }
 
 static inline void sip_rounds(struct state *s, unsigned rounds)
@@ -52,7 +42,7 @@ static inline uint64_t last_word(const uint8_t *end, size_t length)
 	uint64_t word = (uint64_t)length << 56;
 
 	if (length >= 8)
-		return word | load_word(end - 8) >> 1 >> (63 - 8 * left);
+		return word | ls_load64(end - 8) >> 1 >> (63 - 8 * left);
 	for (size_t i = 0; i < left; i++)
 		word |= (uint64_t)end[(ptrdiff_t)i - left] << (8 * i);
 	return word;
@@ -62,13 +52,13 @@ static inline uint64_t last_word(const uint8_t *end, size_t length)
 __attribute__((always_inline)) static inline uint64_t hash(unsigned c, unsigned d, const uint8_t *key,
                                                            const uint8_t *bytes, size_t length)
 {
-	uint64_t k0 = load_word(key), k1 = load_word(key + 8);
+	uint64_t k0 = ls_load64(key), k1 = ls_load64(key + 8);
 	struct state s = {k0 ^ 0x736f6d6570736575, k1 ^ 0x646f72616e646f6d, k0 ^ 0x6c7967656e657261,
 	                  k1 ^ 0x7465646279746573};
 	size_t whole = length & ~(size_t)7;
 
 	for (size_t i = 0; i < whole; i += 8)
-		absorb(&s, load_word(bytes + i), c);
+		absorb(&s, ls_load64(bytes + i), c);
 	absorb(&s, last_word(bytes + length, length), c);
 	s.v2 ^= 0xff;
 	sip_rounds(&s, d);

@@ -2,6 +2,8 @@
 
 #include <string.h>
 
+#include "base/bytes.h"
+
 /* Both trees are walked side by side, depth first, with a stack of the directories that are open. On damaged
  * indexes this ends, because a child stands after its parent and names it (checked in `read_child`): no record is met
  * twice. */
@@ -64,24 +66,6 @@ static int is_same_target(const struct comparison *c, const struct ls_record *co
 	return status;
 }
 
-static int is_same_xattrs(const struct comparison *c, const struct ls_record *const records[SIDES], int *same,
-                          struct ls_error *err)
-{
-	const uint8_t *blocks[SIDES] = {NULL};
-	size_t lengths[SIDES] = {0};
-	int status = LS_OK;
-
-	*same = !records[A]->xattrs && !records[B]->xattrs;
-	if (*same)
-		return LS_OK;
-	for (int side = A; side < SIDES && !status; side++)
-		status =
-		    ls_index_xattr_block(c->index[side], records[side]->xattrs, &blocks[side], &lengths[side], err);
-	if (!status)
-		*same = lengths[A] == lengths[B] && blocks[A] && blocks[B] && !memcmp(blocks[A], blocks[B], lengths[A]);
-	return status;
-}
-
 /* Whether two records describe the same, what is in a directory left aside. */
 static int is_same(const struct comparison *c, const struct ls_record *const records[SIDES], int *same,
                    struct ls_error *err)
@@ -96,7 +80,7 @@ static int is_same(const struct comparison *c, const struct ls_record *const rec
 	else if (*same && S_ISLNK(a->mode))
 		status = is_same_target(c, records, same, err);
 	if (!status && *same)
-		status = is_same_xattrs(c, records, same, err);
+		status = ls_index_same_xattrs(c->index[A], a->xattrs, c->index[B], b->xattrs, same, err);
 	return status;
 }
 
@@ -184,13 +168,9 @@ static int read_child(const struct comparison *c, enum side side, const struct c
 /* A child that is not there comes after all others. */
 static int compare_names(const struct child *a, const struct child *b)
 {
-	size_t shorter = a->name_length < b->name_length ? a->name_length : b->name_length;
-	int order;
-
 	if (!a->record || !b->record)
 		return a->record ? -1 : 1;
-	order = memcmp(a->name, b->name, shorter);
-	return order ? order : (a->name_length > b->name_length) - (a->name_length < b->name_length);
+	return ls_compare(a->name, a->name_length, b->name, b->name_length);
 }
 
 /* The next name of the directories on top of the stack. */

@@ -2,6 +2,7 @@
 
 #include <string.h>
 
+#include "base/bytes.h"
 #include "hash/blake3.h"
 #include "hash/siphash.h"
 
@@ -9,19 +10,10 @@ _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the sections are used
 
 #define HEADER_DIGEST_AT offsetof(struct ls_index_header, header_digest)
 
-int ls_index_digest(const void *bytes, size_t length, uint8_t digest[32], struct ls_error *err)
-{
-	const struct ls_b3_kernel *kernel;
-	const uint8_t *in = bytes;
-	int status = ls_b3_kernel_find(NULL, &kernel, err);
-
-	return status ? status : ls_b3_hash_many(kernel, &in, &length, 1, digest, err);
-}
-
 static int check_header_digest(const struct ls_index_header *header, struct ls_error *err)
 {
 	uint8_t digest[LS_B3_DIGEST_BYTES];
-	int status = ls_index_digest(header, HEADER_DIGEST_AT, digest, err);
+	int status = ls_b3_hash(header, HEADER_DIGEST_AT, digest, err);
 
 	if (status)
 		return status;
@@ -32,7 +24,6 @@ static int check_header_digest(const struct ls_index_header *header, struct ls_e
 
 static int check_counts(const struct ls_index_header *h, struct ls_error *err)
 {
-	static const uint8_t zeros[sizeof(h->reserved)];
 	int good = (h->kind == LS_INDEX_LAYER && h->layer_count == 1) ||
 	           (h->kind == LS_INDEX_CHAIN && h->layer_count >= 1 && h->layer_count <= LS_INDEX_MAX_LAYERS);
 
@@ -40,7 +31,7 @@ static int check_counts(const struct ls_index_header *h, struct ls_error *err)
 	good = good && h->slot_count == ls_index_slot_count(h->record_count);
 	good = good && h->content_count != LS_NONE && h->heap_bytes >= 1 && h->heap_bytes <= LS_INDEX_MAX_HEAP_BYTES;
 	good = good && (h->kind == LS_INDEX_LAYER ? !h->tree_count : h->tree_count && h->tree_count <= h->record_count);
-	good = good && !memcmp(h->reserved, zeros, sizeof(zeros));
+	good = good && ls_is_zero(h->reserved, sizeof(h->reserved));
 	if (!good)
 		return ls_fail(
 		    err, LS_CORRUPT,
@@ -241,6 +232,31 @@ int ls_index_lookup(const struct ls_index *index, const char *path, size_t lengt
 	return probe(index, ls_siphash13(index->header->hash_key, path, length), path, length, record, err);
 }
 
+int ls_index_lookup_below(const struct ls_index *index, uint32_t directory, const char *name, size_t length,
+                          uint32_t *record, struct ls_error *err)
+{
+	const struct ls_record *above = NULL;
+	char path[LS_INDEX_MAX_PATH_BYTES];
+	const char *start = NULL;
+	size_t used;
+	int status = ls_index_record(index, directory, &above, err);
+
+	*record = LS_NONE;
+	if (!status)
+		status = ls_index_string(index, above->path, above->path_length, &start, err);
+	if (status)
+		return status;
+	used = above->path_length;
+	if (!used)
+		return ls_index_lookup(index, name, length, record, err);
+	if (used + 1 + length > sizeof(path))
+		return LS_OK;
+	memcpy(path, start, used);
+	path[used++] = '/';
+	memcpy(path + used, name, length);
+	return ls_index_lookup(index, path, used + length, record, err);
+}
+
 /* A lookup follows two dependent cache misses, the slot and the path. The stages below take each of them for a
  * window of paths at once: fetch the home slots; look at them and fetch the paths; compare. (A stage that did nothing
  * but prefetch would be for GCC a function without effects, and its calls dropped.) */
@@ -369,4 +385,18 @@ int ls_index_xattr_block(const struct ls_index *index, uint32_t block, const uin
 	*bytes = block ? index->heap + block : NULL;
 	*length = block ? cursor.position - block : 0;
 	return LS_OK;
+}
+
+int ls_index_same_xattrs(const struct ls_index *a, uint32_t block_a, const struct ls_index *b, uint32_t block_b,
+                         int *same, struct ls_error *err)
+{
+	const uint8_t *bytes_a = NULL, *bytes_b = NULL;
+	size_t length_a = 0, length_b = 0;
+	int status = ls_index_xattr_block(a, block_a, &bytes_a, &length_a, err);
+
+	if (!status)
+		status = ls_index_xattr_block(b, block_b, &bytes_b, &length_b, err);
+	if (!status)
+		*same = ls_equal(bytes_a, length_a, bytes_b, length_b);
+	return status;
 }

@@ -133,6 +133,10 @@ int ls_index_open(struct ls_index *index, const void *bytes, size_t length, stru
 int ls_index_lookup(const struct ls_index *index, const char *path, size_t length, uint32_t *record,
                     struct ls_error *err);
 
+/* The same of what is at a name, or several with '/' between, in a directory. */
+int ls_index_lookup_below(const struct ls_index *index, uint32_t directory, const char *name, size_t length,
+                          uint32_t *record, struct ls_error *err);
+
 /* The same for `n` paths; prefetches across the batch. */
 struct ls_path {
 	const char *bytes;
@@ -183,9 +187,12 @@ int ls_index_xattr_next(const struct ls_index *index, uint32_t block, struct ls_
 int ls_index_xattr_block(const struct ls_index *index, uint32_t block, const uint8_t **bytes, size_t *length,
                          struct ls_error *err);
 
+/* Whether two blocks, of one index or two, are equal. */
+int ls_index_same_xattrs(const struct ls_index *a, uint32_t block_a, const struct ls_index *b, uint32_t block_b,
+                         int *same, struct ls_error *err);
+
 /* For whoever writes an index. */
 uint32_t ls_index_slot_count(uint32_t record_count);
 void ls_index_layout(struct ls_index *index, const void *bytes); /* point at the sections that the header describes */
-int ls_index_digest(const void *bytes, size_t length, uint8_t digest[32], struct ls_error *err);
 
 #endif

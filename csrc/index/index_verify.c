@@ -3,6 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/bytes.h"
+#include "hash/blake3.h"
 #include "trees.h"
 
 /* One message for every find: what to do about it is the same. */
@@ -16,7 +18,7 @@ int ls_index_verify_digest(const struct ls_index *index, struct ls_error *err)
 	const struct ls_index_header *header = index->header;
 	const uint8_t *body = (const uint8_t *)(header + 1);
 	uint8_t digest[32];
-	int status = ls_index_digest(body, (size_t)(index->heap - body) + header->heap_bytes, digest, err);
+	int status = ls_b3_hash(body, (size_t)(index->heap - body) + header->heap_bytes, digest, err);
 
 	if (status)
 		return status;
@@ -52,8 +54,7 @@ static int verify_path(const struct ls_index *index, uint32_t number, struct ls_
 		return status;
 	if (r->path_length > LS_INDEX_MAX_PATH_BYTES)
 		return fail_record(err, number, "has a path of more than 4,096 bytes");
-	if (!length || (length <= 2 && !memcmp(name, "..", length)) || memchr(name, '/', length) ||
-	    memchr(name, 0, length))
+	if (!ls_is_name(name, length))
 		return fail_record(err, number, "has an impossible name");
 	if (r->name_start != (parent->path_length ? parent->path_length + 1 : 0) ||
 	    memcmp(path, above, parent->path_length) || (parent->path_length && path[parent->path_length] != '/'))
@@ -67,14 +68,12 @@ static int verify_order(const struct ls_index *index, uint32_t number, struct ls
 	const char *before = NULL, *name = NULL;
 	size_t before_length = 0, length = 0;
 	int status = ls_index_name(index, &index->records[number - 1], &before, &before_length, err);
-	int order;
 
 	if (!status)
 		status = ls_index_name(index, &index->records[number], &name, &length, err);
 	if (status)
 		return status;
-	order = memcmp(before, name, before_length < length ? before_length : length);
-	if (order > 0 || (!order && before_length >= length))
+	if (ls_compare(before, before_length, name, length) >= 0)
 		return fail_record(err, number, "does not follow the one before it by name");
 	return LS_OK;
 }
@@ -87,16 +86,13 @@ static int verify_xattrs(const struct ls_index *index, uint32_t number, struct l
 
 	for (;;) {
 		int status = ls_index_xattr_next(index, index->records[number].xattrs, &cursor, err);
-		int order = 0;
 
 		if (!status && !cursor.name && !before && index->records[number].xattrs)
 			return fail_record(err, number, "has an xattr block without xattrs");
 		if (status || !cursor.name)
 			return status;
-		if (before)
-			order = memcmp(before, cursor.name,
-			               before_length < cursor.name_length ? before_length : cursor.name_length);
-		if (!cursor.name_length || order > 0 || (before && !order && before_length >= cursor.name_length))
+		if (!cursor.name_length ||
+		    (before && ls_compare(before, before_length, cursor.name, cursor.name_length) >= 0))
 			return fail_record(err, number, "has xattrs that are unnamed or not in order");
 		before = cursor.name;
 		before_length = cursor.name_length;

@@ -1,22 +1,13 @@
-#define _GNU_SOURCE /* qsort_r */
-
 #include "index_writer.h"
 
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/bytes.h"
+#include "base/table.h"
+#include "hash/blake3.h"
 #include "hash/siphash.h"
 #include "trees.h"
-
-/* The xattr blocks already in the heap: open addressing over a keyed hash, grown by doubling. */
-struct xattr_set {
-	struct xattr_entry {
-		uint64_t hash;
-		uint32_t offset; /* into the heap; 0 is free */
-		uint32_t length;
-	} * entries;
-	size_t capacity, count;
-};
 
 /* Nodes become records where they are: first they are brought into the records' order, then each is read and the record
  * written over it and what is before it. So an index of millions of paths is not in memory twice. */
@@ -38,7 +29,7 @@ struct writer {
 	uint32_t *first_link; /* by record that stands for an inode: the inode's first record, LS_NONE before */
 	uint32_t *unhashed;   /* record numbers of the directories whose trees are to be computed */
 	uint32_t tree_count, unhashed_count;
-	struct xattr_set xattrs;
+	struct ls_table xattrs; /* where the xattr blocks are that are in the heap already */
 	struct ls_buffer heap;
 	struct ls_tree *trees;
 	struct ls_buffer *out;
@@ -52,10 +43,8 @@ static struct ls_record *record_at(const struct writer *w, uint32_t number)
 
 static int fail_node(struct ls_error *err, int status, const struct ls_index_node *node, const char *why)
 {
-	char name[256];
-
-	ls_printable(name, sizeof(name), node->name, node->name_length);
-	return ls_fail(err, status, "writing an index: the node named \"%s\" %s", name, why);
+	return ls_fail(err, status, "writing an index: the node named \"%s\" %s",
+	               LS_SHOWN(node->name, node->name_length), why);
 }
 
 /* Pass 1: group the written nodes by parent, in the order in which they were given. */
@@ -88,10 +77,7 @@ static int group_by_parent(struct writer *w, struct ls_error *err)
 
 static int compare_names(const struct ls_index_node *a, const struct ls_index_node *b)
 {
-	size_t shorter = a->name_length < b->name_length ? a->name_length : b->name_length;
-	int order = memcmp(a->name, b->name, shorter);
-
-	return order ? order : (int)a->name_length - (int)b->name_length;
+	return ls_compare(a->name, a->name_length, b->name, b->name_length);
 }
 
 static int compare_children(const void *a, const void *b, void *nodes)
@@ -122,11 +108,9 @@ static int sort_children(struct writer *w, uint32_t *children, uint32_t count, s
 
 static int check_name(const struct ls_index_node *node, struct ls_error *err)
 {
-	size_t length = node->name_length;
-
-	if (length == 0 || (length <= 2 && !memcmp(node->name, "..", length)))
+	if (!node->name_length || ls_is_dots(node->name, node->name_length))
 		return fail_node(err, LS_INVALID, node, "has a name that cannot stand in a directory");
-	if (memchr(node->name, '/', length) || memchr(node->name, '\0', length))
+	if (!ls_is_name(node->name, node->name_length))
 		return fail_node(err, LS_INVALID, node, "has a '/' or NUL in its name");
 	return LS_OK;
 }
@@ -180,34 +164,27 @@ static int put_path(struct writer *w, uint32_t number, uint32_t parent, const st
 	return ls_buffer_append(&w->heap, node->name, length - start, err);
 }
 
-static int grow_xattr_set(struct xattr_set *set, struct ls_error *err)
+struct xattr_block {
+	const struct ls_buffer *heap;
+	const uint8_t *bytes;
+	size_t length;
+};
+
+/* A block says itself how long it is, so that none is the beginning of another. */
+static int is_block(const void *key, uint32_t offset)
 {
-	size_t capacity = set->capacity ? set->capacity * 2 : 64;
-	struct xattr_entry *entries = calloc(capacity, sizeof(*entries));
+	const struct xattr_block *block = key;
 
-	if (!entries)
-		return ls_fail(err, LS_NO_MEMORY, "writing an index: out of memory for %zu xattr blocks", capacity);
-	for (size_t i = 0; i < set->capacity; i++) {
-		size_t at = set->entries[i].hash;
-
-		if (!set->entries[i].offset)
-			continue;
-		while (entries[at & (capacity - 1)].offset)
-			at++;
-		entries[at & (capacity - 1)] = set->entries[i];
-	}
-	free(set->entries);
-	set->entries = entries;
-	set->capacity = capacity;
-	return LS_OK;
+	return block->length <= block->heap->length - offset &&
+	       !memcmp(block->heap->bytes + offset, block->bytes, block->length);
 }
 
 /* The heap offset of a block, which is stored at its first use. */
 static int put_xattrs(struct writer *w, const uint8_t *block, size_t length, uint32_t *offset, struct ls_error *err)
 {
-	struct xattr_set *set = &w->xattrs;
-	uint64_t hash;
-	struct xattr_entry *entry;
+	struct xattr_block key = {&w->heap, block, length};
+	struct ls_table_slot *slot;
+	uint32_t hash;
 	int status;
 
 	*offset = 0;
@@ -215,28 +192,18 @@ static int put_xattrs(struct writer *w, const uint8_t *block, size_t length, uin
 		return LS_OK;
 	if (length > LS_INDEX_MAX_HEAP_BYTES)
 		return ls_fail(err, LS_LIMIT, "writing an index: %zu bytes of xattrs on one inode", length);
-	if (set->count >= set->capacity / 2) {
-		status = grow_xattr_set(set, err);
-		if (status)
-			return status;
-	}
-	hash = ls_siphash13(w->hash_key, block, length);
-	for (size_t at = hash;; at++) {
-		entry = &set->entries[at & (set->capacity - 1)];
-		if (!entry->offset)
-			break;
-		if (entry->hash == hash && entry->length == length &&
-		    !memcmp(w->heap.bytes + entry->offset, block, length)) {
-			*offset = entry->offset;
-			return LS_OK;
-		}
-	}
-	status = append_heap(w, block, length, offset, err);
+	status = ls_table_reserve(&w->xattrs, err);
 	if (status)
 		return status;
-	*entry = (struct xattr_entry){hash, *offset, (uint32_t)length};
-	set->count++;
-	return LS_OK;
+	hash = (uint32_t)ls_siphash13(w->hash_key, block, length);
+	slot = ls_table_find(&w->xattrs, hash, is_block, &key);
+	*offset = slot->number;
+	if (*offset != LS_TABLE_FREE)
+		return LS_OK;
+	status = append_heap(w, block, length, offset, err);
+	if (!status)
+		ls_table_put(&w->xattrs, slot, hash, *offset);
+	return status;
 }
 
 static int check_flags(const struct writer *w, const struct ls_index_node *node, struct ls_error *err)
@@ -538,10 +505,10 @@ static int seal(struct writer *w, struct ls_error *err)
 {
 	struct ls_index_header *header = (struct ls_index_header *)w->out->bytes;
 	uint8_t digest[32];
-	int status = ls_index_digest(header + 1, w->out->length - sizeof(*header), header->body_digest, err);
+	int status = ls_b3_hash(header + 1, w->out->length - sizeof(*header), header->body_digest, err);
 
 	if (!status)
-		status = ls_index_digest(header, offsetof(struct ls_index_header, header_digest), digest, err);
+		status = ls_b3_hash(header, offsetof(struct ls_index_header, header_digest), digest, err);
 	if (!status)
 		memcpy(header->header_digest, digest, sizeof(header->header_digest));
 	return status;
@@ -732,7 +699,7 @@ int ls_index_write_over(enum ls_index_kind kind, uint32_t layer_count, const uin
 	free(w.first_link);
 	free(w.unhashed);
 	free(w.trees);
-	free(w.xattrs.entries);
+	ls_table_free(&w.xattrs);
 	ls_buffer_free(&w.heap);
 	if (status)
 		out->length = 0;

@@ -8,17 +8,14 @@
 #include "layer_impl.h"
 #include "layer_path.h"
 
-#define FIRST_SLOTS 1024u
-
 enum meaning { MEANS_ENTRY, MEANS_WHITEOUT, MEANS_OPAQUE, MEANS_NOTHING };
 
 int ls_layer_refuse(const struct ls_layer_builder *builder, int status, const char *why, struct ls_error *err)
 {
-	char path[512];
+	struct ls_bytes path = builder->entry->path;
 
-	ls_printable(path, sizeof(path), builder->entry->path.bytes, builder->entry->path.length);
-	return ls_fail(err, status, "the layer's entry \"%s\" (at byte %" PRIu64 " of its tar) %s", path,
-	               builder->entry->position, why);
+	return ls_fail(err, status, "the layer's entry \"%s\" (at byte %" PRIu64 " of its tar) %s",
+	               LS_SHOWN(path.bytes, path.length), builder->entry->position, why);
 }
 
 static int out_of_memory(const struct ls_layer_builder *builder, struct ls_error *err)
@@ -42,76 +39,50 @@ static uint32_t hash_child(const struct ls_layer_builder *builder, uint32_t pare
 	return (uint32_t)ls_siphash13(builder->hash_key, bytes, sizeof(parent) + length);
 }
 
-/* The slot that leads to the child, or the free one where it belongs. */
-static struct slot *find_slot(const struct ls_layer_builder *builder, uint32_t tag, uint32_t parent, const char *name,
-                              size_t length)
-{
-	for (uint32_t i = tag & builder->slot_mask;; i = (i + 1) & builder->slot_mask) {
-		struct slot *slot = &builder->slots[i];
-		const struct ls_index_node *node;
+struct child {
+	const struct ls_index_node *nodes;
+	uint32_t parent;
+	const char *name;
+	size_t length;
+};
 
-		if (slot->node == LS_NONE)
-			return slot;
-		node = &builder->nodes[slot->node];
-		if (slot->tag == tag && node->parent == parent && node->name_length == length &&
-		    !memcmp(node->name, name, length))
-			return slot;
-	}
+static int is_child(const void *key, uint32_t number)
+{
+	const struct child *child = key;
+	const struct ls_index_node *node = &child->nodes[number];
+
+	return node->parent == child->parent && node->name_length == child->length &&
+	       !memcmp(node->name, child->name, child->length);
+}
+
+/* The slot that leads to the child, or the free one where it belongs. */
+static struct ls_table_slot *find_slot(const struct ls_layer_builder *builder, uint32_t hash, uint32_t parent,
+                                       const char *name, size_t length)
+{
+	struct child child = {builder->nodes, parent, name, length};
+
+	return ls_table_find(&builder->children, hash, is_child, &child);
 }
 
 uint32_t ls_layer_find_child(const struct ls_layer_builder *builder, uint32_t parent, const char *name, size_t length)
 {
-	return find_slot(builder, hash_child(builder, parent, name, length), parent, name, length)->node;
-}
-
-static int grow_slots(struct ls_layer_builder *builder, struct ls_error *err)
-{
-	uint64_t count = builder->slots ? ((uint64_t)builder->slot_mask + 1) * 2 : FIRST_SLOTS;
-	struct slot *slots;
-
-	if (count > UINT32_MAX)
-		return ls_layer_refuse(builder, LS_LIMIT, "is one too many for an index", err);
-	slots = malloc(count * sizeof(*slots));
-	if (!slots)
-		return out_of_memory(builder, err);
-	memset(slots, 0xff, count * sizeof(*slots));
-	for (uint64_t i = 0; builder->slots && i <= builder->slot_mask; i++) {
-		uint32_t at = builder->slots[i].tag & (uint32_t)(count - 1);
-
-		if (builder->slots[i].node == LS_NONE)
-			continue;
-		while (slots[at].node != LS_NONE)
-			at = (at + 1) & (uint32_t)(count - 1);
-		slots[at] = builder->slots[i];
-	}
-	free(builder->slots);
-	builder->slots = slots;
-	builder->slot_mask = (uint32_t)(count - 1);
-	return LS_OK;
+	return find_slot(builder, hash_child(builder, parent, name, length), parent, name, length)->number;
 }
 
 static int reserve_node(struct ls_layer_builder *builder, struct ls_error *err)
 {
-	if (!builder->slots || builder->slots_used >= builder->slot_mask / 3 * 2) {
-		int status = grow_slots(builder, err);
+	size_t bytes = ls_index_block_bytes((size_t)builder->node_count + 1);
+	int status;
 
-		if (status)
-			return status;
-	}
-	if (builder->node_count == builder->node_capacity) {
-		size_t capacity = builder->node_capacity ? (size_t)builder->node_capacity * 2 : FIRST_SLOTS;
-		uint8_t *block;
-
-		if (capacity > UINT32_MAX)
-			return ls_layer_refuse(builder, LS_LIMIT, "is one too many for an index", err);
-		block = realloc(builder->block, ls_index_block_bytes(capacity));
-		if (!block)
-			return out_of_memory(builder, err);
-		builder->block = block;
-		builder->nodes = ls_index_nodes(block);
-		builder->node_capacity = (uint32_t)capacity;
-	}
-	return LS_OK;
+	if (builder->node_count > LS_NONE / 2)
+		return ls_layer_refuse(builder, LS_LIMIT, "is one too many for an index", err);
+	status = ls_table_reserve(&builder->children, err);
+	if (!status)
+		status =
+		    ls_array_reserve(&builder->block, &builder->block_bytes, bytes, 1, "bytes of a layer's paths", err);
+	if (!status)
+		builder->nodes = ls_index_nodes(builder->block);
+	return status;
 }
 
 static void bury(struct ls_layer_builder *builder, uint32_t number)
@@ -128,33 +99,32 @@ static int claim(struct ls_layer_builder *builder, uint32_t parent, const char *
 {
 	int status = reserve_node(builder, err);
 	struct ls_index_node fresh = {.parent = parent, .name_length = (uint16_t)length};
-	uint32_t tag;
-	struct slot *slot;
+	struct ls_table_slot *slot;
+	uint32_t hash;
 
 	if (status)
 		return status;
-	tag = hash_child(builder, parent, name, length);
-	slot = find_slot(builder, tag, parent, name, length);
-	*number = slot->node;
-	if (slot->node != LS_NONE) {
-		const struct ls_index_node *old = &builder->nodes[slot->node];
+	hash = hash_child(builder, parent, name, length);
+	slot = find_slot(builder, hash, parent, name, length);
+	*number = slot->number;
+	if (*number != LS_NONE) {
+		const struct ls_index_node *old = &builder->nodes[*number];
 
 		if (directory && is_directory(old))
 			return LS_OK;
 		fresh.name = old->name;
 		fresh.record.flags = old->record.flags & LS_RECORD_WHITEOUT;
-		bury(builder, slot->node);
+		bury(builder, *number);
 	} else {
 		fresh.name = ls_arena_copy(&builder->arena, name, length);
 		if (!fresh.name)
 			return out_of_memory(builder, err);
-		builder->slots_used++;
 	}
 	builder->bytes += LS_LAYER_NODE_BYTES + path_length;
 	*number = builder->node_count++;
 	fresh.inode = *number;
 	builder->nodes[*number] = fresh;
-	*slot = (struct slot){.tag = tag, .node = *number};
+	ls_table_put(&builder->children, slot, hash, *number);
 	return LS_OK;
 }
 
@@ -165,14 +135,16 @@ static void imply(struct ls_layer_builder *builder, struct ls_index_node *node)
 	builder->implied++;
 }
 
-/* Make the directories of the walk that are missing. */
-static int make_parents(struct ls_layer_builder *builder, struct walk *walk, struct ls_error *err)
+/* Walk to the directory of the entry's path, and make those on the way that are missing. */
+static int make_parents(struct ls_layer_builder *builder, struct ls_error *err)
 {
-	for (uint32_t level = 1; level <= walk->depth; level++) {
+	struct walk *walk = &builder->path;
+	int status = ls_layer_resolve(builder, walk, err);
+
+	for (uint32_t level = 1; level <= walk->depth && !status; level++) {
 		size_t start = walk->end[level - 1] + (level > 1);
 		const char *name = walk->text + start;
 		size_t length = walk->end[level] - start;
-		int status;
 
 		if (walk->node[level] != LS_NONE)
 			continue;
@@ -185,11 +157,10 @@ static int make_parents(struct ls_layer_builder *builder, struct walk *walk, str
 			                       "implies more directories than a layer of this many entries may", err);
 		status =
 		    claim(builder, walk->node[level - 1], name, length, walk->end[level], 1, &walk->node[level], err);
-		if (status)
-			return status;
-		imply(builder, &builder->nodes[walk->node[level]]);
+		if (!status)
+			imply(builder, &builder->nodes[walk->node[level]]);
 	}
-	return LS_OK;
+	return status;
 }
 
 /* ---- what an entry says ---- */
@@ -213,13 +184,6 @@ static uint8_t *put(uint8_t *out, uint64_t value, int bytes)
 	return out;
 }
 
-static uint8_t *put_bytes(uint8_t *out, struct ls_bytes bytes)
-{
-	if (bytes.length)
-		memcpy(out, bytes.bytes, bytes.length);
-	return out + bytes.length;
-}
-
 static void encode_xattrs(const struct ls_tar_entry *entry, uint8_t *out)
 {
 	out = put(out, entry->xattr_count, 2);
@@ -228,8 +192,8 @@ static void encode_xattrs(const struct ls_tar_entry *entry, uint8_t *out)
 
 		out = put(out, xattr->name.length, 2);
 		out = put(out, xattr->value.length, 4);
-		out = put_bytes(out, xattr->name);
-		out = put_bytes(out, xattr->value);
+		out = ls_put(out, xattr->name.bytes, xattr->name.length);
+		out = ls_put(out, xattr->value.bytes, xattr->value.length);
 	}
 }
 
@@ -353,7 +317,7 @@ static enum meaning interpret(struct walk *walk)
 		return MEANS_ENTRY;
 	if (is_below_aufs(walk))
 		return MEANS_NOTHING;
-	if (length == strlen(LS_WHITEOUT_OPAQUE) && ls_begins_with(name, length, LS_WHITEOUT_OPAQUE))
+	if (ls_equal(name, length, LS_WHITEOUT_OPAQUE, strlen(LS_WHITEOUT_OPAQUE)))
 		return MEANS_OPAQUE;
 	if (ls_begins_with(name, length, LS_WHITEOUT_AUFS))
 		return MEANS_NOTHING;
@@ -379,11 +343,9 @@ static int add_whiteout(struct ls_layer_builder *builder, struct ls_error *err)
 	uint32_t parent, number;
 	int status;
 
-	if (!length || (name[0] == '.' && (length == 1 || (length == 2 && name[1] == '.'))))
+	if (!length || ls_is_dots(name, length))
 		return ls_layer_refuse(builder, LS_INVALID, "is a whiteout of no name, \".\" or \"..\"", err);
-	status = ls_layer_resolve(builder, walk, err);
-	if (!status)
-		status = make_parents(builder, walk, err);
+	status = make_parents(builder, err);
 	if (status)
 		return status;
 	parent = walk->node[walk->depth];
@@ -398,10 +360,8 @@ static int add_whiteout(struct ls_layer_builder *builder, struct ls_error *err)
 static int add_opaque(struct ls_layer_builder *builder, struct ls_error *err)
 {
 	struct walk *walk = &builder->path;
-	int status = ls_layer_resolve(builder, walk, err);
+	int status = make_parents(builder, err);
 
-	if (!status)
-		status = make_parents(builder, walk, err);
 	if (!status)
 		builder->nodes[walk->node[walk->depth]].record.flags |= LS_RECORD_OPAQUE;
 	return status;
@@ -492,9 +452,7 @@ static int add_entry(struct ls_layer_builder *builder, uint32_t content, struct 
 
 	if (!walk->length && !directory)
 		return ls_layer_refuse(builder, LS_INVALID, "stands for the root but is not a directory", err);
-	status = ls_layer_resolve(builder, walk, err);
-	if (!status)
-		status = make_parents(builder, walk, err);
+	status = make_parents(builder, err);
 	if (status)
 		return status;
 	if (builder->entry->type == LS_TAR_HARDLINK)
@@ -562,7 +520,7 @@ void ls_layer_builder_free(struct ls_layer_builder *builder)
 	if (!builder)
 		return;
 	ls_arena_free(&builder->arena);
-	free(builder->slots);
+	ls_table_free(&builder->children);
 	free(builder->block);
 	free(builder);
 }
@@ -615,10 +573,9 @@ int ls_layer_builder_finish(struct ls_layer_builder *builder, const uint8_t hash
 
 	settle(builder);
 	/* Paths are not looked up any more, and writing takes memory of its own. */
-	free(builder->slots);
-	builder->slots = NULL;
+	ls_table_free(&builder->children);
 	builder->block = NULL;
 	builder->nodes = NULL;
-	return ls_index_write_over(LS_INDEX_LAYER, 1, hash_key, block, ls_index_block_bytes(builder->node_capacity),
-	                           builder->node_count, contents, content_count, out, err);
+	return ls_index_write_over(LS_INDEX_LAYER, 1, hash_key, block, builder->block_bytes, builder->node_count,
+	                           contents, content_count, out, err);
 }

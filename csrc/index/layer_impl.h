@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 
 #include "base/arena.h"
+#include "base/table.h"
 #include "hash/siphash.h"
 #include "index_writer.h"
 #include "layer.h"
@@ -34,11 +35,6 @@ struct walk {
 	size_t link_bytes; /* bytes of their targets */
 };
 
-struct slot {
-	uint32_t tag;  /* low half of the hash of (parent, name); its low bits are also the slot's preferred place */
-	uint32_t node; /* LS_NONE when free */
-};
-
 /* Nodes are never taken away. One that is replaced is buried (parent = LS_NONE) and its slot leads to its successor,
  * so that dropping a directory costs the same whatever is below it: a child has a greater number than its parent, and
  * one pass in finish finds those whose parent is buried. A hard link holds a copy of its target's record and names, as
@@ -49,10 +45,10 @@ struct slot {
 struct ls_layer_builder {
 	uint8_t *block;              /* as ls_index_write_over takes it */
 	struct ls_index_node *nodes; /* in the block */
-	uint32_t node_count, node_capacity;
-	struct slot *slots;
-	uint32_t slot_mask, slots_used;
-	struct ls_arena arena; /* what lives as long as the builder */
+	size_t block_bytes;
+	uint32_t node_count;
+	struct ls_table children; /* nodes by the hash of parent and name */
+	struct ls_arena arena;    /* what lives as long as the builder */
 	uint8_t hash_key[LS_SIPHASH_KEY_BYTES];
 	uint64_t entries, implied;
 	uint64_t xattr_bytes;

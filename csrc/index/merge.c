@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/table.h"
 #include "hash/siphash.h"
 #include "index_writer.h"
 #include "union.h"
@@ -32,9 +33,7 @@ struct merge {
 	size_t source_count;
 
 	struct ls_content *contents;
-	uint32_t content_count;
-	uint32_t *content_slots; /* content numbers by keyed hash of the digest, LS_NONE is free */
-	size_t content_mask;
+	struct ls_table content_numbers; /* by the digest */
 };
 
 static int layer_number(const struct merge *m, struct ls_source source, uint16_t *number, struct ls_error *err)
@@ -47,30 +46,30 @@ static int layer_number(const struct merge *m, struct ls_source source, uint16_t
 	return LS_OK;
 }
 
+/* Whether a content is the one that stands behind the last. */
+static int is_same_content(const void *merge, uint32_t number)
+{
+	const struct merge *m = merge;
+
+	return !memcmp(m->contents[number].digest, m->contents[m->content_numbers.count].digest,
+	               sizeof(m->contents->digest));
+}
+
 /* The number of a content in the merged index. That its size is the record's is checked by the writer. */
 static int put_content(struct merge *m, struct ls_source source, uint32_t *number, struct ls_error *err)
 {
 	const struct ls_index *layer = m->stack.layers[source.layer];
 	const struct ls_content *content;
-	size_t at;
+	uint64_t hash;
 
 	if (*number == LS_NONE)
 		return LS_OK;
 	if (*number >= layer->header->content_count)
 		return ls_union_fail(&m->stack, source, "has a content that is not there", err);
 	content = &layer->contents[*number];
-	at = ls_siphash13(m->hash_key, content->digest, sizeof(content->digest)) & m->content_mask;
-	for (; m->content_slots[at] != LS_NONE; at = (at + 1) & m->content_mask) {
-		const struct ls_content *other = &m->contents[m->content_slots[at]];
-
-		if (memcmp(other->digest, content->digest, sizeof(content->digest)))
-			continue;
-		*number = m->content_slots[at];
-		return LS_OK;
-	}
-	m->contents[m->content_count] = *content;
-	*number = m->content_slots[at] = m->content_count++;
-	return LS_OK;
+	hash = ls_siphash13(m->hash_key, content->digest, sizeof(content->digest));
+	m->contents[m->content_numbers.count] = *content;
+	return ls_table_number(&m->content_numbers, (uint32_t)hash, is_same_content, m, number, err);
 }
 
 /* Give the node the description of a record. */
@@ -230,22 +229,16 @@ static int count_contents(const struct ls_union *u, size_t *contents, struct ls_
 static int allocate(struct merge *m, size_t contents, struct ls_error *err)
 {
 	size_t records = m->stack.record_count;
-	size_t content_slots = 2;
 
-	while (content_slots < contents + contents / 2)
-		content_slots *= 2;
-	m->content_mask = content_slots - 1;
 	m->inode_node = malloc(records * sizeof(*m->inode_node));
 	m->block = malloc(ls_index_block_bytes(records));
 	m->directories = malloc(records * sizeof(*m->directories));
 	m->sources = malloc(records * sizeof(*m->sources));
 	m->contents = malloc((contents + 1) * sizeof(*m->contents));
-	m->content_slots = malloc(content_slots * sizeof(*m->content_slots));
-	if (!m->inode_node || !m->block || !m->directories || !m->sources || !m->contents || !m->content_slots)
+	if (!m->inode_node || !m->block || !m->directories || !m->sources || !m->contents)
 		return ls_fail(err, LS_NO_MEMORY, "merging layers: out of memory for %zu records", records);
 	m->nodes = ls_index_nodes(m->block);
 	memset(m->inode_node, 0xff, records * sizeof(*m->inode_node));
-	memset(m->content_slots, 0xff, content_slots * sizeof(*m->content_slots));
 	return LS_OK;
 }
 
@@ -265,7 +258,7 @@ static int merge(struct merge *m, struct ls_buffer *out, struct ls_error *err)
 	m->block = NULL;
 	status = ls_index_write_over(LS_INDEX_CHAIN, m->stack.number_count, m->hash_key, block,
 	                             ls_index_block_bytes(m->stack.record_count), m->node_count, m->contents,
-	                             m->content_count, out, err);
+	                             m->content_numbers.count, out, err);
 	/* The tree is well-formed: what the writer will not take came from a layer. */
 	if (status == LS_INVALID) {
 		status = LS_CORRUPT;
@@ -289,7 +282,7 @@ int ls_merge(const struct ls_index *const *layers, size_t layer_count, const uin
 	free(m.directories);
 	free(m.sources);
 	free(m.contents);
-	free(m.content_slots);
+	ls_table_free(&m.content_numbers);
 	return status;
 }
 

@@ -99,22 +99,6 @@ static uint32_t end_above(const struct trace *t, const struct hiding *hiding)
 
 /* The versions of one path */
 
-static int same_xattrs(const struct ls_union *u, struct ls_source a, struct ls_source b, int *same,
-                       struct ls_error *err)
-{
-	const uint8_t *bytes_a = NULL, *bytes_b = NULL;
-	size_t length_a = 0, length_b = 0;
-	int status = ls_index_xattr_block(u->layers[a.layer], ls_union_record(u, a)->xattrs, &bytes_a, &length_a, err);
-
-	if (!status)
-		status =
-		    ls_index_xattr_block(u->layers[b.layer], ls_union_record(u, b)->xattrs, &bytes_b, &length_b, err);
-	if (status)
-		return status;
-	*same = length_a == length_b && (!length_a || !memcmp(bytes_a, bytes_b, length_a));
-	return LS_OK;
-}
-
 /* Whether a directory is described as another one is. */
 static int same_directory(const struct ls_union *u, struct ls_source a, struct ls_source b, int *same,
                           struct ls_error *err)
@@ -123,7 +107,9 @@ static int same_directory(const struct ls_union *u, struct ls_source a, struct l
 
 	*same = x->mode == y->mode && x->uid == y->uid && x->gid == y->gid && x->mtime_seconds == y->mtime_seconds &&
 	        x->mtime_nanoseconds == y->mtime_nanoseconds;
-	return *same ? same_xattrs(u, a, b, same, err) : LS_OK;
+	if (!*same)
+		return LS_OK;
+	return ls_index_same_xattrs(u->layers[a.layer], x->xattrs, u->layers[b.layer], y->xattrs, same, err);
 }
 
 /* The path's visible version as the layers are gone through upwards. */

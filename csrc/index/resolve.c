@@ -1,8 +1,9 @@
-#define _GNU_SOURCE
 #include "resolve.h"
 
 #include <errno.h>
 #include <string.h>
+
+#include "base/bytes.h"
 
 #define NAME_LIMIT 255
 #define WINDOW 64
@@ -55,47 +56,14 @@ static size_t name_length(struct ls_path path)
 	return slash ? (size_t)(slash - path.bytes) : path.length;
 }
 
-/* The path of the directory `at` and `name` behind it, in `buffer` where they have to be joined. Its length is 0 where
- * it would be longer than any path of an index. */
-static int join(const struct ls_index *index, uint32_t at, struct ls_path name, char buffer[LS_INDEX_MAX_PATH_BYTES],
-                struct ls_path *joined, struct ls_error *err)
-{
-	const struct ls_record *directory = NULL;
-	const char *path = NULL;
-	size_t length;
-	int status = ls_index_record(index, at, &directory, err);
-
-	if (!status)
-		status = ls_index_string(index, directory->path, directory->path_length, &path, err);
-	if (status)
-		return status;
-	length = directory->path_length;
-	*joined = name;
-	if (!length)
-		return LS_OK;
-	*joined = (struct ls_path){buffer, 0};
-	if (length + 1 + name.length > LS_INDEX_MAX_PATH_BYTES)
-		return LS_OK;
-	memcpy(buffer, path, length);
-	buffer[length] = '/';
-	memcpy(buffer + length + 1, name.bytes, name.length);
-	joined->length = length + 1 + name.length;
-	return LS_OK;
-}
-
 /* What is at `name` (one component or several) in the directory `at`: its number and record, LS_NONE and NULL for
  * nothing. */
 static int find_below(const struct ls_index *index, uint32_t at, struct ls_path name, uint32_t *found,
                       const struct ls_record **record, struct ls_error *err)
 {
-	char buffer[LS_INDEX_MAX_PATH_BYTES];
-	struct ls_path path;
-	int status = join(index, at, name, buffer, &path, err);
+	int status = ls_index_lookup_below(index, at, name.bytes, name.length, found, err);
 
-	*found = LS_NONE;
 	*record = NULL;
-	if (!status && (path.length || !name.length))
-		status = ls_index_lookup(index, path.bytes, path.length, found, err);
 	return status || *found == LS_NONE ? status : checked_record(index, *found, record, err);
 }
 
@@ -305,7 +273,7 @@ static int is_absent(const struct ls_index *index, struct ls_path path, struct l
 
 	if (record == LS_NONE || !S_ISDIR(index->records[record].mode) || !length || name[0] == '/')
 		return 0;
-	return !(name[0] == '.' && (length == 1 || (length == 2 && name[1] == '.')));
+	return !ls_is_dots(name, length);
 }
 
 static int resolve_window(const struct ls_index *index, const struct ls_path *paths, size_t n, int follow,

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "base/buffer.h"
+#include "base/bytes.h"
 #include "hash/blake3.h"
 
 /* What a child's entry takes from its record as it lies there. */
@@ -57,13 +58,6 @@ static int payload(const struct batch *batch, const struct ls_record *child, con
 	return status;
 }
 
-static uint8_t *put(uint8_t *at, const void *bytes, size_t length)
-{
-	if (length)
-		memcpy(at, bytes, length);
-	return at + length;
-}
-
 static int add_child(struct batch *batch, uint32_t number, struct ls_error *err)
 {
 	static const uint8_t no_xattrs[2];
@@ -87,13 +81,13 @@ static int add_child(struct batch *batch, uint32_t number, struct ls_error *err)
 	if (status)
 		return status;
 	length = (uint16_t)name_length;
-	at = put(batch->entries.bytes + batch->entries.length, &length, sizeof(length));
-	at = put(at, name, name_length);
-	at = put(at, (const uint8_t *)child + ATTRIBUTES_AT, ATTRIBUTES_BYTES);
+	at = ls_put(batch->entries.bytes + batch->entries.length, &length, sizeof(length));
+	at = ls_put(at, name, name_length);
+	at = ls_put(at, (const uint8_t *)child + ATTRIBUTES_AT, ATTRIBUTES_BYTES);
 	if (S_ISDIR(child->mode))
 		memset(at - ATTRIBUTES_BYTES + SIZE_AT, 0, sizeof(child->size));
-	at = put(at, what, what_length);
-	at = put(at, xattrs, xattrs_length);
+	at = ls_put(at, what, what_length);
+	at = ls_put(at, xattrs, xattrs_length);
 	batch->entries.length = (size_t)(at - batch->entries.bytes);
 	return LS_OK;
 }

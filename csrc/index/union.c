@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/bytes.h"
+
 /* The next child of one source. */
 struct ls_union_cursor {
 	uint64_t prefix; /* the name's first 8 bytes, zero-padded, as a number that orders as they do */
@@ -83,15 +85,9 @@ static uint64_t name_prefix(const char *name, size_t length)
 
 static int compare_names(const struct ls_union_cursor *a, const struct ls_union_cursor *b)
 {
-	size_t shorter = a->name_length < b->name_length ? a->name_length : b->name_length;
-	int order;
-
 	if (a->prefix != b->prefix)
 		return a->prefix < b->prefix ? -1 : 1;
-	order = memcmp(a->name, b->name, shorter);
-	if (order)
-		return order;
-	return (a->name_length > b->name_length) - (a->name_length < b->name_length);
+	return ls_compare(a->name, a->name_length, b->name, b->name_length);
 }
 
 static int comes_before(const struct ls_union_cursor *a, const struct ls_union_cursor *b)
@@ -278,19 +274,17 @@ static int fail_link(const struct ls_union *u, struct ls_source link, struct ls_
 	const struct ls_index *layer = u->layers[link.layer];
 	const struct ls_record *record = ls_union_record(u, link);
 	const char *path, *target;
-	char path_text[400], target_text[400];
 	int status = ls_index_string(layer, record->path, record->path_length, &path, err);
 
 	if (!status)
 		status = ls_index_string(layer, record->data, record->size, &target, err);
 	if (status)
 		return status;
-	ls_printable(path_text, sizeof(path_text), path, record->path_length);
-	ls_printable(target_text, sizeof(target_text), target, record->size);
 	return ls_fail(err, LS_INVALID,
 	               "%s: \"%s\" of layer %u is a hard link to \"%s\", and the layers below it show no file there; "
 	               "the image is broken: build or pull it again",
-	               u->doing, path_text, u->number[link.layer], target_text);
+	               u->doing, LS_SHOWN(path, record->path_length), u->number[link.layer],
+	               LS_SHOWN(target, record->size));
 }
 
 int ls_union_follow(const struct ls_union *u, struct ls_source link, struct ls_source *found, struct ls_error *err)

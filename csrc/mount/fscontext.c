@@ -1,5 +1,3 @@
-#define _GNU_SOURCE
-
 #include "fscontext.h"
 
 #include <errno.h>
@@ -45,15 +43,14 @@ static void drain_log(const struct ls_fscontext *context, char log[LOG_SIZE])
 static int refuse(const struct ls_fscontext *context, int sys_errno, const char *step, const char *log,
                   struct ls_error *err)
 {
-	char shown[LS_SHOWN_SIZE];
 	const char *colon = *log ? ": " : "";
 
-	ls_printable(shown, sizeof(shown), context->subject, strlen(context->subject));
 	if (sys_errno == EPERM)
 		return ls_fail(err, LS_UNSUPPORTED, "cannot mount %s \"%s\": " LS_NEEDS_PRIVILEGE "%s%s", context->what,
-		               shown, colon, log);
+		               LS_SHOWN_TEXT(context->subject), colon, log);
 	errno = sys_errno;
-	return ls_fail_errno(err, "cannot mount %s \"%s\": %s%s%s", context->what, shown, step, colon, log);
+	return ls_fail_errno(err, "cannot mount %s \"%s\": %s%s%s", context->what, LS_SHOWN_TEXT(context->subject),
+	                     step, colon, log);
 }
 
 int ls_fscontext_open(struct ls_fscontext *context, struct ls_error *err)
@@ -153,13 +150,7 @@ int ls_fscontext_attach(struct ls_fscontext *context, unsigned int attributes, i
 	result = (int)syscall(SYS_move_mount, mount_fd, "", target_fd, target, MOVE_MOUNT_F_EMPTY_PATH);
 	saved = errno;
 	close(mount_fd);
-	if (result) {
-		char shown[LS_SHOWN_SIZE];
-
-		return refuse(context, saved, "attaching it",
-		              ls_printable(shown, sizeof(shown), target, strlen(target)), err);
-	}
-	return LS_OK;
+	return result ? refuse(context, saved, "attaching it", LS_SHOWN_TEXT(target), err) : LS_OK;
 }
 
 void ls_fscontext_close(struct ls_fscontext *context)

@@ -8,9 +8,6 @@
 
 #include "base/status.h"
 
-/* Room for one path or name made printable (ls_printable) in a message. */
-#define LS_SHOWN_SIZE 320
-
 struct ls_fscontext {
 	int fd;              /* of fsopen(2); -1: not open */
 	const char *type;    /* "erofs", "overlay" */

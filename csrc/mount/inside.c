@@ -1,37 +1,22 @@
-#define _GNU_SOURCE
-
 #include <errno.h>
-#include <fcntl.h>
 #include <linux/openat2.h>
-#include <stdint.h>
 #include <string.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
+#include "base/files.h"
 #include "inside.h"
 
-#define SHOWN_SIZE 320
 #define MAX_RACES 32
 
 int ls_open_inside(int root_fd, const char *path, int flags, int links, int *fd, struct ls_error *err)
 {
-	struct open_how how = {
-	    .flags = (uint64_t)(unsigned int)(flags | O_CLOEXEC),
-	    .resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS | (links ? 0 : RESOLVE_NO_SYMLINKS),
-	};
-	char shown[SHOWN_SIZE];
-	int races = 0;
+	uint64_t resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS | (links ? 0 : RESOLVE_NO_SYMLINKS);
 
-	/* EAGAIN: something was renamed while ".." was looked up, and the kernel could not tell whether it stayed inside. */
-	do
-		*fd = (int)syscall(SYS_openat2, root_fd, path, &how, sizeof(how));
-	while (*fd < 0 && (errno == EAGAIN || errno == EINTR) && ++races < MAX_RACES);
+	*fd = ls_open_resolved(root_fd, path, flags, resolve, MAX_RACES);
 	if (*fd >= 0)
 		return LS_OK;
 	if (errno == ENOSYS)
 		return ls_fail(
 		    err, LS_UNSUPPORTED,
 		    "this kernel cannot open a path inside a root directory (openat2): Linux >= 5.6 is needed");
-	return ls_fail_errno(err, "cannot open \"%s\" inside the root directory",
-	                     ls_printable(shown, sizeof(shown), path, strlen(path)));
+	return ls_fail_errno(err, "cannot open \"%s\" inside the root directory", LS_SHOWN_TEXT(path));
 }

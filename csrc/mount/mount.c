@@ -1,5 +1,3 @@
-#define _GNU_SOURCE
-
 #include "mount.h"
 
 #include <errno.h>
@@ -26,15 +24,13 @@ struct short_path {
 
 static int shorten(struct short_path *out, const char *path, struct ls_error *err)
 {
-	char shown[LS_SHOWN_SIZE];
-
 	out->fd = -1;
 	out->text = path;
 	if (strlen(path) < 256)
 		return LS_OK;
 	out->fd = open(path, O_PATH | O_CLOEXEC);
 	if (out->fd < 0)
-		return ls_fail_errno(err, "cannot open \"%s\"", ls_printable(shown, sizeof(shown), path, strlen(path)));
+		return ls_fail_errno(err, "cannot open \"%s\"", LS_SHOWN_TEXT(path));
 	snprintf(out->descriptor, sizeof(out->descriptor), "/proc/self/fd/%d", out->fd);
 	out->text = out->descriptor;
 	return LS_OK;
@@ -62,15 +58,13 @@ static int has_erofs_magic(const char *path)
 /* EROFS says why only to the kernel's log, not to the context's: say it in its place. */
 static int explain_erofs(const char *image, const char *device, int sys_errno, int status, struct ls_error *err)
 {
-	char shown[LS_SHOWN_SIZE], shown_device[LS_SHOWN_SIZE];
+	const char *shown = LS_SHOWN_TEXT(image);
 
-	ls_printable(shown, sizeof(shown), image, strlen(image));
-	ls_printable(shown_device, sizeof(shown_device), device ? device : "", device ? strlen(device) : 0);
 	if (sys_errno == ENOTBLK)
 		return ls_fail(err, LS_UNSUPPORTED,
 		               "cannot mount the EROFS image \"%s\"%s%s from a file: the store must be on ext4, XFS or "
 		               "btrfs (not tmpfs, not an overlay), on Linux >= 6.12 with EROFS_FS_BACKED_BY_FILE",
-		               shown, device ? " with device " : "", shown_device);
+		               shown, device ? " with device " : "", device ? LS_SHOWN_TEXT(device) : "");
 	if (sys_errno == EINVAL && !has_erofs_magic(image))
 		return ls_fail(err, LS_CORRUPT, "\"%s\" is not an EROFS image: it has no EROFS superblock", shown);
 	if (sys_errno == EUCLEAN || sys_errno == EBADMSG)

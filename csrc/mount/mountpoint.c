@@ -1,5 +1,3 @@
-#define _GNU_SOURCE
-
 #include "mountpoint.h"
 
 #include <errno.h>
@@ -15,14 +13,12 @@
 int ls_mountpoint_test(int directory_fd, const char *path, int *mounted, struct ls_error *err)
 {
 	struct statx found;
-	char shown[LS_SHOWN_SIZE];
 
 	*mounted = 0;
 	if (statx(directory_fd, path, AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_STATX_DONT_SYNC, 0, &found)) {
 		if (errno == ENOENT)
 			return LS_OK;
-		return ls_fail_errno(err, "cannot see whether \"%s\" is mounted",
-		                     ls_printable(shown, sizeof(shown), path, strlen(path)));
+		return ls_fail_errno(err, "cannot see whether \"%s\" is mounted", LS_SHOWN_TEXT(path));
 	}
 	if (!(found.stx_attributes_mask & STATX_ATTR_MOUNT_ROOT))
 		return ls_fail(err, LS_UNSUPPORTED,
@@ -34,9 +30,8 @@ int ls_mountpoint_test(int directory_fd, const char *path, int *mounted, struct 
 
 static int explain_umount(int sys_errno, const char *subject, struct ls_error *err)
 {
-	char shown[LS_SHOWN_SIZE];
+	const char *shown = LS_SHOWN_TEXT(subject);
 
-	ls_printable(shown, sizeof(shown), subject, strlen(subject));
 	if (sys_errno == EPERM)
 		return ls_fail(err, LS_UNSUPPORTED, "cannot unmount \"%s\": " LS_NEEDS_PRIVILEGE, shown);
 	errno = sys_errno;

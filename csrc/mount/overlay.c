@@ -1,5 +1,3 @@
-#define _GNU_SOURCE
-
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -21,13 +19,11 @@ struct container_paths {
 
 int ls_container_check_name(const char *name, struct ls_error *err)
 {
-	char shown[LS_SHOWN_SIZE];
 	size_t length = strlen(name);
 
 	if (length && length <= NAME_MAX && !strchr(name, '/') && strcmp(name, ".") && strcmp(name, ".."))
 		return LS_OK;
-	return ls_fail(err, LS_INVALID, "\"%s\" cannot be the name of a container's directory",
-	               ls_printable(shown, sizeof(shown), name, length));
+	return ls_fail(err, LS_INVALID, "\"%s\" cannot be the name of a container's directory", LS_SHOWN(name, length));
 }
 
 static int find_paths(struct container_paths *paths, const char *name, struct ls_error *err)
@@ -44,12 +40,9 @@ static int find_paths(struct container_paths *paths, const char *name, struct ls
 
 static int make_directory(int containers_fd, const char *path, struct ls_error *err)
 {
-	char shown[LS_SHOWN_SIZE];
-
 	if (!mkdirat(containers_fd, path, 0700))
 		return LS_OK;
-	return ls_fail_errno(err, "cannot make the container directory \"%s\"",
-	                     ls_printable(shown, sizeof(shown), path, strlen(path)));
+	return ls_fail_errno(err, "cannot make the container directory \"%s\"", LS_SHOWN_TEXT(path));
 }
 
 /* The owner first: changing it clears set-user-ID and set-group-ID bits. The time last. */
@@ -60,14 +53,12 @@ static int set_attributes(int containers_fd, const char *path, const struct ls_d
 	    {.tv_nsec = UTIME_OMIT},
 	    {.tv_sec = attributes->mtime_seconds, .tv_nsec = attributes->mtime_nanoseconds},
 	};
-	char shown[LS_SHOWN_SIZE];
 
 	if (fchownat(containers_fd, path, attributes->uid, attributes->gid, AT_SYMLINK_NOFOLLOW) ||
 	    fchmodat(containers_fd, path, attributes->mode & 07777, 0) || utimensat(containers_fd, path, times, 0))
 		return ls_fail_errno(err,
 		                     "cannot give \"%s\" the attributes of the image's root (mode %o, owner %u:%u)",
-		                     ls_printable(shown, sizeof(shown), path, strlen(path)), attributes->mode,
-		                     attributes->uid, attributes->gid);
+		                     LS_SHOWN_TEXT(path), attributes->mode, attributes->uid, attributes->gid);
 	return LS_OK;
 }
 
@@ -120,18 +111,6 @@ int ls_container_make_many(int containers_fd, const char *const *names, size_t n
 	return LS_OK;
 }
 
-/* Opened for reading and not with O_PATH, which the first kernels with layers by descriptor refuse. */
-static int open_layer(int containers_fd, const char *path, int *fd, struct ls_error *err)
-{
-	char shown[LS_SHOWN_SIZE];
-
-	*fd = openat(containers_fd, path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-	if (*fd >= 0)
-		return LS_OK;
-	return ls_fail_errno(err, "cannot open the container directory \"%s\"",
-	                     ls_printable(shown, sizeof(shown), path, strlen(path)));
-}
-
 static int add_layers(struct ls_fscontext *context, const char *key, const int *fds, size_t count, struct ls_error *err)
 {
 	int status = LS_OK;
@@ -144,11 +123,11 @@ static int add_layers(struct ls_fscontext *context, const char *key, const int *
 static int add_own_layer(struct ls_fscontext *context, const char *key, int containers_fd, const char *path,
                          struct ls_error *err)
 {
-	int fd;
-	int status = open_layer(containers_fd, path, &fd, err);
+	/* For reading and not with O_PATH, which the first kernels with layers by descriptor refuse. */
+	int fd = openat(containers_fd, path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC), status;
 
-	if (status)
-		return status;
+	if (fd < 0)
+		return ls_fail_errno(err, "cannot open the container directory \"%s\"", LS_SHOWN_TEXT(path));
 	status = ls_fscontext_directory(context, key, fd, err);
 	close(fd); /* the context holds the directory itself from here on */
 	return status;
@@ -181,7 +160,6 @@ static int configure_overlay(struct ls_fscontext *context, int containers_fd, co
 static int clear_volatile_mark(int containers_fd, const char *work, struct ls_error *err)
 {
 	char path[NAME_MAX + sizeof("/work/work/incompat/volatile/dirty")];
-	char shown[LS_SHOWN_SIZE];
 	int length = snprintf(path, sizeof(path), "%s/work/incompat/volatile/dirty", work);
 
 	if (unlinkat(containers_fd, path, 0) && errno == ENOENT)
@@ -189,8 +167,7 @@ static int clear_volatile_mark(int containers_fd, const char *work, struct ls_er
 	path[length - (int)strlen("/dirty")] = '\0';
 	if (!unlinkat(containers_fd, path, AT_REMOVEDIR))
 		return LS_OK;
-	return ls_fail_errno(err, "cannot clear the volatile mark \"%s\"",
-	                     ls_printable(shown, sizeof(shown), path, strlen(path)));
+	return ls_fail_errno(err, "cannot clear the volatile mark \"%s\"", LS_SHOWN_TEXT(path));
 }
 
 static int mount_container(int containers_fd, const char *name, const struct ls_overlay_lowers *lowers,

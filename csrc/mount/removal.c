@@ -1,5 +1,3 @@
-#define _GNU_SOURCE
-
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -8,10 +6,9 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
-#include "fscontext.h"
+#include "base/files.h"
 #include "mountpoint.h"
 #include "overlay.h"
 #include "removal.h"
@@ -30,45 +27,19 @@ struct removal {
 
 static int fail(const struct removal *removal, const char *name)
 {
-	char container[LS_SHOWN_SIZE], shown[LS_SHOWN_SIZE];
-
-	return ls_fail_errno(
-	    removal->err, "cannot remove \"%s\" of container \"%s\"",
-	    ls_printable(shown, sizeof(shown), name, strlen(name)),
-	    ls_printable(container, sizeof(container), removal->container, strlen(removal->container)));
+	return ls_fail_errno(removal->err, "cannot remove \"%s\" of container \"%s\"", LS_SHOWN_TEXT(name),
+	                     LS_SHOWN_TEXT(removal->container));
 }
 
 /* The directory opened for reading, NULL with errno otherwise: EBUSY where it is a mount. */
 static DIR *open_directory(int parent_fd, const char *name)
 {
-	struct open_how how = {
-	    .flags = O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC,
-	    .resolve = RESOLVE_NO_XDEV | RESOLVE_NO_SYMLINKS,
-	};
-	int fd = (int)syscall(SYS_openat2, parent_fd, name, &how, sizeof(how));
-	DIR *directory;
+	int fd = ls_open_resolved(parent_fd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW,
+	                          RESOLVE_NO_XDEV | RESOLVE_NO_SYMLINKS, 1);
 
-	if (fd < 0) {
-		if (errno == EXDEV)
-			errno = EBUSY;
-		return NULL;
-	}
-	directory = fdopendir(fd);
-	if (!directory)
-		close(fd);
-	return directory;
-}
-
-/* The next entry other than "." and ".."; NULL with errno 0 at the end. */
-static const struct dirent *next_entry(DIR *directory)
-{
-	const struct dirent *entry;
-
-	do {
-		errno = 0;
-		entry = readdir(directory);
-	} while (entry && (!strcmp(entry->d_name, ".") || !strcmp(entry->d_name, "..")));
-	return entry;
+	if (fd < 0 && errno == EXDEV)
+		errno = EBUSY;
+	return ls_read_directory(fd);
 }
 
 /* Somebody else may be removing the same container: what is gone is none of what fails below. */
@@ -109,7 +80,7 @@ static int remove_directory(struct removal *removal, int parent_fd, const char *
 
 	if (!directory)
 		return errno == ENOENT ? LS_OK : fail(removal, name);
-	while (!status && (entry = next_entry(directory))) {
+	while (!status && (entry = ls_next_entry(directory))) {
 		int left = unlink_entry(dirfd(directory), entry);
 
 		if (left > 0 && nested < NESTED_MAX)
@@ -131,7 +102,7 @@ static int empty_container(struct removal *removal, DIR *top)
 	int status = LS_OK;
 
 	rewinddir(top);
-	while (!status && (entry = next_entry(top))) {
+	while (!status && (entry = ls_next_entry(top))) {
 		int left = unlink_entry(removal->top_fd, entry);
 
 		if (left < 0)
@@ -159,7 +130,7 @@ static int remove_opened(struct removal *removal, int containers_fd, DIR *top)
 
 static int check_unmounted(int containers_fd, const char *name, struct ls_error *err)
 {
-	char root[NAME_MAX + sizeof("/root")], shown[LS_SHOWN_SIZE];
+	char root[NAME_MAX + sizeof("/root")];
 	int mounted;
 	int status;
 
@@ -169,7 +140,7 @@ static int check_unmounted(int containers_fd, const char *name, struct ls_error 
 		return status;
 	errno = EBUSY;
 	return ls_fail_errno(err, "cannot remove container \"%s\", which is mounted: unmount it first",
-	                     ls_printable(shown, sizeof(shown), name, strlen(name)));
+	                     LS_SHOWN_TEXT(name));
 }
 
 static int remove_container(int containers_fd, const char *name, struct ls_error *err)

@@ -1,5 +1,3 @@
-#define _GNU_SOURCE
-
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/sched.h>
@@ -19,7 +17,6 @@
 
 #define STACK_SIZE (64 * 1024)
 #define KERNEL_SIGNALS 64 /* _NSIG of the kernel, on x86-64 and arm64 */
-#define SHOWN_SIZE 320
 
 /* The kernel's own signal set: the C library's calls leave out the two signals it uses itself, and those must not
  * reach a child that still shares this process's memory. */
@@ -190,15 +187,14 @@ static int explain(const struct launch *launch, struct ls_error *err)
 	};
 	const char *program = launch->spawn->argv[0];
 	const char *path = launch->path && launch->path != program ? launch->path : "";
-	char shown[SHOWN_SIZE], shown_path[SHOWN_SIZE];
+	const char *shown = LS_SHOWN_TEXT(program);
 
-	ls_printable(shown, sizeof(shown), program, strlen(program));
-	ls_printable(shown_path, sizeof(shown_path), path, strlen(path));
 	if (launch->failed == STEP_NAMESPACE && launch->sys_errno == EPERM)
 		return ls_fail(err, LS_UNSUPPORTED,
 		               "cannot make a mount namespace for \"%s\": it needs CAP_SYS_ADMIN: run as root", shown);
 	errno = launch->sys_errno;
-	return ls_fail_errno(err, "cannot %s \"%s\"%s%s", steps[launch->failed], shown, *path ? ": " : "", shown_path);
+	return ls_fail_errno(err, "cannot %s \"%s\"%s%s", steps[launch->failed], shown, *path ? ": " : "",
+	                     LS_SHOWN_TEXT(path));
 }
 
 static void reap(int pid)

@@ -1,4 +1,3 @@
-#define _GNU_SOURCE
 #include "xfs.h"
 
 #include <errno.h>

@@ -21,7 +21,7 @@ const struct ls_tar_limits ls_tar_default_limits = {
 
 int tar_fail(const struct ls_tar *tar, struct ls_error *err, int status, const char *format, ...)
 {
-	char detail[512], path[256];
+	char detail[512];
 	va_list arguments;
 
 	va_start(arguments, format);
@@ -29,25 +29,8 @@ int tar_fail(const struct ls_tar *tar, struct ls_error *err, int status, const c
 	va_end(arguments);
 	if (!tar->entry.path.bytes)
 		return ls_fail(err, status, "tar header at byte %" PRIu64 ": %s", tar->header_position, detail);
-	ls_printable(path, sizeof(path), tar->entry.path.bytes, tar->entry.path.length);
-	return ls_fail(err, status, "tar header at byte %" PRIu64 " (\"%s\"): %s", tar->header_position, path, detail);
-}
-
-int tar_grow(void **items, size_t *capacity, size_t count, size_t item_bytes, struct ls_error *err)
-{
-	size_t room = *capacity ? *capacity : 8, bytes;
-	void *grown;
-
-	if (count < *capacity)
-		return LS_OK;
-	if (__builtin_mul_overflow(room, 2, &room) || __builtin_mul_overflow(room, item_bytes, &bytes))
-		return ls_fail(err, LS_NO_MEMORY, "the list of a tar entry's extents or xattrs is too long");
-	grown = realloc(*items, bytes);
-	if (!grown)
-		return ls_fail(err, LS_NO_MEMORY, "out of memory for %zu extents or xattrs of a tar entry", room);
-	*items = grown;
-	*capacity = room;
-	return LS_OK;
+	return ls_fail(err, status, "tar header at byte %" PRIu64 " (\"%s\"): %s", tar->header_position,
+	               LS_SHOWN(tar->entry.path.bytes, tar->entry.path.length), detail);
 }
 
 int ls_tar_new(struct ls_tar **tar, const struct ls_tar_limits *limits, struct ls_error *err)

@@ -57,12 +57,10 @@ static int field_signed(const struct ls_tar *tar, const uint8_t *field, size_t w
                         struct ls_error *err)
 {
 	enum tar_number result = tar_parse_field(field, width, value);
-	char text[64];
 
 	if (result == TAR_NUMBER_OK)
 		return LS_OK;
-	ls_printable(text, sizeof(text), field, width);
-	return tar_fail(tar, err, LS_CORRUPT, "the field %s holds \"%s\", which %s", name, text,
+	return tar_fail(tar, err, LS_CORRUPT, "the field %s holds \"%s\", which %s", name, LS_SHOWN(field, width),
 	                result == TAR_NUMBER_RANGE ? "does not fit 64 bits" : "is not an octal or base-256 number");
 }
 
@@ -78,13 +76,6 @@ int tar_field_unsigned(const struct ls_tar *tar, const uint8_t *field, size_t wi
 		return tar_fail(tar, err, LS_CORRUPT, "the field %s is negative: %" PRId64, name, number);
 	*value = (uint64_t)number;
 	return LS_OK;
-}
-
-static int is_zero(const uint8_t *block)
-{
-	static const uint8_t zeros[TAR_BLOCK];
-
-	return block[0] == 0 && memcmp(block, zeros, TAR_BLOCK) == 0;
 }
 
 /* The sum of all bytes, the checksum's own counted as spaces. POSIX says unsigned; historic writers
@@ -121,7 +112,6 @@ static int read_type(struct ls_tar *tar, uint8_t type, struct ls_error *err)
 	    LS_TAR_REGULAR, LS_TAR_HARDLINK,  LS_TAR_SYMLINK, LS_TAR_CHAR,
 	    LS_TAR_BLOCK,   LS_TAR_DIRECTORY, LS_TAR_FIFO,    LS_TAR_REGULAR,
 	};
-	char letter[8];
 
 	if (type == 0 || type == 'S')
 		tar->entry.type = LS_TAR_REGULAR;
@@ -130,7 +120,7 @@ static int read_type(struct ls_tar *tar, uint8_t type, struct ls_error *err)
 	else
 		return tar_fail(tar, err, LS_INVALID,
 		                "entries of type '%s' are not supported; write the archive without them",
-		                ls_printable(letter, sizeof(letter), &type, 1));
+		                LS_SHOWN(&type, 1));
 	return LS_OK;
 }
 
@@ -147,16 +137,15 @@ static int check_text(const struct ls_tar *tar, struct ls_bytes text, const char
 {
 	size_t path_bytes = tar->limits.path_bytes, name_bytes = tar->limits.name_bytes;
 	const uint8_t *at = text.bytes, *end = text.bytes + text.length;
-	char shown[256];
 
 	if (!text.length)
 		return tar_fail(tar, err, LS_INVALID, "the %s is empty", what);
 	if (text.length > path_bytes)
 		return tar_fail(tar, err, LS_LIMIT, "the %s \"%s\" has %zu bytes, more than the limit path_bytes (%zu)",
-		                what, ls_printable(shown, sizeof(shown), at, text.length), text.length, path_bytes);
+		                what, LS_SHOWN(at, text.length), text.length, path_bytes);
 	if (memchr(at, 0, text.length))
 		return tar_fail(tar, err, LS_INVALID, "the %s \"%s\" contains a NUL byte", what,
-		                ls_printable(shown, sizeof(shown), at, text.length));
+		                LS_SHOWN(at, text.length));
 	while (is_path && (size_t)(end - at) > name_bytes) {
 		const uint8_t *slash = memchr(at, '/', (size_t)(end - at));
 		size_t length = (size_t)((slash ? slash : end) - at);
@@ -165,7 +154,7 @@ static int check_text(const struct ls_tar *tar, struct ls_bytes text, const char
 			return tar_fail(
 			    tar, err, LS_LIMIT,
 			    "the %s has the component \"%s\" of %zu bytes, more than the limit name_bytes (%zu)", what,
-			    ls_printable(shown, sizeof(shown), at, length), length, name_bytes);
+			    LS_SHOWN(at, length), length, name_bytes);
 		at += length + !!slash;
 	}
 	return LS_OK;
@@ -394,7 +383,7 @@ int tar_read_header(struct ls_tar *tar, const uint8_t *block, struct ls_error *e
 	int status;
 
 	tar->entry.path.bytes = NULL;
-	if (is_zero(block))
+	if (ls_is_zero(block, TAR_BLOCK))
 		return read_end(tar, err);
 	status = verify_checksum(tar, block, err);
 	if (status)

@@ -102,8 +102,6 @@ struct ls_tar {
 /* ls_fail with the header's position, and the entry's path once it is known, before the message. */
 __attribute__((format(printf, 4, 5))) int tar_fail(const struct ls_tar *tar, struct ls_error *err, int status,
                                                    const char *format, ...);
-/* Make room for one more item behind `count` of them. */
-int tar_grow(void **items, size_t *capacity, size_t count, size_t item_bytes, struct ls_error *err);
 /* The entry is complete: hand it out, then its content. */
 void tar_ready(struct ls_tar *tar);
 

@@ -25,14 +25,7 @@ static const char *const key_names[TAR_KEYS] = {
 
 static int equal(struct ls_bytes text, const char *name)
 {
-	return text.length == strlen(name) && memcmp(text.bytes, name, text.length) == 0;
-}
-
-static int begins_with(struct ls_bytes text, const char *prefix)
-{
-	size_t length = strlen(prefix);
-
-	return text.length >= length && memcmp(text.bytes, prefix, length) == 0;
+	return ls_equal(text.bytes, text.length, name, strlen(name));
 }
 
 enum tar_number tar_parse_decimal(const uint8_t *text, size_t length, uint64_t *value)
@@ -100,15 +93,14 @@ static void set_value(struct tar_values *values, enum tar_key key, struct ls_byt
 static int add_xattr(struct ls_tar *tar, struct ls_bytes name, struct ls_bytes value, struct ls_error *err)
 {
 	const uint8_t *base = tar->local.bytes.bytes;
-	void *items = tar->xattr_ranges;
 	int status;
 
 	if (!name.length)
 		return tar_fail(tar, err, LS_INVALID, "a pax record " TAR_XATTR_PREFIX " has no attribute name");
-	status = tar_grow(&items, &tar->xattr_range_capacity, tar->xattr_count, sizeof(*tar->xattr_ranges), err);
+	status = ls_array_reserve(&tar->xattr_ranges, &tar->xattr_range_capacity, tar->xattr_count + 1,
+	                          sizeof(*tar->xattr_ranges), "xattrs of a tar entry", err);
 	if (status)
 		return status;
-	tar->xattr_ranges = items;
 	tar->xattr_ranges[tar->xattr_count++] = (struct tar_xattr_range){
 	    {(size_t)(name.bytes - base), name.length},
 	    {(size_t)(value.bytes - base), value.length},
@@ -121,13 +113,13 @@ static int add_xattr(struct ls_tar *tar, struct ls_bytes name, struct ls_bytes v
  * alone, as docker does. */
 static int apply_record(struct ls_tar *tar, struct ls_bytes key, struct ls_bytes value, struct ls_error *err)
 {
-	int xattr = begins_with(key, TAR_XATTR_PREFIX), sparse = begins_with(key, SPARSE_PREFIX);
+	int xattr = ls_begins_with(key.bytes, key.length, TAR_XATTR_PREFIX);
+	int sparse = ls_begins_with(key.bytes, key.length, SPARSE_PREFIX);
 	size_t prefix = strlen(TAR_XATTR_PREFIX);
-	char shown[128];
 
 	if ((xattr || sparse) && tar->extended_type == 'g')
 		return tar_fail(tar, err, LS_INVALID, "a global pax header has %s, which cannot hold for every entry",
-		                ls_printable(shown, sizeof(shown), key.bytes, key.length));
+		                LS_SHOWN(key.bytes, key.length));
 	if (xattr)
 		return add_xattr(tar, (struct ls_bytes){key.bytes + prefix, key.length - prefix}, value, err);
 	if (sparse && equal(key, SPARSE_PREFIX "offset"))
@@ -167,15 +159,11 @@ static int read_records(struct ls_tar *tar, const uint8_t *body, size_t length, 
 		size_t record = split_record(body + at, length - at, &key, &value);
 		int status;
 
-		if (!record) {
-			char shown[64];
-
-			ls_printable(shown, sizeof(shown), body + at, length - at);
+		if (!record)
 			return tar_fail(
 			    tar, err, LS_CORRUPT,
-			    "the pax record \"%s\", %zu bytes into the extended header, is not LENGTH KEY=VALUE", shown,
-			    at);
-		}
+			    "the pax record \"%s\", %zu bytes into the extended header, is not LENGTH KEY=VALUE",
+			    LS_SHOWN(body + at, length - at), at);
 		status = apply_record(tar, key, value, err);
 		if (status)
 			return status;
@@ -228,7 +216,6 @@ int tar_value_unsigned(const struct ls_tar *tar, enum tar_key key, int *found, u
 {
 	struct ls_bytes text;
 	enum tar_number result, negative = TAR_NUMBER_GARBAGE;
-	char shown[64];
 
 	*found = tar_value(tar, key, &text);
 	if (!*found)
@@ -236,13 +223,13 @@ int tar_value_unsigned(const struct ls_tar *tar, enum tar_key key, int *found, u
 	result = tar_parse_decimal(text.bytes, text.length, number);
 	if (result == TAR_NUMBER_OK)
 		return LS_OK;
-	ls_printable(shown, sizeof(shown), text.bytes, text.length);
 	if (text.bytes[0] == '-')
 		negative = tar_parse_decimal(text.bytes + 1, text.length - 1, number);
 	if (result == TAR_NUMBER_RANGE || negative != TAR_NUMBER_GARBAGE)
 		return tar_fail(tar, err, LS_INVALID, "the pax record %s=%s is negative or does not fit 64 bits",
-		                key_names[key], shown);
-	return tar_fail(tar, err, LS_CORRUPT, "the pax record %s=%s is not a decimal number", key_names[key], shown);
+		                key_names[key], LS_SHOWN(text.bytes, text.length));
+	return tar_fail(tar, err, LS_CORRUPT, "the pax record %s=%s is not a decimal number", key_names[key],
+	                LS_SHOWN(text.bytes, text.length));
 }
 
 /* The first nine digits behind the point, as nanoseconds. */
@@ -288,7 +275,6 @@ int tar_value_mtime(struct ls_tar *tar, int *found, struct ls_error *err)
 {
 	struct ls_bytes text;
 	enum tar_number result;
-	char shown[64];
 
 	*found = tar_value(tar, TAR_KEY_MTIME, &text);
 	if (!*found)
@@ -296,44 +282,38 @@ int tar_value_mtime(struct ls_tar *tar, int *found, struct ls_error *err)
 	result = parse_time(text, &tar->entry.mtime_seconds, &tar->entry.mtime_nanoseconds);
 	if (result == TAR_NUMBER_OK)
 		return LS_OK;
-	ls_printable(shown, sizeof(shown), text.bytes, text.length);
 	if (result == TAR_NUMBER_RANGE)
-		return tar_fail(tar, err, LS_INVALID, "the pax record mtime=%s does not fit 64 bits", shown);
-	return tar_fail(tar, err, LS_CORRUPT, "the pax record mtime=%s is not a decimal number", shown);
+		return tar_fail(tar, err, LS_INVALID, "the pax record mtime=%s does not fit 64 bits",
+		                LS_SHOWN(text.bytes, text.length));
+	return tar_fail(tar, err, LS_CORRUPT, "the pax record mtime=%s is not a decimal number",
+	                LS_SHOWN(text.bytes, text.length));
 }
 
 /* By name, then by the order in the archive: values lie in that order. */
 static int compare_xattrs(const void *a, const void *b)
 {
 	const struct ls_xattr *left = a, *right = b;
-	size_t shorter = left->name.length < right->name.length ? left->name.length : right->name.length;
-	int order = memcmp(left->name.bytes, right->name.bytes, shorter);
+	int order = ls_compare(left->name.bytes, left->name.length, right->name.bytes, right->name.length);
 
 	if (order)
 		return order;
-	if (left->name.length != right->name.length)
-		return left->name.length < right->name.length ? -1 : 1;
 	return left->name.bytes < right->name.bytes ? -1 : left->name.bytes > right->name.bytes;
 }
 
 static int same_name(const struct ls_xattr *a, const struct ls_xattr *b)
 {
-	return a->name.length == b->name.length && memcmp(a->name.bytes, b->name.bytes, a->name.length) == 0;
+	return ls_equal(a->name.bytes, a->name.length, b->name.bytes, b->name.length);
 }
 
 int tar_collect_xattrs(struct ls_tar *tar, struct ls_error *err)
 {
 	const uint8_t *base = tar->local.bytes.bytes;
 	size_t kept = 0;
+	int status = ls_array_reserve(&tar->xattrs, &tar->xattr_capacity, tar->xattr_count, sizeof(*tar->xattrs),
+	                              "xattrs of a tar entry", err);
 
-	while (tar->xattr_capacity < tar->xattr_count) {
-		void *items = tar->xattrs;
-		int status = tar_grow(&items, &tar->xattr_capacity, tar->xattr_capacity, sizeof(*tar->xattrs), err);
-
-		tar->xattrs = items;
-		if (status)
-			return status;
-	}
+	if (status)
+		return status;
 	for (size_t i = 0; i < tar->xattr_count; i++) {
 		const struct tar_xattr_range *range = &tar->xattr_ranges[i];
 

@@ -20,7 +20,6 @@ static int add_extent(struct ls_tar *tar, uint64_t offset, uint64_t length, stru
 {
 	struct tar_sparse *sparse = &tar->sparse;
 	struct ls_tar_extent *last = sparse->count ? &sparse->extents[sparse->count - 1] : NULL;
-	void *items = sparse->extents;
 	uint64_t end;
 	int status;
 
@@ -36,10 +35,10 @@ static int add_extent(struct ls_tar *tar, uint64_t offset, uint64_t length, stru
 	if (length && last && last->offset + last->length == offset) {
 		last->length += length;
 	} else if (length) {
-		status = tar_grow(&items, &sparse->capacity, sparse->count, sizeof(*sparse->extents), err);
+		status = ls_array_reserve(&sparse->extents, &sparse->capacity, sparse->count + 1,
+		                          sizeof(*sparse->extents), "extents of a tar entry", err);
 		if (status)
 			return status;
-		sparse->extents = items;
 		sparse->extents[sparse->count++] = (struct ls_tar_extent){offset, length};
 	}
 	sparse->end = end;
@@ -123,12 +122,10 @@ int tar_sparse_extension(struct ls_tar *tar, const uint8_t *block, struct ls_err
 static int record_number(struct ls_tar *tar, const char *name, const uint8_t *text, size_t length, uint64_t *number,
                          struct ls_error *err)
 {
-	char shown[64];
-
 	if (tar_parse_decimal(text, length, number) == TAR_NUMBER_OK)
 		return LS_OK;
 	return tar_fail(tar, err, LS_CORRUPT, "the pax record %s has \"%s\" where a decimal number of 64 bits belongs",
-	                name, ls_printable(shown, sizeof(shown), text, length));
+	                name, LS_SHOWN(text, length));
 }
 
 int tar_sparse_offset(struct ls_tar *tar, const uint8_t *text, size_t length, struct ls_error *err)

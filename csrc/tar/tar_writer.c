@@ -25,14 +25,14 @@ static struct ls_bytes text_of(const char *text)
 __attribute__((format(printf, 4, 5))) static int refuse(const struct ls_tar_writer *writer, struct ls_error *err,
                                                         int status, const char *format, ...)
 {
-	char detail[512], path[256];
+	char detail[512];
 	va_list arguments;
 
 	va_start(arguments, format);
 	vsnprintf(detail, sizeof(detail), format, arguments);
 	va_end(arguments);
-	ls_printable(path, sizeof(path), writer->path, writer->path_length);
-	return ls_fail(err, status, "writing \"/%s\" to a layer's tar: %s", path, detail);
+	return ls_fail(err, status, "writing \"/%s\" to a layer's tar: %s", LS_SHOWN(writer->path, writer->path_length),
+	               detail);
 }
 
 /* `length` counts what is written behind or into the path. */
@@ -61,7 +61,7 @@ static int remember(struct ls_tar_writer *writer, struct ls_bytes path, struct l
 
 static int check_component(const struct ls_tar_writer *writer, const uint8_t *name, size_t length, struct ls_error *err)
 {
-	if (!length || (name[0] == '.' && (length == 1 || (length == 2 && name[1] == '.'))))
+	if (!length || ls_is_dots(name, length))
 		return refuse(writer, err, LS_INVALID,
 		              "a path in a layer has no empty component, no \".\" and no \"..\"");
 	if (length > ls_tar_default_limits.name_bytes)
@@ -246,15 +246,12 @@ static int put_mtime(struct ls_tar_writer *writer, const struct ls_tar_entry *en
 
 static int put_xattr(struct ls_tar_writer *writer, const struct ls_xattr *xattr, struct ls_error *err)
 {
-	char shown[128];
-
-	ls_printable(shown, sizeof(shown), xattr->name.bytes, xattr->name.length);
 	if (!xattr->name.length || memchr(xattr->name.bytes, 0, xattr->name.length) ||
 	    memchr(xattr->name.bytes, '=', xattr->name.length))
 		return refuse(writer, err, LS_INVALID,
 		              "it has the extended attribute \"%s\", and a tar cannot hold a name that is empty or has "
 		              "a '=' or a NUL byte; remove the attribute",
-		              shown);
+		              LS_SHOWN(xattr->name.bytes, xattr->name.length));
 	return put_record(writer, TAR_XATTR_PREFIX, xattr->name, xattr->value, err);
 }
 

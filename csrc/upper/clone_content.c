@@ -1,5 +1,3 @@
-#define _GNU_SOURCE
-
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fs.h>
@@ -18,7 +16,7 @@
 static int copy_through(struct ls_clone *clone, int source, int target, off_t at, off_t end)
 {
 	while (at < end) {
-		size_t wanted = end - at < LS_CLONE_XATTR_SIZE ? (size_t)(end - at) : LS_CLONE_XATTR_SIZE;
+		size_t wanted = end - at < LS_XATTRS_BYTES ? (size_t)(end - at) : LS_XATTRS_BYTES;
 		ssize_t length = TEMP_FAILURE_RETRY(pread(source, clone->value, wanted, at));
 
 		if (length <= 0)

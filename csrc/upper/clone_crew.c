@@ -1,4 +1,3 @@
-#define _GNU_SOURCE
 #include "clone_crew.h"
 
 #include <sched.h>
@@ -31,10 +30,10 @@ static void *help(void *argument)
 	struct ls_error err;
 	struct ls_clone clone = {.shared = crew->shared, .err = &err};
 
-	clone.names = malloc(2 * LS_CLONE_XATTR_SIZE);
+	clone.names = malloc(2 * LS_XATTRS_BYTES);
 	if (!clone.names)
 		return NULL; /* the others do it */
-	clone.value = clone.names + LS_CLONE_XATTR_SIZE;
+	clone.value = clone.names + LS_XATTRS_BYTES;
 	pthread_mutex_lock(&crew->lock);
 	while (!crew->ending) {
 		if (crew->waiting)

@@ -1,80 +1,32 @@
-#define _GNU_SOURCE
-
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/xattr.h>
 #include <unistd.h>
 
 #include "base/whiteout.h"
 #include "clone_content.h"
 #include "clone_entry.h"
 
-#define SHOWN_SIZE 320
-
-/* Whose attributes: those of a descriptor, or where there can be none (links, devices) those at a path. */
-struct subject {
-	int fd;
-	char path[sizeof("/proc/self/fd/-2147483648/") + NAME_MAX];
-};
-
 int ls_clone_fail(const struct ls_clone *clone, const char *name)
 {
-	char shown[SHOWN_SIZE], tree[SHOWN_SIZE];
-
-	return ls_fail_errno(clone->err, "cannot clone \"%s\" of \"%s\"",
-	                     ls_printable(shown, sizeof(shown), name, strlen(name)),
-	                     ls_printable(tree, sizeof(tree), clone->shared->source, strlen(clone->shared->source)));
-}
-
-static struct subject of_fd(int fd)
-{
-	return (struct subject){.fd = fd};
-}
-
-static struct subject of_name(int directory_fd, const char *name)
-{
-	struct subject subject = {.fd = -1};
-
-	snprintf(subject.path, sizeof(subject.path), "/proc/self/fd/%d/%s", directory_fd, name);
-	return subject;
-}
-
-/* The length of the names in clone->names, 0 where the file system has no attributes, -1 with errno. */
-static ssize_t list_names(struct ls_clone *clone, const struct subject *of)
-{
-	ssize_t length = of->fd >= 0 ? flistxattr(of->fd, clone->names, LS_CLONE_XATTR_SIZE)
-	                             : llistxattr(of->path, clone->names, LS_CLONE_XATTR_SIZE);
-
-	return length < 0 && errno == EOPNOTSUPP ? 0 : length;
-}
-
-static ssize_t get_value(struct ls_clone *clone, const struct subject *of, const char *name)
-{
-	return of->fd >= 0 ? fgetxattr(of->fd, name, clone->value, LS_CLONE_XATTR_SIZE)
-	                   : lgetxattr(of->path, name, clone->value, LS_CLONE_XATTR_SIZE);
-}
-
-static int set_value(struct ls_clone *clone, const struct subject *of, const char *name, size_t length)
-{
-	return of->fd >= 0 ? fsetxattr(of->fd, name, clone->value, length, 0)
-	                   : lsetxattr(of->path, name, clone->value, length, 0);
+	return ls_fail_errno(clone->err, "cannot clone \"%s\" of \"%s\"", LS_SHOWN_TEXT(name),
+	                     LS_SHOWN_TEXT(clone->shared->source));
 }
 
 /* Copy those of the attributes named in clone->names that there still are. Returns 0, or -1 with errno. */
-static int copy_xattrs(struct ls_clone *clone, const struct subject *source, const struct subject *target,
+static int copy_xattrs(struct ls_clone *clone, const struct ls_subject *source, const struct ls_subject *target,
                        ssize_t names_length)
 {
 	const char *end = clone->names + names_length;
 
 	for (const char *name = clone->names; name < end; name += strlen(name) + 1) {
-		ssize_t length = get_value(clone, source, name);
+		ssize_t length = ls_xattrs_get(source, name, clone->value);
 
 		if (length < 0 && errno == ENODATA)
 			continue;
-		if (length < 0 || set_value(clone, target, name, (size_t)length))
+		if (length < 0 || ls_xattrs_set(target, name, clone->value, (size_t)length))
 			return -1;
 	}
 	return 0;
@@ -88,12 +40,6 @@ static int has_name(const struct ls_clone *clone, ssize_t names_length, const ch
 		if (!strcmp(name, wanted))
 			return 1;
 	return 0;
-}
-
-/* What open(2) and its like say when an entry is not what it was when its directory was read. */
-static int has_changed(int number)
-{
-	return number == ENOENT || number == ELOOP || number == ENOTDIR || number == EISDIR || number == ENXIO;
 }
 
 /* The owner before the mode, whose set-user-ID and set-group-ID bits it clears, and only where they differ: each change
@@ -116,7 +62,7 @@ static int set_owner_and_mode(int target, const struct stat *status)
 static int set_attributes(struct ls_clone *clone, int source, int target, const struct stat *status,
                           ssize_t names_length)
 {
-	struct subject from = of_fd(source), to = of_fd(target);
+	struct ls_subject from = {.fd = source}, to = {.fd = target};
 	struct timespec times[2] = {status->st_atim, status->st_mtim};
 
 	if (set_owner_and_mode(target, status) || copy_xattrs(clone, &from, &to, names_length))
@@ -126,8 +72,8 @@ static int set_attributes(struct ls_clone *clone, int source, int target, const 
 
 int ls_clone_attributes(struct ls_clone *clone, int source, int target, const struct stat *status, const char *name)
 {
-	struct subject from = of_fd(source);
-	ssize_t length = list_names(clone, &from);
+	struct ls_subject from = {.fd = source};
+	ssize_t length = ls_xattrs_list(&from, clone->names);
 
 	if (length < 0 || set_attributes(clone, source, target, status, length))
 		return ls_clone_fail(clone, name);
@@ -177,8 +123,8 @@ static int remember(struct ls_clone_shared *shared, const struct stat *status, i
  * -1 with errno. */
 static int fill_file(struct ls_clone *clone, int source, int target, struct stat *status)
 {
-	struct subject from = of_fd(source);
-	ssize_t length = list_names(clone, &from);
+	struct ls_subject from = {.fd = source};
+	ssize_t length = ls_xattrs_list(&from, clone->names);
 	int metacopy;
 
 	if (length < 0)
@@ -240,7 +186,7 @@ int ls_clone_file(struct ls_clone *clone, int source_dir, int target_dir, const 
 	int result;
 
 	if (source < 0)
-		return has_changed(errno) ? LS_CLONE_CHANGED : ls_clone_fail(clone, name);
+		return ls_has_changed(errno) ? LS_CLONE_CHANGED : ls_clone_fail(clone, name);
 	if (fstat(source, &status))
 		result = ls_clone_fail(clone, name);
 	else if (!S_ISREG(status.st_mode))
@@ -271,9 +217,9 @@ static int make_special(int source_dir, int target_dir, const char *name, const 
 static int set_special_attributes(struct ls_clone *clone, int source_dir, int target_dir, const char *name,
                                   const struct stat *status)
 {
-	struct subject from = of_name(source_dir, name), to = of_name(target_dir, name);
+	struct ls_subject from = ls_subject_at(source_dir, name), to = ls_subject_at(target_dir, name);
 	struct timespec times[2] = {status->st_atim, status->st_mtim};
-	ssize_t length = list_names(clone, &from);
+	ssize_t length = ls_xattrs_list(&from, clone->names);
 	struct stat made;
 
 	if (length < 0 || fstatat(target_dir, name, &made, AT_SYMLINK_NOFOLLOW))
@@ -295,7 +241,7 @@ static int clone_special(struct ls_clone *clone, int source_dir, int target_dir,
 	int linked;
 
 	if (fstatat(source_dir, name, &status, AT_SYMLINK_NOFOLLOW))
-		return has_changed(errno) ? LS_CLONE_CHANGED : ls_clone_fail(clone, name);
+		return ls_has_changed(errno) ? LS_CLONE_CHANGED : ls_clone_fail(clone, name);
 	if (S_ISREG(status.st_mode) || S_ISDIR(status.st_mode))
 		return LS_CLONE_CHANGED;
 	linked = link_known(clone->shared, &status, target_dir, name);
@@ -306,7 +252,7 @@ static int clone_special(struct ls_clone *clone, int source_dir, int target_dir,
 		return errno == EINVAL || errno == ENOENT ? LS_CLONE_CHANGED : ls_clone_fail(clone, name);
 	}
 	if (set_special_attributes(clone, source_dir, target_dir, name, &status)) {
-		if (!has_changed(errno))
+		if (!ls_has_changed(errno))
 			return ls_clone_fail(clone, name);
 		return unlinkat(target_dir, name, 0) ? ls_clone_fail(clone, name) : LS_CLONE_CHANGED;
 	}

@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 
 #include "base/status.h"
+#include "xattrs.h"
 
 /* What all threads that clone one tree have in common. */
 struct ls_clone_shared {
@@ -23,13 +24,10 @@ struct ls_clone_shared {
 /* What each of them has. */
 struct ls_clone {
 	struct ls_clone_shared *shared;
-	char *names; /* of attributes, LS_CLONE_XATTR_SIZE bytes */
-	char *value; /* of one attribute, LS_CLONE_XATTR_SIZE bytes; a piece of content that is copied */
+	char *names; /* of attributes, LS_XATTRS_BYTES bytes */
+	char *value; /* of one attribute, LS_XATTRS_BYTES bytes; a piece of content that is copied */
 	struct ls_error *err;
 };
-
-/* The most that the kernel gives for the names of an inode's attributes, and for one's value. */
-#define LS_CLONE_XATTR_SIZE 65536
 
 /* What came of an entry: an enum ls_status, or that it went, or became another kind of thing, before it was cloned. */
 #define LS_CLONE_CHANGED (-1)

@@ -1,4 +1,3 @@
-#define _GNU_SOURCE
 #include "clone_tree.h"
 
 #include <dirent.h>
@@ -11,6 +10,7 @@
 #include <unistd.h>
 
 #include "base/buffer.h"
+#include "base/files.h"
 #include "clone_crew.h"
 #include "clone_entry.h"
 #include "clone_impl.h"
@@ -18,6 +18,8 @@
 /* Threads do not pay for fewer files than this in the whole tree; a piece of work has about so many. */
 #define ALONE_FILES 256
 #define PIECE_FILES 64
+/* How the directories of both trees are opened. */
+#define DIRECTORY (O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)
 
 /* A directory that is being cloned. Once read, its files are cloned, maybe by helpers, and the directories in it entered
  * one by one. Whoever is the last to need it gives it its attributes and frees it. */
@@ -98,17 +100,11 @@ static void release(struct ls_clone *clone, struct frame *frame)
 
 static int push(struct walk *walk, struct frame *frame)
 {
-	size_t capacity = walk->capacity ? 2 * walk->capacity : 16;
-	struct frame **frames;
+	int status = ls_array_reserve(&walk->frames, &walk->capacity, walk->depth + 1, sizeof(struct frame *),
+	                              "directories of a tree, one in another", walk->clone.err);
 
-	if (walk->depth == walk->capacity) {
-		frames = reallocarray(walk->frames, capacity, sizeof(struct frame *));
-		if (!frames)
-			return ls_fail(walk->clone.err, LS_NO_MEMORY, "out of memory for a tree %zu directories deep",
-			               capacity);
-		walk->frames = frames;
-		walk->capacity = capacity;
-	}
+	if (status)
+		return status;
 	atomic_store(&frame->users, 1);
 	walk->frames[walk->depth++] = frame;
 	return LS_OK;
@@ -119,24 +115,13 @@ static struct frame *top(const struct walk *walk)
 	return walk->frames[walk->depth - 1];
 }
 
-/* The directory opened for reading, NULL with errno otherwise. */
-static DIR *open_source(int parent_fd, const char *name)
-{
-	int fd = openat(parent_fd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-	DIR *directory = fd < 0 ? NULL : fdopendir(fd);
-
-	if (fd >= 0 && !directory)
-		close(fd);
-	return directory;
-}
-
 static int open_frame(struct frame *frame, int target_parent, const char *target)
 {
 	if (fstat(dirfd(frame->source), &frame->status))
 		return -1;
 	if (mkdirat(target_parent, target, 0700) && errno != EEXIST)
 		return -1;
-	frame->target_fd = openat(target_parent, target, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	frame->target_fd = openat(target_parent, target, DIRECTORY);
 	return frame->target_fd < 0 ? -1 : 0;
 }
 
@@ -150,7 +135,7 @@ static int enter(struct walk *walk, int source_parent, const char *source, int t
 		return ls_fail(walk->clone.err, LS_NO_MEMORY, "out of memory for a directory");
 	frame->walk = walk;
 	frame->target_fd = -1;
-	frame->source = open_source(source_parent, source);
+	frame->source = ls_read_directory(openat(source_parent, source, DIRECTORY));
 	if (!frame->source && walk->depth && (errno == ENOENT || errno == ENOTDIR || errno == ELOOP))
 		status = LS_CLONE_CHANGED;
 	else if (!frame->source || open_frame(frame, target_parent, target))
@@ -243,9 +228,7 @@ static int read_entries(struct walk *walk, struct frame *frame)
 	int status;
 
 	frame->files.length = frame->subdirectories.length = frame->next = 0;
-	while (errno = 0, (entry = readdir(frame->source))) {
-		if (!strcmp(entry->d_name, ".") || !strcmp(entry->d_name, ".."))
-			continue;
+	while ((entry = ls_next_entry(frame->source))) {
 		status = read_entry(walk, frame, entry);
 		if (status > 0)
 			return status;
@@ -343,14 +326,11 @@ static int remove_links(const struct ls_clone *clone)
 
 	if (shared->links_fd < 0)
 		return LS_OK;
-	directory = fdopendir(shared->links_fd);
-	if (!directory) {
-		close(shared->links_fd);
+	directory = ls_read_directory(shared->links_fd);
+	if (!directory)
 		return ls_clone_fail(clone, ".links");
-	}
-	while (!failed && (entry = readdir(directory)))
-		if (strcmp(entry->d_name, ".") && strcmp(entry->d_name, ".."))
-			failed = unlinkat(shared->links_fd, entry->d_name, 0);
+	while (!failed && (entry = ls_next_entry(directory)))
+		failed = unlinkat(shared->links_fd, entry->d_name, 0);
 	closedir(directory);
 	snprintf(path, sizeof(path), "%s.links", shared->target);
 	if (failed || unlinkat(shared->target_fd, path, AT_REMOVEDIR))
@@ -372,10 +352,10 @@ int ls_clone_tree(int source_fd, const char *source, int target_fd, const char *
 	struct ls_error own;
 
 	walk.clone.err = &own;
-	walk.clone.names = malloc(2 * LS_CLONE_XATTR_SIZE);
+	walk.clone.names = malloc(2 * LS_XATTRS_BYTES);
 	if (!walk.clone.names)
 		return ls_fail(err, LS_NO_MEMORY, "out of memory for the attributes of a file");
-	walk.clone.value = walk.clone.names + LS_CLONE_XATTR_SIZE;
+	walk.clone.value = walk.clone.names + LS_XATTRS_BYTES;
 	ls_crew_begin(&walk.crew, &shared, run_piece);
 	walk_all(&walk, source_fd);
 	ls_crew_end(&walk.crew);

@@ -1,4 +1,3 @@
-#define _GNU_SOURCE
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -8,6 +7,7 @@
 #include <unistd.h>
 
 #include "base/retry.h"
+#include "base/table.h"
 #include "hash/siphash.h"
 #include "upper.h"
 #include "upper_attributes.h"
@@ -17,14 +17,13 @@
 #define BATCH_ENTRIES 4096
 /* How often an item is looked at again because it has become something else. */
 #define ROUNDS 8
-#define FIRST_SLOTS 64
 /* In place of a device: what has it is an inode of the chain, named by the number of its record. */
 #define OF_CHAIN UINT64_MAX
 
 /* The first name of an inode that has several. */
 struct first_name {
 	uint64_t device, inode;
-	struct ls_bytes path; /* without bytes: a free slot */
+	struct ls_bytes path;
 };
 
 struct ls_upper {
@@ -42,48 +41,19 @@ struct ls_upper {
 
 	struct ls_arena names; /* the paths of `first` */
 	struct first_name *first;
-	size_t first_count, first_slots;
+	size_t first_capacity;
+	struct ls_table first_numbers; /* of `first`, by device and inode */
 };
-
-static int out_of_memory(struct ls_error *err)
-{
-	return ls_fail(err, LS_NO_MEMORY, "out of memory for what a container changed");
-}
 
 /* ---- inodes with several names ---- */
 
-static struct first_name *find_slot(const struct ls_upper *upper, uint64_t device, uint64_t inode)
+/* Whether a first name is of the inode of the one that stands behind the last. */
+static int is_same_inode(const void *upper, uint32_t number)
 {
-	uint64_t key[2] = {device, inode};
-	size_t at = ls_siphash13(upper->walk.index->header->hash_key, key, sizeof(key));
+	const struct ls_upper *u = upper;
+	const struct first_name *a = &u->first[number], *b = &u->first[u->first_numbers.count];
 
-	for (;; at++) {
-		struct first_name *slot = &upper->first[at & (upper->first_slots - 1)];
-
-		if (!slot->path.bytes || (slot->device == device && slot->inode == inode))
-			return slot;
-	}
-}
-
-static int grow_slots(struct ls_upper *upper, struct ls_error *err)
-{
-	struct first_name *old = upper->first;
-	size_t old_slots = upper->first_slots;
-
-	if (old_slots && upper->first_count < old_slots / 4 * 3)
-		return LS_OK;
-	upper->first_slots = old_slots ? 2 * old_slots : FIRST_SLOTS;
-	upper->first = calloc(upper->first_slots, sizeof(*old));
-	if (!upper->first) {
-		upper->first = old;
-		upper->first_slots = old_slots;
-		return out_of_memory(err);
-	}
-	for (size_t i = 0; i < old_slots; i++)
-		if (old[i].path.bytes)
-			*find_slot(upper, old[i].device, old[i].inode) = old[i];
-	free(old);
-	return LS_OK;
+	return a->device == b->device && a->inode == b->inode;
 }
 
 /* The name under which the inode came before, nothing where this is the first. */
@@ -91,24 +61,25 @@ static int find_first_name(struct ls_upper *upper, uint64_t device, uint64_t ino
                            struct ls_error *err)
 {
 	const struct upper_walk *walk = &upper->walk;
-	int status = grow_slots(upper, err);
-	struct first_name *slot;
-	void *path;
+	uint64_t key[2] = {device, inode}, hash = ls_siphash13(walk->index->header->hash_key, key, sizeof(key));
+	uint32_t number, known = upper->first_numbers.count;
+	int status = ls_array_reserve(&upper->first, &upper->first_capacity, (size_t)known + 1, sizeof(*upper->first),
+	                              "inodes with several names", err);
 
 	*name = (struct ls_bytes){0};
 	if (status)
 		return status;
-	slot = find_slot(upper, device, inode);
-	if (slot->path.bytes) {
-		*name = slot->path;
+	upper->first[known] = (struct first_name){.device = device, .inode = inode};
+	status = ls_table_number(&upper->first_numbers, (uint32_t)hash, is_same_inode, upper, &number, err);
+	if (status)
+		return status;
+	if (number < known) {
+		*name = upper->first[number].path;
 		return LS_OK;
 	}
-	path = ls_arena_copy(&upper->names, walk->path, walk->path_length);
-	if (!path)
-		return out_of_memory(err);
-	*slot = (struct first_name){device, inode, {path, walk->path_length}};
-	upper->first_count++;
-	return LS_OK;
+	upper->first[known].path.bytes = ls_arena_copy(&upper->names, walk->path, walk->path_length);
+	upper->first[known].path.length = walk->path_length;
+	return upper->first[known].path.bytes ? LS_OK : upper_out_of_memory(err);
 }
 
 /* ---- the batch ---- */
@@ -116,20 +87,15 @@ static int find_first_name(struct ls_upper *upper, uint64_t device, uint64_t ino
 /* Have the entry in the batch, its path the first bytes of the walk's. */
 static int add(struct ls_upper *upper, struct ls_upper_entry *entry, size_t path_length, struct ls_error *err)
 {
-	size_t capacity = upper->capacity ? 2 * upper->capacity : 64;
 	void *path = ls_arena_copy(&upper->arena, upper->walk.path, path_length);
+	int status = ls_array_reserve(&upper->entries, &upper->capacity, upper->count + 1, sizeof(*upper->entries),
+	                              "entries of what a container changed", err);
 
+	if (status)
+		return status;
 	if (!path)
-		return out_of_memory(err);
+		return upper_out_of_memory(err);
 	entry->path = (struct ls_bytes){path, path_length};
-	if (upper->count == upper->capacity) {
-		struct ls_upper_entry *entries = reallocarray(upper->entries, capacity, sizeof(*entries));
-
-		if (!entries)
-			return out_of_memory(err);
-		upper->entries = entries;
-		upper->capacity = capacity;
-	}
 	upper->entries[upper->count++] = *entry;
 	upper->is_full |= upper->count >= BATCH_ENTRIES || upper->bytes >= BATCH_BYTES;
 	return LS_OK;
@@ -319,7 +285,7 @@ static int read_content(struct ls_upper *upper, struct ls_upper_entry *entry, in
 		bytes = make_room(upper, bytes, used, capacity);
 	}
 	if (!bytes)
-		return out_of_memory(err);
+		return upper_out_of_memory(err);
 	entry->size = used;
 	entry->bytes = (struct ls_bytes){bytes, used};
 	upper->bytes += used;
@@ -342,14 +308,11 @@ static int take_content(struct ls_upper *upper, struct ls_upper_entry *entry, in
 static int fail_metacopy(const struct ls_upper *upper, struct ls_error *err)
 {
 	const struct upper_redirect *redirect = &upper->attributes.redirect;
-	char path[256], origin[256];
 
-	ls_printable(path, sizeof(path), upper->walk.path, upper->walk.path_length);
-	ls_printable(origin, sizeof(origin), redirect->text, redirect->length);
 	return ls_fail(err, LS_CORRUPT,
 	               "the container's \"/%s\" has the content of a file of the image (trusted.overlay.metacopy, "
 	               "redirect \"%s\") that the image does not have; its upper directory is damaged",
-	               path, origin);
+	               LS_SHOWN(upper->walk.path, upper->walk.path_length), LS_SHOWN(redirect->text, redirect->length));
 }
 
 /* Of a file whose attributes alone are in the upper directory, find the record that has its content. */
@@ -416,7 +379,7 @@ static int take_file(struct ls_upper *upper, const struct upper_item *item, stru
 	int fd = upper_walk_open(&upper->walk, item, O_NONBLOCK), status;
 
 	if (fd < 0)
-		return upper_has_changed(errno) ? UPPER_CHANGED : upper_walk_fail(&upper->walk, err);
+		return ls_has_changed(errno) ? UPPER_CHANGED : upper_walk_fail(&upper->walk, err);
 	status = take_opened(upper, item, &fd, err);
 	if (fd >= 0)
 		close(fd);
@@ -539,17 +502,17 @@ int ls_upper_open(struct ls_upper **out, const struct ls_index *index, int upper
 
 	*out = NULL;
 	if (!upper)
-		return out_of_memory(err);
+		return upper_out_of_memory(err);
 	upper->with_contents = with_contents;
 	upper->whole_bytes = whole_bytes;
 	upper->reader = (struct upper_reader){
 	    .walk = &upper->walk,
 	    .arena = &upper->arena,
-	    .names = malloc(UPPER_XATTR_BYTES),
-	    .value = malloc(UPPER_XATTR_BYTES),
+	    .names = malloc(LS_XATTRS_BYTES),
+	    .value = malloc(LS_XATTRS_BYTES),
 	};
 	if (!upper->reader.names || !upper->reader.value)
-		status = out_of_memory(err);
+		status = upper_out_of_memory(err);
 	else
 		status = upper_walk_begin(&upper->walk, index, upper_fd, 0, err);
 	if (status) {
@@ -570,6 +533,7 @@ void ls_upper_close(struct ls_upper *upper)
 	ls_arena_free(&upper->names);
 	free(upper->entries);
 	free(upper->first);
+	ls_table_free(&upper->first_numbers);
 	free(upper->reader.names);
 	free(upper->reader.value);
 	free(upper);

@@ -1,41 +1,21 @@
-#define _GNU_SOURCE
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <limits.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/sysmacros.h>
-#include <sys/xattr.h>
 #include <unistd.h>
 
 #include "base/retry.h"
 #include "hash/blake3.h"
 #include "upper_attributes.h"
 
-/* Whose attributes: those of a descriptor, or where there can be none (links, devices) those at a path. */
-struct subject {
-	int fd;
-	char path[sizeof("/proc/self/fd/-2147483648/") + NAME_MAX];
-};
-
-static int out_of_memory(struct ls_error *err)
-{
-	return ls_fail(err, LS_NO_MEMORY, "out of memory for the attributes of what a container changed");
-}
-
 static int failed(const struct upper_reader *reader, struct ls_error *err)
 {
-	return upper_has_changed(errno) ? UPPER_CHANGED : upper_walk_fail(reader->walk, err);
+	return ls_has_changed(errno) ? UPPER_CHANGED : upper_walk_fail(reader->walk, err);
 }
 
 /* ---- extended attributes ---- */
-
-static int begins_with(const char *name, size_t length, const char *prefix)
-{
-	return length >= strlen(prefix) && !memcmp(name, prefix, strlen(prefix));
-}
 
 /* What no entry has: overlayfs's attributes, and those that the host's kernel makes for itself. */
 static int is_left_out(const char *name, size_t length)
@@ -43,25 +23,9 @@ static int is_left_out(const char *name, size_t length)
 	static const char *const prefixes[] = {LS_OVERLAY, "security.selinux", "security.ima", "security.evm"};
 
 	for (size_t i = 0; i < sizeof(prefixes) / sizeof(*prefixes); i++)
-		if (begins_with(name, length, prefixes[i]))
+		if (ls_begins_with(name, length, prefixes[i]))
 			return 1;
 	return 0;
-}
-
-/* The length of the names, 0 where the file system has no attributes, -1 with errno. */
-static ssize_t list_names(const struct upper_reader *reader, const struct subject *of)
-{
-	ssize_t length = of->fd >= 0 ? flistxattr(of->fd, reader->names, UPPER_XATTR_BYTES)
-	                             : llistxattr(of->path, reader->names, UPPER_XATTR_BYTES);
-
-	return length < 0 && errno == EOPNOTSUPP ? 0 : length;
-}
-
-/* The length of the value, -1 with errno. */
-static ssize_t get_value(const struct upper_reader *reader, const struct subject *of, const char *name)
-{
-	return of->fd >= 0 ? fgetxattr(of->fd, name, reader->value, UPPER_XATTR_BYTES)
-	                   : lgetxattr(of->path, name, reader->value, UPPER_XATTR_BYTES);
 }
 
 /* What overlayfs has to say of a file. */
@@ -91,7 +55,7 @@ static int take_xattr(const struct upper_reader *reader, const char *name, size_
 	void *value = ls_arena_copy(reader->arena, reader->value, length);
 
 	if (!own_name || !value)
-		return out_of_memory(err);
+		return upper_out_of_memory(err);
 	xattr->name = (struct ls_bytes){own_name, name_length};
 	xattr->value = (struct ls_bytes){value, length};
 	return LS_OK;
@@ -101,13 +65,12 @@ static int compare_xattrs(const void *left, const void *right)
 {
 	const struct ls_bytes a = ((const struct ls_xattr *)left)->name;
 	const struct ls_bytes b = ((const struct ls_xattr *)right)->name;
-	int order = memcmp(a.bytes, b.bytes, a.length < b.length ? a.length : b.length);
 
-	return order ? order : (a.length > b.length) - (a.length < b.length);
+	return ls_compare(a.bytes, a.length, b.bytes, b.length);
 }
 
 /* Take those of the names listed that there still are. */
-static int take_listed(const struct upper_reader *reader, const struct subject *of, size_t names_length,
+static int take_listed(const struct upper_reader *reader, const struct ls_subject *of, size_t names_length,
                        struct ls_xattr *xattrs, struct upper_attributes *attributes, struct ls_error *err)
 {
 	const char *end = reader->names + names_length;
@@ -118,7 +81,7 @@ static int take_listed(const struct upper_reader *reader, const struct subject *
 
 		if (!marks && is_left_out(name, strlen(name)))
 			continue;
-		length = get_value(reader, of, name);
+		length = ls_xattrs_get(of, name, reader->value);
 		if (length < 0 && errno == ENODATA)
 			continue;
 		if (length < 0)
@@ -133,10 +96,10 @@ static int take_listed(const struct upper_reader *reader, const struct subject *
 	return LS_OK;
 }
 
-static int read_xattrs(const struct upper_reader *reader, const struct subject *of, struct upper_attributes *attributes,
-                       struct ls_error *err)
+static int read_xattrs(const struct upper_reader *reader, const struct ls_subject *of,
+                       struct upper_attributes *attributes, struct ls_error *err)
 {
-	ssize_t names_length = list_names(reader, of);
+	ssize_t names_length = ls_xattrs_list(of, reader->names);
 	struct ls_xattr *xattrs;
 	size_t count = 0;
 	int status;
@@ -152,7 +115,7 @@ static int read_xattrs(const struct upper_reader *reader, const struct subject *
 		count += !reader->names[i];
 	xattrs = ls_arena_take(reader->arena, count * sizeof(*xattrs));
 	if (!xattrs)
-		return out_of_memory(err);
+		return upper_out_of_memory(err);
 	attributes->xattrs = xattrs;
 	status = take_listed(reader, of, (size_t)names_length, xattrs, attributes, err);
 	if (!status && attributes->xattr_count > 1)
@@ -165,7 +128,7 @@ static int read_xattrs(const struct upper_reader *reader, const struct subject *
 int upper_read_attributes(const struct upper_reader *reader, int fd, struct upper_attributes *attributes,
                           struct ls_error *err)
 {
-	struct subject subject = {.fd = fd};
+	struct ls_subject subject = {.fd = fd};
 
 	attributes->target = (struct ls_bytes){0};
 	if (fstat(fd, &attributes->status))
@@ -176,7 +139,7 @@ int upper_read_attributes(const struct upper_reader *reader, int fd, struct uppe
 static int read_target(const struct upper_reader *reader, int directory_fd, const char *name,
                        struct upper_attributes *attributes, struct ls_error *err)
 {
-	ssize_t length = readlinkat(directory_fd, name, reader->value, UPPER_XATTR_BYTES);
+	ssize_t length = readlinkat(directory_fd, name, reader->value, LS_XATTRS_BYTES);
 	void *copy;
 
 	/* EINVAL: it is no link any more. */
@@ -184,7 +147,7 @@ static int read_target(const struct upper_reader *reader, int directory_fd, cons
 		return errno == EINVAL ? UPPER_CHANGED : failed(reader, err);
 	copy = ls_arena_copy(reader->arena, reader->value, (size_t)length);
 	if (!copy)
-		return out_of_memory(err);
+		return upper_out_of_memory(err);
 	attributes->target = (struct ls_bytes){copy, (size_t)length};
 	return LS_OK;
 }
@@ -193,7 +156,7 @@ int upper_read_special(const struct upper_reader *reader, const struct upper_ite
                        struct upper_attributes *attributes, struct ls_error *err)
 {
 	int directory_fd = upper_walk_top(reader->walk)->fd;
-	struct subject subject = {.fd = -1};
+	struct ls_subject subject;
 	int status = LS_OK;
 
 	attributes->target = (struct ls_bytes){0};
@@ -207,7 +170,7 @@ int upper_read_special(const struct upper_reader *reader, const struct upper_ite
 		status = read_target(reader, directory_fd, item->name, attributes, err);
 	if (status)
 		return status;
-	snprintf(subject.path, sizeof(subject.path), "/proc/self/fd/%d/%s", directory_fd, item->name);
+	subject = ls_subject_at(directory_fd, item->name);
 	return read_xattrs(reader, &subject, attributes, err);
 }
 
@@ -239,7 +202,7 @@ static int describe_xattrs(const struct upper_reader *reader, const struct ls_re
 		return status;
 	xattrs = ls_arena_take(reader->arena, count * sizeof(*xattrs));
 	if (!xattrs)
-		return out_of_memory(err);
+		return upper_out_of_memory(err);
 	cursor = (struct ls_xattr_cursor){0};
 	for (size_t i = 0; i < count && !status; i++) {
 		status = next_xattr(reader, record, &cursor, err);
@@ -291,7 +254,7 @@ int upper_describe_record(const struct upper_reader *reader, uint32_t number, st
 
 static int same_bytes(struct ls_bytes a, const void *bytes, size_t length)
 {
-	return a.length == length && (!length || !memcmp(a.bytes, bytes, length));
+	return ls_equal(a.bytes, a.length, bytes, length);
 }
 
 static int has_xattrs(const struct upper_reader *reader, const struct upper_attributes *attributes,
@@ -352,19 +315,19 @@ static int hash_file(const struct upper_reader *reader, int fd, uint64_t size, u
 		return status;
 	ls_b3_hasher_init(&hasher, kernel);
 	/* One byte more than `size`, so that a file that has grown has another digest. */
-	for (uint64_t at = 0; at <= size && !status;) {
-		uint64_t wanted = size + 1 - at < UPPER_XATTR_BYTES ? size + 1 - at : UPPER_XATTR_BYTES;
+	for (uint64_t at = 0; at <= size;) {
+		uint64_t wanted = size + 1 - at < LS_XATTRS_BYTES ? size + 1 - at : LS_XATTRS_BYTES;
 		ssize_t length = TEMP_FAILURE_RETRY(pread(fd, reader->value, wanted, (off_t)at));
 
 		if (length < 0)
 			return upper_walk_fail(reader->walk, err);
 		if (!length)
 			break;
-		status = ls_b3_hasher_update(&hasher, reader->value, (size_t)length, err);
+		ls_b3_hasher_update(&hasher, reader->value, (size_t)length);
 		at += (uint64_t)length;
 	}
 	ls_b3_hasher_final(&hasher, digest);
-	return status;
+	return LS_OK;
 }
 
 int upper_has_content(const struct upper_reader *reader, int fd, uint64_t size, uint32_t number, int *has_content,

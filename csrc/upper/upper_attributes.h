@@ -8,6 +8,7 @@
 #include "base/whiteout.h"
 #include "upper.h"
 #include "upper_walk.h"
+#include "xattrs.h"
 
 /* What the attributes of something in the upper directory are, those of overlayfs apart. */
 struct upper_attributes {
@@ -24,11 +25,8 @@ struct upper_attributes {
 struct upper_reader {
 	const struct upper_walk *walk;
 	struct ls_arena *arena; /* of what attributes point to */
-	char *names, *value;    /* UPPER_XATTR_BYTES each */
+	char *names, *value;    /* LS_XATTRS_BYTES each */
 };
-
-/* The most that the kernel gives for the names of an inode's attributes, and for one's value. */
-#define UPPER_XATTR_BYTES 65536
 
 /* The attributes of an open file or directory, which is at the walk's path; of an item that is neither. UPPER_CHANGED where
  * it is no longer what it was. */

@@ -2,44 +2,29 @@
 
 static struct ls_tar_entry describe(const struct ls_upper_entry *entry)
 {
-	struct ls_tar_entry described = {
+	/* By the four bits of S_IFMT. */
+	static const enum ls_tar_type types[16] = {
+	    [S_IFDIR >> 12] = LS_TAR_DIRECTORY, [S_IFLNK >> 12] = LS_TAR_SYMLINK, [S_IFIFO >> 12] = LS_TAR_FIFO,
+	    [S_IFCHR >> 12] = LS_TAR_CHAR,      [S_IFBLK >> 12] = LS_TAR_BLOCK,   [S_IFREG >> 12] = LS_TAR_REGULAR,
+	};
+	enum ls_tar_type type = entry->link.length ? LS_TAR_HARDLINK : types[entry->mode >> 12 & 15];
+	int is_device = type == LS_TAR_CHAR || type == LS_TAR_BLOCK;
+
+	return (struct ls_tar_entry){
+	    .type = type,
 	    .mode = entry->mode & 07777,
 	    .uid = entry->uid,
 	    .gid = entry->gid,
 	    .mtime_seconds = entry->mtime_seconds,
 	    .mtime_nanoseconds = entry->mtime_nanoseconds,
+	    .device_major = is_device ? entry->device_major : 0,
+	    .device_minor = is_device ? entry->device_minor : 0,
+	    .size = type == LS_TAR_REGULAR ? entry->size : 0,
 	    .path = entry->path,
-	    .link = entry->target,
+	    .link = type == LS_TAR_HARDLINK ? entry->link : entry->target,
 	    .xattrs = entry->xattrs,
 	    .xattr_count = entry->xattr_count,
 	};
-
-	if (entry->link.length) {
-		described.type = LS_TAR_HARDLINK;
-		described.link = entry->link;
-		return described;
-	}
-	switch (entry->mode & S_IFMT) {
-	case S_IFDIR:
-		described.type = LS_TAR_DIRECTORY;
-		break;
-	case S_IFLNK:
-		described.type = LS_TAR_SYMLINK;
-		break;
-	case S_IFIFO:
-		described.type = LS_TAR_FIFO;
-		break;
-	case S_IFCHR:
-	case S_IFBLK:
-		described.type = S_ISCHR(entry->mode) ? LS_TAR_CHAR : LS_TAR_BLOCK;
-		described.device_major = entry->device_major;
-		described.device_minor = entry->device_minor;
-		break;
-	default:
-		described.type = LS_TAR_REGULAR;
-		described.size = entry->size;
-	}
-	return described;
 }
 
 static int write_entry(const struct ls_upper_entry *entry, struct ls_tar_writer *writer, struct ls_error *err)

@@ -1,4 +1,3 @@
-#define _GNU_SOURCE
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -9,10 +8,12 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
+#include "base/bytes.h"
+#include "base/files.h"
 #include "base/whiteout.h"
 #include "upper_walk.h"
+#include "xattrs.h"
 
-#define SHOWN_SIZE 320
 #define NAMES_BYTES 65536
 /* Directories that are open at once; a deeper tree costs opening those above again, and not the process's descriptors. */
 #define OPEN_DIRECTORIES 64
@@ -21,20 +22,13 @@
 
 int upper_walk_fail(const struct upper_walk *walk, struct ls_error *err)
 {
-	char shown[SHOWN_SIZE];
-
 	return ls_fail_errno(err, "cannot read what a container changed at \"/%s\"",
-	                     ls_printable(shown, sizeof(shown), walk->path, walk->path_length));
+	                     LS_SHOWN(walk->path, walk->path_length));
 }
 
-static int out_of_memory(struct ls_error *err)
+int upper_out_of_memory(struct ls_error *err)
 {
-	return ls_fail(err, LS_NO_MEMORY, "out of memory reading what a container changed");
-}
-
-int upper_has_changed(int number)
-{
-	return number == ENOENT || number == ELOOP || number == ENOTDIR || number == EISDIR || number == ENXIO;
+	return ls_fail(err, LS_NO_MEMORY, "out of memory for what a container changed");
 }
 
 /* ---- the chain ---- */
@@ -47,37 +41,15 @@ static uint32_t shown_record(const struct upper_walk *walk, uint32_t number)
 	return ls_is_overlay_whiteout(record->mode, record->size) ? LS_NONE : number;
 }
 
-static int lookup(const struct upper_walk *walk, const char *path, size_t length, uint32_t *record,
-                  struct ls_error *err)
+/* The record of a name, or a path, in a directory of the chain. */
+static int look_up(const struct upper_walk *walk, uint32_t directory, const char *name, size_t length, uint32_t *found,
+                   struct ls_error *err)
 {
-	int status = ls_index_lookup(walk->index, path, length, record, err);
+	int status = ls_index_lookup_below(walk->index, directory, name, length, found, err);
 
-	if (!status && *record != LS_NONE)
-		*record = shown_record(walk, *record);
+	if (!status && *found != LS_NONE)
+		*found = shown_record(walk, *found);
 	return status;
-}
-
-/* The record of a name in a directory of the chain. */
-static int find_child(const struct upper_walk *walk, uint32_t directory, const char *name, size_t length,
-                      uint32_t *found, struct ls_error *err)
-{
-	const struct ls_record *record = NULL;
-	const char *above = NULL;
-	char path[LS_INDEX_MAX_PATH_BYTES];
-	size_t used;
-	int status = ls_index_record(walk->index, directory, &record, err);
-
-	if (!status)
-		status = ls_index_string(walk->index, record->path, record->path_length, &above, err);
-	*found = LS_NONE;
-	if (status || record->path_length + (size_t)1 + length > sizeof(path))
-		return status;
-	used = record->path_length;
-	memcpy(path, above, used);
-	if (used)
-		path[used++] = '/';
-	memcpy(path + used, name, length);
-	return lookup(walk, path, used + length, found, err);
 }
 
 int upper_walk_follow(const struct upper_walk *walk, const struct upper_item *item,
@@ -93,12 +65,12 @@ int upper_walk_follow(const struct upper_walk *walk, const struct upper_item *it
 	*origin = LS_NONE;
 	/* An absolute redirect counts from the root, another one replaces the last component (overlayfs.rst). */
 	if (text[0] != '/')
-		return above == LS_NONE ? LS_OK : find_child(walk, above, text, length, origin, err);
+		return above == LS_NONE ? LS_OK : look_up(walk, above, text, length, origin, err);
 	while (length && text[0] == '/') {
 		text++;
 		length--;
 	}
-	return lookup(walk, text, length, origin, err);
+	return look_up(walk, 0, text, length, origin, err);
 }
 
 int upper_walk_origin(const struct upper_walk *walk, const struct upper_item *item, int is_opaque,
@@ -117,17 +89,11 @@ int upper_walk_origin(const struct upper_walk *walk, const struct upper_item *it
 
 /* ---- the items of a directory ---- */
 
-static int compare_names(const struct upper_item *a, const struct upper_item *b)
+static int compare_by_name(const void *left, const void *right)
 {
-	size_t shorter = a->length < b->length ? a->length : b->length;
-	int order = memcmp(a->name, b->name, shorter);
+	const struct upper_item *a = left, *b = right;
 
-	return order ? order : (int)a->length - (int)b->length;
-}
-
-static int compare_by_name(const void *a, const void *b)
-{
-	return compare_names(a, b);
+	return ls_compare(a->name, a->length, b->name, b->length);
 }
 
 /* The byte of a name at `at`, behind that of an inside its '/'; -1 at the end. */
@@ -155,7 +121,7 @@ static int append_name(struct upper_frame *frame, const struct dirent64 *entry, 
 	const char *name = entry->d_name;
 	int status;
 
-	if (name[0] == '.' && (!name[1] || (name[1] == '.' && !name[2])))
+	if (ls_is_dots(name, strlen(name)))
 		return LS_OK;
 	status = ls_buffer_append(&frame->names, &entry->d_type, 1, err);
 	if (!status)
@@ -192,7 +158,7 @@ int upper_walk_set_type(const struct upper_walk *walk, struct upper_item *item, 
 
 	item->type = DT_WHT;
 	if (fstatat(upper_walk_top(walk)->fd, item->name, &status, AT_SYMLINK_NOFOLLOW))
-		return upper_has_changed(errno) ? LS_OK : upper_walk_fail(walk, err);
+		return ls_has_changed(errno) ? LS_OK : upper_walk_fail(walk, err);
 	if (!ls_is_overlay_whiteout(status.st_mode, status.st_rdev))
 		item->type = (uint8_t)IFTODT(status.st_mode);
 	return LS_OK;
@@ -226,7 +192,7 @@ static int look_up_names(const struct upper_walk *walk, struct upper_frame *fram
 	for (size_t i = 0; i < frame->count && !status; i++) {
 		struct upper_item *item = &frame->items[i];
 
-		status = find_child(walk, frame->base, item->name, item->length, &item->base, err);
+		status = look_up(walk, frame->base, item->name, item->length, &item->base, err);
 		item->origin = item->base;
 	}
 	return status;
@@ -314,7 +280,7 @@ static int make_items(const struct upper_walk *walk, struct upper_frame *frame, 
 	most = (frame->count + origin.count + base.count) * (walk->by_path ? 2 : 1);
 	frame->items = calloc(most + 1, sizeof(*frame->items));
 	if (!frame->items)
-		return out_of_memory(err);
+		return upper_out_of_memory(err);
 	status = take_names(walk, frame, err);
 	if (!status)
 		status = is_merged ? look_up_names(walk, frame, err) : merge_children(walk, frame, &origin, &base, err);
@@ -334,21 +300,6 @@ static void free_frame(struct upper_frame *frame)
 	ls_buffer_free(&frame->names);
 	if (frame->fd >= 0)
 		close(frame->fd);
-}
-
-static int grow(struct upper_walk *walk, struct ls_error *err)
-{
-	size_t capacity = walk->capacity ? 2 * walk->capacity : 16;
-	struct upper_frame *frames;
-
-	if (walk->depth < walk->capacity)
-		return LS_OK;
-	frames = reallocarray(walk->frames, capacity, sizeof(*frames));
-	if (!frames)
-		return out_of_memory(err);
-	walk->frames = frames;
-	walk->capacity = capacity;
-	return LS_OK;
 }
 
 /* The root's descriptor stays open, as the others are found from it again. */
@@ -374,7 +325,8 @@ static int close_one(struct upper_walk *walk, struct ls_error *err)
 int upper_walk_enter(struct upper_walk *walk, int fd, uint32_t origin, uint32_t base, struct ls_error *err)
 {
 	struct upper_frame *frame;
-	int status = grow(walk, err);
+	int status = ls_array_reserve(&walk->frames, &walk->capacity, walk->depth + 1, sizeof(*frame),
+	                              "directories that a container changed", err);
 
 	if (!status && fd >= 0)
 		status = close_one(walk, err);
@@ -393,26 +345,19 @@ int upper_walk_enter(struct upper_walk *walk, int fd, uint32_t origin, uint32_t 
 
 static int open_again(struct upper_walk *walk, struct upper_frame *frame, struct ls_error *err)
 {
-	struct open_how how = {
-	    .flags = O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC,
-	    .resolve = RESOLVE_NO_SYMLINKS | RESOLVE_BENEATH | RESOLVE_NO_XDEV,
-	};
 	char path[LS_INDEX_MAX_PATH_BYTES + 1];
-	char shown[SHOWN_SIZE];
 	struct stat status;
-	int races = 0;
 
 	walk->path_length = frame->path_length;
 	memcpy(path, walk->path, frame->path_length);
 	path[frame->path_length] = '\0';
-	do
-		frame->fd = (int)syscall(SYS_openat2, walk->frames[0].fd, path, &how, sizeof(how));
-	while (frame->fd < 0 && (errno == EAGAIN || errno == EINTR) && ++races < MAX_RACES);
-	if (races == MAX_RACES)
+	frame->fd = ls_open_resolved(walk->frames[0].fd, path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW,
+	                             RESOLVE_NO_SYMLINKS | RESOLVE_BENEATH | RESOLVE_NO_XDEV, MAX_RACES);
+	if (frame->fd < 0 && errno == EAGAIN)
 		return ls_fail_errno(err,
 		                     "cannot open a container's \"/%s\" again, as something was renamed at each of %d "
 		                     "tries; try again when less goes on",
-		                     ls_printable(shown, sizeof(shown), walk->path, walk->path_length), MAX_RACES);
+		                     LS_SHOWN(walk->path, walk->path_length), MAX_RACES);
 	if (frame->fd < 0 || fstat(frame->fd, &status))
 		return upper_walk_fail(walk, err);
 	if (status.st_dev == frame->device && status.st_ino == frame->inode)
@@ -436,7 +381,6 @@ int upper_walk_next(struct upper_walk *walk, struct upper_item **item, struct ls
 {
 	struct upper_frame *frame = upper_walk_top(walk);
 	size_t used = frame->path_length;
-	char shown[SHOWN_SIZE];
 
 	*item = NULL;
 	if (frame->next == frame->count)
@@ -445,7 +389,7 @@ int upper_walk_next(struct upper_walk *walk, struct upper_item **item, struct ls
 	if (used + (used > 0) + (*item)->length > sizeof(walk->path))
 		return ls_fail(err, LS_LIMIT,
 		               "a path of the container has more than %zu bytes, which a layer cannot hold: \"/%s\"",
-		               sizeof(walk->path), ls_printable(shown, sizeof(shown), walk->path, used));
+		               sizeof(walk->path), LS_SHOWN(walk->path, used));
 	if (used)
 		walk->path[used++] = '/';
 	memcpy(walk->path + used, (*item)->name, (*item)->length);
@@ -469,7 +413,7 @@ int upper_walk_open_directory(const struct upper_walk *walk, const struct upper_
 	*fd = upper_walk_open(walk, item, O_DIRECTORY);
 	if (*fd >= 0)
 		return LS_OK;
-	return upper_has_changed(errno) ? UPPER_CHANGED : upper_walk_fail(walk, err);
+	return ls_has_changed(errno) ? UPPER_CHANGED : upper_walk_fail(walk, err);
 }
 
 int upper_walk_begin(struct upper_walk *walk, const struct ls_index *index, int upper_fd, int by_path,
@@ -483,7 +427,7 @@ int upper_walk_begin(struct upper_walk *walk, const struct ls_index *index, int 
 		               "what a container changed is told of the index of a chain, not a layer");
 	walk->names = malloc(NAMES_BYTES);
 	if (!walk->names)
-		return out_of_memory(err);
+		return upper_out_of_memory(err);
 	/* Another descriptor, as reading moves it. */
 	fd = openat(upper_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (fd < 0)

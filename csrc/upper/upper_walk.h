@@ -91,11 +91,9 @@ int upper_walk_follow(const struct upper_walk *walk, const struct upper_item *it
 int upper_walk_origin(const struct upper_walk *walk, const struct upper_item *item, int is_opaque,
                       const struct upper_redirect *redirect, uint32_t *origin, struct ls_error *err);
 
-/* Whether errno says that an entry is not what it was when its directory was read. */
-int upper_has_changed(int number);
-
-/* LS_SYSTEM with the present errno, naming the walk's path. */
+/* LS_SYSTEM with the present errno, naming the walk's path; LS_NO_MEMORY. */
 int upper_walk_fail(const struct upper_walk *walk, struct ls_error *err);
+int upper_out_of_memory(struct ls_error *err);
 
 static inline int upper_is_directory(const struct upper_walk *walk, uint32_t record)
 {

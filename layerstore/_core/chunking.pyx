@@ -9,7 +9,7 @@ from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memset
 
 from layerstore._core.buffer cimport ls_buffer, ls_buffer_free
-from layerstore._core.hashing cimport ls_b3_kernel, ls_b3_kernel_find
+from layerstore._core.hashing cimport ls_b3_kernel, ls_b3_kernel_find, ls_kernel_name, ls_kernel_runs_here
 from layerstore._core.status cimport check, ls_error
 
 from layerstore._core.status import InvalidInput
@@ -31,8 +31,6 @@ cdef extern from "hash/chunker.h" nogil:
         pass
 
     const ls_cut_kernel *ls_cut_kernel_at(size_t i)
-    const char *ls_cut_kernel_name(const ls_cut_kernel *kernel)
-    bint ls_cut_kernel_runs_here(const ls_cut_kernel *kernel)
     int ls_cut_kernel_find(const char *name, const ls_cut_kernel **kernel, ls_error *err)
 
     int ls_chunk_ends(const ls_cut_kernel *kernel, const ls_chunk_sizes *sizes, const uint8_t *bytes, size_t length,
@@ -58,8 +56,8 @@ cdef list _names(bint running):
     cdef list names = []
     cdef size_t i = 0
     while ls_cut_kernel_at(i) != NULL:
-        if not running or ls_cut_kernel_runs_here(ls_cut_kernel_at(i)):
-            names.append(ls_cut_kernel_name(ls_cut_kernel_at(i)).decode())
+        if not running or ls_kernel_runs_here(ls_cut_kernel_at(i)):
+            names.append(ls_kernel_name(ls_cut_kernel_at(i)).decode())
         i += 1
     return names
 

@@ -14,7 +14,7 @@ def all_kernels():
     names = []
     cdef size_t i = 0
     while ls_b3_kernel_at(i) != NULL:
-        names.append(ls_b3_kernel_name(ls_b3_kernel_at(i)).decode())
+        names.append(ls_kernel_name(ls_b3_kernel_at(i)).decode())
         i += 1
     return names
 
@@ -24,8 +24,8 @@ def kernels():
     names = []
     cdef size_t i = 0
     while ls_b3_kernel_at(i) != NULL:
-        if ls_b3_kernel_runs_here(ls_b3_kernel_at(i)):
-            names.append(ls_b3_kernel_name(ls_b3_kernel_at(i)).decode())
+        if ls_kernel_runs_here(ls_b3_kernel_at(i)):
+            names.append(ls_kernel_name(ls_b3_kernel_at(i)).decode())
         i += 1
     return names
 
@@ -128,13 +128,10 @@ cdef class Hasher:
     def update(self, data):
         """Append `data`, an object with a contiguous buffer. The GIL is released."""
         cdef Py_buffer view
-        cdef int status
-        cdef ls_error err
         PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
         try:
             with nogil:
-                status = ls_b3_hasher_update(&self.hasher, view.buf, <size_t>view.len, &err)
-            check(status, &err)
+                ls_b3_hasher_update(&self.hasher, view.buf, <size_t>view.len)
         finally:
             PyBuffer_Release(&view)
 

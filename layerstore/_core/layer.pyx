@@ -67,21 +67,16 @@ cdef struct import_pass:
 cdef uint8_t[65536] _ZEROS
 
 
-cdef int hash_hole(import_pass *self, uint64_t end, ls_error *err) noexcept nogil:
+cdef void hash_hole(import_pass *self, uint64_t end) noexcept nogil:
     cdef uint64_t n
-    cdef int status
     while self.done < end:
         n = min(end - self.done, <uint64_t>sizeof(_ZEROS))
-        status = ls_b3_hasher_update(&self.hasher, _ZEROS, n, err)
-        if status:
-            return status
+        ls_b3_hasher_update(&self.hasher, _ZEROS, n)
         self.done += n
-    return LS_OK
 
 
-cdef int hash_data(import_pass *self, ls_bytes data, ls_error *err) noexcept nogil:
+cdef void hash_data(import_pass *self, ls_bytes data) noexcept nogil:
     cdef uint64_t n
-    cdef int status
     while data.length:
         n = data.length
         if self.extents != NULL:
@@ -89,27 +84,19 @@ cdef int hash_data(import_pass *self, ls_bytes data, ls_error *err) noexcept nog
                 self.extent += 1
                 self.within = 0
             n = min(n, self.extents[self.extent].length - self.within)
-            status = hash_hole(self, self.extents[self.extent].offset + self.within, err)
-            if status:
-                return status
+            hash_hole(self, self.extents[self.extent].offset + self.within)
             self.within += n
-        status = ls_b3_hasher_update(&self.hasher, data.bytes, n, err)
-        if status:
-            return status
+        ls_b3_hasher_update(&self.hasher, data.bytes, n)
         self.done += n
         data.bytes += n
         data.length -= n
-    return LS_OK
 
 
 cdef int end_content(import_pass *self, ls_error *err) noexcept nogil:
     cdef ls_content content
-    cdef int status
     if not self.size:
         return LS_OK
-    status = hash_hole(self, self.size, err)
-    if status:
-        return status
+    hash_hole(self, self.size)
     ls_b3_hasher_final(&self.hasher, content.digest)
     content.size = self.size
     self.size = 0
@@ -150,7 +137,7 @@ cdef int walk(import_pass *self, const uint8_t *bytes, size_t length, const uint
             if not status:
                 status = begin_entry(self, event.entry, err)
         elif event.kind == LS_TAR_DATA:
-            status = hash_data(self, event.bytes, err)
+            hash_data(self, event.bytes)
         if status:
             break
     if not status:

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/kernel.h"
 #include "hash/chunker.h"
 #include "poison.h"
 #include "require.h"
@@ -83,7 +84,7 @@ static void check_cuts(const struct ls_chunk_sizes *sizes, const uint8_t *bytes,
 	for (size_t at = 0, expected; at < length; at += expected) {
 		expected = first_length(sizes, bytes + at, length - at);
 		for (size_t i = 0; (kernel = ls_cut_kernel_at(i)); i++)
-			if (ls_cut_kernel_runs_here(kernel))
+			if (ls_kernel_runs_here(kernel))
 				REQUIRE(ls_chunk_length(kernel, sizes, bytes + at, length - at) == expected);
 	}
 }

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "hash/blake3.h"
 #include "index/compare.h"
 #include "index/index_verify.h"
 #include "index/index_writer.h"
@@ -170,8 +171,8 @@ static void seal(struct ls_buffer *bytes)
 	struct ls_index_header *header = (struct ls_index_header *)bytes->bytes;
 	uint8_t digest[32];
 
-	REQUIRE(!ls_index_digest(header + 1, bytes->length - sizeof(*header), header->body_digest, NULL));
-	REQUIRE(!ls_index_digest(header, offsetof(struct ls_index_header, header_digest), digest, NULL));
+	REQUIRE(!ls_b3_hash(header + 1, bytes->length - sizeof(*header), header->body_digest, NULL));
+	REQUIRE(!ls_b3_hash(header, offsetof(struct ls_index_header, header_digest), digest, NULL));
 	memcpy(header->header_digest, digest, sizeof(header->header_digest));
 }
 

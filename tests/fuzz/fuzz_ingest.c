@@ -3,7 +3,6 @@
  *
  * The first two bytes of an input say where it is cut, the rest is the tar. The files are small and on a tmpfs where
  * there is one. Header checksums are mended by the mutator, so that mutations get past them. */
-#define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>

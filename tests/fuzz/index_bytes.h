@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "hash/blake3.h"
 #include "index/index.h"
 #include "require.h"
 
@@ -35,8 +36,8 @@ static void seal(uint8_t *bytes, size_t length, int with_body)
 	if (heap_at < length)
 		header->heap_bytes = length - heap_at;
 	if (with_body)
-		REQUIRE(!ls_index_digest(header + 1, length - sizeof(*header), header->body_digest, NULL));
-	REQUIRE(!ls_index_digest(header, offsetof(struct ls_index_header, header_digest), digest, NULL));
+		REQUIRE(!ls_b3_hash(header + 1, length - sizeof(*header), header->body_digest, NULL));
+	REQUIRE(!ls_b3_hash(header, offsetof(struct ls_index_header, header_digest), digest, NULL));
 	memcpy(header->header_digest, digest, sizeof(header->header_digest));
 }
 

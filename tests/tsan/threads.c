@@ -2,7 +2,6 @@
  * shares parts with others, and what starts threads itself. `make tsan` builds and runs it.
  *
  * Each case runs some rounds in several threads that begin at once. ThreadSanitizer sees races; the cases check answers. */
-#define _GNU_SOURCE
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -80,7 +79,7 @@ static void hash(unsigned number)
 	REQUIRE(!ls_b3_kernel_find(NULL, &kernel, NULL));
 	REQUIRE(!ls_b3_hash_many(kernel, &in, &length, 1, digest, NULL));
 	ls_b3_hasher_init(&hasher, kernel);
-	REQUIRE(!ls_b3_hasher_update(&hasher, bytes, length, NULL));
+	ls_b3_hasher_update(&hasher, bytes, length);
 	ls_b3_hasher_final(&hasher, again);
 	REQUIRE(!memcmp(digest, again, sizeof(digest)));
 }
