@@ -41,10 +41,9 @@ _STAGE_NAME = r"[a-z][a-z0-9_.-]*"
 class Heredoc(Value):
     """The lines below an instruction up to one that is `name` alone. `expands`: variables in them are replaced."""
 
-    def __init__(self, name: str, content: str, expands: bool) -> None:
-        self.name = name
-        self.content = content
-        self.expands = expands
+    name: str
+    content: str
+    expands: bool
 
 
 class Instruction(Value):

@@ -67,11 +67,10 @@ _ADD_LAYER = (
 class ImportedLayer(Value):
     """A layer in the staging area: its identity, its blob, the bytes of the files in it, the BLAKE3 of its recipe."""
 
-    def __init__(self, diff_id: DiffId, blob: KnownBlob, files_bytes: int, recipe_digest: bytes) -> None:
-        self.diff_id = diff_id
-        self.blob = blob
-        self.files_bytes = files_bytes
-        self.recipe_digest = recipe_digest
+    diff_id: DiffId
+    blob: KnownBlob
+    files_bytes: int
+    recipe_digest: bytes
 
     def check(self, diff_id: DiffId | None, digest: Digest | None, size_bytes: int | None) -> None:
         """Raise `DigestMismatch` unless the layer is what was promised, as far as anything was."""

@@ -53,24 +53,20 @@ _ANY_BYTES = (1 << 63) - 1
 class LayerSource(Value):
     """A layer that an image wants: where it is in the archive, and what is promised for it."""
 
-    def __init__(self, member: str, diff_id: DiffId, digest: Digest | None, size_bytes: int | None) -> None:
-        self.member = member
-        self.diff_id = diff_id
-        self.digest = digest
-        self.size_bytes = size_bytes
+    member: str
+    diff_id: DiffId
+    digest: Digest | None
+    size_bytes: int | None
 
 
 class ArchivedImage(Value):
     """An image of an archive: its config without the document, its layers bottom first, its names, its blobs (config,
     manifest) to keep."""
 
-    def __init__(
-        self, config: ImageConfig, layers: tuple[LayerSource, ...], names: tuple[str, ...], blobs: dict[Digest, bytes]
-    ) -> None:
-        self.config = config
-        self.layers = layers
-        self.names = names
-        self.blobs = blobs
+    config: ImageConfig
+    layers: tuple[LayerSource, ...]
+    names: tuple[str, ...]
+    blobs: dict[Digest, bytes]
 
 
 def list_images(members: Members, label: str, limits: Limits) -> Iterator[ArchivedImage]:
@@ -305,9 +301,8 @@ class Range:
 class Link(Value):
     """A member that is a link: symbolic, from where it is, or hard, from the top."""
 
-    def __init__(self, is_symbolic: bool, target: str) -> None:
-        self.is_symbolic = is_symbolic
-        self.target = target
+    is_symbolic: bool
+    target: str
 
 
 class Names:

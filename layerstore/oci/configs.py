@@ -27,11 +27,10 @@ _SURROGATE = rb"\\u[dD][89a-fA-F]"
 class ImageConfig(Value):
     """An image's config: the JSON as it is (`document`), its digest (the image's id) and what is read from it often."""
 
-    def __init__(self, image_id: ImageId, document: dict[str, Any], diff_ids: tuple[DiffId, ...], created: str) -> None:
-        self.image_id = image_id
-        self.document = document
-        self.diff_ids = diff_ids
-        self.created = created
+    image_id: ImageId
+    document: dict[str, Any]
+    diff_ids: tuple[DiffId, ...]
+    created: str
 
     @property
     def runtime(self) -> dict[str, Any]:

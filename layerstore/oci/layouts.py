@@ -27,22 +27,18 @@ class LayoutBlob(Value):
     """A layer as it is saved: its blob's digest and size in bytes, and what it is compressed with ("none", "gzip",
     "zstd")."""
 
-    def __init__(self, digest: Digest, size_bytes: int, compression: str) -> None:
-        self.digest = digest
-        self.size_bytes = size_bytes
-        self.compression = compression
+    digest: Digest
+    size_bytes: int
+    compression: str
 
 
 class LayoutImage(Value):
     """An image to be saved: its config as it is read and as it is stored, its layers bottom first, its names."""
 
-    def __init__(
-        self, config: ImageConfig, config_data: bytes, layers: tuple[LayoutBlob, ...], names: tuple[str, ...]
-    ) -> None:
-        self.config = config
-        self.config_data = config_data
-        self.layers = layers
-        self.names = names
+    config: ImageConfig
+    config_data: bytes
+    layers: tuple[LayoutBlob, ...]
+    names: tuple[str, ...]
 
     def manifest(self) -> bytes:
         """Its manifest."""

@@ -53,14 +53,11 @@ def go_architecture() -> str:
 class Descriptor(Value):
     """A reference to a blob ("descriptor.md"): what it is, its digest, its size in bytes, annotations, platform."""
 
-    def __init__(
-        self, media_type: str, digest: Digest, size_bytes: int, annotations: dict[str, str], platform: dict[str, Any]
-    ) -> None:
-        self.media_type = media_type
-        self.digest = digest
-        self.size_bytes = size_bytes
-        self.annotations = annotations
-        self.platform = platform
+    media_type: str
+    digest: Digest
+    size_bytes: int
+    annotations: dict[str, str]
+    platform: dict[str, Any]
 
 
 def is_foreign(layer: Descriptor) -> bool:
@@ -71,9 +68,8 @@ def is_foreign(layer: Descriptor) -> bool:
 class Manifest(Value):
     """An image manifest: config and layers, bottom first."""
 
-    def __init__(self, config: Descriptor, layers: tuple[Descriptor, ...]) -> None:
-        self.config = config
-        self.layers = layers
+    config: Descriptor
+    layers: tuple[Descriptor, ...]
 
 
 def parse_descriptor(value: Any, what: str) -> Descriptor:

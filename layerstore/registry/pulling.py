@@ -39,11 +39,10 @@ if TYPE_CHECKING:
 class _Found(Value):
     """What a name stands for: an image's manifest and config, and all blobs to keep, index and manifest among them."""
 
-    def __init__(self, digest: Digest, manifest: Manifest, config: ImageConfig, blobs: dict[Digest, bytes]) -> None:
-        self.digest = digest
-        self.manifest = manifest
-        self.config = config
-        self.blobs = blobs
+    digest: Digest
+    manifest: Manifest
+    config: ImageConfig
+    blobs: dict[Digest, bytes]
 
 
 def pull(

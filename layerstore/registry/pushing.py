@@ -42,10 +42,9 @@ _COMPRESSION = "gzip"
 class _Family(Value):
     """The media types of one specification: of a manifest, of a config, and of layers by their compression."""
 
-    def __init__(self, manifest: str, config: str, layers: dict[str, str]) -> None:
-        self.manifest = manifest
-        self.config = config
-        self.layers = layers
+    manifest: str
+    config: str
+    layers: dict[str, str]
 
 
 _OCI = _Family(
@@ -63,10 +62,9 @@ _DOCKER = _Family(
 class _Kept(Value):
     """A manifest that the image came with."""
 
-    def __init__(self, data: bytes, manifest: Manifest, family: _Family) -> None:
-        self.data = data
-        self.manifest = manifest
-        self.family = family
+    data: bytes
+    manifest: Manifest
+    family: _Family
 
 
 def push(

@@ -38,14 +38,11 @@ class PoolStatus(Value):
     disk, and what is free there. `direct_io` says whether the loop device passes over the host's page cache.
     """
 
-    def __init__(
-        self, size_bytes: int, used_bytes: int, host_bytes: int, host_free_bytes: int, direct_io: bool
-    ) -> None:
-        self.size_bytes = size_bytes
-        self.used_bytes = used_bytes
-        self.host_bytes = host_bytes
-        self.host_free_bytes = host_free_bytes
-        self.direct_io = direct_io
+    size_bytes: int
+    used_bytes: int
+    host_bytes: int
+    host_free_bytes: int
+    direct_io: bool
 
 
 class Pool:
