@@ -8,7 +8,6 @@ import io
 import os
 import struct
 import threading
-from functools import partial
 from itertools import groupby
 
 from layerstore._core.files import MappedFile, copy_ranges
@@ -25,12 +24,12 @@ from layerstore.store.cold_packs import (
     WHOLE,
     ColdPack,
     ColdSlot,
-    Frames,
     apply_delta,
     is_cold,
 )
 from layerstore.store.layout import FIRST_COLD, PACK_THRESHOLD_BYTES
 from layerstore.store.pieces import PIECE_BYTES, read_at, write_all, write_at
+from layerstore.store.recent import Recent
 from layerstore.store.records import LOCATION
 
 TYPE_CHECKING = False
@@ -117,7 +116,7 @@ class _Generation:
         self.digests = Digests(b"", 0)
         self.packs: dict[int, Pack] = {}
         self.cold_packs: dict[int, ColdPack] = {}
-        self.frames = Frames(frames_bytes)
+        self.frames = Recent(frames_bytes, size_of=len)
         self.sound_slots: dict[int, bytearray] = {}
         """Of a pack, a byte for each slot: 1 where its content is sound."""
         self.sound_objects: set[bytes] = set()
@@ -290,7 +289,8 @@ class ContentStore:
             if left:
                 raise CorruptError(f"the chunks of slot {slot} of {cold.path} are not of {found.size} bytes; {REPAIR}")
             return
-        frame = opened.frames.get((pack, found.frame), partial(cold.raw, found.frame))
+        place = pack, found.frame
+        frame = opened.frames.get(place) or opened.frames.keep(place, cold.raw(found.frame))
         written = memoryview(frame)[found.at : found.at + found.length]
         if found.base == WHOLE:
             yield written
