@@ -59,13 +59,20 @@ def close_fd(fd: int) -> None:
 
 
 @contextlib.contextmanager
-def null_device() -> Iterator[int]:
-    """A descriptor of /dev/null, to read and write, for the block. Raises `OSError`."""
-    fd = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+def open_fd(
+    path: str | bytes | os.PathLike[str], flags: int, mode: int = 0o600, *, dir_fd: int | None = None
+) -> Iterator[int]:
+    """A descriptor for the block; no program that is started gets it. Raises `OSError`."""
+    fd = os.open(path, flags, mode, dir_fd=dir_fd)
     try:
         yield fd
     finally:
         close_fd(fd)
+
+
+def null_device() -> contextlib.AbstractContextManager[int]:
+    """A descriptor of /dev/null, to read and write, for the block. Raises `OSError`."""
+    return open_fd(os.devnull, os.O_RDWR)
 
 
 def fstat(fd: int) -> os.stat_result:

@@ -23,7 +23,7 @@ from layerstore.building.steps import Step
 from layerstore.building.workshop import Staged, Stopped, with_line
 from layerstore.containers.bundle import Volume
 from layerstore.errors import BuildFailed, InvalidInput, LayerstoreError, NotFound
-from layerstore.naming import about, close_fd
+from layerstore.naming import about, open_fd
 from layerstore.oci.configs import says_nothing, time_of_making
 from layerstore.oci.instructions import exec_form
 from layerstore.oci.words import split_words
@@ -458,11 +458,8 @@ class _Script:
 
 @contextlib.contextmanager
 def _upper(shop: Workshop, row: ContainerRow) -> Iterator[int]:
-    fd = os.open(shop.containers.upper(row.id), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
+    with open_fd(shop.containers.upper(row.id), os.O_RDONLY | os.O_DIRECTORY) as fd:
         yield fd
-    finally:
-        close_fd(fd)
 
 
 _ACTIONS: dict[str, Callable[[StageBuild, Instruction], None]] = {

@@ -13,7 +13,7 @@ from layerstore.checking.pages import Pages, consolidated
 from layerstore.checking.quarantine import Quarantine
 from layerstore.checking.reconcile import TYPES, Reconciled, near
 from layerstore.errors import Conflict, CorruptError, Unsupported
-from layerstore.naming import close_fd, exists
+from layerstore.naming import exists, open_fd
 from layerstore.store import durable, own_names, sums
 from layerstore.store.db import Database, connect_alone, schema, tables_in
 from layerstore.store.layout import FORMAT
@@ -98,12 +98,9 @@ def rebuild(layout: Layout) -> dict[str, int]:
 def _require_alone(path: str) -> None:
     if not exists(path):
         return
-    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    try:
+    with open_fd(path, os.O_RDWR) as fd:
         if open_elsewhere(fd):
             raise Conflict(f"{path} has to be made anew, and another process has it open; end that first")
-    finally:
-        close_fd(fd)
 
 
 def _written_at(layout: Layout) -> list[tuple[int, int]]:

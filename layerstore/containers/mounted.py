@@ -11,7 +11,7 @@ import contextlib
 import os
 
 from layerstore._core import mount
-from layerstore.naming import close_fd
+from layerstore.naming import close_fd, open_fd
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -118,8 +118,5 @@ class MountedFiles:
 
 @contextlib.contextmanager
 def _descriptor(place: str, flags: int) -> Iterator[int]:
-    fd = os.open(place, flags | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
+    with open_fd(place, flags | os.O_NOFOLLOW) as fd:
         yield fd
-    finally:
-        close_fd(fd)

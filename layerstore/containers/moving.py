@@ -20,7 +20,7 @@ from layerstore.containers.containers import ContainerRow
 from layerstore.errors import Conflict, InvalidInput, NotFound, Unsupported
 from layerstore.extents import log_rows
 from layerstore.extents.log import LogMissing
-from layerstore.naming import close_fd
+from layerstore.naming import open_fd
 from layerstore.store import durable, locks
 
 TYPE_CHECKING = False
@@ -223,11 +223,8 @@ def _write_upper(tree: Tree, upper: str, made: Made | None) -> None:
 def _record(recorder: Recorder, upper: str, *, share: bool) -> Recorded:
     from layerstore.containers.upper import entries
 
-    fd = os.open(upper, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
+    with open_fd(upper, os.O_RDONLY | os.O_DIRECTORY) as fd:
         return recorder.record(entries(fd, recorder.image.index, recorder.image.contents), share=share)
-    finally:
-        close_fd(fd)
 
 
 def _unlink(layout: Layout, made: dict[str, Recorded]) -> None:

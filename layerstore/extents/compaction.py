@@ -14,7 +14,7 @@ from layerstore._core.log import Record
 from layerstore.extents import log_rows
 from layerstore.extents.applying import extents_records, inode_records
 from layerstore.extents.log import create_log
-from layerstore.naming import close_fd, fstat
+from layerstore.naming import fstat, open_fd
 from layerstore.store.pieces import PIECE_BYTES
 
 if TYPE_CHECKING:
@@ -64,8 +64,7 @@ def rewrite(layout: Layout, chain: ChainId, tree: Tree) -> tuple[str, dict[str, 
     kept = {number: new for new, number in enumerate(sorted(live.keys() - copied), 1)}
     log = create_log(layout, chain, None)
     try:
-        fd = os.open(layout.log(log), os.O_RDWR | os.O_CLOEXEC)
-        try:
+        with open_fd(layout.log(log), os.O_RDWR) as fd:
             writer = LogWriter(fd, fstat(fd).st_size, bytes.fromhex(log), 0)
             records = [
                 Record(kinds.SOURCE_LOG, value=kept[number], payload=bytes.fromhex(tree.logs.ids[number]))
@@ -81,8 +80,6 @@ def rewrite(layout: Layout, chain: ChainId, tree: Tree) -> tuple[str, dict[str, 
             for inode in inodes:
                 _copy(tree, writer, inode, copied)
             writer.sync()
-        finally:
-            close_fd(fd)
     except BaseException:
         log_rows.unlink(layout, [log])
         raise

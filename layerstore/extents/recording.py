@@ -19,7 +19,7 @@ from layerstore.extents.applying import attributes, extents_records, inode_recor
 from layerstore.extents.image_tree import ROOT
 from layerstore.extents.log import create_log
 from layerstore.extents.table import Inode
-from layerstore.naming import about, close_fd, fstat
+from layerstore.naming import about, fstat, open_fd
 from layerstore.store.layout import PACK_THRESHOLD_BYTES
 from layerstore.trees.entries import is_left_out
 from layerstore.trees.paths import directories_above, parent_of
@@ -70,8 +70,7 @@ class Recorder:
         """
         log = create_log(self._layout, self._chain, None)
         try:
-            fd = os.open(self._layout.log(log), os.O_RDWR | os.O_CLOEXEC)
-            try:
+            with open_fd(self._layout.log(log), os.O_RDWR) as fd:
                 writer = LogWriter(fd, fstat(fd).st_size, bytes.fromhex(log), 0)
                 plan = _Plan(self.image, list(entries))
                 if records := plan.records():
@@ -81,8 +80,6 @@ class Recorder:
                     contents.add(entry, number)
                 with about(self._layout.log(log)):
                     self._lengths[log] = writer.sync()
-            finally:
-                close_fd(fd)
         except BaseException:
             log_rows.unlink(self._layout, [log])
             raise

@@ -29,7 +29,7 @@ from layerstore.layers.blob_streams import (
 from layerstore.layers.index_files import open_layer_index
 from layerstore.layers.known_blobs import KnownBlob, remember, saw
 from layerstore.limits import DEFAULT, FREE_INDEX_BYTES, FREE_LAYER_BYTES, beyond
-from layerstore.naming import about, close_fd, exists, fstat
+from layerstore.naming import about, close_fd, exists, fstat, open_fd
 from layerstore.store import durable, locks, own_names
 from layerstore.store.clearing import clear_tree
 from layerstore.store.db import SET_NAME
@@ -350,11 +350,8 @@ class Import:
         contents = self._contents
         if contents is None:
             return b"", False
-        objects_fd = os.open(self._layout.objects, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
+        with open_fd(self._layout.objects, os.O_RDONLY | os.O_DIRECTORY) as objects_fd:
             contents.publish(objects_fd, self._pack_number)
-        finally:
-            close_fd(objects_fd)
         slots, contents_bytes = contents.slots()
         if slots:
             image = write_pack(self._pack_number, contents_bytes, slots)

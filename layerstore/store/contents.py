@@ -14,7 +14,7 @@ from layerstore._core.files import MappedFile, copy_ranges
 from layerstore._core.hashing import Hasher, blake3, hash_many
 from layerstore._core.ingest import LOCATION_NONE, LOCATION_OBJECT, RECORD_BYTES, Digests
 from layerstore.errors import RELOAD, REPAIR, CorruptError, NotFound
-from layerstore.naming import about, close_fd
+from layerstore.naming import about, open_fd
 from layerstore.store import durable, own_names
 from layerstore.store.cold_packs import (
     FRAMES_BYTES,
@@ -183,14 +183,10 @@ class ContentStore:
         """Add log records inside the transaction `db`; they count once it commits. Durable on return."""
         generation, count = _log_state(db)
         path = self._layout.digests(generation)
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        with about(path):
-            try:
-                write_at(fd, LOG_HEADER, 0)
-                write_at(fd, records, len(LOG_HEADER) + count * RECORD_BYTES)
-                os.fsync(fd)
-            finally:
-                close_fd(fd)
+        with open_fd(path, os.O_WRONLY | os.O_CREAT, 0o600) as fd, about(path):
+            write_at(fd, LOG_HEADER, 0)
+            write_at(fd, records, len(LOG_HEADER) + count * RECORD_BYTES)
+            os.fsync(fd)
         if count == 0:
             durable.sync_directory(self._layout.root)
         count += len(records) // RECORD_BYTES

@@ -9,7 +9,7 @@ import stat
 from functools import partial
 
 from layerstore._core.mount import syncfs
-from layerstore.naming import about, close_fd, fstat
+from layerstore.naming import about, close_fd, fstat, open_fd
 from layerstore.store.locks import try_lock
 from layerstore.store.pieces import write_at
 
@@ -24,12 +24,8 @@ _NEW_FILE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
 def sync_directory(path: str | os.PathLike[str]) -> None:
     """Make the names in a directory durable. Raises `OSError`."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    with about(path):
-        try:
-            os.fsync(fd)
-        finally:
-            close_fd(fd)
+    with open_fd(path, os.O_RDONLY | os.O_DIRECTORY) as fd, about(path):
+        os.fsync(fd)
 
 
 @contextlib.contextmanager
@@ -40,14 +36,11 @@ def file_system(path: str | os.PathLike[str], *, afresh: bool = False) -> Iterat
     was told so before: the kernel tells that to each descriptor that was open when it happened, and to a later one
     only where nobody was told yet. `afresh`: not of what was written before the block, at the price of writing it now.
     """
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
+    with open_fd(path, os.O_RDONLY) as fd:
         if afresh:
             with contextlib.suppress(OSError):
                 syncfs(fd)
         yield partial(_syncfs, fd, os.fspath(path))
-    finally:
-        close_fd(fd)
 
 
 def _syncfs(fd: int, path: str) -> None:
@@ -69,15 +62,10 @@ def writable(path: str) -> Iterator[int]:
         yield fd
 
 
-@contextlib.contextmanager
-def nameless(directory: str) -> Iterator[int]:
+def nameless(directory: str) -> contextlib.AbstractContextManager[int]:
     """A descriptor of a new file of that directory that has no name, to write and read: it is gone when the block ends.
     Raises `OSError`."""
-    fd = os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    try:
-        yield fd
-    finally:
-        close_fd(fd)
+    return open_fd(directory, os.O_TMPFILE | os.O_RDWR)
 
 
 def first_free(path_of: Callable[[int], str], number: int) -> tuple[int, int]:
@@ -150,12 +138,8 @@ def place(staged: str, path: str) -> None:
         os.link(staged, path)
         os.unlink(staged)
     except OSError:  # it exists, or this file system has no links
-        fd = os.open(staged, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            with about(path):
-                os.fsync(fd)
-        finally:
-            close_fd(fd)
+        with open_fd(staged, os.O_RDONLY) as fd, about(path):
+            os.fsync(fd)
         os.rename(staged, path)
 
 
@@ -197,12 +181,9 @@ def _remove_abandoned(path: str | os.PathLike[str]) -> None:
     with contextlib.suppress(OSError):  # what cannot be listed or removed stays
         for found in filter(theirs.fullmatch, os.listdir(directory)):
             temporary = os.path.join(directory, found)
-            fd = os.open(temporary, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-            try:
+            with open_fd(temporary, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK) as fd:
                 if try_lock(fd):
                     _remove(temporary)
-            finally:
-                close_fd(fd)
 
 
 def _remove(path: str) -> None:

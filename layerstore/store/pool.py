@@ -16,7 +16,7 @@ import os
 
 from layerstore._core import mount, pool
 from layerstore.errors import Conflict, InvalidInput, LayerstoreError, NotFound, Unsupported
-from layerstore.naming import about, close_fd, exists
+from layerstore.naming import about, close_fd, exists, open_fd
 from layerstore.store import durable, locks
 from layerstore.store.layout import FORMAT_NAME, POOL_NAME, make_private
 from layerstore.types import Value
@@ -100,8 +100,7 @@ class Pool:
         import subprocess
 
         try:
-            fd = os.open(self._unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            try:
+            with open_fd(self._unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600) as fd:
                 os.truncate(self._unfinished, size_bytes)
                 # Sectors as large as the loop device's blocks; discarding would only tell the host about holes.
                 command = [program, "-q", "-f", "-K", "-m", "reflink=1,rmapbt=0", "-s", "size=4096"]
@@ -114,8 +113,6 @@ class Pool:
                     )
                 with about(self._unfinished):
                     os.fsync(fd)
-            finally:
-                close_fd(fd)
         except BaseException:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._unfinished)
@@ -209,11 +206,8 @@ class Pool:
 
     @contextlib.contextmanager
     def _directory(self) -> Iterator[int]:
-        fd = os.open(self.target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
+        with open_fd(self.target, os.O_RDONLY | os.O_DIRECTORY) as fd:
             yield fd
-        finally:
-            close_fd(fd)
 
 
 def _allocated(path: str) -> int:
