@@ -59,15 +59,19 @@ def close_fd(fd: int) -> None:
 
 
 @contextlib.contextmanager
-def open_fd(
-    path: str | bytes | os.PathLike[str], flags: int, mode: int = 0o600, *, dir_fd: int | None = None
-) -> Iterator[int]:
-    """A descriptor for the block; no program that is started gets it. Raises `OSError`."""
-    fd = os.open(path, flags, mode, dir_fd=dir_fd)
+def closing_fd(fd: int) -> Iterator[int]:
+    """Close a descriptor, which is its value, when the block ends."""
     try:
         yield fd
     finally:
         close_fd(fd)
+
+
+def open_fd(
+    path: str | bytes | os.PathLike[str], flags: int, mode: int = 0o600, *, dir_fd: int | None = None
+) -> contextlib.AbstractContextManager[int]:
+    """A descriptor for the block; no program that is started gets it. Raises `OSError`."""
+    return closing_fd(os.open(path, flags, mode, dir_fd=dir_fd))
 
 
 def null_device() -> contextlib.AbstractContextManager[int]:

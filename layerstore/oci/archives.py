@@ -13,7 +13,7 @@ from layerstore._core.mount import open_inside
 from layerstore._core.tar import Data, Entry, Raw, Walk, walk
 from layerstore.errors import CorruptError, InvalidInput, LayerstoreError, NotFound
 from layerstore.limits import beyond
-from layerstore.naming import about, close_fd, fstat
+from layerstore.naming import about, closing_fd, fstat, open_fd
 from layerstore.oci.configs import ImageConfig, parse_config, parse_json
 from layerstore.oci.manifests import (
     check_blob,
@@ -243,23 +243,18 @@ class DirectoryMembers:
 
     def open(self, name: str) -> BinaryIO:
         """Raises `NotFound`, `InvalidInput` where it is no file: a fifo would be waited for."""
-        root = os.open(self._root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        fd = -1
-        try:
-            fd = open_inside(root, name, os.O_PATH | os.O_CLOEXEC)
-            if not stat.S_ISREG(fstat(fd).st_mode):
-                raise InvalidInput(f"{self._root}/{name} is no file; copy the layout again")
-            return open(f"/proc/self/fd/{fd}", "rb", buffering=0)
-        except (FileNotFoundError, NotADirectoryError):
-            raise NotFound(f"{self._root} has no {name}; copy the layout again") from None
-        except OSError as error:
-            if error.errno != errno.ELOOP:
-                raise
-            raise InvalidInput(f"{self._root}/{name} is a loop of links; copy the layout again") from None
-        finally:
-            for each in (root, fd):
-                if each >= 0:
-                    close_fd(each)
+        with open_fd(self._root, os.O_PATH | os.O_DIRECTORY) as root:
+            try:
+                with closing_fd(open_inside(root, name, os.O_PATH | os.O_CLOEXEC)) as fd:
+                    if not stat.S_ISREG(fstat(fd).st_mode):
+                        raise InvalidInput(f"{self._root}/{name} is no file; copy the layout again")
+                    return open(f"/proc/self/fd/{fd}", "rb", buffering=0)
+            except (FileNotFoundError, NotADirectoryError):
+                raise NotFound(f"{self._root} has no {name}; copy the layout again") from None
+            except OSError as error:
+                if error.errno != errno.ELOOP:
+                    raise
+                raise InvalidInput(f"{self._root}/{name} is a loop of links; copy the layout again") from None
 
     def size_bytes(self, name: str) -> int:
         with self.open(name) as file:

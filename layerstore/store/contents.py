@@ -337,7 +337,7 @@ class ContentStore:
 
     def _in_file(self, pieces: Iterable[Buffer]) -> io.FileIO:
         """A content in a file that has no name."""
-        file = io.FileIO(self._layout.staging, "r+", opener=_nameless)
+        file = durable.nameless(self._layout.staging)
         try:
             with about(self._layout.staging):
                 for piece in pieces:
@@ -548,10 +548,6 @@ def _located(opened: _Generation, digest: bytes) -> tuple[int, int]:
     if pack == LOCATION_NONE:
         raise NotFound(f"content {digest.hex()} is not in the store")
     return pack, slot
-
-
-def _nameless(directory: str, flags: int) -> int:
-    return os.open(directory, (flags & ~os.O_CREAT) | os.O_TMPFILE, 0o600)
 
 
 def _hash_of(file: io.FileIO) -> bytes:

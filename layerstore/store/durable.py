@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import re
 import stat
@@ -62,10 +63,10 @@ def writable(path: str) -> Iterator[int]:
         yield fd
 
 
-def nameless(directory: str) -> contextlib.AbstractContextManager[int]:
-    """A descriptor of a new file of that directory that has no name, to write and read: it is gone when the block ends.
-    Raises `OSError`."""
-    return open_fd(directory, os.O_TMPFILE | os.O_RDWR)
+def nameless(directory: str) -> io.FileIO:
+    """A new file of that directory that has no name, to write and read: it is gone when it is closed. Raises
+    `OSError`."""
+    return io.FileIO(os.open(directory, os.O_TMPFILE | os.O_RDWR, 0o600), "r+")
 
 
 def first_free(path_of: Callable[[int], str], number: int) -> tuple[int, int]:
@@ -89,28 +90,36 @@ def first_free(path_of: Callable[[int], str], number: int) -> tuple[int, int]:
         return number, fd
 
 
-def write_file(path: str | os.PathLike[str], data: bytes | memoryview, *, mode: int = 0o600) -> None:
+def write_file(path: str | os.PathLike[str], data: bytes | memoryview) -> None:
     """Put `data` at `path`, whole or not at all, and durable on return. An existing file is replaced.
 
     Raises `OSError`; nothing is left behind then.
     """
-    _replace(path, data, mode, sync=True)
+    _replace(path, data, sync=True)
     sync_directory(os.path.dirname(path))
 
 
-def write_whole(path: str | os.PathLike[str], data: bytes | memoryview, *, mode: int = 0o600) -> None:
+def write_whole(path: str | os.PathLike[str], data: bytes | memoryview) -> None:
     """As `write_file`, but not durable: after a power cut the file may be missing, old or damaged.
 
     For what is checked when it is opened, and can be made again. Other processes see it whole or not at all.
     """
-    _replace(path, data, mode, sync=False)
+    _replace(path, data, sync=False)
 
 
-def _replace(path: str | os.PathLike[str], data: bytes | memoryview, mode: int, *, sync: bool) -> None:
-    with _begun(path, mode) as fd, about(path):
-        write_at(fd, data, 0)
-        if sync:
-            os.fsync(fd)
+def _replace(path: str | os.PathLike[str], data: bytes | memoryview, *, sync: bool) -> None:
+    temporary = _temporary_beside(path)
+    with open_fd(temporary, _NEW_FILE) as fd:
+        try:
+            with about(path):
+                write_at(fd, data, 0)
+                if sync:
+                    os.fsync(fd)
+            os.rename(temporary, path)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
+            raise
 
 
 @contextlib.contextmanager
@@ -207,20 +216,3 @@ def _temporary_beside(path: str | os.PathLike[str]) -> str:
 def _name_beside(name: str) -> str:
     """What such a path begins with: it is told from whatever else is in a directory of somebody's."""
     return f".{os.fsdecode(os.fsencode(name)[:_NAME_BYTES])}.layerstore-"
-
-
-@contextlib.contextmanager
-def _begun(path: str | os.PathLike[str], mode: int) -> Iterator[int]:
-    temporary = _temporary_beside(path)
-    fd = os.open(temporary, _NEW_FILE, mode)
-    try:
-        try:
-            yield fd
-        finally:
-            with about(path):
-                close_fd(fd)
-        os.rename(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise

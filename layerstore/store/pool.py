@@ -16,7 +16,7 @@ import os
 
 from layerstore._core import mount, pool
 from layerstore.errors import Conflict, InvalidInput, LayerstoreError, NotFound, Unsupported
-from layerstore.naming import about, close_fd, exists, open_fd
+from layerstore.naming import about, closing_fd, exists, open_fd
 from layerstore.store import durable, locks
 from layerstore.store.layout import FORMAT_NAME, POOL_NAME, make_private
 from layerstore.types import Value
@@ -147,10 +147,8 @@ class Pool:
             fd = os.open(self.image, os.O_RDWR | os.O_CLOEXEC)
         except FileNotFoundError:
             raise NotFound(f"there is no pool at {self._root}; `layerstore init --pool SIZE` makes one") from None
-        try:
+        with closing_fd(fd):
             return pool.find_loop(fd) or pool.attach_loop(fd)
-        finally:
-            close_fd(fd)
 
     def detach(self) -> bool:
         """Unmount it unless something uses it: an open store, a mounted container. The loop device goes with it.
@@ -172,7 +170,7 @@ class Pool:
         One that was interrupted is finished by the next. Raises `InvalidInput` when that is less than now, `OSError`.
         """
         size_bytes -= size_bytes % _ALIGNMENT_BYTES
-        with self._locked(alone=True), self._directory() as fd:
+        with self._locked(alone=True), open_fd(self.target, os.O_RDONLY | os.O_DIRECTORY) as fd:
             now = os.stat(self.image).st_size
             if size_bytes < now:
                 raise InvalidInput(f"the pool has {now} bytes and does not shrink to {size_bytes}; XFS cannot")
@@ -186,7 +184,7 @@ class Pool:
         sparse file shrank. Raises `OSError`.
         """
         before = _allocated(self.image)
-        with self._directory() as fd:
+        with open_fd(self.target, os.O_RDONLY | os.O_DIRECTORY) as fd:
             mount.syncfs(fd)  # what was removed is free only once that is in XFS's log
             pool.trim(fd)
         return max(0, before - _allocated(self.image))
@@ -203,11 +201,6 @@ class Pool:
             host_free_bytes=host.f_bavail * host.f_frsize,
             direct_io=direct_io,
         )
-
-    @contextlib.contextmanager
-    def _directory(self) -> Iterator[int]:
-        with open_fd(self.target, os.O_RDONLY | os.O_DIRECTORY) as fd:
-            yield fd
 
 
 def _allocated(path: str) -> int:

@@ -177,7 +177,7 @@ class _Receiving:
     def _import(self, importing: Import, lacking: Sequence[DiffId], here: Collection[DiffId]) -> None:
         """Stage the layers that are lacking, by what comes of them and what is here."""
         with contextlib.ExitStack() as stack:
-            recipes = stack.enter_context(durable.nameless(self._layout.staging))
+            recipes = stack.enter_context(durable.nameless(self._layout.staging)).fileno()
             sizes = _TableSizes(self._limits)
             layers = [self._layer(diff_id, here, recipes, sizes) for diff_id in lacking]
             wanted = self._wanted(layers)

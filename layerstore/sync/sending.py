@@ -71,7 +71,8 @@ class _Sending:
         self.layers = self.contents = self.content_bytes = 0
 
     def send(self, image: ImageId) -> None:
-        with durable.nameless(self._layout.staging) as fd:
+        with durable.nameless(self._layout.staging) as file:
+            fd = file.fileno()
             # What a collection takes away while it is read would be missing in the middle.
             with locks.garbage(self._layout):
                 config, names = self._describe(image)
