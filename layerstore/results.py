@@ -6,7 +6,12 @@ from layerstore.types import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TypeAlias
+
     from layerstore.types import DiffId, ImageId
+
+    ProgressCallback: TypeAlias = Callable[["Progress"], None]
 
 
 class Change(Value):
@@ -257,6 +262,13 @@ class Progress(Value):
     done_bytes: int
     total_bytes: int | None
     source: str = ""
+
+
+def telling(
+    progress: ProgressCallback | None, stage: str, what: str, total_bytes: int | None
+) -> Callable[[int], None] | None:
+    """What tells `progress` how many bytes are done; None where nobody wants to be told."""
+    return None if progress is None else lambda done: progress(Progress(stage, what, done, total_bytes))
 
 
 class BuildEvent(Value):

@@ -27,7 +27,17 @@ if TYPE_CHECKING:
     from layerstore.containers.bundle import Volume
     from layerstore.limits import Limits
     from layerstore.oci.configs import ImageConfig
-    from layerstore.results import BuildEvent, Change, CheckReport, DedupStats, Frozen, Progress, Pruned, Synced, Usage
+    from layerstore.results import (
+        BuildEvent,
+        Change,
+        CheckReport,
+        DedupStats,
+        Frozen,
+        ProgressCallback,
+        Pruned,
+        Synced,
+        Usage,
+    )
     from layerstore.space.garbage import Collected
     from layerstore.store.contents import Verify
     from layerstore.store.pool import Pool
@@ -36,7 +46,6 @@ if TYPE_CHECKING:
     from layerstore.views.view import View
 
     Driver: TypeAlias = Literal["overlay", "extent"]
-    ProgressCallback: TypeAlias = Callable[[Progress], None]
 
 
 class Store:

@@ -244,7 +244,7 @@ class StageBuild:
     def _heredoc_item(self, heredoc: Heredoc) -> Item:
         content = heredoc.content
         if heredoc.expands:
-            content = self._state.changes.expanded_text(content)
+            content = self._state.changes.expanded(content, keeps_quotes=True)
         data = encode_path(content)
         entry = Entry(encode_path(heredoc.name), stat.S_IFREG | 0o644, 0, 0, self._shop.now_ns())
         entry.size = len(data)

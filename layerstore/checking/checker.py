@@ -22,12 +22,12 @@ from layerstore.store.own_names import strangers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from layerstore.chains.chains import Chains
     from layerstore.checking.contents import Record
     from layerstore.checking.findings import Finding
-    from layerstore.results import Progress
+    from layerstore.results import ProgressCallback
     from layerstore.store.opened import OpenStore
     from layerstore.types import DiffId, ImageId
 
@@ -47,7 +47,7 @@ class Check:
         chains: Chains,
         images: Sequence[ImageId] | None,
         quick: bool,
-        progress: Callable[[Progress], None] | None,
+        progress: ProgressCallback | None,
     ) -> None:
         self._store = store
         self._layout = store.layout
@@ -215,7 +215,7 @@ def repair(
     store: OpenStore,
     chains: Chains,
     *,
-    progress: Callable[[Progress], None] | None,
+    progress: ProgressCallback | None,
 ) -> CheckReport:
     """Check all of a store and mend what can be; see `layerstore.Store.check`."""
     from layerstore.checking.rebuilding import mend, rebuild
@@ -266,7 +266,7 @@ def check(
     images: Sequence[ImageId] | None,
     *,
     quick: bool,
-    progress: Callable[[Progress], None] | None,
+    progress: ProgressCallback | None,
 ) -> CheckReport:
     """Check a store without changing anything; see `layerstore.Store.check`."""
     begin = time.monotonic()

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from layerstore.checking.catalog import Catalog
     from layerstore.checking.findings import Findings
+    from layerstore.results import ProgressCallback
     from layerstore.store.layout import Layout
 
 
@@ -57,7 +58,7 @@ class ContentsCheck:
         findings: Findings,
         wanted: Container[bytes] | None,
         quick: bool,
-        progress: Callable[[Progress], None] | None,
+        progress: ProgressCallback | None,
     ) -> None:
         self._layout = layout
         self._catalog = catalog

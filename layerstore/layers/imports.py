@@ -29,7 +29,7 @@ from layerstore.layers.blob_streams import (
 from layerstore.layers.index_files import open_layer_index
 from layerstore.layers.known_blobs import KnownBlob, remember, saw
 from layerstore.limits import DEFAULT, FREE_INDEX_BYTES, FREE_LAYER_BYTES, beyond
-from layerstore.naming import about, close_fd, exists, fstat, open_fd
+from layerstore.naming import about, close_fd, closing_fd, exists, fstat, open_fd
 from layerstore.store import durable, locks, own_names
 from layerstore.store.clearing import clear_tree
 from layerstore.store.db import SET_NAME
@@ -492,11 +492,9 @@ def _if_abandoned(lock: str, remove: Callable[[], object]) -> None:
     except FileNotFoundError:
         remove()
         return
-    try:
+    with closing_fd(fd):
         if locks.try_lock(fd):
             remove()
-    finally:
-        close_fd(fd)
 
 
 def _drop_pack(store: OpenStore, number: int) -> None:

@@ -15,6 +15,7 @@ from layerstore.errors import CorruptError, InvalidInput, LayerstoreError, NotFo
 from layerstore.limits import beyond
 from layerstore.naming import about, closing_fd, fstat, open_fd
 from layerstore.oci.configs import ImageConfig, parse_config, parse_json
+from layerstore.oci.layouts import blob_name
 from layerstore.oci.manifests import (
     check_blob,
     for_platform,
@@ -157,7 +158,7 @@ class _Reader:
 
     def _manifests(self, descriptor: Descriptor, depth: int) -> Iterator[tuple[Descriptor, bytes]]:
         what = f"the manifest {descriptor.digest}"
-        data = self._read(_blob_member(descriptor.digest), "manifest_bytes")
+        data = self._read(blob_name(descriptor.digest), "manifest_bytes")
         check_blob(data, descriptor, what)
         document = parse_document(data, what, self._limits)
         if not is_index(document, descriptor.media_type):
@@ -171,7 +172,7 @@ class _Reader:
 
     def _oci_image(self, descriptor: Descriptor, data: bytes, names: tuple[str, ...]) -> ArchivedImage:
         manifest = parse_manifest(parse_document(data, "a manifest", self._limits), self._limits)
-        raw_config = self._read(_blob_member(manifest.config.digest), "config_bytes")
+        raw_config = self._read(blob_name(manifest.config.digest), "config_bytes")
         check_blob(raw_config, manifest.config, "the image config")
         config = parse_config(raw_config, manifest.config.digest, self._limits)
         if len(manifest.layers) != len(config.diff_ids):
@@ -179,7 +180,7 @@ class _Reader:
                 f"the manifest has {len(manifest.layers)} layers, but the config has {len(config.diff_ids)} diff_ids"
             )
         sources = tuple(
-            LayerSource(_blob_member(layer.digest), diff_id, layer.digest, layer.size_bytes)
+            LayerSource(blob_name(layer.digest), diff_id, layer.digest, layer.size_bytes)
             for layer, diff_id in zip(manifest.layers, config.diff_ids, strict=True)
         )
         return self._image(config, sources, names, {manifest.config.digest: raw_config, descriptor.digest: data})
@@ -213,10 +214,6 @@ def _name_of(image: str, name: str) -> str:
         return normalise_name(name)
     except InvalidInput as error:
         raise InvalidInput(f"image {image} cannot be loaded by that name: {error}; save it under another") from error
-
-
-def _blob_member(digest: Digest) -> str:
-    return f"blobs/sha256/{digest.removeprefix('sha256:')}"
 
 
 def clean_member(name: str) -> str:

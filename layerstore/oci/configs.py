@@ -107,6 +107,11 @@ def _check_text(data: bytes, document: Any) -> None:
         json.dumps(document, ensure_ascii=False).encode()
 
 
+def to_json(document: Mapping[str, Any] | Sequence[Any]) -> bytes:
+    """JSON without blanks."""
+    return json.dumps(document, separators=(",", ":")).encode()
+
+
 def json_object(value: Any, what: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise InvalidInput(f"{what} is not a JSON object")
@@ -203,4 +208,4 @@ def image_config(
         "rootfs": {"type": "layers", "diff_ids": list(diff_ids)},
         "history": list(history),
     }
-    return json.dumps(document, separators=(",", ":")).encode()
+    return to_json(document)

@@ -6,8 +6,7 @@ All of it is deterministic: equal images give equal bytes.
 
 from __future__ import annotations
 
-import json
-
+from layerstore.oci.configs import to_json
 from layerstore.types import Digest, Value, full_name, sha256_digest
 
 TYPE_CHECKING = False
@@ -44,7 +43,7 @@ class LayoutImage(Value):
         """Its manifest."""
         layers = [_descriptor(_layer_type(layer), layer.digest, layer.size_bytes) for layer in self.layers]
         config = _descriptor(f"{_TYPE}.config.v1+json", Digest(self.config.image_id), len(self.config_data))
-        return _json({"schemaVersion": 2, "mediaType": _MANIFEST_TYPE, "config": config, "layers": layers})
+        return to_json({"schemaVersion": 2, "mediaType": _MANIFEST_TYPE, "config": config, "layers": layers})
 
     def platform(self) -> dict[str, Any]:
         """What its config says that it runs on; empty where it does not say both system and architecture."""
@@ -73,7 +72,7 @@ def index(images: Sequence[LayoutImage]) -> bytes:
         if platform := image.platform():
             descriptor["platform"] = platform
         manifests += [{**descriptor, "annotations": _annotations(name, tags)} for name in image.names] or [descriptor]
-    return _json({"schemaVersion": 2, "mediaType": f"{_TYPE}.index.v1+json", "manifests": manifests})
+    return to_json({"schemaVersion": 2, "mediaType": f"{_TYPE}.index.v1+json", "manifests": manifests})
 
 
 def _annotations(name: str, tags: Sequence[str]) -> dict[str, str]:
@@ -83,7 +82,7 @@ def _annotations(name: str, tags: Sequence[str]) -> dict[str, str]:
 
 def docker_manifest(images: Iterable[LayoutImage]) -> bytes:
     """manifest.json, which docker (since 1.10) and those that read its archives take images from."""
-    return _json(
+    return to_json(
         [
             {
                 "Config": blob_name(image.config.image_id),
@@ -102,7 +101,7 @@ def docker_repositories(images: Iterable[LayoutImage]) -> bytes | None:
         for name in image.names if image.layers else ():
             repository, _, tag = name.rpartition(":")
             found.setdefault(repository, {})[tag] = image.layers[-1].digest.removeprefix("sha256:")
-    return _json(found) if found else None
+    return to_json(found) if found else None
 
 
 def _tag(name: str) -> str:
@@ -116,7 +115,3 @@ def _layer_type(layer: LayoutBlob) -> str:
 
 def _descriptor(media_type: str, digest: Digest, size: int) -> dict[str, Any]:
     return {"mediaType": media_type, "digest": digest, "size": size}
-
-
-def _json(document: Any) -> bytes:
-    return json.dumps(document, separators=(",", ":")).encode()

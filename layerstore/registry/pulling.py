@@ -25,13 +25,12 @@ from layerstore.types import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from layerstore.limits import Limits
     from layerstore.oci.configs import ImageConfig
     from layerstore.oci.manifests import Descriptor, Manifest
     from layerstore.registry.platforms import Platform
     from layerstore.registry.references import Reference
+    from layerstore.results import ProgressCallback
     from layerstore.store.opened import OpenStore
     from layerstore.types import DiffId, Digest, ImageId
 
@@ -50,7 +49,7 @@ def pull(
     client: Client,
     reference: Reference,
     platform: Platform | None,
-    progress: Callable[[Progress], None] | None,
+    progress: ProgressCallback | None,
     limits: Limits,
 ) -> ImageId:
     """Bring an image into the store; see `layerstore.Store.pull`."""

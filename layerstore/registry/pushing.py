@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import queue
 import threading
 
@@ -10,6 +9,7 @@ from layerstore.errors import InvalidInput
 from layerstore.layers.blobs import LayerBlob
 from layerstore.layers.known_blobs import KnownBlob, known_blobs, missed, remember, saw
 from layerstore.naming import starting
+from layerstore.oci.configs import to_json
 from layerstore.oci.manifests import is_foreign, parse_document, parse_manifest
 from layerstore.registry.client import Client, Repository
 from layerstore.registry.telling import Teller
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from layerstore.oci.configs import ImageConfig
     from layerstore.oci.manifests import Manifest
     from layerstore.registry.references import Reference
+    from layerstore.results import ProgressCallback
     from layerstore.store.db import Database
     from layerstore.store.opened import OpenStore
     from layerstore.store.pieces import Piece
@@ -73,7 +74,7 @@ def push(
     reference: Reference,
     config: ImageConfig,
     layer_tar: Callable[[DiffId], Iterable[Piece]],
-    progress: Callable[[Progress], None] | None,
+    progress: ProgressCallback | None,
 ) -> Digest:
     """Have a registry have an image; see `layerstore.Store.push`."""
     if reference.tag is None or reference.digest is not None:
@@ -138,7 +139,7 @@ def _manifest(family: _Family, config: bytes, layers: Sequence[KnownBlob]) -> by
             for blob in layers
         ],
     }
-    return json.dumps(document, separators=(",", ":")).encode()
+    return to_json(document)
 
 
 class _Layers:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import os
 import select
 import struct
@@ -16,7 +15,7 @@ import numpy as np
 from layerstore import errors
 from layerstore.errors import InvalidInput, LayerstoreError, SyncError
 from layerstore.naming import about, close_fd, starting
-from layerstore.oci.configs import parse_json
+from layerstore.oci.configs import parse_json, to_json
 from layerstore.store.pieces import write_all
 
 TYPE_CHECKING = False
@@ -129,7 +128,7 @@ class Channel:
 
     def say(self, kind: Kind, document: dict[str, Any]) -> None:
         """A message that is a JSON object. Raises `InvalidInput` where that is too large."""
-        data = json.dumps(document, separators=(",", ":")).encode()
+        data = to_json(document)
         if len(data) > MOST_BYTES:
             raise InvalidInput(f"what is to be said to {self.other} has {len(data)} bytes, more than a message has")
         self.send(kind, data)

@@ -26,21 +26,17 @@ _HOLE = bytes(PIECE_BYTES)
 
 
 class StoredContent:
-    """A content of the store, as the `Source` of an entry. Raises also `NotFound` where it was collected meanwhile."""
+    """A content of the store, of that digest (BLAKE3), as the `Source` of an entry. Raises also `NotFound` where it was
+    collected meanwhile."""
 
-    __slots__ = ("_contents", "_digest")
+    __slots__ = ("_contents", "digest")
 
     def __init__(self, contents: ContentStore, digest: bytes) -> None:
         self._contents = contents
-        self._digest = digest
-
-    @property
-    def digest(self) -> bytes:
-        """BLAKE3 of the content."""
-        return self._digest
+        self.digest = digest
 
     def pieces(self) -> Iterator[Piece]:
-        with self._contents.open(self._digest) as file:
+        with self._contents.open(self.digest) as file:
             while piece := file.read(PIECE_BYTES):
                 yield piece
 
@@ -52,7 +48,7 @@ class StoredContent:
         return self._contents.link_to(self._digest, path)
 
     def clone_to(self, fd: int) -> bool:
-        file, _, shared = self._contents.open_place(self._digest)
+        file, _, shared = self._contents.open_place(self.digest)
         with file:
             return not shared and reflink.share(fd, file.fileno())
 
