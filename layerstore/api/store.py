@@ -870,9 +870,7 @@ class Store:
 
         Raises `NotFound` where one was removed, `Unsupported` where this user or kernel cannot mount, `OSError`.
         """
-        self._engine.containers.mount(
-            [container.row for container in containers], lambda image: self._engine.image(image).diff_ids
-        )
+        self._engine.mount([container.row for container in containers])
 
     def umount(self, containers: Sequence[Container], *, force: bool = False) -> None:
         """Unmount many at once; `force` detaches those in use. Raises `Conflict` where one is in use."""

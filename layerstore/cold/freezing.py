@@ -13,7 +13,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 from layerstore._core.ingest import LOCATION_NONE, RECORD_BYTES
-from layerstore.chains.derived import remove_derived
+from layerstore.chains.derived import described_chains, remove_derived, tree_image
 from layerstore.cold.encoding import NO_NAME, Encoder, Item, hash_names, name_of
 from layerstore.errors import Conflict, CorruptError, InvalidInput, NotFound
 from layerstore.layers.imports import clear_abandoned_cold, drop_cold_pack
@@ -21,7 +21,7 @@ from layerstore.layers.index_files import pack_index
 from layerstore.layers.ordered import in_order
 from layerstore.naming import about, close_fd, fstat
 from layerstore.results import Frozen, telling
-from layerstore.store import durable, locks, own_names
+from layerstore.store import durable, locks
 from layerstore.store.cold_packs import LIST, MAX_DEPTH, SLOT, WHOLE, ColdPack, is_cold
 from layerstore.store.last_use import last_use
 from layerstore.store.layout import FIRST_COLD, make_private
@@ -268,10 +268,8 @@ class Freezing:
         """Those of these chains; and tree images of all others but those that stay: one of an image that was removed
         would be of use again once that is loaded again."""
         layout = self._layout
-        names = own_names.own(layout.chains, own_names.CHAINS)
-        described = (name for name in names if name.endswith(".json"))
-        for chain in {ChainId(f"sha256:{name.removesuffix('.json')}") for name in described} - set(stay):
-            remove_derived([layout.chain_description(chain), layout.chain_image(chain)])
+        for chain in set(described_chains(layout)) - set(stay):
+            remove_derived(tree_image(layout, chain))
         remove_derived(layout.chain_index(chain) for chain in chains)
         durable.sync_directory(layout.chains)
 

@@ -20,6 +20,7 @@ from layerstore.naming import about
 from layerstore.space.garbage import BLOCK_BYTES
 from layerstore.store.cold_packs import LIST, WHOLE, ColdPack
 from layerstore.store.layout import FIRST_COLD
+from layerstore.types import Value
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -248,26 +249,17 @@ def _digests_of(index: Index) -> NDArray[np.void]:
     return np.frombuffer(index.contents_bytes(), _CONTENT)["digest"].copy()
 
 
-class Kept:
+class Kept(Value):
     """What a collection of garbage would keep. Of each content `hot` and `cold` are the bytes that it takes, 0 for
     others; `hot_bytes` and `dead_bytes` what all hot places take that would be kept, and given back; `cold_bytes` what
     cold packs take on disk, and `dead_cold_bytes` what of that would be given back."""
 
-    def __init__(
-        self,
-        hot: NDArray[np.float64],
-        cold: NDArray[np.float64],
-        hot_bytes: int,
-        dead_bytes: int,
-        cold_bytes: int,
-        dead_cold_bytes: int,
-    ) -> None:
-        self.hot = hot
-        self.cold = cold
-        self.hot_bytes = hot_bytes
-        self.dead_bytes = dead_bytes
-        self.cold_bytes = cold_bytes
-        self.dead_cold_bytes = dead_cold_bytes
+    hot: NDArray[np.float64]
+    cold: NDArray[np.float64]
+    hot_bytes: int
+    dead_bytes: int
+    cold_bytes: int
+    dead_cold_bytes: int
 
 
 class LayerContents:
