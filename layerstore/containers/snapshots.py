@@ -106,11 +106,8 @@ def _missing_is_removed(directory: str) -> Iterator[str]:
     except FileNotFoundError:
         if exists(directory):
             raise
-        raise _removed(directory) from None
-
-
-def _removed(directory: str) -> NotFound:
-    return NotFound(f"container {os.path.basename(directory)[:12]} was removed; `layerstore ps` lists what is there")
+        container = os.path.basename(directory)[:12]
+        raise NotFound(f"container {container} was removed; `layerstore ps` lists what is there") from None
 
 
 def take(layout: Layout, container: str, name: str, *, durable: bool) -> None:

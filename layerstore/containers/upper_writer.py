@@ -17,9 +17,8 @@ from layerstore.errors import CorruptError, Unsupported
 from layerstore.extents.own_contents import LayerContent
 from layerstore.naming import about, close_fd, open_fd
 from layerstore.store import reflink
-from layerstore.store.pieces import write_at
 from layerstore.trees.entries import Entry, is_left_out
-from layerstore.trees.sources import filled
+from layerstore.trees.sources import write_filled
 from layerstore.trees.whiteouts import METACOPY, OPAQUE, REDIRECT, is_whiteout
 from layerstore.types import decode_path
 
@@ -48,14 +47,13 @@ def write_upper(entries: Iterable[Entry], index: Index, upper: str, made: Made |
     Raises `OSError` with the path of what could not be made, `Unsupported` for what no upper directory can have,
     `CorruptError` where a content has another size than its entry. What was made until then stays.
     """
-    with open_fd(upper, os.O_RDONLY | os.O_DIRECTORY) as fd:
-        writer = _Writer(index, fd, upper, made)
-        try:
-            for entry in entries:
-                writer.make(entry)
-            writer.finish()
-        finally:
-            writer.close()
+    with (
+        open_fd(upper, os.O_RDONLY | os.O_DIRECTORY) as fd,
+        contextlib.closing(_Writer(index, fd, upper, made)) as writer,
+    ):
+        for entry in entries:
+            writer.make(entry)
+        writer.finish()
 
 
 def _root_of(index: Index) -> Entry:
@@ -158,15 +156,9 @@ class _Writer:
     def _write(self, fd: int, entry: Entry, source: Source) -> None:
         if source.clone_to(fd):
             return
-        size = 0
-        for piece in source.pieces():
-            data = memoryview(piece)
-            for start, end in filled(data):
-                write_at(fd, data[start:end], size + start)
-            size += len(data)
+        size = write_filled(fd, source.pieces())
         if size != entry.size:
             raise CorruptError(f"/{decode_path(entry.path)} has {size} bytes and not {entry.size}")
-        os.ftruncate(fd, size)
 
     def _special(self, entry: Entry, name: bytes) -> None:
         if is_whiteout(entry.mode, entry.rdev):

@@ -8,7 +8,7 @@ import os
 
 from layerstore.naming import about
 from layerstore.store import reflink
-from layerstore.store.pieces import PIECE_BYTES, read_at
+from layerstore.store.pieces import PIECE_BYTES, read_at, write_at
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -111,6 +111,19 @@ def filled(data: memoryview) -> Iterator[tuple[int, int]]:
     if data.obj is _HOLE:
         return iter(())
     return _ranges(data, _BLOCK_BYTES, lambda at, block: block != _ZEROS[: len(block)])
+
+
+def write_filled(fd: int, pieces: Iterable[Piece]) -> int:
+    """Write a content to an empty file, of which blocks of zeros become holes; returns its size. Raises `OSError`, and
+    what `pieces` does."""
+    size = 0
+    for piece in pieces:
+        data = memoryview(piece)
+        for start, end in filled(data):
+            write_at(fd, data[start:end], size + start)
+        size += len(data)
+    os.ftruncate(fd, size)
+    return size
 
 
 def differing(data: memoryview, other: bytearray) -> Iterator[tuple[int, int]]:
