@@ -94,6 +94,15 @@ def exists(path: str | os.PathLike[str]) -> bool:
     return True
 
 
+def text_of(error: BaseException) -> str:
+    """What an error says to people: what was noted of it, what it is about, and what it is, without its number."""
+    notes = "".join(f"{note}: " for note in getattr(error, "__notes__", ()))
+    if isinstance(error, OSError) and error.strerror:
+        name = None if error.filename is None else os.fsdecode(error.filename) or "''"
+        return f"{notes}{error.strerror}" if name is None else f"{notes}{name}: {error.strerror}"
+    return notes + (str(error) or type(error).__name__)
+
+
 def path_of(fd: int) -> str:
     """Of an open file, for messages."""
     try:

@@ -18,6 +18,7 @@ from layerstore.oci.configs import ImageConfig, parse_config, parse_json
 from layerstore.oci.layouts import blob_name
 from layerstore.oci.manifests import (
     check_blob,
+    config_of,
     for_platform,
     go_architecture,
     is_index,
@@ -173,12 +174,7 @@ class _Reader:
     def _oci_image(self, descriptor: Descriptor, data: bytes, names: tuple[str, ...]) -> ArchivedImage:
         manifest = parse_manifest(parse_document(data, "a manifest", self._limits), self._limits)
         raw_config = self._read(blob_name(manifest.config.digest), "config_bytes")
-        check_blob(raw_config, manifest.config, "the image config")
-        config = parse_config(raw_config, manifest.config.digest, self._limits)
-        if len(manifest.layers) != len(config.diff_ids):
-            raise InvalidInput(
-                f"the manifest has {len(manifest.layers)} layers, but the config has {len(config.diff_ids)} diff_ids"
-            )
+        config = config_of(manifest, raw_config, self._limits)
         sources = tuple(
             LayerSource(blob_name(layer.digest), diff_id, layer.digest, layer.size_bytes)
             for layer, diff_id in zip(manifest.layers, config.diff_ids, strict=True)

@@ -6,7 +6,7 @@ import os
 
 from layerstore.errors import DigestMismatch, InvalidInput
 from layerstore.limits import beyond
-from layerstore.oci.configs import json_list, json_object, parse_json
+from layerstore.oci.configs import json_list, json_object, parse_config, parse_json
 from layerstore.types import Digest, Value, parse_digest, sha256_digest
 
 TYPE_CHECKING = False
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from layerstore.limits import Limits
+    from layerstore.oci.configs import ImageConfig
 
 _GO_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}
 
@@ -137,6 +138,18 @@ def parse_manifest(document: dict[str, Any], limits: Limits | None = None) -> Ma
         if layer.media_type not in LAYER_TYPES:
             raise InvalidInput(f"layer {i} has media type {layer.media_type!r}, which is not known")
     return Manifest(config=config, layers=parsed)
+
+
+def config_of(manifest: Manifest, data: bytes, limits: Limits) -> ImageConfig:
+    """Read the config that a manifest names. Raises `InvalidInput` where they do not go together, and as
+    `parse_config`."""
+    check_blob(data, manifest.config, "the image config")
+    config = parse_config(data, manifest.config.digest, limits)
+    if len(manifest.layers) != len(config.diff_ids):
+        raise InvalidInput(
+            f"the manifest has {len(manifest.layers)} layers, but its config has {len(config.diff_ids)} diff_ids"
+        )
+    return config
 
 
 def parse_index(document: dict[str, Any]) -> Sequence[Descriptor]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from layerstore.errors import InvalidInput, LayerstoreError, NotFound, RegistryError
 from layerstore.layers.imports import Import
 from layerstore.limits import beyond
-from layerstore.oci.configs import parse_config
 from layerstore.oci.manifests import (
     INDEX_TYPES,
     MANIFEST_TYPES,
     check_blob,
+    config_of,
     is_foreign,
     is_index,
     parse_document,
@@ -20,7 +20,7 @@ from layerstore.registry.client import Client, Repository
 from layerstore.registry.downloads import Downloads
 from layerstore.registry.platforms import check_config, choose, this_platform
 from layerstore.registry.telling import Teller
-from layerstore.results import Progress
+from layerstore.results import Progress, telling
 from layerstore.types import Value
 
 TYPE_CHECKING = False
@@ -122,17 +122,13 @@ def _fetch(
     with Downloads(repository, list(missing.values()), directory, tell_download) as downloads:
         for (diff_id, descriptor), download in zip(missing.items(), downloads.all, strict=True):
             total = descriptor.size_bytes
-
-            def tell_import(done: int, what: str = diff_id, total: int = total) -> None:
-                tell(Progress("import", what, done, total))
-
             try:
                 importing.add_layer(
                     download.pieces(),
                     diff_id=diff_id,
                     digest=descriptor.digest,
                     size_bytes=total,
-                    progress=tell_import,
+                    progress=telling(tell, "import", diff_id, total),
                 )
             except LayerstoreError as error:
                 if not isinstance(error, RegistryError):
@@ -190,10 +186,4 @@ def _config(repository: Repository, manifest: Manifest, limits: Limits) -> tuple
         what = f"the image config {manifest.config.digest} is promised to have {manifest.config.size_bytes} bytes"
         raise beyond(what, limits, "config_bytes")
     data = repository.blob(manifest.config.digest, manifest.config.size_bytes)
-    check_blob(data, manifest.config, "the image config")
-    config = parse_config(data, manifest.config.digest, limits)
-    if len(manifest.layers) != len(config.diff_ids):
-        raise InvalidInput(
-            f"the manifest has {len(manifest.layers)} layers, but its config has {len(config.diff_ids)} diff_ids"
-        )
-    return config, data
+    return config_of(manifest, data, limits), data

@@ -14,7 +14,7 @@ import numpy as np
 
 from layerstore import errors
 from layerstore.errors import InvalidInput, LayerstoreError, SyncError
-from layerstore.naming import about, close_fd, starting
+from layerstore.naming import about, close_fd, starting, text_of
 from layerstore.oci.configs import parse_json, to_json
 from layerstore.store.pieces import write_all
 
@@ -207,7 +207,7 @@ class Channel:
     def tell(self, error: BaseException) -> bool:
         """Tell the other side of an error. Returns whether that could be done."""
         number = error.errno if isinstance(error, OSError) else None
-        said = {"error": type(error).__name__, "message": _text_of(error)[:_ERROR_LETTERS], "errno": number}
+        said = {"error": type(error).__name__, "message": text_of(error)[:_ERROR_LETTERS], "errno": number}
         try:
             self.say(Kind.ERROR, said)
         except (LayerstoreError, OSError):
@@ -299,12 +299,3 @@ def _error_of(other: str, payload: bytes) -> Exception:
 def size_of(value: object) -> int | None:
     """A number of bytes of a JSON document; None for anything else."""
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63 else None
-
-
-def _text_of(error: BaseException) -> str:
-    """Its notes, what it is about, and what it says."""
-    notes = "".join(f"{note}: " for note in getattr(error, "__notes__", ()))
-    if isinstance(error, OSError) and error.strerror:
-        about_what = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
-        return f"{notes}{about_what}{error.strerror}"
-    return notes + (str(error) or type(error).__name__)
