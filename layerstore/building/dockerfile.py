@@ -89,14 +89,13 @@ class Stage(Value):
         self.instructions: list[Instruction] = []
 
 
-class Dockerfile:
+class Dockerfile(Value):
     """A parsed file: the ARGs before the first FROM, and the stages."""
 
-    def __init__(self, name: str, escape: str, arguments: Sequence[Instruction], stages: Sequence[Stage]) -> None:
-        self.name = name
-        self.escape = escape
-        self.arguments = arguments
-        self.stages = stages
+    name: str
+    escape: str
+    arguments: Sequence[Instruction]
+    stages: Sequence[Stage]
 
 
 def parse(data: bytes, name: str, limits: Limits = DEFAULT) -> Dockerfile:
