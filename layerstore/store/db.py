@@ -260,11 +260,8 @@ def connect_alone(path: str) -> sqlite3.Connection:
 
 def schema() -> list[tuple[str, str, str | None]]:
     """What SQLite says of the tables, indexes and triggers of a database of this version: type, name, SQL."""
-    made = Database(_IN_MEMORY, os.devnull)
-    try:
+    with contextlib.closing(Database(_IN_MEMORY, os.devnull)) as made:
         return tables_in(made.read())
-    finally:
-        made.close()
 
 
 def tables_in(db: sqlite3.Connection) -> list[tuple[str, str, str | None]]:
