@@ -91,14 +91,13 @@ def parse_descriptor(value: Any, what: str) -> Descriptor:
     )
 
 
-def check_blob(data: bytes, descriptor: Descriptor, what: str) -> bytes:
-    """`data` if it has the descriptor's size and digest; raises `DigestMismatch` otherwise."""
+def check_blob(data: bytes, descriptor: Descriptor, what: str) -> None:
+    """Raises `DigestMismatch` where data have not the descriptor's size and digest."""
     if len(data) != descriptor.size_bytes:
         raise DigestMismatch(f"{what} has {len(data)} bytes, but its descriptor says {descriptor.size_bytes}")
     digest = sha256_digest(data)
     if digest != descriptor.digest:
         raise DigestMismatch(f"{what} has digest {digest}, but its descriptor says {descriptor.digest}")
-    return data
 
 
 def is_index(document: dict[str, Any], media_type: str) -> bool:
