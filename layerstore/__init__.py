@@ -84,40 +84,7 @@ _HOMES = {
     "check_store": "layerstore.api.checking",
     "chunk": "layerstore.chunking",
 }
-__all__ = [
-    "BuildEvent",
-    "Change",
-    "CheckReport",
-    "Chunks",
-    "Container",
-    "ContainerUsage",
-    "Damage",
-    "DedupStats",
-    "Entry",
-    "FreezeEstimate",
-    "Frozen",
-    "HistoryEntry",
-    "Image",
-    "ImagePath",
-    "ImageUsage",
-    "LayerSummary",
-    "Limits",
-    "Part",
-    "Progress",
-    "Pruned",
-    "Snapshot",
-    "Store",
-    "Synced",
-    "Tiering",
-    "Usage",
-    "Version",
-    "View",
-    "Volume",
-    "build",
-    "check_store",
-    "chunk",
-    "errors",
-]
+__all__ = [*_HOMES, "errors"]
 
 
 def __getattr__(name: str) -> Any:

@@ -59,13 +59,24 @@ def close_fd(fd: int) -> None:
 
 
 @contextlib.contextmanager
-def null_device() -> Iterator[int]:
-    """A descriptor of /dev/null, to read and write, for the block. Raises `OSError`."""
-    fd = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+def closing_fd(fd: int) -> Iterator[int]:
+    """Close a descriptor, which is its value, when the block ends."""
     try:
         yield fd
     finally:
         close_fd(fd)
+
+
+def open_fd(
+    path: str | bytes | os.PathLike[str], flags: int, mode: int = 0o600, *, dir_fd: int | None = None
+) -> contextlib.AbstractContextManager[int]:
+    """A descriptor for the block; no program that is started gets it. Raises `OSError`."""
+    return closing_fd(os.open(path, flags, mode, dir_fd=dir_fd))
+
+
+def null_device() -> contextlib.AbstractContextManager[int]:
+    """A descriptor of /dev/null, to read and write, for the block. Raises `OSError`."""
+    return open_fd(os.devnull, os.O_RDWR)
 
 
 def fstat(fd: int) -> os.stat_result:
@@ -81,6 +92,15 @@ def exists(path: str | os.PathLike[str]) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return False
     return True
+
+
+def text_of(error: BaseException) -> str:
+    """What an error says to people: what was noted of it, what it is about, and what it is, without its number."""
+    notes = "".join(f"{note}: " for note in getattr(error, "__notes__", ()))
+    if isinstance(error, OSError) and error.strerror:
+        name = None if error.filename is None else os.fsdecode(error.filename) or "''"
+        return f"{notes}{error.strerror}" if name is None else f"{notes}{name}: {error.strerror}"
+    return notes + (str(error) or type(error).__name__)
 
 
 def path_of(fd: int) -> str:

@@ -6,7 +6,12 @@ from layerstore.types import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TypeAlias
+
     from layerstore.types import DiffId, ImageId
+
+    ProgressCallback: TypeAlias = Callable[["Progress"], None]
 
 
 class Change(Value):
@@ -27,23 +32,19 @@ class HistoryEntry(Value):
     the sum of the sizes of the layer's regular files, 0 for a step without a layer.
     """
 
-    def __init__(
-        self, image_id: ImageId | None, created: str, created_by: str, comment: str, size_bytes: int, empty_layer: bool
-    ) -> None:
-        self.image_id = image_id
-        self.created = created
-        self.created_by = created_by
-        self.comment = comment
-        self.size_bytes = size_bytes
-        self.empty_layer = empty_layer
+    image_id: ImageId | None
+    created: str
+    created_by: str
+    comment: str
+    size_bytes: int
+    empty_layer: bool
 
 
 class Snapshot(Value):
     """A moment of a container that it can be rolled back to; seconds since the epoch."""
 
-    def __init__(self, name: str, created_seconds: float) -> None:
-        self.name = name
-        self.created_seconds = created_seconds
+    name: str
+    created_seconds: float
 
 
 class LayerSummary(Value):
@@ -60,27 +61,15 @@ class LayerSummary(Value):
     `wasted_bytes` are in files that no path shows any more, because later layers replaced or hid them.
     """
 
-    def __init__(
-        self,
-        number: int,
-        diff_id: DiffId,
-        created_by: str,
-        size_bytes: int,
-        added: int,
-        changed: int,
-        hidden: int,
-        added_bytes: int,
-        wasted_bytes: int,
-    ) -> None:
-        self.number = number
-        self.diff_id = diff_id
-        self.created_by = created_by
-        self.size_bytes = size_bytes
-        self.added = added
-        self.changed = changed
-        self.hidden = hidden
-        self.added_bytes = added_bytes
-        self.wasted_bytes = wasted_bytes
+    number: int
+    diff_id: DiffId
+    created_by: str
+    size_bytes: int
+    added: int
+    changed: int
+    hidden: int
+    added_bytes: int
+    wasted_bytes: int
 
 
 class Version(Value):
@@ -97,37 +86,20 @@ class Version(Value):
     opaque directory hides what the layers below have in it). `ended_at` is the absolute path where that was done.
     """
 
-    def __init__(
-        self,
-        path: str,
-        layer: int,
-        diff_id: DiffId,
-        kind: str,
-        mode: int,
-        uid: int,
-        gid: int,
-        size_bytes: int,
-        mtime_ns: int,
-        target: str | None,
-        linked_to: str | None,
-        ended_by: int | None,
-        ended_how: str | None,
-        ended_at: str | None,
-    ) -> None:
-        self.path = path
-        self.layer = layer
-        self.diff_id = diff_id
-        self.kind = kind
-        self.mode = mode
-        self.uid = uid
-        self.gid = gid
-        self.size_bytes = size_bytes
-        self.mtime_ns = mtime_ns
-        self.target = target
-        self.linked_to = linked_to
-        self.ended_by = ended_by
-        self.ended_how = ended_how
-        self.ended_at = ended_at
+    path: str
+    layer: int
+    diff_id: DiffId
+    kind: str
+    mode: int
+    uid: int
+    gid: int
+    size_bytes: int
+    mtime_ns: int
+    target: str | None
+    linked_to: str | None
+    ended_by: int | None
+    ended_how: str | None
+    ended_at: str | None
 
 
 class ImageUsage(Value):
@@ -143,55 +115,38 @@ class ImageUsage(Value):
     while one of its `containers` (a number) uses it. `is_frozen`: it was frozen, and not used since.
     """
 
-    def __init__(
-        self,
-        image_id: ImageId,
-        names: list[str],
-        size_bytes: int,
-        hot_bytes: int,
-        cold_bytes: int,
-        shared_bytes: int,
-        unique_bytes: int,
-        reclaimable_bytes: int,
-        containers: int,
-        is_frozen: bool,
-    ) -> None:
-        self.image_id = image_id
-        self.names = names
-        self.size_bytes = size_bytes
-        self.hot_bytes = hot_bytes
-        self.cold_bytes = cold_bytes
-        self.shared_bytes = shared_bytes
-        self.unique_bytes = unique_bytes
-        self.reclaimable_bytes = reclaimable_bytes
-        self.containers = containers
-        self.is_frozen = is_frozen
+    image_id: ImageId
+    names: list[str]
+    size_bytes: int
+    hot_bytes: int
+    cold_bytes: int
+    shared_bytes: int
+    unique_bytes: int
+    reclaimable_bytes: int
+    containers: int
+    is_frozen: bool
 
 
 class ContainerUsage(Value):
     """What a container takes: the bytes on disk of its writable layer and snapshots. A log that forks share counts for
     each whose present state or snapshot began in it."""
 
-    def __init__(
-        self, container_id: str, name: str | None, image_id: ImageId, image_name: str, state: str, size_bytes: int
-    ) -> None:
-        self.container_id = container_id
-        self.name = name
-        self.image_id = image_id
-        self.image_name = image_name
-        self.state = state
-        self.size_bytes = size_bytes
+    container_id: str
+    name: str | None
+    image_id: ImageId
+    image_name: str
+    state: str
+    size_bytes: int
 
 
 class Part(Value):
     """A part of what a store takes: how many things, how many of them are in use, bytes of all, and those that would be
     given back with what is not in use."""
 
-    def __init__(self, count: int, active: int, size_bytes: int, reclaimable_bytes: int) -> None:
-        self.count = count
-        self.active = active
-        self.size_bytes = size_bytes
-        self.reclaimable_bytes = reclaimable_bytes
+    count: int
+    active: int
+    size_bytes: int
+    reclaimable_bytes: int
 
 
 class Usage(Value):
@@ -204,21 +159,19 @@ class Usage(Value):
     configs. "garbage": what else `collect_garbage` gives back.
     """
 
-    def __init__(self, images: list[ImageUsage], containers: list[ContainerUsage], parts: dict[str, Part]) -> None:
-        self.images = images
-        self.containers = containers
-        self.parts = parts
+    images: list[ImageUsage]
+    containers: list[ContainerUsage]
+    parts: dict[str, Part]
 
 
 class Frozen(Value):
     """What a freeze did: the images, how many contents were written to a cold pack, their bytes before and as they are
     stored."""
 
-    def __init__(self, images: list[ImageId], contents: int, content_bytes: int, stored_bytes: int) -> None:
-        self.images = images
-        self.contents = contents
-        self.content_bytes = content_bytes
-        self.stored_bytes = stored_bytes
+    images: list[ImageId]
+    contents: int
+    content_bytes: int
+    stored_bytes: int
 
 
 class Pruned(Value):
@@ -227,25 +180,14 @@ class Pruned(Value):
     so short a time ago. `frozen` and `not_frozen` are those of the collection of garbage
     (`layerstore.space.garbage.Collected`)."""
 
-    def __init__(
-        self,
-        containers: dict[str, str | None],
-        images: dict[ImageId, list[str]],
-        contents: int,
-        freed_bytes: int,
-        young_images: int,
-        young_containers: int,
-        frozen: Frozen | None = None,
-        not_frozen: Exception | None = None,
-    ) -> None:
-        self.containers = containers
-        self.images = images
-        self.contents = contents
-        self.freed_bytes = freed_bytes
-        self.young_images = young_images
-        self.young_containers = young_containers
-        self.frozen = frozen
-        self.not_frozen = not_frozen
+    containers: dict[str, str | None]
+    images: dict[ImageId, list[str]]
+    contents: int
+    freed_bytes: int
+    young_images: int
+    young_containers: int
+    frozen: Frozen | None = None
+    not_frozen: Exception | None = None
 
 
 class FreezeEstimate(Value):
@@ -254,14 +196,11 @@ class FreezeEstimate(Value):
     where that is all of them, it is what they would take.
     """
 
-    def __init__(
-        self, images: int, content_bytes: int, stored_bytes: int, written_bytes: int, sample_bytes: int
-    ) -> None:
-        self.images = images
-        self.content_bytes = content_bytes
-        self.stored_bytes = stored_bytes
-        self.written_bytes = written_bytes
-        self.sample_bytes = sample_bytes
+    images: int
+    content_bytes: int
+    stored_bytes: int
+    written_bytes: int
+    sample_bytes: int
 
     @property
     def saved_bytes(self) -> int:
@@ -279,46 +218,26 @@ class DedupStats(Value):
     shares is what it has in common with others of them.
     """
 
-    def __init__(
-        self,
-        images: list[ImageUsage],
-        images_bytes: int,
-        layers_bytes: int,
-        repeated_bytes: int,
-        contents_bytes: int,
-        hot_bytes: int,
-        cold_bytes: int,
-        freezing: FreezeEstimate | None,
-    ) -> None:
-        self.images = images
-        self.images_bytes = images_bytes
-        self.layers_bytes = layers_bytes
-        self.repeated_bytes = repeated_bytes
-        self.contents_bytes = contents_bytes
-        self.hot_bytes = hot_bytes
-        self.cold_bytes = cold_bytes
-        self.freezing = freezing
+    images: list[ImageUsage]
+    images_bytes: int
+    layers_bytes: int
+    repeated_bytes: int
+    contents_bytes: int
+    hot_bytes: int
+    cold_bytes: int
+    freezing: FreezeEstimate | None
 
 
 class Synced(Value):
     """What a sync sent: the images that the other store has now; how many layers of theirs it lacked; how many contents
     of these, and their bytes; and the bytes that went there and came back for all of it."""
 
-    def __init__(
-        self,
-        images: list[ImageId],
-        layers: int,
-        contents: int,
-        content_bytes: int,
-        sent_bytes: int,
-        received_bytes: int,
-    ) -> None:
-        self.images = images
-        self.layers = layers
-        self.contents = contents
-        self.content_bytes = content_bytes
-        self.sent_bytes = sent_bytes
-        self.received_bytes = received_bytes
+    images: list[ImageId]
+    layers: int
+    contents: int
+    content_bytes: int
+    sent_bytes: int
+    received_bytes: int
 
 
 class Progress(Value):
@@ -338,12 +257,18 @@ class Progress(Value):
     there is no total.
     """
 
-    def __init__(self, stage: str, what: str, done_bytes: int, total_bytes: int | None, source: str = "") -> None:
-        self.stage = stage
-        self.what = what
-        self.done_bytes = done_bytes
-        self.total_bytes = total_bytes
-        self.source = source
+    stage: str
+    what: str
+    done_bytes: int
+    total_bytes: int | None
+    source: str = ""
+
+
+def telling(
+    progress: ProgressCallback | None, stage: str, what: str, total_bytes: int | None
+) -> Callable[[int], None] | None:
+    """What tells `progress` how many bytes are done; None where nobody wants to be told."""
+    return None if progress is None else lambda done: progress(Progress(stage, what, done, total_bytes))
 
 
 class BuildEvent(Value):
@@ -358,23 +283,13 @@ class BuildEvent(Value):
     those of independent stages come mixed, as they happen.
     """
 
-    def __init__(
-        self,
-        kind: str,
-        stage: int,
-        number: int,
-        total: int,
-        text: str = "",
-        stream: int = 0,
-        data: bytes = b"",
-    ) -> None:
-        self.kind = kind
-        self.stage = stage
-        self.number = number
-        self.total = total
-        self.text = text
-        self.stream = stream
-        self.data = data
+    kind: str
+    stage: int
+    number: int
+    total: int
+    text: str = ""
+    stream: int = 0
+    data: bytes = b""
 
 
 class Damage(Value):
@@ -387,14 +302,11 @@ class Damage(Value):
     what cannot be made again is not, until it is loaded or pulled.
     """
 
-    def __init__(
-        self, what: str, path: str, detail: str, images: tuple[ImageId, ...] = (), repaired: bool = False
-    ) -> None:
-        self.what = what
-        self.path = path
-        self.detail = detail
-        self.images = images
-        self.repaired = repaired
+    what: str
+    path: str
+    detail: str
+    images: tuple[ImageId, ...] = ()
+    repaired: bool = False
 
 
 class CheckReport(Value):
@@ -405,14 +317,11 @@ class CheckReport(Value):
     quick check reads none.
     """
 
-    def __init__(
-        self, damages: tuple[Damage, ...], notes: tuple[Damage, ...], contents: int, read_bytes: int, seconds: float
-    ) -> None:
-        self.damages = damages
-        self.notes = notes
-        self.contents = contents
-        self.bytes = read_bytes
-        self.seconds = seconds
+    damages: tuple[Damage, ...]
+    notes: tuple[Damage, ...]
+    contents: int
+    bytes: int
+    seconds: float
 
     @property
     def is_clean(self) -> bool:

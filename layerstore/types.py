@@ -12,11 +12,14 @@ from layerstore.errors import InvalidInput
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from typing import NewType
+    from typing import NewType, dataclass_transform
 else:
 
     def NewType(_name: str, supertype: type) -> type:
         return supertype
+
+    def dataclass_transform(**_: bool) -> object:
+        return lambda made: made
 
 
 Digest = NewType("Digest", str)
@@ -29,9 +32,23 @@ ImageId = NewType("ImageId", str)
 """Of an image's config."""
 
 
+@dataclass_transform(frozen_default=True)
 class Value:
-    """Compared, hashed and shown by its attributes: what a dataclass is, without the milliseconds that `dataclasses`
-    takes to load. Nobody changes one."""
+    """Made of the attributes that its class names, compared, hashed and shown by them: what a dataclass is, without the
+    milliseconds that `dataclasses` takes to load. Nobody changes one.
+
+    A class of which there are hundreds of thousands has an `__init__` of its own, which takes a fifth of the time.
+    """
+
+    def __init__(self, *given: object, **named: object) -> None:
+        made, values = type(self), vars(self)
+        fields = made.__annotations__
+        values.update(zip(fields, given, strict=False))
+        for name in list(fields)[len(given) :]:
+            if name in named or hasattr(made, name):
+                values[name] = named.pop(name) if name in named else getattr(made, name)
+        if named or len(values) != max(len(given), len(fields)):
+            raise TypeError(f"{made.__name__} is made of {', '.join(fields)}")
 
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and vars(self) == vars(other)

@@ -250,13 +250,10 @@ def test_memory_is_bounded_by_bytes(store: Store, stack: Stack, monkeypatch: pyt
         monkeypatch.setattr(indexes, "_CACHED_BYTES", 3 * one)
         for count in range(40, 61):
             other.image(f"grown:{count}").index().verify()
-        indexes_of = other._engine.chains._indexes
-        kept = indexes_of._cached
-        assert 3 <= len(kept) <= 5
-        assert (
-            other._engine.chains._indexes._cached_bytes == sum(each.index.nbytes for each in kept.values()) <= 3 * one
-        )
-        monkeypatch.setattr(indexes, "_CACHED_BYTES", 1)
+        kept = other._engine.chains._indexes._cached
+        assert 3 <= len(kept._values) <= 5
+        assert kept._size == sum(each.index.nbytes for each in kept._values.values()) <= 3 * one
+        monkeypatch.setattr(kept, "_limit", 1)
         assert other.image("grown:40").index() is other.image("grown:40").index()
 
 

@@ -14,9 +14,9 @@ from layerstore.store.layout import Layout
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
-    from layerstore.results import Progress
+    from layerstore.results import ProgressCallback
 
 
 class _CannotBeOpened(Exception):
@@ -47,7 +47,7 @@ def check_store(
     *,
     quick: bool = False,
     repair: bool = False,
-    progress: Callable[[Progress], None] | None = None,
+    progress: ProgressCallback | None = None,
 ) -> CheckReport:
     """Check the store in a directory, also one that cannot be opened; see `Store.check`.
 

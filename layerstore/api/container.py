@@ -10,7 +10,7 @@ from functools import partial
 from layerstore.containers.containers import check_count
 from layerstore.errors import InvalidInput, Unsupported
 from layerstore.extents.operations import Operations
-from layerstore.naming import close_fd
+from layerstore.naming import open_fd
 from layerstore.types import encode_path
 
 TYPE_CHECKING = False
@@ -370,12 +370,9 @@ class Container(Operations):
         with (
             self._engine.containers.told_of_removal(self.row),
             snapshots.source(self._engine.layout, self.id, lasting=lasting) as directory,
+            open_fd("upper", os.O_RDONLY | os.O_DIRECTORY, dir_fd=directory) as fd,
         ):
-            fd = os.open("upper", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
-            try:
-                yield fd
-            finally:
-                close_fd(fd)
+            yield fd
 
     @contextlib.contextmanager
     def _changed(self) -> Iterator[Iterator[Entry]]:

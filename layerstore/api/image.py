@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from layerstore.errors import RELOAD, CorruptError, NotFound
-from layerstore.naming import about
 from layerstore.oci.configs import parse_config
 from layerstore.store.db import LAYERS_OF
+from layerstore.store.pieces import read_whole
 from layerstore.types import ChainId, DiffId, Digest, ImageId, chain_ids
 
 TYPE_CHECKING = False
@@ -51,8 +51,7 @@ class Image:
         if self._config is None:
             try:
                 path = self._engine.layout.blob(Digest(self.id))
-                with about(path), open(path, "rb") as file:
-                    self._config = parse_config(file.read(), self.id)
+                self._config = parse_config(read_whole(path), self.id)
             except FileNotFoundError:
                 raise NotFound(f"the config of image {self.short_id} is gone; {RELOAD}") from None
         return self._config

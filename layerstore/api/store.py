@@ -27,7 +27,17 @@ if TYPE_CHECKING:
     from layerstore.containers.bundle import Volume
     from layerstore.limits import Limits
     from layerstore.oci.configs import ImageConfig
-    from layerstore.results import BuildEvent, Change, CheckReport, DedupStats, Frozen, Progress, Pruned, Synced, Usage
+    from layerstore.results import (
+        BuildEvent,
+        Change,
+        CheckReport,
+        DedupStats,
+        Frozen,
+        ProgressCallback,
+        Pruned,
+        Synced,
+        Usage,
+    )
     from layerstore.space.garbage import Collected
     from layerstore.store.contents import Verify
     from layerstore.store.pool import Pool
@@ -36,7 +46,6 @@ if TYPE_CHECKING:
     from layerstore.views.view import View
 
     Driver: TypeAlias = Literal["overlay", "extent"]
-    ProgressCallback: TypeAlias = Callable[[Progress], None]
 
 
 class Store:
@@ -448,9 +457,7 @@ class Store:
         from layerstore.sync.sending import send
 
         check_timeout(timeout_seconds)
-
-        given = [images] if isinstance(images, (Image, str)) else images
-        chosen = list(dict.fromkeys(self._engine.resolve(image).id for image in given))
+        chosen = list(dict.fromkeys(image.id for image in self._given(images)))
         name = os.fspath(to)
         remote = parse_destination(name)
         with contextlib.ExitStack() as stack:
@@ -493,6 +500,10 @@ class Store:
         Raises `NotFound`, `InvalidInput` when ambiguous.
         """
         return self._engine.find_image(name)
+
+    def _given(self, images: Image | str | Iterable[Image | str]) -> list[Image]:
+        """Raises as `image`."""
+        return [self._engine.resolve(each) for each in ([images] if isinstance(images, (Image, str)) else images)]
 
     def tag(self, image: Image | str, name: str) -> None:
         """Give the image one more name; a name that another image has moves here."""
@@ -663,10 +674,7 @@ class Store:
 
         Raises `Conflict` where a container uses one of `images`, `NotFound`, `CorruptError`, `OSError`.
         """
-        among = None
-        if images is not None:
-            given = [images] if isinstance(images, (Image, str)) else images
-            among = [self._engine.resolve(image).id for image in given]
+        among = None if images is None else [image.id for image in self._given(images)]
         how = self.tiering.compression if compression is None else compression
         done = self._freeze(among, unused_for_seconds, how, progress)
         self._collect()
@@ -680,9 +688,8 @@ class Store:
         from layerstore.layers.thawing import thaw
         from layerstore.store import locks
 
-        given = [images] if isinstance(images, (Image, str)) else images
         brought = 0
-        for image in [self._engine.resolve(each) for each in given]:
+        for image in self._given(images):
             with locks.garbage(self.layout):
                 stack = self._engine.stack(image)
                 table = self._engine.chains.index(stack).contents_bytes()
@@ -716,10 +723,7 @@ class Store:
         """
         from layerstore.space.dedup import dedup_stats
 
-        among = None
-        if images is not None:
-            given = [images] if isinstance(images, (Image, str)) else images
-            among = {self._engine.resolve(image).id for image in given}
+        among = None if images is None else {image.id for image in self._given(images)}
         return dedup_stats(self._engine.store, self._engine.chains, among, sample_bytes)
 
     def prune(
@@ -783,10 +787,7 @@ class Store:
             raise InvalidInput("a repair looks at everything; leave out what says to look at less")
         if repair:
             return checker.repair(self._engine.store, self._engine.chains, progress=progress)
-        chosen = None
-        if images is not None:
-            given = [images] if isinstance(images, (Image, str)) else images
-            chosen = [self._engine.resolve(image).id for image in given]
+        chosen = None if images is None else [image.id for image in self._given(images)]
         return checker.check(self._engine.store, self._engine.chains, chosen, quick=quick, progress=progress)
 
     def evict_derived(self, limit_bytes: int) -> int:
@@ -869,9 +870,7 @@ class Store:
 
         Raises `NotFound` where one was removed, `Unsupported` where this user or kernel cannot mount, `OSError`.
         """
-        self._engine.containers.mount(
-            [container.row for container in containers], lambda image: self._engine.image(image).diff_ids
-        )
+        self._engine.mount([container.row for container in containers])
 
     def umount(self, containers: Sequence[Container], *, force: bool = False) -> None:
         """Unmount many at once; `force` detaches those in use. Raises `Conflict` where one is in use."""

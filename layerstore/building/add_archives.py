@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import contextlib
+import io
 import itertools
 import os
 import posixpath
@@ -16,6 +17,7 @@ from layerstore.errors import CorruptError, InvalidInput, LayerstoreError
 from layerstore.layers.blob_streams import archive_compression_of, decompressed, first_decompressed, pieces_of
 from layerstore.limits import FREE_LAYER_BYTES, beyond
 from layerstore.naming import about
+from layerstore.store import durable
 from layerstore.store.pieces import PIECE_BYTES, pieces_between
 from layerstore.trees.entries import Entry
 from layerstore.types import decode_path
@@ -116,7 +118,7 @@ def _decompressed(stack: contextlib.ExitStack, source: HostFile, scratch: str, l
     compression = _compression_of(source)
     if compression is None:
         return None
-    plain = stack.enter_context(os.fdopen(os.open(scratch, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600), "w+b"))
+    plain = stack.enter_context(io.BufferedRandom(durable.nameless(scratch)))
     if not compression and source.clone_to(plain.fileno()):
         return plain
     size = 0

@@ -52,9 +52,8 @@ class Text:
 class Item(Value):
     """One file or tree that is copied: the last name of its path, and its entries, the topmost first."""
 
-    def __init__(self, name: str, entries: list[Entry]) -> None:
-        self.name = name
-        self.entries = entries
+    name: str
+    entries: list[Entry]
 
 
 class Copy:

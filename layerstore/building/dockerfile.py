@@ -41,10 +41,9 @@ _STAGE_NAME = r"[a-z][a-z0-9_.-]*"
 class Heredoc(Value):
     """The lines below an instruction up to one that is `name` alone. `expands`: variables in them are replaced."""
 
-    def __init__(self, name: str, content: str, expands: bool) -> None:
-        self.name = name
-        self.content = content
-        self.expands = expands
+    name: str
+    content: str
+    expands: bool
 
 
 class Instruction(Value):
@@ -90,14 +89,13 @@ class Stage(Value):
         self.instructions: list[Instruction] = []
 
 
-class Dockerfile:
+class Dockerfile(Value):
     """A parsed file: the ARGs before the first FROM, and the stages."""
 
-    def __init__(self, name: str, escape: str, arguments: Sequence[Instruction], stages: Sequence[Stage]) -> None:
-        self.name = name
-        self.escape = escape
-        self.arguments = arguments
-        self.stages = stages
+    name: str
+    escape: str
+    arguments: Sequence[Instruction]
+    stages: Sequence[Stage]
 
 
 def parse(data: bytes, name: str, limits: Limits = DEFAULT) -> Dockerfile:

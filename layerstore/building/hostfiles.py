@@ -12,7 +12,7 @@ from layerstore._core.hashing import Hasher
 from layerstore._core.mount import open_inside
 from layerstore.errors import Conflict, InvalidInput, NotFound
 from layerstore.layers.blob_streams import pieces_of
-from layerstore.naming import about, close_fd, fstat, path_of
+from layerstore.naming import about, close_fd, closing_fd, fstat, path_of
 from layerstore.store import reflink
 from layerstore.trees.entries import Entry
 from layerstore.types import encode_path
@@ -65,11 +65,8 @@ class HostDirectory:
         except OSError as error:
             if error.errno != errno.ELOOP:
                 raise
-        fd = open_inside(self._fd, spelled, os.O_PATH)
-        try:
+        with closing_fd(open_inside(self._fd, spelled, os.O_PATH)) as fd:
             top, place = (os.readlink(f"/proc/self/fd/{each}").rstrip("/") for each in (self._fd, fd))
-        finally:
-            close_fd(fd)
         if place != top and not place.startswith(f"{top}/"):
             raise self.changed(path)
         return place[len(top) + 1 :]
@@ -86,20 +83,15 @@ class HostDirectory:
             if error.errno in _EXCHANGED:
                 raise self.changed(path) from error
             raise
-        try:
+        with closing_fd(fd):
             yield fd
-        finally:
-            close_fd(fd)
 
     def _open(self, path: bytes, flags: int) -> int:
         if len(path) < _PATH_MAX:
             return open_inside(self._fd, path, flags, links=False)
         above, _, name = path.rpartition(b"/")
-        fd = self._open(above, os.O_PATH | os.O_DIRECTORY)
-        try:
+        with closing_fd(self._open(above, os.O_PATH | os.O_DIRECTORY)) as fd:
             return open_inside(fd, name, flags, links=False)
-        finally:
-            close_fd(fd)
 
     def names(self, path: str) -> list[str]:
         """Of what is in the directory at a path that was found before; none where it is no directory. Raises as
@@ -140,15 +132,14 @@ class HostDirectory:
                 f"{self.shown(path)} is {where} that leads to nothing in {self.path}; put the file there"
             ) from None
         try:
-            if not stat.S_ISREG(fstat(place).st_mode):
-                raise InvalidInput(f"{self.shown(path)} is no regular file")
-            with open(f"/proc/self/fd/{place}", "rb") as file:
-                return file.read(max_bytes)
+            with closing_fd(place):
+                if not stat.S_ISREG(fstat(place).st_mode):
+                    raise InvalidInput(f"{self.shown(path)} is no regular file")
+                with open(f"/proc/self/fd/{place}", "rb") as file:
+                    return file.read(max_bytes)
         except OSError as error:
             error.filename = self.shown(path)
             raise
-        finally:
-            close_fd(place)
 
     def changed(self, path: str) -> Conflict:
         """The error for what is not as it was found before."""
@@ -161,11 +152,8 @@ def _names(fd: int) -> list[str]:
     except OSError as error:
         error.filename = path_of(fd)
         raise
-    try:
-        with about(readable):
-            return os.listdir(readable)
-    finally:
-        close_fd(readable)
+    with closing_fd(readable), about(readable):
+        return os.listdir(readable)
 
 
 class HostFile:

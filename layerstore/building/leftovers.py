@@ -49,16 +49,13 @@ class Leftovers:
         """A build runs in the block. Raises as `clear`."""
         for directory in (self._images, self._names, self._temporary):
             make_private(directory)
-        lock = locks.Builds(self._layout, make=True)
-        try:
+        with contextlib.closing(locks.Builds(self._layout, make=True)) as lock:
             self._clear(lock)
             lock.share()
             try:
                 yield
             finally:
                 self._clear(lock)
-        finally:
-            lock.close()
 
     def clear(self) -> None:
         """Take away what builds have left that were killed, unless one runs. Raises `OSError`, `Conflict`."""
@@ -66,11 +63,9 @@ class Leftovers:
             lock = locks.Builds(self._layout, make=False)
         except FileNotFoundError:
             return
-        try:
+        with contextlib.closing(lock):
             if self._clear(lock):
                 Steps.remove_unfinished(self._top)
-        finally:
-            lock.close()
 
     def _clear(self, lock: locks.Builds) -> bool:
         """Returns whether no build runs."""
@@ -92,12 +87,10 @@ class Leftovers:
             _remove(f"{self._temporary}/{name}")
         return True
 
-    @contextlib.contextmanager
-    def images_locked(self) -> Iterator[None]:
+    def images_locked(self) -> locks.Lock:
         """Between a look at which images there are and their commit: an image that another build has made for good is
         not noted as a leftover."""
-        with locks.images_of_builds(self._layout):
-            yield
+        return locks.images_of_builds(self._layout)
 
     def note_image(self, image: ImageId) -> None:
         """Under `images_locked`, before it is made."""

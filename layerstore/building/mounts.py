@@ -46,9 +46,8 @@ _KEYS = {
 class Mount(Value):
     """One --mount, its values as they are written."""
 
-    def __init__(self, kind: str, values: dict[str, str]) -> None:
-        self.kind = kind
-        self.values = values
+    kind: str
+    values: dict[str, str]
 
     def __hash__(self) -> int:
         return hash(repr(self))

@@ -12,6 +12,7 @@ from layerstore.containers import launching, program
 from layerstore.containers.bundle import runtime_spec
 from layerstore.containers.mounted import MountedFiles
 from layerstore.containers.rootfs import Rootfs
+from layerstore.types import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,24 +27,15 @@ _FROM_THE_HOST = ("/etc/resolv.conf", "/etc/hosts")
 _FROM_THE_RUNTIME = ("/proc", "/dev", "/sys")
 
 
-class Command:
+class Command(Value):
     """What RUN runs. `document` is the image's config, `env` what there is beside its environment."""
 
-    def __init__(
-        self,
-        document: dict[str, Any],
-        args: Sequence[str],
-        env: Sequence[str],
-        network: Literal["host", "none"],
-        volumes: Sequence[Volume],
-        mounts: Sequence[dict[str, Any]],
-    ) -> None:
-        self.document = document
-        self.args = args
-        self.env = env
-        self.network = network
-        self.volumes = volumes
-        self.mounts = mounts
+    document: dict[str, Any]
+    args: Sequence[str]
+    env: Sequence[str]
+    network: Literal["host", "none"]
+    volumes: Sequence[Volume]
+    mounts: Sequence[dict[str, Any]]
 
 
 def run(shop: Workshop, row: ContainerRow, command: Command, output: Callable[[int, bytes], None]) -> int:

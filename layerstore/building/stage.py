@@ -23,17 +23,17 @@ from layerstore.building.steps import Step
 from layerstore.building.workshop import Staged, Stopped, with_line
 from layerstore.containers.bundle import Volume
 from layerstore.errors import BuildFailed, InvalidInput, LayerstoreError, NotFound
-from layerstore.naming import about, close_fd
+from layerstore.naming import about, open_fd
 from layerstore.oci.configs import says_nothing, time_of_making
 from layerstore.oci.instructions import exec_form
 from layerstore.oci.words import split_words
 from layerstore.results import BuildEvent
 from layerstore.trees.entries import Entry
-from layerstore.types import decode_path, encode_path
+from layerstore.types import Value, decode_path, encode_path
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from layerstore.building.built_tree import ImageFiles, Tree
     from layerstore.building.context import Context
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from layerstore.building.planning import PlannedStage
     from layerstore.building.state import State
     from layerstore.building.workshop import Workshop
-    from layerstore.containers.containers import ContainerRow
     from layerstore.oci.configs import ImageConfig
     from layerstore.types import DiffId
 
@@ -244,7 +243,7 @@ class StageBuild:
     def _heredoc_item(self, heredoc: Heredoc) -> Item:
         content = heredoc.content
         if heredoc.expands:
-            content = self._state.changes.expanded_text(content)
+            content = self._state.changes.expanded(content, keeps_quotes=True)
         data = encode_path(content)
         entry = Entry(encode_path(heredoc.name), stat.S_IFREG | 0o644, 0, 0, self._shop.now_ns())
         entry.size = len(data)
@@ -375,7 +374,7 @@ class StageBuild:
             status = running.run(shop, row, command, lambda stream, data: self._tell("output", "", stream, data))
             if status:
                 raise BuildFailed(f"RUN {' '.join(args)}: the command ended with status {status}", status)
-            fd = stack.enter_context(_upper(shop, row))
+            fd = stack.enter_context(open_fd(shop.containers.upper(row.id), os.O_RDONLY | os.O_DIRECTORY))
             self._tree = None
             index, contents = shop.index(state.diff_ids), shop.store.contents
             if shop.epoch is not None:
@@ -441,12 +440,11 @@ class StageBuild:
         return f"{shop.containers.root(row.id)}/{found}".rstrip("/")
 
 
-class _Script:
+class _Script(Value):
     """A heredoc that begins with #!: a file that is run."""
 
-    def __init__(self, path: str, content: str) -> None:
-        self.path = path
-        self.content = content
+    path: str
+    content: str
 
     def volume(self, directory: str) -> Volume:
         place = f"{directory}/script"
@@ -454,15 +452,6 @@ class _Script:
             file.write(self.content)
             os.fchmod(file.fileno(), 0o755)
         return Volume(place, self.path, read_only=True)
-
-
-@contextlib.contextmanager
-def _upper(shop: Workshop, row: ContainerRow) -> Iterator[int]:
-    fd = os.open(shop.containers.upper(row.id), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield fd
-    finally:
-        close_fd(fd)
 
 
 _ACTIONS: dict[str, Callable[[StageBuild, Instruction], None]] = {

@@ -30,10 +30,9 @@ _UNUSED_SECONDS = 30 * 86_400
 class Step(Value):
     """What a step made: its layer, None where it made none; the chain that it ended in; when it ran (RFC 3339)."""
 
-    def __init__(self, created: str, diff_id: DiffId | None, chain_id: ChainId) -> None:
-        self.created = created
-        self.diff_id = diff_id
-        self.chain_id = chain_id
+    created: str
+    diff_id: DiffId | None
+    chain_id: ChainId
 
 
 class Steps:

@@ -44,27 +44,15 @@ class Stopped(BaseException):
 class Options(Value):
     """What a build is asked for beside its context and file; see `layerstore.Store.build`."""
 
-    def __init__(
-        self,
-        names: Sequence[str],
-        target: str | None,
-        arguments: Mapping[str, str],
-        no_cache: bool,
-        network: Literal["host", "none"],
-        volumes: Sequence[Volume],
-        secrets: Mapping[str, str],
-        limits: Limits,
-        confinement: Confinement,
-    ) -> None:
-        self.names = names
-        self.target = target
-        self.arguments = arguments
-        self.no_cache = no_cache
-        self.network = network
-        self.volumes = volumes
-        self.secrets = secrets
-        self.limits = limits
-        self.confinement = confinement
+    names: Sequence[str]
+    target: str | None
+    arguments: Mapping[str, str]
+    no_cache: bool
+    network: Literal["host", "none"]
+    volumes: Sequence[Volume]
+    secrets: Mapping[str, str]
+    limits: Limits
+    confinement: Confinement
 
 
 class Workshop:

@@ -12,6 +12,7 @@ import threading
 from layerstore._core.mount import is_mounted
 from layerstore.errors import InvalidInput
 from layerstore.store import locks
+from layerstore.store.db import SET_COUNTER
 from layerstore.store.layout import DERIVED_LIMIT_BYTES, chain_of_mount
 from layerstore.types import ChainId
 
@@ -28,7 +29,6 @@ writes an index at every step would otherwise spend its time on counting."""
 _FREE = 8
 _LIMIT = "derived_limit"
 """Its name in the table of counters, where one was set."""
-_SET_LIMIT = f"INSERT INTO counters VALUES ('{_LIMIT}', ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value"
 
 
 class _Unit:
@@ -68,7 +68,7 @@ class Derived:
             raise InvalidInput(f"a limit of {limit_bytes} bytes cannot be; 0 keeps nothing that is not in use")
         if limit_bytes != self.limit_bytes:
             with self._database.transaction() as db:
-                db.execute(_SET_LIMIT, (limit_bytes,))
+                db.execute(SET_COUNTER, (_LIMIT, limit_bytes))
 
     def written(self, size_bytes: int) -> None:
         """Something of that size was written: make room where there is too much. As `evict` otherwise."""
@@ -122,8 +122,7 @@ class Derived:
         with locks.chain_if_free(self._layout, unit.chain) as is_held:
             if is_held:
                 # What was written as the directory was read may not be among those that were found.
-                image = [self._layout.chain_description(unit.chain), self._layout.chain_image(unit.chain)]
-                remove_derived({*unit.paths, *(() if unit.is_index else image)})
+                remove_derived({*unit.paths, *(() if unit.is_index else tree_image(self._layout, unit.chain))})
             return is_held
 
 
@@ -131,6 +130,19 @@ def used(path: str) -> None:
     """Note that a derived file is in use."""
     with contextlib.suppress(OSError):  # a full disk, or it was evicted at this moment
         os.utime(path)
+
+
+def tree_image(layout: Layout, chain: ChainId) -> tuple[str, str]:
+    """The files of the tree image of a chain."""
+    return layout.chain_description(chain), layout.chain_image(chain)
+
+
+def described_chains(layout: Layout) -> list[ChainId]:
+    """Those of which there is the description of a tree image. Raises `OSError`."""
+    from layerstore.store.own_names import CHAINS, own
+
+    names = (name.partition(".") for name in own(layout.chains, CHAINS))
+    return [ChainId(f"sha256:{digits}") for digits, _, ending in names if ending == "json"]
 
 
 def remove_derived(paths: Iterable[str]) -> None:

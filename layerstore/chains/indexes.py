@@ -6,10 +6,7 @@ the other (csrc/index/merge.h), and a process can use what another has made.
 
 from __future__ import annotations
 
-import contextlib
 import os
-import threading
-from collections import OrderedDict
 
 from layerstore._core.index import CHAIN, Index, merge
 from layerstore._core.layer import build_layer
@@ -17,6 +14,7 @@ from layerstore.chains.derived import used
 from layerstore.errors import CorruptError, Unsupported
 from layerstore.layers.index_files import open_index
 from layerstore.store import durable, locks
+from layerstore.store.recent import Recent
 from layerstore.types import chain_ids, digest_hex, hash_key
 
 TYPE_CHECKING = False
@@ -46,9 +44,7 @@ class MergedIndexes:
         self._layout = layout
         self._derived = derived
         self._layer_index = layer_index
-        self._lock = threading.Lock()
-        self._cached: OrderedDict[ChainId, _Merged] = OrderedDict()
-        self._cached_bytes = 0
+        self._cached = Recent(_CACHED_BYTES, size_of=lambda merged: merged.index.nbytes)
         self._last_stack: tuple[Sequence[DiffId], list[ChainId]] = ((), [])
 
     def shared(self, diff_ids: Sequence[DiffId]) -> Index:
@@ -122,16 +118,15 @@ class MergedIndexes:
 
     def _longest(self, chains: Sequence[ChainId]) -> tuple[int, Index | None]:
         """The most layers from the bottom whose merged index is at hand, and that; 0 and None where there is none."""
-        with self._lock:
-            recalled = next((n for n in range(len(chains), 0, -1) if chains[n - 1] in self._cached), 0)
-            index = self._cached[chains[recalled - 1]].index if recalled else None
+        recalled = next((n for n in range(len(chains), 0, -1) if self._recall(chains[n - 1])), 0)
+        found = self._recall(chains[recalled - 1]) if recalled else None
         files = set(os.listdir(self._layout.chains))
         for n in range(len(chains), recalled, -1):
             if f"{digest_hex(chains[n - 1])}.index" in files:
                 opened = self._open(chains[n - 1], n)
                 if opened is not None:
                     return n, opened
-        return recalled, index
+        return (recalled, found.index) if found else (0, None)
 
     def _open(self, chain: ChainId, layer_count: int) -> Index | None:
         """The index in the chain's file; None where there is none, or one that is damaged or of another version."""
@@ -147,17 +142,10 @@ class MergedIndexes:
         return self._remember(chain, _Merged(index, None)).index
 
     def _recall(self, chain: ChainId) -> _Merged | None:
-        with self._lock:
-            with contextlib.suppress(KeyError):
-                self._cached.move_to_end(chain)
-            return self._cached.get(chain)
+        found: _Merged | None = self._cached.get(chain)
+        return found
 
     def _remember(self, chain: ChainId, merged: _Merged) -> _Merged:
-        with self._lock:
-            old = self._cached.pop(chain, None)
-            self._cached_bytes += merged.index.nbytes - (old.index.nbytes if old else 0)
-            self._cached[chain] = merged
-            while self._cached_bytes > _CACHED_BYTES and len(self._cached) > 1:
-                _, oldest = self._cached.popitem(last=False)
-                self._cached_bytes -= oldest.index.nbytes
+        self._cached.forget(chain)
+        self._cached.keep(chain, merged)
         return merged

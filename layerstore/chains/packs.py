@@ -141,13 +141,6 @@ def _slots_in_use(contents: ContentStore, number: int, pack: Pack) -> Iterator[t
 
 
 def _batches(pack: Pack, slots: Iterable[tuple[int, bytes]]) -> Iterator[list[tuple[int, bytes]]]:
-    batch: list[tuple[int, bytes]] = []
-    size = 0
-    for slot in slots:
-        batch.append(slot)
-        size += pack.slot(slot[0])[1]
-        if size >= _BATCH_BYTES:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
+    from layerstore.layers.ordered import groups
+
+    return groups(slots, lambda slot: pack.slot(slot[0])[1], _BATCH_BYTES)

@@ -22,12 +22,12 @@ from layerstore.store.own_names import strangers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from layerstore.chains.chains import Chains
     from layerstore.checking.contents import Record
     from layerstore.checking.findings import Finding
-    from layerstore.results import Progress
+    from layerstore.results import ProgressCallback
     from layerstore.store.opened import OpenStore
     from layerstore.types import DiffId, ImageId
 
@@ -47,7 +47,7 @@ class Check:
         chains: Chains,
         images: Sequence[ImageId] | None,
         quick: bool,
-        progress: Callable[[Progress], None] | None,
+        progress: ProgressCallback | None,
     ) -> None:
         self._store = store
         self._layout = store.layout
@@ -123,7 +123,7 @@ class Check:
         needed: dict[DiffId, set[bytes]] = layers.needing(
             {*bad, *(digest for digests in in_packs.values() for digest in digests)}
         )
-        self._tell_packs(layers, contents, in_packs, needed)
+        self._tell_packs(contents, in_packs, needed)
         shown = dict(list(bad.items())[:_SHOWN_FILES])
         paths: dict[bytes, str] = {}
         for diff_id, digests in needed.items():
@@ -143,11 +143,7 @@ class Check:
         self._tell_lacking(catalog, layers, contents)
 
     def _tell_packs(
-        self,
-        layers: LayersCheck,
-        contents: ContentsCheck,
-        in_packs: dict[int, set[bytes]],
-        needed: dict[DiffId, set[bytes]],
+        self, contents: ContentsCheck, in_packs: dict[int, set[bytes]], needed: dict[DiffId, set[bytes]]
     ) -> None:
         for number, why in sorted(contents.bad_packs.items()):
             lost = in_packs.get(number, set())
@@ -211,12 +207,7 @@ class Check:
         return CheckReport(damages, notes, self.findings.contents, self.findings.bytes, seconds)
 
 
-def repair(
-    store: OpenStore,
-    chains: Chains,
-    *,
-    progress: Callable[[Progress], None] | None,
-) -> CheckReport:
+def repair(store: OpenStore, chains: Chains, *, progress: ProgressCallback | None) -> CheckReport:
     """Check all of a store and mend what can be; see `layerstore.Store.check`."""
     from layerstore.checking.rebuilding import mend, rebuild
     from layerstore.checking.repairing import Repair
@@ -249,15 +240,10 @@ def repair(
 def _tell_mended(before: list[Finding], findings: Findings, lost: dict[str, int]) -> None:
     """What became of damages of the database, by a check after it was mended."""
     left = {(finding.what, finding.subject) for finding in findings.of("database", "image")}
-    told = ", ".join(f"{count} of {table}" for table, count in sorted(lost.items()))
     for finding in before:
-        if (finding.what, finding.subject) in left:
-            continue
-        finding.repaired = True
-        finding.detail += "; made again of what can be read and agrees with the files"
-        if told:
-            finding.detail += f"; rows that were left out: {told}"
-        findings.damages.insert(0, finding)
+        if (finding.what, finding.subject) not in left:
+            finding.tell_made_again(lost)
+            findings.damages.insert(0, finding)
 
 
 def check(
@@ -266,7 +252,7 @@ def check(
     images: Sequence[ImageId] | None,
     *,
     quick: bool,
-    progress: Callable[[Progress], None] | None,
+    progress: ProgressCallback | None,
 ) -> CheckReport:
     """Check a store without changing anything; see `layerstore.Store.check`."""
     begin = time.monotonic()

@@ -4,15 +4,15 @@ a store whose log or packs are damaged cannot be asked."""
 from __future__ import annotations
 
 import threading
-from functools import partial
 
 from layerstore._core.hashing import Hasher, blake3
 from layerstore._core.ingest import LOCATION_OBJECT
 from layerstore.checking.findings import reason
 from layerstore.errors import CorruptError
-from layerstore.store.cold_packs import LIST, MAX_DEPTH, WHOLE, ColdPack, Frames, apply_delta, is_cold
+from layerstore.store.cold_packs import FRAMES_BYTES, LIST, MAX_DEPTH, WHOLE, ColdPack, apply_delta, is_cold
 from layerstore.store.contents import Pack
 from layerstore.store.pieces import read_at, read_whole
+from layerstore.store.recent import Recent
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class ColdContents:
         for record in records:
             self._places.setdefault(record.digest, []).append(record)
         self._packs: dict[int, ColdPack] = {}
-        self._frames = Frames()
+        self._frames = Recent(FRAMES_BYTES, size_of=len)
 
     def pieces(self, record: Record) -> Iterator[bytes]:
         """What is at the place of a record, not verified; of a list by the chunk, as it need not fit into memory. What
@@ -80,7 +80,8 @@ class ColdContents:
         references = pack.references_of(slot)
         if slot.base == LIST:
             return b"".join(self._referred(digest, depth + 1) for digest in references)
-        frame = self._frames.get((record.pack, slot.frame), partial(pack.raw, slot.frame))
+        place = record.pack, slot.frame
+        frame = self._frames.get(place) or self._frames.keep(place, pack.raw(slot.frame))
         written = frame[slot.at : slot.at + slot.length]
         if slot.base == WHOLE:
             return written

@@ -11,7 +11,7 @@ from layerstore.checking.hashing import read_through
 from layerstore.errors import CorruptError, Unsupported
 from layerstore.extents import log_rows
 from layerstore.extents.log import chain_bytes
-from layerstore.naming import about, close_fd, fstat
+from layerstore.naming import about, fstat, open_fd
 from layerstore.store.locks import mounting, try_lock
 
 TYPE_CHECKING = False
@@ -80,11 +80,8 @@ def _check_log(
         findings.add("log", path, detail, log)
 
     def whole() -> int | None:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
+        with open_fd(path, os.O_RDONLY) as fd:
             return looked_at(fd)
-        finally:
-            close_fd(fd)
 
     def looked_at(fd: int) -> int | None:
         size = fstat(fd).st_size

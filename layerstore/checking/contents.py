@@ -17,6 +17,7 @@ from layerstore.naming import fstat
 from layerstore.results import Progress
 from layerstore.store.cold_packs import LIST, ColdPack, is_cold
 from layerstore.store.contents import LOG_HEADER, SLOT, pack_table
+from layerstore.store.pieces import read_at
 from layerstore.store.records import RECORD
 
 TYPE_CHECKING = False
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from layerstore.checking.catalog import Catalog
     from layerstore.checking.findings import Findings
+    from layerstore.results import ProgressCallback
     from layerstore.store.layout import Layout
 
 
@@ -57,7 +59,7 @@ class ContentsCheck:
         findings: Findings,
         wanted: Container[bytes] | None,
         quick: bool,
-        progress: Callable[[Progress], None] | None,
+        progress: ProgressCallback | None,
     ) -> None:
         self._layout = layout
         self._catalog = catalog
@@ -127,7 +129,9 @@ class ContentsCheck:
 
     def _jobs(self, by_pack: dict[int, list[Record]], objects: list[Record]) -> Iterator[Callable[[], None]]:
         for number, records in sorted(by_pack.items()):
-            yield from (self._cold_jobs if is_cold(number) else self._pack_jobs)(number, records)
+            wanted = [record for record in records if self._is_wanted(record)]
+            if wanted or self._wanted is None:
+                yield from (self._cold_jobs if is_cold(number) else self._pack_jobs)(number, wanted)
         for record in objects:
             if self._is_wanted(record):
                 yield partial(self._check_object, record)
@@ -163,10 +167,7 @@ class ContentsCheck:
                 if self._progress is not None:
                     self._progress(Progress("check", "contents", self._findings.bytes, self._total_bytes))
 
-    def _pack_jobs(self, number: int, records: list[Record]) -> Iterator[Callable[[], None]]:
-        wanted = [record for record in records if self._is_wanted(record)]
-        if self._wanted is not None and not wanted:
-            return
+    def _pack_jobs(self, number: int, wanted: list[Record]) -> Iterator[Callable[[], None]]:
         path = self._layout.pack(number)
         try:
             pack, slots_at, slots = tried(partial(_opened_pack, path))
@@ -199,10 +200,7 @@ class ContentsCheck:
             yield partial(self._compare, pack, batch, [record for _, record in located[at : at + len(batch)]])
             at += len(batch)
 
-    def _cold_jobs(self, number: int, records: list[Record]) -> Iterator[Callable[[], None]]:
-        wanted = [record for record in records if self._is_wanted(record)]
-        if self._wanted is not None and not wanted:
-            return
+    def _cold_jobs(self, number: int, wanted: list[Record]) -> Iterator[Callable[[], None]]:
         path = self._layout.pack(number)
         try:
             pack = tried(partial(_opened_cold, path))
@@ -267,18 +265,11 @@ def _beginning(path: str, length: int) -> bytes:
 def _opened_pack(path: str) -> tuple[Descriptor, int, bytes]:
     """A pack, to be closed after the last job that has it; where its slots begin, and they. Raises `CorruptError`."""
     pack = Descriptor(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
-    slots_at, count = pack_table(path, fstat(pack.fd).st_size, partial(_read_range, pack.fd))
-    return pack, slots_at, _read_range(pack.fd, slots_at, slots_at + count * SLOT.size)
+    read = partial(read_at, pack.fd)
+    slots_at, count = pack_table(path, fstat(pack.fd).st_size, lambda at, end: read(end - at, at))
+    return pack, slots_at, read(count * SLOT.size, slots_at)
 
 
 def _opened_cold(path: str) -> ColdPack:
     hashing.read_through(path)
     return ColdPack(path)
-
-
-def _read_range(fd: int, start: int, end: int) -> bytes:
-    parts = []
-    while start < end and (part := os.pread(fd, end - start, start)):
-        parts.append(part)
-        start += len(part)
-    return b"".join(parts)

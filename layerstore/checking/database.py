@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 import struct
@@ -20,42 +21,38 @@ _HEADER = struct.Struct(">16xHBBB3xIIIIIIIIIIII20sI4x")
 _WAL = 2
 _SHOWN = 5
 
-
 _expected_tables = cache(schema)
 
 
-def check_database(layout: Layout, findings: Findings) -> bool:
-    """Whether its rows can be read and believed."""
+def check_database(layout: Layout, findings: Findings) -> None:
+    """Its rows can be read and believed."""
     path = layout.database
     try:
         db = connect_alone(path)
     except (CorruptError, sqlite3.Error) as error:
         findings.add("database", path, f"it cannot be opened: {error}", "pages")
-        return False
-    try:
-        # What is in the log comes first, so that the file itself is what is looked at, where nobody else writes.
-        db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-        db.execute("BEGIN")
-        before = len(findings.damages)
-        _check_pages(db, path, findings)
-        if len(findings.damages) == before:
-            _check_header(db, path, findings)
-            _check_rows(db, path, findings)
-        return len(findings.damages) == before
-    except (CorruptError, sqlite3.Error) as error:
-        findings.add("database", path, f"it cannot be read: {error}", "pages")
-        return False
-    finally:
-        db.close()
+        return
+    with contextlib.closing(db):
+        try:
+            # What is in the log comes first, so that the file itself is what is looked at, where nobody else writes.
+            db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            db.execute("BEGIN")
+            if _check_pages(db, path, findings):
+                _check_header(db, path, findings)
+                _check_rows(db, path, findings)
+        except (CorruptError, sqlite3.Error) as error:
+            findings.add("database", path, f"it cannot be read: {error}", "pages")
 
 
-def _check_pages(db: sqlite3.Connection, path: str, findings: Findings) -> None:
+def _check_pages(db: sqlite3.Connection, path: str, findings: Findings) -> bool:
     wrong = [text for (text,) in db.execute("PRAGMA integrity_check").fetchall() if text != "ok"]
     if wrong:
         findings.add("database", path, "; ".join(wrong[:_SHOWN]).replace("\n", " "), "pages")
-        return
-    if tables_in(db) != _expected_tables():
+    elif tables_in(db) != _expected_tables():
         findings.add("database", path, "its tables are not those of this version", "pages")
+    else:
+        return True
+    return False
 
 
 def _check_header(db: sqlite3.Connection, path: str, findings: Findings) -> None:

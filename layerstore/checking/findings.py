@@ -52,6 +52,14 @@ class Finding:
         self.images: set[ImageId] = set()
         self.repaired = False
 
+    def tell_made_again(self, lost: dict[str, int]) -> None:
+        """It was of the database, which was made again without so many rows of these tables."""
+        self.repaired = True
+        self.detail += "; made again of what can be read and agrees with the files"
+        if lost:
+            told = ", ".join(f"{count} of {table}" for table, count in sorted(lost.items()))
+            self.detail += f"; rows that were left out: {told}"
+
     def damage(self, catalog: Catalog | None) -> Damage:
         """The same as it is told."""
         images = set(self.images)

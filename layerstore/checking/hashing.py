@@ -11,7 +11,7 @@ from functools import partial
 
 from layerstore._core.hashing import Hasher, hash_many
 from layerstore.checking.findings import reason, tried
-from layerstore.naming import close_fd, fstat, starting
+from layerstore.naming import fstat, open_fd, starting
 from layerstore.store.pieces import PIECE_BYTES
 
 TYPE_CHECKING = False
@@ -83,8 +83,7 @@ def compare_object(path: str, size: int, digest: bytes) -> str:
 
 
 def _compare_object(path: str, size: int, digest: bytes) -> str:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
+    with open_fd(path, os.O_RDONLY) as fd:
         length = fstat(fd).st_size
         if length != size:
             return f"it has {length} bytes, not {size}"
@@ -95,19 +94,14 @@ def _compare_object(path: str, size: int, digest: bytes) -> str:
             hasher.update(buffer[:count])
             position += count
         return "" if hasher.digest() == digest else "its bytes are not those of its digest"
-    finally:
-        close_fd(fd)
 
 
 def read_through(path: str) -> None:
     """Read all of a file that is mapped next: a block that the disk cannot read is an error here. Raises `OSError`."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
+    with open_fd(path, os.O_RDONLY) as fd:
         buffer, position = [bytearray(PIECE_BYTES)], 0
         while count := os.preadv(fd, buffer, position):
             position += count
-    finally:
-        close_fd(fd)
 
 
 def in_threads(jobs: Iterable[Callable[[], None]]) -> None:

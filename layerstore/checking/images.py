@@ -16,17 +16,13 @@ if TYPE_CHECKING:
 
     from layerstore.checking.catalog import Catalog
     from layerstore.checking.findings import Findings
-    from layerstore.oci.configs import ImageConfig
     from layerstore.store.layout import Layout
     from layerstore.types import ImageId
 
 
-def check_images(
-    layout: Layout, catalog: Catalog, findings: Findings, images: Iterable[ImageId]
-) -> dict[ImageId, ImageConfig]:
-    """Returns the configs that are whole."""
+def check_images(layout: Layout, catalog: Catalog, findings: Findings, images: Iterable[ImageId]) -> None:
+    """The blobs of these images are whole, and their rows are as their configs say."""
     sound: dict[Digest, bytes | None] = {}
-    configs: dict[ImageId, ImageConfig] = {}
     for image in images:
         for digest in sorted(catalog.blobs.get(image, set()) | {Digest(image)}):
             if digest not in sound:
@@ -37,8 +33,7 @@ def check_images(
                         finding.images.add(image)
         data = sound[Digest(image)]
         if data is not None:
-            _check_row(layout, catalog, findings, image, data, configs)
-    return configs
+            _check_row(layout, catalog, findings, image, data)
 
 
 def _read(layout: Layout, findings: Findings, digest: Digest) -> bytes | None:
@@ -54,19 +49,12 @@ def _read(layout: Layout, findings: Findings, digest: Digest) -> bytes | None:
     return data
 
 
-def _check_row(
-    layout: Layout,
-    catalog: Catalog,
-    findings: Findings,
-    image: ImageId,
-    data: bytes,
-    configs: dict[ImageId, ImageConfig],
-) -> None:
+def _check_row(layout: Layout, catalog: Catalog, findings: Findings, image: ImageId, data: bytes) -> None:
     def wrong(detail: str) -> None:
         findings.add("image", layout.database, detail, image, images=[image])
 
     try:
-        config = configs[image] = parse_config(data)
+        config = parse_config(data)
     except LayerstoreError as error:
         wrong(f"its config makes no sense: {error}")
         return

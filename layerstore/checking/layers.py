@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from layerstore._core.hashing import Hasher
 from layerstore._core.index import CONTENT_BYTES
 from layerstore.checking.findings import reason, tried
@@ -78,15 +80,8 @@ class LayersCheck:
     def _check_recipe(self, diff_id: DiffId) -> None:
         path = self._layout.layer_recipe(diff_id)
 
-        def hashed() -> bytes:
-            hasher = Hasher()
-            with open(path, "rb", buffering=0) as file:
-                for piece in decompressed(pieces_of(file), "zstd"):
-                    hasher.update(piece)
-            return hasher.digest()
-
         try:
-            digest = tried(hashed)
+            digest = tried(partial(recipe_digest, path))
         except (CorruptError, LimitExceeded):
             self._findings.add("recipe", path, "its bytes do not decompress", diff_id, layers=[diff_id])
             return
@@ -101,8 +96,8 @@ class LayersCheck:
         """Layers of a store that an older version wrote, of whose recipes no digest was noted."""
         return [diff_id for diff_id in self.recipes if self._catalog.layers[diff_id][1] is None]
 
-    def check_tar(self, diff_id: DiffId, contents: ContentStore) -> bool:
-        """Whether the layer's tar comes out of the store as it came in."""
+    def check_tar(self, diff_id: DiffId, contents: ContentStore) -> None:
+        """The layer's tar comes out of the store as it came in."""
         import hashlib
 
         path = self._layout.layer_recipe(diff_id)
@@ -112,12 +107,10 @@ class LayersCheck:
                 digest.update(piece)
         except (CorruptError, OSError) as error:
             self._findings.add("recipe", path, f"its tar cannot be written: {reason(error)}", diff_id, layers=[diff_id])
-            return False
+            return
         if f"sha256:{digest.hexdigest()}" != diff_id:
             detail = "the tar that it makes is not the layer's"
             self._findings.add("recipe", path, detail, diff_id, layers=[diff_id])
-            return False
-        return True
 
     def needing(self, missing: Iterable[bytes]) -> dict[DiffId, set[bytes]]:
         """The layers that need any of these contents, and which."""
@@ -144,6 +137,15 @@ class LayersCheck:
             + (f" and {len(paths) - _SHOWN_PATHS} more" if len(paths) > _SHOWN_PATHS else "")
             for digest, paths in found.items()
         }
+
+
+def recipe_digest(path: str) -> bytes:
+    """BLAKE3 of a recipe, decompressed. Raises `CorruptError`, `LimitExceeded`, `OSError`."""
+    hasher = Hasher()
+    with open(path, "rb", buffering=0) as file:
+        for piece in decompressed(pieces_of(file), "zstd"):
+            hasher.update(piece)
+    return hasher.digest()
 
 
 def contents_of(index: Index) -> Iterator[tuple[bytes, int]]:

@@ -13,7 +13,7 @@ from layerstore.checking.pages import Pages, consolidated
 from layerstore.checking.quarantine import Quarantine
 from layerstore.checking.reconcile import TYPES, Reconciled, near
 from layerstore.errors import Conflict, CorruptError, Unsupported
-from layerstore.naming import close_fd, exists
+from layerstore.naming import exists, open_fd
 from layerstore.store import durable, own_names, sums
 from layerstore.store.db import Database, connect_alone, schema, tables_in
 from layerstore.store.layout import FORMAT
@@ -69,12 +69,8 @@ def rebuild(layout: Layout) -> dict[str, int]:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(new + ending)
         with durable.file_system(layout.root) as sync:
-            database = Database(new, layout.database_lock)
-            try:
-                with database.transaction() as db:
-                    write_rows(db, made.rows)
-            finally:
-                database.close()
+            with contextlib.closing(Database(new, layout.database_lock)) as database, database.transaction() as db:
+                write_rows(db, made.rows)
             os.chmod(new, 0o600)
             sync()
         _require_alone(layout.database)
@@ -98,12 +94,9 @@ def rebuild(layout: Layout) -> dict[str, int]:
 def _require_alone(path: str) -> None:
     if not exists(path):
         return
-    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    try:
+    with open_fd(path, os.O_RDWR) as fd:
         if open_elsewhere(fd):
             raise Conflict(f"{path} has to be made anew, and another process has it open; end that first")
-    finally:
-        close_fd(fd)
 
 
 def _written_at(layout: Layout) -> list[tuple[int, int]]:
@@ -138,12 +131,9 @@ def mend(layout: Layout, database: Database) -> dict[str, int]:
 
 def keep_strangers(layout: Layout) -> None:
     """Containers and logs of which no row tells any more would be taken for garbage: they may be what was lost."""
-    database = Database(layout.database, layout.database_lock)
-    try:
+    with contextlib.closing(Database(layout.database, layout.database_lock)) as database:
         containers = {i for (i,) in database.read().execute("SELECT id FROM containers WHERE driver = 'overlay'")}
         logs = {i for (i,) in database.read().execute("SELECT id FROM logs")}
-    finally:
-        database.close()
     quarantine = Quarantine(layout)
     for top, names, known in (
         (layout.containers, own_names.CONTAINERS, containers),
@@ -194,11 +184,8 @@ def _check_database(layout: Layout, findings: Findings, repair: bool) -> bool:
     detail = ""
     try:
         layout.check_database()
-        database = Database(layout.database, layout.database_lock)
-        try:
+        with contextlib.closing(Database(layout.database, layout.database_lock)) as database:
             Catalog(database.read())
-        finally:
-            database.close()
     except (CorruptError, sqlite3.Error) as error:
         detail = str(error)
     except Unsupported:
@@ -209,9 +196,5 @@ def _check_database(layout: Layout, findings: Findings, repair: bool) -> bool:
         return True
     finding = findings.add("database", layout.database, detail, "pages")
     if repair:
-        lost = rebuild(layout)
-        finding.repaired = True
-        finding.detail += "; made again of what can be read and agrees with the files"
-        if lost:
-            finding.detail += f"; rows that were left out: {', '.join(f'{n} of {t}' for t, n in sorted(lost.items()))}"
+        finding.tell_made_again(rebuild(layout))
     return repair

@@ -10,14 +10,12 @@ from __future__ import annotations
 
 import os
 
-from layerstore._core.hashing import Hasher
 from layerstore._core.log import HEADER_BYTES, SOURCE_LOG, LogReader
 from layerstore.checking.findings import reason
 from layerstore.checking.hashing import read_through
-from layerstore.checking.layers import contents_of
+from layerstore.checking.layers import contents_of, recipe_digest
 from layerstore.cold import tiering
 from layerstore.errors import CorruptError, LayerstoreError, Unsupported
-from layerstore.layers.blob_streams import decompressed, pieces_of
 from layerstore.layers.index_files import open_index
 from layerstore.naming import exists
 from layerstore.oci.configs import parse_config
@@ -199,15 +197,12 @@ class Reconciled:
 
     def _recipe(self, diff_id: DiffId, noted: bytes | None) -> bytes | None:
         """None where it is for the layer's tar to say what is right."""
-        hasher = Hasher()
         try:
-            with open(self._layout.layer_recipe(diff_id), "rb", buffering=0) as file:
-                for piece in decompressed(pieces_of(file), "zstd"):
-                    hasher.update(piece)
+            digest = recipe_digest(self._layout.layer_recipe(diff_id))
         except (LayerstoreError, OSError) as error:
             reason(error)
             return noted
-        return noted if hasher.digest() == noted else None
+        return noted if digest == noted else None
 
     def _read_configs(self) -> dict[str, ImageConfig]:
         """Of the blobs that are configs of images."""

@@ -13,7 +13,7 @@ import os
 from layerstore._core.erofs import PACK_BLOCK_BYTES, write_pack
 from layerstore._core.ingest import LOCATION_OBJECT, Contents, Digests
 from layerstore._core.mount import is_mounted
-from layerstore.chains.derived import remove_derived
+from layerstore.chains.derived import described_chains, remove_derived, tree_image
 from layerstore.checking.cold import ColdContents
 from layerstore.checking.contents import Record
 from layerstore.checking.findings import reason
@@ -21,19 +21,19 @@ from layerstore.checking.layers import contents_of
 from layerstore.checking.quarantine import Quarantine
 from layerstore.checking.salvage import rescued, strays
 from layerstore.layers.damaged import mark
-from layerstore.naming import close_fd, exists
-from layerstore.store import durable, own_names
+from layerstore.naming import exists, open_fd
+from layerstore.store import durable
 from layerstore.store.clearing import clear_tree
 from layerstore.store.cold_packs import LIST, ColdPack, is_cold
 from layerstore.store.contents import Pack
-from layerstore.store.layout import FIRST_COLD, PACK_THRESHOLD_BYTES
+from layerstore.store.layout import FIRST_COLD, PACK_THRESHOLD_BYTES, chain_of_mount
 from layerstore.store.pieces import read_at
 from layerstore.store.records import RECORD
 from layerstore.types import ChainId, DiffId
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
 
     from layerstore.checking.checker import Check
     from layerstore.checking.findings import Finding
@@ -73,8 +73,7 @@ class Repair:
     def _derived(self) -> None:
         for finding in self._findings.of("chain"):
             chain, what = finding.subject
-            paths = [self._layout.chain_index(chain)] if what == "index" else self._image_of(chain)
-            remove_derived(paths)
+            remove_derived([self._layout.chain_index(chain)] if what == "index" else tree_image(self._layout, chain))
             finding.repaired = True
             if what == "image" and self._is_attached(chain):
                 finding.detail += "; it is mounted: unmount the containers of its images to be rid of it"
@@ -87,13 +86,9 @@ class Repair:
                 os.unlink(finding.subject)
             finding.repaired = True
 
-    def _image_of(self, chain: ChainId) -> list[str]:
-        return [self._layout.chain_description(chain), self._layout.chain_image(chain)]
-
     def _is_attached(self, chain: ChainId) -> bool:
-        digits = chain.removeprefix("sha256:")
         top = self._layout.chain_mounts
-        return any(name.startswith(digits) and is_mounted(f"{top}/{name}") for name in os.listdir(top))
+        return any(chain_of_mount(name) == chain and is_mounted(f"{top}/{name}") for name in os.listdir(top))
 
     def _padding(self) -> None:
         """What follows a content in a pack is zeros, which nobody reads."""
@@ -224,14 +219,12 @@ class Repair:
             clear_tree(staging)
 
     def _written(self, staging: str, number: int, records: list[Record]) -> list[Record]:
-        with durable.file_system(self._layout.root) as sync:
-            return self._synced(staging, number, records, sync)
-
-    def _synced(self, staging: str, number: int, records: list[Record], sync: Callable[[], None]) -> list[Record]:
-        pack = os.open(f"{staging}/pack", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o400)
-        staging_fd = os.open(staging, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        objects = os.open(self._layout.objects, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
+        with (
+            durable.file_system(self._layout.root) as sync,
+            open_fd(f"{staging}/pack", os.O_RDWR | os.O_CREAT, 0o400) as pack,
+            open_fd(staging, os.O_RDONLY | os.O_DIRECTORY) as staging_fd,
+            open_fd(self._layout.objects, os.O_RDONLY | os.O_DIRECTORY) as objects,
+        ):
             contents = Contents(staging_fd, pack, Digests(b"", 0), PACK_THRESHOLD_BYTES)
             for pack_number in sorted({record.pack for record in records}):
                 mine = [record for record in records if record.pack == pack_number]
@@ -248,9 +241,6 @@ class Repair:
             os.rename(f"{staging}/pack", self._layout.pack(number))
             sync()
             return [Record(-1, *fields) for fields in RECORD.iter_unpack(contents.records())]
-        finally:
-            for fd in (pack, staging_fd, objects):
-                close_fd(fd)
 
     def _rescued(self, pack: int, records: list[Record]) -> Iterator[tuple[int, Iterable[bytes]]]:
         """Size and pieces of each content that is whole."""
@@ -277,11 +267,9 @@ class Repair:
         if not layers and not is_any:
             return
         ends = {self._catalog.images[image][0] for image in self._catalog.images_of_layers(layers)}
-        for name in own_names.own(self._layout.chains, own_names.CHAINS):
-            digits, _, ending = name.partition(".")
-            chain = ChainId(f"sha256:{digits}")
-            if ending == "json" and (chain in ends or is_any):
-                remove_derived(self._image_of(chain))
+        for chain in described_chains(self._layout):
+            if chain in ends or is_any:
+                remove_derived(tree_image(self._layout, chain))
                 if self._is_attached(chain):
                     detail = "it is mounted: its containers go on to show what is damaged, until they are unmounted"
                     self._findings.note("chain", self._layout.chain_image(chain), detail)

@@ -11,7 +11,7 @@ import sys
 from importlib import import_module
 
 from layerstore.errors import InvalidInput, LayerstoreError
-from layerstore.naming import about
+from layerstore.naming import about, text_of
 from layerstore.store.layout import default_root
 
 TYPE_CHECKING = False
@@ -116,17 +116,6 @@ def _limits(given: Sequence[str]) -> Limits | None:
 
 
 def told(error: BaseException) -> str:
-    """An error of the system without its number, and what it is about first; before that, what was noted of it.
-
-    What registries, archives and paths say in it could be orders to the terminal: those are written as escapes.
-    """
-    notes = "".join(f"{note}: " for note in getattr(error, "__notes__", ()))
-    text = notes + _told(error)
-    return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
-
-
-def _told(error: BaseException) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        about = None if error.filename is None else os.fsdecode(error.filename) or "''"
-        return error.strerror if about is None else f"{about}: {error.strerror}"
-    return str(error) or type(error).__name__
+    """As `text_of`. What registries, archives and paths say in it could be orders to the terminal: those are written as
+    escapes."""
+    return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text_of(error))

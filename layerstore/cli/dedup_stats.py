@@ -10,8 +10,6 @@ like that. Of sets of real images that was off by less than 5% (docs/measurement
 
 from __future__ import annotations
 
-import json
-
 from layerstore.cli import output
 
 TYPE_CHECKING = False
@@ -40,7 +38,7 @@ def run(store: Store, args: argparse.Namespace) -> int:
     if args.format == "json":
         shown: dict[str, Any] = {**vars(found), "images": [vars(image) for image in found.images]}
         shown["freezing"] = found.freezing and {**vars(found.freezing), "saved_bytes": found.freezing.saved_bytes}
-        print(json.dumps(shown, indent=2))
+        output.document(shown)
         return 0
     _show_steps(found)
     print()
@@ -59,11 +57,14 @@ def _show_steps(found: DedupStats) -> None:
     freezing = found.freezing
     if freezing is not None and freezing.images:
         steps.append(("With all frozen, about", now - freezing.saved_bytes))
-    rows = [
-        {"": name, "SIZE": size, "STEP": (above, size), "IN ALL": (found.images_bytes, size)}
-        for (_, above), (name, size) in zip([("", 0), *steps], steps, strict=False)
-    ]
-    output.listing(rows, {"": str, "SIZE": output.size, "STEP": _times, "IN ALL": _times}, "table")
+    columns: output.Columns[tuple[str, int, int]] = {
+        "": (lambda step: step[0], str),
+        "SIZE": (lambda step: step[1], output.size),
+        "STEP": (lambda step: (step[2], step[1]), _times),
+        "IN ALL": (lambda step: (found.images_bytes, step[1]), _times),
+    }
+    rows = [(name, size, above) for (_, above), (name, size) in zip([("", 0), *steps], steps, strict=False)]
+    output.listing(rows, columns, "table")
     print(f"\nOf layers {output.size(found.repeated_bytes)} are files that one has more than once.")
     if freezing is not None and freezing.images:
         print(_estimate(freezing))

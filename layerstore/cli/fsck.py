@@ -6,8 +6,6 @@ where everything is as it was written, or is again; 1 where something is damaged
 
 from __future__ import annotations
 
-import json
-
 from layerstore.cli import output
 from layerstore.errors import LayerstoreError
 from layerstore.store.layout import absolute
@@ -67,7 +65,7 @@ def _print_json(report: CheckReport) -> None:
     document = {**vars(report), "clean": report.is_clean}
     for key in ("damages", "notes"):
         document[key] = [vars(damage) for damage in document[key]]
-    print(json.dumps(document, indent=2))
+    output.document(document)
 
 
 def _print(root: str, report: CheckReport, names: dict[ImageId, str], *, quick: bool) -> None:

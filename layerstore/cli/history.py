@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     import argparse
 
     from layerstore.api import Store
+    from layerstore.results import HistoryEntry
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,22 +20,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(store: Store, args: argparse.Namespace) -> int:
-    rows = [
-        {
-            "IMAGE": step.image_id or "<missing>",
-            "CREATED": step.created,
-            "CREATED BY": step.created_by,
-            "SIZE": step.size_bytes,
-            "COMMENT": step.comment,
-        }
-        for step in store.image(args.image).history()
-    ]
-    columns: output.Columns = {
-        "IMAGE": str if args.no_trunc else lambda value: value.removeprefix("sha256:")[:12],
-        "CREATED": output.age,
-        "CREATED BY": str if args.no_trunc else output.shortened,
-        "SIZE": output.size,
-        "COMMENT": str,
+    columns: output.Columns[HistoryEntry] = {
+        "IMAGE": (lambda step: step.image_id or "<missing>", str if args.no_trunc else output.short),
+        "CREATED": (lambda step: step.created, output.age),
+        "CREATED BY": (lambda step: step.created_by, str if args.no_trunc else output.shortened),
+        "SIZE": (lambda step: step.size_bytes, output.size),
+        "COMMENT": (lambda step: step.comment, str),
     }
-    output.listing(rows, columns, args.format)
+    output.listing(store.image(args.image).history(), columns, args.format)
     return 0

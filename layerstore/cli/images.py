@@ -10,7 +10,6 @@ from layerstore.cli import output
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
-    from typing import Any
 
     from layerstore.api import Image, Store
 
@@ -26,32 +25,14 @@ def run(store: Store, args: argparse.Namespace) -> int:
         for image in images:
             print(image.short_id)
         return 0
-    rows = [row for image in images for row in _rows(image)]
-    columns: output.Columns = {
-        "REPOSITORY": str,
-        "TAG": str,
-        "IMAGE ID": _short,
-        "CREATED": output.age,
-        "SIZE": output.size,
+    columns: output.Columns[tuple[str, Image]] = {
+        "REPOSITORY": (lambda row: row[0].rpartition(":")[0], str),
+        "TAG": (lambda row: row[0].rpartition(":")[2], str),
+        "IMAGE ID": (lambda row: row[1].id, output.short),
+        "CREATED": (lambda row: row[1].created, output.age),
+        "SIZE": (lambda row: row[1].size_bytes, output.size),
+        "FROZEN": (lambda row: row[1].is_frozen, None),
     }
+    rows = [(name, image) for image in images for name in image.names or ["<none>:<none>"]]
     output.listing(rows, columns, args.format)
     return 0
-
-
-def _rows(image: Image) -> list[dict[str, Any]]:
-    names = image.names or ["<none>:<none>"]
-    return [
-        {
-            "REPOSITORY": name.rpartition(":")[0],
-            "TAG": name.rpartition(":")[2],
-            "IMAGE ID": image.id,
-            "CREATED": image.created,
-            "SIZE": image.size_bytes,
-            "FROZEN": image.is_frozen,
-        }
-        for name in names
-    ]
-
-
-def _short(image_id: str) -> str:
-    return image_id.removeprefix("sha256:")[:12]

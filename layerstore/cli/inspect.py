@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-
+from layerstore.cli import output
 from layerstore.errors import NotFound
 
 TYPE_CHECKING = False
@@ -19,7 +18,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(store: Store, args: argparse.Namespace) -> int:
-    print(json.dumps([_inspect(store, name) for name in args.names], indent=2))
+    output.document([_inspect(store, name) for name in args.names])
     return 0
 
 

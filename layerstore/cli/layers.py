@@ -5,18 +5,18 @@ changed, D deleted, a path a line."""
 
 from __future__ import annotations
 
-import json
-
 from layerstore.cli import output
+from layerstore.results import LayerSummary
+from layerstore.types import DiffId
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Sequence
-    from typing import Any
 
     from layerstore.api import Image, Store
-    from layerstore.results import LayerSummary, Version
+    from layerstore.results import Version
+
+_COUNTED = ("size_bytes", "added", "changed", "hidden", "added_bytes", "wasted_bytes")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,80 +42,41 @@ def run(store: Store, args: argparse.Namespace) -> int:
 def _layers(image: Image, whole: bool, form: str) -> None:
     layers = image.layers()
     if form == "json":
-        _document(layers)
+        output.document([vars(layer) for layer in layers])
         return
-    rows: list[dict[str, Any]] = [
-        {
-            "LAYER": layer.number,
-            "DIFF ID": layer.diff_id,
-            "SIZE": layer.size_bytes,
-            "ADDED": layer.added,
-            "CHANGED": layer.changed,
-            "HIDDEN": layer.hidden,
-            "WASTED": layer.wasted_bytes,
-            "CREATED BY": layer.created_by,
-        }
-        for layer in layers
-    ]
-    rows.append(_total(rows))
-    columns: output.Columns = {
-        "LAYER": str,
-        "DIFF ID": str if whole else _short,
-        "SIZE": output.size,
-        "ADDED": str,
-        "CHANGED": str,
-        "HIDDEN": str,
-        "WASTED": output.size,
-        "CREATED BY": str if whole else output.shortened,
+    total = LayerSummary(0, DiffId(""), "", *(sum(vars(layer)[field] for layer in layers) for field in _COUNTED))
+    columns: output.Columns[LayerSummary] = {
+        "LAYER": (lambda layer: "total" if layer is total else layer.number, str),
+        "DIFF ID": (lambda layer: layer.diff_id, str if whole else output.short),
+        "SIZE": (lambda layer: layer.size_bytes, output.size),
+        "ADDED": (lambda layer: layer.added, str),
+        "CHANGED": (lambda layer: layer.changed, str),
+        "HIDDEN": (lambda layer: layer.hidden, str),
+        "WASTED": (lambda layer: layer.wasted_bytes, output.size),
+        "CREATED BY": (lambda layer: layer.created_by, str if whole else output.shortened),
     }
-    output.listing(rows, columns, form)
-
-
-def _document(results: Sequence[LayerSummary] | Sequence[Version]) -> None:
-    print(json.dumps([vars(result) for result in results], indent=2))
-
-
-def _total(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    sums = {heading: sum(row[heading] for row in rows) for heading in ("SIZE", "ADDED", "CHANGED", "HIDDEN", "WASTED")}
-    return {"LAYER": "total", "DIFF ID": "", **sums, "CREATED BY": ""}
-
-
-def _short(digest: str) -> str:
-    return digest.removeprefix("sha256:")[:12]
+    output.listing([*layers, total], columns, form)
 
 
 def _versions(image: Image, path: str, whole: bool, form: str) -> None:
     versions = image.versions(path)
     if form == "json":
-        _document(versions)
+        output.document([vars(version) for version in versions])
         return
-    rows = [
-        {
-            "LAYER": version.layer,
-            "DIFF ID": version.diff_id,
-            "KIND": _kind(version),
-            "MODE": version.mode,
-            "OWNER": f"{version.uid}:{version.gid}",
-            "SIZE": version.size_bytes,
-            "MODIFIED": version.mtime_ns,
-            "ENDED": _ended(version),
-        }
-        for version in versions
-    ]
-    columns: output.Columns = {
-        "LAYER": str,
-        "DIFF ID": str if whole else _short,
-        "KIND": str,
-        "MODE": "{:04o}".format,
-        "OWNER": str,
-        "SIZE": output.size,
-        "MODIFIED": output.time,
-        "ENDED": str,
+    columns: output.Columns[Version] = {
+        "PATH": (lambda version: version.path, str),
+        "LAYER": (lambda version: version.layer, str),
+        "DIFF ID": (lambda version: version.diff_id, str if whole else output.short),
+        "KIND": (_kind, str),
+        "MODE": (lambda version: version.mode, "{:04o}".format),
+        "OWNER": (lambda version: f"{version.uid}:{version.gid}", str),
+        "SIZE": (lambda version: version.size_bytes, output.size),
+        "MODIFIED": (lambda version: version.mtime_ns, output.time),
+        "ENDED": (_ended, str),
     }
-    if any(version.path != "/" + path.strip("/") for version in versions):
-        rows = [{"PATH": version.path, **row} for version, row in zip(versions, rows, strict=True)]
-        columns = {"PATH": str, **columns}
-    output.listing(rows, columns, form)
+    if all(version.path == "/" + path.strip("/") for version in versions):
+        del columns["PATH"]
+    output.listing(versions, columns, form)
 
 
 def _kind(version: Version) -> str:

@@ -6,7 +6,6 @@ is shown, unless the path ends in "/".
 
 from __future__ import annotations
 
-import json
 import stat
 import time
 
@@ -37,7 +36,7 @@ def run(store: Store, args: argparse.Namespace) -> int:
     view = store.image(args.image).view
     listings = _listings(view, args.path, args.long, args.recursive)
     if args.format == "json":
-        print(json.dumps([_document(name, entry) for _, entries in listings for name, entry in entries], indent=2))
+        output.document([_document(name, entry) for _, entries in listings for name, entry in entries])
         return 0
     for number, (heading, entries) in enumerate(listings):
         if heading and args.recursive:

@@ -9,13 +9,15 @@ from contextlib import contextmanager
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Iterator, Mapping, Sequence
-    from typing import Any, TypeAlias
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from typing import Any, TypeAlias, TypeVar
 
     from layerstore.results import Change, Frozen, ImageUsage, Progress, Pruned
     from layerstore.space.garbage import Collected
 
-    Columns: TypeAlias = Mapping[str, Callable[[Any], str]]
+    _Thing = TypeVar("_Thing")
+    Columns: TypeAlias = dict[str, tuple[Callable[[_Thing], Any], Callable[[Any], str] | None]]
+    """By its heading, what a column has of a thing, and how a table shows that; None where JSON alone has it."""
 
 
 def add_format(parser: argparse.ArgumentParser) -> None:
@@ -23,35 +25,37 @@ def add_format(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--format", choices=("table", "json"), default="table", help="a table, or one JSON list")
 
 
-def listing(rows: Sequence[Mapping[str, Any]], columns: Columns, form: str) -> None:
-    """Print rows as a table of `columns` (heading: what to show of the value of that key), or all of them as JSON."""
+def document(value: object) -> None:
+    """Print it as JSON."""
+    print(json.dumps(value, indent=2))
+
+
+def listing(things: Iterable[_Thing], columns: Columns[_Thing], form: str) -> None:
+    """Print a table of things, or a list of them as JSON."""
     if form == "json":
-        print(json.dumps(list(rows), indent=2))
+        document([{heading: of(thing) for heading, (of, _) in columns.items()} for thing in things])
         return
-    lines = [list(columns)]
-    lines += [[printable(show(row[heading])) for heading, show in columns.items()] for row in rows]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
+    shown = {heading: (of, show) for heading, (of, show) in columns.items() if show is not None}
+    lines = [list(shown)]
+    lines += [[printable(show(of(thing))) for of, show in shown.values()] for thing in things]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
         print("   ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
 def images(found: Sequence[ImageUsage]) -> None:
     """Print a table of what images take, a line for each name."""
-    rows: list[dict[str, Any]] = [
-        {
-            "IMAGE": name,
-            "SIZE": image.size_bytes,
-            "HOT": image.hot_bytes,
-            "COLD": image.cold_bytes,
-            "SHARED": image.shared_bytes,
-            "UNIQUE": image.unique_bytes,
-            "STATE": _state(image),
-        }
-        for image in found
-        for name in image.names or [image.image_id.removeprefix("sha256:")[:12]]
-    ]
-    sizes = dict.fromkeys(("SIZE", "HOT", "COLD", "SHARED", "UNIQUE"), size)
-    listing(rows, {"IMAGE": str, **sizes, "STATE": str}, "table")
+    columns: Columns[tuple[str, ImageUsage]] = {
+        "IMAGE": (lambda row: row[0], str),
+        "SIZE": (lambda row: row[1].size_bytes, size),
+        "HOT": (lambda row: row[1].hot_bytes, size),
+        "COLD": (lambda row: row[1].cold_bytes, size),
+        "SHARED": (lambda row: row[1].shared_bytes, size),
+        "UNIQUE": (lambda row: row[1].unique_bytes, size),
+        "STATE": (lambda row: row[1], _state),
+    }
+    rows = [(name, image) for image in found for name in image.names or [short(image.image_id)]]
+    listing(rows, columns, "table")
 
 
 def _state(image: ImageUsage) -> str:
@@ -72,7 +76,7 @@ def shown(name: str) -> str:
 def changes(found: Sequence[Change], form: str) -> None:
     """Print changes, a path a line after its kind, or as a JSON list."""
     if form == "json":
-        print(json.dumps([{"kind": change.kind, "path": change.path} for change in found], indent=2))
+        document([vars(change) for change in found])
         return
     for change in found:
         print(change.kind, shown(change.path))
@@ -86,6 +90,11 @@ def size(value: int) -> str:
             return f"{number:.3g}{unit}" if number < 999.5 else f"{number:.0f}{unit}"
         number /= 1000
     raise AssertionError
+
+
+def short(digest: str) -> str:
+    """The digits of a digest that tell it from others, as docker prints ids."""
+    return digest.removeprefix("sha256:")[:12]
 
 
 def shortened(text: str) -> str:

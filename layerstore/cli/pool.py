@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import argparse
 
     from layerstore.api import Store
-    from layerstore.store.pool import Pool
+    from layerstore.store.pool import Pool, PoolStatus
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,14 +41,18 @@ def run(store: Store, args: argparse.Namespace) -> int:
 
 
 def _show(pool: Pool, form: str) -> None:
-    row = {"image": pool.image, **vars(pool.status())}
+    status = pool.status()
     if form == "json":
-        output.listing([row], {}, form)
+        output.document([{"image": pool.image, **vars(status)}])
         return
-    columns = {"SIZE": "size_bytes", "USED": "used_bytes", "ON THE HOST": "host_bytes", "FREE THERE": "host_free_bytes"}
-    shown = {heading: row[key] for heading, key in columns.items()}
-    shown["DIRECT I/O"] = "yes" if row["direct_io"] else "no"
-    output.listing([shown], {**dict.fromkeys(columns, output.size), "DIRECT I/O": str}, form)
+    columns: output.Columns[PoolStatus] = {
+        "SIZE": (lambda pool: pool.size_bytes, output.size),
+        "USED": (lambda pool: pool.used_bytes, output.size),
+        "ON THE HOST": (lambda pool: pool.host_bytes, output.size),
+        "FREE THERE": (lambda pool: pool.host_free_bytes, output.size),
+        "DIRECT I/O": (lambda pool: "yes" if pool.direct_io else "no", str),
+    }
+    output.listing([status], columns, form)
 
 
 def _detach(store: Store, pool: Pool) -> None:

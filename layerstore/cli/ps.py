@@ -12,7 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
 
-    from layerstore.api import Store
+    from layerstore.api import Container, Store
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,26 +26,15 @@ def run(store: Store, args: argparse.Namespace) -> int:
         for container in containers:
             print(container.id)
         return 0
-    rows = [
-        {
-            "CONTAINER ID": container.id,
-            "IMAGE": container.row.image_name,
-            "COMMAND": json.loads(container.row.command) if container.row.command else None,
-            "CREATED": datetime.fromtimestamp(container.row.created_seconds, UTC).isoformat(),
-            "STATUS": state,
-            "NAME": container.name,
-        }
-        for container, state in zip(containers, store.states(containers), strict=True)
-    ]
-    columns: output.Columns = {
-        "CONTAINER ID": lambda value: value[:12],
-        "IMAGE": str,
-        "COMMAND": _command,
-        "CREATED": output.age,
-        "STATUS": str,
-        "NAME": lambda value: value or "",
+    columns: output.Columns[tuple[Container, str]] = {
+        "CONTAINER ID": (lambda row: row[0].id, output.short),
+        "IMAGE": (lambda row: row[0].row.image_name, str),
+        "COMMAND": (lambda row: json.loads(row[0].row.command or "null"), _command),
+        "CREATED": (lambda row: datetime.fromtimestamp(row[0].row.created_seconds, UTC).isoformat(), output.age),
+        "STATUS": (lambda row: row[1], str),
+        "NAME": (lambda row: row[0].name, lambda name: name or ""),
     }
-    output.listing(rows, columns, args.format)
+    output.listing(list(zip(containers, store.states(containers), strict=True)), columns, args.format)
     return 0
 
 

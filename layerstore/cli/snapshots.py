@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import argparse
 
     from layerstore.api import Store
+    from layerstore.results import Snapshot
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,9 +20,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(store: Store, args: argparse.Namespace) -> int:
-    rows = [
-        {"NAME": snapshot.name, "CREATED": datetime.fromtimestamp(snapshot.created_seconds, UTC).isoformat()}
-        for snapshot in store.container(args.container).snapshots()
-    ]
-    output.listing(rows, {"NAME": str, "CREATED": output.age}, args.format)
+    columns: output.Columns[Snapshot] = {
+        "NAME": (lambda snapshot: snapshot.name, str),
+        "CREATED": (lambda snapshot: datetime.fromtimestamp(snapshot.created_seconds, UTC).isoformat(), output.age),
+    }
+    output.listing(store.container(args.container).snapshots(), columns, args.format)
     return 0

@@ -8,17 +8,14 @@ the others. What frozen images take, Cold, has with it what nothing needs any mo
 
 from __future__ import annotations
 
-import json
-
 from layerstore.cli import output
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
-    from typing import Any
 
     from layerstore.api import Store
-    from layerstore.results import Usage
+    from layerstore.results import ContainerUsage, Part, Usage
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,16 +30,9 @@ def run(store: Store, args: argparse.Namespace) -> int:
     usage = store.usage()
     if args.format == "json":
         parts = {name: vars(part) for name, part in usage.parts.items()}
-        print(
-            json.dumps(
-                {
-                    "parts": parts,
-                    "images": [vars(image) for image in usage.images],
-                    "containers": [vars(container) for container in usage.containers],
-                },
-                indent=2,
-            )
-        )
+        images = [vars(image) for image in usage.images]
+        containers = [vars(container) for container in usage.containers]
+        output.document({"parts": parts, "images": images, "containers": containers})
     elif args.verbose:
         _show_each(usage)
     else:
@@ -51,44 +41,30 @@ def run(store: Store, args: argparse.Namespace) -> int:
 
 
 def _show_parts(usage: Usage) -> None:
-    rows = [
-        {
-            "TYPE": name.capitalize(),
-            "TOTAL": part.count or "",
-            "ACTIVE": part.active if part.count else "",
-            "SIZE": part.size_bytes,
-            "RECLAIMABLE": (part.reclaimable_bytes, part.size_bytes),
-        }
-        for name, part in usage.parts.items()
-    ]
-    columns: output.Columns = {
-        "TYPE": str,
-        "TOTAL": str,
-        "ACTIVE": str,
-        "SIZE": output.size,
-        "RECLAIMABLE": _share,
+    columns: output.Columns[tuple[str, Part]] = {
+        "TYPE": (lambda row: row[0].capitalize(), str),
+        "TOTAL": (lambda row: row[1].count or "", str),
+        "ACTIVE": (lambda row: row[1].active if row[1].count else "", str),
+        "SIZE": (lambda row: row[1].size_bytes, output.size),
+        "RECLAIMABLE": (lambda row: row[1], _reclaimable),
     }
-    output.listing(rows, columns, "table")
+    output.listing(usage.parts.items(), columns, "table")
 
 
-def _share(value: tuple[int, int]) -> str:
-    part, whole = value
-    return f"{output.size(part)} ({100 * part // whole}%)" if whole else output.size(part)
+def _reclaimable(part: Part) -> str:
+    shown, whole = output.size(part.reclaimable_bytes), part.size_bytes
+    return f"{shown} ({100 * part.reclaimable_bytes // whole}%)" if whole else shown
 
 
 def _show_each(usage: Usage) -> None:
     print("Images:\n")
     output.images(usage.images)
-    containers: list[dict[str, Any]] = [
-        {
-            "CONTAINER ID": container.container_id[:12],
-            "IMAGE": container.image_name,
-            "STATUS": container.state,
-            "SIZE": container.size_bytes,
-            "NAME": container.name or "",
-        }
-        for container in usage.containers
-    ]
     print("\nContainers:\n")
-    shown: output.Columns = {"CONTAINER ID": str, "IMAGE": str, "STATUS": str, "SIZE": output.size, "NAME": str}
-    output.listing(containers, shown, "table")
+    columns: output.Columns[ContainerUsage] = {
+        "CONTAINER ID": (lambda container: container.container_id, output.short),
+        "IMAGE": (lambda container: container.image_name, str),
+        "STATUS": (lambda container: container.state, str),
+        "SIZE": (lambda container: container.size_bytes, output.size),
+        "NAME": (lambda container: container.name or "", str),
+    }
+    output.listing(usage.containers, columns, "table")

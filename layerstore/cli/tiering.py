@@ -6,8 +6,6 @@ container, were no base of a build, were not looked into (ls, cat, diff), loaded
 
 from __future__ import annotations
 
-import json
-
 from layerstore.cli import output
 from layerstore.cold.tiering import Tiering
 
@@ -39,7 +37,7 @@ def run(store: Store, args: argparse.Namespace) -> int:
     store.tiering = Tiering(after, args.compression or now.compression)
     policy = store.tiering
     if args.format == "json":
-        print(json.dumps(vars(policy), indent=2))
+        output.document(vars(policy))
     elif policy.unused_for_seconds is None:
         print(f"nothing is frozen without being asked for; what is asked for, with {policy.compression}")
     else:

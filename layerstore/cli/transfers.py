@@ -75,7 +75,7 @@ class Transfers:
         elif progress.stage in self._lines:
             self._end(progress.what)
             line = self._lines[progress.stage].format(source=output.printable(progress.source))
-            self._print(f"{_short(progress.what)}: {line}", sys.stdout)
+            self._print(f"{output.short(progress.what)}: {line}", sys.stdout)
         elif self._has_bars:
             self._move(progress)
 
@@ -92,7 +92,7 @@ class Transfers:
     def _move(self, progress: Progress) -> None:
         from tqdm import tqdm
 
-        label = f"{_short(progress.what)}: {_BARS[progress.stage]}"
+        label = f"{output.short(progress.what)}: {_BARS[progress.stage]}"
         bar = self._bars.get(progress.what)
         if bar is not None and bar.desc.startswith(label):
             bar.update(progress.done_bytes - bar.n)
@@ -108,7 +108,3 @@ class Transfers:
         bar = self._bars.pop(what, None)
         if bar is not None:
             bar.close()
-
-
-def _short(digest: str) -> str:
-    return digest.removeprefix("sha256:")[:12]

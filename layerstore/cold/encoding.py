@@ -160,21 +160,15 @@ class Encoder:
     def _write_deltas(self, threads: ThreadPoolExecutor, items: Sequence[Item], must_stay: set[bytes]) -> list[Item]:
         """Write those that are differences; returns the others."""
         wholes: list[Item] = []
-        tasks: list[list[list[Item]]] = []
-        task: list[list[Item]] = []
-        size = 0
+        families: list[list[Item]] = []
         by_name = sorted(items, key=lambda item: item.name)
         for name, same in groupby(by_name, key=lambda item: item.name):
             family = list(same)
             if (len(family) == 1 and name not in self._bases) or name == NO_NAME:
                 wholes += family
-                continue
-            task.append(family)
-            size += sum(item.size for item in family)
-            if size >= _TASK_BYTES:
-                tasks.append(task)
-                task, size = [], 0
-        tasks.append(task)
+            else:
+                families.append(family)
+        tasks = groups(families, lambda family: sum(item.size for item in family), _TASK_BYTES)
         compared = in_order(threads, lambda families: self._compare(families, must_stay), tasks)
         wholes += self._put_answers(answer for answers in compared for answer in answers)
         return self._write_similar(threads, wholes, must_stay | set(self._references))
@@ -183,7 +177,8 @@ class Encoder:
         """Write those as differences that are like others of other names; returns the others. The larger ones come
         first: who has less in it than another is found in it."""
         wholes = [item for item in items if not SIMILAR_BYTES <= item.size <= MAX_DELTA_BYTES]
-        large = sorted((item for item in items if SIMILAR_BYTES <= item.size <= MAX_DELTA_BYTES), key=_largest_first)
+        large = [item for item in items if SIMILAR_BYTES <= item.size <= MAX_DELTA_BYTES]
+        large.sort(key=lambda item: (-item.size, item.digest))
         with_feature: dict[int, list[Item]] = {}
         tasks: list[tuple[Item, Item]] = []
         for item, features in in_order(threads, lambda item: (item, features_of(self._read(item.digest))), large):
@@ -361,10 +356,6 @@ def features_of(content: Buffer) -> list[int]:
 
 def _size(item: Item) -> int:
     return item.size
-
-
-def _largest_first(item: Item) -> tuple[int, bytes]:
-    return -item.size, item.digest
 
 
 def nearest(bases: list[tuple[bytes, int]], size: int) -> list[tuple[bytes, int]]:

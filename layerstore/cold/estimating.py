@@ -18,7 +18,7 @@ import os
 from layerstore._core.hashing import blake3
 from layerstore.cold.encoding import GROUP_BYTES, LARGE_BYTES, NO_NAME, Encoder, Item, nearest, neighbours
 from layerstore.layers.ordered import groups
-from layerstore.naming import close_fd
+from layerstore.naming import open_fd
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -135,13 +135,10 @@ class _Sampling:
 
     def written(self, items: Sequence[Item], bases: Bases) -> int:
         """How many bytes these contents take."""
-        fd = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
-        try:
+        with open_fd(os.devnull, os.O_WRONLY) as fd:
             encoder = Encoder(fd, os.devnull, self._compression, self._read, self._freezing.whole_chunks, bases)
             encoder.write(items, self._freezing.must_stay)
             return encoder.stored_bytes
-        finally:
-            close_fd(fd)
 
 
 def _evenly(units: Sequence[_Unit], part: float) -> list[_Unit]:

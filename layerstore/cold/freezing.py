@@ -13,15 +13,15 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 from layerstore._core.ingest import LOCATION_NONE, RECORD_BYTES
-from layerstore.chains.derived import remove_derived
+from layerstore.chains.derived import described_chains, remove_derived, tree_image
 from layerstore.cold.encoding import NO_NAME, Encoder, Item, hash_names, name_of
 from layerstore.errors import Conflict, CorruptError, InvalidInput, NotFound
 from layerstore.layers.imports import clear_abandoned_cold, drop_cold_pack
 from layerstore.layers.index_files import pack_index
 from layerstore.layers.ordered import in_order
 from layerstore.naming import about, close_fd, fstat
-from layerstore.results import Frozen, Progress
-from layerstore.store import durable, locks, own_names
+from layerstore.results import Frozen, telling
+from layerstore.store import durable, locks
 from layerstore.store.cold_packs import LIST, MAX_DEPTH, SLOT, WHOLE, ColdPack, is_cold
 from layerstore.store.last_use import last_use
 from layerstore.store.layout import FIRST_COLD, make_private
@@ -31,11 +31,12 @@ from layerstore.types import ChainId, DiffId, ImageId
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Callable, Collection, Iterable, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
     from layerstore._core.index import Index
     from layerstore.chains.chains import Chains
     from layerstore.cold.encoding import Compression
+    from layerstore.results import ProgressCallback
     from layerstore.store.opened import OpenStore
 
 _INDEXES_AT_ONCE = 4
@@ -79,7 +80,7 @@ def freeze(
     among: Collection[ImageId] | None,
     unused_for_seconds: float,
     compression: Compression,
-    progress: Callable[[Progress], None] | None,
+    progress: ProgressCallback | None,
 ) -> Frozen:
     """See `layerstore.Store.freeze`; what the contents took is garbage then, and not given back yet."""
     if compression not in ("zstd", "lz4"):
@@ -100,7 +101,7 @@ def _freeze(
     chains: Chains,
     images: Sequence[ImageId],
     compression: Compression,
-    progress: Callable[[Progress], None] | None,
+    progress: ProgressCallback | None,
 ) -> Frozen:
     make_private(store.layout.cold)
     with locks.freeze(store.layout), contextlib.ExitStack() as stack:
@@ -206,17 +207,13 @@ class Freezing:
             for digest in there_now
         ]
 
-    def write(
-        self, number: int, fd: int, compression: Compression, progress: Callable[[Progress], None] | None
-    ) -> bool:
+    def write(self, number: int, fd: int, compression: Compression, progress: ProgressCallback | None) -> bool:
         """Write what is to be frozen to a cold pack; False where that is nothing."""
         self.choose()
         if not self.items:
             return False
         total = sum(item.size for item in self.items)
-        tell = None
-        if progress is not None:
-            tell = lambda done: progress(Progress("freeze", "contents", done, total))  # noqa: E731
+        tell = telling(progress, "freeze", "contents", total)
         path = self._layout.cold_pack(number)
         encoder = Encoder(fd, path, compression, self._contents.reader(), self.whole_chunks, self.bases(), tell)
         self._written = encoder.write(self.items, self.must_stay)
@@ -271,10 +268,8 @@ class Freezing:
         """Those of these chains; and tree images of all others but those that stay: one of an image that was removed
         would be of use again once that is loaded again."""
         layout = self._layout
-        names = own_names.own(layout.chains, own_names.CHAINS)
-        described = (name for name in names if name.endswith(".json"))
-        for chain in {ChainId(f"sha256:{name.removesuffix('.json')}") for name in described} - set(stay):
-            remove_derived([layout.chain_description(chain), layout.chain_image(chain)])
+        for chain in set(described_chains(layout)) - set(stay):
+            remove_derived(tree_image(layout, chain))
         remove_derived(layout.chain_index(chain) for chain in chains)
         durable.sync_directory(layout.chains)
 

@@ -6,6 +6,7 @@ import math
 
 from layerstore.errors import InvalidInput
 from layerstore.store.cold_packs import LZ4, ZSTD
+from layerstore.store.db import SET_COUNTER
 from layerstore.types import Value
 
 TYPE_CHECKING = False
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
 
 AFTER, CODEC = "freeze_after_ms", "freeze_codec"
 """Their names in the table of counters, where they were set."""
-_SET = "INSERT INTO counters VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value"
 _CODECS: dict[str, int] = {"zstd": ZSTD, "lz4": LZ4}
 
 
@@ -49,8 +49,8 @@ def set_tiering(database: Database, policy: Tiering) -> None:
     if policy == tiering(database):
         return
     with database.transaction() as db:
-        db.execute(_SET, (CODEC, _CODECS[policy.compression]))
+        db.execute(SET_COUNTER, (CODEC, _CODECS[policy.compression]))
         if policy.unused_for_seconds is None:
             db.execute("DELETE FROM counters WHERE name = ?", (AFTER,))
         else:
-            db.execute(_SET, (AFTER, round(policy.unused_for_seconds * 1000)))
+            db.execute(SET_COUNTER, (AFTER, round(policy.unused_for_seconds * 1000)))

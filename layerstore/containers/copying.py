@@ -11,9 +11,9 @@ import sys
 
 from layerstore.errors import Unsupported
 from layerstore.naming import about, fstat
-from layerstore.store.pieces import PIECE_BYTES, write_all, write_at
+from layerstore.store.pieces import PIECE_BYTES, data_ranges, write_all
 from layerstore.trees.paths import relative_to
-from layerstore.trees.sources import begun, filled
+from layerstore.trees.sources import begun, write_filled
 from layerstore.types import decode_path
 
 TYPE_CHECKING = False
@@ -83,7 +83,7 @@ def _make(container: Files, host: str, inside: str, status: os.stat_result) -> N
 def _copy(read: FileIO, write: IO[bytes], *, is_sparse: bool) -> None:
     """Copy a content to an empty file; of a sparse one the holes stay holes."""
     piece = memoryview(bytearray(PIECE_BYTES))
-    for start, end in _data(read.fileno()) if is_sparse else [(0, sys.maxsize)]:
+    for start, end in data_ranges(read.fileno()) if is_sparse else [(0, sys.maxsize)]:
         read.seek(start)
         write.seek(start)
         while start < end and (count := _read(read, piece[: end - start])):
@@ -97,20 +97,6 @@ def _copy(read: FileIO, write: IO[bytes], *, is_sparse: bool) -> None:
 def _read(file: FileIO, piece: memoryview) -> int:
     with about(file.fileno()):
         return file.readinto(piece)
-
-
-def _data(fd: int) -> Iterator[tuple[int, int]]:
-    """Start and end of the ranges of a file that are no holes (lseek(2), SEEK_DATA)."""
-    end = 0
-    while True:
-        try:
-            start = os.lseek(fd, end, os.SEEK_DATA)
-        except OSError as error:
-            if error.errno == errno.ENXIO:  # there is none from here on
-                return
-            raise
-        end = os.lseek(fd, start, os.SEEK_HOLE)
-        yield start, end
 
 
 def _make_room(container: Files, inside: str) -> None:
@@ -192,13 +178,7 @@ def _make_out(entry: Entry, host: str) -> None:
     elif entry.is_file():
         with about(host), open(host, "xb", 0, opener=functools.partial(os.open, mode=0o600)) as file:
             if entry.source is not None and not entry.source.clone_to(file.fileno()):
-                size = 0
-                for piece in begun(entry.source, entry.size)[0]:
-                    data = memoryview(piece)
-                    for start, end in filled(data):
-                        write_at(file.fileno(), data[start:end], size + start)
-                    size += len(data)
-                os.ftruncate(file.fileno(), size)
+                write_filled(file.fileno(), begun(entry.source, entry.size)[0])
     else:
         os.mknod(host, entry.mode, entry.rdev)
 

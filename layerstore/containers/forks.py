@@ -20,6 +20,14 @@ if TYPE_CHECKING:
     from layerstore.store.opened import OpenStore
 
 
+def check_unused(containers: Containers, row: ContainerRow, why: str) -> None:
+    """Raise `Conflict` where a container is mounted or runs; `why` says what is wrong with that."""
+    (state,) = containers.states([row])
+    if state != "created":
+        first = "`layerstore umount` it" if state == "mounted" else "end it"
+        raise Conflict(f"container {row.id[:12]} is {state}, and {why}; {first} first")
+
+
 class Forks:
     """Forks and rolls back containers of the overlay driver. Safe for many threads and processes."""
 
@@ -94,12 +102,7 @@ class Forks:
 
         def check() -> None:
             self._containers.check(row)
-            (state,) = self._containers.states([row])
-            if state != "created":
-                first = "`layerstore umount` it" if state == "mounted" else "end it"
-                raise Conflict(
-                    f"container {row.id[:12]} is {state}, and a rollback would pull its files away; {first} first"
-                )
+            check_unused(self._containers, row, "a rollback would pull its files away")
 
         check()
         with self._containers.told_of_removal(row):

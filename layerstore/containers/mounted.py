@@ -11,19 +11,21 @@ import contextlib
 import os
 
 from layerstore._core import mount
-from layerstore.naming import close_fd
+from layerstore.naming import close_fd, closing_fd, open_fd
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import BinaryIO
 
+_DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+
 
 class MountedFiles:
     """The files below a mount point, as a context manager; it holds one descriptor. Every method raises `OSError`."""
 
     def __init__(self, root: str) -> None:
-        self._fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._fd = os.open(root, _DIRECTORY)
 
     def __enter__(self) -> MountedFiles:
         return self
@@ -32,21 +34,13 @@ class MountedFiles:
         close_fd(self._fd)
 
     @contextlib.contextmanager
-    def _opened(self, path: str, flags: int) -> Iterator[int]:
-        fd = mount.open_inside(self._fd, path or "/", flags | os.O_CLOEXEC)
-        try:
-            yield fd
-        finally:
-            close_fd(fd)
-
-    @contextlib.contextmanager
     def _place(self, path: str) -> Iterator[str]:
         """A path of the host for the last name of `path`, that must not be followed. Errors name `path`."""
         directory, name = os.path.split(path.rstrip("/"))
         if name in ("", ".", ".."):
             directory, name = path, "."
         try:
-            with self._opened(directory, os.O_PATH | os.O_DIRECTORY) as fd:
+            with closing_fd(mount.open_inside(self._fd, directory or "/", _DIRECTORY)) as fd:
                 yield f"/proc/self/fd/{fd}/{name}"
         except OSError as error:
             raise OSError(error.errno, os.strerror(error.errno or 0), path) from None
@@ -97,7 +91,7 @@ class MountedFiles:
 
     def chmod(self, path: str, mode: int) -> None:
         """As `os.chmod`, but for a symbolic link."""
-        with self._place(path) as place, _descriptor(place, os.O_PATH) as fd:
+        with self._place(path) as place, open_fd(place, os.O_PATH | os.O_NOFOLLOW) as fd:
             os.chmod(f"/proc/self/fd/{fd}", mode)
 
     def chown(self, path: str, uid: int, gid: int, *, follow_symlinks: bool) -> None:
@@ -114,12 +108,3 @@ class MountedFiles:
         """As `os.setxattr`; `follow_symlinks` is false."""
         with self._place(path) as place:
             os.setxattr(place, attribute, value, follow_symlinks=follow_symlinks)
-
-
-@contextlib.contextmanager
-def _descriptor(place: str, flags: int) -> Iterator[int]:
-    fd = os.open(place, flags | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        yield fd
-    finally:
-        close_fd(fd)

@@ -17,10 +17,11 @@ from functools import partial
 from layerstore._core.mount import container_make_many, container_remove_many
 from layerstore.containers import snapshots
 from layerstore.containers.containers import ContainerRow
+from layerstore.containers.forks import check_unused
 from layerstore.errors import Conflict, InvalidInput, NotFound, Unsupported
 from layerstore.extents import log_rows
 from layerstore.extents.log import LogMissing
-from layerstore.naming import close_fd
+from layerstore.naming import open_fd
 from layerstore.store import durable, locks
 
 TYPE_CHECKING = False
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
     from layerstore.store.opened import OpenStore
 
 _SNAPSHOTS = "SELECT name, created_seconds, log, length FROM snapshots WHERE container_id = ? ORDER BY name"
+
+_IN_USE = "cannot be moved while it is in use"
 
 
 class Moves:
@@ -65,12 +68,6 @@ class Moves:
                     self._to_extent(row)
         return self._containers.row(row.id)
 
-    def _check_unused(self, row: ContainerRow) -> None:
-        (state,) = self._containers.states([row])
-        if state != "created":
-            first = "`layerstore umount` it" if state == "mounted" else "end it"
-            raise Conflict(f"container {row.id[:12]} is {state}, and cannot be moved while it is in use; {first} first")
-
     @contextlib.contextmanager
     def _or_none(self, row: ContainerRow, undo: Callable[[], None]) -> Iterator[None]:
         """Undo what was made in the block where it ends before the row is changed."""
@@ -95,7 +92,7 @@ class Moves:
                 "and overlayfs's attributes"
             )
         layer = self._layers.layer(row.id, row.image_id, row.chain_id)
-        self._check_unused(row)
+        check_unused(self._containers, row, _IN_USE)
         beside = f"{row.id}.{os.urandom(8).hex()}"
         with (
             layer.still() as tree,
@@ -164,7 +161,7 @@ class Moves:
             pass
         directory = self._layout.container(row.id)
         os.makedirs(self._layout.logs, mode=0o700, exist_ok=True)
-        check = partial(self._check_unused, row)
+        check = partial(check_unused, self._containers, row, _IN_USE)
         check()
         states = snapshots.begin_move(self._layout, row.id, check)
         recorder = Recorder(self._layout, row.chain_id, self._layers.image_tree(row.image_id))
@@ -223,11 +220,8 @@ def _write_upper(tree: Tree, upper: str, made: Made | None) -> None:
 def _record(recorder: Recorder, upper: str, *, share: bool) -> Recorded:
     from layerstore.containers.upper import entries
 
-    fd = os.open(upper, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
+    with open_fd(upper, os.O_RDONLY | os.O_DIRECTORY) as fd:
         return recorder.record(entries(fd, recorder.image.index, recorder.image.contents), share=share)
-    finally:
-        close_fd(fd)
 
 
 def _unlink(layout: Layout, made: dict[str, Recorded]) -> None:

@@ -10,13 +10,12 @@ import stat
 
 from layerstore._core import mount
 from layerstore.errors import InvalidInput, LimitExceeded
-from layerstore.naming import about, close_fd, fstat
+from layerstore.naming import about, close_fd, closing_fd, fstat
 from layerstore.store.pieces import read_at
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from types import TracebackType
 
 MAX_LINKS = 40  # as the kernel's own limit, see path_resolution(7)
 
@@ -33,9 +32,7 @@ class Rootfs:
     def __enter__(self) -> Rootfs:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         close_fd(self._fd)
 
     def read_text(self, path: str, max_size_bytes: int) -> str:
@@ -116,13 +113,8 @@ class Rootfs:
             path = posixpath.join(parent, link)
         raise InvalidInput(f'"{path}" in the container leads through more than {MAX_LINKS} symbolic links')
 
-    @contextlib.contextmanager
-    def _opened(self, path: str, flags: int) -> Iterator[int]:
-        fd = mount.open_inside(self._fd, path, flags)
-        try:
-            yield fd
-        finally:
-            close_fd(fd)
+    def _opened(self, path: str, flags: int) -> contextlib.AbstractContextManager[int]:
+        return closing_fd(mount.open_inside(self._fd, path, flags))
 
     def _dangling(self, path: str, name: str, parent_fd: int) -> str | None:
         """Where the link `path` (`name` in `parent_fd`) points, when nothing is there; None when something is."""

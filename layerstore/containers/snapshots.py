@@ -22,7 +22,7 @@ from functools import partial
 from layerstore._core.clone import clone_tree
 from layerstore._core.mount import container_remove_many
 from layerstore.errors import Conflict, NotFound
-from layerstore.naming import about, close_fd, exists
+from layerstore.naming import about, close_fd, exists, open_fd
 from layerstore.store import locks
 from layerstore.store.durable import file_system
 from layerstore.store.layout import make_private
@@ -70,11 +70,8 @@ def source(layout: Layout, container: str, *, lasting: bool = False) -> Iterator
         while True:
             with locks.container(layout, container, alone=False, lasting=lasting):
                 if is_whole(directory):
-                    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-                    try:
+                    with open_fd(directory, os.O_RDONLY | os.O_DIRECTORY) as fd:
                         yield fd
-                    finally:
-                        close_fd(fd)
                     return
             make_whole(layout, container)
 
@@ -109,11 +106,8 @@ def _missing_is_removed(directory: str) -> Iterator[str]:
     except FileNotFoundError:
         if exists(directory):
             raise
-        raise _removed(directory) from None
-
-
-def _removed(directory: str) -> NotFound:
-    return NotFound(f"container {os.path.basename(directory)[:12]} was removed; `layerstore ps` lists what is there")
+        container = os.path.basename(directory)[:12]
+        raise NotFound(f"container {container} was removed; `layerstore ps` lists what is there") from None
 
 
 def take(layout: Layout, container: str, name: str, *, durable: bool) -> None:
@@ -205,11 +199,8 @@ def settle(directory: str) -> None:
 
 def _clone(directory: str, target: str) -> bool:
     """Returns as `clone_upper`."""
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
+    with open_fd(directory, os.O_RDONLY | os.O_DIRECTORY) as fd:
         return clone_tree(fd, "upper", fd, target)
-    finally:
-        close_fd(fd)
 
 
 def clear(layout: Layout, container: str) -> None:
@@ -326,10 +317,7 @@ def _garbage(directory: str) -> str:
 
 
 def _remove(directory: str, path: str) -> None:
-    fd = os.open(f"{directory}/removed", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
+    with open_fd(f"{directory}/removed", os.O_RDONLY | os.O_DIRECTORY) as fd:
         container_remove_many(fd, [os.path.basename(path)])
-    finally:
-        close_fd(fd)
     with contextlib.suppress(OSError):
         os.rmdir(f"{directory}/removed")

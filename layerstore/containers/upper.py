@@ -14,7 +14,7 @@ import stat
 from layerstore._core.mount import open_inside
 from layerstore._core.tar_writer import TarWriter
 from layerstore._core.upper import UpperWalk
-from layerstore.naming import about, close_fd, fstat
+from layerstore.naming import about, closing_fd, fstat
 from layerstore.store.layout import PACK_THRESHOLD_BYTES
 from layerstore.store.pieces import PIECE_BYTES
 from layerstore.trees.entries import Entry, is_left_out
@@ -111,15 +111,12 @@ def _write_large(
     writer: TarWriter, found: UpperEntry, fd: int | None, index: Index, contents: ContentStore, clone: Clone | None
 ) -> Iterator[Piece]:
     entry = _entry(found)
-    try:
+    with contextlib.nullcontext() if fd is None else closing_fd(fd):
         entry.source = _stored(found, index, contents) if fd is None else OpenFile(fd, found.size)
         content = content_of(entry, clone)
         write_header(writer, entry)
         if content is not None:
             yield from write_content(writer, content)
-    finally:
-        if fd is not None:
-            close_fd(fd)
 
 
 def _entry(found: UpperEntry) -> Entry:
@@ -186,10 +183,8 @@ class _UpperFile:
             if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO):
                 raise _Gone(path) from error
             raise
-        try:
+        with closing_fd(fd):
             yield fd
-        finally:
-            close_fd(fd)
 
 
 class _Gone(OSError):

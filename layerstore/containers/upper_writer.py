@@ -15,11 +15,10 @@ import stat
 from layerstore._core.branches import record as record_of
 from layerstore.errors import CorruptError, Unsupported
 from layerstore.extents.own_contents import LayerContent
-from layerstore.naming import about, close_fd
+from layerstore.naming import about, close_fd, open_fd
 from layerstore.store import reflink
-from layerstore.store.pieces import write_at
 from layerstore.trees.entries import Entry, is_left_out
-from layerstore.trees.sources import filled
+from layerstore.trees.sources import write_filled
 from layerstore.trees.whiteouts import METACOPY, OPAQUE, REDIRECT, is_whiteout
 from layerstore.types import decode_path
 
@@ -48,17 +47,13 @@ def write_upper(entries: Iterable[Entry], index: Index, upper: str, made: Made |
     Raises `OSError` with the path of what could not be made, `Unsupported` for what no upper directory can have,
     `CorruptError` where a content has another size than its entry. What was made until then stays.
     """
-    fd = os.open(upper, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        writer = _Writer(index, fd, upper, made)
-        try:
-            for entry in entries:
-                writer.make(entry)
-            writer.finish()
-        finally:
-            writer.close()
-    finally:
-        close_fd(fd)
+    with (
+        open_fd(upper, os.O_RDONLY | os.O_DIRECTORY) as fd,
+        contextlib.closing(_Writer(index, fd, upper, made)) as writer,
+    ):
+        for entry in entries:
+            writer.make(entry)
+        writer.finish()
 
 
 def _root_of(index: Index) -> Entry:
@@ -116,15 +111,11 @@ class _Writer:
     def finish(self) -> None:
         """Give the directories their attributes."""
         for entry in reversed(self._directories):
-            with self._naming(entry):
-                fd = os.open(entry.path or b".", _DIRECTORY, dir_fd=self._top_fd)
-                try:
-                    _set_attributes(fd, entry)
-                    if entry.opaque:
-                        os.setxattr(fd, OPAQUE, b"y")
-                    os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
-                finally:
-                    close_fd(fd)
+            with self._naming(entry), open_fd(entry.path or b".", _DIRECTORY, dir_fd=self._top_fd) as fd:
+                _set_attributes(fd, entry)
+                if entry.opaque:
+                    os.setxattr(fd, OPAQUE, b"y")
+                os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
 
     def _go_to(self, parent: bytes) -> None:
         if parent != self._parent:
@@ -133,14 +124,11 @@ class _Writer:
             self._parent, self._parent_fd = parent, fd
 
     def _file(self, entry: Entry, name: bytes) -> None:
-        fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=self._parent_fd)
-        try:
+        with open_fd(name, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=self._parent_fd) as fd:
             if entry.source is not None and not (entry.lower is not None and self._refer(fd, entry.lower, entry.size)):
                 self._fill(fd, entry, entry.source)
             _set_attributes(fd, entry)
             os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
-        finally:
-            close_fd(fd)
 
     def _refer(self, fd: int, lower: int, size: int) -> bool:
         """Have the file's content be that of a file of the image; False where there is no room to say so."""
@@ -168,15 +156,9 @@ class _Writer:
     def _write(self, fd: int, entry: Entry, source: Source) -> None:
         if source.clone_to(fd):
             return
-        size = 0
-        for piece in source.pieces():
-            data = memoryview(piece)
-            for start, end in filled(data):
-                write_at(fd, data[start:end], size + start)
-            size += len(data)
+        size = write_filled(fd, source.pieces())
         if size != entry.size:
             raise CorruptError(f"/{decode_path(entry.path)} has {size} bytes and not {entry.size}")
-        os.ftruncate(fd, size)
 
     def _special(self, entry: Entry, name: bytes) -> None:
         if is_whiteout(entry.mode, entry.rdev):

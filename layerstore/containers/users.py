@@ -23,11 +23,10 @@ MAX_ID = (1 << 31) - 1  # what docker accepts
 class Identity(Value):
     """Who a container's process runs as, and the home directory that /etc/passwd gives for it."""
 
-    def __init__(self, uid: int, gid: int, additional_gids: tuple[int, ...], home: str) -> None:
-        self.uid = uid
-        self.gid = gid
-        self.additional_gids = additional_gids
-        self.home = home
+    uid: int
+    gid: int
+    additional_gids: tuple[int, ...]
+    home: str
 
 
 def look_up(rootfs: Files, user: str) -> Identity:

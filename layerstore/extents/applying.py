@@ -24,6 +24,11 @@ _LOG_SHIFT = 48
 _LOG_OFFSETS = (1 << _LOG_SHIFT) - 1
 
 
+def place_of(where: int) -> tuple[int, int]:
+    """What an extent's source stands for (`source`): the number of a log, and a byte in it."""
+    return where >> _LOG_SHIFT, where & _LOG_OFFSETS
+
+
 def extents_of(inode: Inode) -> ExtentMap:
     """The map of a regular file that may be changed, made if nobody wrote to it before."""
     if inode.extents is None:
@@ -244,7 +249,8 @@ class Applier:
     def _renumbered(self, where: int) -> int:
         if where in (ZERO, IMAGE):
             return where
-        return source(self._sources[where >> _LOG_SHIFT], where & _LOG_OFFSETS)
+        number, offset = place_of(where)
+        return source(self._sources[number], offset)
 
 
 _ACTIONS = {

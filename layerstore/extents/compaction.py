@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -11,10 +10,8 @@ from layerstore._core.extent_file import read
 from layerstore._core.extent_io import LogWriter
 from layerstore._core.extents import IMAGE, ZERO, ExtentMap, source
 from layerstore._core.log import Record
-from layerstore.extents import log_rows
-from layerstore.extents.applying import extents_records, inode_records
-from layerstore.extents.log import create_log
-from layerstore.naming import close_fd, fstat
+from layerstore.extents.applying import extents_records, inode_records, place_of
+from layerstore.extents.log import new_log
 from layerstore.store.pieces import PIECE_BYTES
 
 if TYPE_CHECKING:
@@ -28,8 +25,6 @@ if TYPE_CHECKING:
 _MAX_LOGS = 64
 _WORTHWHILE_BYTES = 1 << 20
 _COPIED_BYTES = 1 << 20
-_LOG_SHIFT = 48
-_LOG_OFFSETS = (1 << _LOG_SHIFT) - 1
 
 
 def is_due(tree: Tree, is_needed: Callable[[], bool]) -> bool:
@@ -62,30 +57,21 @@ def rewrite(layout: Layout, chain: ChainId, tree: Tree) -> tuple[str, dict[str, 
     live = _live_bytes(tree)
     copied = {number for number, count in live.items() if number == tree.log_number or count < _COPIED_BYTES}
     kept = {number: new for new, number in enumerate(sorted(live.keys() - copied), 1)}
-    log = create_log(layout, chain, None)
-    try:
-        fd = os.open(layout.log(log), os.O_RDWR | os.O_CLOEXEC)
-        try:
-            writer = LogWriter(fd, fstat(fd).st_size, bytes.fromhex(log), 0)
-            records = [
-                Record(kinds.SOURCE_LOG, value=kept[number], payload=bytes.fromhex(tree.logs.ids[number]))
-                for number in kept
-            ]
-            inodes = list(tree.table)
-            for inode in inodes:
-                records += _inode(tree, inode, kept)
-            records += [record for inode in inodes for record in _names(tree, inode, added=True)]
-            records += [record for inode in inodes for record in _names(tree, inode, added=False)]
-            if records:
-                writer.append(records)
-            for inode in inodes:
-                _copy(tree, writer, inode, copied)
-            writer.sync()
-        finally:
-            close_fd(fd)
-    except BaseException:
-        log_rows.unlink(layout, [log])
-        raise
+    with new_log(layout, chain) as (log, writer):
+        records = [
+            Record(kinds.SOURCE_LOG, value=kept[number], payload=bytes.fromhex(tree.logs.ids[number]))
+            for number in kept
+        ]
+        inodes = list(tree.table)
+        for inode in inodes:
+            records += _inode(tree, inode, kept)
+        records += [record for inode in inodes for record in _names(inode, added=True)]
+        records += [record for inode in inodes for record in _names(inode, added=False)]
+        if records:
+            writer.append(records)
+        for inode in inodes:
+            _copy(tree, writer, inode, copied)
+        writer.sync()
     return log, {tree.logs.ids[number]: tree.logs.files[number].length for number in kept}
 
 
@@ -105,11 +91,11 @@ def _renumbered(where: int, kept: dict[int, int]) -> int | None:
     """A source as the new log names it, None where its data is copied."""
     if where in (IMAGE, ZERO):
         return where
-    number = kept.get(where >> _LOG_SHIFT)
-    return None if number is None else source(number, where & _LOG_OFFSETS)
+    number, offset = place_of(where)
+    return source(kept[number], offset) if number in kept else None
 
 
-def _names(tree: Tree, inode: Inode, *, added: bool) -> Iterator[Record]:
+def _names(inode: Inode, *, added: bool) -> Iterator[Record]:
     for name, number in (inode.entries or {}).items():
         if added and number is not None:
             yield Record(kinds.ENTRY, inode.number, value=number, mtime_ns=inode.mtime_ns, payload=name)
@@ -120,7 +106,7 @@ def _names(tree: Tree, inode: Inode, *, added: bool) -> Iterator[Record]:
 def _copy(tree: Tree, writer: LogWriter, inode: Inode, copied: set[int]) -> None:
     scratch = ExtentMap()
     for start, length, where in inode.extents or ():
-        if where in (IMAGE, ZERO) or where >> _LOG_SHIFT not in copied:
+        if where in (IMAGE, ZERO) or place_of(where)[0] not in copied:
             continue
         for position in range(start, start + length, PIECE_BYTES):
             data = bytearray(min(PIECE_BYTES, start + length - position))

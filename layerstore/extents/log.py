@@ -8,19 +8,18 @@ import mmap
 import os
 from typing import TYPE_CHECKING
 
-from layerstore._core.extent_io import LogFile
+from layerstore._core.extent_io import LogFile, LogWriter
 from layerstore._core.log import HEADER_BYTES, Header, LogReader
 from layerstore.errors import CorruptError
 from layerstore.extents import log_rows
 from layerstore.extents.image_tree import Descriptor
-from layerstore.naming import about, close_fd, fstat
+from layerstore.naming import about, fstat, open_fd
 from layerstore.store import durable
 from layerstore.store.pieces import PIECE_BYTES, read_at, write_at
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from layerstore._core.extent_io import LogWriter
     from layerstore.store.layout import Layout
     from layerstore.types import ChainId
 
@@ -108,12 +107,12 @@ def _content(fd: int, count: int) -> bytes | mmap.mmap:
         return read_at(fd, count, 0) if count <= _READ_BYTES else mmap.mmap(fd, count, access=mmap.ACCESS_READ)
 
 
-def read_again(fd: int, length: int, *, trust: bool = True) -> LogReader:
+def read_again(fd: int, length: int) -> LogReader:
     """The records of the first `length` bytes of a log that this process read or wrote before.
 
-    Raises `CorruptError` where they are not whole any more, or without `trust` data is not; `OSError`.
+    Raises `CorruptError` where they are not whole any more; `OSError`.
     """
-    reader = LogReader(_content(fd, length), length if trust else 0)
+    reader = LogReader(_content(fd, length), length)
     if reader.end != length:
         raise CorruptError(f"log {reader.header.id.hex()} was damaged while it was written: {reader.reason}")
     return reader
@@ -181,17 +180,27 @@ def create_log(layout: Layout, chain: ChainId, base: State | None) -> str:
         Header(log, chain_bytes(chain), bytes.fromhex(base[0]), base[1]) if base else Header(log, chain_bytes(chain))
     )
     path = layout.log(log.hex())
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        with about(path):
-            try:
+    with open_fd(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as fd:
+        try:
+            with about(path):
                 write_at(fd, header.pack(), 0)
-            finally:
-                close_fd(fd)
-    except BaseException:
-        os.unlink(path)
-        raise
+        except BaseException:
+            os.unlink(path)
+            raise
     return log.hex()
+
+
+@contextlib.contextmanager
+def new_log(layout: Layout, chain: ChainId) -> Iterator[tuple[str, LogWriter]]:
+    """A log that goes on from no other, to be written in the block: its id and what writes to it. It is removed where
+    the block raises. Raises `OSError`."""
+    log = create_log(layout, chain, None)
+    try:
+        with open_fd(layout.log(log), os.O_RDWR) as fd:
+            yield log, LogWriter(fd, fstat(fd).st_size, bytes.fromhex(log), 0)
+    except BaseException:
+        log_rows.unlink(layout, [log])
+        raise
 
 
 def create_logs(layout: Layout, chain: ChainId, base: State | None, count: int) -> list[str]:
@@ -204,9 +213,9 @@ def create_logs(layout: Layout, chain: ChainId, base: State | None, count: int) 
             if count > 1:
                 sync_all()
             else:
-                descriptor = open_log(layout, logs[0])
-                with about(layout.log(logs[0])):
-                    os.fdatasync(descriptor.fd)
+                path = layout.log(logs[0])
+                with open_fd(path, os.O_RDONLY) as fd, about(path):
+                    os.fdatasync(fd)
                 durable.sync_directory(layout.logs)
     except BaseException:
         log_rows.unlink(layout, logs)

@@ -10,6 +10,8 @@ import errno
 import os
 import stat
 
+from layerstore.types import decode_path
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,20 +40,13 @@ class Operations:
     def _layer(self) -> Layer:
         raise NotImplementedError
 
-    @contextlib.contextmanager
-    def _looking(self) -> Iterator[Tree]:
-        while True:
-            tree = self._layer().reading()
-            with tree.lock:
-                if not tree.closed:
-                    tree.settle()
-                    yield tree
-                    return
+    def _changing(self) -> contextlib.AbstractContextManager[Tree]:
+        return self._looking(changes=True)
 
     @contextlib.contextmanager
-    def _changing(self) -> Iterator[Tree]:
+    def _looking(self, *, changes: bool = False) -> Iterator[Tree]:
         while True:
-            tree = self._layer().writing()
+            tree = self._layer().writing() if changes else self._layer().reading()
             with tree.lock:
                 if not tree.closed:
                     tree.settle()
@@ -83,7 +78,7 @@ class Operations:
             target = tree.find(path, _follow(False)).target
         if target is None:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), os.fspath(path))
-        return target if _is_bytes(path) else _text(target)
+        return target if _is_bytes(path) else decode_path(target)
 
     if TYPE_CHECKING:
 
@@ -96,7 +91,7 @@ class Operations:
         """As `os.listdir`, ordered as bytes."""
         with self._looking() as tree:
             names = [name for name, _ in tree.table.children(tree.directory(path))]
-        return names if _is_bytes(path) else [_text(name) for name in names]
+        return names if _is_bytes(path) else [decode_path(name) for name in names]
 
     def scandir(self, path: AnyPath = "/") -> Iterator[LayerEntry]:
         """As `os.scandir`, ordered by name as bytes: what the directory was at the time of the call."""
@@ -325,10 +320,6 @@ def _follow(follow_symlinks: bool) -> int:
 
 def _is_bytes(path: AnyPath) -> bool:
     return isinstance(os.fspath(path), bytes)
-
-
-def _text(name: bytes) -> str:
-    return name.decode("utf-8", "surrogateescape")
 
 
 def _nanoseconds(seconds: float) -> int:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from layerstore._core.extent_file import read
 from layerstore._core.extents import IMAGE, ZERO
 from layerstore._core.files import punch_holes
+from layerstore.extents.applying import place_of
 from layerstore.store import reflink
 from layerstore.store.pieces import PIECE_BYTES, write_at
 from layerstore.store.records import RANGE
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
     from layerstore.extents.image_tree import Descriptor
     from layerstore.extents.table import Inode
     from layerstore.extents.tree import Tree
-
-_LOG_SHIFT = 48
-_LOG_OFFSETS = (1 << _LOG_SHIFT) - 1
 
 
 def has_own_content(inode: Inode) -> bool:
@@ -60,12 +58,15 @@ class LayerContent:
     def identity(self) -> Hashable:
         """Equal for sources, of this and other states of layers of one image, of which the bytes are in the same
         place."""
-        ids = self._tree.logs.ids
-        places = (
-            (start, length, where if where in (IMAGE, ZERO) else (ids[where >> _LOG_SHIFT], where & _LOG_OFFSETS))
-            for start, length, where in self._extents()
-        )
-        return self._inode.digest, tuple(places)
+        places = tuple((start, length, self._named(where)) for start, length, where in self._extents())
+        return self._inode.digest, places
+
+    def _named(self, where: int) -> int | tuple[str, int]:
+        """A source by the id of the log, which other layers have another number for."""
+        if where in (IMAGE, ZERO):
+            return where
+        number, offset = place_of(where)
+        return self._tree.logs.ids[number], offset
 
     def pieces(self) -> Iterator[memoryview]:
         extents = self._extents()

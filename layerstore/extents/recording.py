@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, NamedTuple
 
 from layerstore._core import log as kinds
@@ -14,12 +13,11 @@ from layerstore._core.extents import ZERO, ExtentMap, source
 from layerstore._core.hashing import Hasher
 from layerstore._core.log import Record
 from layerstore.errors import CorruptError
-from layerstore.extents import log_rows
 from layerstore.extents.applying import attributes, extents_records, inode_records
 from layerstore.extents.image_tree import ROOT
-from layerstore.extents.log import create_log
+from layerstore.extents.log import new_log
 from layerstore.extents.table import Inode
-from layerstore.naming import about, close_fd, fstat
+from layerstore.naming import about
 from layerstore.store.layout import PACK_THRESHOLD_BYTES
 from layerstore.trees.entries import is_left_out
 from layerstore.trees.paths import directories_above, parent_of
@@ -68,24 +66,15 @@ class Recorder:
 
         Raises `CorruptError` where a content has another size than its entry, `OSError`; nothing is left then.
         """
-        log = create_log(self._layout, self._chain, None)
-        try:
-            fd = os.open(self._layout.log(log), os.O_RDWR | os.O_CLOEXEC)
-            try:
-                writer = LogWriter(fd, fstat(fd).st_size, bytes.fromhex(log), 0)
-                plan = _Plan(self.image, list(entries))
-                if records := plan.records():
-                    writer.append(records)
-                contents = _Contents(self.image, writer, log, self._written if share else None)
-                for entry, number in plan.own_contents():
-                    contents.add(entry, number)
-                with about(self._layout.log(log)):
-                    self._lengths[log] = writer.sync()
-            finally:
-                close_fd(fd)
-        except BaseException:
-            log_rows.unlink(self._layout, [log])
-            raise
+        with new_log(self._layout, self._chain) as (log, writer):
+            plan = _Plan(self.image, list(entries))
+            if records := plan.records():
+                writer.append(records)
+            contents = _Contents(self.image, writer, log, self._written if share else None)
+            for entry, number in plan.own_contents():
+                contents.add(entry, number)
+            with about(self._layout.log(log)):
+                self._lengths[log] = writer.sync()
         return Recorded(log, self._lengths[log], {used: self._lengths[used] for used in contents.sources})
 
 

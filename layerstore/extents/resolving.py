@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from layerstore.extents.image_tree import ROOT
 from layerstore.trees.paths import MAX_LINKS
+from layerstore.types import encode_path
 
 if TYPE_CHECKING:
     from layerstore._core.view import AnyPath
@@ -46,8 +47,7 @@ def error(number: int, path: AnyPath, other: AnyPath | None = None) -> OSError:
 
 def encoded(path: AnyPath) -> bytes:
     """The bytes of a path. `ValueError` for one with a zero byte."""
-    text = os.fspath(path)
-    data = text.encode("utf-8", "surrogateescape") if isinstance(text, str) else text
+    data = encode_path(os.fspath(path))
     if b"\0" in data:
         raise ValueError("embedded null byte")
     return data

@@ -20,6 +20,7 @@ from layerstore.extents.table import Table
 from layerstore.extents.tree import Tree
 from layerstore.naming import about, fstat
 from layerstore.store import durable, locks
+from layerstore.store.recent import Recent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -61,8 +62,8 @@ class Layers:
         self.database = store.database
         self.image_tree = image_tree
         self._lock = threading.RLock()  # taken before that of a layer, which is taken before that of its tree
-        self._states_lock = threading.Lock()
-        self._states: OrderedDict[State, Frozen] = OrderedDict()
+        self._left_lock = threading.Lock()
+        self._states = Recent(_CACHED_STATES)
         self._layers: OrderedDict[str, Layer] = OrderedDict()
         self.syncs = LogSyncs(store.layout)
         self._left: set[str] = set()
@@ -105,8 +106,7 @@ class Layers:
                     self._layers.popitem()[1].close(retire=True)
                 except OSError as error:
                     failed.append(error)
-        with self._states_lock:
-            self._states.clear()
+        self._states.clear()
         if failed:
             raise failed[0]
         self._remove_left()
@@ -118,7 +118,7 @@ class Layers:
         in them; that is when something is synced, when there is much of them, and at the end (`close`). To wait for
         the disk each time would be most of what a rollback takes.
         """
-        with self._states_lock:
+        with self._left_lock:
             for log in gone:
                 with contextlib.suppress(FileNotFoundError):
                     self._left_bytes += max(os.stat(self.layout.log(log)).st_size, _LEFT_LOG_BYTES)
@@ -137,7 +137,7 @@ class Layers:
 
         Raises `OSError`; what was left is garbage then.
         """
-        with self._states_lock:
+        with self._left_lock:
             left = self._left
             self._left, self._left_bytes = set(), 0
         durable.sync_directory(self.layout.logs)
@@ -150,8 +150,8 @@ class Layers:
         What is gathered is the parent's to append. The lock of a log is held by its file as it was opened, which is the
         parent's, too, so it is let go here without being unlocked.
         """
-        self._lock, self._states_lock = threading.RLock(), threading.Lock()
-        self._states.clear()
+        self._lock, self._left_lock = threading.RLock(), threading.Lock()
+        self._states = Recent(_CACHED_STATES)
         self._left.clear()
         for layer in self._layers.values():
             layer.forked()
@@ -160,19 +160,14 @@ class Layers:
 
     def keep(self, state: State, frozen: Frozen) -> None:
         """Have a state at hand for those who will go on from it."""
-        with self._states_lock:
-            self._states[state] = frozen
-            self._states.move_to_end(state)
-            while len(self._states) > _CACHED_STATES:
-                self._states.popitem(last=False)
+        self._states.keep(state, frozen)
 
     def frozen(self, image: ImageTree, chain: ChainId, state: State | None) -> Frozen:
         """A state, read from its logs if it is not at hand. Raises `CorruptError`, `OSError`."""
         waiting: list[tuple[State, OpenLog]] = []
         found: Frozen | None = None
         while state is not None:
-            with self._states_lock:
-                found = self._states.get(state)
+            found = self._states.get(state)
             if found is not None:
                 break
             log = OpenLog(self.layout, chain, state[0], open_log(self.layout, state[0]), state[1])

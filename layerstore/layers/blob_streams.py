@@ -21,15 +21,11 @@ if TYPE_CHECKING:
     from typing import Protocol, TypeAlias, TypeVar
 
     from layerstore.limits import Limits
+    from layerstore.oci.archives import Readable
     from layerstore.store.pieces import Piece
 
     T = TypeVar("T")
     _Failure: TypeAlias = type[Exception]
-
-    class Readable(Protocol):
-        """What a blob is read from."""
-
-        def read(self, size: int, /) -> bytes: ...
 
     class Hash(Protocol):
         """What `Counted` gives its pieces to."""

@@ -5,19 +5,17 @@ Equal tars give equal blobs, whatever pieces they come in and however many proce
 
 from __future__ import annotations
 
+import itertools
 import os
 import struct
-from collections import deque
 
 from layerstore.errors import RELOAD, CorruptError, InvalidInput
 from layerstore.layers.blob_streams import Counted, read_ahead
-from layerstore.naming import starting
 from layerstore.types import DiffId, Digest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator
-    from concurrent.futures import Future
 
     from layerstore.store.pieces import Piece
 
@@ -125,31 +123,17 @@ def _deflated(job: tuple[bytes, bytes]) -> bytes:
 
 def _in_threads(work: Callable[[tuple[bytes, bytes]], bytes], jobs: Iterator[tuple[bytes, bytes]]) -> Iterator[bytes]:
     """`work` of each job, in their order. One job needs no thread: loading what starts them takes as long."""
-    first, second = next(jobs, None), next(jobs, None)
-    if first is None:
-        return
-    if second is None:
-        yield work(first)
+    head = list(itertools.islice(jobs, 2))
+    if len(head) < 2:
+        yield from map(work, head)
         return
     from concurrent.futures import ThreadPoolExecutor
 
+    from layerstore.layers.ordered import in_order
+
     threads = min(os.cpu_count() or 1, _MAX_THREADS)
-    pool = ThreadPoolExecutor(threads, "layerstore-compress")
-
-    def begin(job: tuple[bytes, bytes]) -> Future[bytes]:
-        with starting():
-            return pool.submit(work, job)
-
-    try:
-        waiting = deque([begin(first), begin(second)])
-        for job in jobs:
-            waiting.append(begin(job))
-            if len(waiting) > threads:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
+    with ThreadPoolExecutor(threads, "layerstore-compress") as pool:
+        yield from in_order(pool, work, itertools.chain(head, jobs), ahead=threads)
 
 
 def _zstd(tar: Iterable[Piece]) -> Iterator[Piece]:

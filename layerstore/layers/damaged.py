@@ -7,6 +7,7 @@ from layerstore._core.ingest import LOCATION_NONE
 from layerstore.errors import CorruptError, Unsupported
 from layerstore.layers.index_files import open_index
 from layerstore.naming import exists
+from layerstore.store.records import LOCATION
 from layerstore.types import DiffId
 
 TYPE_CHECKING = False
@@ -44,7 +45,4 @@ def _is_whole(layout: Layout, contents: ContentStore, diff_id: DiffId) -> bool:
     except (CorruptError, Unsupported, FileNotFoundError):
         return False
     locations = contents.digests().locate_many(index.contents_bytes(), CONTENT_BYTES)
-    return all(locations[at : at + 4] != _NONE for at in range(0, len(locations), 8))
-
-
-_NONE = LOCATION_NONE.to_bytes(4, "little")
+    return all(pack != LOCATION_NONE for pack, _ in LOCATION.iter_unpack(locations))

@@ -29,7 +29,7 @@ from layerstore.layers.blob_streams import (
 from layerstore.layers.index_files import open_layer_index
 from layerstore.layers.known_blobs import KnownBlob, remember, saw
 from layerstore.limits import DEFAULT, FREE_INDEX_BYTES, FREE_LAYER_BYTES, beyond
-from layerstore.naming import about, close_fd, exists, fstat
+from layerstore.naming import about, close_fd, closing_fd, exists, fstat, open_fd
 from layerstore.store import durable, locks, own_names
 from layerstore.store.clearing import clear_tree
 from layerstore.store.db import SET_NAME
@@ -67,11 +67,10 @@ _ADD_LAYER = (
 class ImportedLayer(Value):
     """A layer in the staging area: its identity, its blob, the bytes of the files in it, the BLAKE3 of its recipe."""
 
-    def __init__(self, diff_id: DiffId, blob: KnownBlob, files_bytes: int, recipe_digest: bytes) -> None:
-        self.diff_id = diff_id
-        self.blob = blob
-        self.files_bytes = files_bytes
-        self.recipe_digest = recipe_digest
+    diff_id: DiffId
+    blob: KnownBlob
+    files_bytes: int
+    recipe_digest: bytes
 
     def check(self, diff_id: DiffId | None, digest: Digest | None, size_bytes: int | None) -> None:
         """Raise `DigestMismatch` unless the layer is what was promised, as far as anything was."""
@@ -351,11 +350,8 @@ class Import:
         contents = self._contents
         if contents is None:
             return b"", False
-        objects_fd = os.open(self._layout.objects, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
+        with open_fd(self._layout.objects, os.O_RDONLY | os.O_DIRECTORY) as objects_fd:
             contents.publish(objects_fd, self._pack_number)
-        finally:
-            close_fd(objects_fd)
         slots, contents_bytes = contents.slots()
         if slots:
             image = write_pack(self._pack_number, contents_bytes, slots)
@@ -496,11 +492,9 @@ def _if_abandoned(lock: str, remove: Callable[[], object]) -> None:
     except FileNotFoundError:
         remove()
         return
-    try:
+    with closing_fd(fd):
         if locks.try_lock(fd):
             remove()
-    finally:
-        close_fd(fd)
 
 
 def _drop_pack(store: OpenStore, number: int) -> None:

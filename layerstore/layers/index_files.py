@@ -7,7 +7,7 @@ import os
 from layerstore._core.files import MappedFile
 from layerstore._core.index import LAYER, Index
 from layerstore.errors import RELOAD, REPAIR, CorruptError
-from layerstore.naming import close_fd
+from layerstore.naming import open_fd
 from layerstore.store import durable
 from layerstore.types import hash_key
 
@@ -66,11 +66,8 @@ def unpack_index(path: str) -> None:
 
 
 def _mapped(path: str) -> memoryview:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
+    with open_fd(path, os.O_RDONLY) as fd:
         return memoryview(MappedFile(fd))
-    finally:
-        close_fd(fd)
 
 
 def _is_packed(data: memoryview) -> bool:

@@ -26,11 +26,10 @@ class KnownBlob(Value):
     `repositories` are those of the registry asked about where it was seen, last seen first.
     """
 
-    def __init__(self, digest: Digest, size_bytes: int, compression: str, repositories: tuple[str, ...] = ()) -> None:
-        self.digest = digest
-        self.size_bytes = size_bytes
-        self.compression = compression
-        self.repositories = repositories
+    digest: Digest
+    size_bytes: int
+    compression: str
+    repositories: tuple[str, ...] = ()
 
 
 def remember(execute: Callable[..., sqlite3.Cursor], diff_id: DiffId, blob: KnownBlob) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import os
 
 from layerstore.errors import InvalidInput, NotFound
@@ -14,26 +13,27 @@ from layerstore.limits import beyond
 from layerstore.naming import about, fstat
 from layerstore.oci import archives
 from layerstore.oci.archives import DirectoryMembers, Names, TarMembers, streamed_members
-from layerstore.oci.configs import parse_config
+from layerstore.oci.configs import image_config, parse_config
 from layerstore.oci.manifests import go_architecture
-from layerstore.results import Progress
+from layerstore.results import Progress, telling
 from layerstore.store.pieces import PIECE_BYTES
 from layerstore.types import sha256_digest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Iterable, Iterator
-    from typing import BinaryIO, TypeAlias
+    from collections.abc import Container, Iterable, Iterator
+    from typing import BinaryIO
 
     from layerstore._core.tar import Entry
     from layerstore.layers.imports import ImportedLayer
     from layerstore.limits import Limits
     from layerstore.oci.archives import ArchivedImage, LayerSource
+    from layerstore.results import ProgressCallback
     from layerstore.store.opened import OpenStore
     from layerstore.store.pieces import Piece
     from layerstore.types import DiffId, ImageId
 
-    ProgressCallback: TypeAlias = Callable[[Progress], None]
+_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 class _Loader:
@@ -45,12 +45,6 @@ class _Loader:
         self.limits = limits
         self.images: list[ImageId] = []
 
-    def tell(self, what: str, total: int | None) -> Callable[[int], None] | None:
-        progress = self._progress
-        if progress is None:
-            return None
-        return lambda done: progress(Progress("import", what, done, total))
-
     def add_image(self, image: ArchivedImage) -> None:
         self.importing.add_image(image.config, image.names, image.blobs)
         self.images.append(image.config.image_id)
@@ -61,7 +55,7 @@ class _Loader:
             diff_id=layer.diff_id,
             digest=layer.digest,
             size_bytes=layer.size_bytes,
-            progress=self.tell(layer.diff_id, total),
+            progress=telling(self._progress, "import", layer.diff_id, total),
         )
 
     def load_members(self, members: DirectoryMembers | TarMembers, label: str) -> None:
@@ -101,7 +95,7 @@ class _Loader:
         while len(head) < 512 and (piece := next(content, b"")):
             head += piece
         if _is_layer(head[:512]):
-            tell = self.tell(name, member.size)
+            tell = telling(self._progress, "import", name, member.size)
             seen.add_layer(name, self.importing.add_layer(prefixed(head, content), progress=tell))
         else:
             seen.keep(name, prefixed(head, content))
@@ -260,24 +254,12 @@ def import_rootfs(
     """Make an image of one layer; see `layerstore.Store.import_rootfs`."""
     with Import(store, limits=limits) as importing, _opened(source) as (file, label):
         total = fstat(file.fileno()).st_size if isinstance(source, (str, os.PathLike)) else None
-        tell = _Loader(importing, progress, limits).tell(label, total)
+        tell = telling(progress, "import", label, total)
         layer = importing.add_layer(pieces_of(file, PIECE_BYTES), progress=tell)
-        data = _rootfs_config(layer.diff_id, created)
+        about_it = {"created": created, "architecture": go_architecture(), "os": "linux"}
+        step = {"created": created, "created_by": "layerstore import", "comment": "Imported from a root file system"}
+        data = image_config(about_it, {"Env": [_PATH]}, [layer.diff_id], [step])
         config = parse_config(data)
         importing.add_image(config, [name], {sha256_digest(data): data})
         importing.commit()
         return config.image_id
-
-
-def _rootfs_config(diff_id: DiffId, created: str) -> bytes:
-    document = {
-        "created": created,
-        "architecture": go_architecture(),
-        "os": "linux",
-        "config": {"Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]},
-        "rootfs": {"type": "layers", "diff_ids": [diff_id]},
-        "history": [
-            {"created": created, "created_by": "layerstore import", "comment": "Imported from a root file system"}
-        ],
-    }
-    return json.dumps(document, separators=(",", ":")).encode()

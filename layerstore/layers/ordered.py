@@ -18,7 +18,7 @@ _AHEAD = 5
 
 
 def in_order(
-    threads: ThreadPoolExecutor, work: Callable[[_Task], _Result], tasks: Iterable[_Task]
+    threads: ThreadPoolExecutor, work: Callable[[_Task], _Result], tasks: Iterable[_Task], ahead: int = _AHEAD
 ) -> Iterator[_Result]:
     """What `work` makes of each task; a few are under way at once. Raises what it raises, for the first that does."""
     running: deque[Future[_Result]] = deque()
@@ -26,7 +26,7 @@ def in_order(
         for task in tasks:
             with starting():
                 running.append(threads.submit(work, task))
-            if len(running) > _AHEAD:
+            if len(running) > ahead:
                 yield running.popleft().result()
         while running:
             yield running.popleft().result()

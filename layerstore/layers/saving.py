@@ -11,7 +11,7 @@ from layerstore.layers.recipe import tar_bytes, tar_pieces
 from layerstore.oci import layouts
 from layerstore.oci.configs import parse_config
 from layerstore.oci.layouts import LayoutBlob, LayoutImage, blob_name
-from layerstore.results import Progress
+from layerstore.results import telling
 from layerstore.store import locks
 from layerstore.store.pieces import read_whole
 from layerstore.types import Digest, sha256_digest
@@ -20,15 +20,14 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from contextlib import AbstractContextManager
-    from typing import BinaryIO, TypeAlias
+    from typing import BinaryIO
 
     from layerstore._core.index import Index
     from layerstore.layers.targets import Target
+    from layerstore.results import ProgressCallback
     from layerstore.store.contents import ContentStore
     from layerstore.store.layout import Layout
     from layerstore.types import DiffId, ImageId
-
-    ProgressCallback: TypeAlias = Callable[[Progress], None]
 
 FORMATS = ("docker-archive", "oci-archive", "oci")
 
@@ -112,12 +111,6 @@ class _Layers:
         recipe, index = self._layout.layer_recipe(diff_id), self._layer_index(diff_id)
         total = tar_bytes(recipe, index)
         tar = tar_pieces(recipe, index, self._contents)
-        blob = LayerBlob(tar, self._compression, diff_id, self._tell(diff_id, total))
+        blob = LayerBlob(tar, self._compression, diff_id, telling(self._progress, "save", diff_id, total))
         self._target.put_layer(blob, total if self._compression == "none" else None)
         return LayoutBlob(blob.digest, blob.size_bytes, self._compression)
-
-    def _tell(self, diff_id: DiffId, total: int) -> Callable[[int], None] | None:
-        progress = self._progress
-        if progress is None:
-            return None
-        return lambda done: progress(Progress("save", diff_id, done, total))

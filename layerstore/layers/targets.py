@@ -163,9 +163,7 @@ class TarStream:
         if size_bytes is not None:
             self._put(blob_name(blob.diff_id), size_bytes, blob)
             return
-        from tempfile import TemporaryFile
-
-        with about(self._staging), TemporaryFile(dir=self._staging, buffering=0) as whole:
+        with about(self._staging), durable.nameless(self._staging) as whole:
             for piece in blob:
                 _write_all(whole.write, piece, self._staging)
             whole.seek(0)

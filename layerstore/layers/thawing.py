@@ -64,10 +64,9 @@ class _Part(Value):
     """What is read as one: contents that are near one another, or some of the chunks of a large one, of which it is the
     last part or is not."""
 
-    def __init__(self, digests: Sequence[bytes], is_large: bool, is_last: bool) -> None:
-        self.digests = digests
-        self.is_large = is_large
-        self.is_last = is_last
+    digests: Sequence[bytes]
+    is_large: bool
+    is_last: bool
 
 
 def _bring_back(store: OpenStore, places: Iterable[tuple[int, int, bytes, int]]) -> int:

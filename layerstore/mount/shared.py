@@ -14,7 +14,7 @@ import time
 from layerstore._core import mount
 from layerstore.chains.chains import version_of
 from layerstore.errors import CorruptError, Unsupported
-from layerstore.naming import about, close_fd, fstat
+from layerstore.naming import about, close_fd, fstat, open_fd
 from layerstore.store import locks
 from layerstore.store.layout import chain_of_mount
 
@@ -73,15 +73,12 @@ class Mounts:
         """Have the chain's and its packs' EROFS mounts, and hold the lock that keeps them."""
         while True:
             with locks.mounts(self._layout, alone=False):
-                if self._all_attached(chain):
+                # The chain is attached last and detached first.
+                if _is_mounted(self._target(chain)):
                     yield
                     return
             with locks.mounts(self._layout, alone=True):
                 self._attach(chain)
-
-    def _all_attached(self, chain: Chain) -> bool:
-        # The chain is attached last and detached first.
-        return _is_mounted(self._target(chain))
 
     def _attach(self, chain: Chain) -> None:
         for number in chain.packs:
@@ -184,6 +181,4 @@ def _detach(target: str) -> None:
 
 
 def _open_path(stack: contextlib.ExitStack, path: str) -> int:
-    fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    stack.callback(close_fd, fd)
-    return fd
+    return stack.enter_context(open_fd(path, os.O_PATH | os.O_DIRECTORY))

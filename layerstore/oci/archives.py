@@ -13,10 +13,12 @@ from layerstore._core.mount import open_inside
 from layerstore._core.tar import Data, Entry, Raw, Walk, walk
 from layerstore.errors import CorruptError, InvalidInput, LayerstoreError, NotFound
 from layerstore.limits import beyond
-from layerstore.naming import about, close_fd, fstat
+from layerstore.naming import about, closing_fd, fstat, open_fd
 from layerstore.oci.configs import ImageConfig, parse_config, parse_json
+from layerstore.oci.layouts import blob_name
 from layerstore.oci.manifests import (
     check_blob,
+    config_of,
     for_platform,
     go_architecture,
     is_index,
@@ -53,24 +55,20 @@ _ANY_BYTES = (1 << 63) - 1
 class LayerSource(Value):
     """A layer that an image wants: where it is in the archive, and what is promised for it."""
 
-    def __init__(self, member: str, diff_id: DiffId, digest: Digest | None, size_bytes: int | None) -> None:
-        self.member = member
-        self.diff_id = diff_id
-        self.digest = digest
-        self.size_bytes = size_bytes
+    member: str
+    diff_id: DiffId
+    digest: Digest | None
+    size_bytes: int | None
 
 
 class ArchivedImage(Value):
     """An image of an archive: its config without the document, its layers bottom first, its names, its blobs (config,
     manifest) to keep."""
 
-    def __init__(
-        self, config: ImageConfig, layers: tuple[LayerSource, ...], names: tuple[str, ...], blobs: dict[Digest, bytes]
-    ) -> None:
-        self.config = config
-        self.layers = layers
-        self.names = names
-        self.blobs = blobs
+    config: ImageConfig
+    layers: tuple[LayerSource, ...]
+    names: tuple[str, ...]
+    blobs: dict[Digest, bytes]
 
 
 def list_images(members: Members, label: str, limits: Limits) -> Iterator[ArchivedImage]:
@@ -161,7 +159,7 @@ class _Reader:
 
     def _manifests(self, descriptor: Descriptor, depth: int) -> Iterator[tuple[Descriptor, bytes]]:
         what = f"the manifest {descriptor.digest}"
-        data = self._read(_blob_member(descriptor.digest), "manifest_bytes")
+        data = self._read(blob_name(descriptor.digest), "manifest_bytes")
         check_blob(data, descriptor, what)
         document = parse_document(data, what, self._limits)
         if not is_index(document, descriptor.media_type):
@@ -175,15 +173,10 @@ class _Reader:
 
     def _oci_image(self, descriptor: Descriptor, data: bytes, names: tuple[str, ...]) -> ArchivedImage:
         manifest = parse_manifest(parse_document(data, "a manifest", self._limits), self._limits)
-        raw_config = self._read(_blob_member(manifest.config.digest), "config_bytes")
-        check_blob(raw_config, manifest.config, "the image config")
-        config = parse_config(raw_config, manifest.config.digest, self._limits)
-        if len(manifest.layers) != len(config.diff_ids):
-            raise InvalidInput(
-                f"the manifest has {len(manifest.layers)} layers, but the config has {len(config.diff_ids)} diff_ids"
-            )
+        raw_config = self._read(blob_name(manifest.config.digest), "config_bytes")
+        config = config_of(manifest, raw_config, self._limits)
         sources = tuple(
-            LayerSource(_blob_member(layer.digest), diff_id, layer.digest, layer.size_bytes)
+            LayerSource(blob_name(layer.digest), diff_id, layer.digest, layer.size_bytes)
             for layer, diff_id in zip(manifest.layers, config.diff_ids, strict=True)
         )
         return self._image(config, sources, names, {manifest.config.digest: raw_config, descriptor.digest: data})
@@ -219,10 +212,6 @@ def _name_of(image: str, name: str) -> str:
         raise InvalidInput(f"image {image} cannot be loaded by that name: {error}; save it under another") from error
 
 
-def _blob_member(digest: Digest) -> str:
-    return f"blobs/sha256/{digest.removeprefix('sha256:')}"
-
-
 def clean_member(name: str) -> str:
     """A member's name in one spelling. Raises `InvalidInput` where it leaves the archive."""
     parts = [part for part in name.split("/") if part not in ("", ".")]
@@ -247,23 +236,18 @@ class DirectoryMembers:
 
     def open(self, name: str) -> BinaryIO:
         """Raises `NotFound`, `InvalidInput` where it is no file: a fifo would be waited for."""
-        root = os.open(self._root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        fd = -1
-        try:
-            fd = open_inside(root, name, os.O_PATH | os.O_CLOEXEC)
-            if not stat.S_ISREG(fstat(fd).st_mode):
-                raise InvalidInput(f"{self._root}/{name} is no file; copy the layout again")
-            return open(f"/proc/self/fd/{fd}", "rb", buffering=0)
-        except (FileNotFoundError, NotADirectoryError):
-            raise NotFound(f"{self._root} has no {name}; copy the layout again") from None
-        except OSError as error:
-            if error.errno != errno.ELOOP:
-                raise
-            raise InvalidInput(f"{self._root}/{name} is a loop of links; copy the layout again") from None
-        finally:
-            for each in (root, fd):
-                if each >= 0:
-                    close_fd(each)
+        with open_fd(self._root, os.O_PATH | os.O_DIRECTORY) as root:
+            try:
+                with closing_fd(open_inside(root, name, os.O_PATH | os.O_CLOEXEC)) as fd:
+                    if not stat.S_ISREG(fstat(fd).st_mode):
+                        raise InvalidInput(f"{self._root}/{name} is no file; copy the layout again")
+                    return open(f"/proc/self/fd/{fd}", "rb", buffering=0)
+            except (FileNotFoundError, NotADirectoryError):
+                raise NotFound(f"{self._root} has no {name}; copy the layout again") from None
+            except OSError as error:
+                if error.errno != errno.ELOOP:
+                    raise
+                raise InvalidInput(f"{self._root}/{name} is a loop of links; copy the layout again") from None
 
     def size_bytes(self, name: str) -> int:
         with self.open(name) as file:
@@ -305,9 +289,8 @@ class Range:
 class Link(Value):
     """A member that is a link: symbolic, from where it is, or hard, from the top."""
 
-    def __init__(self, is_symbolic: bool, target: str) -> None:
-        self.is_symbolic = is_symbolic
-        self.target = target
+    is_symbolic: bool
+    target: str
 
 
 class Names:

@@ -27,11 +27,10 @@ _SURROGATE = rb"\\u[dD][89a-fA-F]"
 class ImageConfig(Value):
     """An image's config: the JSON as it is (`document`), its digest (the image's id) and what is read from it often."""
 
-    def __init__(self, image_id: ImageId, document: dict[str, Any], diff_ids: tuple[DiffId, ...], created: str) -> None:
-        self.image_id = image_id
-        self.document = document
-        self.diff_ids = diff_ids
-        self.created = created
+    image_id: ImageId
+    document: dict[str, Any]
+    diff_ids: tuple[DiffId, ...]
+    created: str
 
     @property
     def runtime(self) -> dict[str, Any]:
@@ -106,6 +105,11 @@ def _check_text(data: bytes, document: Any) -> None:
 
     if re.search(_SURROGATE, data):
         json.dumps(document, ensure_ascii=False).encode()
+
+
+def to_json(document: Mapping[str, Any] | Sequence[Any]) -> bytes:
+    """JSON without blanks."""
+    return json.dumps(document, separators=(",", ":")).encode()
 
 
 def json_object(value: Any, what: str) -> dict[str, Any]:
@@ -204,4 +208,4 @@ def image_config(
         "rootfs": {"type": "layers", "diff_ids": list(diff_ids)},
         "history": list(history),
     }
-    return json.dumps(document, separators=(",", ":")).encode()
+    return to_json(document)

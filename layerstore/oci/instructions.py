@@ -78,13 +78,10 @@ class ConfigChanges:
         """The variables of the config."""
         return dict(entry.partition("=")[::2] for entry in self.config.get("Env") or [])
 
-    def expanded(self, word: str) -> str:
-        """A word without quotes and with its variables replaced. Raises `InvalidInput`."""
-        return expand(word, {**self.arguments, **self.environment}, self._escape)
-
-    def expanded_text(self, text: str) -> str:
-        """Text with its variables replaced and its quotes kept, as of a heredoc. Raises `InvalidInput`."""
-        return expand(text, {**self.arguments, **self.environment}, self._escape, keeps_quotes=True)
+    def expanded(self, word: str, *, keeps_quotes: bool = False) -> str:
+        """A word without quotes, or text that `keeps_quotes`, as a heredoc, with its variables replaced. Raises
+        `InvalidInput`."""
+        return expand(word, {**self.arguments, **self.environment}, self._escape, keeps_quotes=keeps_quotes)
 
     def command_line(self, text: str) -> list[str]:
         """The arguments of a command in the exec form, or of the shell in the other. Raises `InvalidInput`."""

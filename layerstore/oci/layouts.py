@@ -6,8 +6,7 @@ All of it is deterministic: equal images give equal bytes.
 
 from __future__ import annotations
 
-import json
-
+from layerstore.oci.configs import to_json
 from layerstore.types import Digest, Value, full_name, sha256_digest
 
 TYPE_CHECKING = False
@@ -27,28 +26,24 @@ class LayoutBlob(Value):
     """A layer as it is saved: its blob's digest and size in bytes, and what it is compressed with ("none", "gzip",
     "zstd")."""
 
-    def __init__(self, digest: Digest, size_bytes: int, compression: str) -> None:
-        self.digest = digest
-        self.size_bytes = size_bytes
-        self.compression = compression
+    digest: Digest
+    size_bytes: int
+    compression: str
 
 
 class LayoutImage(Value):
     """An image to be saved: its config as it is read and as it is stored, its layers bottom first, its names."""
 
-    def __init__(
-        self, config: ImageConfig, config_data: bytes, layers: tuple[LayoutBlob, ...], names: tuple[str, ...]
-    ) -> None:
-        self.config = config
-        self.config_data = config_data
-        self.layers = layers
-        self.names = names
+    config: ImageConfig
+    config_data: bytes
+    layers: tuple[LayoutBlob, ...]
+    names: tuple[str, ...]
 
     def manifest(self) -> bytes:
         """Its manifest."""
         layers = [_descriptor(_layer_type(layer), layer.digest, layer.size_bytes) for layer in self.layers]
         config = _descriptor(f"{_TYPE}.config.v1+json", Digest(self.config.image_id), len(self.config_data))
-        return _json({"schemaVersion": 2, "mediaType": _MANIFEST_TYPE, "config": config, "layers": layers})
+        return to_json({"schemaVersion": 2, "mediaType": _MANIFEST_TYPE, "config": config, "layers": layers})
 
     def platform(self) -> dict[str, Any]:
         """What its config says that it runs on; empty where it does not say both system and architecture."""
@@ -77,7 +72,7 @@ def index(images: Sequence[LayoutImage]) -> bytes:
         if platform := image.platform():
             descriptor["platform"] = platform
         manifests += [{**descriptor, "annotations": _annotations(name, tags)} for name in image.names] or [descriptor]
-    return _json({"schemaVersion": 2, "mediaType": f"{_TYPE}.index.v1+json", "manifests": manifests})
+    return to_json({"schemaVersion": 2, "mediaType": f"{_TYPE}.index.v1+json", "manifests": manifests})
 
 
 def _annotations(name: str, tags: Sequence[str]) -> dict[str, str]:
@@ -87,7 +82,7 @@ def _annotations(name: str, tags: Sequence[str]) -> dict[str, str]:
 
 def docker_manifest(images: Iterable[LayoutImage]) -> bytes:
     """manifest.json, which docker (since 1.10) and those that read its archives take images from."""
-    return _json(
+    return to_json(
         [
             {
                 "Config": blob_name(image.config.image_id),
@@ -106,7 +101,7 @@ def docker_repositories(images: Iterable[LayoutImage]) -> bytes | None:
         for name in image.names if image.layers else ():
             repository, _, tag = name.rpartition(":")
             found.setdefault(repository, {})[tag] = image.layers[-1].digest.removeprefix("sha256:")
-    return _json(found) if found else None
+    return to_json(found) if found else None
 
 
 def _tag(name: str) -> str:
@@ -120,7 +115,3 @@ def _layer_type(layer: LayoutBlob) -> str:
 
 def _descriptor(media_type: str, digest: Digest, size: int) -> dict[str, Any]:
     return {"mediaType": media_type, "digest": digest, "size": size}
-
-
-def _json(document: Any) -> bytes:
-    return json.dumps(document, separators=(",", ":")).encode()

@@ -6,7 +6,7 @@ import os
 
 from layerstore.errors import DigestMismatch, InvalidInput
 from layerstore.limits import beyond
-from layerstore.oci.configs import json_list, json_object, parse_json
+from layerstore.oci.configs import json_list, json_object, parse_config, parse_json
 from layerstore.types import Digest, Value, parse_digest, sha256_digest
 
 TYPE_CHECKING = False
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from layerstore.limits import Limits
+    from layerstore.oci.configs import ImageConfig
 
 _GO_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}
 
@@ -53,14 +54,11 @@ def go_architecture() -> str:
 class Descriptor(Value):
     """A reference to a blob ("descriptor.md"): what it is, its digest, its size in bytes, annotations, platform."""
 
-    def __init__(
-        self, media_type: str, digest: Digest, size_bytes: int, annotations: dict[str, str], platform: dict[str, Any]
-    ) -> None:
-        self.media_type = media_type
-        self.digest = digest
-        self.size_bytes = size_bytes
-        self.annotations = annotations
-        self.platform = platform
+    media_type: str
+    digest: Digest
+    size_bytes: int
+    annotations: dict[str, str]
+    platform: dict[str, Any]
 
 
 def is_foreign(layer: Descriptor) -> bool:
@@ -71,9 +69,8 @@ def is_foreign(layer: Descriptor) -> bool:
 class Manifest(Value):
     """An image manifest: config and layers, bottom first."""
 
-    def __init__(self, config: Descriptor, layers: tuple[Descriptor, ...]) -> None:
-        self.config = config
-        self.layers = layers
+    config: Descriptor
+    layers: tuple[Descriptor, ...]
 
 
 def parse_descriptor(value: Any, what: str) -> Descriptor:
@@ -94,14 +91,13 @@ def parse_descriptor(value: Any, what: str) -> Descriptor:
     )
 
 
-def check_blob(data: bytes, descriptor: Descriptor, what: str) -> bytes:
-    """`data` if it has the descriptor's size and digest; raises `DigestMismatch` otherwise."""
+def check_blob(data: bytes, descriptor: Descriptor, what: str) -> None:
+    """Raises `DigestMismatch` where data have not the descriptor's size and digest."""
     if len(data) != descriptor.size_bytes:
         raise DigestMismatch(f"{what} has {len(data)} bytes, but its descriptor says {descriptor.size_bytes}")
     digest = sha256_digest(data)
     if digest != descriptor.digest:
         raise DigestMismatch(f"{what} has digest {digest}, but its descriptor says {descriptor.digest}")
-    return data
 
 
 def is_index(document: dict[str, Any], media_type: str) -> bool:
@@ -141,6 +137,18 @@ def parse_manifest(document: dict[str, Any], limits: Limits | None = None) -> Ma
         if layer.media_type not in LAYER_TYPES:
             raise InvalidInput(f"layer {i} has media type {layer.media_type!r}, which is not known")
     return Manifest(config=config, layers=parsed)
+
+
+def config_of(manifest: Manifest, data: bytes, limits: Limits) -> ImageConfig:
+    """Read the config that a manifest names. Raises `InvalidInput` where they do not go together, and as
+    `parse_config`."""
+    check_blob(data, manifest.config, "the image config")
+    config = parse_config(data, manifest.config.digest, limits)
+    if len(manifest.layers) != len(config.diff_ids):
+        raise InvalidInput(
+            f"the manifest has {len(manifest.layers)} layers, but its config has {len(config.diff_ids)} diff_ids"
+        )
+    return config
 
 
 def parse_index(document: dict[str, Any]) -> Sequence[Descriptor]:

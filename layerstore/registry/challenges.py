@@ -15,9 +15,8 @@ _TOKEN68 = re.compile(r"[A-Za-z0-9._~+/-]+=*[ \t]*(?=,|$)")
 class Challenge(Value):
     """One way to be let in: its scheme, in lower case, and its parameters, their names in lower case."""
 
-    def __init__(self, scheme: str, parameters: dict[str, str]) -> None:
-        self.scheme = scheme
-        self.parameters = parameters
+    scheme: str
+    parameters: dict[str, str]
 
 
 def parse_challenges(field: str) -> list[Challenge]:

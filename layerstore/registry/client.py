@@ -48,20 +48,18 @@ _WARNING = re.compile(r'299 - "((?:[^"\\]|\\.)*)"')
 class Answer(Value):
     """A response that was read whole. The names of its fields are in lower case."""
 
-    def __init__(self, status: int, fields: dict[str, str], body: bytes, url: str) -> None:
-        self.status = status
-        self.fields = fields
-        self.body = body
-        self.url = url
+    status: int
+    fields: dict[str, str]
+    body: bytes
+    url: str
 
 
 class FoundManifest(Value):
     """A manifest or index as a registry gave it: its bytes, its digest, and its media type as the registry says it."""
 
-    def __init__(self, data: bytes, digest: Digest, media_type: str) -> None:
-        self.data = data
-        self.digest = digest
-        self.media_type = media_type
+    data: bytes
+    digest: Digest
+    media_type: str
 
 
 class Client:

@@ -26,10 +26,9 @@ _DEFAULT_VARIANTS = {"arm64": "v8", "arm": "v7", "amd64": "v1"}
 class Platform(Value):
     """An operating system and architecture, in Go's names, and a variant of that; "" where none is named."""
 
-    def __init__(self, os: str, architecture: str, variant: str = "") -> None:
-        self.os = os
-        self.architecture = architecture
-        self.variant = variant
+    os: str
+    architecture: str
+    variant: str = ""
 
     def __str__(self) -> str:
         return "/".join(filter(None, (self.os, self.architecture, self.variant)))

@@ -5,11 +5,11 @@ from __future__ import annotations
 from layerstore.errors import InvalidInput, LayerstoreError, NotFound, RegistryError
 from layerstore.layers.imports import Import
 from layerstore.limits import beyond
-from layerstore.oci.configs import parse_config
 from layerstore.oci.manifests import (
     INDEX_TYPES,
     MANIFEST_TYPES,
     check_blob,
+    config_of,
     is_foreign,
     is_index,
     parse_document,
@@ -20,18 +20,17 @@ from layerstore.registry.client import Client, Repository
 from layerstore.registry.downloads import Downloads
 from layerstore.registry.platforms import check_config, choose, this_platform
 from layerstore.registry.telling import Teller
-from layerstore.results import Progress
+from layerstore.results import Progress, telling
 from layerstore.types import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from layerstore.limits import Limits
     from layerstore.oci.configs import ImageConfig
     from layerstore.oci.manifests import Descriptor, Manifest
     from layerstore.registry.platforms import Platform
     from layerstore.registry.references import Reference
+    from layerstore.results import ProgressCallback
     from layerstore.store.opened import OpenStore
     from layerstore.types import DiffId, Digest, ImageId
 
@@ -39,11 +38,10 @@ if TYPE_CHECKING:
 class _Found(Value):
     """What a name stands for: an image's manifest and config, and all blobs to keep, index and manifest among them."""
 
-    def __init__(self, digest: Digest, manifest: Manifest, config: ImageConfig, blobs: dict[Digest, bytes]) -> None:
-        self.digest = digest
-        self.manifest = manifest
-        self.config = config
-        self.blobs = blobs
+    digest: Digest
+    manifest: Manifest
+    config: ImageConfig
+    blobs: dict[Digest, bytes]
 
 
 def pull(
@@ -51,7 +49,7 @@ def pull(
     client: Client,
     reference: Reference,
     platform: Platform | None,
-    progress: Callable[[Progress], None] | None,
+    progress: ProgressCallback | None,
     limits: Limits,
 ) -> ImageId:
     """Bring an image into the store; see `layerstore.Store.pull`."""
@@ -124,17 +122,13 @@ def _fetch(
     with Downloads(repository, list(missing.values()), directory, tell_download) as downloads:
         for (diff_id, descriptor), download in zip(missing.items(), downloads.all, strict=True):
             total = descriptor.size_bytes
-
-            def tell_import(done: int, what: str = diff_id, total: int = total) -> None:
-                tell(Progress("import", what, done, total))
-
             try:
                 importing.add_layer(
                     download.pieces(),
                     diff_id=diff_id,
                     digest=descriptor.digest,
                     size_bytes=total,
-                    progress=tell_import,
+                    progress=telling(tell, "import", diff_id, total),
                 )
             except LayerstoreError as error:
                 if not isinstance(error, RegistryError):
@@ -192,10 +186,4 @@ def _config(repository: Repository, manifest: Manifest, limits: Limits) -> tuple
         what = f"the image config {manifest.config.digest} is promised to have {manifest.config.size_bytes} bytes"
         raise beyond(what, limits, "config_bytes")
     data = repository.blob(manifest.config.digest, manifest.config.size_bytes)
-    check_blob(data, manifest.config, "the image config")
-    config = parse_config(data, manifest.config.digest, limits)
-    if len(manifest.layers) != len(config.diff_ids):
-        raise InvalidInput(
-            f"the manifest has {len(manifest.layers)} layers, but its config has {len(config.diff_ids)} diff_ids"
-        )
-    return config, data
+    return config_of(manifest, data, limits), data

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import queue
 import threading
 
@@ -10,6 +9,7 @@ from layerstore.errors import InvalidInput
 from layerstore.layers.blobs import LayerBlob
 from layerstore.layers.known_blobs import KnownBlob, known_blobs, missed, remember, saw
 from layerstore.naming import starting
+from layerstore.oci.configs import to_json
 from layerstore.oci.manifests import is_foreign, parse_document, parse_manifest
 from layerstore.registry.client import Client, Repository
 from layerstore.registry.telling import Teller
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from layerstore.oci.configs import ImageConfig
     from layerstore.oci.manifests import Manifest
     from layerstore.registry.references import Reference
+    from layerstore.results import ProgressCallback
     from layerstore.store.db import Database
     from layerstore.store.opened import OpenStore
     from layerstore.store.pieces import Piece
@@ -42,10 +43,9 @@ _COMPRESSION = "gzip"
 class _Family(Value):
     """The media types of one specification: of a manifest, of a config, and of layers by their compression."""
 
-    def __init__(self, manifest: str, config: str, layers: dict[str, str]) -> None:
-        self.manifest = manifest
-        self.config = config
-        self.layers = layers
+    manifest: str
+    config: str
+    layers: dict[str, str]
 
 
 _OCI = _Family(
@@ -63,10 +63,9 @@ _DOCKER = _Family(
 class _Kept(Value):
     """A manifest that the image came with."""
 
-    def __init__(self, data: bytes, manifest: Manifest, family: _Family) -> None:
-        self.data = data
-        self.manifest = manifest
-        self.family = family
+    data: bytes
+    manifest: Manifest
+    family: _Family
 
 
 def push(
@@ -75,7 +74,7 @@ def push(
     reference: Reference,
     config: ImageConfig,
     layer_tar: Callable[[DiffId], Iterable[Piece]],
-    progress: Callable[[Progress], None] | None,
+    progress: ProgressCallback | None,
 ) -> Digest:
     """Have a registry have an image; see `layerstore.Store.push`."""
     if reference.tag is None or reference.digest is not None:
@@ -140,7 +139,7 @@ def _manifest(family: _Family, config: bytes, layers: Sequence[KnownBlob]) -> by
             for blob in layers
         ],
     }
-    return json.dumps(document, separators=(",", ":")).encode()
+    return to_json(document)
 
 
 class _Layers:

@@ -21,11 +21,10 @@ class Reference(Value):
     digest: of a manifest or index, None where none was given.
     """
 
-    def __init__(self, registry: str, repository: str, tag: str | None, digest: Digest | None) -> None:
-        self.registry = registry
-        self.repository = repository
-        self.tag = tag
-        self.digest = digest
+    registry: str
+    repository: str
+    tag: str | None
+    digest: Digest | None
 
     @property
     def local_name(self) -> str | None:

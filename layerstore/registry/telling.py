@@ -8,13 +8,13 @@ from layerstore.results import Progress
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from layerstore.results import ProgressCallback
 
 
 class Teller:
     """Calls a progress callback, where there is one, from one thread at a time."""
 
-    def __init__(self, progress: Callable[[Progress], None] | None) -> None:
+    def __init__(self, progress: ProgressCallback | None) -> None:
         self._progress = progress
         self._lock = threading.Lock()
         self._warnings: set[str] = set()

@@ -100,11 +100,9 @@ class Upload:
             raise
         return blob
 
-    def send_bytes(self, data: bytes) -> Digest:
+    def send_bytes(self, data: bytes) -> None:
         """Send a small blob. Raises as `send`."""
-        digest = sha256_digest(data)
-        self._send_whole(digest, data)
-        return digest
+        self._send_whole(sha256_digest(data), data)
 
     def _send_whole(self, digest: Digest, data: bytes) -> None:
         failures = 0

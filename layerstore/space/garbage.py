@@ -16,7 +16,6 @@ import errno
 import os
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from itertools import compress
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from layerstore._core.files import punch_holes
 from layerstore._core.index import CONTENT_BYTES, Index
 from layerstore._core.ingest import LOCATION_OBJECT, RECORD_BYTES, Digests
 from layerstore.chains.chains import Chains
-from layerstore.chains.derived import remove_derived, without_mounting
+from layerstore.chains.derived import described_chains, remove_derived, tree_image, without_mounting
 from layerstore.chains.packs import bring_small_together
 from layerstore.errors import RELOAD, CorruptError, LayerstoreError
 from layerstore.layers.imports import clear_abandoned, clear_abandoned_cold
@@ -39,15 +38,14 @@ from layerstore.store.locks import open_elsewhere
 from layerstore.store.opened import OpenStore
 from layerstore.store.records import RANGE, RECORD, packs_of
 from layerstore.store.removal import remove_directory
-from layerstore.types import ChainId, DiffId, digest_hex
+from layerstore.types import ChainId, DiffId, Value, digest_hex
 
 BLOCK_BYTES = 4096
 """What holes are punched by."""
 _CHAIN_LOCK = re.compile(r"[0-9a-f]{64}\.lock")
 
 
-@dataclass(frozen=True)
-class Collected:
+class Collected(Value):
     """What a collection gave back: contents dropped, and the disk space of files removed and holes punched, bytes.
 
     `frozen` is what was frozen before that, as the store's policy says (`Store.tiering`); None where there was nothing
@@ -157,10 +155,7 @@ def _packs_of_images(
     them there. With them the packs, and objects, of frozen images that are mounted all the same."""
     stay, pinned = set(in_use), set[int]()
     with without_mounting(layout) as attached:
-        for name in own_names.own(layout.chains, own_names.CHAINS):
-            if name.startswith(".") or not name.endswith(".json"):
-                continue
-            chain = ChainId(f"sha256:{name.removesuffix('.json')}")
+        for chain in described_chains(layout):
             try:
                 described = chains.described(chain)
                 packs = set(described.packs)
@@ -171,7 +166,7 @@ def _packs_of_images(
                 if chain in frozen:
                     pinned |= packs | ({LOCATION_OBJECT} if described.objects else set())
             elif packs - in_use or chain in frozen:
-                remove_derived([layout.chain_description(chain), layout.chain_image(chain)])
+                remove_derived(tree_image(layout, chain))
     return stay | pinned, pinned
 
 

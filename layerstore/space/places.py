@@ -7,8 +7,6 @@ its frame, by its length there; a list takes nothing itself, but needs its chunk
 
 from __future__ import annotations
 
-import errno
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +18,8 @@ from layerstore.naming import about
 from layerstore.space.garbage import BLOCK_BYTES
 from layerstore.store.cold_packs import LIST, WHOLE, ColdPack
 from layerstore.store.layout import FIRST_COLD
+from layerstore.store.pieces import data_ranges
+from layerstore.types import Value
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -90,15 +90,7 @@ def _data_before(path: str) -> tuple[list[int], list[int]]:
     before that."""
     at, before = [0], [0]
     with about(path), open(path, "rb", buffering=0) as file:
-        end = file.seek(0, os.SEEK_END)
-        while at[-1] < end:
-            try:
-                begin = os.lseek(file.fileno(), at[-1], os.SEEK_DATA)
-            except OSError as error:
-                if error.errno != errno.ENXIO:
-                    raise
-                break  # there is none any more
-            hole = os.lseek(file.fileno(), begin, os.SEEK_HOLE)
+        for begin, hole in data_ranges(file.fileno()):
             at += [begin, hole]
             before += [before[-1], before[-1] + hole - begin]
     return at, before
@@ -248,26 +240,17 @@ def _digests_of(index: Index) -> NDArray[np.void]:
     return np.frombuffer(index.contents_bytes(), _CONTENT)["digest"].copy()
 
 
-class Kept:
+class Kept(Value):
     """What a collection of garbage would keep. Of each content `hot` and `cold` are the bytes that it takes, 0 for
     others; `hot_bytes` and `dead_bytes` what all hot places take that would be kept, and given back; `cold_bytes` what
     cold packs take on disk, and `dead_cold_bytes` what of that would be given back."""
 
-    def __init__(
-        self,
-        hot: NDArray[np.float64],
-        cold: NDArray[np.float64],
-        hot_bytes: int,
-        dead_bytes: int,
-        cold_bytes: int,
-        dead_cold_bytes: int,
-    ) -> None:
-        self.hot = hot
-        self.cold = cold
-        self.hot_bytes = hot_bytes
-        self.dead_bytes = dead_bytes
-        self.cold_bytes = cold_bytes
-        self.dead_cold_bytes = dead_cold_bytes
+    hot: NDArray[np.float64]
+    cold: NDArray[np.float64]
+    hot_bytes: int
+    dead_bytes: int
+    cold_bytes: int
+    dead_cold_bytes: int
 
 
 class LayerContents:

@@ -5,8 +5,6 @@
 from __future__ import annotations
 
 import struct
-import threading
-from collections import OrderedDict
 
 from layerstore._core.files import MappedFile
 from layerstore._core.hashing import blake3
@@ -17,8 +15,6 @@ from layerstore.types import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from typing_extensions import Buffer
 
 STORED, ZSTD, LZ4 = 0, 1, 2
@@ -162,31 +158,6 @@ class ColdPack:
             raise CorruptError(f"frame {number} of {self.path} is damaged ({error}); {REPAIR}") from error
         if len(raw) != frame.raw_bytes:
             raise CorruptError(f"frame {number} of {self.path} has {len(raw)} bytes, not {frame.raw_bytes}; {REPAIR}")
-        return raw
-
-
-class Frames:
-    """Frames of cold packs that were read last, `limit_bytes` of them, one at least. Safe for many threads."""
-
-    def __init__(self, limit_bytes: int = FRAMES_BYTES) -> None:
-        self._limit_bytes = limit_bytes
-        self._lock = threading.Lock()
-        self._frames: OrderedDict[tuple[int, int], bytes] = OrderedDict()
-        self._bytes = 0
-
-    def get(self, key: tuple[int, int], read: Callable[[], bytes]) -> bytes:
-        """The frame that the numbers of its pack and of itself stand for: what `read` gives. Raises what it raises."""
-        with self._lock:
-            if key in self._frames:
-                self._frames.move_to_end(key)
-                return self._frames[key]
-        raw = read()
-        with self._lock:
-            if key not in self._frames:
-                self._frames[key] = raw
-                self._bytes += len(raw)
-                while self._bytes > self._limit_bytes and len(self._frames) > 1:
-                    self._bytes -= len(self._frames.popitem(last=False)[1])
         return raw
 
 

@@ -8,14 +8,13 @@ import io
 import os
 import struct
 import threading
-from functools import partial
 from itertools import groupby
 
 from layerstore._core.files import MappedFile, copy_ranges
 from layerstore._core.hashing import Hasher, blake3, hash_many
 from layerstore._core.ingest import LOCATION_NONE, LOCATION_OBJECT, RECORD_BYTES, Digests
 from layerstore.errors import RELOAD, REPAIR, CorruptError, NotFound
-from layerstore.naming import about, close_fd
+from layerstore.naming import about, open_fd
 from layerstore.store import durable, own_names
 from layerstore.store.cold_packs import (
     FRAMES_BYTES,
@@ -25,12 +24,12 @@ from layerstore.store.cold_packs import (
     WHOLE,
     ColdPack,
     ColdSlot,
-    Frames,
     apply_delta,
     is_cold,
 )
 from layerstore.store.layout import FIRST_COLD, PACK_THRESHOLD_BYTES
 from layerstore.store.pieces import PIECE_BYTES, read_at, write_all, write_at
+from layerstore.store.recent import Recent
 from layerstore.store.records import LOCATION
 
 TYPE_CHECKING = False
@@ -117,7 +116,7 @@ class _Generation:
         self.digests = Digests(b"", 0)
         self.packs: dict[int, Pack] = {}
         self.cold_packs: dict[int, ColdPack] = {}
-        self.frames = Frames(frames_bytes)
+        self.frames = Recent(frames_bytes, size_of=len)
         self.sound_slots: dict[int, bytearray] = {}
         """Of a pack, a byte for each slot: 1 where its content is sound."""
         self.sound_objects: set[bytes] = set()
@@ -184,14 +183,10 @@ class ContentStore:
         """Add log records inside the transaction `db`; they count once it commits. Durable on return."""
         generation, count = _log_state(db)
         path = self._layout.digests(generation)
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        with about(path):
-            try:
-                write_at(fd, LOG_HEADER, 0)
-                write_at(fd, records, len(LOG_HEADER) + count * RECORD_BYTES)
-                os.fsync(fd)
-            finally:
-                close_fd(fd)
+        with open_fd(path, os.O_WRONLY | os.O_CREAT, 0o600) as fd, about(path):
+            write_at(fd, LOG_HEADER, 0)
+            write_at(fd, records, len(LOG_HEADER) + count * RECORD_BYTES)
+            os.fsync(fd)
         if count == 0:
             durable.sync_directory(self._layout.root)
         count += len(records) // RECORD_BYTES
@@ -290,7 +285,8 @@ class ContentStore:
             if left:
                 raise CorruptError(f"the chunks of slot {slot} of {cold.path} are not of {found.size} bytes; {REPAIR}")
             return
-        frame = opened.frames.get((pack, found.frame), partial(cold.raw, found.frame))
+        place = pack, found.frame
+        frame = opened.frames.get(place) or opened.frames.keep(place, cold.raw(found.frame))
         written = memoryview(frame)[found.at : found.at + found.length]
         if found.base == WHOLE:
             yield written
@@ -341,7 +337,7 @@ class ContentStore:
 
     def _in_file(self, pieces: Iterable[Buffer]) -> io.FileIO:
         """A content in a file that has no name."""
-        file = io.FileIO(self._layout.staging, "r+", opener=_nameless)
+        file = durable.nameless(self._layout.staging)
         try:
             with about(self._layout.staging):
                 for piece in pieces:
@@ -552,10 +548,6 @@ def _located(opened: _Generation, digest: bytes) -> tuple[int, int]:
     if pack == LOCATION_NONE:
         raise NotFound(f"content {digest.hex()} is not in the store")
     return pack, slot
-
-
-def _nameless(directory: str, flags: int) -> int:
-    return os.open(directory, (flags & ~os.O_CREAT) | os.O_TMPFILE, 0o600)
 
 
 def _hash_of(file: io.FileIO) -> bytes:

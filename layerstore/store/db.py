@@ -28,6 +28,8 @@ SCHEMA_VERSION = 6
 
 SET_NAME = "INSERT INTO names VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET image_id = excluded.image_id"
 """Gives an image (id, second) a name (first); one that another image has moves to it."""
+SET_COUNTER = "INSERT INTO counters VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value"
+"""Gives a counter (its name, first) a value."""
 LAYERS_OF = """
 WITH RECURSIVE stack (diff_id, parent, depth) AS (
     SELECT diff_id, parent, 0 FROM chains WHERE chain_id = (SELECT chain_id FROM images WHERE image_id = ?)
@@ -258,11 +260,8 @@ def connect_alone(path: str) -> sqlite3.Connection:
 
 def schema() -> list[tuple[str, str, str | None]]:
     """What SQLite says of the tables, indexes and triggers of a database of this version: type, name, SQL."""
-    made = Database(_IN_MEMORY, os.devnull)
-    try:
+    with contextlib.closing(Database(_IN_MEMORY, os.devnull)) as made:
         return tables_in(made.read())
-    finally:
-        made.close()
 
 
 def tables_in(db: sqlite3.Connection) -> list[tuple[str, str, str | None]]:

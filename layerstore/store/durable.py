@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import re
 import stat
 from functools import partial
 
 from layerstore._core.mount import syncfs
-from layerstore.naming import about, close_fd, fstat
+from layerstore.naming import about, close_fd, fstat, open_fd
 from layerstore.store.locks import try_lock
 from layerstore.store.pieces import write_at
 
@@ -24,12 +25,8 @@ _NEW_FILE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
 def sync_directory(path: str | os.PathLike[str]) -> None:
     """Make the names in a directory durable. Raises `OSError`."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    with about(path):
-        try:
-            os.fsync(fd)
-        finally:
-            close_fd(fd)
+    with open_fd(path, os.O_RDONLY | os.O_DIRECTORY) as fd, about(path):
+        os.fsync(fd)
 
 
 @contextlib.contextmanager
@@ -40,14 +37,11 @@ def file_system(path: str | os.PathLike[str], *, afresh: bool = False) -> Iterat
     was told so before: the kernel tells that to each descriptor that was open when it happened, and to a later one
     only where nobody was told yet. `afresh`: not of what was written before the block, at the price of writing it now.
     """
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
+    with open_fd(path, os.O_RDONLY) as fd:
         if afresh:
             with contextlib.suppress(OSError):
                 syncfs(fd)
         yield partial(_syncfs, fd, os.fspath(path))
-    finally:
-        close_fd(fd)
 
 
 def _syncfs(fd: int, path: str) -> None:
@@ -69,15 +63,10 @@ def writable(path: str) -> Iterator[int]:
         yield fd
 
 
-@contextlib.contextmanager
-def nameless(directory: str) -> Iterator[int]:
-    """A descriptor of a new file of that directory that has no name, to write and read: it is gone when the block ends.
-    Raises `OSError`."""
-    fd = os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    try:
-        yield fd
-    finally:
-        close_fd(fd)
+def nameless(directory: str) -> io.FileIO:
+    """A new file of that directory that has no name, to write and read: it is gone when it is closed. Raises
+    `OSError`."""
+    return io.FileIO(os.open(directory, os.O_TMPFILE | os.O_RDWR, 0o600), "r+")
 
 
 def first_free(path_of: Callable[[int], str], number: int) -> tuple[int, int]:
@@ -101,28 +90,36 @@ def first_free(path_of: Callable[[int], str], number: int) -> tuple[int, int]:
         return number, fd
 
 
-def write_file(path: str | os.PathLike[str], data: bytes | memoryview, *, mode: int = 0o600) -> None:
+def write_file(path: str | os.PathLike[str], data: bytes | memoryview) -> None:
     """Put `data` at `path`, whole or not at all, and durable on return. An existing file is replaced.
 
     Raises `OSError`; nothing is left behind then.
     """
-    _replace(path, data, mode, sync=True)
+    _replace(path, data, sync=True)
     sync_directory(os.path.dirname(path))
 
 
-def write_whole(path: str | os.PathLike[str], data: bytes | memoryview, *, mode: int = 0o600) -> None:
+def write_whole(path: str | os.PathLike[str], data: bytes | memoryview) -> None:
     """As `write_file`, but not durable: after a power cut the file may be missing, old or damaged.
 
     For what is checked when it is opened, and can be made again. Other processes see it whole or not at all.
     """
-    _replace(path, data, mode, sync=False)
+    _replace(path, data, sync=False)
 
 
-def _replace(path: str | os.PathLike[str], data: bytes | memoryview, mode: int, *, sync: bool) -> None:
-    with _begun(path, mode) as fd, about(path):
-        write_at(fd, data, 0)
-        if sync:
-            os.fsync(fd)
+def _replace(path: str | os.PathLike[str], data: bytes | memoryview, *, sync: bool) -> None:
+    temporary = _temporary_beside(path)
+    with open_fd(temporary, _NEW_FILE) as fd:
+        try:
+            with about(path):
+                write_at(fd, data, 0)
+                if sync:
+                    os.fsync(fd)
+            os.rename(temporary, path)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
+            raise
 
 
 @contextlib.contextmanager
@@ -150,12 +147,8 @@ def place(staged: str, path: str) -> None:
         os.link(staged, path)
         os.unlink(staged)
     except OSError:  # it exists, or this file system has no links
-        fd = os.open(staged, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            with about(path):
-                os.fsync(fd)
-        finally:
-            close_fd(fd)
+        with open_fd(staged, os.O_RDONLY) as fd, about(path):
+            os.fsync(fd)
         os.rename(staged, path)
 
 
@@ -197,12 +190,9 @@ def _remove_abandoned(path: str | os.PathLike[str]) -> None:
     with contextlib.suppress(OSError):  # what cannot be listed or removed stays
         for found in filter(theirs.fullmatch, os.listdir(directory)):
             temporary = os.path.join(directory, found)
-            fd = os.open(temporary, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-            try:
+            with open_fd(temporary, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK) as fd:
                 if try_lock(fd):
                     _remove(temporary)
-            finally:
-                close_fd(fd)
 
 
 def _remove(path: str) -> None:
@@ -226,20 +216,3 @@ def _temporary_beside(path: str | os.PathLike[str]) -> str:
 def _name_beside(name: str) -> str:
     """What such a path begins with: it is told from whatever else is in a directory of somebody's."""
     return f".{os.fsdecode(os.fsencode(name)[:_NAME_BYTES])}.layerstore-"
-
-
-@contextlib.contextmanager
-def _begun(path: str | os.PathLike[str], mode: int) -> Iterator[int]:
-    temporary = _temporary_beside(path)
-    fd = os.open(temporary, _NEW_FILE, mode)
-    try:
-        try:
-            yield fd
-        finally:
-            with about(path):
-                close_fd(fd)
-        os.rename(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise

@@ -271,18 +271,6 @@ class Layout:
             raise PermissionError(f"{self.root} belongs to user {status.st_uid}; run as that user")
 
     def _own_names(self) -> set[str]:
-        own = (
-            self.format,
-            self.packs,
-            self.objects,
-            self.cold,
-            self.layers,
-            self.chains,
-            self.containers,
-            self.logs,
-            self.builds,
-        )
         database = (self.database + ending for ending in ("", "-wal", "-shm"))
-        return {os.path.basename(path) for path in (*own, self.run, self.staging, self.quarantine, *database)} | {
-            "blobs"
-        }
+        own = (*self._directories(), self.format, self.cold, self.builds, self.quarantine, *database)
+        return {path.removeprefix(f"{self.root}/").partition("/")[0] for path in own}

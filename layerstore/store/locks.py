@@ -200,8 +200,10 @@ class _Byte:
         return start <= self._start <= end
 
 
-def _wait(wanted: _WholeFile | _Byte, kind: str, subject: str = "") -> None:
-    """Wait for a lock that was tried in vain. Raises `Conflict`, `OSError`."""
+def _take(wanted: _WholeFile | _Byte, kind: str, subject: str = "") -> None:
+    """Take a lock, waiting for it where somebody has it. Raises `Conflict`, `OSError`."""
+    if wanted.is_taken():
+        return
     seconds, what = LOCKS[kind]
     end = time.monotonic() + seconds
     pause = _FIRST_LOOK_SECONDS
@@ -350,9 +352,7 @@ class Lock:
         return fd
 
     def _take(self, fd: int, is_had: bool) -> None:
-        wanted = _WholeFile(fd, self._exclusive)
-        if not wanted.is_taken():
-            _wait(wanted, self._kind)
+        _take(_WholeFile(fd, self._exclusive), self._kind)
 
     def __exit__(self, *_: object) -> None:
         self._note.forget()
@@ -507,9 +507,7 @@ class Builds:
         """Have it shared. Raises `Conflict`, `OSError`."""
         if self._note is None:
             _check_order("builds", self._run)
-        wanted = _WholeFile(self._fd, exclusive=False)
-        if not wanted.is_taken():
-            _wait(wanted, "builds")
+        _take(_WholeFile(self._fd, exclusive=False), "builds")
         self._noted(is_shared=True)
 
     def _noted(self, *, is_shared: bool) -> None:
@@ -546,9 +544,7 @@ def turn(path: str) -> Iterator[None]:
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     holder = os.getpid()
     try:
-        wanted = _WholeFile(fd, exclusive=True)
-        if not wanted.is_taken():
-            _wait(wanted, "database")
+        _take(_WholeFile(fd, exclusive=True), "database")
         yield
     finally:
         _let_go(fd, holder)
@@ -582,9 +578,7 @@ class Claims:
         waits for one who waits for him. Raises `Conflict`, `OSError`."""
         _check_order("layers", self._run)
         for start in sorted(map(_place, digests)):
-            wanted = _Byte(self._fd, True, start)
-            if not wanted.is_taken():
-                _wait(wanted, "layers")
+            _take(_Byte(self._fd, True, start), "layers")
         self._note = Note("layers", self._run, is_shared=False)
 
     def try_take(self, digest: str) -> bool:
@@ -667,10 +661,10 @@ class Containers:
         for kind in self._kinds:
             for place, container in places:
                 wanted = _Byte(fd, self._is_alone, place + _BYTE_OF[kind])
-                if not wanted.is_taken():
-                    if not self._waits:
-                        return False
-                    _wait(wanted, kind, container[:12])
+                if self._waits:
+                    _take(wanted, kind, container[:12])
+                elif not wanted.is_taken():
+                    return False
         return True
 
     def __exit__(self, *_: object) -> None:
@@ -756,9 +750,7 @@ def share_after(fd: int, byte: int, first: Callable[[], None]) -> None:
         pass
     else:
         first()
-    wanted = _Byte(fd, False, byte)
-    if not wanted.is_taken():
-        _wait(wanted, "database")
+    _take(_Byte(fd, False, byte), "database")
 
 
 def open_elsewhere(fd: int) -> bool:

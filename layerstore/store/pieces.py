@@ -59,6 +59,20 @@ def pieces_between(fd: int, start: int, end: int) -> Iterator[bytes]:
         yield piece
 
 
+def data_ranges(fd: int) -> Iterator[tuple[int, int]]:
+    """Start and end of the ranges of a file that are no holes (lseek(2), SEEK_DATA). Raises `OSError`."""
+    end = 0
+    while True:
+        try:
+            start = os.lseek(fd, end, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # there is none from here on
+                return
+            raise
+        end = os.lseek(fd, start, os.SEEK_HOLE)
+        yield start, end
+
+
 def write_at(fd: int, data: Buffer, position: int) -> None:
     """Write all of `data` at byte `position` of a file. Raises `OSError`."""
     rest = memoryview(data).cast("B")

@@ -16,7 +16,7 @@ import os
 
 from layerstore._core import mount, pool
 from layerstore.errors import Conflict, InvalidInput, LayerstoreError, NotFound, Unsupported
-from layerstore.naming import about, close_fd, exists
+from layerstore.naming import about, closing_fd, exists, open_fd
 from layerstore.store import durable, locks
 from layerstore.store.layout import FORMAT_NAME, POOL_NAME, make_private
 from layerstore.types import Value
@@ -38,14 +38,11 @@ class PoolStatus(Value):
     disk, and what is free there. `direct_io` says whether the loop device passes over the host's page cache.
     """
 
-    def __init__(
-        self, size_bytes: int, used_bytes: int, host_bytes: int, host_free_bytes: int, direct_io: bool
-    ) -> None:
-        self.size_bytes = size_bytes
-        self.used_bytes = used_bytes
-        self.host_bytes = host_bytes
-        self.host_free_bytes = host_free_bytes
-        self.direct_io = direct_io
+    size_bytes: int
+    used_bytes: int
+    host_bytes: int
+    host_free_bytes: int
+    direct_io: bool
 
 
 class Pool:
@@ -103,8 +100,7 @@ class Pool:
         import subprocess
 
         try:
-            fd = os.open(self._unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            try:
+            with open_fd(self._unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600) as fd:
                 os.truncate(self._unfinished, size_bytes)
                 # Sectors as large as the loop device's blocks; discarding would only tell the host about holes.
                 command = [program, "-q", "-f", "-K", "-m", "reflink=1,rmapbt=0", "-s", "size=4096"]
@@ -117,8 +113,6 @@ class Pool:
                     )
                 with about(self._unfinished):
                     os.fsync(fd)
-            finally:
-                close_fd(fd)
         except BaseException:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._unfinished)
@@ -153,10 +147,8 @@ class Pool:
             fd = os.open(self.image, os.O_RDWR | os.O_CLOEXEC)
         except FileNotFoundError:
             raise NotFound(f"there is no pool at {self._root}; `layerstore init --pool SIZE` makes one") from None
-        try:
+        with closing_fd(fd):
             return pool.find_loop(fd) or pool.attach_loop(fd)
-        finally:
-            close_fd(fd)
 
     def detach(self) -> bool:
         """Unmount it unless something uses it: an open store, a mounted container. The loop device goes with it.
@@ -178,7 +170,7 @@ class Pool:
         One that was interrupted is finished by the next. Raises `InvalidInput` when that is less than now, `OSError`.
         """
         size_bytes -= size_bytes % _ALIGNMENT_BYTES
-        with self._locked(alone=True), self._directory() as fd:
+        with self._locked(alone=True), open_fd(self.target, os.O_RDONLY | os.O_DIRECTORY) as fd:
             now = os.stat(self.image).st_size
             if size_bytes < now:
                 raise InvalidInput(f"the pool has {now} bytes and does not shrink to {size_bytes}; XFS cannot")
@@ -192,7 +184,7 @@ class Pool:
         sparse file shrank. Raises `OSError`.
         """
         before = _allocated(self.image)
-        with self._directory() as fd:
+        with open_fd(self.target, os.O_RDONLY | os.O_DIRECTORY) as fd:
             mount.syncfs(fd)  # what was removed is free only once that is in XFS's log
             pool.trim(fd)
         return max(0, before - _allocated(self.image))
@@ -209,14 +201,6 @@ class Pool:
             host_free_bytes=host.f_bavail * host.f_frsize,
             direct_io=direct_io,
         )
-
-    @contextlib.contextmanager
-    def _directory(self) -> Iterator[int]:
-        fd = os.open(self.target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            yield fd
-        finally:
-            close_fd(fd)
 
 
 def _allocated(path: str) -> int:

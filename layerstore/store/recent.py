@@ -11,16 +11,21 @@ if TYPE_CHECKING:
 
 
 class Recent:
-    """Values by keys, of which those that were used longest ago go where there would be more than `limit`.
+    """Values by keys, of which those that were used longest ago go where there would be more than `limit`; one stays.
 
     Safe for many threads.
 
     gone: called with each value that goes, and not with those of `clear`.
+    size_of: what each counts for.
     """
 
-    def __init__(self, limit: int, gone: Callable[[Any], object] = lambda _: None) -> None:
+    def __init__(
+        self, limit: int, gone: Callable[[Any], object] = lambda _: None, size_of: Callable[[Any], int] = lambda _: 1
+    ) -> None:
         self._limit = limit
         self._gone = gone
+        self._size_of = size_of
+        self._size = 0
         self._lock = _thread.allocate_lock()
         self._values: dict[Hashable, Any] = {}
 
@@ -34,24 +39,31 @@ class Recent:
 
     def keep(self, key: Hashable, value: Any) -> Any:
         """Keep a value unless there is one; gives what is kept."""
-        gone = None
+        gone = []
         with self._lock:
+            if key not in self._values:
+                self._size += self._size_of(value)
             kept = self._values[key] = self._values.pop(key, value)
-            if len(self._values) > self._limit:
-                gone = self._values.pop(next(iter(self._values)))
-        if gone is not None:
-            self._gone(gone)
+            while self._size > self._limit and len(self._values) > 1:
+                gone.append(self._pop(next(iter(self._values))))
+        for each in gone:
+            self._gone(each)
         return kept
 
     def forget(self, key: Hashable) -> None:
         """Have it go, where it is there."""
         with self._lock:
-            gone = self._values.pop(key, None)
+            gone = self._pop(key) if key in self._values else None
         if gone is not None:
             self._gone(gone)
 
     def clear(self) -> list[Any]:
         """Keep nothing; gives what was kept."""
         with self._lock:
-            values, self._values = self._values, {}
+            values, self._values, self._size = self._values, {}, 0
         return list(values.values())
+
+    def _pop(self, key: Hashable) -> Any:
+        value = self._values.pop(key)
+        self._size -= self._size_of(value)
+        return value

@@ -4,13 +4,8 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import os
 
 from layerstore.store import durable
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    pass
 
 _FICLONE = 0x40049409  # linux/fs.h
 _CANNOT = (errno.EOPNOTSUPP, errno.ENOTTY, errno.EINVAL, errno.ENOSYS, errno.EISDIR, errno.EXDEV)
@@ -31,8 +26,8 @@ def has_reflink(directory: str) -> bool:
     """Whether files in `directory` can share content: tried with two nameless files. Raises `OSError`."""
     try:
         with durable.nameless(directory) as one, durable.nameless(directory) as other:
-            os.pwrite(one, bytes(4096), 0)
-            return share(other, one)
+            one.write(bytes(4096))
+            return share(other.fileno(), one.fileno())
     except OSError as error:
         if error.errno in _CANNOT:
             return False

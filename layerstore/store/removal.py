@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from layerstore._core.mount import container_remove_many, mounted_many, umount_many
-from layerstore.naming import close_fd
+from layerstore.naming import open_fd
 
 
 def remove_directory(parent: str, name: str) -> None:
@@ -14,10 +14,7 @@ def remove_directory(parent: str, name: str) -> None:
     Nothing happens where it is missing, or while somebody else is removing it. Raises `OSError`, `Unsupported` where
     something is mounted and this user may not unmount it.
     """
-    fd = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
+    with open_fd(parent, os.O_RDONLY | os.O_DIRECTORY) as fd:
         while any(mounted_many(fd, [name])):
             umount_many(fd, [name], lazy=True)
         container_remove_many(fd, [name])
-    finally:
-        close_fd(fd)

@@ -124,8 +124,8 @@ def has_room(directory: str) -> bool:
     from layerstore.store.durable import nameless
 
     try:
-        with nameless(directory) as fd:
-            os.posix_fallocate(fd, 0, 2 * _REGION_BYTES)
+        with nameless(directory) as file:
+            os.posix_fallocate(file.fileno(), 0, 2 * _REGION_BYTES)
     except OSError as error:
         return error.errno not in (errno.ENOSPC, errno.EDQUOT)
     return True

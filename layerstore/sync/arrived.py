@@ -8,7 +8,6 @@ from __future__ import annotations
 import bisect
 import io
 import os
-from functools import partial
 from itertools import accumulate
 
 from layerstore._core.hashing import blake3, hash_many
@@ -24,11 +23,11 @@ from layerstore.store.cold_packs import (
     WHOLE,
     ColdPack,
     ColdSlot,
-    Frames,
     apply_delta,
 )
 from layerstore.store.layout import PACK_THRESHOLD_BYTES
 from layerstore.store.pieces import read_at
+from layerstore.store.recent import Recent
 from layerstore.sync.tables import chunks_of
 
 TYPE_CHECKING = False
@@ -77,7 +76,7 @@ class Arrived:
         self._sizes_here: dict[bytes, int] = {}
         self._base: tuple[bytes, bytes] = b"", b""
         self._slots: dict[bytes, ColdSlot] = {}
-        self._frames = Frames(FRAMES_BYTES)
+        self._frames = Recent(FRAMES_BYTES, size_of=len)
         self._frames_left = 0
         self._bases_left = FREE_LAYER_BYTES + _TIMES * sum(wanted.values())
         if pack is not None:
@@ -194,7 +193,7 @@ class Arrived:
 
     def _written(self, slot: ColdSlot, length: int) -> Buffer:
         """What is written of a content, which is that many bytes."""
-        frame = self._frames.get((0, slot.frame), partial(self._decompressed, slot.frame))
+        frame = self._frames.get(slot.frame) or self._frames.keep(slot.frame, self._decompressed(slot.frame))
         if slot.length != length or slot.at + length > len(frame):
             raise _wrong(slot.digest, "lies outside of its frame")
         return memoryview(frame)[slot.at : slot.at + length]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import os
 import select
 import struct
@@ -15,8 +14,8 @@ import numpy as np
 
 from layerstore import errors
 from layerstore.errors import InvalidInput, LayerstoreError, SyncError
-from layerstore.naming import about, close_fd, starting
-from layerstore.oci.configs import parse_json
+from layerstore.naming import about, close_fd, starting, text_of
+from layerstore.oci.configs import parse_json, to_json
 from layerstore.store.pieces import write_all
 
 TYPE_CHECKING = False
@@ -129,7 +128,7 @@ class Channel:
 
     def say(self, kind: Kind, document: dict[str, Any]) -> None:
         """A message that is a JSON object. Raises `InvalidInput` where that is too large."""
-        data = json.dumps(document, separators=(",", ":")).encode()
+        data = to_json(document)
         if len(data) > MOST_BYTES:
             raise InvalidInput(f"what is to be said to {self.other} has {len(data)} bytes, more than a message has")
         self.send(kind, data)
@@ -208,7 +207,7 @@ class Channel:
     def tell(self, error: BaseException) -> bool:
         """Tell the other side of an error. Returns whether that could be done."""
         number = error.errno if isinstance(error, OSError) else None
-        said = {"error": type(error).__name__, "message": _text_of(error)[:_ERROR_LETTERS], "errno": number}
+        said = {"error": type(error).__name__, "message": text_of(error)[:_ERROR_LETTERS], "errno": number}
         try:
             self.say(Kind.ERROR, said)
         except (LayerstoreError, OSError):
@@ -300,12 +299,3 @@ def _error_of(other: str, payload: bytes) -> Exception:
 def size_of(value: object) -> int | None:
     """A number of bytes of a JSON document; None for anything else."""
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63 else None
-
-
-def _text_of(error: BaseException) -> str:
-    """Its notes, what it is about, and what it says."""
-    notes = "".join(f"{note}: " for note in getattr(error, "__notes__", ()))
-    if isinstance(error, OSError) and error.strerror:
-        about_what = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
-        return f"{notes}{about_what}{error.strerror}"
-    return notes + (str(error) or type(error).__name__)

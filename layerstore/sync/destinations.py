@@ -29,10 +29,9 @@ class Remote(Value):
     """A store of another machine: `[user@]host` and the port for ssh, "" for the usual one; its directory there, "" for
     the one that layerstore uses there by itself."""
 
-    def __init__(self, host: str, port: str, root: str) -> None:
-        self.host = host
-        self.port = port
-        self.root = root
+    host: str
+    port: str
+    root: str
 
     def command(self, program: str, limits: Mapping[str, int], timeout_seconds: float | None) -> list[str]:
         """What runs there `program`, which is layerstore: $LAYERSTORE_SSH or ssh, and what it is given."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from layerstore.cold.encoding import LARGE_BYTES, Item, hash_names, name_of
+from layerstore.cold.encoding import LARGE_BYTES, NO_NAME, Item, hash_names, name_of
 from layerstore.store.db import LAYERS_OF
 from layerstore.store.records import CONTENT
 from layerstore.sync.tables import chunks_of
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     Bases: TypeAlias = dict[bytes, list[tuple[bytes, int]]]
     """Contents that others may be differences from, by name: digest and size."""
 
-NO_NAME = bytes(8)
-"""What the encoder has for the name of a content without a path: one that a layer replaces itself."""
 _IMAGES = 256
 _LAYERS = 1024
 """So many layers of so many other images are offered, at most: 32 KiB."""

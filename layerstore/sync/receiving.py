@@ -70,10 +70,9 @@ def receive(store: OpenStore, chains: Chains, channel: Channel, limits: Limits) 
 class _Layer(Value):
     """What came of a layer: its table of contents, and the frames of its recipe, which can be had once."""
 
-    def __init__(self, diff_id: DiffId, table: Table, frames: Iterable[Piece]) -> None:
-        self.diff_id = diff_id
-        self.table = table
-        self.frames = frames
+    diff_id: DiffId
+    table: Table
+    frames: Iterable[Piece]
 
 
 class _TableSizes:
@@ -99,11 +98,10 @@ class _Offer(Value):
     """A cold pack that is to come: its bytes and digest, the contents here that chunks of it are from, and between
     which sizes those are cut."""
 
-    def __init__(self, size_bytes: int, digest: str, sources: list[bytes], chunk_sizes: tuple[int, int, int]) -> None:
-        self.size_bytes = size_bytes
-        self.digest = digest
-        self.sources = sources
-        self.chunk_sizes = chunk_sizes
+    size_bytes: int
+    digest: str
+    sources: list[bytes]
+    chunk_sizes: tuple[int, int, int]
 
 
 class _Receiving:
@@ -179,7 +177,7 @@ class _Receiving:
     def _import(self, importing: Import, lacking: Sequence[DiffId], here: Collection[DiffId]) -> None:
         """Stage the layers that are lacking, by what comes of them and what is here."""
         with contextlib.ExitStack() as stack:
-            recipes = stack.enter_context(durable.nameless(self._layout.staging))
+            recipes = stack.enter_context(durable.nameless(self._layout.staging)).fileno()
             sizes = _TableSizes(self._limits)
             layers = [self._layer(diff_id, here, recipes, sizes) for diff_id in lacking]
             wanted = self._wanted(layers)

@@ -11,7 +11,7 @@ from layerstore.layers.blob_streams import pieces_of
 from layerstore.layers.recipe import recipe_frames
 from layerstore.naming import fstat
 from layerstore.oci.configs import parse_config
-from layerstore.results import Progress, Synced
+from layerstore.results import Progress, Synced, telling
 from layerstore.store import durable, locks, zstd
 from layerstore.store.pieces import pieces_between, read_whole
 from layerstore.store.records import CONTENT
@@ -22,15 +22,14 @@ from layerstore.types import DiffId, Digest, ImageId, digest_hex, sha256_digest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from typing import TypeAlias
+    from collections.abc import Sequence
 
     from layerstore.chains.chains import Chains
     from layerstore.oci.configs import ImageConfig
+    from layerstore.results import ProgressCallback
     from layerstore.store.opened import OpenStore
     from layerstore.sync.channel import Channel
 
-    ProgressCallback: TypeAlias = Callable[[Progress], None]
 
 _CHUNK_SIZES = CHUNK_BYTES // 4, CHUNK_BYTES, CHUNK_BYTES * 8
 """Least, average and largest: as `Encoder` cuts large contents."""
@@ -71,7 +70,8 @@ class _Sending:
         self.layers = self.contents = self.content_bytes = 0
 
     def send(self, image: ImageId) -> None:
-        with durable.nameless(self._layout.staging) as fd:
+        with durable.nameless(self._layout.staging) as file:
+            fd = file.fileno()
             # What a collection takes away while it is read would be missing in the middle.
             with locks.garbage(self._layout):
                 config, names = self._describe(image)
@@ -174,7 +174,7 @@ class _Sending:
         items, bases = known.items_and_bases(wanted)
         chunks = known.chunks(items, bases, _CHUNK_SIZES)
         total = sum(item.size for item in items)
-        told = self._telling("compare", what, total)
+        told = telling(self._progress, "compare", what, total)
         staging = self._layout.staging
         encoder = Encoder(fd, staging, "zstd", self._contents.reader(), chunks.known, bases, told)
         encoder.write(items, set())
@@ -193,7 +193,7 @@ class _Sending:
             raise self._channel.wrong(f"says that it has {kept.get('bytes')!r} of {size} bytes")
         start = have if have and kept.get("digest") == _digest(fd, have) else 0
         self._channel.say(Kind.FROM, {"at": start})
-        tell = self._telling("send", what, size)
+        tell = telling(self._progress, "send", what, size)
         for piece in pieces_between(fd, start, size):
             self._channel.send_data([piece])
             start += len(piece)
@@ -224,12 +224,6 @@ class _Sending:
                 raise self._channel.wrong(f"tells of {said.get('done')!r} bytes of {layer!r}, which it does not import")
             if self._progress is not None:
                 self._progress(Progress("import", layer, done, None))
-
-    def _telling(self, stage: str, what: str, total: int) -> Callable[[int], None] | None:
-        progress = self._progress
-        if progress is None:
-            return None
-        return lambda done: progress(Progress(stage, what, done, total))
 
 
 def _digest(fd: int, length: int) -> str:

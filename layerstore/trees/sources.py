@@ -8,7 +8,7 @@ import os
 
 from layerstore.naming import about
 from layerstore.store import reflink
-from layerstore.store.pieces import PIECE_BYTES, read_at
+from layerstore.store.pieces import PIECE_BYTES, read_at, write_at
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,21 +26,17 @@ _HOLE = bytes(PIECE_BYTES)
 
 
 class StoredContent:
-    """A content of the store, as the `Source` of an entry. Raises also `NotFound` where it was collected meanwhile."""
+    """A content of the store, of that digest (BLAKE3), as the `Source` of an entry. Raises also `NotFound` where it was
+    collected meanwhile."""
 
-    __slots__ = ("_contents", "_digest")
+    __slots__ = ("_contents", "digest")
 
     def __init__(self, contents: ContentStore, digest: bytes) -> None:
         self._contents = contents
-        self._digest = digest
-
-    @property
-    def digest(self) -> bytes:
-        """BLAKE3 of the content."""
-        return self._digest
+        self.digest = digest
 
     def pieces(self) -> Iterator[Piece]:
-        with self._contents.open(self._digest) as file:
+        with self._contents.open(self.digest) as file:
             while piece := file.read(PIECE_BYTES):
                 yield piece
 
@@ -52,7 +48,7 @@ class StoredContent:
         return self._contents.link_to(self._digest, path)
 
     def clone_to(self, fd: int) -> bool:
-        file, _, shared = self._contents.open_place(self._digest)
+        file, _, shared = self._contents.open_place(self.digest)
         with file:
             return not shared and reflink.share(fd, file.fileno())
 
@@ -115,6 +111,19 @@ def filled(data: memoryview) -> Iterator[tuple[int, int]]:
     if data.obj is _HOLE:
         return iter(())
     return _ranges(data, _BLOCK_BYTES, lambda at, block: block != _ZEROS[: len(block)])
+
+
+def write_filled(fd: int, pieces: Iterable[Piece]) -> int:
+    """Write a content to an empty file, of which blocks of zeros become holes; returns its size. Raises `OSError`, and
+    what `pieces` does."""
+    size = 0
+    for piece in pieces:
+        data = memoryview(piece)
+        for start, end in filled(data):
+            write_at(fd, data[start:end], size + start)
+        size += len(data)
+    os.ftruncate(fd, size)
+    return size
 
 
 def differing(data: memoryview, other: bytearray) -> Iterator[tuple[int, int]]:

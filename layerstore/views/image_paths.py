@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import os
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, overload
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     Segment: TypeAlias = "str | PurePosixPath"
 
 
+@functools.total_ordering
 class ImagePath:
     """An absolute path in a view, read-only: the methods of `pathlib.Path` that read, and nothing that writes.
 
@@ -54,24 +56,10 @@ class ImagePath:
     def __hash__(self) -> int:
         return hash((id(self._view), self._path))
 
-    def _pair(self, other: object) -> PurePosixPath | None:
-        return other._path if isinstance(other, ImagePath) and other._view is self._view else None
-
     def __lt__(self, other: object) -> bool:
-        path = self._pair(other)
-        return NotImplemented if path is None else self._path < path
-
-    def __le__(self, other: object) -> bool:
-        path = self._pair(other)
-        return NotImplemented if path is None else self._path <= path
-
-    def __gt__(self, other: object) -> bool:
-        path = self._pair(other)
-        return NotImplemented if path is None else self._path > path
-
-    def __ge__(self, other: object) -> bool:
-        path = self._pair(other)
-        return NotImplemented if path is None else self._path >= path
+        if not isinstance(other, ImagePath) or other._view is not self._view:
+            return NotImplemented
+        return self._path < other._path
 
     @property
     def parts(self) -> tuple[str, ...]:

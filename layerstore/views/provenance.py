@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import stat
 from typing import TYPE_CHECKING
 
@@ -110,13 +111,7 @@ def _followed(tree: Tree, parts: list[bytes]) -> bytes:
 
 def _clean(parts: Iterable[bytes]) -> bytes:
     """A path as an index spells it, from its components: ".." leads up, and no further than the root."""
-    found: list[bytes] = []
-    for part in parts:
-        if part == b"..":
-            del found[-1:]
-        else:
-            found.append(part)
-    return b"/".join(found)
+    return posixpath.normpath(b"/" + b"/".join(parts)).strip(b"/")
 
 
 def _trace(indexes: Sequence[Index]) -> core.Provenance:
