@@ -248,7 +248,7 @@ def test_what_is_removed_after_its_commit_is_committed(
 ) -> None:
     """By force, which waits for nobody."""
     if container.driver == "overlay":
-        (Path(filled._engine.containers.upper(container.id)) / "new").touch()
+        (Path(container.inspect()["Upper"]) / "new").touch()
     commit = Import.commit
 
     def late(*arguments: Any, **options: Any) -> None:

@@ -709,7 +709,7 @@ UNPRIVILEGED = """
         assert [b"".join(image.layer_tar(d)) for d in image.diff_ids] == list(PLAIN.layers)
         container, other = store.create("plain:1", count=2)
         assert container.diff() == []
-        upper = Path(store._engine.containers.upper(container.id))
+        upper = Path(container.inspect()["Upper"])
         (upper / "new").write_bytes(b"x")
         assert [(c.kind, c.path) for c in container.diff()] == [("A", "/new")]
         for act in (container.mount, lambda: container.run(["true"]), lambda: container.start(["true"])):

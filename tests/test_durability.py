@@ -74,7 +74,7 @@ class TestFailedSync:
     def test_of_a_copy(self, store: Store, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
         load(store)
         container = store.create("app:1")
-        (Path(store._engine.containers.upper(container.id)) / "just written").write_bytes(b"and on no disk yet")
+        (Path(container.inspect()["Upper"]) / "just written").write_bytes(b"and on no disk yet")
         monkeypatch.setattr(durable, "syncfs", failing)
         with pytest.raises(OSError, match="the disk says no"):
             container.fork() if what == "fork" else container.snapshot("s")
@@ -124,7 +124,7 @@ class TestLogOfAContainer:
                 container.sync()
         container.write_bytes("/small", b"after it")
         container.sync()
-        (log,) = Path(container._engine.layout.logs).iterdir()
+        (log,) = (container.root.parents[2] / "logs").iterdir()
         assert written[-1] == log.stat().st_size
         count = len(written)
         container.sync()
@@ -136,7 +136,7 @@ class TestLogOfAContainer:
         monkeypatch.setattr(os, "fdatasync", Failing(os.fdatasync))
         with pytest.raises(OSError, match="the disk says no"):
             container.sync()
-        (log,) = Path(container._engine.layout.logs).iterdir()
+        (log,) = (container.root.parents[2] / "logs").iterdir()
         with log.open("r+b") as file:
             file.seek(-16, os.SEEK_END)
             file.write(bytes(16))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from beside import rows
 from entry_model import apply, expected_changes, expected_entries, found_of, image_nodes, told, without_sockets
 from host_tree import Dump, HostTree, dump, in_container
 from hypothesis import HealthCheck, settings
@@ -165,7 +166,7 @@ class ExtentMachine(RuleBasedStateMachine):
                 world.compare()
             if self.worlds:
                 self.store.remove(self.store.containers())
-                assert self.store._engine.database.read().execute("SELECT id FROM logs").fetchall() == []
+                assert rows(self.store.layout, "SELECT id FROM logs") == []
                 self.store.collect_garbage()  # what rollbacks left before a crash
                 assert os.listdir(self.store.layout.logs) == []
                 self.store.close()

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 import images
 import pytest
 import tarbytes
+from beside import rows
 from images import DOCKER, OCI, Files, Image, docker_files, hex_of, index_of, oci_files, put, put_image, tar_of
 from layer_model import Entry, write_tar
 
@@ -924,9 +925,7 @@ def test_a_killed_import_leaves_nothing_visible_and_is_cleared_away(tmp_path: Pa
                 continue
             staged += bool(list((store.root / "staging").iterdir()))
             assert store.images() == []
-            assert not list(
-                store._engine.database.read().execute("SELECT diff_id FROM layers UNION SELECT number FROM packs")
-            )
+            assert rows(store.layout, "SELECT diff_id FROM layers UNION SELECT number FROM packs") == []
     assert staged, "no import was killed while it staged"
     with Store(root) as store:
         store.load(path)

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from beside import rows
 from campaigns import logged_disk
 from cases import case
 from images import Image, docker_files, tar_of
@@ -260,11 +261,14 @@ class TestAttaching:
         program = """if True:
             import sys
             from layerstore import Store
+            from layerstore.store.db import Database
             for i in range(6):
                 with Store(sys.argv[1]) as store:
                     assert store.images() == []
-                    with store._engine.database.transaction() as db:
+                    database = Database(store.layout.database, store.layout.database_lock)
+                    with database.transaction() as db:
                         db.execute("UPDATE counters SET value = value + 1 WHERE name = 'packs'")
+                    database.close()
         """
         running = [child(program, root) for _ in range(4)]
         for process in running:
@@ -274,7 +278,7 @@ class TestAttaching:
         with Store(root) as store:
             assert len(devices_of(root)) == 1
             query = "SELECT value FROM counters WHERE name = 'packs'"
-            assert store._engine.database.read().execute(query).fetchone() == (24,)
+            assert rows(store.layout, query) == [(24,)]
 
     def test_many_threads_at_once(self, root: Path) -> None:
         Store(root, create=True, pool_bytes=POOL_BYTES).close()
@@ -441,7 +445,7 @@ class TestContainers:
             os.chmod(view / "large", 0o600)
             os.chown(view / "large", 5, 6)
             assert allocated(shared) - before <= 64 << 10
-            upper = Path(shared._engine.containers.upper(view.parent.name)) / "large"
+            upper = view.parent / "upper" / "large"
             assert upper.stat().st_blocks == 0
             assert (view / "large").stat().st_uid == 5
             with open(view / "large", "rb") as file:

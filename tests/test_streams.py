@@ -589,8 +589,7 @@ class TestLeftRunning:
             shown = (root / "tmp/fds").read_text()
             assert (root / "tmp/in").read_bytes() == b""
         assert shown.count("pipe:") == 1
-        directory = Path(box._engine.layout.container(box.id))
-        assert [path.name for path in directory.iterdir() if path.name.startswith(".null")] == []
+        assert [path.name for path in box.root.parent.iterdir() if path.name.startswith(".null")] == []
 
     def test_where_no_device_can_be_made(self, box: Container, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         def refuse(*_: object) -> None:
