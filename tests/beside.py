@@ -3,8 +3,10 @@
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from typing import Any
+from typing import Any, Literal
 
+from layerstore import Store
+from layerstore.results import Frozen
 from layerstore.store.contents import ContentStore
 from layerstore.store.db import Database
 from layerstore.store.layout import Layout
@@ -29,3 +31,13 @@ def transaction(layout: Layout) -> Iterator[sqlite3.Connection]:
 def contents_of(layout: Layout) -> Iterator[ContentStore]:
     with closing(OpenStore(layout)) as opened:
         yield opened.contents
+
+
+def freeze_alone(store: Store, *names: str, compression: Literal["zstd", "lz4"] = "zstd") -> Frozen:
+    """Freeze images, by default all, and collect no garbage: what their contents took is in packs and objects, too."""
+    from layerstore.chains.chains import Chains
+    from layerstore.cold.freezing import freeze
+
+    among = [store.image(name).id for name in names] or None
+    with closing(OpenStore(store.layout)) as opened:
+        return freeze(opened, Chains(opened), among, 0, compression, None)

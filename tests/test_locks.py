@@ -10,10 +10,12 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from beside import transaction
 from cases import case
 from images import Image, docker_files, tar_of
 from layer_model import Entry, write_tar
@@ -23,12 +25,15 @@ from waiting import wait_for
 
 from layerstore import Container, Store
 from layerstore._core import mount
+from layerstore.chains.chains import Chains
 from layerstore.containers import changes, containers, snapshots
 from layerstore.containers.containers import Containers
 from layerstore.errors import Conflict, NotFound
 from layerstore.layers.imports import Import
+from layerstore.mount.shared import Mounts
 from layerstore.store import locks
 from layerstore.store.layout import Layout
+from layerstore.store.opened import OpenStore
 
 ROOT = Path(__file__).parent.parent
 IMAGE = Image([write_tar([Entry("dir", "etc", mode=0o755), Entry("file", "etc/hosts", data=b"here")])], ["app:1"])
@@ -461,14 +466,14 @@ class TestWhileOneIsRead:
 
         def read(*args: Any) -> Any:
             found = function(*args)
-            with loaded._engine.database.transaction() as db:
+            with transaction(loaded.layout) as db:
                 db.execute("UPDATE containers SET driver = 'extent' WHERE id = ?", (container.id,))
             return found
 
         monkeypatch.setattr(module, name, read)
         with pytest.raises(Conflict, match="was moved to the extent driver"):
             getattr(container, verb)()
-        with loaded._engine.database.transaction() as db:
+        with transaction(loaded.layout) as db:
             db.execute("UPDATE containers SET driver = 'overlay' WHERE id = ?", (container.id,))
 
     def test_a_removal_by_force_leaves_to_gc_what_is_written_meanwhile(
@@ -514,7 +519,7 @@ class TestWhileOneIsRead:
 
     def test_it_is_read_only_when_what_it_needs_is_open(self, loaded: Store, container: Container) -> None:
         """To open an index takes other locks, above the limit of what is derived those of mounts, too."""
-        loaded._engine.chains.derived.limit_bytes = 0
+        Store(loaded.root, derived_limit_bytes=0).close()
         mount_lock = Path(loaded.layout.mount_lock)
         works: list[Callable[[], object]] = [
             lambda: list(container.entries()),
@@ -523,7 +528,7 @@ class TestWhileOneIsRead:
         ]
         for work in works:
             with Store(loaded.root) as other:
-                container = Container(other._engine, container.row)
+                container = other.container(container.id)
                 other.evict_derived(0)
                 with locks.mounts(other.layout, alone=True):
                     working = in_thread(work)
@@ -640,15 +645,14 @@ class TestMountedForAUse:
 
     def test_the_last_user_unmounts_it(self, loaded: Store) -> None:
         container = loaded.create("app:1")
-        with Store(loaded.root) as other:
-            second = other.container(container.id)
-            with second._mounted():
-                with container._mounted(), pytest.raises(Conflict, match="in use"):
+        with user(container) as first, user(container) as second:
+            with second():
+                with first(), pytest.raises(Conflict, match="in use"):
                     container.umount()
                 assert container.state == "mounted"
             assert container.state == "created"
-            with container._mounted():
-                leaving = second._mounted()
+            with first():
+                leaving = second()
                 leaving.__enter__()
             assert container.state == "mounted"
             leaving.__exit__(None, None, None)
@@ -656,21 +660,31 @@ class TestMountedForAUse:
 
     def test_it_stays_where_somebody_has_mounted_it(self, loaded: Store) -> None:
         container = loaded.create("app:1")
-        with container._mounted():
-            container.mount()
-        assert container.state == "mounted"
-        with container._mounted():
-            pass
-        assert container.state == "mounted"
-        container.umount()
-        with container._mounted(keep=True):
-            pass
-        assert container.state == "mounted"
-        container.umount()
-        with pytest.raises(ZeroDivisionError), container._mounted(keep=True):
-            raise ZeroDivisionError
-        assert container.state == "created"
+        with user(container) as mounted:
+            with mounted():
+                container.mount()
+            assert container.state == "mounted"
+            with mounted():
+                pass
+            assert container.state == "mounted"
+            container.umount()
+            with mounted(keep=True):
+                pass
+            assert container.state == "mounted"
+            container.umount()
+            with pytest.raises(ZeroDivisionError), mounted(keep=True):
+                raise ZeroDivisionError
+            assert container.state == "created"
         assert os.listdir(loaded.layout.borrowed) == []
+
+
+@contextlib.contextmanager
+def user(container: Container) -> Iterator[Callable[..., contextlib.AbstractContextManager[int]]]:
+    """What has a container mounted in a block, of a process that has the store open beside others."""
+    layout = Layout(container.root.parents[2])
+    with contextlib.closing(OpenStore(layout)) as opened, contextlib.closing(Mounts(layout)) as mounts:
+        mounted_for = Containers(opened, Chains(opened), mounts).mounted_for
+        yield partial(mounted_for, container.row, lambda _: container.image.diff_ids)
 
 
 @pytest.mark.root
@@ -682,7 +696,7 @@ class TestGarbageThatIsMounted:
     def container(self, loaded: Store) -> Container:
         made = loaded.create("app:1")
         made.mount()
-        with loaded._engine.database.transaction() as db:
+        with transaction(loaded.layout) as db:
             db.execute("DELETE FROM containers")
         return made
 
