@@ -139,6 +139,15 @@ def store(tmp_path: Path) -> Iterator["Store"]:
         made.remove(made.containers(), force=True)
 
 
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four packs are many: the contents of more are brought together."""
+    from layerstore.chains import packs
+
+    for name, count in (("MAX_PACKS", 4), ("_PACKS_LEFT", 2)):
+        monkeypatch.setattr(packs, name, count)
+
+
 @pytest.fixture(scope="session")
 def debian_tar() -> Path:
     """A real Debian root file system as a tar of 248 MB. Made once for this machine, in 20 s and with the network."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from beside import contents_of, freeze_alone, transaction
+from beside import content_store, freeze_alone, transaction
 from images import Image, docker_files, tar_of, zstd
 from layer_model import Entry, write_tar
 
@@ -481,7 +481,7 @@ class TestThaw:
         store.freeze()
         assert store.thaw("parts:1") == sum(map(len, files.values()))
         digests = b"".join(map(blake3, files.values()))
-        with contents_of(store.layout) as contents:
+        with content_store(store.layout) as contents:
             places = struct.iter_unpack("<II", contents.locate_many(digests, 32))
         assert not any(is_cold(pack) for pack, _ in places)
         require(store, {"parts:1": files})
@@ -515,7 +515,7 @@ class TestLargeOnes:
         large = bytes(MAX_DELTA_BYTES + 1)
         load_files(store, "app:1", {"large": large})
         store.freeze()
-        with contents_of(store.layout) as contents:
+        with content_store(store.layout) as contents:
             found = contents.reader()(blake3(large))
             assert isinstance(found, memoryview) and isinstance(found.obj, MappedFile)
             assert found == large
@@ -669,7 +669,7 @@ class TestReferences:
             store.freeze()
             store.thaw("app:1")
             store.collect_garbage()
-            with contents_of(store.layout) as contents:
+            with content_store(store.layout) as contents:
                 counts.append(len(contents.log_records()))
         assert len(set(counts)) == 1
 
@@ -712,7 +712,7 @@ class TestDamage:
         """What others are differences from would be lost with it."""
         load(store, 1, 2)
         digest, path, at = blake3(version(1)[which]), Path(), 1_000
-        with contents_of(store.layout) as contents:
+        with content_store(store.layout) as contents:
             pack, slot = struct.unpack("<II", contents.locate_many(digest, 32))
             if pack == LOCATION_OBJECT:
                 path = Path(store.layout.object(digest.hex()))
@@ -734,7 +734,7 @@ class TestDamage:
         """What was thawed is frozen again by what is in the cold pack still, if that is whole."""
         load(store, 1, 2)
         store.freeze()
-        with contents_of(store.layout) as contents:
+        with content_store(store.layout) as contents:
             places = contents.locate_many(blake3(version(1)["share/large" if which == "base" else which]), 32)
         store.thaw(["app:1", "app:2"])
         (pack,) = cold_packs(store)
@@ -788,7 +788,7 @@ class TestDamage:
         store.freeze()
         store.thaw("app:1")
         store.remove([store.create("app:1")])
-        with contents_of(store.layout) as contents:
+        with content_store(store.layout) as contents:
             log = Path(store.layout.digests(contents.log_state()[0]))
         flip(log, log.read_bytes().rindex(blake3(files["one"])) + 10)
         with Store(store.root) as other:

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from beside import contents_of, rows, transaction
+from beside import content_store, rows, transaction
 from images import docker_files, tar_of
 from pools import POOL_AND_HOST, store_on
 from stacks import Stack
 from test_garbage import image_of
 
 from layerstore import CheckReport, Damage, Store, check_store
-from layerstore.chains import derived, packs
+from layerstore.chains import derived
 from layerstore.checking import database
 from layerstore.errors import CorruptError
 from layerstore.store.db import Database
@@ -176,9 +176,8 @@ def test_a_tree_image_that_was_written_as_others_looked_what_to_evict(
     assert told(checked(root)) == ""
 
 
-def test_a_store_is_clean_after_packs_were_brought_together(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packs, "MAX_PACKS", 4)
-    monkeypatch.setattr(packs, "_PACKS_LEFT", 2)
+@pytest.mark.usefixtures("few")
+def test_a_store_is_clean_after_packs_were_brought_together(store: Store) -> None:
     Stack(12).load(store, range(1, 13))
     store.remove([store.create("grown:12")])
     assert told(store.check()) == ""
@@ -273,7 +272,7 @@ def test_the_images_and_files_of_a_damaged_content_are_told(root: Path) -> None:
 
 
 def _place_of(store: Store, digest: bytes) -> tuple[Path, int]:
-    with contents_of(store.layout) as contents:
+    with content_store(store.layout) as contents:
         file, offset, _ = contents.open_place(digest)
     with file:
         return Path(str(file.name)), offset

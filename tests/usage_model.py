@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
-from beside import contents_of, rows
+from beside import content_store, rows
 
 from layerstore import Store
 from layerstore.layers.index_files import open_layer_index
@@ -37,7 +37,7 @@ class Model:
         self._packs = {
             FIRST_COLD + int(path.stem): ColdPack(str(path)) for path in Path(store.layout.cold).glob("*.cold")
         }
-        with contents_of(store.layout) as contents:
+        with content_store(store.layout) as contents:
             log = contents.log_records()
         records = list(RECORD.iter_unpack(log))
         self._size = {digest: size for digest, size, _, _ in records}

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from beside import contents_of
+from beside import content_store
 from host_tree import LATER_NS, below
 
 from layerstore import Container, Image, Store
@@ -82,7 +82,7 @@ def state_of(root: Path, outputs: Path | None = None) -> State:
 
 def _images(store: Store) -> State:
     state: State = {}
-    with contents_of(store.layout) as contents:
+    with content_store(store.layout) as contents:
         for image in store.images():
             with _reading(f"image {image.short_id} {image.names}"):
                 state[f"image {image.id}"] = image_lines(image, contents)
