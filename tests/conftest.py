@@ -22,6 +22,8 @@ import leftovers
 import pytest
 
 if TYPE_CHECKING:
+    from meddling import Meddling
+
     from bench.peers import Docker
     from layerstore import Store
 
@@ -146,6 +148,16 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for name, count in (("MAX_PACKS", 4), ("_PACKS_LEFT", 2)):
         monkeypatch.setattr(packs, name, count)
+
+
+@pytest.fixture
+def meddle(monkeypatch: pytest.MonkeyPatch) -> Iterator["Meddling"]:
+    """What has calls fail, or something come in between of them; each point that is given has to be reached."""
+    from meddling import Meddling
+
+    made = Meddling(monkeypatch)
+    yield made
+    assert made.awaited == [], "nothing has called"
 
 
 @pytest.fixture(scope="session")

@@ -7,12 +7,12 @@ import random
 import struct
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from beside import content_store, freeze_alone, transaction
 from images import Image, docker_files, tar_of, zstd
 from layer_model import Entry, write_tar
+from meddling import Meddling
 
 from layerstore import Store
 from layerstore._core.files import MappedFile
@@ -24,8 +24,6 @@ from layerstore.cold.encoding import delta_of, name_of
 from layerstore.errors import Conflict, CorruptError, InvalidInput, NotFound
 from layerstore.store import durable, locks
 from layerstore.store.cold_packs import LIST, MAX_DELTA_BYTES, WHOLE, ColdPack, apply_delta, is_cold
-from layerstore.store.layout import Layout
-from layerstore.types import ImageId
 
 TEXT = b"".join(b"line %d of a text that many versions have\n" % n for n in range(3_000))
 LARGE = random.Random("large").randbytes(3 << 20)
@@ -165,23 +163,13 @@ class TestFreeze:
         assert hot_bytes(store) < 100_000
         require_files(store, 1)
 
-    def test_a_collection_meanwhile_takes_no_cold_copy_that_is_needed(
-        self, store: Store, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_a_collection_meanwhile_takes_no_cold_copy_that_is_needed(self, store: Store, meddle: Meddling) -> None:
         files = {"own": version(1)["share/own"], "text": TEXT}  # none of which is a list, whose chunks keep the pack
         store.load(io.BytesIO(tar_of(docker_files([Image([layer(files)], ["app:1"])]))))
         store.freeze()
         store.thaw("app:1")
-        locked, first = locks.garbage_alone, iter([True])
-
-        def collect_before(layout: Layout) -> locks.Lock:
-            if next(first, False):
-                store.collect_garbage()
-            return locked(layout)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(locks, "garbage_alone", collect_before)
-            store.freeze("app:1")
+        meddle.before(locks, "garbage_alone", store.collect_garbage)
+        store.freeze("app:1")
         assert cold_packs(store) == []
         assert store.image("app:1").view.read_many([f"/{path}" for path in files]) == list(files.values())
         assert store.check().is_clean
@@ -190,32 +178,21 @@ class TestFreeze:
         assert hot_bytes(store) < 100_000
         assert store.image("app:1").view.read_many([f"/{path}" for path in files]) == list(files.values())
 
-    def test_a_collection_meanwhile_leaves_what_is_written(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_collection_meanwhile_leaves_what_is_written(self, store: Store, meddle: Meddling) -> None:
         load(store, 1, 2)
-        locked, first = locks.garbage_alone, iter([True])
-
-        def collect_before(layout: Layout) -> locks.Lock:
-            if next(first, False):
-                assert store.collect_garbage().contents == 0
-            return locked(layout)
-
-        monkeypatch.setattr(locks, "garbage_alone", collect_before)
+        collected: list[int] = []
+        meddle.before(locks, "garbage_alone", lambda: collected.append(store.collect_garbage().contents))
         assert len(store.freeze().images) == 2
+        assert collected == [0]
         assert hot_bytes(store) < 100_000
         require_files(store, 1)
         assert store.check().is_clean
 
-    def test_an_image_that_is_removed_meanwhile(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_an_image_that_is_removed_meanwhile(self, store: Store, meddle: Meddling) -> None:
         from layerstore.cold import freezing
 
         load(store, 1, 2)
-        remove = freezing.Freezing._remove_derived
-
-        def remove_image_before(*arguments: Any) -> None:
-            store.remove_image("app:1")
-            remove(*arguments)
-
-        monkeypatch.setattr(freezing.Freezing, "_remove_derived", remove_image_before)
+        meddle.before(freezing.Freezing, "_remove_derived", lambda: store.remove_image("app:1"))
         store.freeze()
         require_files(store, 2)
         assert store.check().is_clean
@@ -245,22 +222,12 @@ class TestFreeze:
         container.remove()
         assert len(store.freeze("app:1").images) == 1
 
-    def test_one_that_comes_into_use_meanwhile_is_left(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_one_that_comes_into_use_meanwhile_is_left(self, store: Store, meddle: Meddling) -> None:
         load(store, 1, 2)
-        choose = freezing.unused_images
-        meanwhile = [lambda: store.create("app:1")]
-
-        def chosen(*args: Any) -> list[ImageId]:
-            found = choose(*args)
-            for act in meanwhile[:]:
-                meanwhile.clear()
-                act()
-            return found
-
-        monkeypatch.setattr(freezing, "unused_images", chosen)
+        meddle.after(freezing, "unused_images", lambda: store.create("app:1"))
         assert store.freeze().images == [store.image("app:2").id]
         store.thaw("app:2")
-        meanwhile.append(lambda: store.create("app:2"))
+        meddle.after(freezing, "unused_images", lambda: store.create("app:2"))
         # Who is asked for it says that it cannot be.
         with pytest.raises(Conflict, match="a container uses image"):
             store.freeze("app:2")
@@ -446,20 +413,18 @@ class TestThaw:
         store.thaw("app:1")
         require(store, {"app:1": large, "app:2": {"chunk": chunk}})
 
-    def test_while_the_store_is_checked(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_while_the_store_is_checked(self, store: Store, meddle: Meddling) -> None:
         """The tree image names a pack that came after the check had begun."""
         from layerstore.checking.contents import ContentsCheck
 
         load(store, 1)
         store.freeze()
-        run = ContentsCheck.run
 
-        def make_mountable_before(check: ContentsCheck) -> None:
+        def make_mountable() -> None:
             with Store(store.root) as other:
                 other.create("app:1")
-            run(check)
 
-        monkeypatch.setattr(ContentsCheck, "run", make_mountable_before)
+        meddle.before(ContentsCheck, "run", make_mountable)
         assert store.check().damages == ()
 
     def test_is_asked_for(self, store: Store) -> None:

@@ -8,11 +8,11 @@ import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from beside import content_store, rows, transaction
 from images import docker_files, tar_of
+from meddling import Meddling
 from pools import POOL_AND_HOST, store_on
 from stacks import Stack
 from test_garbage import image_of
@@ -140,19 +140,17 @@ def test_a_store_is_clean_whatever_was_done_in_it(store: Store) -> None:
     assert told(store.check()) == ""
 
 
-def test_a_store_that_others_write_to_meanwhile(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_that_others_write_to_meanwhile(root: Path, meddle: Meddling) -> None:
     """The database has grown in its log, and its file has not."""
-    check_pages = database._check_pages
-
     with Store(root) as other:
 
-        def late(db: sqlite3.Connection, path: str, findings: Any) -> None:
+        def write() -> None:
             for number in range(30):
                 other.tag("first:1", f"{number}:{'x' * 100}")
-            check_pages(db, path, findings)
-            assert len(db.serialize()) > os.stat(path).st_size
+            ((pages,),) = rows(other.layout, "PRAGMA page_count")
+            assert pages * 4096 > os.stat(other.layout.database).st_size
 
-        monkeypatch.setattr(database, "_check_pages", late)
+        meddle.before(database, "_check_pages", write)
         assert told(checked(root, quick=True)) == ""
 
 

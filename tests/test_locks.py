@@ -20,6 +20,7 @@ from cases import case
 from images import Image, docker_files, tar_of
 from layer_model import Entry, write_tar
 from leftovers import mount_points
+from meddling import ALWAYS, Meddling
 from test_many import is_waited_for
 from waiting import wait_for
 
@@ -64,8 +65,11 @@ def loaded(store: Store) -> Store:
     return store
 
 
-def shorter(monkeypatch: pytest.MonkeyPatch, kind: str, seconds: float = 0.1) -> None:
-    monkeypatch.setitem(locks.LOCKS, kind, (seconds, locks.LOCKS[kind][1]))
+def shorter(
+    monkeypatch: pytest.MonkeyPatch, kind: str, seconds: float = 0.1, table: dict[str, Any] = locks.LOCKS
+) -> None:
+    """Have a lock be waited for no longer."""
+    monkeypatch.setitem(table, kind, (seconds, *table[kind][1:]))
 
 
 @contextlib.contextmanager
@@ -251,7 +255,7 @@ def test_a_wait_that_is_too_long_says_who_has_it(
 
 def test_a_wait_for_what_a_build_has_ends_too(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
     for kind in ("cache", "step"):
-        monkeypatch.setitem(locks._OF_BUILDS, kind, (0.1, locks._OF_BUILDS[kind][1]))
+        shorter(monkeypatch, kind, table=locks._OF_BUILDS)
     looks: list[None] = []
     with open(f"{layout.run}/cache", "w") as other, open(f"{layout.run}/cache", "w") as file:
         assert locks.try_lock(other.fileno())
@@ -441,36 +445,29 @@ class TestWhileOneIsRead:
         assert container.diff() == []
 
     def test_a_snapshot_of_what_is_removed_by_force_meanwhile(
-        self, loaded: Store, container: Container, monkeypatch: pytest.MonkeyPatch
+        self, loaded: Store, container: Container, monkeypatch: pytest.MonkeyPatch, meddle: Meddling
     ) -> None:
-        clone = snapshots.clone_tree
         upper = f"{loaded.layout.container(container.id)}/upper"
         # It has come so far; the rest of the directory is there still.
         monkeypatch.setattr(containers, "container_remove_many", lambda *_: shutil.rmtree(upper))
-
-        def remove_first(*args: Any) -> bool:
-            in_thread(lambda: loaded.remove([container], force=True)).result()
-            return clone(*args)
-
-        monkeypatch.setattr(snapshots, "clone_tree", remove_first)
+        meddle.before(
+            snapshots, "clone_tree", lambda: in_thread(lambda: loaded.remove([container], force=True)).result()
+        )
         with pytest.raises(NotFound, match="was removed"):
             container.snapshot("second")
 
     @pytest.mark.parametrize("verb", ["diff", "fork"])
     def test_what_is_read_of_one_that_is_moved_meanwhile_is_none(
-        self, loaded: Store, container: Container, monkeypatch: pytest.MonkeyPatch, verb: str
+        self, loaded: Store, container: Container, meddle: Meddling, verb: str
     ) -> None:
         """Its files may be on their way out."""
         module, name = (changes, "changes") if verb == "diff" else (snapshots, "clone_upper")
-        function = getattr(module, name)
 
-        def read(*args: Any) -> Any:
-            found = function(*args)
+        def move() -> None:
             with transaction(loaded.layout) as db:
                 db.execute("UPDATE containers SET driver = 'extent' WHERE id = ?", (container.id,))
-            return found
 
-        monkeypatch.setattr(module, name, read)
+        meddle.after(module, name, move)
         with pytest.raises(Conflict, match="was moved to the extent driver"):
             getattr(container, verb)()
         with transaction(loaded.layout) as db:
@@ -538,10 +535,10 @@ class TestWhileOneIsRead:
                 working.result()
 
     def test_a_removal_waits_for_a_commit(
-        self, loaded: Store, container: Container, monkeypatch: pytest.MonkeyPatch
+        self, loaded: Store, container: Container, monkeypatch: pytest.MonkeyPatch, meddle: Meddling
     ) -> None:
         read, go_on = threading.Event(), threading.Event()
-        stop_after_reading(monkeypatch, read, go_on)
+        stop_after_reading(meddle, read, go_on)
         committing = in_thread(lambda: container.commit("new:1"))
         assert read.wait(60)
         shorter(monkeypatch, "container")
@@ -559,10 +556,10 @@ class TestWhileOneIsRead:
 
     @case("a removal during a commit", "no image, and the commit says why")
     def test_a_commit_of_what_is_removed_by_force_is_none(
-        self, loaded: Store, container: Container, monkeypatch: pytest.MonkeyPatch
+        self, loaded: Store, container: Container, meddle: Meddling
     ) -> None:
         read, go_on = threading.Event(), threading.Event()
-        stop_after_reading(monkeypatch, read, go_on)
+        stop_after_reading(meddle, read, go_on)
         committing = in_thread(lambda: container.commit("new:1"))
         assert read.wait(60)
         with Store(loaded.root) as other:
@@ -601,35 +598,21 @@ class TestWhileOneIsRead:
         assert not removed.exists()
 
 
-def stop_after_reading(monkeypatch: pytest.MonkeyPatch, read: threading.Event, go_on: threading.Event) -> None:
-    add_tar = Import.add_tar
-
-    def stopping(self: Import, *args: Any) -> object:
-        layer = add_tar(self, *args)
+def stop_after_reading(meddle: Meddling, read: threading.Event, go_on: threading.Event) -> None:
+    def stop() -> None:
         read.set()
         assert go_on.wait(60)
-        return layer
 
-    monkeypatch.setattr(Import, "add_tar", stopping)
+    meddle.after(Import, "add_tar", stop)
 
 
 @pytest.mark.root
 @pytest.mark.kernel
 class TestMountedForAUse:
-    def test_nothing_is_written_below_the_mount(
-        self, loaded: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_nothing_is_written_below_the_mount(self, loaded: Store, tmp_path: Path, meddle: Meddling) -> None:
         """Where another process unmounts between a look and what is done then."""
         container = loaded.create("app:1")
-        mount_it, first = Containers.mount, iter([True, True])
-
-        def undone(self: Containers, rows: Any, *args: Any, **more: Any) -> None:
-            rows = list(rows)
-            mount_it(self, rows, *args, **more)
-            if next(first, False):
-                mount.umount(container.root)
-
-        monkeypatch.setattr(Containers, "mount", undone)
+        meddle.after(Containers, "mount", lambda: mount.umount(container.root), times=2)
         (tmp_path / "file").write_bytes(b"data")
         container.copy_in(tmp_path / "file", "/file")
         container.unpack(io.BytesIO(write_tar([Entry("file", "second", data=b"2")])), "/")
@@ -637,9 +620,9 @@ class TestMountedForAUse:
         assert container.state == "created"
         assert os.listdir(container.root) == []
 
-    def test_one_that_is_always_unmounted_is_told(self, loaded: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_one_that_is_always_unmounted_is_told(self, loaded: Store, meddle: Meddling) -> None:
         container = loaded.create("app:1")
-        monkeypatch.setattr(Containers, "mount", lambda *_, **__: None)
+        meddle.after(Containers, "mount", lambda: mount.umount(container.root), times=ALWAYS)
         with pytest.raises(Conflict, match="again and again"):
             container.unpack(io.BytesIO(write_tar([])), "/")
 
