@@ -151,6 +151,20 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def by_runc(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Programs are run by runc, as where no crun is installed."""
+    monkeypatch.setattr("layerstore.containers.runtime._KNOWN", ("runc",))
+
+
+@pytest.fixture
+def unchecked_links(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hard links to nothing are taken in, as by a version that did not look at them."""
+    from layerstore.layers.imports import Import
+
+    monkeypatch.setattr(Import, "_check_links", lambda *_: None)
+
+
+@pytest.fixture
 def meddle(monkeypatch: pytest.MonkeyPatch) -> Iterator["Meddling"]:
     """What has calls fail, or something come in between of them; each point that is given has to be reached."""
     from meddling import Meddling

@@ -4,6 +4,7 @@ The fixture `meddle` (conftest.py) puts everything back. A test in which the poi
 """
 
 import contextlib
+import copy
 import errno
 import os
 import sqlite3
@@ -60,10 +61,10 @@ class Meddling:
         skip: int = 0,
         when: Callable[..., bool] | None = None,
     ) -> list[tuple[Any, ...]]:
-        """Have it fail, with an errno or an exception, and do nothing; returns as `before`."""
+        """Have it fail, with an errno or a copy of an exception, and do nothing; returns as `before`."""
 
         def refuse(_: Callable[[], Any]) -> Any:
-            raise OSError(error, os.strerror(error)) if isinstance(error, int) else error
+            raise OSError(error, os.strerror(error)) if isinstance(error, int) else copy.copy(error)
 
         return self._instead(owner, name, refuse, times, skip, when)
 

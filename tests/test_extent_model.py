@@ -480,10 +480,11 @@ def test_a_container_is_what_the_kernel_would_make_of_it() -> None:
 
 
 def test_so_it_is_where_logs_are_written_anew_all_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compaction, "_MAX_LOGS", 2)
-    monkeypatch.setattr(compaction, "_WORTHWHILE_BYTES", 500)
-    monkeypatch.setattr(compaction, "_COPIED_BYTES", 3000)
-    monkeypatch.setattr(recording, "PACK_THRESHOLD_BYTES", 500)
-    monkeypatch.setattr(writable_layers, "_OPEN_LAYERS", 2)
-    monkeypatch.setattr(writable_layers, "_CACHED_STATES", 1)
+    for module, limits in (
+        (compaction, {"_MAX_LOGS": 2, "_WORTHWHILE_BYTES": 500, "_COPIED_BYTES": 3000}),
+        (recording, {"PACK_THRESHOLD_BYTES": 500}),
+        (writable_layers, {"_OPEN_LAYERS": 2, "_CACHED_STATES": 1}),
+    ):
+        for name, value in limits.items():
+            monkeypatch.setattr(module, name, value)
     run_machine()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from images import docker_files, tar_of
+from meddling import Meddling
 from test_containers import BOX, PLAIN, root_only
 from test_extent_containers import in_a_fork
 from test_load import check_loaded
@@ -117,14 +118,9 @@ def test_an_interrupt_while_a_row_is_told(database: Database) -> None:
     assert database.read().execute("SELECT count(*) FROM packs").fetchone() == (0,)
 
 
-def test_who_is_interrupted_waiting_for_a_lock_keeps_no_file_open(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def interrupted(_fd: int) -> None:
-        raise KeyboardInterrupt
-
+def test_who_is_interrupted_waiting_for_a_lock_keeps_no_file_open(tmp_path: Path, meddle: Meddling) -> None:
     (tmp_path / "run").mkdir()
-    monkeypatch.setattr(locks, "_let_pass", interrupted)
+    meddle.fail(locks, "_let_pass", KeyboardInterrupt())
     before = os.listdir("/proc/self/fd")
     with pytest.raises(KeyboardInterrupt), locks.garbage(Layout(tmp_path)):
         pass

@@ -22,6 +22,7 @@ from cases import case
 from images import Image, docker_files, tar_of
 from layer_model import Entry, write_tar
 from leftovers import loop_devices, mount_points
+from meddling import Meddling
 from pools import POOL_BYTES, needs_mkfs, needs_root, pool_store
 from waiting import wait_for
 
@@ -183,17 +184,8 @@ class TestInit:
         monkeypatch.undo()
         Store(root, create=True, pool_bytes=POOL_BYTES).close()
 
-    def test_a_close_that_is_interrupted_is_no_failure(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        closed, close = [], os.close
-
-        def interrupted(fd: int) -> None:
-            path = os.readlink(f"/proc/self/fd/{fd}")
-            close(fd)
-            if path.endswith(".new"):
-                closed.append(path)
-                raise InterruptedError(errno.EINTR, os.strerror(errno.EINTR))
-
-        monkeypatch.setattr(os, "close", interrupted)
+    def test_a_close_that_is_interrupted_is_no_failure(self, root: Path, meddle: Meddling) -> None:
+        closed = meddle.interrupt_closes(lambda path: path.endswith(".new"))
         Pool(str(root)).create(POOL_BYTES)
         assert closed == [f"{root}/.pool.img.new"]
 
@@ -540,10 +532,7 @@ class TestCommand:
         assert "has no pool" in done.stderr
 
 
-def test_the_reflink_probe_leaves_other_errors_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def refuse(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "full")
-
-    monkeypatch.setattr(reflink.fcntl, "ioctl", refuse)
+def test_the_reflink_probe_leaves_other_errors_alone(meddle: Meddling, tmp_path: Path) -> None:
+    meddle.fail(reflink.fcntl, "ioctl", OSError(errno.ENOSPC, "full"))
     with pytest.raises(OSError, match="full"):
         has_reflink(str(tmp_path))

@@ -21,12 +21,11 @@ import pytest
 from beside import rows
 from images import DOCKER, OCI, Image, compressed, digest_of, write_directory
 from layer_model import write_tar
-from registries import Fault, Proxy, Registry, ask, layer_of, manifest_of, put_blob, put_image, put_manifest
+from registries import Fault, Proxy, Registry, ask, hurry, layer_of, manifest_of, put_blob, put_image, put_manifest
 
 from layerstore import Progress, Store
 from layerstore.errors import DigestMismatch, InvalidInput, LayerstoreError, LimitExceeded, NotFound, RegistryError
 from layerstore.registry import downloads, transport
-from layerstore.registry.transport import Patience
 
 pytestmark = pytest.mark.needs_tool("docker-registry")
 HASTE = {"Retry-After": "0"}
@@ -355,7 +354,7 @@ def test_errors_that_stay_are_told(store: Store, proxy: Proxy) -> None:
 def test_a_signature_is_not_told(
     store: Store, registry: Registry, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Patience, "first_seconds", 0)
+    hurry(monkeypatch, first_seconds=0)
     with Proxy(registry.port) as other:
         path = f"/v2/app/blobs/{blob_of(IMAGE, 0)}"
         redirected(proxy, f"http://{other.host}{path}?signature=secret")
