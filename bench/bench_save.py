@@ -88,14 +88,14 @@ def peers_commands(context: Context, compression: str, name: str, target: Path) 
     if podman is not None:
         as_it_is = ["--uncompressed"] if plain else []
         save = ["save", "--quiet", "--format", "oci-archive", *as_it_is, "-o", str(target), name]
-        yield "podman save", podman._podman(*save)
+        yield "podman save", podman.command(*save)
         as_it_is = ["--dest-oci-accept-uncompressed-layers"] if plain else []
-        (image,) = output(podman._podman("images", "--quiet", "--no-trunc")).split()
+        (image,) = output(podman.command("images", "--quiet", "--no-trunc")).split()
         source = f"containers-storage:[overlay@{podman.store}+{podman.run_directory}/run]@{image.partition(':')[2]}"
         copy = ["copy", "--quiet", "--insecure-policy", *as_it_is, source, f"oci-archive:{target}:saved"]
         yield "skopeo copy", ["skopeo", *copy]
     if containerd is not None:
-        yield "ctr export", containerd._ctr("images", "export", str(target), f"docker.io/library/{name}")
+        yield "ctr export", containerd.command("images", "export", str(target), f"docker.io/library/{name}")
 
 
 def docker_archive(context: Context, target: Path) -> Iterator[Row]:
@@ -104,7 +104,7 @@ def docker_archive(context: Context, target: Path) -> Iterator[Row]:
     if docker is None:
         return
     name = context.fixtures.recipe(IMAGE).name
-    commands = {"docker save": docker._docker("save", "--output", str(target), name)}
+    commands = {"docker save": docker.command("save", "--output", str(target), name)}
     with context.loaded(docker, IMAGE), context.store(IMAGE) as store:
         if not context.peers_only:
             commands["ours"] = context.command(Path(store.root), "save", "-o", str(target), name)

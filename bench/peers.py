@@ -228,17 +228,18 @@ class Containerd(Peer):
         )
         self._daemon(stack, ["containerd", "--config", str(config), "--log-level", "error"], self.socket)
 
-    def _ctr(self, *arguments: str) -> list[str]:
+    def command(self, *arguments: str) -> list[str]:
+        """The peer's own command, as it reaches our daemon."""
         return ["ctr", "--address", str(self.socket), "--namespace", self.namespace, *arguments]
 
     def load(self, archive: Path) -> float:
-        return timed(self._ctr("images", "import", str(archive)))
+        return timed(self.command("images", "import", str(archive)))
 
     def remove(self, image: str) -> None:
-        timed(self._ctr("images", "rm", "--sync", self._full(image)))
+        timed(self.command("images", "rm", "--sync", self._full(image)))
 
     def pull(self, name: str) -> float:
-        return timed(self._ctr("images", "pull", "--plain-http", name))
+        return timed(self.command("images", "pull", "--plain-http", name))
 
     @staticmethod
     def _full(image: str) -> str:
@@ -246,19 +247,19 @@ class Containerd(Peer):
 
     def run(self, image: str, command: list[str]) -> float:
         name = f"run-{time.monotonic_ns()}"
-        return timed(self._ctr("run", "--rm", "--seccomp", self._full(image), name, *command))
+        return timed(self.command("run", "--rm", "--seccomp", self._full(image), name, *command))
 
     @contextlib.contextmanager
     def running(self, image: str, count: int, command: list[str]) -> Iterator[list[str]]:
         names = [f"sleep-{i}" for i in range(count)]
         try:
             for name in names:
-                timed(self._ctr("run", "--detach", "--seccomp", self._full(image), name, *command))
+                timed(self.command("run", "--detach", "--seccomp", self._full(image), name, *command))
             yield names
         finally:
             for name in names:
-                timed(self._ctr("tasks", "delete", "--force", name), ok=(0, 1))
-                timed(self._ctr("containers", "delete", name), ok=(0, 1))
+                timed(self.command("tasks", "delete", "--force", name), ok=(0, 1))
+                timed(self.command("containers", "delete", name), ok=(0, 1))
 
     def snapshotter(self) -> Snapshotter:
         return Snapshotter(self.socket, self.namespace)
@@ -282,37 +283,35 @@ class Docker(Builder, Committing):
         sockets = [f"--host=unix://{self.socket}", f"--containerd={containerd.socket}"]
         options = [*roots, *files, *networks, *sockets, "--storage-driver=overlay2", "--log-level=error"]
         self._daemon(stack, ["dockerd", *options], self.socket)
-        self.version = output(self._docker("version", "--format", "{{.Server.Version}}"))
+        self.version = output(self.command("version", "--format", "{{.Server.Version}}"))
         if int(self.version.partition(".")[0]) >= 23:
             self.loads = Peer.loads
 
-    def _docker(self, *arguments: str) -> list[str]:
+    def command(self, *arguments: str) -> list[str]:
         return [_debian_docker(), "--host", f"unix://{self.socket}", *arguments]
 
-    command = _docker
-
     def load(self, archive: Path) -> float:
-        return timed(self._docker("load", "--quiet", "--input", str(archive)))
+        return timed(self.command("load", "--quiet", "--input", str(archive)))
 
     def remove(self, image: str) -> None:
-        timed(self._docker("rmi", "--force", image))
+        timed(self.command("rmi", "--force", image))
 
     def pull(self, name: str) -> float:
-        return timed(self._docker("pull", "--quiet", name))
+        return timed(self.command("pull", "--quiet", name))
 
     def push(self, image: str, name: str) -> None:
-        timed(self._docker("tag", image, name))
-        timed(self._docker("push", name))
+        timed(self.command("tag", image, name))
+        timed(self.command("push", name))
 
     def image_id(self, image: str) -> str:
-        return output(self._docker("image", "inspect", "--format", "{{.Id}}", image))
+        return output(self.command("image", "inspect", "--format", "{{.Id}}", image))
 
     def run(self, image: str, command: list[str]) -> float:
-        return timed(self._docker("run", "--rm", *self.run_options, image, *command))
+        return timed(self.command("run", "--rm", *self.run_options, image, *command))
 
     def build(self, directory: Path, name: str) -> float:
         classic = ["env", "DOCKER_BUILDKIT=0"]
-        return timed([*classic, *self._docker("build", "--network", "none", "--tag", name, str(directory))])
+        return timed([*classic, *self.command("build", "--network", "none", "--tag", name, str(directory))])
 
     def api(self) -> UnixHttp:
         return UnixHttp(self.socket)
@@ -322,15 +321,15 @@ class Docker(Builder, Committing):
         ids = []
         try:
             for _ in range(count):
-                ids.append(output(self._docker("run", "--detach", *self.run_options, image, *command)))
+                ids.append(output(self.command("run", "--detach", *self.run_options, image, *command)))
             yield ids
         finally:
             if ids:
-                timed(self._docker("rm", "--force", *ids))
+                timed(self.command("rm", "--force", *ids))
 
     def root_of(self, container: str) -> Path:
         """Where the root of a running container is mounted."""
-        return Path(output(self._docker("inspect", "--format", "{{.GraphDriver.Data.MergedDir}}", container)))
+        return Path(output(self.command("inspect", "--format", "{{.GraphDriver.Data.MergedDir}}", container)))
 
 
 def _debian_docker() -> str:
@@ -350,43 +349,41 @@ class Podman(Committing):
 
     def _start(self, stack: contextlib.ExitStack) -> None:
         self.socket = self.run_directory / "p.sock"
-        self._daemon(stack, self._podman("system", "service", "--time=0", f"unix://{self.socket}"), self.socket)
+        self._daemon(stack, self.command("system", "service", "--time=0", f"unix://{self.socket}"), self.socket)
 
-    def _podman(self, *arguments: str) -> list[str]:
+    def command(self, *arguments: str) -> list[str]:
         places = [f"--root={self.store}", f"--runroot={self.run_directory}/run", f"--tmpdir={self.run_directory}/tmp"]
         kind = ["--storage-driver=overlay", "--cgroup-manager=cgroupfs", "--events-backend=none", "--runtime=crun"]
         return ["podman", *places, *kind, *arguments]
 
-    command = _podman
-
     def load(self, archive: Path) -> float:
-        return timed(self._podman("load", "--quiet", "--input", str(archive)))
+        return timed(self.command("load", "--quiet", "--input", str(archive)))
 
     def remove(self, image: str) -> None:
-        timed(self._podman("rmi", "--force", image))
+        timed(self.command("rmi", "--force", image))
 
     def pull(self, name: str) -> float:
-        return timed(self._podman("pull", "--quiet", "--tls-verify=false", name))
+        return timed(self.command("pull", "--quiet", "--tls-verify=false", name))
 
     def push(self, image: str, name: str) -> None:
-        timed(self._podman("push", "--tls-verify=false", image, f"docker://{name}"))
+        timed(self.command("push", "--tls-verify=false", image, f"docker://{name}"))
 
     def image_id(self, image: str) -> str:
-        return "sha256:" + output(self._podman("image", "inspect", "--format", "{{.Id}}", image))
+        return "sha256:" + output(self.command("image", "inspect", "--format", "{{.Id}}", image))
 
     def run(self, image: str, command: list[str]) -> float:
-        return timed(self._podman("run", "--rm", *self.confined_options, image, *command))
+        return timed(self.command("run", "--rm", *self.confined_options, image, *command))
 
     @contextlib.contextmanager
     def running(self, image: str, count: int, command: list[str]) -> Iterator[list[str]]:
         ids = []
         try:
             for _ in range(count):
-                ids.append(output(self._podman("run", "--detach", *self.confined_options, image, *command)))
+                ids.append(output(self.command("run", "--detach", *self.confined_options, image, *command)))
             yield ids
         finally:
             if ids:
-                timed(self._podman("rm", "--force", "--time=0", *ids))
+                timed(self.command("rm", "--force", "--time=0", *ids))
 
     def api(self) -> UnixHttp:
         return UnixHttp(self.socket)

@@ -22,6 +22,8 @@ import leftovers
 import pytest
 
 if TYPE_CHECKING:
+    from meddling import Meddling
+
     from bench.peers import Docker
     from layerstore import Store
 
@@ -137,6 +139,39 @@ def store(tmp_path: Path) -> Iterator["Store"]:
     with Store(tmp_path / "store", create=True) as made:
         yield made
         made.remove(made.containers(), force=True)
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four packs are many: the contents of more are brought together."""
+    from layerstore.chains import packs
+
+    for name, count in (("MAX_PACKS", 4), ("_PACKS_LEFT", 2)):
+        monkeypatch.setattr(packs, name, count)
+
+
+@pytest.fixture
+def by_runc(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Programs are run by runc, as where no crun is installed."""
+    monkeypatch.setattr("layerstore.containers.runtime._KNOWN", ("runc",))
+
+
+@pytest.fixture
+def unchecked_links(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hard links to nothing are taken in, as by a version that did not look at them."""
+    from layerstore.layers.imports import Import
+
+    monkeypatch.setattr(Import, "_check_links", lambda *_: None)
+
+
+@pytest.fixture
+def meddle(monkeypatch: pytest.MonkeyPatch) -> Iterator["Meddling"]:
+    """What has calls fail, or something come in between of them; each point that is given has to be reached."""
+    from meddling import Meddling
+
+    made = Meddling(monkeypatch)
+    yield made
+    assert made.awaited == [], "nothing has called"
 
 
 @pytest.fixture(scope="session")

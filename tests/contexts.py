@@ -2,13 +2,15 @@
 
 import io
 import os
-import stat
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from layerstore import Image
-from layerstore.trees.whole import whole
+from layerstore._core.entry import Entry
+from layerstore.types import encode_path
+from layerstore.views.view import View
 
 
 def write_context(root: Path, files: dict[str, Any]) -> Path:
@@ -68,13 +70,22 @@ class Seen(NamedTuple):
 
 def tree_of(image: Image) -> dict[str, Seen]:
     """All paths of an image but its root."""
-    found = {}
-    for entry in whole(image.index(), image._engine.contents, ()):
-        if entry.path:
-            digest = getattr(entry.source, "digest", None)
-            seconds = None if stat.S_ISDIR(entry.mode) else entry.mtime_ns // 10**9
-            first = entry.link or entry.path
-            owner = (entry.uid, entry.gid)
-            seen = Seen(entry.mode, owner, entry.target, digest, seconds, first, entry.xattrs)
-            found[os.fsdecode(entry.path)] = seen
+    view = image.view
+    found: dict[str, Seen] = {}
+    firsts: dict[object, bytes] = {}
+    for entry in entries_below(view, view.find("/")):
+        path = entry.path[1:]
+        first = firsts.setdefault(path if entry.is_dir() else view.index.record(entry.record).inode, encode_path(path))
+        target = None if entry.target is None else encode_path(entry.target)
+        digest = None if entry.digest is None else bytes.fromhex(entry.digest)
+        seconds = None if entry.is_dir() else entry.mtime_ns // 10**9
+        xattrs = {encode_path(name): value for name, value in entry.xattrs.items()}
+        found[path] = Seen(entry.mode, (entry.uid, entry.gid), target, digest, seconds, first, xattrs)
     return found
+
+
+def entries_below(view: View, directory: Entry) -> Iterator[Entry]:
+    for entry in view.children(directory):
+        yield entry
+        if entry.is_dir():
+            yield from entries_below(view, entry)

@@ -42,7 +42,7 @@ def store_on(place: str, directory: Path) -> Iterator[Store]:
 
 
 def directory_of(container: Container) -> Path:
-    return Path(container._engine.layout.container(container.id))
+    return container.root.parent
 
 
 def upper_of(container: Container) -> Path:

@@ -25,13 +25,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+import pytest
 from images import DOCKER, OCI, Image, compressed, digest_of, media_ending
 from layer_model import Entry, write_tar
+
+from layerstore.registry import client, pace, transport
 
 USER, PASSWORD = "ann", "open sesame"
 # The bcrypt hash of that password.
 HTPASSWD = "ann:$2b$05$LsWsJjnTYtJdr21f6h0dye.1glDP3K80PVsp0PNHwac.a5Y./HfBu\n"
 ISSUER, SERVICE = "layerstore tests", "registry of the tests"
+
+
+def hurry(monkeypatch: pytest.MonkeyPatch, **limits: float) -> None:
+    """Have whoever asks a registry wait less, and try less often, by names of `Patience` and of modules."""
+    for name, value in limits.items():
+        for owner in (client, pace, transport, transport.Patience):
+            if hasattr(owner, name):
+                monkeypatch.setattr(owner, name, value)
 
 
 def free_port() -> int:

@@ -79,10 +79,14 @@ def rounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, P
         out.write_text(f'{{"benchmarks": [{{"name": "test_it", "stats": {{"min": {seconds}}}}}]}}')
         return 0
 
-    monkeypatch.setattr(revisions, "KEPT", tmp_path)
-    monkeypatch.setattr(revisions, "commit_of", lambda revision: "c" * 40)
-    monkeypatch.setattr(revisions, "build", lambda revision: tmp_path / revision)
-    monkeypatch.setattr(revisions, "run_benchmarks", run)
+    stand_ins = {
+        "KEPT": tmp_path,
+        "commit_of": lambda revision: "c" * 40,
+        "build": lambda revision: tmp_path / revision,
+        "run_benchmarks": run,
+    }
+    for name, stand_in in stand_ins.items():
+        monkeypatch.setattr(revisions, name, stand_in)
     return asked
 
 

@@ -27,6 +27,7 @@ from cases import case
 from contexts import tar_bytes, tree_of, write_context
 from images import Image as MadeImage
 from images import docker_files, tar_of, zstd_chunked
+from meddling import ALWAYS, Meddling
 from registries import Registry, put_image
 from stack_model import EXAMPLES
 from test_build_judges import BASE, TRIGGERS
@@ -563,10 +564,16 @@ class Changing(HostFile):
         return found
 
 
+@pytest.fixture
+def change(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Files of a context are as those, from when it is called."""
+    return lambda: monkeypatch.setattr(hostfiles, "HostFile", Changing)
+
+
 @pytest.mark.parametrize("step", ["COPY app.py /x/", "ADD app.py /x/", "ADD plain.tar /x/", "ADD packed.tgz /x/"])
 @pytest.mark.parametrize("clones", [False, True])
 def test_what_is_copied_is_what_was_hashed(
-    work: Workplace, step: str, clones: bool, monkeypatch: pytest.MonkeyPatch
+    work: Workplace, step: str, clones: bool, change: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (work.context / "app.py").write_bytes(os.urandom(300_000))
     for name, mode in (("plain.tar", "w"), ("packed.tgz", "w:gz")):
@@ -574,7 +581,7 @@ def test_what_is_copied_is_what_was_hashed(
     if clones:
         monkeypatch.setattr(reflink, "share", copied)
     work.build(f"FROM base:1\n{step}\n")
-    monkeypatch.setattr(hostfiles, "HostFile", Changing)
+    change()
     told = "Dockerfile:2: .*was changed while it was read"
     work.fails(f"FROM base:1\n{step}\n", Conflict, told, no_cache=True)
 
@@ -588,10 +595,10 @@ def copied(fd: int, source_fd: int) -> bool:
 
 @pytest.mark.root
 @pytest.mark.kernel
-def test_what_a_bind_shows_is_what_was_hashed(work: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_bind_shows_is_what_was_hashed(work: Workplace, change: Callable[[], None]) -> None:
     step = "FROM base:1\nRUN --mount=type=bind,target=/ctx cat /ctx/app.py >/got\n"
     assert text(work.build(step), "/got") == "print(1)"
-    monkeypatch.setattr(hostfiles, "HostFile", Changing)
+    change()
     work.fails(step, Conflict, "Dockerfile:2: .*was changed while it was read", no_cache=True)
 
 
@@ -662,17 +669,12 @@ def test_a_dockerfile_below_a_link_that_leads_out(work: Workplace, tmp_path: Pat
         work.store.build(work.context, dockerfile=work.context / "docker/Dockerfile", pull="never")
 
 
-def test_a_directory_of_the_context_that_cannot_be_read_is_named(
-    work: Workplace, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    real = os.open
+def test_a_directory_of_the_context_that_cannot_be_read_is_named(work: Workplace, meddle: Meddling) -> None:
+    def is_it(path: str, *_: int, dir_fd: int | None = None) -> bool:
+        return path == "." and dir_fd is not None and os.readlink(f"/proc/self/fd/{dir_fd}").endswith("/sub")
 
-    def refuse(path: str, *arguments: int, dir_fd: int | None = None) -> int:
-        if path == "." and dir_fd is not None and os.readlink(f"/proc/self/fd/{dir_fd}").endswith("/sub"):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
-        return real(path, *arguments, dir_fd=dir_fd)
-
-    monkeypatch.setattr(os, "open", refuse)
+    refused = PermissionError(errno.EACCES, os.strerror(errno.EACCES), ".")
+    meddle.fail(os, "open", refused, ALWAYS, when=is_it)
     work.fails("FROM base:1\nCOPY sub /x\n", PermissionError, r"Permission denied: '.*/context/sub'")
 
 
@@ -1574,16 +1576,8 @@ def builds_at_once(work: Workplace, dockerfiles: list[str]) -> list[list[BuildEv
     return told
 
 
-def test_what_several_builds_need_is_done_once(work: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = []
-    add = imports.Import.add_tar
-
-    def slowly(self: imports.Import, *args: Any) -> imports.ImportedLayer:
-        time.sleep(0.1)
-        made.append(add(self, *args))
-        return made[-1]
-
-    monkeypatch.setattr(imports.Import, "add_tar", slowly)
+def test_what_several_builds_need_is_done_once(work: Workplace, meddle: Meddling) -> None:
+    made = meddle.before(imports.Import, "add_tar", lambda: time.sleep(0.1), times=ALWAYS)
     other = "FROM base:1\nENV A=1\nCOPY app.py /x/\nCOPY other /y/\n"
     builds_at_once(work, [FIVE, FIVE, other, FIVE])
     assert len(made) == 4

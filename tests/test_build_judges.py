@@ -270,7 +270,7 @@ class Judge:
         name = f"judged:{self.count}"
         file = context.parent / "Dockerfile.docker"
         file.write_text(dockerfile)
-        command = self.docker._docker("build", "-q", "--network", "none", "--force-rm", "-t", name)
+        command = self.docker.command("build", "-q", "--network", "none", "--force-rm", "-t", name)
         command += ["--build-arg", "GIVEN=given", "--build-arg", "HTTP_PROXY=p", "-f", str(file), str(context)]
         done = subprocess.run(
             command,
@@ -281,13 +281,13 @@ class Judge:
         )
         if done.returncode:
             raise PeerError(done.stderr)
-        return dict(json.loads(output(self.docker._docker("inspect", "--format", "{{json .Config}}", name))))
+        return dict(json.loads(output(self.docker.command("inspect", "--format", "{{json .Config}}", name))))
 
     def image_of_docker(self) -> Image:
         """The one that was built last."""
         name = f"judged:{self.count}"
         with tempfile.NamedTemporaryFile(suffix=".tar", dir="/var/tmp") as archive:
-            output(self.docker._docker("save", "-o", archive.name, name))
+            output(self.docker.command("save", "-o", archive.name, name))
             (image,) = self.store.load(archive.name)
         return image
 

@@ -86,7 +86,7 @@ def check(container: Container, before: Tree, root: Path) -> None:
     for path in before.keys() & after.keys():
         if before[path] != after[path]:
             assert told.pop(path, None) == "C", f"{path} has changed"
-    upper = container._engine.containers.upper(container.id)
+    upper = container.inspect()["Upper"]
     for path, kind in told.items():
         assert kind == "C" and path in before and path in after, f"{kind} {path}"
         assert os.path.lexists(f"{upper}{path}") or moved(upper, path), f"{kind} {path} is not in the upper"
@@ -189,7 +189,7 @@ def attribute(path: Path, name: str) -> bytes | None:
 
 def judged(container: Container) -> list[tuple[str, str]]:
     judge = Judge(container.image.index())
-    judge.directory(Path(container._engine.containers.upper(container.id)), b"", b"")
+    judge.directory(Path(container.inspect()["Upper"]), b"", b"")
     return [(kind, "/" + decode_path(path)) for path, kind in sorted(judge.found.items())]
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from images import Image, docker_files, tar_of
 from layer_model import Entry, write_tar
+from meddling import Meddling
 from pools import POOL_AND_HOST, needs_mkfs, needs_root, pool_store, store_on
 from test_cli import Cli
 from test_judges import compare, loaded_by_docker, tree
@@ -243,19 +244,11 @@ def test_a_container_that_was_removed(container: Container) -> None:
         container.commit()
 
 
-def test_what_is_removed_after_its_commit_is_committed(
-    filled: Store, container: Container, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_removed_after_its_commit_is_committed(filled: Store, container: Container, meddle: Meddling) -> None:
     """By force, which waits for nobody."""
     if container.driver == "overlay":
-        (Path(filled._engine.containers.upper(container.id)) / "new").touch()
-    commit = Import.commit
-
-    def late(*arguments: Any, **options: Any) -> None:
-        commit(*arguments, **options)
-        container.remove(force=True)
-
-    monkeypatch.setattr(Import, "commit", late)
+        (Path(container.inspect()["Upper"]) / "new").touch()
+    meddle.after(Import, "commit", lambda: container.remove(force=True))
     image = container.commit("made:1")
     assert filled.image("made:1").id == image.id
     filled.remove_image("made:1")

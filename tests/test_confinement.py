@@ -11,20 +11,20 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import leftovers
 import pytest
 from images import Image, docker_files, tar_of
 from layer_model import Entry, write_tar
+from meddling import ALWAYS, Meddling
 from test_containers import BOX, ROOT, base, busybox, root_only, runs
 from waiting import wait_for
 
 from layerstore import Container, Store, Volume
 from layerstore._core import cgroup, mount
-from layerstore.containers import bundle, groups, seccomp
+from layerstore.containers import bundle, containers, groups, seccomp
 from layerstore.containers.confinement import CAPABILITIES, PIDS_LIMIT, confined
-from layerstore.containers.runtime import Runtime, find_runtime
+from layerstore.containers.runtime import Runtime
 from layerstore.errors import Conflict, InvalidInput, NotFound, Unsupported
 
 BOX_PROGRAM = "/bin/busybox"
@@ -151,15 +151,8 @@ def control_groups() -> list[str]:
 
 
 @pytest.fixture
-def store(module_store: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
-    create = module_store._engine.containers.create
-
-    def created(*args: object) -> object:
-        rows = create(*args)  # type: ignore[arg-type]
-        IDS.update(row.id for row in rows)
-        return rows
-
-    monkeypatch.setattr(module_store._engine.containers, "create", created)
+def store(module_store: Store, meddle: Meddling) -> Iterator[Store]:
+    meddle.noted(containers, "insert_rows", lambda _, rows: IDS.update(row.id for row in rows))
     yield module_store
     module_store.remove(module_store.containers(), force=True)
     assert control_groups() == []
@@ -380,15 +373,12 @@ class TestGroup:
         for thread in threads:
             thread.start()
         while any(thread.is_alive() for thread in threads):
-            store._engine.containers.forget_groups()
+            store.collect_garbage()
         assert failures == []
 
-    def test_where_none_can_be_made(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-        def refuse(*_args: object, **_options: object) -> None:
-            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
-
+    def test_where_none_can_be_made(self, store: Store, meddle: Meddling) -> None:
         container = store.create("box:1")
-        monkeypatch.setattr(groups.os, "mkdir", refuse)
+        meddle.fail(groups.os, "mkdir", errno.EROFS, ALWAYS)
         with pytest.raises(Unsupported, match=r"control group.*Read-only file system.*--cgroups disabled"):
             groups.make(container.id, -1, None)
 
@@ -472,11 +462,8 @@ class TestGroup:
             subprocess.run(["umount", tmp_path], check=True)
         assert control_groups() == []
 
-    def test_where_devices_cannot_be_refused(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-        def refuse(_directory: int, _rules: object) -> None:
-            raise Unsupported("cannot load the device rules")
-
-        monkeypatch.setattr(groups.cgroup, "allow_devices", refuse)
+    def test_where_devices_cannot_be_refused(self, store: Store, meddle: Meddling) -> None:
+        meddle.fail(groups.cgroup, "allow_devices", Unsupported("cannot load the device rules"))
         with pytest.raises(Unsupported, match=r"device rules; run as root of the host.*--cgroups disabled"):
             run(store, "true")
         assert control_groups() == []
@@ -490,19 +477,18 @@ class TestGroup:
         container.move("extent")
         assert not (Path(store.layout.runtime) / container.id).exists()
 
-    def test_a_removal_by_force_beside_a_start(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_removal_by_force_beside_a_start(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch, meddle: Meddling
+    ) -> None:
         """It comes to the group before there is one, and to the rest after the program was started."""
-        start = Runtime.start_detached
         container = store.create("box:1")
 
-        def late(self: Runtime, *args: Any, **options: Any) -> int:
-            pid = start(self, *args, **options)
+        def remove() -> None:
             with Store(store.root) as other, monkeypatch.context() as patch:
                 patch.setattr(groups, "remove", lambda *_args, **_options: None)
                 other.remove([other.container(container.id)], force=True)
-            return pid
 
-        monkeypatch.setattr(Runtime, "start_detached", late)
+        meddle.after(Runtime, "start_detached", remove)
         with pytest.raises(NotFound, match="was removed meanwhile"):
             container.start(["sleep", "1000"])
         assert control_groups() == []
@@ -742,14 +728,9 @@ def allow(profile: dict[str, object], name: str) -> bool:
 
 
 @pytest.mark.needs_tool("runc")
+@pytest.mark.usefixtures("by_runc")
 class TestRunc:
     """Which makes the group and compiles the filter itself."""
-
-    @pytest.fixture
-    def store(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> Store:
-        runtime = find_runtime("runc", store.layout.runtime)
-        monkeypatch.setattr(store._engine.containers, "runtime", lambda: runtime)
-        return store
 
     def test_system_calls(self, store: Store) -> None:
         refused = TestSystemCalls.REFUSED

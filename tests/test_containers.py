@@ -18,7 +18,8 @@ from typing import Any
 import pytest
 from images import Image, docker_files, tar_of
 from layer_model import Entry, write_tar
-from test_load import child, interrupt_after_commits
+from meddling import ALWAYS, Meddling
+from test_load import child
 from test_many import is_waited_for
 from waiting import wait_for
 
@@ -163,11 +164,11 @@ class TestCreate:
             store._engine.containers.create(image.id, "gone", chain, 1, None, False)
         assert list((store.root / "containers").iterdir()) == []
 
-    def test_an_interrupt_right_after_the_commit(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-        interrupt_after_commits(store, monkeypatch)
+    def test_an_interrupt_right_after_the_commit(self, store: Store, meddle: Meddling) -> None:
+        meddle.interrupt_commits(ALWAYS)
         with pytest.raises(KeyboardInterrupt):
             store.create("plain:1")
-        monkeypatch.undo()
+        meddle.undo()
         (container,) = store.containers()
         assert container.diff() == []
 
@@ -652,24 +653,15 @@ class TestRun:
         assert container.state == "running"
 
     @pytest.mark.parametrize("what", ["mounting", "using", "starting"])
-    def test_what_is_removed_by_force_meanwhile_is_told(
-        self, store: Store, monkeypatch: pytest.MonkeyPatch, what: str
-    ) -> None:
+    def test_what_is_removed_by_force_meanwhile_is_told(self, store: Store, meddle: Meddling, what: str) -> None:
         container = store.create("box:1")
         at = {
             "mounting": (Containers, "mount"),
             "using": (copying, "copy_in"),
             "starting": (Containers, "write_bundle"),
         }
-        function = getattr(*at[what])
-
-        def removed(*arguments: Any, **more: Any) -> Any:
-            if what == "mounting":
-                function(*arguments, **more)
-            container.remove(force=True)
-            return None if what == "mounting" else function(*arguments, **more)
-
-        monkeypatch.setattr(*at[what], removed)
+        come_between = meddle.after if what == "mounting" else meddle.before
+        come_between(*at[what], lambda: container.remove(force=True))
         with pytest.raises(NotFound, match="was removed meanwhile"):
             if what == "starting":
                 container.start(["true"])
@@ -709,7 +701,7 @@ UNPRIVILEGED = """
         assert [b"".join(image.layer_tar(d)) for d in image.diff_ids] == list(PLAIN.layers)
         container, other = store.create("plain:1", count=2)
         assert container.diff() == []
-        upper = Path(store._engine.containers.upper(container.id))
+        upper = Path(container.inspect()["Upper"])
         (upper / "new").write_bytes(b"x")
         assert [(c.kind, c.path) for c in container.diff()] == [("A", "/new")]
         for act in (container.mount, lambda: container.run(["true"]), lambda: container.start(["true"])):

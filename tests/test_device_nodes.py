@@ -164,9 +164,9 @@ def test_a_hard_link_and_another_way_to_the_root(store: Store, nodes: Nodes) -> 
 
 
 @pytest.mark.needs_tool("runc")
-def test_with_runc(store: Store, nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("by_runc")
+def test_with_runc(store: Store, nodes: Nodes) -> None:
     """But for /dev/net/tun, which runc before 1.2 lets every container have, as docker's do."""
-    monkeypatch.setattr("layerstore.containers.runtime._KNOWN", ("runc",))
     refuses(store.create("nodes:1"), ["/n/mem", "/n/kmsg", "/n/loop"])
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from meddling import Meddling
 
 from layerstore.building import patterns
 from layerstore.building.dockerfile import Dockerfile, parse
@@ -172,18 +173,12 @@ def test_dockerignore(lines: list[str], left_out: list[str], kept: list[str]) ->
 
 
 @pytest.mark.parametrize("pattern", ["a*b", "a*b*c*"])
-def test_a_pattern_that_another_thread_makes(pattern: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pattern_that_another_thread_makes(pattern: str, meddle: Meddling) -> None:
     """Stages that are built at once share what a .dockerignore says."""
     path = "axbxcx"[: 3 * pattern.count("*")]
     ignored = Ignored([pattern], ".dockerignore")
-    compile, seen = re.compile, []
-
-    def meanwhile(text: str, flags: int = 0) -> re.Pattern[str]:
-        monkeypatch.setattr(re, "compile", compile)
-        seen.append(ignored.leaves_out(path))
-        return compile(text, flags)
-
-    monkeypatch.setattr(re, "compile", meanwhile)
+    seen: list[bool] = []
+    meddle.before(re, "compile", lambda: seen.append(ignored.leaves_out(path)))
     seen.append(ignored.leaves_out(path))
     assert seen == [True, True]
 

@@ -8,12 +8,13 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from images import Image, docker_files, tar_of
 from layer_model import Entry, write_tar
+from meddling import ALWAYS, Meddling
 
 from layerstore import Container, Store
 from layerstore.errors import CorruptError
@@ -28,64 +29,41 @@ def load(store: Store) -> None:
     store.load(io.BytesIO(ARCHIVE))
 
 
-def failing(*_: object) -> None:
-    raise OSError(errno.EIO, "the disk says no")
-
-
-class Failing:
-    """Stands for a function that fails so often."""
-
-    def __init__(self, real: Callable[[int], None], times: int = 1) -> None:
-        self.real = real
-        self.left = times
-
-    def __call__(self, fd: int) -> None:
-        if self.left:
-            self.left -= 1
-            failing()
-        self.real(fd)
+REFUSED = OSError(errno.EIO, "the disk says no")
 
 
 class TestFailedSync:
-    def test_of_an_import(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-        with monkeypatch.context() as patch:
-            patch.setattr(durable, "syncfs", failing)
-            with pytest.raises(OSError, match="the disk says no"):
-                load(store)
+    def test_of_an_import(self, store: Store, meddle: Meddling) -> None:
+        meddle.fail(durable, "syncfs", REFUSED)
+        with pytest.raises(OSError, match="the disk says no"):
+            load(store)
         assert store.images() == []
         load(store)
         assert store.image("app:1").view.read_bytes("/large") == b"2" * 200_000
         assert store.check().is_clean
 
-    def test_of_an_import_is_looked_for_from_its_beginning(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_of_an_import_is_looked_for_from_its_beginning(self, store: Store, meddle: Meddling) -> None:
         """The kernel tells of an error those who had the file system open when it happened."""
-        opened: list[bool] = []
-        real = durable.file_system
-
-        def seen(path: str, **options: bool) -> object:
-            opened.append(any((store.root / "staging").iterdir()))
-            return real(path, **options)
-
-        monkeypatch.setattr(durable, "file_system", seen)
+        opened = meddle.noted(durable, "file_system", lambda *_, **__: any((store.root / "staging").iterdir()))
         load(store)
         assert opened == [False]
 
     @pytest.mark.parametrize("what", ["fork", "snapshot"])
-    def test_of_a_copy(self, store: Store, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    def test_of_a_copy(self, store: Store, meddle: Meddling, what: str) -> None:
         load(store)
         container = store.create("app:1")
-        (Path(store._engine.containers.upper(container.id)) / "just written").write_bytes(b"and on no disk yet")
-        monkeypatch.setattr(durable, "syncfs", failing)
+        (Path(container.inspect()["Upper"]) / "just written").write_bytes(b"and on no disk yet")
+        meddle.fail(durable, "syncfs", REFUSED, ALWAYS)
         with pytest.raises(OSError, match="the disk says no"):
             container.fork() if what == "fork" else container.snapshot("s")
         assert len(store.containers()) == 1
         assert container.snapshots() == []
 
     @pytest.mark.parametrize("what", ["fork", "create"])
-    def test_of_a_new_log(self, store: Store, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    def test_of_a_new_log(self, store: Store, meddle: Meddling, what: str) -> None:
         load(store)
         container = store.create("app:1", driver="extent")
-        monkeypatch.setattr(os, "fdatasync", failing)
+        meddle.fail(os, "fdatasync", REFUSED, ALWAYS)
         with pytest.raises(OSError, match="the disk says no"):
             container.fork() if what == "fork" else store.create("app:1", driver="extent")
         assert len(store.containers()) == 1
@@ -103,40 +81,30 @@ class TestLogOfAContainer:
         return made
 
     @pytest.fixture
-    def written(self, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    def written(self, meddle: Meddling) -> list[int]:
         """How much was written again, at each call."""
-        found: list[int] = []
-        real = extents_log.write_at
-
-        def seen(fd: int, data: bytes, offset: int) -> None:
-            found.append(len(data))
-            real(fd, data, offset)
-
-        monkeypatch.setattr(extents_log, "write_at", seen)
-        return found
+        return meddle.noted(extents_log, "write_at", lambda fd, data, offset: len(data))
 
     def test_is_written_again_after_a_sync_that_failed(
-        self, container: Container, written: list[int], monkeypatch: pytest.MonkeyPatch
+        self, container: Container, written: list[int], meddle: Meddling
     ) -> None:
-        monkeypatch.setattr(os, "fdatasync", Failing(os.fdatasync, times=2))
+        meddle.fail(os, "fdatasync", REFUSED, times=2)
         for _ in range(2):
             with pytest.raises(OSError, match="the disk says no"):
                 container.sync()
         container.write_bytes("/small", b"after it")
         container.sync()
-        (log,) = Path(container._engine.layout.logs).iterdir()
+        (log,) = (container.root.parents[2] / "logs").iterdir()
         assert written[-1] == log.stat().st_size
         count = len(written)
         container.sync()
         assert len(written) == count
 
-    def test_that_is_lost_is_never_durable(
-        self, container: Container, written: list[int], monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(os, "fdatasync", Failing(os.fdatasync))
+    def test_that_is_lost_is_never_durable(self, container: Container, written: list[int], meddle: Meddling) -> None:
+        meddle.fail(os, "fdatasync", REFUSED)
         with pytest.raises(OSError, match="the disk says no"):
             container.sync()
-        (log,) = Path(container._engine.layout.logs).iterdir()
+        (log,) = (container.root.parents[2] / "logs").iterdir()
         with log.open("r+b") as file:
             file.seek(-16, os.SEEK_END)
             file.write(bytes(16))
@@ -145,12 +113,10 @@ class TestLogOfAContainer:
                 container.sync()
         assert written == []
 
-    def test_that_a_fork_goes_on_from(
-        self, container: Container, written: list[int], monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_that_a_fork_goes_on_from(self, container: Container, written: list[int], meddle: Meddling) -> None:
         fork = container.fork()
         fork.write_bytes("/large", b"of the fork")
-        monkeypatch.setattr(os, "fdatasync", Failing(os.fdatasync))
+        meddle.fail(os, "fdatasync", REFUSED)
         with pytest.raises(OSError, match="the disk says no"):
             container.sync()
         written.clear()
@@ -225,25 +191,27 @@ def test_a_removal_that_was_not_synced_is_on_the_disk_by_another_way_or_not_told
         assert again.check().is_clean
 
 
-def test_a_database_that_could_not_be_synced_commits_nothing_until_it_is(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    load(store)
-    monkeypatch.setattr(db.Database, "_write_again", failing)
-    store._engine.database._sync_failed = True
-    with pytest.raises(OSError, match="the disk says no"):
-        store.tag("app:1", "other:1")
-    monkeypatch.undo()
-    store.tag("app:1", "other:1")
-    assert not store._engine.database._sync_failed
+def test_a_database_that_could_not_be_synced_commits_nothing_until_it_is(store: Store, meddle: Meddling) -> None:
+    with closing(db.Database(store.layout.database, store.layout.database_lock)) as database:
+        meddle.fail(os, "fdatasync", REFUSED)
+        written = meddle.fail(db.Database, "_write_again", REFUSED, times=3)
+        with pytest.raises(OSError, match="the disk says no"):
+            database.sync()
+        assert len(written) == 2  # a second time, as the first may have been told of what the sync was
+        with pytest.raises(OSError, match="the disk says no"), database.transaction() as writing:
+            writing.execute("INSERT INTO packs VALUES (7)")
+        for number in (8, 9):
+            with database.transaction() as writing:
+                writing.execute("INSERT INTO packs VALUES (?)", (number,))
+        assert len(written) == 4
+        assert database.read().execute("SELECT number FROM packs").fetchall() == [(8,), (9,)]
 
 
 class TestPlace:
-    def test_replaces_with_what_is_on_the_disk(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_replaces_with_what_is_on_the_disk(self, tmp_path: Path, meddle: Meddling) -> None:
         events: list[str] = []
         for name in ("fsync", "rename", "link"):
-            real = getattr(os, name)
-            monkeypatch.setattr(os, name, lambda *a, real=real, name=name: (events.append(name), real(*a))[1])
+            meddle.noted(os, name, among=events)
         path = tmp_path / "path"
         for content in ("first", "second"):
             (tmp_path / "staged").write_text(content)
@@ -307,18 +275,12 @@ class TestAfterAStartOfTheMachine:
         Store(store.root).close()
         assert not boot.is_new(store.layout)
 
-    def test_a_container_whose_directory_cannot_be_read_stays(
-        self, store: Store, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_a_container_whose_directory_cannot_be_read_stays(self, store: Store, meddle: Meddling) -> None:
         load(store)
         container = store.create("app:1")
-        real = os.listdir
-
-        def unreadable(path: str) -> list[str]:
-            return failing() if path == store.layout.container(container.id) else real(path)  # type: ignore[return-value]
-
+        directory = store.layout.container(container.id)
         os.unlink(store.layout.boot)
-        monkeypatch.setattr(os, "listdir", unreadable)
+        meddle.fail(os, "listdir", REFUSED, ALWAYS, when=lambda path: path == directory)
         with Store(store.root) as again:
             assert len(again.containers()) == 1
 
@@ -332,14 +294,13 @@ class TestAfterAStartOfTheMachine:
             assert len(again.containers()) == 1
 
 
-def test_a_removal_is_durable_before_files_go(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_removal_is_durable_before_files_go(store: Store, meddle: Meddling) -> None:
     from layerstore.containers import containers
 
     load(store)
     done: list[str] = []
-    for owner, name in ((store._engine.database, "sync"), (containers, "container_remove_many")):
-        real = getattr(owner, name)
-        monkeypatch.setattr(owner, name, lambda *a, real=real, name=name: (done.append(name), real(*a))[1])
+    for owner, name in ((db.Database, "sync"), (containers, "container_remove_many")):
+        meddle.noted(owner, name, among=done)
     store.create("app:1").remove()
     assert done == ["sync", "container_remove_many"]
     with store.create("app:1", volatile=True).mount():

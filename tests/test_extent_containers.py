@@ -23,21 +23,25 @@ from types import FrameType
 from typing import Any
 
 import pytest
+from beside import rows
 from host_tree import acl, below, dump, small_tree
 from images import Image, docker_files, tar_of
 from layer_model import Entry, write_tar
+from meddling import ALWAYS, Meddling
 
 from layerstore import Store
 from layerstore._core import log as kinds
+from layerstore._core.extent_io import LogWriter
 from layerstore._core.log import Record
 from layerstore.api import Container
+from layerstore.api.engine import Engine
 from layerstore.errors import Conflict, CorruptError, InvalidInput, NotFound, Unsupported
 from layerstore.extents import applying, compaction, log, log_rows, open_files, table, tree, writable_layers
 from layerstore.extents.applying import Applier
-from layerstore.extents.tree import Tree
 from layerstore.extents.writable_layers import Layer
 from layerstore.space import garbage
 from layerstore.store import db, durable, sums
+from layerstore.store.layout import Layout
 
 ROOT = Path(__file__).parent.parent
 NOBODY = 65534
@@ -59,9 +63,28 @@ IMAGE = Image(
 
 
 @pytest.fixture
-def filled(store: Store) -> Store:
-    store.load(io.BytesIO(tar_of(docker_files([IMAGE]))))
-    return store
+def filled(tmp_path: Path) -> Iterator[Store]:
+    with Store(tmp_path / "store", create=True) as store:
+        store.load(io.BytesIO(tar_of(docker_files([IMAGE]))))
+        yield store
+
+
+Reopened = Callable[..., list[Any]]
+
+
+@pytest.fixture
+def reopened(filled: Store) -> Iterator[Reopened]:
+    """Closes the store, and opens it anew: gives that, and containers as it has them, which it reads from their logs.
+    Those of before are of no use then."""
+    with contextlib.ExitStack() as opened:
+        stores = [filled]
+
+        def again(*containers: Container) -> list[Any]:
+            stores[-1].close()
+            stores.append(opened.enter_context(Store(filled.root)))
+            return [stores[-1], *(stores[-1].container(container.id) for container in containers)]
+
+        yield again
 
 
 @pytest.fixture
@@ -74,9 +97,18 @@ def used_bytes(store: Store) -> int:
 
 
 def log_of(container: Container) -> Path:
-    query = "SELECT log FROM containers WHERE id = ?"
-    (log,) = container._engine.database.read().execute(query, (container.id,)).fetchone()
-    return Path(container._engine.layout.log(log))
+    layout = Layout(container.root.parents[2])
+    ((log,),) = rows(layout, "SELECT log FROM containers WHERE id = ?", container.id)
+    return Path(layout.log(log))
+
+
+def logs_below(container: Container) -> list[str]:
+    """The logs that its own goes on from, and those that these need."""
+    query = (
+        "WITH RECURSIVE needed (id) AS (SELECT used FROM log_uses WHERE log = ? "
+        "UNION SELECT used FROM needed JOIN log_uses ON log = id) SELECT id FROM needed"
+    )
+    return [log for (log,) in rows(Layout(container.root.parents[2]), query, log_of(container).name)]
 
 
 def in_another_process(store: Store, code: str) -> subprocess.CompletedProcess[str]:
@@ -102,7 +134,7 @@ def test_a_small_write_and_chmod_copy_nothing(filled: Store, container: Containe
     assert container.read_bytes("/large") == LARGE[:500_000] + bytes(4096) + LARGE[504_096:]
 
 
-def test_a_log_that_is_mostly_dead_is_written_anew(filled: Store, container: Container) -> None:
+def test_a_log_that_is_mostly_dead_is_written_anew(filled: Store, container: Container, reopened: Reopened) -> None:
     container.write_bytes("/kept", b"kept" * 1000)
     container.setxattr("/small", "user.a", b"1")
     container.rename("/d", "/moved")
@@ -116,7 +148,7 @@ def test_a_log_that_is_mostly_dead_is_written_anew(filled: Store, container: Con
         file.seek(100)
         file.write(b"x" * 5000)
     expected = told(container)
-    filled._engine.writable.layers.close()
+    filled, container = reopened(container)
     before, log = used_bytes(filled), log_of(container)
     container.mkdir("/new")
     assert log_of(container) != log
@@ -124,7 +156,7 @@ def test_a_log_that_is_mostly_dead_is_written_anew(filled: Store, container: Con
     assert used_bytes(filled) < before / 5
     container.rmdir("/new")
     assert told(container) == expected
-    filled._engine.writable.layers.close()
+    filled, container = reopened(container)
     assert told(container) == expected
 
 
@@ -133,12 +165,12 @@ def told(container: Container) -> dict[str, object]:
     return {path: facts[1:] if path == "." else facts for path, facts in found.items()}
 
 
-def test_what_a_snapshot_needs_is_not_compacted(filled: Store, container: Container) -> None:
+def test_what_a_snapshot_needs_is_not_compacted(filled: Store, container: Container, reopened: Reopened) -> None:
     container.write_bytes("/f", b"old")
     container.snapshot("s")
     for _ in range(6):
         container.write_bytes("/f", os.urandom(1 << 20))
-    filled._engine.writable.layers.close()
+    _, container = reopened(container)
     log = log_of(container)
     container.mkdir("/new")
     assert log_of(container) == log
@@ -146,7 +178,7 @@ def test_what_a_snapshot_needs_is_not_compacted(filled: Store, container: Contai
     assert container.read_bytes("/f") == b"old"
 
 
-def test_many_generations_of_forks(filled: Store, container: Container) -> None:
+def test_many_generations_of_forks(filled: Store, container: Container, reopened: Reopened) -> None:
     """Each goes on from the one before, which is removed; what is open at the end does not depend on how many there
     were."""
     for number in range(150):
@@ -156,14 +188,14 @@ def test_many_generations_of_forks(filled: Store, container: Container) -> None:
     assert sorted(container.read_bytes(f"/f{number}") for number in range(20)) == sorted(
         b"%d" % n for n in range(130, 150)
     )
-    assert len(container._layer().reading().logs) < 100
-    filled._engine.writable.layers.close()
+    assert len(logs_below(container)) < 100
+    _, container = reopened(container)
     assert container.read_bytes("/f0") == b"140"
 
 
 def test_a_fork_of_an_unwritten_container_does_not_need_it(container: Container) -> None:
     fork = container.fork().fork()
-    assert not fork._layer().reading().logs.ids[:-1]
+    assert logs_below(fork) == []
 
 
 # Forks, snapshots
@@ -187,18 +219,18 @@ def test_forks_go_their_own_ways(filled: Store, container: Container) -> None:
         container.fork(count=0)
 
 
-def test_a_removed_container_s_forks_live(filled: Store, container: Container) -> None:
+def test_a_removed_container_s_forks_live(filled: Store, container: Container, reopened: Reopened) -> None:
     container.write_bytes("/f", b"data")
     fork = container.fork()
     log = log_of(container)
     container.remove()
     assert log.exists()
-    filled._engine.writable.layers.close()
-    assert fork.read_bytes("/f") == b"data"
     with pytest.raises(NotFound, match="was removed"):
         container.read_bytes("/f")
     with pytest.raises(NotFound, match="was removed"):
         container.fork()
+    filled, fork = reopened(fork)
+    assert fork.read_bytes("/f") == b"data"
     filled.collect_garbage()
     assert fork.read_bytes("/f") == b"data"
     fork.remove()
@@ -240,11 +272,11 @@ def test_a_file_that_was_open_during_a_rollback_is_stale(container: Container) -
 
 
 def test_who_reads_keeps_its_descriptor_when_another_thread_begins_to_write(
-    filled: Store, container: Container
+    filled: Store, container: Container, reopened: Reopened
 ) -> None:
     """It may have been told the number and not have called the kernel yet."""
     container.write_bytes("/f", b"data")
-    filled._engine.writable.layers.close()
+    _, container = reopened(container)
     with container.open("/f", "rb", 0):
         logs = container._layer().reading().logs
         fd = logs.descriptors[0].fd
@@ -254,27 +286,23 @@ def test_who_reads_keeps_its_descriptor_when_another_thread_begins_to_write(
         assert os.path.samestat(os.fstat(fd), os.stat(log_of(container)))
 
 
-def test_another_thread_lets_go_of_images_meanwhile(
-    filled: Store, container: Container, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_thread_lets_go_of_images_meanwhile(filled: Store, container: Container, meddle: Meddling) -> None:
     """As something was collected."""
-    find = filled._engine.image
+    filled.import_rootfs(io.BytesIO(write_tar([Entry("file", "gone", data=b"gone")])), "gone:1")
 
-    def let_go(image: Any) -> Any:
-        found = find(image)
-        filled._engine._image_files = None
-        return found
+    def collect() -> None:
+        with Store(filled.root) as other:
+            other.remove_image("gone:1")
+            assert other.collect_garbage().contents == 1
+        filled.images()
 
-    monkeypatch.setattr(filled._engine, "image", let_go)
+    meddle.after(Engine, "image", collect)
     assert container.read_bytes("/small") == b"small"
 
 
-def test_what_another_thread_has_written_is_in_what_is_moved(
-    container: Container, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_another_thread_has_written_is_in_what_is_moved(container: Container, meddle: Meddling) -> None:
     """Whatever was written without an error, also between the moment of the move and the end of writing."""
     container.write_bytes("/f", b"1")
-    moment = Layer.moment
     written = []
 
     def write() -> None:
@@ -282,14 +310,12 @@ def test_what_another_thread_has_written_is_in_what_is_moved(
             container.write_bytes("/f", b"2")
             written.append(True)
 
-    def moment_and_write(self: Layer) -> Tree:
-        found = moment(self)
+    def begin_to_write() -> None:
         thread.start()
         thread.join(0.2)
-        return found
 
     thread = threading.Thread(target=write)
-    monkeypatch.setattr(Layer, "moment", moment_and_write)
+    meddle.after(Layer, "moment", begin_to_write)
     with container._layer().still():
         thread.join()
         assert not written
@@ -298,7 +324,9 @@ def test_what_another_thread_has_written_is_in_what_is_moved(
 # Processes and crashes
 
 
-def test_another_process_may_look_and_fork_but_not_write(filled: Store, container: Container) -> None:
+def test_another_process_may_look_and_fork_but_not_write(
+    filled: Store, container: Container, reopened: Reopened
+) -> None:
     container.write_bytes("/f", b"1")
     name = container.id
     looking = f"c = store.container({name!r}); print(c.read_text('/f'), c.fork().read_text('/f')); c.snapshot('s')"
@@ -306,14 +334,16 @@ def test_another_process_may_look_and_fork_but_not_write(filled: Store, containe
     for code in ("c.write_bytes('/f', b'2')", "c.rollback('s')", "store.remove([c])"):
         failed = in_another_process(filled, f"c = store.container({name!r})\n{code}")
         assert "Conflict: another process writes to container" in failed.stderr, code
-    filled._engine.writable.layers.close()
+    filled, container = reopened(container)
     assert in_another_process(filled, f"store.container({name!r}).write_bytes('/f', b'2'); store.close()").stderr == ""
     assert container.read_bytes("/f") == b"2"
     assert in_another_process(filled, f"store.container({name!r}).rollback('s')").stderr == ""
     assert container.read_bytes("/f") == b"1"
 
 
-def test_a_forked_process_does_not_write_beside_its_parent(filled: Store, container: Container) -> None:
+def test_a_forked_process_does_not_write_beside_its_parent(
+    filled: Store, container: Container, reopened: Reopened
+) -> None:
     """It has all that the parent has in memory, and the file of the log with its lock."""
     container.write_bytes("/f", b"of both")
     file = container.open("/f", "r+b", 0)
@@ -326,14 +356,14 @@ def test_a_forked_process_does_not_write_beside_its_parent(filled: Store, contai
         with pytest.raises(OSError, match="tale file handle"):
             file.write(b"of the child")
         file.close()
-        filled._engine.writable.layers.close()
+        filled.close()
 
     assert in_a_fork(child) == 0
     container.write_bytes("/of_the_parent", b"")
     failed = in_another_process(filled, f"store.container({container.id!r}).mkdir('/d/other')")
     assert "Conflict: another process writes" in failed.stderr
     file.close()
-    filled._engine.writable.layers.close()
+    filled, container = reopened(container)
     assert in_a_fork(lambda: container.mkdir("/made_by_the_child")) == 0
     assert container.read_bytes("/f") == b"gathered"
     assert container.listdir("/") == ["again", "d", "f", "large", "made_by_the_child", "of_the_parent", "small"]
@@ -389,16 +419,16 @@ os.kill(os.getpid(), 9)"""
     assert container.listdir("/made") == ["f", "g", "h"]
 
 
-def test_a_torn_record_is_cut_off(filled: Store, container: Container) -> None:
+def test_a_torn_record_is_cut_off(filled: Store, container: Container, reopened: Reopened) -> None:
     container.write_bytes("/f", b"1")
     container.mkdir("/gone")
-    filled._engine.writable.layers.close()
+    _, container = reopened(container)
     log = log_of(container)
     with open(log, "r+b") as file:
         file.truncate(log.stat().st_size - 3)
     assert not container.exists("/gone")
     container.mkdir("/other")
-    filled._engine.writable.layers.close()
+    _, container = reopened(container)
     assert log_of(container) == log
     assert container.listdir("/") == ["again", "d", "f", "large", "other", "small"]
 
@@ -407,7 +437,7 @@ def test_a_torn_record_is_cut_off(filled: Store, container: Container) -> None:
 @pytest.mark.parametrize("by", ["unlink", "rename", "rmtree"])
 @pytest.mark.parametrize("change", ["write", "truncate"])
 def test_what_is_written_to_a_file_without_a_name_does_no_harm(
-    filled: Store, container: Container, path: str, by: str, change: str
+    filled: Store, container: Container, path: str, by: str, change: str, reopened: Reopened
 ) -> None:
     container.open(path, "ab", 0).close()
     with container.open(path, "r+b", 0) as file:
@@ -424,7 +454,7 @@ def test_what_is_written_to_a_file_without_a_name_does_no_harm(
         container.snapshot("after")
         forks.append(container.fork())
         shown, changed = told(container), container.diff()
-    filled._engine.writable.layers.close()
+    _, container, *forks = reopened(container, *forks)
     assert told(container) == shown
     assert container.diff() == changed
     tree = container._layer().reading()
@@ -434,26 +464,29 @@ def test_what_is_written_to_a_file_without_a_name_does_no_harm(
     assert told(container) == shown
     container._layer()._compact(container._layer().writing())
     assert told(container) == shown
-    filled._engine.writable.layers.close()
+    _, container = reopened(container)
     assert told(container) == shown
     assert container.diff() == changed
 
 
-def test_a_record_of_what_there_is_not_is_damage(filled: Store, container: Container) -> None:
+def test_a_record_of_what_there_is_not_is_damage(filled: Store, container: Container, reopened: Reopened) -> None:
     container.mkdir("/made")
-    writer = container._layer().writing().writer
-    assert writer is not None
-    writer.append([Record(kinds.ENTRY, 0, value=2**32 + 7, payload=b"name")])
-    filled._engine.writable.layers.close()
+    _, container = reopened(container)
+    log = log_of(container)
+    with log.open("r+b") as file:
+        writer = LogWriter(file.fileno(), log.stat().st_size, bytes.fromhex(log.name), 0)
+        writer.append([Record(kinds.ENTRY, 0, value=2**32 + 7, payload=b"name")])
     with pytest.raises(CorruptError, match="does not fit those before it"):
         container.listdir()
 
 
-def test_what_a_fork_goes_on_from_is_not_written_over_after_a_crash(filled: Store, container: Container) -> None:
+def test_what_a_fork_goes_on_from_is_not_written_over_after_a_crash(
+    filled: Store, container: Container, reopened: Reopened
+) -> None:
     container.write_bytes("/f", b"1")
     container.mkdir("/lost")
     fork = container.fork()
-    filled._engine.writable.layers.close()
+    _, container, fork = reopened(container, fork)
     log = log_of(container)
     with open(log, "r+b") as file:
         file.truncate(log.stat().st_size - 3)
@@ -461,14 +494,14 @@ def test_what_a_fork_goes_on_from_is_not_written_over_after_a_crash(filled: Stor
     assert log_of(container) != log
     assert not fork.exists("/after")
     assert fork.read_bytes("/f") == container.read_bytes("/f") == b"1"
-    filled._engine.writable.layers.close()
+    _, container, fork = reopened(container, fork)
     assert not fork.exists("/after")
     assert container.exists("/after")
 
 
 @pytest.mark.parametrize("is_synced", [True, False])
 def test_a_bit_that_changed_takes_nothing_from_what_is_behind_it(
-    filled: Store, container: Container, is_synced: bool
+    filled: Store, container: Container, is_synced: bool, reopened: Reopened
 ) -> None:
     """Once it was synced it is damage; before that it might be the work of a power cut."""
     container.write_bytes("/f", b"1")
@@ -478,7 +511,7 @@ def test_a_bit_that_changed_takes_nothing_from_what_is_behind_it(
     if is_synced:
         container.sync()
     container.mkdir("/behind")
-    filled._engine.writable.layers.close()
+    _, container = reopened(container)
     log = log_of(container)
     data = bytearray(log.read_bytes())
     data[end - 4] ^= 1
@@ -491,7 +524,7 @@ def test_a_bit_that_changed_takes_nothing_from_what_is_behind_it(
     container.mkdir("/new")
     assert log_of(container) != log
     assert log.read_bytes() == data
-    filled._engine.writable.layers.close()
+    _, container = reopened(container)
     assert container.listdir("/") == ["again", "d", "f", "large", "new", "small"]
 
 
@@ -524,7 +557,7 @@ def files_of_at_most(size_bytes: int) -> Iterator[None]:
         signal.signal(signal.SIGXFSZ, before)
 
 
-def test_a_full_disk_loses_nothing(container: Container) -> None:
+def test_a_full_disk_loses_nothing(filled: Store, container: Container, reopened: Reopened) -> None:
     container.write_bytes("/f", b"before")
     with files_of_at_most(1 << 20):
         with pytest.raises(OSError, match="large"), container.open("/f", "r+b", 0) as file:
@@ -533,7 +566,7 @@ def test_a_full_disk_loses_nothing(container: Container) -> None:
             container.write_bytes("/g", bytes(2 << 20))
     assert (container.read_bytes("/f"), container.read_bytes("/g")) == (b"before", b"")
     container.write_bytes("/g", b"after")
-    container._engine.writable.layers.close()
+    _, container = reopened(container)
     assert container.read_bytes("/g") == b"after"
 
 
@@ -551,9 +584,9 @@ def test_on_a_full_disk_all_containers_are_closed_and_the_first_error_raised(fil
         container.write_bytes("/g", b"nobody else writes to it")
 
 
-def test_on_a_full_disk_a_log_is_not_written_anew(filled: Store, container: Container) -> None:
+def test_on_a_full_disk_a_log_is_not_written_anew(filled: Store, container: Container, reopened: Reopened) -> None:
     container.write_bytes("/kept", LARGE)
-    mostly_dead(container)
+    container = mostly_dead(container, reopened)
     log = log_of(container)
     before = os.listdir(filled.layout.logs)
     rewrite = compaction.rewrite
@@ -562,7 +595,7 @@ def test_on_a_full_disk_a_log_is_not_written_anew(filled: Store, container: Cont
         container.unlink("/small")
     assert log_of(container) == log
     assert os.listdir(filled.layout.logs) == before
-    filled._engine.writable.layers.close()
+    filled, container = reopened(container)
     assert container.read_bytes("/kept") == LARGE
     assert not container.exists("/small")
 
@@ -572,31 +605,11 @@ def _with_little_room(do: Callable[..., Any], *given: Any) -> Any:
         return do(*given)
 
 
-@pytest.fixture
-def interrupted_commit(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """Has the next transaction end by Ctrl-C, once it has committed."""
-    transaction = db.Database.transaction
-    waiting: list[bool] = []
-
-    @contextlib.contextmanager
-    def interrupting(self: db.Database, *, durable: bool = True) -> Iterator[sqlite3.Connection]:
-        with transaction(self, durable=durable) as connection:
-            yield connection
-        if waiting:
-            waiting.pop()
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(db.Database, "transaction", interrupting)
-    return lambda: waiting.append(True)
-
-
-def test_a_rollback_that_is_interrupted_when_it_has_committed(
-    container: Container, interrupted_commit: Callable[[], None]
-) -> None:
+def test_a_rollback_that_is_interrupted_when_it_has_committed(container: Container, meddle: Meddling) -> None:
     container.write_bytes("/f", b"1")
     container.snapshot("s")
     container.write_bytes("/f", b"2")
-    interrupted_commit()
+    meddle.interrupt_commits()
     with pytest.raises(KeyboardInterrupt):
         container.rollback("s")
     assert container.read_bytes("/f") == b"1"
@@ -605,24 +618,25 @@ def test_a_rollback_that_is_interrupted_when_it_has_committed(
 
 
 def test_a_compaction_that_is_interrupted_when_it_has_committed(
-    filled: Store, container: Container, interrupted_commit: Callable[[], None]
+    filled: Store, container: Container, meddle: Meddling, reopened: Reopened
 ) -> None:
-    mostly_dead(container)
+    container = mostly_dead(container, reopened)
     log = log_of(container)
-    interrupted_commit()
+    meddle.interrupt_commits()
     with pytest.raises(KeyboardInterrupt):
         container.mkdir("/new")
     assert log_of(container) != log
     container.mkdir("/new")
-    filled._engine.writable.layers.close()
+    _, container = reopened(container)
     assert container.listdir("/") == ["again", "d", "f", "large", "new", "small"]
 
 
-def mostly_dead(container: Container) -> None:
-    """Have its log be one that is written anew when it is next opened for writing."""
+def mostly_dead(container: Container, reopened: Reopened) -> Container:
+    """Have its log be one that is written anew when it is next opened for writing; as the store has it then."""
     for _ in range(4):
         container.write_bytes("/f", os.urandom(1 << 20))
-    container._engine.writable.layers.close()
+    _, container = reopened(container)
+    return container
 
 
 # Power cuts
@@ -691,7 +705,7 @@ def test_a_power_cut_after_a_snapshot_was_removed(filled: Store, container: Cont
         again = after.container(container.id)
         again.rollback("s")
         assert again.read_bytes("/f") == b"synced"
-    filled._engine.writable.layers.close()
+    filled.close()
     assert not log.exists()
 
 
@@ -709,37 +723,30 @@ def test_much_that_rollbacks_leave_is_removed_at_once(filled: Store, container: 
 
 
 def test_what_a_rollback_leaves_is_garbage_where_it_cannot_be_removed(
-    filled: Store, container: Container, monkeypatch: pytest.MonkeyPatch
+    filled: Store, container: Container, meddle: Meddling
 ) -> None:
     container.snapshot("clean")
     container.rollback("clean")
     container.write_bytes("/f", bytes(1 << 26))
     log = log_of(container)
 
-    def full(self: db.Database) -> None:
-        raise OSError(errno.ENOSPC, "full")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(db.Database, "sync", full)
-        container.rollback("clean")
-        filled._engine.writable.layers.close()
+    meddle.fail(db.Database, "sync", errno.ENOSPC, ALWAYS)
+    container.rollback("clean")
+    filled.close()
     assert log.exists()
-    filled.collect_garbage()
+    meddle.undo()
+    with Store(filled.root) as again:
+        again.collect_garbage()
     assert not log.exists()
 
 
 def test_collecting_garbage_makes_durable_that_nothing_needs_a_log(
-    filled: Store, container: Container, monkeypatch: pytest.MonkeyPatch
+    filled: Store, container: Container, meddle: Meddling
 ) -> None:
     log = synced(container)
     container.rollback("clean")
-    sync, there = db.Database.sync, []
-
-    def told(self: db.Database) -> None:
-        sync(self)
-        there.append(log.exists())
-
-    monkeypatch.setattr(db.Database, "sync", told)
+    there: list[bool] = []
+    meddle.after(db.Database, "sync", lambda: there.append(log.exists()), ALWAYS)
     filled.collect_garbage()
     assert there == [True]
     assert not log.exists()
@@ -748,65 +755,54 @@ def test_collecting_garbage_makes_durable_that_nothing_needs_a_log(
 def test_collecting_garbage_while_another_process_removes_it(
     filled: Store, container: Container, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    synced(container)
-    container.rollback("clean")
-    sweep = garbage._sweep
+    other = Store(filled.root)
+    log = synced(other.container(container.id))
+    other.container(container.id).rollback("clean")
+    sweep, there = garbage._sweep, []
 
     def sweeping(directory: str, names: re.Pattern[str], keep: Callable[[str], bool]) -> None:
         def later(name: str) -> bool:
-            filled._engine.writable.layers.close()
+            there.append(log.exists())
+            other.close()
             return keep(name)
 
         sweep(directory, names, later if directory == filled.layout.logs else keep)
 
     monkeypatch.setattr(garbage, "_sweep", sweeping)
     filled.collect_garbage()
+    assert there[0] and not log.exists()
     assert container.listdir("/") == ["again", "d", "large", "small"]
 
 
 def test_a_log_that_was_written_anew_is_durable_before_the_former_is_removed(
-    filled: Store, container: Container, monkeypatch: pytest.MonkeyPatch
+    filled: Store, container: Container, meddle: Meddling, reopened: Reopened
 ) -> None:
-    mostly_dead(container)
+    container = mostly_dead(container, reopened)
     log = log_of(container)
     done: list[object] = []
-    sync_directory, transaction, unlink = durable.sync_directory, db.Database.transaction, log_rows.unlink
-
-    def syncing(path: str) -> None:
-        sync_directory(path)
-        done.append(path)
-
-    def committing(self: db.Database, *, durable: bool = True) -> contextlib.AbstractContextManager[sqlite3.Connection]:
-        done.append(durable)
-        return transaction(self, durable=durable)
-
-    def unlinking(*given: Any) -> None:
-        done.append(log.exists())
-        unlink(*given)
-
-    monkeypatch.setattr(durable, "sync_directory", syncing)
-    monkeypatch.setattr(db.Database, "transaction", committing)
-    monkeypatch.setattr(log_rows, "unlink", unlinking)
+    meddle.noted(durable, "sync_directory", lambda path: path, done)
+    meddle.noted(db.Database, "transaction", lambda _, durable=True: durable, done)
+    meddle.noted(log_rows, "unlink", lambda *_: log.exists(), done)
     container.mkdir("/new")
     assert done == [filled.layout.logs, True, True]
     assert not log.exists()
 
 
-def test_what_is_committed_is_durable_after_a_sync_that_changes_nothing(
-    filled: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_committed_is_durable_after_a_sync_that_changes_nothing(filled: Store, meddle: Meddling) -> None:
     """SQLite writes nothing, and so syncs nothing, for a transaction that leaves all as it is."""
-    synced: list[str] = []
-    monkeypatch.setattr(os, "fdatasync", lambda fd: synced.append(os.readlink(f"/proc/self/fd/{fd}")))
-    filled._engine.database.sync()
+    synced = meddle.noted(os, "fdatasync", lambda fd: os.readlink(f"/proc/self/fd/{fd}"))
+    with contextlib.closing(db.Database(filled.layout.database, filled.layout.database_lock)) as database:
+        database.sync()
     assert synced == [filled.layout.database + "-wal"]
 
 
-def test_a_container_of_which_the_log_was_lost_is_rolled_back(container: Container) -> None:
+def test_a_container_of_which_the_log_was_lost_is_rolled_back(
+    filled: Store, container: Container, reopened: Reopened
+) -> None:
     container.write_bytes("/f", b"1")
     container.snapshot("s")
     container.rollback("s")
-    container._engine.writable.layers.close()
+    _, container = reopened(container)
     log_of(container).unlink()
     with pytest.raises(CorruptError, match="rollback"):
         container.listdir("/")
@@ -832,14 +828,14 @@ LOOKS: dict[str, Callable[[Container], object]] = {
     + [(look, db.Database, "transaction") for look in ("fork", "snapshot")],
 )
 def test_another_process_rolls_back_while_this_one_looks(
-    filled: Store, container: Container, monkeypatch: pytest.MonkeyPatch, look: str, owner: Any, name: str
+    filled: Store, container: Container, meddle: Meddling, look: str, owner: Any, name: str, reopened: Reopened
 ) -> None:
     container.write_bytes("/f", b"then")
     container.snapshot("then")
     container.rollback("then")
     container.write_bytes("/f", b"now, in a log that nothing else needs")
     container.chmod("/f", 0o600)
-    filled._engine.writable.layers.close()
+    filled, container = reopened(container)
     log = log_of(container)
 
     def roll_back() -> None:
@@ -847,7 +843,7 @@ def test_another_process_rolls_back_while_this_one_looks(
             other.container(container.id).rollback("then")
         assert not log.exists()
 
-    before(monkeypatch, owner, name, roll_back)
+    meddle.before(owner, name, roll_back)
     LOOKS[look](container)
     assert container.read_bytes("/f") == b"then"
     if look == "snapshot":
@@ -880,7 +876,7 @@ def test_a_fork_while_another_process_appends_ends_at_the_last_whole_operation(
 
 
 def test_a_snapshot_that_another_process_removes_while_it_is_rolled_back_to(
-    filled: Store, container: Container, monkeypatch: pytest.MonkeyPatch
+    filled: Store, container: Container, meddle: Meddling
 ) -> None:
     container.write_bytes("/f", b"1")
     container.snapshot("s")
@@ -888,24 +884,15 @@ def test_a_snapshot_that_another_process_removes_while_it_is_rolled_back_to(
     container.write_bytes("/f", b"2")
     container.snapshot("t")
     container.rollback("s")
-    before(
-        monkeypatch, db.Database, "transaction", lambda: Store(filled.root).container(container.id).remove_snapshot("t")
-    )
+
+    def remove() -> None:
+        with Store(filled.root) as other:
+            other.container(container.id).remove_snapshot("t")
+
+    meddle.before(db.Database, "transaction", remove)
     with pytest.raises(NotFound, match="no snapshot 't'"):
         container.rollback("t")
     assert container.read_bytes("/f") == b"1"
-
-
-def before(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, do: Callable[[], object]) -> None:
-    """Have something happen before the next call of that function, once."""
-    call = getattr(owner, name)
-
-    def called(*arguments: Any, **options: Any) -> Any:
-        monkeypatch.setattr(owner, name, call)
-        do()
-        return call(*arguments, **options)
-
-    monkeypatch.setattr(owner, name, called)
 
 
 # Beside the overlay driver
@@ -1101,17 +1088,17 @@ def command(filled: Store) -> Iterator[object]:
     return run
 
 
-def test_the_commands_fork_and_roll_back(filled: Store, command) -> None:  # type: ignore[no-untyped-def]
+def test_the_commands_fork_and_roll_back(filled: Store, command, reopened: Reopened) -> None:  # type: ignore[no-untyped-def]
     made = command("create", "--driver", "extent", "--name", "c", "app:1").strip()
     filled.container(made).write_bytes("/f", b"1")
-    filled._engine.writable.layers.close()
+    (filled,) = reopened()
     assert command("snapshot", "c", "s") == ""
     assert len(command("fork", "c", "--count", "3").split()) == 3
     assert filled.container(command("fork", "c", "--name", "other").strip()).name == "other"
     filled.container("other").unlink("/f")
     filled.container("c").unlink("/f")
     assert command("rollback", "c", "s").startswith("1: layerstore rollback: another process writes to container")
-    filled._engine.writable.layers.close()
+    (filled,) = reopened()
     assert command("rollback", "c", "s") == ""
     assert filled.container("c").read_bytes("/f") == b"1"
     assert command("snapshots", "c").split()[:3] == ["NAME", "CREATED", "s"]
@@ -1199,7 +1186,7 @@ OPERATIONS: list[Callable[[Container], object]] = [
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_an_interrupt_leaves_in_memory_what_the_log_says(
-    filled: Store, container: Container, operation: Callable[[Container], object]
+    filled: Store, container: Container, operation: Callable[[Container], object], reopened: Reopened
 ) -> None:
     """At every line of the modules that change a layer."""
     container.mkdir("/w")
@@ -1217,18 +1204,18 @@ def test_an_interrupt_leaves_in_memory_what_the_log_says(
             fork.write_bytes("/w/public", b"BBBB")
         fork.mkdir("/made")
         shown, changed = told(fork), fork.diff()
-        filled._engine.writable.layers.close()
+        others = [] if other is None else [other]
+        _, container, fork, *others = reopened(container, fork, *others)
         assert told(fork) == shown, at
         assert fork.diff() == changed
         if fork.exists("/w/secret"):
             assert fork.read_bytes("/w/secret") in (b"AAAA", b"")
-        if other is not None:
-            assert not other.exists("/made")
+        assert not any(other.exists("/made") for other in others)
     assert lines > 20
 
 
 def test_an_interrupt_of_the_first_write_leaves_a_layer_that_can_be_written_to(
-    filled: Store, container: Container
+    filled: Store, container: Container, reopened: Reopened
 ) -> None:
     """At every line of what locks and reads its log."""
     container.write_bytes("/f", b"f")
@@ -1238,7 +1225,7 @@ def test_an_interrupt_of_the_first_write_leaves_a_layer_that_can_be_written_to(
             break
         fork.mkdir("/later")
         names = fork.listdir("/")
-        filled._engine.writable.layers.close()
+        _, container, fork = reopened(container, fork)
         assert fork.listdir("/") == names
     assert at > 30
 
@@ -1276,7 +1263,7 @@ def interrupted(
 
 
 def test_open_files_go_on_after_an_interrupt(
-    filled: Store, container: Container, monkeypatch: pytest.MonkeyPatch
+    filled: Store, container: Container, monkeypatch: pytest.MonkeyPatch, reopened: Reopened
 ) -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
@@ -1295,7 +1282,7 @@ def test_open_files_go_on_after_an_interrupt(
         gone.write(b"more")
         assert (file.seek(0), gone.seek(0)) == (0, 0)
         assert (file.read(), gone.read()) == (b"fi\0\0more", b"gonemore")
-    filled._engine.writable.layers.close()
+    _, container = reopened(container)
     assert container.read_bytes("/f") == b"fi\0\0more"
     assert not container.exists("/gone")
 
@@ -1330,7 +1317,9 @@ shown = told()
 for path, (data, *_) in shown.items():
     name = os.path.basename(path).removesuffix(".link")
     assert not name.isdecimal() or data in (name.encode(), b""), path
-store._engine.writable.layers.close()
+store.close()
+store = Store(store.root)
+c = store.container(c.id)
 assert told() == shown
 print(interrupts)"""
     done = in_another_process(filled, code)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from beside import rows
 from entry_model import apply, expected_changes, expected_entries, found_of, image_nodes, told, without_sockets
 from host_tree import Dump, HostTree, dump, in_container
 from hypothesis import HealthCheck, settings
@@ -165,7 +166,7 @@ class ExtentMachine(RuleBasedStateMachine):
                 world.compare()
             if self.worlds:
                 self.store.remove(self.store.containers())
-                assert self.store._engine.database.read().execute("SELECT id FROM logs").fetchall() == []
+                assert rows(self.store.layout, "SELECT id FROM logs") == []
                 self.store.collect_garbage()  # what rollbacks left before a crash
                 assert os.listdir(self.store.layout.logs) == []
                 self.store.close()
@@ -479,10 +480,11 @@ def test_a_container_is_what_the_kernel_would_make_of_it() -> None:
 
 
 def test_so_it_is_where_logs_are_written_anew_all_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compaction, "_MAX_LOGS", 2)
-    monkeypatch.setattr(compaction, "_WORTHWHILE_BYTES", 500)
-    monkeypatch.setattr(compaction, "_COPIED_BYTES", 3000)
-    monkeypatch.setattr(recording, "PACK_THRESHOLD_BYTES", 500)
-    monkeypatch.setattr(writable_layers, "_OPEN_LAYERS", 2)
-    monkeypatch.setattr(writable_layers, "_CACHED_STATES", 1)
+    for module, limits in (
+        (compaction, {"_MAX_LOGS": 2, "_WORTHWHILE_BYTES": 500, "_COPIED_BYTES": 3000}),
+        (recording, {"PACK_THRESHOLD_BYTES": 500}),
+        (writable_layers, {"_OPEN_LAYERS": 2, "_CACHED_STATES": 1}),
+    ):
+        for name, value in limits.items():
+            monkeypatch.setattr(module, name, value)
     run_machine()

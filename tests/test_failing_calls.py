@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,6 +24,7 @@ from cases import case
 from contexts import tar_bytes, write_context
 from images import Image, docker_files, tar_of
 from layer_model import Entry, write_tar
+from meddling import ALWAYS, Meddling
 
 from layerstore import Store
 from layerstore._core.extent_io import LogWriter
@@ -31,7 +33,7 @@ from layerstore.checking import containers, contents, hashing, images, layers
 from layerstore.containers.containers import Containers
 from layerstore.containers.rootfs import Rootfs
 from layerstore.containers.standard_streams import Streams
-from layerstore.extents import recording
+from layerstore.extents import log
 from layerstore.naming import about, close_fd, fstat, null_device
 from layerstore.registry.downloads import Download, Downloads
 from layerstore.store import boot, db, durable, locks
@@ -90,8 +92,8 @@ def test_an_error_that_names_no_file_is_given_one(tmp_path: Path) -> None:
         os.read(12345, 1)
 
 
-def test_a_failed_sync_names_the_file_that_it_was_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "fsync", failing(os.fsync, errno.EIO, 9))
+def test_a_failed_sync_names_the_file_that_it_was_of(tmp_path: Path, meddle: Meddling) -> None:
+    meddle.fail(os, "fsync", errno.EIO, times=9)
     with pytest.raises(OSError, match=f"'{tmp_path}/file'"):
         durable.write_file(tmp_path / "file", b"data")
     with pytest.raises(OSError, match=f"'{tmp_path}'"):
@@ -99,25 +101,23 @@ def test_a_failed_sync_names_the_file_that_it_was_of(tmp_path: Path, monkeypatch
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_start_of_the_machine_that_cannot_be_noted_names_the_file(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(os, "pwrite", failing(os.pwrite, errno.EIO))
+def test_a_start_of_the_machine_that_cannot_be_noted_names_the_file(store: Store, meddle: Meddling) -> None:
+    meddle.fail(os, "pwrite", errno.EIO)
     with pytest.raises(OSError, match=f"'{store.root}/run/boot'"):
         boot.note(store.layout)
 
 
-def test_a_failed_lock_names_its_file_and_leaves_none_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_lock_names_its_file_and_leaves_none_open(tmp_path: Path, meddle: Meddling) -> None:
     (tmp_path / "run").mkdir()
     before = descriptors()
-    monkeypatch.setattr(fcntl, "flock", failing(fcntl.flock, errno.ENOLCK))
+    meddle.fail(fcntl, "flock", errno.ENOLCK)
     with pytest.raises(OSError, match=f"'{tmp_path}/run/staging.lock'"), locks.staging(Layout(tmp_path)):
         pass
     assert descriptors() == before
 
 
-def test_a_descriptor_of_which_nothing_can_be_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "fstat", failing(os.fstat, errno.EIO))
+def test_a_descriptor_of_which_nothing_can_be_told(tmp_path: Path, meddle: Meddling) -> None:
+    meddle.fail(os, "fstat", errno.EIO)
     with open(tmp_path / "file", "wb") as file, pytest.raises(OSError, match=f"'{tmp_path}/file'"):
         fstat(file.fileno())
 
@@ -206,45 +206,35 @@ def test_a_connection_that_cannot_write_is_replaced(app: Store) -> None:
     assert set(app.image("app:1").names) == {"app:1", "again:1"}
 
 
-def test_a_connection_that_can_read_the_log_alone_is_replaced(app: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_connection_that_can_read_the_log_alone_is_replaced(app: Store, meddle: Meddling) -> None:
     """SQLite goes on with a log that it could open for reading only: then no transaction begins that writes."""
-    begun, left = db._begun, [1]
-
-    def begin(connection: _Connection) -> bool:
-        if left.pop() if left else 0:
-            error = sqlite3.OperationalError("attempt to write a readonly database")
-            error.sqlite_errorcode = sqlite3.SQLITE_READONLY
-            raise connection.failed(error)
-        return begun(connection)
-
-    monkeypatch.setattr(db, "_begun", begin)
-    (before,) = app._engine.database._connections.values()
+    meddle.fail(db, "_begun", errno.EROFS)
+    connected = meddle.noted(db, "_connected")
     app.tag("app:1", "again:1")
-    (after,) = app._engine.database._connections.values()
-    assert after is not before
+    assert len(connected) == 1
     assert set(app.image("app:1").names) == {"app:1", "again:1"}
 
 
 def test_a_database_that_cannot_be_begun_is_begun_again(tmp_path: Path) -> None:
     """SQLite says that it is in WAL mode, and then writes so to the file."""
-    connection = db.connect_alone(f"{tmp_path}/layerstore.db")
+    where = f"{tmp_path}/layerstore.db", f"{tmp_path}/database.lock"
     unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2048, unlimited[1]))
     try:
         with pytest.raises(OSError, match=r"layerstore\.db: disk I/O error"):
-            db._begin_wal(connection)
+            db.Database(*where)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
-    db._begin_wal(connection)
-    assert connection.execute("PRAGMA journal_mode").fetchall() == [("wal",)]
-    connection.close()
+    with closing(db.Database(*where)) as database:
+        assert database.read().execute("PRAGMA journal_mode").fetchall() == [("wal",)]
 
 
 def test_an_error_of_the_database_keeps_nothing_of_its_callers(app: Store) -> None:
-    connection = app._engine.database.read()
-    with pytest.raises(sqlite3.Error):
-        connection.execute("SELECT nothing")
-    assert connection.changes.failed is None
+    with closing(db.Database(app.layout.database, app.layout.database_lock)) as database:
+        connection = database.read()
+        with pytest.raises(sqlite3.Error):
+            connection.execute("SELECT nothing")
+        assert connection.changes.failed is None
 
 
 # What is left behind
@@ -334,7 +324,7 @@ def test_a_move_says_which_log_or_directory_fails(app: Store, monkeypatch: pytes
             def sync(self) -> int:
                 raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-        patch.setattr(recording, "LogWriter", Refusing)
+        patch.setattr(log, "LogWriter", Refusing)
         with pytest.raises(OSError, match=r"Input/output error: '.*/logs/[0-9a-f]{32}'"):
             overlay.move("extent")
     extent = app.create("app:1", driver="extent")
@@ -373,22 +363,11 @@ def test_a_recipe_that_cannot_be_kept_by_a_sync_is_named(
     app.sync("app:1", tmp_path / "other")
 
 
-def test_closes_of_files_without_a_name_that_are_interrupted(
-    app: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_closes_of_files_without_a_name_that_are_interrupted(app: Store, tmp_path: Path, meddle: Meddling) -> None:
     Store(tmp_path / "other", create=True).close()
-    closed, close = [], os.close
-
-    def interrupted(fd: int) -> None:
-        path = os.readlink(f"/proc/self/fd/{fd}")
-        close(fd)
-        if path.endswith("(deleted)"):
-            closed.append(os.path.dirname(path))
-            raise InterruptedError(errno.EINTR, os.strerror(errno.EINTR))
-
-    monkeypatch.setattr(os, "close", interrupted)
+    closed = meddle.interrupt_closes(lambda path: path.endswith("(deleted)"))
     app.sync("app:1", tmp_path / "other")
-    assert {*closed} >= {f"{app.root}/staging", f"{tmp_path}/other/staging"}
+    assert {*map(os.path.dirname, closed)} >= {f"{app.root}/staging", f"{tmp_path}/other/staging"}
 
 
 def test_an_archive_whose_beginning_cannot_be_read_is_named(store: Store, tmp_path: Path) -> None:
@@ -401,50 +380,39 @@ def test_an_archive_whose_beginning_cannot_be_read_is_named(store: Store, tmp_pa
         store.load(file)
 
 
-def test_a_log_whose_header_cannot_be_written_is_not_left(app: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "pwrite", failing(os.pwrite, errno.ENOSPC))
-        with pytest.raises(OSError, match="/logs/"):
-            app.create("app:1", driver="extent")
+def test_a_log_whose_header_cannot_be_written_is_not_left(app: Store, meddle: Meddling) -> None:
+    meddle.fail(os, "pwrite", errno.ENOSPC)
+    with pytest.raises(OSError, match="/logs/"):
+        app.create("app:1", driver="extent")
     assert list((app.root / "logs").iterdir()) == []
 
 
-def test_a_download_that_cannot_be_removed_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_download_that_cannot_be_removed_is_closed(tmp_path: Path, meddle: Meddling) -> None:
     before = descriptors()
     download = Download(
         SimpleNamespace(), SimpleNamespace(digest="sha256:" + "0" * 64, size_bytes=9), str(tmp_path), bool
     )  # type: ignore[arg-type]
     download._open()
-    monkeypatch.setattr(os, "unlink", failing(os.unlink, errno.EIO))
+    meddle.fail(os, "unlink", errno.EIO)
     with pytest.raises(OSError, match="Input/output error"):
         download.close()
     assert descriptors() == before
 
 
-def test_a_pack_that_cannot_be_kept_from_being_written_is_closed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_pack_that_cannot_be_kept_from_being_written_is_closed(tmp_path: Path, meddle: Meddling) -> None:
     (tmp_path / "pack").write_bytes(b"1")
-    before, chmod = descriptors(), os.chmod
-
-    def refuse(path: str, mode: int) -> None:
-        if mode == 0o400:
-            raise OSError(errno.EIO, os.strerror(errno.EIO), path)
-        chmod(path, mode)
-
-    monkeypatch.setattr(os, "chmod", refuse)
+    before = descriptors()
+    meddle.fail(os, "chmod", errno.EIO, when=lambda _, mode: mode == 0o400)
     with pytest.raises(OSError, match="Input/output error"), durable.writable(str(tmp_path / "pack")):
         pass
     assert descriptors() == before
 
 
-def test_a_context_whose_place_cannot_be_seen_is_closed(
-    app: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_context_whose_place_cannot_be_seen_is_closed(app: Store, tmp_path: Path, meddle: Meddling) -> None:
     files = {"Dockerfile": b"FROM app:1\nCOPY link/file /\n", "real": {"file": b"1"}, "link": "real"}
     write_context(tmp_path / "context", files)
     before = descriptors()
-    monkeypatch.setattr(os, "readlink", failing(os.readlink, errno.ENOMEM))
+    meddle.fail(os, "readlink", errno.ENOMEM)
     with pytest.raises(OSError, match="Cannot allocate memory"):
         app.build(tmp_path / "context", pull="never")
     assert descriptors() == before
@@ -468,22 +436,15 @@ def test_a_container_of_a_build_that_cannot_be_removed_goes_later(
 
 
 @pytest.mark.parametrize("started_before", range(3))
-def test_threads_that_cannot_be_started_leave_none(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, started_before: int
-) -> None:
-    start, left, threads = threading.Thread.start, [started_before], threading.active_count()
-
-    def refuse(thread: threading.Thread) -> None:
-        left[0] -= 1
-        if left[0] < 0:
-            raise RuntimeError("can't start new thread")
-        start(thread)
+def test_threads_that_cannot_be_started_leave_none(tmp_path: Path, meddle: Meddling, started_before: int) -> None:
+    threads = threading.active_count()
 
     def descriptor(number: int) -> Any:
         return SimpleNamespace(digest=f"sha256:{number:064}", size_bytes=9)
 
     repository = SimpleNamespace(open_blob=failing(print, errno.ECONNRESET, 9))
-    monkeypatch.setattr(threading.Thread, "start", refuse)
+    refused = RuntimeError("can't start new thread")
+    meddle.fail(threading.Thread, "start", refused, ALWAYS, skip=started_before)
     downloads = Downloads(repository, [descriptor(n) for n in range(4)], str(tmp_path), None)  # type: ignore[arg-type]
     with pytest.raises(OSError, match="cannot start a thread"), downloads:
         pass
@@ -511,10 +472,10 @@ def test_a_check_that_cannot_map_a_log_names_it(app: Store, monkeypatch: pytest.
     assert app.check().is_clean
 
 
-def test_the_output_of_a_program_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_output_of_a_program_that_cannot_be_read(meddle: Meddling) -> None:
     """The program has no reader any more, and this fails: nobody waits, and all did not go well."""
     before = descriptors()
-    monkeypatch.setattr(os, "read", failing(os.read, errno.EIO))
+    meddle.fail(os, "read", errno.EIO)
     with (
         pytest.raises(OSError, match="Input/output error: 'the input and output of a container'"),
         Streams(None, print, print) as streams,
@@ -528,18 +489,10 @@ def test_the_output_of_a_program_that_cannot_be_read(monkeypatch: pytest.MonkeyP
     assert descriptors() == before
 
 
-def test_pipes_of_a_program_that_cannot_be_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    before, pipe2 = descriptors(), os.pipe2
+def test_pipes_of_a_program_that_cannot_be_made(meddle: Meddling) -> None:
+    before = descriptors()
     for count in range(3):
-        left = [count]
-
-        def limited(flags: int, left: list[int] = left) -> tuple[int, int]:
-            if not left[0]:
-                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-            left[0] -= 1
-            return pipe2(flags)
-
-        monkeypatch.setattr(os, "pipe2", limited)
+        meddle.fail(os, "pipe2", errno.EMFILE, skip=count)
         with (
             open(os.devnull, "rb") as given,
             pytest.raises(OSError, match="Too many open files: 'the input and output of a container'"),
@@ -602,25 +555,13 @@ def test_a_snapshot_that_cannot_be_looked_at_is_not_taken_for_missing(
     + [(contents, name) for name in ("_beginning", "_opened_pack")]
     + [(hashing, "_read")],
 )
-def test_what_can_be_read_at_the_second_time_is_no_damage(
-    app: Store, monkeypatch: pytest.MonkeyPatch, module: Any, name: str
-) -> None:
+def test_what_can_be_read_at_the_second_time_is_no_damage(app: Store, meddle: Meddling, module: Any, name: str) -> None:
     """A repair would take it away: the log of a container, the config of an image."""
     large = Image([write_tar([Entry("file", "large", data=bytes(200_000))])], ["large:1"])
     app.load(io.BytesIO(tar_of(docker_files([large]))))
     app.create("app:1", name="box", driver="extent").write_bytes("file", b"1")
-    failures: list[str] = []
-    function = getattr(module, name)
-
-    def fail_once(*args: Any) -> Any:
-        if not failures:
-            failures.append(name)
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
-        return function(*args)
-
-    monkeypatch.setattr(module, name, fail_once)
+    meddle.fail(module, name, errno.EIO)
     assert app.check(repair=True).damages == ()
-    assert failures == [name]
     assert app.container("box").read_bytes("file") == b"1"
 
 
@@ -636,19 +577,12 @@ def test_an_archive_that_cannot_be_read_is_no_plain_file(
     assert app.build(tmp_path / "context", pull="never").view.read_bytes("/inside") == b"1"
 
 
-def test_a_sync_after_one_that_failed_writes_again(app: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sync_after_one_that_failed_writes_again(app: Store, meddle: Meddling) -> None:
     """The kernel says once that it could not write, and takes what it could not write for written from then on."""
     container = app.create("app:1", driver="extent")
     container.write_bytes("file", b"data" * 1000)
-    written: list[int] = []
-    pwrite = os.pwrite
-
-    def count(fd: int, data: bytes, at: int) -> int:
-        written.append(len(data))
-        return pwrite(fd, data, at)
-
-    monkeypatch.setattr(os, "fdatasync", failing(os.fdatasync, errno.EIO))
-    monkeypatch.setattr(os, "pwrite", count)
+    meddle.fail(os, "fdatasync", errno.EIO)
+    written = meddle.noted(os, "pwrite", lambda fd, data, at: len(data))
     with pytest.raises(OSError, match="/logs/"):
         container.sync()
     assert sum(written) == 0

@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from forked import Forked
@@ -19,6 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 from images import Image, docker_files, tar_of
 from layer_model import Entry, write_tar
+from meddling import Meddling
 from pools import POOL_AND_HOST, directory_of, needs_root, store_on, upper_of
 from test_clone import told
 from test_containers import BOX, runs
@@ -227,28 +227,16 @@ class TestFork:
             origin.fork()
         assert os.listdir(store.layout.containers) == []
 
-    def test_an_origin_that_is_removed_meanwhile(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_an_origin_that_is_removed_meanwhile(self, store: Store, meddle: Meddling) -> None:
         origin = store.create("base:1")
-        clone_upper = snapshots.clone_upper
-
-        def slow(fd: int, target: str) -> None:
-            clone_upper(fd, target)
-            origin.remove(force=True)  # else it would wait for the fork
-
-        monkeypatch.setattr(snapshots, "clone_upper", slow)
+        meddle.after(snapshots, "clone_upper", lambda: origin.remove(force=True))  # else it would wait for the fork
         with pytest.raises(NotFound, match="removed meanwhile"):
             origin.fork()
         assert os.listdir(store.layout.containers) == []
 
-    def test_an_origin_whose_files_go_meanwhile(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_an_origin_whose_files_go_meanwhile(self, store: Store, meddle: Meddling) -> None:
         origin = store.create("base:1")
-        clone_upper = snapshots.clone_upper
-
-        def late(fd: int, target: str) -> bool:
-            origin.remove(force=True)
-            return clone_upper(fd, target)
-
-        monkeypatch.setattr(snapshots, "clone_upper", late)
+        meddle.before(snapshots, "clone_upper", lambda: origin.remove(force=True))
         with pytest.raises(NotFound, match="removed meanwhile"):
             origin.fork()
         assert os.listdir(store.layout.containers) == []
@@ -408,19 +396,11 @@ class TestSnapshots:
         assert sorted(os.listdir(directory_of(container))) == ["root", "snapshots", "upper", "work"]
         assert [one.name for one in container.snapshots()] == ["one"]
 
-    def test_garbage_that_another_process_removes_meanwhile(
-        self, store: Store, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_garbage_that_another_process_removes_meanwhile(self, store: Store, meddle: Meddling) -> None:
         container = store.create("base:1")
         removed = directory_of(container) / "removed"
         removed.mkdir()
-        container_if_free = locks.container_if_free
-
-        def locked_later(*which: Any) -> locks.Containers:
-            removed.rmdir()
-            return container_if_free(*which)
-
-        monkeypatch.setattr(locks, "container_if_free", locked_later)
+        meddle.before(locks, "container_if_free", removed.rmdir)
         store.collect_garbage()
         assert not removed.exists()
 

@@ -7,13 +7,15 @@ import random
 import struct
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
+from beside import content_store, freeze_alone, transaction
 from images import Image, docker_files, tar_of, zstd
 from layer_model import Entry, write_tar
+from meddling import Meddling
 
 from layerstore import Store
+from layerstore._core.files import MappedFile
 from layerstore._core.hashing import blake3
 from layerstore._core.ingest import LOCATION_OBJECT
 from layerstore.checking.contents import Record
@@ -21,9 +23,7 @@ from layerstore.cold import encoding, freezing
 from layerstore.cold.encoding import delta_of, name_of
 from layerstore.errors import Conflict, CorruptError, InvalidInput, NotFound
 from layerstore.store import durable, locks
-from layerstore.store.cold_packs import LIST, WHOLE, ColdPack, apply_delta, is_cold
-from layerstore.store.layout import Layout
-from layerstore.types import ImageId
+from layerstore.store.cold_packs import LIST, MAX_DELTA_BYTES, WHOLE, ColdPack, apply_delta, is_cold
 
 TEXT = b"".join(b"line %d of a text that many versions have\n" % n for n in range(3_000))
 LARGE = random.Random("large").randbytes(3 << 20)
@@ -163,23 +163,13 @@ class TestFreeze:
         assert hot_bytes(store) < 100_000
         require_files(store, 1)
 
-    def test_a_collection_meanwhile_takes_no_cold_copy_that_is_needed(
-        self, store: Store, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_a_collection_meanwhile_takes_no_cold_copy_that_is_needed(self, store: Store, meddle: Meddling) -> None:
         files = {"own": version(1)["share/own"], "text": TEXT}  # none of which is a list, whose chunks keep the pack
         store.load(io.BytesIO(tar_of(docker_files([Image([layer(files)], ["app:1"])]))))
         store.freeze()
         store.thaw("app:1")
-        locked, first = locks.garbage_alone, iter([True])
-
-        def collect_before(layout: Layout) -> locks.Lock:
-            if next(first, False):
-                store._collect()
-            return locked(layout)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(locks, "garbage_alone", collect_before)
-            store.freeze("app:1")
+        meddle.before(locks, "garbage_alone", store.collect_garbage)
+        store.freeze("app:1")
         assert cold_packs(store) == []
         assert store.image("app:1").view.read_many([f"/{path}" for path in files]) == list(files.values())
         assert store.check().is_clean
@@ -188,32 +178,21 @@ class TestFreeze:
         assert hot_bytes(store) < 100_000
         assert store.image("app:1").view.read_many([f"/{path}" for path in files]) == list(files.values())
 
-    def test_a_collection_meanwhile_leaves_what_is_written(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_collection_meanwhile_leaves_what_is_written(self, store: Store, meddle: Meddling) -> None:
         load(store, 1, 2)
-        locked, first = locks.garbage_alone, iter([True])
-
-        def collect_before(layout: Layout) -> locks.Lock:
-            if next(first, False):
-                assert store._collect().contents == 0
-            return locked(layout)
-
-        monkeypatch.setattr(locks, "garbage_alone", collect_before)
+        collected: list[int] = []
+        meddle.before(locks, "garbage_alone", lambda: collected.append(store.collect_garbage().contents))
         assert len(store.freeze().images) == 2
+        assert collected == [0]
         assert hot_bytes(store) < 100_000
         require_files(store, 1)
         assert store.check().is_clean
 
-    def test_an_image_that_is_removed_meanwhile(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_an_image_that_is_removed_meanwhile(self, store: Store, meddle: Meddling) -> None:
         from layerstore.cold import freezing
 
         load(store, 1, 2)
-        remove = freezing.Freezing._remove_derived
-
-        def remove_image_before(*arguments: Any) -> None:
-            store.remove_image("app:1")
-            remove(*arguments)
-
-        monkeypatch.setattr(freezing.Freezing, "_remove_derived", remove_image_before)
+        meddle.before(freezing.Freezing, "_remove_derived", lambda: store.remove_image("app:1"))
         store.freeze()
         require_files(store, 2)
         assert store.check().is_clean
@@ -243,22 +222,12 @@ class TestFreeze:
         container.remove()
         assert len(store.freeze("app:1").images) == 1
 
-    def test_one_that_comes_into_use_meanwhile_is_left(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_one_that_comes_into_use_meanwhile_is_left(self, store: Store, meddle: Meddling) -> None:
         load(store, 1, 2)
-        choose = freezing.unused_images
-        meanwhile = [lambda: store.create("app:1")]
-
-        def chosen(*args: Any) -> list[ImageId]:
-            found = choose(*args)
-            for act in meanwhile[:]:
-                meanwhile.clear()
-                act()
-            return found
-
-        monkeypatch.setattr(freezing, "unused_images", chosen)
+        meddle.after(freezing, "unused_images", lambda: store.create("app:1"))
         assert store.freeze().images == [store.image("app:2").id]
         store.thaw("app:2")
-        meanwhile.append(lambda: store.create("app:2"))
+        meddle.after(freezing, "unused_images", lambda: store.create("app:2"))
         # Who is asked for it says that it cannot be.
         with pytest.raises(Conflict, match="a container uses image"):
             store.freeze("app:2")
@@ -271,7 +240,7 @@ class TestFreeze:
     def test_only_what_was_not_used_for_long(self, store: Store) -> None:
         load(store, 1, 2)
         assert store.freeze(unused_for_seconds=3600).images == []
-        with store._engine.database.transaction() as db:
+        with transaction(store.layout) as db:
             db.execute("UPDATE images SET stored_seconds = stored_seconds - 7200")
         for path in (store.root / "blobs").rglob("*"):
             os.utime(path, (0, path.stat().st_mtime - 7200))
@@ -302,9 +271,7 @@ class TestFreeze:
                 store.freeze()
             assert list((store.root / "cold").iterdir()) == []
             require_files(store, 1)
-        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(Store, "_collect", fail)
-            store.freeze()
+        freeze_alone(store)
         require_files(store, 1)
         store.collect_garbage()
         assert hot_bytes(store) < 100_000
@@ -410,7 +377,7 @@ class TestThaw:
         with store.create("app:1").mount():
             pass
         store.remove(store.containers())
-        with store._engine.database.transaction() as db:
+        with transaction(store.layout) as db:
             db.execute("INSERT INTO frozen VALUES (?)", (store.image("app:1").id,))
         store.freeze("app:2")
         with store.create("app:1").mount() as root:
@@ -419,9 +386,7 @@ class TestThaw:
 
     @pytest.mark.root
     @pytest.mark.kernel
-    def test_of_an_image_that_was_removed_when_others_were_frozen(
-        self, store: Store, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_of_an_image_that_was_removed_when_others_were_frozen(self, store: Store) -> None:
         """Its tree image says where contents were hot, which it has in common with them. It may be loaded again before
         garbage is collected."""
         both = {"both/small": random.Random("small").randbytes(50_000), "both/large": LARGE[:300_000]}
@@ -430,9 +395,7 @@ class TestThaw:
         store.load(io.BytesIO(tar_of(docker_files([first, second]))))
         store.remove([store.create("a:1")])
         store.remove_image("a:1")
-        with monkeypatch.context() as patch:
-            patch.setattr(Store, "_collect", lambda _: None)
-            store.freeze("b:1")
+        freeze_alone(store, "b:1")
         store.load(io.BytesIO(tar_of(docker_files([first]))))
         container = store.create("a:1")
         store.collect_garbage()
@@ -450,21 +413,18 @@ class TestThaw:
         store.thaw("app:1")
         require(store, {"app:1": large, "app:2": {"chunk": chunk}})
 
-    def test_while_the_store_is_checked(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_while_the_store_is_checked(self, store: Store, meddle: Meddling) -> None:
         """The tree image names a pack that came after the check had begun."""
         from layerstore.checking.contents import ContentsCheck
 
         load(store, 1)
         store.freeze()
-        run = ContentsCheck.run
 
-        def make_mountable_before(check: ContentsCheck) -> None:
+        def make_mountable() -> None:
             with Store(store.root) as other:
-                image = other.image("app:1")
-                other._engine.chains.mountable(image.chain_id, lambda: image.diff_ids)
-            run(check)
+                other.create("app:1")
 
-        monkeypatch.setattr(ContentsCheck, "run", make_mountable_before)
+        meddle.before(ContentsCheck, "run", make_mountable)
         assert store.check().damages == ()
 
     def test_is_asked_for(self, store: Store) -> None:
@@ -486,7 +446,8 @@ class TestThaw:
         store.freeze()
         assert store.thaw("parts:1") == sum(map(len, files.values()))
         digests = b"".join(map(blake3, files.values()))
-        places = struct.iter_unpack("<II", store._engine.contents.locate_many(digests, 32))
+        with content_store(store.layout) as contents:
+            places = struct.iter_unpack("<II", contents.locate_many(digests, 32))
         assert not any(is_cold(pack) for pack, _ in places)
         require(store, {"parts:1": files})
         assert store.check().is_clean
@@ -514,15 +475,15 @@ class TestLargeOnes:
         assert len(lists) == 2
         assert max(lists) <= 1 << 19
 
-    def test_by_who_reads_many(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-        from layerstore.store import contents
-
-        load(store, 1)
+    def test_by_who_reads_many(self, store: Store) -> None:
+        """It is mapped, from a file."""
+        large = bytes(MAX_DELTA_BYTES + 1)
+        load_files(store, "app:1", {"large": large})
         store.freeze()
-        monkeypatch.setattr(contents, "MAX_DELTA_BYTES", 1 << 20)
-        monkeypatch.setattr(contents.ContentStore, "_read_cold", None)
-        large = version(1)["share/large"]
-        assert bytes(store._engine.contents.reader()(blake3(large))) == large
+        with content_store(store.layout) as contents:
+            found = contents.reader()(blake3(large))
+            assert isinstance(found, memoryview) and isinstance(found.obj, MappedFile)
+            assert found == large
 
 
 class TestGarbage:
@@ -673,7 +634,8 @@ class TestReferences:
             store.freeze()
             store.thaw("app:1")
             store.collect_garbage()
-            counts.append(len(store._engine.contents.log_records()))
+            with content_store(store.layout) as contents:
+                counts.append(len(contents.log_records()))
         assert len(set(counts)) == 1
 
     @pytest.mark.parametrize("seed", range(6))
@@ -715,13 +677,13 @@ class TestDamage:
         """What others are differences from would be lost with it."""
         load(store, 1, 2)
         digest, path, at = blake3(version(1)[which]), Path(), 1_000
-        with Store(store.root) as other:
-            pack, slot = struct.unpack("<II", other._engine.contents.locate_many(digest, 32))
+        with content_store(store.layout) as contents:
+            pack, slot = struct.unpack("<II", contents.locate_many(digest, 32))
             if pack == LOCATION_OBJECT:
-                path = Path(other.layout.object(digest.hex()))
+                path = Path(store.layout.object(digest.hex()))
             else:
-                path = Path(other.layout.pack(pack))
-                at += other._engine.contents.pack(pack).slot(slot)[0]
+                path = Path(store.layout.pack(pack))
+                at += contents.pack(pack).slot(slot)[0]
         flip(path, at)
         with pytest.raises(CorruptError, match=f"content {digest.hex()}.* is damaged"):
             store.freeze()
@@ -737,10 +699,8 @@ class TestDamage:
         """What was thawed is frozen again by what is in the cold pack still, if that is whole."""
         load(store, 1, 2)
         store.freeze()
-        with Store(store.root) as other:
-            places = other._engine.contents.locate_many(
-                blake3(version(1)["share/large" if which == "base" else which]), 32
-            )
+        with content_store(store.layout) as contents:
+            places = contents.locate_many(blake3(version(1)["share/large" if which == "base" else which]), 32)
         store.thaw(["app:1", "app:2"])
         (pack,) = cold_packs(store)
         slot = pack.slot(struct.unpack("<II", places)[1])
@@ -793,7 +753,8 @@ class TestDamage:
         store.freeze()
         store.thaw("app:1")
         store.remove([store.create("app:1")])
-        log = Path(store.layout.digests(store._engine.contents.log_state()[0]))
+        with content_store(store.layout) as contents:
+            log = Path(store.layout.digests(contents.log_state()[0]))
         flip(log, log.read_bytes().rindex(blake3(files["one"])) + 10)
         with Store(store.root) as other:
             other.check(repair=True)

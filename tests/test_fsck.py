@@ -8,18 +8,22 @@ import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
+from beside import content_store, rows, transaction
 from images import docker_files, tar_of
+from meddling import Meddling
 from pools import POOL_AND_HOST, store_on
 from stacks import Stack
 from test_garbage import image_of
 
 from layerstore import CheckReport, Damage, Store, check_store
-from layerstore.chains import derived, packs
+from layerstore.chains import derived
 from layerstore.checking import database
 from layerstore.errors import CorruptError
+from layerstore.store.db import Database
+from layerstore.store.layout import Layout
+from layerstore.store.opened import OpenStore
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
 FIRST, SECOND, THIRD = (
@@ -136,19 +140,17 @@ def test_a_store_is_clean_whatever_was_done_in_it(store: Store) -> None:
     assert told(store.check()) == ""
 
 
-def test_a_store_that_others_write_to_meanwhile(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_that_others_write_to_meanwhile(root: Path, meddle: Meddling) -> None:
     """The database has grown in its log, and its file has not."""
-    check_pages = database._check_pages
-
     with Store(root) as other:
 
-        def late(db: sqlite3.Connection, path: str, findings: Any) -> None:
+        def write() -> None:
             for number in range(30):
                 other.tag("first:1", f"{number}:{'x' * 100}")
-            check_pages(db, path, findings)
-            assert len(db.serialize()) > os.stat(path).st_size
+            ((pages,),) = rows(other.layout, "PRAGMA page_count")
+            assert pages * 4096 > os.stat(other.layout.database).st_size
 
-        monkeypatch.setattr(database, "_check_pages", late)
+        meddle.before(database, "_check_pages", write)
         assert told(checked(root, quick=True)) == ""
 
 
@@ -172,9 +174,8 @@ def test_a_tree_image_that_was_written_as_others_looked_what_to_evict(
     assert told(checked(root)) == ""
 
 
-def test_a_store_is_clean_after_packs_were_brought_together(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packs, "MAX_PACKS", 4)
-    monkeypatch.setattr(packs, "_PACKS_LEFT", 2)
+@pytest.mark.usefixtures("few")
+def test_a_store_is_clean_after_packs_were_brought_together(store: Store) -> None:
     Stack(12).load(store, range(1, 13))
     store.remove([store.create("grown:12")])
     assert told(store.check()) == ""
@@ -269,7 +270,8 @@ def test_the_images_and_files_of_a_damaged_content_are_told(root: Path) -> None:
 
 
 def _place_of(store: Store, digest: bytes) -> tuple[Path, int]:
-    file, offset, _ = store._engine.contents.open_place(digest)
+    with content_store(store.layout) as contents:
+        file, offset, _ = contents.open_place(digest)
     with file:
         return Path(str(file.name)), offset
 
@@ -331,7 +333,7 @@ def test_a_row_that_came_or_went_is_found(root: Path) -> None:
 def test_sums_follow_every_way_to_change_rows(store: Store) -> None:
     from layerstore.store import sums
 
-    database = store._engine.database
+    database = Database(store.layout.database, store.layout.database_lock)
     with database.transaction() as db:
         db.execute("INSERT INTO images VALUES ('a', 'c', ?, 1)", ("x\u1234",))
         db.executemany("INSERT INTO names VALUES (?, 'a')", [("one",), ("two",)])
@@ -349,17 +351,19 @@ def test_sums_follow_every_way_to_change_rows(store: Store) -> None:
         db.execute("INSERT INTO packs VALUES (3)")
         raise KeyError
     assert sums.differing(database.read()) == []
+    database.close()
 
 
 def test_a_transaction_in_which_a_statement_failed_is_not_committed(store: Store) -> None:
     from layerstore.store import sums
 
-    with pytest.raises(sqlite3.IntegrityError), store._engine.database.transaction() as db:
+    with pytest.raises(sqlite3.IntegrityError), transaction(store.layout) as db:
         db.execute("INSERT INTO packs VALUES (1)")
         with contextlib.suppress(sqlite3.IntegrityError):
             db.execute("INSERT INTO packs VALUES (2), (1)")
-    assert store._engine.database.read().execute("SELECT * FROM packs").fetchall() == []
-    assert sums.differing(store._engine.database.read()) == []
+    assert rows(store.layout, "SELECT * FROM packs") == []
+    with contextlib.closing(sqlite3.connect(store.layout.database)) as db:
+        assert sums.differing(db) == []
 
 
 def test_who_does_not_keep_the_sums_cannot_write(root: Path) -> None:
@@ -383,8 +387,7 @@ def test_text_in_the_database_that_is_none_is_found(root: Path, table: str) -> N
 
 
 def test_a_torn_end_of_a_log_is_told_as_what_a_crash_leaves(root: Path) -> None:
-    with Store(root) as store:
-        log = store._engine.database.read().execute("SELECT log FROM containers WHERE name = 'one'").fetchone()[0]
+    ((log,),) = rows(Layout(root), "SELECT log FROM containers WHERE name = 'one'")
     cut(root / "logs" / log)
     report = checked(root)
     assert [note.path for note in report.notes] == [str(root / "logs" / log)]
@@ -392,8 +395,7 @@ def test_a_torn_end_of_a_log_is_told_as_what_a_crash_leaves(root: Path) -> None:
 
 
 def test_what_of_a_log_a_snapshot_needs_is_to_be_there(root: Path) -> None:
-    with Store(root) as store:
-        log, length = store._engine.database.read().execute("SELECT log, length FROM snapshots").fetchone()
+    ((log, length),) = rows(Layout(root), "SELECT log, length FROM snapshots")
     path = root / "logs" / log
     cut(path, path.stat().st_size - length + 1)
     assert "snapshot 'before' needs" in told(checked(root))
@@ -403,19 +405,20 @@ def test_a_remembered_step_of_a_build_is_checked(store: Store) -> None:
     from layerstore.building.steps import Step, Steps
     from layerstore.types import ChainId
 
-    steps = Steps(store._engine.store)
-    steps.add("k" * 64, Step("2024-05-06T07:08:09Z", None, ChainId(OTHER_ID)))
-    assert store.check().is_clean
-    flip(Path(store.layout.builds) / "steps" / ("k" * 64), 20)
-    (damage,) = store.check().damages
-    assert damage.what == "build step"
-    assert steps.find("k" * 64) is None
+    with contextlib.closing(OpenStore(store.layout)) as opened:
+        steps = Steps(opened)
+        steps.add("k" * 64, Step("2024-05-06T07:08:09Z", None, ChainId(OTHER_ID)))
+        assert store.check().is_clean
+        flip(Path(store.layout.builds) / "steps" / ("k" * 64), 20)
+        (damage,) = store.check().damages
+        assert damage.what == "build step"
+        assert steps.find("k" * 64) is None
 
 
 def test_a_recipe_without_a_digest_is_judged_by_its_tar(root: Path) -> None:
     with unnoticed(root) as db:
         db.execute("UPDATE layers SET recipe = NULL")
-    with Store(root) as store, store._engine.database.transaction() as db:
+    with transaction(Layout(root)) as db:
         from layerstore.store import sums
 
         sums.seal(db)

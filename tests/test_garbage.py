@@ -12,22 +12,21 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import images
 import pytest
+from beside import READS, Meanwhile, content_store, rows
 from cases import case
 from images import Image, docker_files, tar_of
 from layer_model import Entry, write_tar
 from test_load import check_loaded, child
 
 from layerstore import Store
-from layerstore.chains import packs
 from layerstore.errors import CorruptError, NotFound
 from layerstore.layers.imports import Import
 from layerstore.space import garbage
-from layerstore.store.contents import ContentStore
 from layerstore.store.locks import try_lock
+from layerstore.views.view import View
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
 
@@ -330,7 +329,7 @@ def test_a_file_that_is_open_stays_what_it_was(punched: tuple[Store, bytes]) -> 
     store, dead = punched
     view = store.image("a:1").view
     digest = bytes.fromhex(view.find("/dead").digest or "")
-    with view.open("/dead") as file, store._engine.contents.open(digest) as content:
+    with view.open("/dead") as file, content_store(store.layout) as contents, contents.open(digest) as content:
         start = file.read(10)
         remove_elsewhere(store, "a:1")
         assert start + file.read() == dead
@@ -339,42 +338,27 @@ def test_a_file_that_is_open_stays_what_it_was(punched: tuple[Store, bytes]) -> 
         view.open("/dead")
 
 
-@pytest.mark.parametrize("how", ["read", "read_many", "open"])
-def test_what_is_collected_between_lookup_and_reading_is_no_zeros(
-    punched: tuple[Store, bytes], monkeypatch: pytest.MonkeyPatch, how: str
-) -> None:
+@pytest.mark.parametrize("how", READS)
+def test_what_is_collected_between_lookup_and_reading_is_no_zeros(punched: tuple[Store, bytes], how: str) -> None:
     store, dead = punched
-    view = store.image("a:1").view
-    assert view.read_bytes("/dead") == dead
-    pack_of = ContentStore._pack
-
-    def collected_meanwhile(*args: Any) -> Any:
-        found = pack_of(*args)
-        monkeypatch.undo()
-        remove_elsewhere(store, "a:1")
-        return found
-
-    monkeypatch.setattr(ContentStore, "_pack", collected_meanwhile)
-    with pytest.raises((NotFound, CorruptError), match=r"content .* (is not in|is missing from) the store"):
-        {"read": view.read_bytes, "open": view.open, "read_many": lambda path: view.read_many([path])}[how]("/dead")
+    with content_store(store.layout) as contents:
+        assert View(store.image("a:1").index(), contents).read_bytes("/dead") == dead
+    layout = Meanwhile(store.layout, "pack", lambda: remove_elsewhere(store, "a:1"))
+    with content_store(layout) as contents:
+        view = View(store.image("a:1").index(), contents)
+        with pytest.raises((NotFound, CorruptError), match=r"content .* (is not in|is missing from) the store"):
+            READS[how](view, "/dead")
+    assert layout.asked == 1
 
 
-def test_a_log_that_is_collected_before_it_is_opened(
-    punched: tuple[Store, bytes], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_log_that_is_collected_before_it_is_opened(punched: tuple[Store, bytes]) -> None:
     """It is read anew, and is no path that is missing."""
     store, _ = punched
-    with Store(store.root) as reader:
-        contents = reader._engine.contents
-        mapped = contents._map_log
-
-        def collected_meanwhile(generation: int, count: int) -> memoryview:
-            monkeypatch.undo()
-            remove_elsewhere(store, "a:1")
-            return mapped(generation, count)
-
-        monkeypatch.setattr(contents, "_map_log", collected_meanwhile)
-        assert reader.image("b:1").view.lookup_many(["/live"])["found"].tolist() == [True]
+    layout = Meanwhile(store.layout, "digests", lambda: remove_elsewhere(store, "a:1"))
+    with content_store(layout) as contents:
+        view = View(store.image("b:1").index(), contents)
+        assert view.lookup_many(["/live"])["found"].tolist() == [True]
+    assert layout.asked == 2
 
 
 def test_a_log_that_is_missing(punched: tuple[Store, bytes]) -> None:
@@ -382,13 +366,6 @@ def test_a_log_that_is_missing(punched: tuple[Store, bytes]) -> None:
     (store.root / "digests.0").unlink()
     with Store(store.root) as reader, pytest.raises(CorruptError, match=r"digests\.0 is missing"):
         reader.image("b:1").view.lookup_many(["/live"])
-
-
-@pytest.fixture
-def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Four packs are many."""
-    monkeypatch.setattr(packs, "MAX_PACKS", 4)
-    monkeypatch.setattr(packs, "_PACKS_LEFT", 2)
 
 
 def import_singly(store: Store, count: int) -> list[bytes]:
@@ -453,12 +430,14 @@ def test_on_a_full_file_system(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("few")
-def test_what_is_dead_is_not_copied(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_dead_is_not_copied(store: Store) -> None:
+    """No pack is made for it."""
     import_singly(store, 10)
     for number in range(8):
         store.remove_image(f"i{number}:1")
-    monkeypatch.setattr(Import, "copy_contents", lambda *_: pytest.fail("it was copied"))
+    ((before,),) = rows(store.layout, "SELECT value FROM counters WHERE name = 'packs'")
     assert store.collect_garbage().contents == 8
+    assert rows(store.layout, "SELECT value FROM counters WHERE name = 'packs'") == [(before,)]
 
 
 @pytest.mark.usefixtures("few")

@@ -174,6 +174,6 @@ def test_what_is_mounted_twice_is_seen(mounted_twice: Path, tmp_path: Path) -> N
 
 def test_a_lock_that_is_held_is_told(tmp_path: Path) -> None:
     with (tmp_path / "lock").open("w") as file:
-        assert hands._locks([os.getpid()], tmp_path) == []
+        assert hands.locks_of([os.getpid()], tmp_path) == []
         fcntl.flock(file, fcntl.LOCK_SH)
-        assert hands._locks([os.getpid()], tmp_path) == [f"process {os.getpid()} holds FLOCK READ of {tmp_path}/lock"]
+        assert hands.locks_of([os.getpid()], tmp_path) == [f"process {os.getpid()} holds FLOCK READ of {tmp_path}/lock"]

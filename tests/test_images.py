@@ -1,10 +1,12 @@
 """Images in a store: listings, names, history, inspect, removal."""
 
 import contextlib
+import gc
 import io
 import os
 import resource
 import sqlite3
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,11 +14,14 @@ import images
 import pytest
 from images import CREATED, Image, docker_files, oci_files, tar_of
 from layer_model import Entry, write_tar
+from meddling import Meddling
 
 from layerstore import Image as ImageOfStore
 from layerstore import Store
+from layerstore.api.engine import Engine
 from layerstore.chains.chains import Chains
 from layerstore.errors import Conflict, CorruptError, InvalidInput, NotFound, Unsupported
+from layerstore.store.db import Database
 from layerstore.store.recent import Recent
 from layerstore.types import normalise_name
 
@@ -335,66 +340,54 @@ def test_manifest_and_config_are_kept_as_they_were(store: Store) -> None:
 class TestBesideOthers:
     """Another process does something between the beginning of a call and its transaction."""
 
-    @contextlib.contextmanager
-    def before_the_transaction(self, store: Store, do: Callable[[Store], object]) -> Iterator[None]:
-        real = store._engine.database.transaction
+    @pytest.fixture
+    def moved(self, store: Store, meddle: Meddling) -> None:
+        """Its name is another image's when the next transaction begins."""
 
-        def later(**options: bool) -> contextlib.AbstractContextManager[sqlite3.Connection]:
+        def move() -> None:
             with Store(store.root) as other:
-                do(other)
-            return real(**options)
+                other.tag("top:1", "base:1")
 
-        store._engine.database.transaction = later  # type: ignore[method-assign, assignment]
-        try:
-            yield
-        finally:
-            store._engine.database.transaction = real  # type: ignore[method-assign]
-
-    def test_a_name_that_moves_takes_no_image_with_it(self, store: Store) -> None:
         load(store, BASE, TOP)
-        with self.before_the_transaction(store, lambda other: other.tag("top:1", "base:1")):
-            assert store.remove_image("base:1") == ["Untagged: base:1"]
+        meddle.before(Database, "transaction", move)
+
+    @pytest.mark.usefixtures("moved")
+    def test_a_name_that_moves_takes_no_image_with_it(self, store: Store) -> None:
+        assert store.remove_image("base:1") == ["Untagged: base:1"]
         assert {image.id for image in store.images()} == {BASE.id, TOP.id}
         assert "base:1" not in store.image("top:1").names
 
+    @pytest.mark.usefixtures("moved")
     def test_a_tag_is_of_the_image_that_has_the_name_then(self, store: Store) -> None:
-        load(store, BASE, TOP)
-        with self.before_the_transaction(store, lambda other: other.tag("top:1", "base:1")):
-            store.tag("base:1", "new:1")
+        store.tag("base:1", "new:1")
         assert store.image("new:1").id == TOP.id
 
     def test_a_save_has_the_name_that_the_image_was_found_by(
-        self, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, store: Store, tmp_path: Path, meddle: Meddling
     ) -> None:
         load(store, BASE)
-        found = store._engine.find_named
 
-        def moved(name: str, least_digits: int = 1) -> tuple[object, str | None]:
-            named = found(name, least_digits)
+        def remove() -> None:
             with Store(store.root) as other:
                 other.remove_image("base:1")
-            return named
 
         store.tag("base:1", "kept:1")
-        monkeypatch.setattr(store._engine, "find_named", moved)
+        meddle.after(Engine, "find_named", remove)
         store.save("base:1", tmp_path / "saved.tar")
         with Store(tmp_path / "other", create=True) as other:
             assert other.load(tmp_path / "saved.tar")[0].names == ["base:1"]
 
     def test_a_save_of_what_is_removed_and_collected_meanwhile(
-        self, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, store: Store, tmp_path: Path, meddle: Meddling
     ) -> None:
         load(store, BASE)
-        found = store._engine.find_named
 
-        def gone(name: str, least_digits: int = 1) -> tuple[object, str | None]:
-            named = found(name, least_digits)
+        def remove() -> None:
             with Store(store.root) as other:
                 other.remove_image("base:1")
                 other.collect_garbage()
-            return named
 
-        monkeypatch.setattr(store._engine, "find_named", gone)
+        meddle.after(Engine, "find_named", remove)
         with pytest.raises(NotFound, match="was removed; load it again"):
             store.save("base:1", tmp_path / "saved.tar")
         assert os.listdir(tmp_path) == ["store"]
@@ -410,21 +403,18 @@ class TestBesideOthers:
         ],
     )
     def test_an_image_that_is_removed_as_it_is_looked_into(
-        self, store: Store, monkeypatch: pytest.MonkeyPatch, step: str, look: Callable[[Store, ImageOfStore], object]
+        self, store: Store, meddle: Meddling, step: str, look: Callable[[Store, ImageOfStore], object]
     ) -> None:
         load(store, BASE, TOP)
         image = store.image("top:1")
-        real = getattr(Chains, step)
 
-        def late(self: Chains, wanted: object) -> object:
+        def remove() -> None:
             with Store(store.root) as other:
-                if other.images():
-                    other.remove_image(TOP.id, force=True)
-                    other.remove_image(BASE.id)
-                    other.collect_garbage()
-            return real(self, wanted)
+                other.remove_image(TOP.id, force=True)
+                other.remove_image(BASE.id)
+                other.collect_garbage()
 
-        monkeypatch.setattr(Chains, step, late)
+        meddle.before(Chains, step, remove)
         with pytest.raises(NotFound):
             look(store, image)
         assert store.check().is_clean
@@ -432,25 +422,27 @@ class TestBesideOthers:
 
 def test_looking_into_many_images_takes_no_more_descriptors(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each has a pack of its own."""
-    monkeypatch.setattr(store._engine, "_looked_into", Recent(8, ImageOfStore.let_go))
-    monkeypatch.setattr(store._engine, "_image_trees", Recent(8))
-    monkeypatch.setattr("layerstore.extents.image_tree._OPEN_PACKS", 8)
+    for kept in ("layerstore.api.engine._VIEWS", "layerstore.extents.image_tree._OPEN_PACKS"):
+        monkeypatch.setattr(kept, 8)
     for number in range(40):
         store.load(io.BytesIO(tar_of(docker_files([Image([layer(number)], [f"i{number}:1"])]))))
     assert len(list((store.root / "packs").glob("*.pack"))) == 40
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 30, limits[1]))
+    views = []
     try:
-        for number in range(40):
-            image = store.image(f"i{number}:1")
-            assert len(image.view.read_bytes(f"/f{number}")) == 1000 * (number + 1)
-            container = store.create(image, driver="extent")
-            assert container.read_bytes(f"/f{number}") == image.view.read_bytes(f"/f{number}")
-            container.remove()
+        with Store(store.root) as looking:
+            for number in range(40):
+                image = looking.image(f"i{number}:1")
+                views.append(weakref.ref(image.view))
+                assert len(image.view.read_bytes(f"/f{number}")) == 1000 * (number + 1)
+                container = looking.create(image, driver="extent")
+                assert container.read_bytes(f"/f{number}") == image.view.read_bytes(f"/f{number}")
+                container.remove()
+            gc.collect()
+            assert len([view for view in views if view() is not None]) == 8
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-    kept = [image for image in store.images() if image._view is not None]
-    assert len(kept) == 8
 
 
 def test_a_limit_on_what_is_kept() -> None:

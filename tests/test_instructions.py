@@ -211,16 +211,16 @@ def container(docker: Docker, tmp_path_factory: pytest.TempPathFactory) -> Itera
     archive = tmp_path_factory.mktemp("container") / "image.tar"
     archive.write_bytes(tar_of(docker_files([Image([tar_of({"x": b"x"})], ["changed:1"], runtime=BASE)])))
     docker.load(archive)
-    made = output(docker._docker("create", "changed:1"))
+    made = output(docker.command("create", "changed:1"))
     yield docker, made
-    output(docker._docker("rm", made))
+    output(docker.command("rm", made))
 
 
 def committed(docker: Docker, container: str, changes: list[str]) -> dict[str, Any]:
     arguments = [part for change in changes for part in ("--change", change)]
-    image = output(docker._docker("commit", *arguments, container))
+    image = output(docker.command("commit", *arguments, container))
     try:
-        config = json.loads(output(docker._docker("inspect", "--format", "{{json .Config}}", image)))
+        config = json.loads(output(docker.command("inspect", "--format", "{{json .Config}}", image)))
         return {field: config.get(field) for field in FIELDS}
     finally:
         docker.remove(image)

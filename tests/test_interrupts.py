@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from images import docker_files, tar_of
+from meddling import Meddling
 from test_containers import BOX, PLAIN, root_only
 from test_extent_containers import in_a_fork
 from test_load import check_loaded
@@ -53,6 +54,12 @@ def store(tmp_path: Path) -> Iterator[Store]:
         yield opened
 
 
+@pytest.fixture
+def database(store: Store) -> Iterator[Database]:
+    with contextlib.closing(Database(store.layout.database, store.layout.database_lock)) as opened:
+        yield opened
+
+
 def interrupt_after_commit(store: Store) -> None:
     """This thread's next transaction commits, and is interrupted then."""
     interrupt(store, InterruptedAfterCommit)
@@ -82,43 +89,38 @@ def test_containers_created_before_an_interrupt_keep_their_directories(store: St
 
 
 @root_only
-def test_a_transaction_interrupted_as_it_began_keeps_nobody_from_writing(store: Store) -> None:
+def test_a_transaction_interrupted_as_it_began_keeps_nobody_from_writing(store: Store, archive: Path) -> None:
     interrupt(store, InterruptedAfterBegin)
-    with pytest.raises(KeyboardInterrupt), store._engine.database.transaction():
-        pass
+    with pytest.raises(KeyboardInterrupt):
+        store.load(archive)
     other = sqlite3.connect(store.root / "layerstore.db", timeout=0, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     other.close()
 
 
-def test_a_transaction_in_another_is_refused_and_leaves_it_as_it_is(store: Store) -> None:
-    with store._engine.database.transaction() as outer:
+def test_a_transaction_in_another_is_refused_and_leaves_it_as_it_is(database: Database) -> None:
+    with database.transaction() as outer:
         outer.execute("INSERT INTO packs VALUES (7)")
-        with pytest.raises(RuntimeError, match="under way"), store._engine.database.transaction():
+        with pytest.raises(RuntimeError, match="under way"), database.transaction():
             pass
-    assert store._engine.database.read().execute("SELECT count(*) FROM packs").fetchone() == (1,)
+    assert database.read().execute("SELECT count(*) FROM packs").fetchone() == (1,)
 
 
-def test_an_interrupt_while_a_row_is_told(store: Store) -> None:
+def test_an_interrupt_while_a_row_is_told(database: Database) -> None:
     """SQLite calls Python for each row that changes, and says of an exception in there no more than that it was one."""
 
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    store._engine.database.read().create_function(sums.COME, -1, interrupted)
-    with pytest.raises(KeyboardInterrupt), store._engine.database.transaction() as writing:
+    database.read().create_function(sums.COME, -1, interrupted)
+    with pytest.raises(KeyboardInterrupt), database.transaction() as writing:
         writing.execute("INSERT INTO packs VALUES (7)")
-    assert store._engine.database.read().execute("SELECT count(*) FROM packs").fetchone() == (0,)
+    assert database.read().execute("SELECT count(*) FROM packs").fetchone() == (0,)
 
 
-def test_who_is_interrupted_waiting_for_a_lock_keeps_no_file_open(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def interrupted(_fd: int) -> None:
-        raise KeyboardInterrupt
-
+def test_who_is_interrupted_waiting_for_a_lock_keeps_no_file_open(tmp_path: Path, meddle: Meddling) -> None:
     (tmp_path / "run").mkdir()
-    monkeypatch.setattr(locks, "_let_pass", interrupted)
+    meddle.fail(locks, "_let_pass", KeyboardInterrupt())
     before = os.listdir("/proc/self/fd")
     with pytest.raises(KeyboardInterrupt), locks.garbage(Layout(tmp_path)):
         pass
@@ -228,18 +230,19 @@ def test_a_database_damaged_inside(store: Store, archive: Path) -> None:
         damaged.load(archive)
 
 
-def test_a_database_that_another_process_keeps_locked(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_database_that_another_process_keeps_locked(
+    store: Store, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
     other = sqlite3.connect(store.root / "layerstore.db", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     monkeypatch.setattr(db, "_TIMEOUT_SECONDS", 0.01)
-    with pytest.raises(Conflict, match="another process"), store._engine.database.transaction():
+    with pytest.raises(Conflict, match="another process"), database.transaction():
         pass
     other.execute("ROLLBACK")
     other.close()
 
 
-def test_a_full_disk_is_told_as_such(store: Store) -> None:
-    database: Database = store._engine.database
+def test_a_full_disk_is_told_as_such(database: Database) -> None:
     database.read().execute("PRAGMA max_page_count = 1")
     with pytest.raises(OSError, match="full") as caught, database.transaction() as writing:
         writing.executemany("INSERT INTO packs VALUES (?)", [(n,) for n in range(100_000)])

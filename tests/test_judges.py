@@ -149,9 +149,9 @@ def overlay2(docker: Docker, tmp_path: Path, image: Image) -> AbstractContextMan
 def loaded_by_docker(docker: Docker, tmp_path: Path, archive: Path, name: str, count: int) -> Iterator[Path]:
     """Docker's layers of an image as one tree: without the one that it makes for /dev, /etc/hosts and the like."""
     docker.load(archive)
-    container = output(docker._docker("create", name, "/none"))
+    container = output(docker.command("create", name, "/none"))
     try:
-        lower = output(docker._docker("inspect", "--format", "{{.GraphDriver.Data.LowerDir}}", container)).split(":")
+        lower = output(docker.command("inspect", "--format", "{{.GraphDriver.Data.LowerDir}}", container)).split(":")
         layers = [directory for directory in lower if not directory.endswith("-init/diff")]
         assert len(layers) == count == len(lower) - 1
         if len(layers) == 1:
@@ -165,7 +165,7 @@ def loaded_by_docker(docker: Docker, tmp_path: Path, archive: Path, name: str, c
         finally:
             subprocess.run(["umount", target], check=True)
     finally:
-        output(docker._docker("rm", container))
+        output(docker.command("rm", container))
         docker.remove(name)
 
 

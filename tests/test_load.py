@@ -10,15 +10,16 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import images
 import pytest
 import tarbytes
+from beside import rows
 from images import DOCKER, OCI, Files, Image, docker_files, hex_of, index_of, oci_files, put, put_image, tar_of
 from layer_model import Entry, write_tar
+from meddling import ALWAYS, Meddling
 
 from layerstore import Progress, Store
 from layerstore.errors import (
@@ -924,9 +925,7 @@ def test_a_killed_import_leaves_nothing_visible_and_is_cleared_away(tmp_path: Pa
                 continue
             staged += bool(list((store.root / "staging").iterdir()))
             assert store.images() == []
-            assert not list(
-                store._engine.database.read().execute("SELECT diff_id FROM layers UNION SELECT number FROM packs")
-            )
+            assert rows(store.layout, "SELECT diff_id FROM layers UNION SELECT number FROM packs") == []
     assert staged, "no import was killed while it staged"
     with Store(root) as store:
         store.load(path)
@@ -938,26 +937,12 @@ def test_a_killed_import_leaves_nothing_visible_and_is_cleared_away(tmp_path: Pa
             assert images.used_bytes(root) == pytest.approx(images.used_bytes(other.root), rel=0.02)
 
 
-def interrupt_after_commits(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    transaction = store._engine.database.transaction
-
-    @contextmanager
-    def interrupted(**options: Any) -> Iterator[Any]:
-        with transaction(**options) as db:
-            yield db
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(store._engine.database, "transaction", interrupted)
-
-
-def test_an_interrupt_right_after_the_commit_loses_nothing(
-    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupt_right_after_the_commit_loses_nothing(store: Store, tmp_path: Path, meddle: Meddling) -> None:
     image = many_files(1)
-    interrupt_after_commits(store, monkeypatch)
+    meddle.interrupt_commits(ALWAYS)
     with pytest.raises(KeyboardInterrupt):
         store.load(write(tmp_path, tar_of(docker_files([image]))))
-    monkeypatch.undo()
+    meddle.undo()
     check_loaded(store, image)
 
 

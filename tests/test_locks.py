@@ -10,25 +10,31 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from beside import transaction
 from cases import case
 from images import Image, docker_files, tar_of
 from layer_model import Entry, write_tar
 from leftovers import mount_points
+from meddling import ALWAYS, Meddling
 from test_many import is_waited_for
 from waiting import wait_for
 
 from layerstore import Container, Store
 from layerstore._core import mount
+from layerstore.chains.chains import Chains
 from layerstore.containers import changes, containers, snapshots
 from layerstore.containers.containers import Containers
 from layerstore.errors import Conflict, NotFound
 from layerstore.layers.imports import Import
+from layerstore.mount.shared import Mounts
 from layerstore.store import locks
 from layerstore.store.layout import Layout
+from layerstore.store.opened import OpenStore
 
 ROOT = Path(__file__).parent.parent
 IMAGE = Image([write_tar([Entry("dir", "etc", mode=0o755), Entry("file", "etc/hosts", data=b"here")])], ["app:1"])
@@ -59,8 +65,11 @@ def loaded(store: Store) -> Store:
     return store
 
 
-def shorter(monkeypatch: pytest.MonkeyPatch, kind: str, seconds: float = 0.1) -> None:
-    monkeypatch.setitem(locks.LOCKS, kind, (seconds, locks.LOCKS[kind][1]))
+def shorter(
+    monkeypatch: pytest.MonkeyPatch, kind: str, seconds: float = 0.1, table: dict[str, Any] = locks.LOCKS
+) -> None:
+    """Have a lock be waited for no longer."""
+    monkeypatch.setitem(table, kind, (seconds, *table[kind][1:]))
 
 
 @contextlib.contextmanager
@@ -246,7 +255,7 @@ def test_a_wait_that_is_too_long_says_who_has_it(
 
 def test_a_wait_for_what_a_build_has_ends_too(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
     for kind in ("cache", "step"):
-        monkeypatch.setitem(locks._OF_BUILDS, kind, (0.1, locks._OF_BUILDS[kind][1]))
+        shorter(monkeypatch, kind, table=locks._OF_BUILDS)
     looks: list[None] = []
     with open(f"{layout.run}/cache", "w") as other, open(f"{layout.run}/cache", "w") as file:
         assert locks.try_lock(other.fileno())
@@ -436,39 +445,32 @@ class TestWhileOneIsRead:
         assert container.diff() == []
 
     def test_a_snapshot_of_what_is_removed_by_force_meanwhile(
-        self, loaded: Store, container: Container, monkeypatch: pytest.MonkeyPatch
+        self, loaded: Store, container: Container, monkeypatch: pytest.MonkeyPatch, meddle: Meddling
     ) -> None:
-        clone = snapshots.clone_tree
         upper = f"{loaded.layout.container(container.id)}/upper"
         # It has come so far; the rest of the directory is there still.
         monkeypatch.setattr(containers, "container_remove_many", lambda *_: shutil.rmtree(upper))
-
-        def remove_first(*args: Any) -> bool:
-            in_thread(lambda: loaded.remove([container], force=True)).result()
-            return clone(*args)
-
-        monkeypatch.setattr(snapshots, "clone_tree", remove_first)
+        meddle.before(
+            snapshots, "clone_tree", lambda: in_thread(lambda: loaded.remove([container], force=True)).result()
+        )
         with pytest.raises(NotFound, match="was removed"):
             container.snapshot("second")
 
     @pytest.mark.parametrize("verb", ["diff", "fork"])
     def test_what_is_read_of_one_that_is_moved_meanwhile_is_none(
-        self, loaded: Store, container: Container, monkeypatch: pytest.MonkeyPatch, verb: str
+        self, loaded: Store, container: Container, meddle: Meddling, verb: str
     ) -> None:
         """Its files may be on their way out."""
         module, name = (changes, "changes") if verb == "diff" else (snapshots, "clone_upper")
-        function = getattr(module, name)
 
-        def read(*args: Any) -> Any:
-            found = function(*args)
-            with loaded._engine.database.transaction() as db:
+        def move() -> None:
+            with transaction(loaded.layout) as db:
                 db.execute("UPDATE containers SET driver = 'extent' WHERE id = ?", (container.id,))
-            return found
 
-        monkeypatch.setattr(module, name, read)
+        meddle.after(module, name, move)
         with pytest.raises(Conflict, match="was moved to the extent driver"):
             getattr(container, verb)()
-        with loaded._engine.database.transaction() as db:
+        with transaction(loaded.layout) as db:
             db.execute("UPDATE containers SET driver = 'overlay' WHERE id = ?", (container.id,))
 
     def test_a_removal_by_force_leaves_to_gc_what_is_written_meanwhile(
@@ -514,7 +516,7 @@ class TestWhileOneIsRead:
 
     def test_it_is_read_only_when_what_it_needs_is_open(self, loaded: Store, container: Container) -> None:
         """To open an index takes other locks, above the limit of what is derived those of mounts, too."""
-        loaded._engine.chains.derived.limit_bytes = 0
+        Store(loaded.root, derived_limit_bytes=0).close()
         mount_lock = Path(loaded.layout.mount_lock)
         works: list[Callable[[], object]] = [
             lambda: list(container.entries()),
@@ -523,7 +525,7 @@ class TestWhileOneIsRead:
         ]
         for work in works:
             with Store(loaded.root) as other:
-                container = Container(other._engine, container.row)
+                container = other.container(container.id)
                 other.evict_derived(0)
                 with locks.mounts(other.layout, alone=True):
                     working = in_thread(work)
@@ -533,10 +535,10 @@ class TestWhileOneIsRead:
                 working.result()
 
     def test_a_removal_waits_for_a_commit(
-        self, loaded: Store, container: Container, monkeypatch: pytest.MonkeyPatch
+        self, loaded: Store, container: Container, monkeypatch: pytest.MonkeyPatch, meddle: Meddling
     ) -> None:
         read, go_on = threading.Event(), threading.Event()
-        stop_after_reading(monkeypatch, read, go_on)
+        stop_after_reading(meddle, read, go_on)
         committing = in_thread(lambda: container.commit("new:1"))
         assert read.wait(60)
         shorter(monkeypatch, "container")
@@ -554,10 +556,10 @@ class TestWhileOneIsRead:
 
     @case("a removal during a commit", "no image, and the commit says why")
     def test_a_commit_of_what_is_removed_by_force_is_none(
-        self, loaded: Store, container: Container, monkeypatch: pytest.MonkeyPatch
+        self, loaded: Store, container: Container, meddle: Meddling
     ) -> None:
         read, go_on = threading.Event(), threading.Event()
-        stop_after_reading(monkeypatch, read, go_on)
+        stop_after_reading(meddle, read, go_on)
         committing = in_thread(lambda: container.commit("new:1"))
         assert read.wait(60)
         with Store(loaded.root) as other:
@@ -588,7 +590,7 @@ class TestWhileOneIsRead:
 
         with held_elsewhere(loaded.layout, f"locks.container(layout, '{container.id}', alone=False)"):
             with monkeypatch.context() as patch:
-                patch.setattr(locks, "_wait", waits)
+                patch.setattr(locks.time, "sleep", waits)
                 loaded.collect_garbage()
                 assert loaded.prune(containers=True, older_than_seconds=-1, named=True).containers == {}
             assert removed.exists()
@@ -596,35 +598,21 @@ class TestWhileOneIsRead:
         assert not removed.exists()
 
 
-def stop_after_reading(monkeypatch: pytest.MonkeyPatch, read: threading.Event, go_on: threading.Event) -> None:
-    add_tar = Import.add_tar
-
-    def stopping(self: Import, *args: Any) -> object:
-        layer = add_tar(self, *args)
+def stop_after_reading(meddle: Meddling, read: threading.Event, go_on: threading.Event) -> None:
+    def stop() -> None:
         read.set()
         assert go_on.wait(60)
-        return layer
 
-    monkeypatch.setattr(Import, "add_tar", stopping)
+    meddle.after(Import, "add_tar", stop)
 
 
 @pytest.mark.root
 @pytest.mark.kernel
 class TestMountedForAUse:
-    def test_nothing_is_written_below_the_mount(
-        self, loaded: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_nothing_is_written_below_the_mount(self, loaded: Store, tmp_path: Path, meddle: Meddling) -> None:
         """Where another process unmounts between a look and what is done then."""
         container = loaded.create("app:1")
-        mount_it, first = Containers.mount, iter([True, True])
-
-        def undone(self: Containers, rows: Any, *args: Any, **more: Any) -> None:
-            rows = list(rows)
-            mount_it(self, rows, *args, **more)
-            if next(first, False):
-                mount.umount(container.root)
-
-        monkeypatch.setattr(Containers, "mount", undone)
+        meddle.after(Containers, "mount", lambda: mount.umount(container.root), times=2)
         (tmp_path / "file").write_bytes(b"data")
         container.copy_in(tmp_path / "file", "/file")
         container.unpack(io.BytesIO(write_tar([Entry("file", "second", data=b"2")])), "/")
@@ -632,23 +620,22 @@ class TestMountedForAUse:
         assert container.state == "created"
         assert os.listdir(container.root) == []
 
-    def test_one_that_is_always_unmounted_is_told(self, loaded: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_one_that_is_always_unmounted_is_told(self, loaded: Store, meddle: Meddling) -> None:
         container = loaded.create("app:1")
-        monkeypatch.setattr(Containers, "mount", lambda *_, **__: None)
+        meddle.after(Containers, "mount", lambda: mount.umount(container.root), times=ALWAYS)
         with pytest.raises(Conflict, match="again and again"):
             container.unpack(io.BytesIO(write_tar([])), "/")
 
     def test_the_last_user_unmounts_it(self, loaded: Store) -> None:
         container = loaded.create("app:1")
-        with Store(loaded.root) as other:
-            second = other.container(container.id)
-            with second._mounted():
-                with container._mounted(), pytest.raises(Conflict, match="in use"):
+        with user(container) as first, user(container) as second:
+            with second():
+                with first(), pytest.raises(Conflict, match="in use"):
                     container.umount()
                 assert container.state == "mounted"
             assert container.state == "created"
-            with container._mounted():
-                leaving = second._mounted()
+            with first():
+                leaving = second()
                 leaving.__enter__()
             assert container.state == "mounted"
             leaving.__exit__(None, None, None)
@@ -656,21 +643,31 @@ class TestMountedForAUse:
 
     def test_it_stays_where_somebody_has_mounted_it(self, loaded: Store) -> None:
         container = loaded.create("app:1")
-        with container._mounted():
-            container.mount()
-        assert container.state == "mounted"
-        with container._mounted():
-            pass
-        assert container.state == "mounted"
-        container.umount()
-        with container._mounted(keep=True):
-            pass
-        assert container.state == "mounted"
-        container.umount()
-        with pytest.raises(ZeroDivisionError), container._mounted(keep=True):
-            raise ZeroDivisionError
-        assert container.state == "created"
+        with user(container) as mounted:
+            with mounted():
+                container.mount()
+            assert container.state == "mounted"
+            with mounted():
+                pass
+            assert container.state == "mounted"
+            container.umount()
+            with mounted(keep=True):
+                pass
+            assert container.state == "mounted"
+            container.umount()
+            with pytest.raises(ZeroDivisionError), mounted(keep=True):
+                raise ZeroDivisionError
+            assert container.state == "created"
         assert os.listdir(loaded.layout.borrowed) == []
+
+
+@contextlib.contextmanager
+def user(container: Container) -> Iterator[Callable[..., contextlib.AbstractContextManager[int]]]:
+    """What has a container mounted in a block, of a process that has the store open beside others."""
+    layout = Layout(container.root.parents[2])
+    with contextlib.closing(OpenStore(layout)) as opened, contextlib.closing(Mounts(layout)) as mounts:
+        mounted_for = Containers(opened, Chains(opened), mounts).mounted_for
+        yield partial(mounted_for, container.row, lambda _: container.image.diff_ids)
 
 
 @pytest.mark.root
@@ -682,7 +679,7 @@ class TestGarbageThatIsMounted:
     def container(self, loaded: Store) -> Container:
         made = loaded.create("app:1")
         made.mount()
-        with loaded._engine.database.transaction() as db:
+        with transaction(loaded.layout) as db:
             db.execute("DELETE FROM containers")
         return made
 

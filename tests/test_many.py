@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from images import Image, docker_files, tar_of
 from layer_model import Entry, write_tar
+from meddling import ALWAYS, Meddling
 from waiting import wait_for
 
 from layerstore import Store
@@ -40,19 +41,9 @@ def root(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def ingested(monkeypatch: pytest.MonkeyPatch) -> list[imports.ImportedLayer]:
+def ingested(meddle: Meddling) -> list[Any]:
     """Every layer that is read and stored, by whichever import. Each takes a while, so that the others are there."""
-    seen: list[imports.ImportedLayer] = []
-    ingest = imports.Import._ingest
-
-    def slowly(self: imports.Import, *args: Any) -> imports.ImportedLayer:
-        time.sleep(0.05)
-        done = ingest(self, *args)
-        seen.append(done)
-        return done
-
-    monkeypatch.setattr(imports.Import, "_ingest", slowly)
-    return seen
+    return meddle.before(imports.Import, "_ingest", lambda: time.sleep(0.05), times=ALWAYS)
 
 
 def at_once(*works: Callable[[], object]) -> list[BaseException]:
@@ -94,9 +85,7 @@ def loading(root: Path, source: Path) -> Callable[[], object]:
     return load
 
 
-def test_an_image_that_several_load_at_once_is_read_once(
-    root: Path, tmp_path: Path, ingested: list[imports.ImportedLayer]
-) -> None:
+def test_an_image_that_several_load_at_once_is_read_once(root: Path, tmp_path: Path, ingested: list[Any]) -> None:
     source = archive(tmp_path, Image([A, B], ["ab:1"]))
     assert not at_once(*[loading(root, source)] * 4)
     assert len(ingested) == 2
@@ -106,7 +95,7 @@ def test_an_image_that_several_load_at_once_is_read_once(
 
 
 def test_layers_that_images_share_are_read_once_whatever_their_order(
-    root: Path, tmp_path: Path, ingested: list[imports.ImportedLayer]
+    root: Path, tmp_path: Path, ingested: list[Any]
 ) -> None:
     stacks = [[A, B], [B, A], [B, C], [C, A], [A, B, C], [C, B, A]]
     sources = [archive(tmp_path, Image(stack, [f"x{n}:1"])) for n, stack in enumerate(stacks)]
@@ -117,9 +106,7 @@ def test_layers_that_images_share_are_read_once_whatever_their_order(
         assert store.usage().parts["garbage"].size_bytes == 0
 
 
-def test_of_a_load_that_fails_the_next_one_takes_over(
-    root: Path, tmp_path: Path, ingested: list[imports.ImportedLayer]
-) -> None:
+def test_of_a_load_that_fails_the_next_one_takes_over(root: Path, tmp_path: Path, ingested: list[Any]) -> None:
     good = archive(tmp_path, Image([A, B], ["good:1"]))
     files = docker_files([Image([A, B], ["bad:1"])])
     bad = tmp_path / "bad.tar"
@@ -259,8 +246,8 @@ def test_a_check_is_not_misled_by_removals(root: Path, tmp_path: Path) -> None:
 def test_who_wants_a_lock_alone_gets_it_from_sharers_without_an_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(locks, "_ASK_SECONDS", 1.0)
-    monkeypatch.setattr(locks, "_REST_SECONDS", 0.5)
+    for name, seconds in (("_ASK_SECONDS", 1.0), ("_REST_SECONDS", 0.5)):
+        monkeypatch.setattr(locks, name, seconds)
     (tmp_path / "run").mkdir()
     layout, stop = Layout(tmp_path), threading.Event()
 

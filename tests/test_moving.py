@@ -18,9 +18,11 @@ from forked import Forked
 from host_tree import dump
 from images import Image, docker_files, tar_of
 from layer_model import Entry, write_tar
+from meddling import ALWAYS, Meddling
 from pools import POOL_AND_HOST, needs_root, store_on, upper_of
 from test_containers import BOX, runs
 from test_extent_containers import in_another_process
+from test_locks import shorter
 from waiting import wait_for
 
 from layerstore import Container, Store
@@ -30,7 +32,7 @@ from layerstore.containers import moving
 from layerstore.containers.containers import Containers
 from layerstore.errors import Conflict, InvalidInput, NotFound, Unsupported
 from layerstore.extents import recording
-from layerstore.store import durable, locks
+from layerstore.store import durable
 from layerstore.store.reflink import has_reflink
 
 ROOT = Path(__file__).parent.parent
@@ -78,7 +80,7 @@ def store(module_store: Store) -> Iterator[Store]:
     yield module_store
     module_store.remove(module_store.containers(), force=True)
     assert os.listdir(module_store.layout.containers) == []
-    module_store._engine.writable.layers.make_durable()  # what rollbacks and snapshots have left
+    module_store.collect_garbage()  # what rollbacks and snapshots have left
     assert os.listdir(module_store.layout.logs) == []
 
 
@@ -170,7 +172,7 @@ class TestToTheOverlayDriver:
         assert outside(container) == before
         with container.mount() as view:
             assert links(os, str(view)) == linked
-        assert os.listdir(container._engine.layout.logs) == []
+        assert os.listdir(container.root.parents[2] / "logs") == []
 
     def test_no_content_of_the_images_is_written(self, container: Container) -> None:
         container.rename("/usr", "/opt")
@@ -279,7 +281,7 @@ class TestToTheOverlayDriver:
             container.move("overlay")
         assert container.driver == "extent"
         assert stat.S_ISCHR(container.lstat("/zero").st_mode)
-        assert os.listdir(container._engine.layout.containers) == []
+        assert os.listdir(container.root.parents[1]) == []
         number = container.stat("/etc/hosts").st_ino - 1
         wrong = Record(kinds.XATTR, number, name=b"system.posix_acl_access", payload=b"none")
         container._layer().writing().commit(wrong)  # as logs have it of a time when that was not refused
@@ -317,24 +319,16 @@ class TestWhenItCannotBe:
         ("driver", "other", "step"), [("extent", "overlay", "_write_upper"), ("overlay", "extent", "_record")]
     )
     def test_removed_by_force_meanwhile(
-        self, store: Store, monkeypatch: pytest.MonkeyPatch, driver: str, other: str, step: str
+        self, store: Store, meddle: Meddling, driver: str, other: str, step: str
     ) -> None:
         container = store.create("base:1", driver=driver)  # type: ignore[call-overload]
         container.write_bytes("/new", b"content") if driver == "extent" else (upper_of(container) / "new").touch()
-        real = getattr(moving, step)
-
-        def late(*arguments: Any, **options: Any) -> Any:
-            container.remove(force=True)
-            return real(*arguments, **options)
-
-        monkeypatch.setattr(moving, step, late)
+        meddle.before(moving, step, lambda: container.remove(force=True))
         with pytest.raises(NotFound, match="was removed"):
             container.move(other)  # type: ignore[arg-type]
         assert store.containers() == []
 
-    def test_a_snapshot_that_is_removed_meanwhile(
-        self, store: Store, container: Container, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_a_snapshot_that_is_removed_meanwhile(self, store: Store, container: Container, meddle: Meddling) -> None:
         """By another process, with the log that it was read from."""
         with Store(store.root) as first:
             box = first.container(container.id)
@@ -344,17 +338,14 @@ class TestWhenItCannotBe:
             box.write_bytes("/new", b"other content")
             box.snapshot("two")
             box.rollback("one")
-        write = moving._write_upper
 
-        def late(*arguments: Any) -> None:
-            monkeypatch.undo()
+        def remove_it() -> None:
             found = in_another_process(
                 store, f"store.container({container.id!r}).remove_snapshot('two'); store.close()"
             )
             assert (found.returncode, found.stderr) == (0, "")
-            write(*arguments)
 
-        monkeypatch.setattr(moving, "_write_upper", late)
+        meddle.before(moving, "_write_upper", remove_it)
         with Store(store.root) as mine, pytest.raises(Conflict, match="was used while it was being moved"):
             mine.container(container.id).move("overlay")
         assert store.container(container.id).driver == "extent"
@@ -423,46 +414,38 @@ class TestWhenItCannotBe:
 
     @pytest.mark.parametrize("what", ["fork", "diff", "snapshot"])
     def test_moved_back_before_it_is_looked_at(
-        self, store: Store, container: Container, monkeypatch: pytest.MonkeyPatch, what: str
+        self, store: Store, container: Container, meddle: Meddling, what: str
     ) -> None:
         """Who uses it finds that its files are gone, and then that it is what it was."""
         container.move("overlay")
         other = store.container(container.id)
         container.move("extent")
-        check = Containers.check
-
-        def late(*arguments: Any) -> None:
-            container.move("overlay")
-            check(*arguments)
-
-        monkeypatch.setattr(Containers, "check", late)
+        meddle.before(Containers, "check", lambda: container.move("overlay"))
         arguments = ["new"] if what == "snapshot" else []
         with pytest.raises(Conflict, match="was moved to another driver and back meanwhile; try again"):
             getattr(other, what)(*arguments)
-        monkeypatch.undo()
         assert os.listdir(store.layout.containers) == [container.id]
         getattr(other, what)(*arguments)
 
     def test_who_has_found_it_before_never_has_a_part(
-        self, store: Store, container: Container, monkeypatch: pytest.MonkeyPatch
+        self, store: Store, container: Container, meddle: Meddling
     ) -> None:
         """It was of the overlay driver when they found it, and is again when they have ended."""
         before, snapshots = inside(container), [one.name for one in container.snapshots()]
         container.move("overlay")
         other = store.container(container.id)
         container.move("extent")
-        write, begun = moving._write_upper, []
+        begun: list[Any] = []
 
-        def use_and_write(*arguments: Any) -> None:
+        def use() -> None:
             with pytest.raises(Conflict, match="was moved to the extent driver"):
                 begun.append(next(other.entries()))
             with pytest.raises(Conflict, match="was moved to the extent driver"):
                 other.snapshot("part")
             with pytest.raises(Unsupported, match="layerstore move"):
                 other.mount()
-            write(*arguments)
 
-        monkeypatch.setattr(moving, "_write_upper", use_and_write)
+        meddle.before(moving, "_write_upper", use, times=ALWAYS)
         container.move("overlay")
         assert begun == []
         assert [one.name for one in container.snapshots()] == snapshots
@@ -507,7 +490,7 @@ class TestWhenItCannotBe:
         container.move("extent")
         for name in ("upper", "work", "root"):
             os.makedirs(f"{store.layout.container(container.id)}/{name}")
-        monkeypatch.setitem(locks.LOCKS, "container", (0.2, locks.LOCKS["container"][1]))
+        shorter(monkeypatch, "container", 0.2)
         entries = other.entries()
         next(entries)
         with pytest.raises(Conflict, match="waited"):
@@ -519,8 +502,7 @@ class TestWhenItCannotBe:
 
 
 def log_bytes(container: Container) -> int:
-    logs = container._engine.layout.logs
-    return sum(os.stat(f"{logs}/{name}").st_size for name in os.listdir(logs))
+    return sum(log.stat().st_size for log in (container.root.parents[2] / "logs").iterdir())
 
 
 def change_by_the_kernel(view: Path) -> None:
@@ -718,31 +700,28 @@ class TestToTheExtentDriver:
         assert container.row.command == command is not None
         assert container.run(["/bin/sh", "/tmp/file"]) == 7
 
-    def test_mounted_meanwhile(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_mounted_meanwhile(self, store: Store, meddle: Meddling) -> None:
         """Nobody is kept from it: the move fails, and takes nothing away."""
         container = store.create("base:1")
         with container.mount() as view:
             (view / "new").write_bytes(b"new")
-        record = recording.Recorder.record
 
-        def use(*arguments: Any, **options: Any) -> recording.Recorded:
+        def use() -> None:
             with store.container(container.id).mount() as view:
                 (view / "more").write_bytes(b"more")
-            return record(*arguments, **options)
 
-        monkeypatch.setattr(recording.Recorder, "record", use)
+        meddle.before(recording.Recorder, "record", use, times=2)
         for _ in range(2):
             with pytest.raises(Conflict, match="was used while it was being moved; nothing was done"):
                 container.move("extent")
         assert os.listdir(store.layout.logs) == []
         with container.mount() as view:
             assert (view / "more").read_bytes() == b"more"
-        monkeypatch.undo()
         container.move("extent")
         assert container.read_bytes("/more") == b"more"
 
     @pytest.mark.parametrize("what", ["snapshot", "remove_snapshot", "rollback", "fork", "mount"])
-    def test_used_by_others(self, store: Store, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    def test_used_by_others(self, store: Store, meddle: Meddling, what: str) -> None:
         """What another one does with it waits for the move, or makes it fail: nothing is lost."""
         container = store.create("base:1")
         container.snapshot("one")
@@ -759,15 +738,8 @@ class TestToTheExtentDriver:
             except (NotFound, Unsupported, Conflict) as error:
                 done.append(error)
 
-        record = recording.Recorder.record
         thread = threading.Thread(target=use)
-
-        def slow(*arguments: Any, **options: Any) -> recording.Recorded:
-            monkeypatch.setattr(recording.Recorder, "record", record)
-            thread.start()
-            return record(*arguments, **options)
-
-        monkeypatch.setattr(recording.Recorder, "record", slow)
+        meddle.before(recording.Recorder, "record", thread.start)
         try:
             container.move("extent")
         except Conflict:
@@ -799,10 +771,10 @@ def test_from_the_command_line(store: Store) -> None:
     container = store.create("base:1", name="box")
     assert run("move", "box", "--driver", "extent") == (0, "")
     assert store.container("box").driver == "extent"
-    store.container("box").write_bytes("/new", b"1")
-    assert run("mount", "box")[0] == 1
-    assert "another process writes" in run("move", "box", "--driver", "overlay")[1]
-    store._engine.writable.layers.close()
+    with Store(store.root) as other:
+        other.container("box").write_bytes("/new", b"1")
+        assert run("mount", "box")[0] == 1
+        assert "another process writes" in run("move", "box", "--driver", "overlay")[1]
     assert run("diff", "box") == (0, "A /new\n")
     assert run("move", "box", "--driver", "overlay") == (0, "")
     assert run("diff", "box") == (0, "A /new\n")

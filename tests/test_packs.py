@@ -1,11 +1,13 @@
 """Many packs: an image built by hundreds of imports is mounted, and the packs that it was in before are given back."""
 
+import contextlib
 import os
 import signal
 from pathlib import Path
 from subprocess import PIPE
 
 import pytest
+from beside import READS, Meanwhile, content_store
 from images import Image as MadeImage
 from layer_model import Entry, write_tar
 from stacks import Stack, chain_files, contents_of
@@ -14,17 +16,12 @@ from test_load import check_loaded, child
 
 from layerstore import Store
 from layerstore._core.ingest import Contents, Digests
-from layerstore.chains import packs
+from layerstore.chains.chains import Chains
 from layerstore.chains.packs import MAX_PACKS
 from layerstore.errors import CorruptError, InvalidInput
 from layerstore.store import durable
-
-
-@pytest.fixture
-def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Four packs are many."""
-    monkeypatch.setattr(packs, "MAX_PACKS", 4)
-    monkeypatch.setattr(packs, "_PACKS_LEFT", 2)
+from layerstore.store.opened import OpenStore
+from layerstore.views.view import View
 
 
 def pack_files(store: Store) -> set[str]:
@@ -34,16 +31,19 @@ def pack_files(store: Store) -> set[str]:
 def needs(store: Store, name: str) -> tuple[int, ...]:
     """The packs that an image's mount needs."""
     image = store.image(name)
-    return store._engine.chains.mountable(image.chain_id, lambda: image.diff_ids).packs
+    with contextlib.closing(OpenStore(store.layout)) as opened:
+        return Chains(opened).mountable(image.chain_id, lambda: image.diff_ids).packs
 
 
 def check_contents(store: Store, stack: Stack, count: int) -> None:
     """Every file of an image is read right from the store."""
-    index = store.image(f"grown:{count}").index()
+    with content_store(store.layout) as contents:
+        check_view(View(store.image(f"grown:{count}").index(), contents), stack, count)
+
+
+def check_view(view: View, stack: Stack, count: int) -> None:
     for path, data in stack.files(count).items():
-        number = index.lookup(path.encode())
-        assert number is not None
-        with store._engine.contents.open(index.content(index.record(number).content or 0)[0]) as file:
+        with view.open(path) as file:
             assert file.read() == data
 
 
@@ -125,39 +125,34 @@ def test_two_stores_at_one_root(store: Store) -> None:
     """One process brings together what another knows at its old place."""
     stack = Stack(20)
     stack.load(store, range(1, 21))
-    with Store(store.root) as other:
-        check_contents(other, stack, 20)
-        digests = other._engine.contents.digests()
+    with Store(store.root) as other, content_store(store.layout) as contents:
+        view = View(other.image("grown:20").index(), contents)
+        check_view(view, stack, 20)
+        digests = contents.digests()
         store.create("grown:20").remove()
         store.collect_garbage()
-        assert other._engine.contents.digests() is not digests
-        check_contents(other, stack, 20)
-        other._engine.contents._opened.packs.clear()
-        check_contents(other, stack, 20)
+        assert contents.digests() is not digests
+        check_view(view, stack, 20)
+        contents.forget_packs()
+        check_view(view, stack, 20)
         assert len(needs(other, "grown:20")) <= 4
 
 
 @pytest.mark.usefixtures("few")
-def test_a_reader_that_located_a_content_before_it_was_moved(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("how", READS)
+def test_a_reader_that_located_a_content_before_it_was_moved(store: Store, how: str) -> None:
     stack = Stack(9)
     stack.load(store, range(1, 10))
-    contents = store._engine.contents
-    before = contents._current()
-    before.packs.clear()
-    store.create("grown:9").remove()
-    store.collect_garbage()
-    late, calls = contents._current, []
 
-    def stale() -> object:
-        calls.append(1)
-        return before if len(calls) == 1 else late()
+    def move() -> None:
+        store.create("grown:9").remove()
+        store.collect_garbage()
 
-    index = store.image("grown:9").index()
-    monkeypatch.setattr(contents, "_current", stale)
-    record = index.record(index.lookup(b"dir0/own0") or 0)
-    with contents.open(index.content(record.content or 0)[0]) as file:
-        assert file.read() == stack.files(9)["dir0/own0"]
-    assert len(calls) == 2
+    layout = Meanwhile(store.layout, "pack", move)
+    with content_store(layout) as contents:
+        found = READS[how](View(store.image("grown:9").index(), contents), "dir0/own0")
+    assert found == stack.files(9)["dir0/own0"]
+    assert layout.asked == 2
 
 
 @pytest.mark.usefixtures("few")

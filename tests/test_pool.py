@@ -16,11 +16,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from beside import rows
 from campaigns import logged_disk
 from cases import case
 from images import Image, docker_files, tar_of
 from layer_model import Entry, write_tar
 from leftovers import loop_devices, mount_points
+from meddling import Meddling
 from pools import POOL_BYTES, needs_mkfs, needs_root, pool_store
 from waiting import wait_for
 
@@ -182,17 +184,8 @@ class TestInit:
         monkeypatch.undo()
         Store(root, create=True, pool_bytes=POOL_BYTES).close()
 
-    def test_a_close_that_is_interrupted_is_no_failure(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        closed, close = [], os.close
-
-        def interrupted(fd: int) -> None:
-            path = os.readlink(f"/proc/self/fd/{fd}")
-            close(fd)
-            if path.endswith(".new"):
-                closed.append(path)
-                raise InterruptedError(errno.EINTR, os.strerror(errno.EINTR))
-
-        monkeypatch.setattr(os, "close", interrupted)
+    def test_a_close_that_is_interrupted_is_no_failure(self, root: Path, meddle: Meddling) -> None:
+        closed = meddle.interrupt_closes(lambda path: path.endswith(".new"))
         Pool(str(root)).create(POOL_BYTES)
         assert closed == [f"{root}/.pool.img.new"]
 
@@ -260,11 +253,14 @@ class TestAttaching:
         program = """if True:
             import sys
             from layerstore import Store
+            from layerstore.store.db import Database
             for i in range(6):
                 with Store(sys.argv[1]) as store:
                     assert store.images() == []
-                    with store._engine.database.transaction() as db:
+                    database = Database(store.layout.database, store.layout.database_lock)
+                    with database.transaction() as db:
                         db.execute("UPDATE counters SET value = value + 1 WHERE name = 'packs'")
+                    database.close()
         """
         running = [child(program, root) for _ in range(4)]
         for process in running:
@@ -274,7 +270,7 @@ class TestAttaching:
         with Store(root) as store:
             assert len(devices_of(root)) == 1
             query = "SELECT value FROM counters WHERE name = 'packs'"
-            assert store._engine.database.read().execute(query).fetchone() == (24,)
+            assert rows(store.layout, query) == [(24,)]
 
     def test_many_threads_at_once(self, root: Path) -> None:
         Store(root, create=True, pool_bytes=POOL_BYTES).close()
@@ -441,7 +437,7 @@ class TestContainers:
             os.chmod(view / "large", 0o600)
             os.chown(view / "large", 5, 6)
             assert allocated(shared) - before <= 64 << 10
-            upper = Path(shared._engine.containers.upper(view.parent.name)) / "large"
+            upper = view.parent / "upper" / "large"
             assert upper.stat().st_blocks == 0
             assert (view / "large").stat().st_uid == 5
             with open(view / "large", "rb") as file:
@@ -536,10 +532,7 @@ class TestCommand:
         assert "has no pool" in done.stderr
 
 
-def test_the_reflink_probe_leaves_other_errors_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def refuse(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "full")
-
-    monkeypatch.setattr(reflink.fcntl, "ioctl", refuse)
+def test_the_reflink_probe_leaves_other_errors_alone(meddle: Meddling, tmp_path: Path) -> None:
+    meddle.fail(reflink.fcntl, "ioctl", OSError(errno.ENOSPC, "full"))
     with pytest.raises(OSError, match="full"):
         has_reflink(str(tmp_path))

@@ -4,7 +4,9 @@ possible ones, and they mount."""
 import os
 import random
 import shutil
+import struct
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -73,21 +75,14 @@ class TestLoggedDisk:
 
 def log_of(*records: tuple[int, int, bytes]) -> Log:
     """A log of records: kind, offset, data."""
-    log = Log.__new__(Log)
-    log.writes, log.moments, log.marks, log._flushes = [], [], [], []
-    for moment, (kind, offset, data) in enumerate(records):
-        if kind == logged_disk._FLUSH:
-            log._flushes.append((moment, len(log.writes)))
-        elif kind == logged_disk._MARK:
-            log.marks.append((moment, data.decode()))
-        else:
-            log.writes.append(logged_disk.Written(offset, len(data), memoryview(data)))
-            log.moments.append(moment)
-    log.end = len(records)
-    return log
+    with tempfile.NamedTemporaryFile() as file:
+        for kind, offset, data in records:
+            file.write(struct.pack("<QQQ", kind, offset, len(data)) + data)
+        file.flush()
+        return Log(Path(file.name))
 
 
-W, F, M = logged_disk._WRITE, logged_disk._FLUSH, logged_disk._MARK
+W, F, M = logged_disk.WRITE, logged_disk.FLUSH, logged_disk.MARK
 ONE, TWO, THREE = (W, 0, b"1" * SECTOR), (W, SECTOR, b"2" * SECTOR), (W, 0, b"3" * 4 * SECTOR)
 
 

@@ -18,14 +18,14 @@ from typing import Any
 
 import images
 import pytest
+from beside import rows
 from images import DOCKER, OCI, Image, compressed, digest_of, write_directory
 from layer_model import write_tar
-from registries import Fault, Proxy, Registry, ask, layer_of, manifest_of, put_blob, put_image, put_manifest
+from registries import Fault, Proxy, Registry, ask, hurry, layer_of, manifest_of, put_blob, put_image, put_manifest
 
 from layerstore import Progress, Store
 from layerstore.errors import DigestMismatch, InvalidInput, LayerstoreError, LimitExceeded, NotFound, RegistryError
 from layerstore.registry import downloads, transport
-from layerstore.registry.transport import Patience
 
 pytestmark = pytest.mark.needs_tool("docker-registry")
 HASTE = {"Retry-After": "0"}
@@ -354,7 +354,7 @@ def test_errors_that_stay_are_told(store: Store, proxy: Proxy) -> None:
 def test_a_signature_is_not_told(
     store: Store, registry: Registry, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Patience, "first_seconds", 0)
+    hurry(monkeypatch, first_seconds=0)
     with Proxy(registry.port) as other:
         path = f"/v2/app/blobs/{blob_of(IMAGE, 0)}"
         redirected(proxy, f"http://{other.host}{path}?signature=secret")
@@ -466,13 +466,13 @@ def test_redirects_that_lead_nowhere_are_told(store: Store, proxy: Proxy) -> Non
 
 def test_a_layer_blob_that_is_known_is_remembered(store: Store, registry: Registry) -> None:
     store.pull(f"{registry.host}/app:1")
-    rows = store._engine.database.read().execute("SELECT diff_id, digest FROM layer_blobs").fetchall()
-    assert set(rows) == {(IMAGE.diff_ids[number], blob_of(IMAGE, number)) for number in range(4)}
-    places = store._engine.database.read().execute("SELECT DISTINCT registry, repository FROM blob_places").fetchall()
+    known = rows(store.layout, "SELECT diff_id, digest FROM layer_blobs")
+    assert set(known) == {(IMAGE.diff_ids[number], blob_of(IMAGE, number)) for number in range(4)}
+    places = rows(store.layout, "SELECT DISTINCT registry, repository FROM blob_places")
     assert places == [(registry.host, "app")]
     store.remove_image(IMAGE.id)
     store.collect_garbage()
-    assert store._engine.database.read().execute("SELECT count(*) FROM layer_blobs, blob_places").fetchone() == (0,)
+    assert rows(store.layout, "SELECT count(*) FROM layer_blobs, blob_places") == [(0,)]
 
 
 def test_few_files_are_open_at_once(registry: Registry, tmp_path: Path) -> None:

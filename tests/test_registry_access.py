@@ -24,6 +24,7 @@ from registries import (
     ask,
     certificate,
     free_port,
+    hurry,
     manifest_of,
     put_blob,
     put_image,
@@ -470,7 +471,7 @@ def test_tls_with_an_authority_of_ones_own(store: Store, tmp_path: Path, monkeyp
 def test_plain_http_to_a_registry_with_tls_is_told(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Patience, "first_seconds", 0)
+    hurry(monkeypatch, first_seconds=0)
     with Registry(tmp_path, tls=True) as registry, Proxy(registry.port, certificate(tmp_path)) as other:
         for host in (registry.host, other.host):  # one says so, one hangs up
             with pytest.raises(RegistryError, match="if it speaks TLS, leave out --plain-http"):
@@ -481,7 +482,7 @@ def test_plain_http_to_a_registry_with_tls_is_told(
 
 
 def test_that_nothing_answers_is_told(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Patience, "first_seconds", 0)
+    hurry(monkeypatch, first_seconds=0)
     place = f"127.0.0.1:{free_port()}"
     with pytest.raises(RegistryError, match=f"nothing answers at {place} .Connection refused.; is the registry runn"):
         store.pull(f"{place}/app:1")

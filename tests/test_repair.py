@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from beside import rows, transaction
 from pools import POOL_AND_HOST, store_on
 from test_fsck import (
     DAMAGES,
@@ -39,6 +40,7 @@ from layerstore.checking import rebuilding, reconcile
 from layerstore.errors import Conflict, CorruptError, Unsupported
 from layerstore.store.contents import Pack
 from layerstore.store.db import SCHEMA_VERSION
+from layerstore.store.layout import Layout
 
 ROOT = Path(__file__).parent.parent
 CONTENTS = ("packs/*.pack", "objects/*/*")
@@ -136,8 +138,7 @@ def test_a_repair_and_a_load_bring_everything_back(root: Path, whole: dict[str, 
 
 
 def test_a_damaged_log_is_left_to_its_container(root: Path, whole: dict[str, Any]) -> None:
-    with Store(root) as store:
-        log = store._engine.database.read().execute("SELECT log FROM containers WHERE name = 'one'").fetchone()[0]
+    ((log,),) = rows(Layout(root), "SELECT log FROM containers WHERE name = 'one'")
     flip(root / "logs" / log, 40)
     report = mended(root)
     assert not report.is_clean
@@ -567,12 +568,11 @@ def test_the_command_repairs(root: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 def test_a_recipe_gets_a_digest_once_its_tar_was_compared(root: Path) -> None:
     """As those of a store that an older version has written have none."""
-    with Store(root) as store, store._engine.database.transaction() as db:
+    with transaction(Layout(root)) as db:
         noted = db.execute("SELECT * FROM layers").fetchall()
         db.execute("UPDATE layers SET recipe = NULL")
     assert mended(root).damages == ()
-    with Store(root) as store:
-        assert store._engine.database.read().execute("SELECT * FROM layers").fetchall() == noted
+    assert rows(Layout(root), "SELECT * FROM layers") == noted
 
 
 def test_a_clean_store_is_not_changed(root: Path) -> None:

@@ -98,12 +98,12 @@ def in_docker(docker: Docker, path: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        while found := output(docker._docker("images", "--quiet")).split():
+        while found := output(docker.command("images", "--quiet")).split():
             docker.remove(found[0])
 
 
 def dockers_images(docker: Docker) -> set[tuple[str, str]]:
-    shown = output(docker._docker("images", "--no-trunc", "--format", "{{.Repository}}:{{.Tag}} {{.ID}}"))
+    shown = output(docker.command("images", "--no-trunc", "--format", "{{.Repository}}:{{.Tag}} {{.ID}}"))
     return {(name, image) for name, image in (line.split() for line in shown.splitlines())}
 
 
@@ -129,7 +129,7 @@ def test_docker_loads_several(store: Store, tmp_path: Path, docker: Docker) -> N
 def test_what_docker_saves(store: Store, tmp_path: Path, docker: Docker) -> None:
     store.save([*IMAGE.names, *SECOND.names], tmp_path / "ours")
     with in_docker(docker, tmp_path / "ours"):
-        output(docker._docker("save", "--output", str(tmp_path / "theirs"), *IMAGE.names, *SECOND.names))
+        output(docker.command("save", "--output", str(tmp_path / "theirs"), *IMAGE.names, *SECOND.names))
     assert sorted(loaded_ids(tmp_path / "theirs", tmp_path / "store")) == sorted([IMAGE.id, SECOND.id])
     with Store(tmp_path / "store") as second:
         assert second.image(IMAGE.id).names == sorted(IMAGE.names)
@@ -146,11 +146,11 @@ def in_podman(podman: Podman, path: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        output(podman._podman("rmi", "--all", "--force"))
+        output(podman.command("rmi", "--all", "--force"))
 
 
 def podmans_images(podman: Podman) -> set[tuple[str, str]]:
-    shown = output(podman._podman("images", "--no-trunc", "--format", "{{.Repository}}:{{.Tag}} {{.ID}}"))
+    shown = output(podman.command("images", "--no-trunc", "--format", "{{.Repository}}:{{.Tag}} {{.ID}}"))
     return {(name, image) for name, image in (line.split() for line in shown.splitlines())}
 
 
@@ -163,11 +163,11 @@ def test_podman_loads_it(store: Store, tmp_path: Path, podman: Podman, ours: Any
         assert image == IMAGE.id
         # It names what comes from a directory by the directory.
         assert name == IMAGE.names[0] or (form == "oci" and name == f"localhost{tmp_path}/out:latest")
-        root = output(podman._podman("image", "mount", IMAGE.id))
+        root = output(podman.command("image", "mount", IMAGE.id))
         try:
             compare(ours, tree(Path(root)), UNSAID)
         finally:
-            output(podman._podman("image", "unmount", IMAGE.id))
+            output(podman.command("image", "unmount", IMAGE.id))
 
 
 def test_podman_and_several_names(store: Store, tmp_path: Path, podman: Podman) -> None:
@@ -190,7 +190,7 @@ def test_what_podman_saves(store: Store, tmp_path: Path, podman: Podman, form: s
         IMAGE.names[0], tmp_path / "ours", format="docker-archive" if form == "docker-archive" else "oci-archive"
     )
     with in_podman(podman, tmp_path / "ours"):
-        output(podman._podman("save", "--quiet", "--format", form, "-o", str(tmp_path / "theirs"), IMAGE.names[0]))
+        output(podman.command("save", "--quiet", "--format", form, "-o", str(tmp_path / "theirs"), IMAGE.names[0]))
     assert loaded_ids(tmp_path / "theirs", tmp_path / "store") == [IMAGE.id]
 
 
@@ -203,18 +203,18 @@ def in_containerd(containerd: Containerd, path: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        output(containerd._ctr("images", "rm", "--sync", *containerds_names(containerd)))
+        output(containerd.command("images", "rm", "--sync", *containerds_names(containerd)))
 
 
 def containerds_names(containerd: Containerd) -> list[str]:
-    return sorted(output(containerd._ctr("images", "ls", "--quiet")).split())
+    return sorted(output(containerd.command("images", "ls", "--quiet")).split())
 
 
 def containerds_config(containerd: Containerd, name: str) -> str:
     """The digest of the config of an image, which is what others name it by."""
-    for line in output(containerd._ctr("images", "ls")).splitlines()[1:]:
+    for line in output(containerd.command("images", "ls")).splitlines()[1:]:
         if line.split()[0] == name:
-            manifest = json.loads(output(containerd._ctr("content", "get", line.split()[2])))
+            manifest = json.loads(output(containerd.command("content", "get", line.split()[2])))
             return str(manifest["config"]["digest"])
     raise AssertionError(name)
 
@@ -231,18 +231,18 @@ def test_containerd_loads_it(
         assert containerds_config(containerd, "docker.io/library/second:3") == SECOND.id
         root = tmp_path / "root"
         root.mkdir()
-        output(containerd._ctr("images", "mount", FULL_NAMES[0], str(root)))
+        output(containerd.command("images", "mount", FULL_NAMES[0], str(root)))
         try:
             compare(ours, tree(root), UNSAID)
         finally:
-            output(containerd._ctr("images", "unmount", "--rm", str(root)))
+            output(containerd.command("images", "unmount", "--rm", str(root)))
 
 
 def test_what_containerd_saves(store: Store, tmp_path: Path, containerd: Containerd) -> None:
     for compression in blobs.COMPRESSIONS:
         store.save(IMAGE.names, tmp_path / "ours", compression=compression)  # type: ignore[arg-type]
         with in_containerd(containerd, tmp_path / "ours"):
-            output(containerd._ctr("images", "export", str(tmp_path / "theirs"), *FULL_NAMES))
+            output(containerd.command("images", "export", str(tmp_path / "theirs"), *FULL_NAMES))
         assert set(loaded_ids(tmp_path / "theirs", tmp_path / f"store-{compression}")) == {IMAGE.id}
         with Store(tmp_path / f"store-{compression}") as second:
             assert second.image(IMAGE.id).names == sorted(IMAGE.names)
@@ -325,7 +325,7 @@ HISTORIES = {
 
 
 def dockers_history(docker: Docker, name: str) -> list[tuple[str, str, str, str, str]]:
-    command = docker._docker("history", "--no-trunc", "--human=false", "--format", "{{json .}}", name)
+    command = docker.command("history", "--no-trunc", "--human=false", "--format", "{{json .}}", name)
     lines = [json.loads(line) for line in output(command).splitlines()]
     return [(line["ID"], line["CreatedAt"], line["CreatedBy"], line["Comment"], line["Size"]) for line in lines]
 
@@ -361,10 +361,10 @@ def test_the_history_of_an_image_built_on_another(tmp_path: Path, docker: Docker
     (tmp_path / "context/Dockerfile").write_text("FROM base:1\nENV C=d\nCOPY file /\nENV E=f\n")
     with in_docker(docker, tmp_path / "archive.tar"), Store(tmp_path / "store", create=True) as store:
         # The builder that docker had before BuildKit: the one that leaves an image a step.
-        build = docker._docker("build", "--quiet", "--tag", "built:1", str(tmp_path / "context"))
+        build = docker.command("build", "--quiet", "--tag", "built:1", str(tmp_path / "context"))
         subprocess.run(build, env={**os.environ, "DOCKER_BUILDKIT": "0"}, check=True, capture_output=True)
         steps = [line[0] for line in dockers_history(docker, "built:1")]
-        output(docker._docker("save", "--output", str(tmp_path / "built"), *steps[:-1], "built:1", "base:1"))
+        output(docker.command("save", "--output", str(tmp_path / "built"), *steps[:-1], "built:1", "base:1"))
         store.load(tmp_path / "built")
         assert our_history(store, "built:1") == dockers_history(docker, "built:1")
         assert steps[3:] == [base.id, "<missing>"]

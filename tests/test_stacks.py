@@ -1,7 +1,9 @@
 """Stacks of up to 2,000 layers: loading, merging upon what is merged, what is kept of it on disk, and its eviction."""
 
 import contextlib
+import errno
 import fcntl
+import gc
 import json
 import os
 import random
@@ -14,18 +16,20 @@ from pathlib import Path
 
 import pytest
 from images import tar_of
+from meddling import ALWAYS, Meddling
 from stacks import Stack, chain_files, contents_of
 from test_load import child
 
 import layerstore._core.index as core
 from layerstore import Image, Store
 from layerstore._core.files import MappedFile
-from layerstore._core.index import Index, merge
+from layerstore._core.index import merge
 from layerstore.chains import indexes
 from layerstore.cli.output import parse_size
 from layerstore.errors import CorruptError, InvalidInput
+from layerstore.layers.index_files import open_layer_index
+from layerstore.mount.shared import Mounts
 from layerstore.store import durable
-from layerstore.store.pieces import write_at
 from layerstore.types import DiffId, chain_id, chain_ids, hash_key
 
 
@@ -35,16 +39,9 @@ def stack() -> Stack:
 
 
 @pytest.fixture
-def merges(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+def merges(meddle: Meddling) -> list[int]:
     """How many indexes each merge was given, from now on."""
-    counts: list[int] = []
-
-    def counted(layers: list[Index], key: bytes) -> memoryview:
-        counts.append(len(layers))
-        return merge(layers, key)
-
-    monkeypatch.setattr(indexes, "merge", counted)
-    return counts
+    return meddle.noted(indexes, "merge", lambda layers, _: len(layers))
 
 
 def bytes_of(store: Store, image: Image) -> bytes:
@@ -53,7 +50,7 @@ def bytes_of(store: Store, image: Image) -> bytes:
 
 
 def from_scratch(store: Store, diff_ids: list[str]) -> bytes:
-    layers = [store._engine.chains.layer_index(DiffId(diff_id)) for diff_id in diff_ids]
+    layers = [open_layer_index(store.layout.layer_index(DiffId(diff_id)), DiffId(diff_id)) for diff_id in diff_ids]
     return bytes(merge(layers, hash_key(chain_id(map(DiffId, diff_ids)))))
 
 
@@ -123,7 +120,7 @@ def test_many_layers_need_few_descriptors(deep: tuple[Store, Stack], tmp_path: P
 def test_each_step_of_a_build_merges_one_layer(store: Store, stack: Stack, merges: list[int]) -> None:
     stack.load(store, [60])
     for count in range(1, 61):
-        store._engine.chains.index(list(map(DiffId, stack.diff_ids[:count])))
+        store.view(list(map(DiffId, stack.diff_ids[:count])))
     assert merges == [1] + [2] * 59
     assert bytes_of(store, store.image("grown:60")) == from_scratch(store, stack.diff_ids)
 
@@ -137,7 +134,7 @@ def test_from_any_prefix_it_is_the_same_index(tmp_path: Path, stack: Stack) -> N
         for _ in range(25):
             with Store(store.root) as other:
                 for count in draw.sample(range(1, 61), 4):
-                    index = other._engine.chains.index(list(map(DiffId, stack.diff_ids[:count])))
+                    index = other.view(list(map(DiffId, stack.diff_ids[:count]))).index
                     assert (index.layer_count, index.nbytes) == (count, len(whole[count]))
                     path = store.root / "chains" / f"{chain_id(map(DiffId, stack.diff_ids[:count]))[7:]}.index"
                     assert path.read_bytes() == whole[count]
@@ -228,33 +225,38 @@ def test_the_index_of_another_chain_is_not_taken_for_it(store: Store, stack: Sta
     assert path.read_bytes() == good
 
 
-def test_a_full_disk_does_not_stop_a_lookup(store: Store, stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = []
-
-    def full(*_: object) -> None:
-        calls.append(1)
-        raise OSError(28, "No space left on device")
-
+def test_a_full_disk_does_not_stop_a_lookup(store: Store, stack: Stack, meddle: Meddling) -> None:
     image = stack.load(store, [10])
-    monkeypatch.setattr(indexes.durable, "write_whole", full)
+    calls = meddle.fail(durable, "write_whole", errno.ENOSPC, times=ALWAYS)
     image.index().verify()
     assert image.index() is image.index()
     assert chain_files(store) == set()
     assert len(calls) == 1
 
 
-def test_memory_is_bounded_by_bytes(store: Store, stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("times", "least", "most"), [(3, 3, 5), (0, 1, 1)])
+def test_memory_is_bounded_by_bytes(
+    store: Store, stack: Stack, monkeypatch: pytest.MonkeyPatch, times: int, least: int, most: int
+) -> None:
+    """Those that were used last stay mapped; the very last one does, whatever its size."""
     stack.load(store, range(40, 61))
-    one = store.image("grown:60").index().nbytes
     with Store(store.root) as other:
-        monkeypatch.setattr(indexes, "_CACHED_BYTES", 3 * one)
+        one = other.image("grown:60").index().nbytes
+    monkeypatch.setattr(indexes, "_CACHED_BYTES", times * one)
+    with Store(store.root) as other:
         for count in range(40, 61):
             other.image(f"grown:{count}").index().verify()
-        kept = other._engine.chains._indexes._cached
-        assert 3 <= len(kept._values) <= 5
-        assert kept._size == sum(each.index.nbytes for each in kept._values.values()) <= 3 * one
-        monkeypatch.setattr(kept, "_limit", 1)
+        gc.collect()
+        kept = mapped_chains(store)
+        assert least <= len(kept) <= most
+        assert sum(path.stat().st_size for path in kept) <= max(times, 1) * one
         assert other.image("grown:40").index() is other.image("grown:40").index()
+
+
+def mapped_chains(store: Store) -> set[Path]:
+    """The merged indexes of a store that this process has mapped."""
+    maps = {Path(line.split()[-1]) for line in Path("/proc/self/maps").read_text().splitlines()}
+    return {path for path in maps if path.parent == store.root / "chains" and path.suffix == ".index"}
 
 
 BUILD = """
@@ -293,7 +295,7 @@ def test_many_threads_make_the_same_chains(store: Store, stack: Stack, merges: l
 
     def build() -> None:
         for count in range(1, 61):
-            found.append(store._engine.chains.index(list(map(DiffId, stack.diff_ids[:count]))).layer_count)
+            found.append(store.view(list(map(DiffId, stack.diff_ids[:count]))).index.layer_count)
 
     threads = [threading.Thread(target=build) for _ in range(4)]
     for thread in threads:
@@ -444,18 +446,17 @@ def evict_elsewhere(store: Store) -> None:
     evicting.join()
 
 
-def test_what_is_being_written_stays(store: Store, stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_being_written_stays(store: Store, stack: Stack, meddle: Meddling) -> None:
     stack.load(store, [10])
     seen: list[str] = []
 
-    def write(fd: int, data: bytes, position: int) -> None:
+    def evict() -> None:
         being_written = chain_files(store)
         evict_elsewhere(store)
         assert chain_files(store) >= {name for name in being_written if name.startswith(".")}
         seen.extend(being_written)
-        write_at(fd, data, position)
 
-    monkeypatch.setattr(durable, "write_at", write)
+    meddle.before(durable, "write_at", evict, times=ALWAYS)
     make_all(store, store.image("grown:10"))
     assert len([name for name in seen if name.startswith(".")]) >= 3
 
@@ -479,20 +480,10 @@ def test_what_is_mounted_stays(store: Store, stack: Stack) -> None:
 
 @pytest.mark.root
 @pytest.mark.kernel
-def test_an_image_that_is_evicted_before_it_is_mounted(
-    store: Store, stack: Stack, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_image_that_is_evicted_before_it_is_mounted(store: Store, stack: Stack, meddle: Meddling) -> None:
     stack.load(store, [10])
     container = store.create("grown:10")
-    mount, calls = store._engine.mounts.mount, []
-
-    def late(*args: object, **options: object) -> None:
-        if not calls:
-            evict_elsewhere(store)
-        calls.append(1)
-        mount(*args, **options)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(store._engine.mounts, "mount", late)
+    calls = meddle.before(Mounts, "mount", lambda: evict_elsewhere(store))
     with container.mount() as root:
         assert contents_of(root) == stack.files(10)
     assert len(calls) == 2
@@ -543,13 +534,16 @@ def test_chain_ids(stack: Stack) -> None:
 
 
 def test_chain_ids_of_one_stack_after_another(store: Store, stack: Stack) -> None:
-    find = store._engine.chains._indexes._chain_ids
+    stack.load(store, [60])
     draw = random.Random(3)
     stacks = [list(map(DiffId, stack.diff_ids[:n])) for n in range(12)]
     stacks += [[*stacks[n], *map(DiffId, stack.diff_ids[40:42])] for n in range(12)]
     for _ in range(200):
         each = draw.choice(stacks)
-        assert find(each) == chain_ids(each)
+        index = store.view(each).index
+        assert (index.hash_key, index.layer_count) == (hash_key(chain_id(each)), max(len(each), 1))
+        path = Path(store.layout.chain_index(chain_id(each)))
+        assert each == [] or path.read_bytes() == from_scratch(store, each)
 
 
 def test_a_mapped_file(tmp_path: Path) -> None:

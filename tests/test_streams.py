@@ -24,6 +24,7 @@ from typing import Any
 import pytest
 from images import docker_files, tar_of
 from leftovers import child_processes
+from meddling import ALWAYS, Meddling
 from test_containers import BOX, root_only, runs
 from waiting import wait_for
 
@@ -253,16 +254,10 @@ class TestInput:
         finally:
             os.close(fd)
 
-    def test_one_that_fails_is_told(self, box: Container, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_one_that_fails_is_told(self, box: Container, tmp_path: Path, meddle: Meddling) -> None:
         (tmp_path / "in").write_bytes(b"text")
-        read = os.read
-
-        def fail(fd: int, count: int) -> bytes:
-            if os.readlink(f"/proc/self/fd/{fd}") == str(tmp_path / "in"):
-                raise OSError(errno.EIO, os.strerror(errno.EIO))
-            return read(fd, count)
-
-        monkeypatch.setattr(os, "read", fail)
+        of_it = str(tmp_path / "in")
+        meddle.fail(os, "read", errno.EIO, ALWAYS, when=lambda fd, _: os.readlink(f"/proc/self/fd/{fd}") == of_it)
         with (tmp_path / "in").open("rb") as file, pytest.raises(OSError, match=r"Input/output error: '.*/in'"):
             run(box, "cat", stdin=file)
 
@@ -589,15 +584,11 @@ class TestLeftRunning:
             shown = (root / "tmp/fds").read_text()
             assert (root / "tmp/in").read_bytes() == b""
         assert shown.count("pipe:") == 1
-        directory = Path(box._engine.layout.container(box.id))
-        assert [path.name for path in directory.iterdir() if path.name.startswith(".null")] == []
+        assert [path.name for path in box.root.parent.iterdir() if path.name.startswith(".null")] == []
 
-    def test_where_no_device_can_be_made(self, box: Container, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-        def refuse(*_: object) -> None:
-            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
-
+    def test_where_no_device_can_be_made(self, box: Container, meddle: Meddling, tmp_path: Path) -> None:
         before = owner_and_mode(os.devnull)
-        monkeypatch.setattr(os, "mknod", refuse)
+        meddle.fail(os, "mknod", errno.EPERM, ALWAYS)
         box.start(["sh", "-c", f"{WRITES} count=20 && echo >/tmp/wrote"], user="1000")
         wait_for(lambda: box.state != "running")
         with box.mount() as root:

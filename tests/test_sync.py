@@ -461,7 +461,8 @@ class TestDamage:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> float:
     """Seconds of silence that are too many: sides say every twentieth of a second that they are there."""
-    monkeypatch.setattr(channels, "ALIVE_SECONDS", 0.05)
+    for module, name, seconds in ((channels, "ALIVE_SECONDS", 0.05), (destinations, "_END_SECONDS", 0.1)):
+        monkeypatch.setattr(module, name, seconds)
     return 0.5
 
 
@@ -475,7 +476,6 @@ class TestSilence:
         load(store, 1)
         for name, value in stand_in(tmp_path, f"{said}exec sleep 600").items():
             monkeypatch.setenv(name, value)
-        monkeypatch.setattr(destinations, "_END_SECONDS", 0.1)
         with pytest.raises(SyncError, match=r"ssh://example.com has said nothing for 0\.5 seconds; .*--timeout"):
             store.sync("app:1", "ssh://example.com", timeout_seconds=impatient)
         store.collect_garbage()

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from beside import transaction
 from images import Image, docker_files, tar_of
 from layer_model import Entry, write_tar
 from test_cli import Cli
@@ -39,7 +40,7 @@ def make_old(store: Store, *names: str, hours: float = 2) -> None:
     """Have images have come, and been used for the last time, so long ago."""
     for name in names:
         image = store.image(name).id
-        with store._engine.database.transaction() as db:
+        with transaction(store.layout) as db:
             old = "UPDATE images SET stored_seconds = stored_seconds - ? WHERE image_id = ?"
             db.execute(old, (hours * HOUR, image))
         path = Path(store.layout.blobs) / image.removeprefix("sha256:")

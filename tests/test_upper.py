@@ -110,7 +110,7 @@ class Upper:
     def __init__(self, container: Container) -> None:
         self.index = container.image.index()
         self.contents = container._engine.contents
-        self.path = container._engine.containers.upper(container.id)
+        self.path = container.inspect()["Upper"]
 
     def entries(self) -> list[Entry]:
         with opened(self.path) as fd:

@@ -2,8 +2,12 @@
 
 import io
 import json
+import os
+import pty
 import random
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import images
@@ -13,9 +17,7 @@ from layer_model import Entry, write_tar
 from test_cli import Cli
 
 from layerstore import Store
-from layerstore.cli import prune, run
 from layerstore.errors import NotFound
-from layerstore.results import Pruned
 
 
 def layer(names: list[str]) -> bytes:
@@ -175,14 +177,23 @@ class TestPrune:
         assert "--force" in cli("prune", "--until", "0s", status=1)
         assert len(self.names(cli)) == 3
 
-    def test_what_comes_while_it_asks_stays(self, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-        def agreed(_: Pruned) -> bool:
+    def test_what_comes_while_it_asks_stays(self, cli: Cli) -> None:
+        controller, terminal = pty.openpty()
+        command = [sys.executable, "-m", "layerstore", "--root", str(cli.root), "prune", "--all", "--until", "0s"]
+        with subprocess.Popen(
+            command, stdin=terminal, stdout=subprocess.PIPE, cwd=Path(__file__).parent.parent
+        ) as asking:
+            assert asking.stdout is not None
+            shown = b""
+            while not shown.endswith(b"[y/N] "):
+                shown += asking.stdout.read(1) or pytest.fail(f"it ended with {shown!r}")
             with Store(cli.root) as store:
                 load(store, Image([layer(["l4"])], ["new:1"]))
-            return True
-
-        monkeypatch.setattr(prune, "_agreed", agreed)
-        assert run(["--root", str(cli.root), "prune", "--all", "--until", "0s"]) == 0
+            os.write(controller, b"y\n")
+            asking.stdout.read()
+        os.close(controller)
+        os.close(terminal)
+        assert asking.returncode == 0
         assert self.names(cli) == {"used:1", "new:1"}
 
     def test_ages(self, cli: Cli) -> None:

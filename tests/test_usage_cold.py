@@ -6,6 +6,7 @@ import random
 from pathlib import Path
 
 import pytest
+from beside import freeze_alone
 from images import Image, docker_files, tar_of
 from layer_model import Entry, write_tar
 from test_cli import Cli
@@ -64,12 +65,9 @@ def test_against_a_count_by_hand(store: Store, seed: int) -> None:
             load(store, f"made:{made}", *drawn)
             made += 1
         elif what == "freeze":
-            with pytest.MonkeyPatch.context() as patch:
-                if draw.random() < 0.5:  # what was frozen is in packs and objects, too
-                    patch.setattr(Store, "_collect", lambda _: None)
-                store.freeze(
-                    draw.sample(have, draw.randrange(1, len(have) + 1)), compression=draw.choice(["zstd", "lz4"])
-                )
+            is_alone = draw.random() < 0.5
+            chosen, how = draw.sample(have, draw.randrange(1, len(have) + 1)), draw.choice(["zstd", "lz4"])
+            freeze_alone(store, *chosen, compression=how) if is_alone else store.freeze(chosen, compression=how)
         elif what == "thaw":
             store.thaw(draw.choice(have))
         elif what == "remove":
@@ -83,15 +81,13 @@ def test_against_a_count_by_hand(store: Store, seed: int) -> None:
         require_as_counted(store)
 
 
-def test_what_is_frozen_is_garbage_and_then_gone(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_frozen_is_garbage_and_then_gone(store: Store) -> None:
     load(store, "a:1", {"text": 1, "own": 1, "large": 1})
     load(store, "a:2", {"text": 2, "own": 2, "large": 2})
     before = store.usage()
     assert before.parts["cold"].size_bytes == 0 and before.parts["cold"].count == 0
     hot = before.parts["images"].size_bytes
-    with monkeypatch.context() as patch:
-        patch.setattr(Store, "_collect", lambda _: None)
-        done = store.freeze()
+    done = freeze_alone(store)
     usage = store.usage()
     assert usage.parts["images"].size_bytes == 0 and usage.parts["garbage"].size_bytes == hot
     assert usage.parts["cold"].count == 2 and usage.parts["cold"].reclaimable_bytes == 0
@@ -105,11 +101,10 @@ def test_what_is_frozen_is_garbage_and_then_gone(store: Store, monkeypatch: pyte
     assert after.images == usage.images
 
 
-def test_what_was_frozen_is_garbage_beside_what_stays_hot(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_frozen_is_garbage_beside_what_stays_hot(store: Store) -> None:
     load(store, "a:1", {"text": 1, "own": 1})
     load(store, "b:1", {"text": 1})
-    monkeypatch.setattr(Store, "_collect", lambda _: None)
-    store.freeze("a:1")
+    freeze_alone(store, "a:1")
     parts = store.usage().parts
     assert parts["images"].size_bytes == len(content("text", 1)) and parts["garbage"].size_bytes == 20_000
     require_as_counted(store)

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from beside import READS, Meanwhile, content_store
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from images import Image, docker_files, tar_of
@@ -333,7 +334,7 @@ def test_archives_in_an_image_are_read_in_place(tmp_path: Path) -> None:
             assert archive_tar.extractfile("large").read() == LARGE
 
 
-def test_many_contents_at_once(view: View, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_contents_at_once(view: View) -> None:
     paths = [
         "/data/large",
         "/etc/old",
@@ -346,14 +347,14 @@ def test_many_contents_at_once(view: View, monkeypatch: pytest.MonkeyPatch) -> N
     assert view.read_many(paths) == [LARGE, b"new", b"", b"x", b"program", b"new", LARGE]
     assert view.read_many(iter(paths[:2])) == [LARGE, b"new"]
     assert view.read_many([]) == []
-    monkeypatch.setattr(view._contents, "read_many", None)
+    without_contents = View(view.index, None)  # type: ignore[arg-type]
     with pytest.raises(FileNotFoundError) as caught:
-        view.read_many(["/etc/old", "/nope"])
+        without_contents.read_many(["/etc/old", "/nope"])
     assert caught.value.filename == "/nope"
     with pytest.raises(IsADirectoryError):
-        view.read_many(["/etc"])
+        without_contents.read_many(["/etc"])
     with pytest.raises(TypeError):
-        view.read_many("/etc/old")
+        without_contents.read_many("/etc/old")
 
 
 # Batches
@@ -432,32 +433,31 @@ def test_locations_follow_garbage_collection(tmp_path: Path) -> None:
         for read in (held.read_bytes, held.open, lambda path: held.read_many([path])):
             with pytest.raises(CorruptError, match=r"is missing from the store; .* load the image again"):
                 read("/a")
+        gone.let_go()
         with pytest.raises(NotFound, match="was removed"):
-            _ = layerstore.Image(store._engine, gone.id).view
+            _ = gone.view
 
 
-def test_a_content_that_moves_between_lookup_and_reading_is_looked_up_again(
-    opened: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    view, contents = opened.view(opened.image("app:1").diff_ids), opened._engine.contents
-    found, failing, current = contents._pack, [True], [True]
+@pytest.mark.parametrize("how", READS)
+def test_a_content_is_looked_up_again_where_something_was_collected_before_it_was_read(store: Store, how: str) -> None:
+    """One that is moved then is in tests/test_packs.py, one that is collected in tests/test_garbage.py."""
+    for name in ("kept", "gone"):
+        store.import_rootfs(io.BytesIO(write_tar([Entry("file", name, data=name.encode())])), name)
+    index = store.image("kept").index()
 
-    def pack(generation: Any, number: int) -> Any:
-        if failing.pop():
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), f"packs/{number}.pack")
-        return found(generation, number)
+    def collect() -> None:
+        with Store(store.root) as other:
+            other.remove_image("gone")
+            assert other.collect_garbage().contents == 1
 
-    monkeypatch.setattr(contents, "_pack", pack)
-    monkeypatch.setattr(contents, "_is_current", lambda _: current.pop())
-    for read in (view.read_bytes, lambda path: view.read_many([path])[0], lambda path: view.open(path).read()):
-        failing[:], current[:] = [False, True], [True, False]  # the last comes first
-        assert read("/etc/old") == b"new"
-        failing[:], current[:] = [False, False], [True, False]
-        assert read("/etc/old") == b"new"
-        assert failing == current == []
-        failing[:], current[:] = [True], [True]
-        with pytest.raises(CorruptError, match=r"packs/0.pack is missing from the store"):
-            read("/etc/old")
+    layout = Meanwhile(store.layout, "pack", collect)
+    with content_store(layout) as contents:
+        assert READS[how](View(index, contents), "/kept") == b"kept"
+    assert layout.asked == 2
+    os.unlink(layout.pack(0))
+    missing = pytest.raises(CorruptError, match=r"packs/0.pack is missing from the store")
+    with content_store(store.layout) as contents, missing:
+        READS[how](View(index, contents), "/kept")
 
 
 # Damage

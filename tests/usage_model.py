@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
+from beside import content_store, rows
+
 from layerstore import Store
+from layerstore.layers.index_files import open_layer_index
 from layerstore.space.garbage import _kept_records, with_references
 from layerstore.store.cold_packs import LIST, ColdPack, is_cold
 from layerstore.store.layout import FIRST_COLD
@@ -34,7 +37,8 @@ class Model:
         self._packs = {
             FIRST_COLD + int(path.stem): ColdPack(str(path)) for path in Path(store.layout.cold).glob("*.cold")
         }
-        log = store._engine.contents.log_records()
+        with content_store(store.layout) as contents:
+            log = contents.log_records()
         records = list(RECORD.iter_unpack(log))
         self._size = {digest: size for digest, size, _, _ in records}
         self._at = {digest: (pack, slot) for digest, _, pack, slot in records}
@@ -55,12 +59,13 @@ class Model:
         self.dead_bytes = sum(places[place] for place in hot - alive)
         self.images = self._count()
         needed = {diff_id[7:] for image in store.images() for diff_id in image.diff_ids}
-        needed |= {digest[7:] for (digest,) in store._engine.database.read().execute("SELECT digest FROM image_blobs")}
+        needed |= {digest[7:] for (digest,) in rows(store.layout, "SELECT digest FROM image_blobs")}
         files = [*Path(store.layout.layers).iterdir(), *Path(store.layout.blobs).iterdir()]
         self.dead_bytes += sum(path.stat().st_blocks * 512 for path in files if path.name.split(".")[0] not in needed)
 
     def _files(self, diff_ids: tuple[str, ...]) -> set[bytes]:
-        tables = (self._store._engine.chains.layer_index(diff_id).contents_bytes() for diff_id in diff_ids)
+        paths = ((self._store.layout.layer_index(diff_id), diff_id) for diff_id in diff_ids)
+        tables = (open_layer_index(path, diff_id).contents_bytes() for path, diff_id in paths)
         return {digest for table in tables for digest, _ in CONTENT.iter_unpack(table)}
 
     def _needed(self, digests: set[bytes], *, lists_only: bool = False) -> set[bytes]:

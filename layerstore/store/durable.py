@@ -63,10 +63,23 @@ def writable(path: str) -> Iterator[int]:
         yield fd
 
 
+class _Nameless(io.FileIO):
+    """Whose closing no signal interrupts (`close_fd`)."""
+
+    def __init__(self, fd: int) -> None:
+        super().__init__(fd, "r+", closefd=False)
+
+    def close(self) -> None:
+        if not self.closed:
+            fd = self.fileno()
+            super().close()
+            close_fd(fd)
+
+
 def nameless(directory: str) -> io.FileIO:
     """A new file of that directory that has no name, to write and read: it is gone when it is closed. Raises
     `OSError`."""
-    return io.FileIO(os.open(directory, os.O_TMPFILE | os.O_RDWR, 0o600), "r+")
+    return _Nameless(os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600))
 
 
 def first_free(path_of: Callable[[int], str], number: int) -> tuple[int, int]:

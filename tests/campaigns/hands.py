@@ -320,7 +320,7 @@ class Campaign:
         """Who holds which lock, who waits for one, and where each process and each command is."""
         print("\n".join(["it hangs:", *self._hung]))
         pids = [each.process.pid for each in running if each.process.poll() is None]
-        print("\n".join(_locks(_with_children(pids))))
+        print("\n".join(locks_of(_with_children(pids))))
         for path in sorted((self.scratch / "status").iterdir()):
             print(f"{path.name} {path.read_text().strip()} at {time.monotonic():.1f}")
         for pid in _with_children(pids):
@@ -472,7 +472,7 @@ class Campaign:
             if (self.root / name).exists():
                 left += [f"{name}/{each}" for each in os.listdir(self.root / name)]
         left += [f"run/{each}" for each in os.listdir(self.root / "run") if len(each) > 64 and each.endswith(".lock")]
-        left += _locks([int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()], self.root)
+        left += locks_of([int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()], self.root)
         return left
 
     def processes(self) -> dict[int, str]:
@@ -583,7 +583,7 @@ def _with_children(pids: Iterable[int]) -> list[int]:
     return found
 
 
-def _locks(pids: Iterable[int], below: Path | None = None) -> list[str]:
+def locks_of(pids: Iterable[int], below: Path | None = None) -> list[str]:
     """The locks of files that processes hold, of those below a directory only where one is given; and without one who
     waits for which (proc(5), /proc/pid/fdinfo and /proc/locks)."""
     told = []

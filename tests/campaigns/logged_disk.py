@@ -35,7 +35,8 @@ _MKFS = {
 _SOURCE = Path(__file__).with_suffix(".c")
 _BUILT = Path(__file__).parents[2] / "build" / "campaigns" / "logged_disk"
 _RECORD = struct.Struct("<QQQ")
-_WRITE, _ZERO, _FLUSH, _MARK = 1, 2, 3, 4
+WRITE, ZERO, FLUSH, MARK = 1, 2, 3, 4
+"""The kinds of records of a log."""
 _CHUNK = 1 << 16
 _LOOP_SET_DIRECT_IO, _LOOP_CONFIGURE, _LOOP_CLR_FD, _LOOP_CTL_GET_FREE = 0x4C08, 0x4C0A, 0x4C01, 0x4C82
 _LO_FLAGS_AUTOCLEAR, _LO_FLAGS_DIRECT_IO = 4, 16
@@ -200,15 +201,15 @@ class Log:
         while position + _RECORD.size <= len(content):
             kind, offset, length = _RECORD.unpack_from(content, position)
             position += _RECORD.size
-            if kind == _FLUSH:
+            if kind == FLUSH:
                 self._flushes.append((moment, len(self.writes)))
-            elif kind == _MARK:
+            elif kind == MARK:
                 self.marks.append((moment, bytes(content[position : position + length]).decode()))
             else:
-                data = None if kind == _ZERO else content[position : position + length]
+                data = None if kind == ZERO else content[position : position + length]
                 self.writes.append(Written(offset, length, data))
                 self.moments.append(moment)
-            position += 0 if kind in (_FLUSH, _ZERO) else length
+            position += 0 if kind in (FLUSH, ZERO) else length
             moment += 1
         self.end = moment
 

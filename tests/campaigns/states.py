@@ -15,10 +15,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from beside import content_store
 from host_tree import LATER_NS, below
 
 from layerstore import Container, Image, Store
 from layerstore.errors import LayerstoreError
+from layerstore.store.contents import ContentStore
 from layerstore.store.pool import Pool
 from layerstore.trees.entries import Entry
 
@@ -80,14 +82,15 @@ def state_of(root: Path, outputs: Path | None = None) -> State:
 
 def _images(store: Store) -> State:
     state: State = {}
-    for image in store.images():
-        with _reading(f"image {image.short_id} {image.names}"):
-            state[f"image {image.id}"] = image_lines(image)
-            state |= {f"name {name}": (image.id,) for name in image.names}
+    with content_store(store.layout) as contents:
+        for image in store.images():
+            with _reading(f"image {image.short_id} {image.names}"):
+                state[f"image {image.id}"] = image_lines(image, contents)
+                state |= {f"name {name}": (image.id,) for name in image.names}
     return state
 
 
-def image_lines(image: Image) -> tuple[str, ...]:
+def image_lines(image: Image, contents: ContentStore) -> tuple[str, ...]:
     """All of an image: config, layers, and its tree with contents. Each layer's tar must have its diff_id."""
     lines = [_hex(repr(image.config.document).encode())]
     for diff_id in image.diff_ids:
@@ -99,7 +102,7 @@ def image_lines(image: Image) -> tuple[str, ...]:
         lines.append(f"layer {diff_id}")
     from layerstore.trees.whole import whole
 
-    return (*lines, *_tree(whole(image.index(), image._engine.contents, ())))
+    return (*lines, *_tree(whole(image.index(), contents, ())))
 
 
 def _containers(store: Store) -> State:

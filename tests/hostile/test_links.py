@@ -11,7 +11,6 @@ from cases import case
 from hostile import Given, Place, contained, is_refused, layer, raises, refused, ways
 
 from layerstore.errors import InvalidInput, LimitExceeded
-from layerstore.layers import imports
 
 DOCKER = "CVE-2014-6407 (docker)"
 
@@ -197,8 +196,8 @@ def test_a_stored_layer_upon_another_base(place: Place) -> None:
 
 
 @case("a hard link to nothing that is stored already", "told by name when the image is looked into")
-def test_a_stored_hard_link_to_nothing(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(imports.Import, "_check_links", lambda *_: None)
+@pytest.mark.usefixtures("unchecked_links")
+def test_a_stored_hard_link_to_nothing(place: Place) -> None:
     with contained(place, tb.archive(tb.hardlink(b"l", b"no/where"))) as image:
         with pytest.raises(InvalidInput, match="no/where"):
             image.view.listdir("/")

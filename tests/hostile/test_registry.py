@@ -17,10 +17,10 @@ import tarbytes as tb
 from cases import case
 from hostile import Place, raises
 from images import OCI, Image, compressed, digest_of
-from registries import manifest_of
+from registries import hurry, manifest_of
 
 from layerstore.errors import AccessDenied, DigestMismatch, InvalidInput, LimitExceeded, NotFound, RegistryError
-from layerstore.registry import pace, transport
+from layerstore.registry import transport
 
 CONFUSION = "CVE-2021-41190 (OCI distribution)"
 LEAK = "CVE-2020-15157 (containerd)"
@@ -97,8 +97,7 @@ def registry() -> Iterator[Registry]:
 
 @pytest.fixture(autouse=True)
 def nobody_waits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(transport.Patience, "first_seconds", 0.001)
-    monkeypatch.setattr(transport, "READ_SECONDS", 1.0)
+    hurry(monkeypatch, first_seconds=0.001, READ_SECONDS=1.0)
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
     monkeypatch.setenv("REGISTRY_AUTH_FILE", str(tmp_path / "auth.json"))
     (tmp_path / "auth.json").write_text("{}")
@@ -395,8 +394,7 @@ def test_a_compressed_body(place: Place, registry: Registry) -> None:
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody is waited for as long as one would."""
-    monkeypatch.setattr(pace, "PACE_SECONDS", 0.2)
-    monkeypatch.setattr(transport.Patience, "tries", 2)
+    hurry(monkeypatch, PACE_SECONDS=0.2, tries=2)
 
 
 def drip(head: bytes, body: bytes) -> Callable[[Any], None]:
@@ -483,8 +481,7 @@ def test_a_slow_token(place: Place, registry: Registry) -> None:
 
 def test_a_document_that_comes_too_late(place: Place, registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fast enough at each moment, and much too long."""
-    monkeypatch.setattr(transport, "DOCUMENT_SECONDS", 0.1)
-    monkeypatch.setattr(transport.Patience, "tries", 1)
+    hurry(monkeypatch, DOCUMENT_SECONDS=0.1, tries=1)
 
     def answer(handler: Any) -> None:
         handler.close_connection = True
@@ -529,9 +526,7 @@ def test_an_honest_image_comes(place: Place, registry: Registry) -> None:
 
 
 def test_a_server_that_is_silent_is_given_up(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport.Patience, "tries", 1)
+    hurry(monkeypatch, CONNECT_SECONDS=0.2, tries=1)
     with socket.create_server(("127.0.0.1", 0)) as server:
         host = f"127.0.0.1:{server.getsockname()[1]}"
-        monkeypatch.setattr("layerstore.registry.client.CONNECT_SECONDS", 0.2)
-        monkeypatch.setattr(transport, "CONNECT_SECONDS", 0.2)
         place.refuses(lambda: place.store.pull(f"{host}/app:1"), RegistryError, "connection|answers")

@@ -17,6 +17,7 @@ import tarbytes as tb
 from cases import case
 from hostile import Place, raises
 from images import Image, digest_of, docker_files, store_state, tar_of
+from meddling import Meddling
 from registries import manifest_of
 
 from layerstore import Store
@@ -593,17 +594,27 @@ class Forged:
         os.pwrite(self._fd, self.data, 0)
 
 
+@pytest.fixture
+def forge(monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes], None]:
+    """Has the side that sends send that pack."""
+    monkeypatch.setattr(sending, "Encoder", Forged)
+
+    def send(pack: bytes) -> None:
+        Forged.data = pack
+
+    return send
+
+
 @pytest.mark.parametrize(("pack", "error", "told"), PACKS)
 def test_a_pack_is_refused(
     place: Place,
     sender: Store,
-    monkeypatch: pytest.MonkeyPatch,
+    forge: Callable[[bytes], None],
     pack: bytes | Callable[[], bytes],
     error: type[Exception],
     told: str,
 ) -> None:
-    monkeypatch.setattr(sending, "Encoder", Forged)
-    monkeypatch.setattr(Forged, "data", pack() if callable(pack) else pack)
+    forge(pack() if callable(pack) else pack)
     with place.untouched():
         raises(lambda: sender.sync("app:1", place.store.root), error, told)
         assert os.listdir(place.store.root / "downloads") == []
@@ -620,44 +631,45 @@ def test_tables_are_limited_together() -> None:
 
 
 @case("a pack with 200 contents more than the 3 that were asked for", "refused")
-def test_a_pack_of_many_contents(place: Place, sender: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sending, "Encoder", Forged)
+def test_a_pack_of_many_contents(place: Place, sender: Store, forge: Callable[[bytes], None]) -> None:
     slots, frames, references = BY_HAND
-    monkeypatch.setattr(Forged, "data", pack_of([*slots, *[slots[0]] * 200], frames, references))
+    forge(pack_of([*slots, *[slots[0]] * 200], frames, references))
     refuses(place, sender, CorruptError, "more contents than the 3 that were asked for")
 
 
-def test_packs_that_are_made_by_hand_can_be_right(place: Place, sender: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_packs_that_are_made_by_hand_can_be_right(place: Place, sender: Store, forge: Callable[[bytes], None]) -> None:
     """Or the others could be refused for anything."""
-    monkeypatch.setattr(sending, "Encoder", Forged)
-    monkeypatch.setattr(Forged, "data", pack_of(*BY_HAND))
+    forge(pack_of(*BY_HAND))
     test_nothing_is_wrong_with_the_image(place, sender)
 
 
-def test_bases_are_not_read_without_end(place: Place, sender: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(arrived, "FREE_LAYER_BYTES", 0)
-    monkeypatch.setattr(arrived, "_TIMES", 0)
-    monkeypatch.setattr(sending, "Encoder", Forged)
+@pytest.fixture
+def limits(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Less may be read of what arrives, by the names of module `arrived`."""
+    for name, value in request.param.items():
+        monkeypatch.setattr(arrived, name, value)
+
+
+@pytest.mark.parametrize("limits", [{"FREE_LAYER_BYTES": 0, "_TIMES": 0}], indirect=True)
+@pytest.mark.usefixtures("limits")
+def test_bases_are_not_read_without_end(place: Place, sender: Store, forge: Callable[[bytes], None]) -> None:
     slots = [Slot(SMALL, length=3009, base=0), Slot(OTHER, frame=1), Slot(LARGE, 5000, frame=1)]
-    pack = pack_of(slots, [stored(delta(SMALL)), stored(OTHER, LARGE)], [blake3(SECRET)])
-    monkeypatch.setattr(Forged, "data", pack)
+    forge(pack_of(slots, [stored(delta(SMALL)), stored(OTHER, LARGE)], [blake3(SECRET)]))
     refuses(place, sender, CorruptError, "too much was read of such contents")
 
 
-def test_frames_are_not_read_without_end(place: Place, sender: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("limits", [{"FRAMES_BYTES": 1, "_TIMES": 1}], indirect=True)
+@pytest.mark.usefixtures("limits")
+def test_frames_are_not_read_without_end(place: Place, sender: Store, forge: Callable[[bytes], None]) -> None:
     """Of two frames that do not fit into memory together each content is in the other one than the one before."""
-    monkeypatch.setattr(arrived, "FRAMES_BYTES", 1)
-    monkeypatch.setattr(arrived, "_TIMES", 1)
-    monkeypatch.setattr(sending, "Encoder", Forged)
     slots = [Slot(SMALL), Slot(OTHER, frame=1), Slot(LARGE, 3000)]
-    monkeypatch.setattr(Forged, "data", pack_of(slots, [stored(SMALL, LARGE), stored(OTHER)]))
+    forge(pack_of(slots, [stored(SMALL, LARGE), stored(OTHER)]))
     refuses(place, sender, CorruptError, "read too often")
 
 
 @case("300 changed packs", "refused, or the image as it is")
-def test_any_change_of_a_pack(place: Place, sender: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_change_of_a_pack(place: Place, sender: Store, forge: Callable[[bytes], None]) -> None:
     """Of which the digests of its tables and of itself are right again."""
-    monkeypatch.setattr(sending, "Encoder", Forged)
     draw = random.Random("pack")
     before = place.state()
     for _ in range(300):
@@ -675,7 +687,7 @@ def test_any_change_of_a_pack(place: Place, sender: Store, monkeypatch: pytest.M
         else:
             stored, size, codec = frames[0]
             frames[0] = stored, draw.choice([0, size - 1, size + 1, (1 << 32) - 1]), draw.choice([codec, ZSTD, 2])
-        monkeypatch.setattr(Forged, "data", pack_of(slots, frames, references))
+        forge(pack_of(slots, frames, references))
         with contextlib.suppress(LayerstoreError):
             sender.sync("app:1", place.store.root)
         forget_downloads(place)
@@ -766,31 +778,28 @@ def test_what_is_answered_is_refused(
                 if len(answers) < 2:
                     return
 
-    monkeypatch.setattr(Store, "_receive", receive)
+    answer(monkeypatch, receive)
     before = store_state(sender.root)
     with pytest.raises(error, match=told):
         sender.sync("app:1", tmp_path / "there")
     assert store_state(sender.root) == before
 
 
+def answer(monkeypatch: pytest.MonkeyPatch, receive: Callable[[Store, Channel], None]) -> None:
+    """Have the other store be one that answers so."""
+    monkeypatch.setattr(Store, "_receive", receive)
+
+
 # Anything
 
 
-def conversation(sender: Store, root: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[list[bytes], list[bytes]]:
+def conversation(sender: Store, root: Path, meddle: Meddling) -> tuple[list[bytes], list[bytes]]:
     """What the side that sends says, message by message, and what the other one does."""
-    said: list[bytes] = []
-    answers: list[bytes] = []
-    write = channels.write_all
-
-    def writing(to: Any, data: Any) -> None:
-        (said if threading.current_thread() is sends else answers).append(bytes(data))
-        write(to, data)
-
     sends = threading.current_thread()
-    monkeypatch.setattr(channels, "write_all", writing)
+    written = meddle.noted(channels, "write_all", lambda _, data: (threading.current_thread() is sends, bytes(data)))
     sender.sync("app:1", root)
-    monkeypatch.setattr(channels, "write_all", write)
-    return said, answers
+    meddle.undo()
+    return [data for is_said, data in written if is_said], [data for is_said, data in written if not is_said]
 
 
 def spoilt(messages: list[bytes], draw: random.Random) -> bytes:
@@ -819,9 +828,9 @@ def spoilt(messages: list[bytes], draw: random.Random) -> bytes:
 
 @case("1,000 changed conversations", "refused, or the image as it is")
 def test_any_change_of_what_is_said(
-    place: Place, sender: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    place: Place, sender: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, meddle: Meddling
 ) -> None:
-    said, _ = conversation(sender, tmp_path / "there", monkeypatch)
+    said, _ = conversation(sender, tmp_path / "there", meddle)
     draw = random.Random("said")
     assert answered(place, b"".join(said)).encode().endswith(struct.pack("<BI", Kind.DONE, 0))
     place.drop("app:1")
@@ -844,8 +853,10 @@ def test_any_change_of_what_is_said(
             assert place.state() == before
 
 
-def test_any_change_of_what_is_answered(sender: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _, answers = conversation(sender, tmp_path / "there", monkeypatch)
+def test_any_change_of_what_is_answered(
+    sender: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, meddle: Meddling
+) -> None:
+    _, answers = conversation(sender, tmp_path / "there", meddle)
     draw = random.Random("answers")
     before = store_state(sender.root)
 
@@ -857,7 +868,7 @@ def test_any_change_of_what_is_answered(sender: Store, tmp_path: Path, monkeypat
         while os.read(channel.reading, 1 << 20):
             pass
 
-    monkeypatch.setattr(Store, "_receive", receive)
+    answer(monkeypatch, receive)
     for _ in range(500):
         data = spoilt(answers, draw)
         with contextlib.suppress(LayerstoreError, OSError):
