@@ -40,9 +40,10 @@ ISSUER, SERVICE = "layerstore tests", "registry of the tests"
 def hurry(monkeypatch: pytest.MonkeyPatch, **limits: float) -> None:
     """Have whoever asks a registry wait less, and try less often, by names of `Patience` and of modules."""
     for name, value in limits.items():
-        for owner in (client, pace, transport, transport.Patience):
-            if hasattr(owner, name):
-                monkeypatch.setattr(owner, name, value)
+        owners = [owner for owner in (client, pace, transport, transport.Patience) if hasattr(owner, name)]
+        assert owners, f"nothing has {name}"
+        for owner in owners:
+            monkeypatch.setattr(owner, name, value)
 
 
 def free_port() -> int:
