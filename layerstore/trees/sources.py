@@ -45,7 +45,7 @@ class StoredContent:
 
         Whoever calls holds the garbage lock. Raises `OSError`.
         """
-        return self._contents.link_to(self._digest, path)
+        return self._contents.link_to(self.digest, path)
 
     def clone_to(self, fd: int) -> bool:
         file, _, shared = self._contents.open_place(self.digest)
