@@ -590,7 +590,7 @@ class TestWhileOneIsRead:
 
         with held_elsewhere(loaded.layout, f"locks.container(layout, '{container.id}', alone=False)"):
             with monkeypatch.context() as patch:
-                patch.setattr(locks.time, "sleep", waits)
+                patch.setattr("layerstore.store.locks.time.sleep", waits)
                 loaded.collect_garbage()
                 assert loaded.prune(containers=True, older_than_seconds=-1, named=True).containers == {}
             assert removed.exists()

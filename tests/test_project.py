@@ -322,10 +322,10 @@ def test_what_campaigns_count_is_on_its_page(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def archive_of_busybox(path: Path) -> None:
-    """A docker archive of an image with a shell."""
+    """A docker archive of an image with a shell and cat."""
     layer = io.BytesIO()
     with tarfile.open(fileobj=layer, mode="w") as tar:
-        for name, kind in (("bin", tarfile.DIRTYPE), ("bin/sh", tarfile.REGTYPE)):
+        for name, kind in (("bin", tarfile.DIRTYPE), ("bin/sh", tarfile.REGTYPE), ("bin/cat", tarfile.REGTYPE)):
             member = tarfile.TarInfo(name)
             member.type, member.mode = kind, 0o755
             member.size = BUSYBOX.stat().st_size if kind == tarfile.REGTYPE else 0

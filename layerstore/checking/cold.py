@@ -81,8 +81,8 @@ class ColdContents:
         if slot.base == LIST:
             return b"".join(self._referred(digest, depth + 1) for digest in references)
         place = record.pack, slot.frame
-        frame = self._frames.get(place) or self._frames.keep(place, pack.raw(slot.frame))
-        written: bytes = frame[slot.at : slot.at + slot.length]
+        frame: bytes = self._frames.get(place) or self._frames.keep(place, pack.raw(slot.frame))
+        written = frame[slot.at : slot.at + slot.length]
         if slot.base == WHOLE:
             return written
         return apply_delta(self._referred(references[0], depth + 1), written, slot.size)
