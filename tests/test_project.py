@@ -386,7 +386,7 @@ def test_the_example_of_looking_into_an_image_runs(tmp_path: Path) -> None:
     size = BUSYBOX.stat().st_size
     assert run_example(examples()[1], tmp_path).splitlines() == [
         f"/bin/sh {size} b'\\x7fELF'",
-        "['sh'] ['/bin/sh']",
+        "['cat', 'sh'] ['/bin/sh']",
         f"[ True False] {size} [ 0 -1]",
     ]
 
