@@ -273,6 +273,15 @@ class TestTimeout:
         assert shell(container, "ls -d /proc/[0-9]* | wc -l") == "4\n"  # the keeper, sh, ls, wc: no zombie
         container.umount()
 
+    @pytest.mark.parametrize("timeout", [0, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.008, 0.015])
+    def test_whenever_it_comes(self, container: Container, timeout: float) -> None:
+        """Also before the runtime has begun the command."""
+        container.keep_alive()
+        with pytest.raises(subprocess.TimeoutExpired):
+            container.exec(["sleep", "1015"], timeout=timeout, capture_output=True)
+        assert sleepers(1015) == []
+        container.umount()
+
     def test_a_fork_bomb_ends(self, container: Container) -> None:
         container.keep_alive(pids_limit=200)
         with pytest.raises(subprocess.TimeoutExpired):

@@ -86,10 +86,21 @@ class Part:
         self._container = container
         self._name = name
 
-    def end(self, but: int) -> None:
-        """Kill every process in it but one, which waits for the first of them: killed with it, that first one would be
-        left to this machine's init, which may wait for nobody (in a container). It takes a moment until they are gone.
+    def end(self, but: int | None) -> None:
+        """Kill every process in it, or every one but that which waits for the first of them: killed with it, that first
+        one would be left to this machine's init, which may wait for nobody (in a container). It takes a moment until
+        they are gone. Nothing happens where the group has gone. Raises `OSError`.
         """
+        try:
+            if but is None:
+                _end_all(self.directory)
+            else:
+                self._end_others(but)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENODEV):
+                raise
+
+    def _end_others(self, but: int) -> None:
         with contextlib.suppress(FileNotFoundError):  # Linux before 5.2
             _write("cgroup.freeze", "1", self.directory)  # so that none makes another
         try:
@@ -164,12 +175,21 @@ def population(container: str) -> int | None:
         return None
     try:
         found = 0
-        for _, _, _, fd in os.fwalk(".", dir_fd=group):
-            with contextlib.suppress(FileNotFoundError, OSError):  # it has gone
-                found += len(_read("cgroup.procs", fd).split())
+        with contextlib.suppress(FileNotFoundError):  # the group has gone
+            for _, _, _, fd in os.fwalk(".", dir_fd=group):
+                found += _count(fd)
         return found
     finally:
         close_fd(group)
+
+
+def _count(group: int) -> int:
+    try:
+        return len(_read("cgroup.procs", group).split())
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENODEV):  # it has gone
+            raise
+        return 0
 
 
 def _open_group(container: str) -> int | None:

@@ -104,11 +104,18 @@ class Process:
     def pid(self) -> int:
         """Its process id on this machine, as soon as it has one. Raises `ProcessLookupError` when it ended before."""
         while True:
-            with contextlib.suppress(FileNotFoundError), open(f"{self._files}.pid") as file:
-                if text := file.read():
-                    return int(text)
+            if pid := self._begun():
+                return pid
             if self._has_ended(_LOOK_SECONDS):
                 raise ProcessLookupError(f"the command {self.args!r} has ended already")
+
+    def _begun(self) -> int | None:
+        """Its process id, once the runtime has written that."""
+        try:
+            with open(f"{self._files}.pid") as file:
+                return int(file.read() or 0) or None
+        except FileNotFoundError:
+            return None
 
     def poll(self) -> int | None:
         """The exit status if it has ended, else None. Raises as `wait`."""
@@ -167,7 +174,8 @@ class Process:
                 return
             self._was_killed = True
             if self._part is not None:
-                self._part.end(self._runtime_pid)
+                # A runtime that has not begun the command yet would begin it all the same.
+                self._part.end(self._runtime_pid if self._begun() else None)
                 return
         with contextlib.suppress(LayerstoreError):  # it has ended
             self._runtime.kill(self._container, signal.SIGKILL)
