@@ -1,7 +1,8 @@
 """The library's face: `Store`, `Image` and `Container`.
 
-`store.py`, `image.py` and `container.py` have one each, and `engine.py` what these work with; `building.py` has
-`build`, `checking.py` the check of a store that perhaps cannot be opened, `pruning.py` what `Store.prune` chooses.
+`store.py`, `image.py` and `container.py` have one each, `engine.py` what these work with, `handles.py` what they are
+compared and pickled by; `building.py` has `build`, `checking.py` the check of a store that perhaps cannot be opened,
+`pruning.py` what `Store.prune` chooses.
 
 A module that only some methods need is imported in them, here and in what is imported here: each takes up to several
 milliseconds to load, and every command would wait for all of them (docs/command-line.md). tests/test_startup.py says

@@ -7,6 +7,7 @@ import json
 import os
 from functools import partial
 
+from layerstore.api import handles
 from layerstore.containers.containers import check_count
 from layerstore.errors import InvalidInput, Unsupported
 from layerstore.extents.operations import Operations
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from layerstore.trees.entries import Clone, Entry
 
 
-class Container(Operations):
+class Container(Operations, handles.Handle):
     """A writable layer on an image. As a context manager it is mounted inside the block and unmounted after it.
 
     The functions of the `os` module (see `Operations`) are for the extent driver, mounting and programs for the overlay
@@ -56,6 +57,9 @@ class Container(Operations):
 
     def __repr__(self) -> str:
         return f"<Container {self.id[:12]} of {self.row.image_name}>"
+
+    def _handle(self) -> tuple[Callable[..., Container], tuple[handles.Opened, str]]:
+        return handles.container, (self._engine.opened, self.id)
 
     @property
     def id(self) -> str:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from layerstore._core.index import Index
+    from layerstore.api.handles import Opened
     from layerstore.containers.containers import ContainerRow
     from layerstore.containers.forks import Forks
     from layerstore.containers.moving import Moves
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from layerstore.extents.image_tree import ImageTree, PackFiles
     from layerstore.extents.writable_layers import Layers
     from layerstore.limits import Limits
-    from layerstore.store.contents import ContentStore, Verify
+    from layerstore.store.contents import ContentStore
     from layerstore.store.db import Database
     from layerstore.store.layout import Layout
 
@@ -44,10 +45,11 @@ class Engine:
     Raises `CorruptError`, `OSError`; nothing is open then.
     """
 
-    def __init__(self, layout: Layout, verify: Verify, limits: Limits | None, derived_limit_bytes: int | None) -> None:
+    def __init__(self, layout: Layout, opened: Opened, derived_limit_bytes: int | None) -> None:
         self.layout = layout
-        self.given_limits = limits
-        self.store = OpenStore(layout, verify)
+        self.opened = opened
+        self.given_limits = opened.limits
+        self.store = OpenStore(layout, opened.verify)
         self.chains = Chains(self.store)
         self.mounts = Mounts(layout)
         self.containers = Containers(self.store, self.chains, self.mounts)

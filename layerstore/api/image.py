@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from layerstore.api import handles
 from layerstore.errors import RELOAD, CorruptError, NotFound
 from layerstore.oci.configs import parse_config
 from layerstore.store.db import LAYERS_OF
@@ -10,7 +11,7 @@ from layerstore.types import ChainId, DiffId, Digest, ImageId, chain_ids
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from typing import Any
 
     from layerstore._core.index import Index
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from layerstore.views.view import View
 
 
-class Image:
+class Image(handles.Handle):
     """An image in a store. What it says is read when asked for."""
 
     def __init__(self, engine: Engine, image_id: ImageId) -> None:
@@ -34,6 +35,9 @@ class Image:
 
     def __repr__(self) -> str:
         return f"<Image {self.short_id} {' '.join(self.names)}>"
+
+    def _handle(self) -> tuple[Callable[..., Image], tuple[handles.Opened, str]]:
+        return handles.image, (self._engine.opened, self.id)
 
     @property
     def short_id(self) -> str:

@@ -6,6 +6,7 @@ import contextlib
 import os
 from functools import partial
 
+from layerstore.api import handles
 from layerstore.api.container import Container
 from layerstore.api.engine import Engine
 from layerstore.api.image import Image
@@ -48,12 +49,15 @@ if TYPE_CHECKING:
     Driver: TypeAlias = Literal["overlay", "extent"]
 
 
-class Store:
+class Store(handles.Handle):
     """A store of images and containers in one directory. Safe for many threads; many processes may have it open.
 
     A process that has one open must not go on with it on both sides of `os.fork`, nor open it again in the child:
     SQLite, which the database is, keeps its locks for the process. Start other processes by `subprocess`, or
     `multiprocessing` with "spawn" or "forkserver", or fork before one is opened (sqlite.org/howtocorrupt.html, 2.6).
+
+    Stores, images and containers are equal where they are of the same directory and id, and can be pickled: the process
+    that unpickles one opens the store.
 
     Args:
         root: the directory.
@@ -127,7 +131,14 @@ class Store:
         self.layout.finish()
         self.layout.check()
         self.layout.check_database()
-        self._engine = Engine(self.layout, self._verify, self._limits, derived_limit_bytes)
+        opened = handles.Opened(self._root, self._verify, self._limits)
+        self._engine = Engine(self.layout, opened, derived_limit_bytes)
+
+    def __repr__(self) -> str:
+        return f"<Store {self._root}>"
+
+    def _handle(self) -> tuple[Callable[..., Store], tuple[handles.Opened]]:
+        return handles.store, (self._engine.opened,)
 
     def __enter__(self) -> Store:
         return self
