@@ -50,7 +50,7 @@ PARTS = [
     ["containers", "registry", "sync"],
     ["building", "checking"],
     ["api"],
-    ["filesystem", "cli"],
+    ["aio", "filesystem", "cli"],
     ["__main__"],
 ]
 RANKS = {part: rank for rank, parts in enumerate(PARTS) for part in parts}
@@ -353,8 +353,8 @@ def run_example(example: str, tmp_path: Path) -> str:
     return done.stdout
 
 
-def examples() -> list[str]:
-    return re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+def examples(page: str = "README.md") -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
 
 
 @pytest.fixture
@@ -379,6 +379,18 @@ def test_the_example_of_the_readme_runs(tmp_path: Path) -> None:
     assert printed.startswith("['busybox:test'] ")
     assert "100 views, the first at " in printed
     assert "A /note" in printed.splitlines()
+
+
+@pytest.mark.root
+@pytest.mark.kernel
+@pytest.mark.usefixtures("loaded")
+def test_the_programs_for_sandboxes_run(tmp_path: Path) -> None:
+    limited, steps, many = (run_example(example, tmp_path) for example in examples("docs/sandboxes.md"))
+    assert limited == "3 out\n\nended with all that it had started; the container lives on: running\n"
+    assert steps == "good\n\n['good\\n', 'good\\n', 'good\\n']\n"
+    assert many == f"{[str(number).encode() for number in range(8)]}\n"
+    with Store(tmp_path / "store") as store:
+        assert store.containers() == []
 
 
 @pytest.mark.usefixtures("loaded")

@@ -9,7 +9,7 @@ from functools import partial
 
 from layerstore.api import handles
 from layerstore.containers.containers import check_count
-from layerstore.errors import InvalidInput, Unsupported
+from layerstore.errors import Unsupported
 from layerstore.extents.operations import Operations
 from layerstore.naming import open_fd
 from layerstore.types import encode_path
@@ -650,20 +650,12 @@ class Container(Operations, handles.Handle):
 
         Raises `subprocess.TimeoutExpired`, with what was captured until then, and as `popen`.
         """
-        from subprocess import DEVNULL, PIPE
-
         from layerstore.containers import processes
 
-        if capture_output and (stdout is not None or stderr is not None):
-            raise InvalidInput("capture_output does not go with stdout or stderr")
-        if input is not None and stdin is not None:
-            raise InvalidInput("input does not go with stdin")
-        if capture_output:
-            stdout = stderr = PIPE
-            stdin = DEVNULL if stdin is None else stdin
+        stdin, stdout, stderr = processes.asked_streams(stdin, stdout, stderr, input, capture_output)
         begun = self.popen(
             args,
-            stdin=stdin if input is None else PIPE,
+            stdin=stdin,
             stdout=stdout,
             stderr=stderr,
             env=env,

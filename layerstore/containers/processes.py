@@ -23,7 +23,7 @@ from layerstore.naming import about, close_fd
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from types import TracebackType
     from typing import IO, Any, TypeAlias
 
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 _PIECE_BYTES = 1 << 16
 _LOOK_SECONDS = 0.0005
 _FILES = ("json", "pid", "log")
+STREAMS = ("stdin", "stdout", "stderr")
 
 
 class Process:
@@ -201,6 +202,24 @@ class Process:
             if self._status_within(0) is None:
                 _forgotten.append(self)
                 warnings.warn(f"{self!r} was forgotten while it ran", ResourceWarning, stacklevel=2, source=self)
+
+    # For who watches it in another way
+
+    @contextlib.contextmanager
+    def end_watched(self) -> Iterator[int]:
+        """A descriptor that can be read when it has ended; `poll` gives the status then."""
+        with self._lock:
+            fd = os.dup(self._ended)
+        try:
+            yield fd
+        finally:
+            close_fd(fd)
+
+    def take_pipes(self) -> tuple[IO[Any] | None, IO[Any] | None, IO[Any] | None]:
+        """stdin, stdout and stderr, which are the caller's alone from then on."""
+        pipes = self.stdin, self.stdout, self.stderr
+        self.stdin = self.stdout = self.stderr = None
+        return pipes
 
     # Its end
 
@@ -419,6 +438,22 @@ def finished(process: Process, input: Any, timeout: float | None, check: bool) -
     return done
 
 
+def asked_streams(
+    stdin: Stream, stdout: Stream, stderr: Stream, input: object, capture_output: bool
+) -> tuple[Stream, Stream, Stream]:
+    """The streams of a command that is waited for, as `subprocess.run` has them; with nothing to read where its outputs
+    are captured. Raises `InvalidInput` for two that do not go together."""
+    if capture_output and (stdout is not None or stderr is not None):
+        raise InvalidInput("capture_output does not go with stdout or stderr")
+    if input is not None and stdin is not None:
+        raise InvalidInput("input does not go with stdin")
+    if input is not None:
+        stdin = PIPE
+    if not capture_output:
+        return stdin, stdout, stderr
+    return DEVNULL if stdin is None else stdin, PIPE, PIPE
+
+
 def check_args(args: Sequence[str]) -> None:
     """Raise `InvalidInput` unless these are the arguments of a command."""
     if isinstance(args, str | bytes):
@@ -434,7 +469,7 @@ def _streams(
     lent: list[Own] = []
     try:
         given: list[Any] = []
-        for number, (name, asked) in enumerate((("stdin", stdin), ("stdout", stdout), ("stderr", stderr))):
+        for number, (name, asked) in enumerate(zip(STREAMS, (stdin, stdout, stderr), strict=True)):
             if asked == STDOUT:
                 if name != "stderr":
                     raise InvalidInput(f"{name} cannot go to STDOUT; stderr can")
