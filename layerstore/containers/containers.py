@@ -585,8 +585,8 @@ class Containers:
         if not os.path.isdir(f"{self._layout.runtime}/{container}"):
             return False
         with locks.starts_no_program(self._layout, container) as is_settled:
-            if is_settled and (population := groups.population(container)) is not None:
-                return population > 0
+            if is_settled and (first := groups.population(container, commands=False)) is not None:
+                return first > 0
         return self.is_running(container)
 
     def end_idle(self, rows: Sequence[ContainerRow]) -> list[ContainerRow]:

@@ -119,6 +119,13 @@ class Part:
         while "frozen 0" in _read("cgroup.events", self.directory) and time.monotonic() < end:
             time.sleep(_PAUSES_SECONDS[0])
 
+    def has_gone(self) -> bool:
+        """Whether it was taken away with the group of the container."""
+        try:
+            return not _is_still(self._container, self._name, self.directory)
+        except OSError as error:
+            return error.errno == errno.ENODEV
+
     def close(self, *, ended: bool) -> None:
         """Take it away. What still runs in it goes on, and the group goes with the container; where all was `ended`,
         that is waited for. Raises `OSError` where it does not end."""
@@ -168,16 +175,19 @@ def part(container: str) -> Part | None:
         raise
 
 
-def population(container: str) -> int | None:
-    """How many processes the group of a container (its id) has, with those below it; None where it has no group."""
+def population(container: str, *, commands: bool) -> int | None:
+    """How many processes the group of a container (its id) has, with those of `commands` and their runtimes or without;
+    None where it has no group."""
     group = _open_group(container)
     if group is None:
         return None
     try:
         found = 0
         with contextlib.suppress(FileNotFoundError):  # the group has gone
-            for _, _, _, fd in os.fwalk(".", dir_fd=group):
+            for _, below, _, fd in os.fwalk(".", dir_fd=group):
                 found += _count(fd)
+                if not commands:
+                    below[:] = [name for name in below if not name.startswith(_PART)]
         return found
     finally:
         close_fd(group)

@@ -54,7 +54,7 @@ def read_spec(bundle: str) -> Mapping[str, Any]:
 
 def has_programs(container: str, first: int) -> bool:
     """Whether a container that lives has processes but its first one, of which this is the process id."""
-    found = groups.population(container)
+    found = groups.population(container, commands=True)
     if found is None:
         namespace = _namespace(str(first))
         found = sum(_namespace(pid) == namespace for pid in filter(str.isdigit, os.listdir("/proc")))

@@ -18,7 +18,7 @@ import warnings
 from subprocess import DEVNULL, PIPE, STDOUT, CompletedProcess, TimeoutExpired
 
 from layerstore.containers.standard_streams import Own, Streams, check_terminal, empty, private_null
-from layerstore.errors import InvalidInput, LayerstoreError, ProgramNotFound
+from layerstore.errors import Conflict, InvalidInput, LayerstoreError, ProgramNotFound
 from layerstore.naming import about, close_fd
 
 TYPE_CHECKING = False
@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 _PIECE_BYTES = 1 << 16
 _LOOK_SECONDS = 0.0005
 _FILES = ("json", "pid", "log")
+_KILLED = 128 + signal.SIGKILL
+_STOPPED = ("No such process", "Broken pipe", "Connection reset")
+"""What runtimes complain about when the first process of the container ends meanwhile."""
 STREAMS = ("stdin", "stdout", "stderr")
 
 
@@ -126,7 +129,8 @@ class Process:
         """Wait for its end; the exit status. What it wrote to files that are not pipes is delivered then.
 
         Raises `subprocess.TimeoutExpired` after `timeout` seconds, and it goes on; `LayerstoreError` where the runtime
-        could not start it; `OSError` where what it wrote could not be delivered.
+        could not start it, `Conflict` where the container was stopped before that; `OSError` where what it wrote could
+        not be delivered.
         """
         status = self._status_within(timeout)
         if status is None:
@@ -267,8 +271,8 @@ class Process:
         status = os.waitstatus_to_exitcode(os.waitpid(self._runtime_pid, 0)[1])
         self._returncode = 128 - status if status < 0 else status
         try:
-            if self._returncode and not self._was_killed and (text := self._complaint()):
-                self._failure = self._failure or _failure(self.args, text)
+            if self._returncode not in (0, _KILLED) and not self._was_killed:
+                self._failure = self._failure or self._why_not_begun()
             if self._part is not None:
                 self._part.close(ended=self._was_killed)
         finally:
@@ -278,12 +282,20 @@ class Process:
                     os.unlink(f"{self._files}.{kind}")
             self._release()
 
-    def _complaint(self) -> str:
+    def _why_not_begun(self) -> LayerstoreError | None:
+        """None where it began, and has failed itself."""
         try:
             with open(f"{self._files}.log", errors="replace") as file:
-                return file.read(4096).strip()
-        except FileNotFoundError:
-            return ""
+                text = file.read(4096).strip()
+        except FileNotFoundError:  # it went with the container
+            text = ""
+        if not text and self._begun():
+            return None
+        if text and not any(sign in text for sign in _STOPPED):
+            with contextlib.suppress(LayerstoreError):
+                if self._runtime.state(self._container)["status"] == "running":
+                    return _failure(self.args, text)
+        return _stopped(self._container, self.args)
 
     # Its pipes
 
@@ -397,7 +409,12 @@ def begin(
         given = _streams(stdin, stdout, stderr, directory, own)
         check_terminal(given[0], bool(process["terminal"]))
         streams = Streams(*given, tty=bool(process["terminal"]))
-        begun = Process(args, runtime, container, files, streams, part, release)
+        try:
+            begun = Process(args, runtime, container, files, streams, part, release)
+        except FileNotFoundError as error:
+            if part is not None and part.has_gone():
+                raise _stopped(container, args) from error
+            raise
     except BaseException:
         if streams is not None:
             streams.close()
@@ -504,6 +521,10 @@ def _encoded(stream: IO[Any] | None, input: Any) -> Any:
             raise InvalidInput("the input is text, and the pipe is binary: give bytes, or text=True")
         return input.encode(stream.encoding, stream.errors or "strict")
     return memoryview(input).cast("B")
+
+
+def _stopped(container: str, args: Sequence[str]) -> Conflict:
+    return Conflict(f"container {container[:12]} was stopped before {args[0]!r} began in it; try again")
 
 
 def _failure(args: Sequence[str], text: str) -> LayerstoreError:

@@ -135,7 +135,7 @@ def expected(verb: str, error: BaseException) -> str | None:
     return None
 
 
-IN_MOUNT = ("write", "run", "start", "copy-in", "unpack")
+IN_MOUNT = ("write", "run", "start", "exec", "copy-in", "unpack")
 """Those that work in the mounted container: where another one takes that away by force they may fail in any way."""
 WRITERS = ("write", "copy-in", "unpack")
 """Those that a rollback of the extent driver may take from what they have just made, or have open."""
@@ -371,13 +371,9 @@ class Hand:
     def run(self) -> None:
         """A program that makes a generation."""
         container, begin, name = self.box("overlay"), time.monotonic(), self.new_generation()
-        tool = "/bin/busybox"
-        lines = ["set -e", f"{tool} mkdir /tmp-{name}"]
-        lines += [f"printf %s '{text}' >/tmp-{name}/{file}" for file, text in generations.texts_of(name).items()]
-        lines += [f"{tool} mv /tmp-{name} /{name}"]
         with (self.own / "said").open("w+b") as said, open(os.devnull, "rb") as nothing:
             status = container.run(
-                ["/bin/sh", "-c", "\n".join(lines)],
+                making(name),
                 env={MARK: str(self.options.scratch)},
                 stdin=nothing,
                 stdout=said,
@@ -398,6 +394,25 @@ class Hand:
 
     def kill(self) -> None:
         self.box("overlay").kill()
+
+    def exec(self) -> None:
+        """A command that makes a generation, beside whatever runs; now and then it is killed before it is done."""
+        container, begin, name = self.box("overlay"), time.monotonic(), self.new_generation()
+        timeout = self.draw.uniform(0, 0.05) if self.draw.random() < 0.2 else None
+        given = {"env": {MARK: str(self.options.scratch)}, "capture_output": True, "timeout": timeout}
+        try:
+            done = container.exec(making(name), **given)  # type: ignore[arg-type]
+        except subprocess.TimeoutExpired:
+            return
+        if done.returncode in (128 + signal.SIGKILL, 128 + signal.SIGTERM):
+            raise Killed
+        if done.returncode:
+            raise Failed(f"the command ended with {done.returncode}: {done.stderr[:2000]!r}")
+        self.made(container, name, begin)
+
+    def stop(self) -> None:
+        container = self.box("overlay")
+        self.command("stop", "-t", "0", container.id) if self.by_command() else container.stop(self.draw.choice((0, 1)))
 
     # Reading
 
@@ -706,6 +721,7 @@ class Hand:
 
 VERBS = {
     **{"mount": 6, "umount": 5, "umount-force": 1, "write": 10, "run": 3, "start": 2, "kill": 2, "commit": 8},
+    **{"exec": 5, "stop": 1},
     **{"diff": 3, "export": 4, "entries": 3, "copy-in": 4, "copy-out": 2, "unpack": 3, "fork": 4, "again": 2},
     **{"snapshot": 3, "snapshots": 1, "rollback": 4, "remove-snapshot": 1, "move": 4, "inspect": 2, "rm": 2},
     **{"rm-force": 1, "tag": 1, "rmi": 3, "save": 1, "gc": 1, "prune": 1, "fsck": 1, "freeze": 1, "thaw": 1},
@@ -748,6 +764,15 @@ def work(options: Options) -> int:
     for hand in hands:
         shutil.rmtree(hand.own)
     return 0
+
+
+def making(name: str) -> list[str]:
+    """The program that makes a generation, in a container."""
+    tool = "/bin/busybox"
+    lines = ["set -e", f"{tool} mkdir /tmp-{name}"]
+    lines += [f"printf %s '{text}' >/tmp-{name}/{file}" for file, text in generations.texts_of(name).items()]
+    lines += [f"{tool} mv /tmp-{name} /{name}"]
+    return ["/bin/sh", "-c", "\n".join(lines)]
 
 
 # Files
