@@ -161,6 +161,14 @@ class TestExec:
             container.exec(["/script"])
         assert container.exec(["true"]).returncode == 0
 
+    def test_in_a_view_that_was_unmounted_by_force(self, container: Container) -> None:
+        container.exec(["touch", "/made"])
+        container.umount(force=True)
+        assert shell(container, "ls /made") == "/made\n"
+        with pytest.raises(ProgramNotFound):
+            container.exec(["nothing"])
+        container.stop()
+
     def test_of_a_container_that_has_gone(self, store: Store, container: Container) -> None:
         container.exec(["true"])
         store.remove([container], force=True)

@@ -9,7 +9,7 @@ from functools import partial
 
 from layerstore.api import handles
 from layerstore.containers.containers import check_count
-from layerstore.errors import Unsupported
+from layerstore.errors import ProgramNotFound, Unsupported
 from layerstore.extents.operations import Operations
 from layerstore.naming import open_fd
 from layerstore.types import encode_path
@@ -579,7 +579,7 @@ class Container(Operations, handles.Handle):
             Conflict: others end the container again and again.
             NotFound, Unsupported, OSError: as `start`.
         """
-        from layerstore.containers import bundle, groups, keeping, processes, program
+        from layerstore.containers import bundle, groups, keeping, processes
 
         processes.check_args(args)
         engine = self._engine
@@ -597,7 +597,7 @@ class Container(Operations, handles.Handle):
                 user=user,
                 tty=tty,
             )
-            program.check({**spec, "process": process})
+            self._check_program({**spec, "process": process})
             part = groups.part(self.id) if runtime.starts_in_group else None
         except BaseException:
             lock.__exit__()
@@ -617,6 +617,16 @@ class Container(Operations, handles.Handle):
             encoding=encoding,
             errors=errors,
         )
+
+    def _check_program(self, spec: dict[str, Any]) -> None:
+        """`program.check`; where the container goes on in a view that was unmounted by force, the runtime is to say."""
+        from layerstore.containers import program
+
+        try:
+            program.check(spec)
+        except ProgramNotFound:
+            if self._engine.containers.mounted([self.row])[0]:
+                raise
 
     def exec(
         self,
