@@ -107,9 +107,11 @@ class BuildExtensions(build_ext):
         self.compiler.link_executable(
             objects, target.name, output_dir=str(target.parent), extra_postargs=KEEPER_LINK_ARGS
         )
+        target.chmod(0o755)  # for users of containers, whatever the umask is
 
     def get_outputs(self) -> list[str]:
-        return [*super().get_outputs(), f"{self.build_lib}/{KEEPER}"]
+        has_keeper = platform.machine() in KEEPER_MACHINES and not self.inplace
+        return [*super().get_outputs(), *([f"{self.build_lib}/{KEEPER}"] if has_keeper else [])]
 
 
 # Guarded for the processes of cythonize, which may import this file.

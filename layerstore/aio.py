@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from layerstore.api import Container
     from layerstore.containers.processes import Process as Command
 
+_PIECE_BYTES = 1 << 16
+_REST_SECONDS = 0.2
+
 
 class Process:
     """A command in a container, from `popen`. For one event loop, as what `asyncio.create_subprocess_exec` gives.
@@ -38,6 +41,7 @@ class Process:
         self.stdout: asyncio.StreamReader | None = None
         self.stderr: asyncio.StreamReader | None = None
         self._end: asyncio.Task[int] | None = None
+        self._received: dict[asyncio.StreamReader, list[bytes]] = {}
 
     def __repr__(self) -> str:
         return repr(self._command)
@@ -80,10 +84,15 @@ class Process:
 
         Returns what stdout and stderr gave, None for one that is no pipe. Raises as `wait`.
         """
-        _, stdout, stderr, _ = await asyncio.gather(
-            self._feed(input), _read(self.stdout), _read(self.stderr), self.wait()
-        )
-        return stdout, stderr
+        await asyncio.gather(self._feed(input), self._read(self.stdout), self._read(self.stderr), self.wait())
+        return self._output(self.stdout), self._output(self.stderr)
+
+    async def _read(self, stream: asyncio.StreamReader | None) -> None:
+        while stream is not None and (piece := await stream.read(_PIECE_BYTES)):
+            self._received.setdefault(stream, []).append(piece)
+
+    def _output(self, stream: asyncio.StreamReader | None) -> bytes | None:
+        return None if stream is None else b"".join(self._received.get(stream, ()))
 
     async def _wait(self) -> int:
         loop, ended = asyncio.get_running_loop(), asyncio.Event()
@@ -129,7 +138,14 @@ class Process:
 
 async def popen(container: Container, args: Sequence[str], **options: Any) -> Process:
     """Begin a command in a container. Arguments as for `Container.popen`, without `text`. Raises as that."""
-    command = await asyncio.to_thread(container.popen, args, **options)
+    beginning = asyncio.ensure_future(asyncio.to_thread(container.popen, args, **options))
+    try:
+        command = await asyncio.shield(beginning)
+    except asyncio.CancelledError:  # which does not keep the thread from beginning it
+        command = await beginning
+        command.kill()
+        await asyncio.to_thread(command.wait)
+        raise
     begun = Process(command)
     try:
         await begun._connect()
@@ -160,8 +176,12 @@ async def exec(
         stdout, stderr = await asyncio.wait_for(asyncio.shield(reading), timeout)
     except TimeoutError:
         begun.kill()
-        found = await reading
-        raise TimeoutExpired(begun.args, timeout or 0, output=found[0], stderr=found[1]) from None
+        await begun.wait()
+        # Another program of the container may hold the pipes.
+        await asyncio.wait({reading}, timeout=_REST_SECONDS)
+        reading.cancel()
+        outputs = begun._output(begun.stdout), begun._output(begun.stderr)
+        raise TimeoutExpired(begun.args, timeout or 0, output=outputs[0], stderr=outputs[1]) from None
     except BaseException:
         reading.cancel()
         begun.kill()
@@ -173,7 +193,3 @@ async def exec(
     if check:
         done.check_returncode()
     return done
-
-
-async def _read(stream: asyncio.StreamReader | None) -> bytes | None:
-    return None if stream is None else await stream.read()

@@ -19,7 +19,8 @@ from layer_model import Entry, write_tar
 from test_containers import ROOT, base, busybox, root_only, runs
 from waiting import wait_for
 
-from layerstore import Container, Store
+from layerstore import Container, Store, Volume
+from layerstore.containers.bundle import stop_signal
 from layerstore.containers.runtime import find_runtime
 from layerstore.errors import Conflict, InvalidInput, NotFound, ProgramNotExecutable, ProgramNotFound, Unsupported
 
@@ -140,11 +141,15 @@ class TestExec:
             (["cat"], {"input": "text", "stdout": PIPE}, "the pipe is binary"),
             (["true"], {"stdout": STDOUT}, "stdout cannot go to STDOUT"),
             (["true"], {"tty": True, "stdin": DEVNULL}, "not a TTY"),
+            (["true"], {"encoding": "no-such"}, "unknown encoding"),
         ],
     )
     def test_refused(self, container: Container, args: list[str], options: dict[str, object], message: str) -> None:
+        container.keep_alive()
+        before = len(os.listdir("/proc/self/fd"))
         with pytest.raises(InvalidInput, match=message):
             container.exec(args, **options)  # type: ignore[arg-type]
+        assert len(os.listdir("/proc/self/fd")) == before
         # Nothing of it is left, and nobody thinks that a command runs.
         assert not [name for name in os.listdir(container.root.parent) if name.startswith("command-")]
         container.remove()
@@ -297,6 +302,33 @@ class TestTimeout:
         assert shell(container, "echo alive") == "alive\n"
         container.umount()
 
+    def test_another_program_holds_its_output(self, container: Container) -> None:
+        """It must not keep the caller beyond the time limit."""
+        container.start(
+            ["sh", "-c", "until test -e /pid; do sleep 0.01; done; exec 9>/proc/$(cat /pid)/fd/1; sleep 1016"]
+        )
+        begun = time.monotonic()
+        with pytest.raises(subprocess.TimeoutExpired) as caught:
+            script = "echo $$ >/pid.new; mv /pid.new /pid; echo said; sleep 1016"
+            container.exec(["sh", "-c", script], timeout=1, capture_output=True)
+        assert caught.value.output == b"said\n"
+        assert time.monotonic() - begun < 10
+        container.stop(0)
+
+    def test_nobody_reads_its_output(self, container: Container) -> None:
+        read, write = os.pipe()
+        try:
+            with pytest.raises(subprocess.TimeoutExpired):
+                container.exec(["sh", "-c", "while :; do echo y; done"], stdout=write, timeout=1)
+        finally:
+            os.close(read)
+            os.close(write)
+
+    def test_one_that_prints_without_pause(self, container: Container) -> None:
+        with pytest.raises(subprocess.TimeoutExpired) as caught:
+            container.exec(["sh", "-c", "while :; do echo y; done"], timeout=1, capture_output=True)
+        assert caught.value.output.startswith(b"y\ny\n")
+
     def test_others_go_on(self, container: Container) -> None:
         other = container.popen(["sh", "-c", "read line; echo $line"], stdin=PIPE, stdout=PIPE, text=True)
         with pytest.raises(subprocess.TimeoutExpired):
@@ -323,6 +355,15 @@ class TestProcess:
         with pytest.raises(ProcessLookupError):
             _ = process.pid
 
+    def test_no_input_is_lost_by_a_timeout(self, container: Container) -> None:
+        data = os.urandom(300_000)
+        process = container.popen(["sh", "-c", "sleep 0.5; cat"], stdin=PIPE, stdout=PIPE)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.communicate(data, timeout=0.1)
+        with pytest.raises(InvalidInput, match="given already"):
+            process.communicate(data)
+        assert process.communicate() == (data, None)
+
     def test_communicate_again_after_a_timeout(self, container: Container) -> None:
         process = container.popen(["sh", "-c", "echo 1; sleep 0.5; cat"], stdin=PIPE, stdout=PIPE)
         with pytest.raises(subprocess.TimeoutExpired) as caught:
@@ -346,6 +387,7 @@ class TestProcess:
             del process
         container.remove(force=True)
         wait_for(lambda: not Path(f"/proc/{pid}").exists())
+        assert container not in store.containers()
         # Another one begins, and what is left of this one is seen to.
         before = leftovers.child_processes()
         other = store.create("box:1")
@@ -432,8 +474,41 @@ class TestAtRest:
         container.remove()
         assert sleepers(1012) == []
 
+    def test_one_that_was_forgotten_and_ended(self, container: Container) -> None:
+        process = container.popen(["sleep", "0.3"], stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL)
+        with pytest.warns(ResourceWarning):
+            del process
+        time.sleep(1)
+        container.umount()
+
+    def test_a_rollback_to_no_snapshot_stops_nothing(self, container: Container) -> None:
+        container.keep_alive()
+        with pytest.raises(NotFound, match="no snapshot 'typo'"):
+            container.rollback("typo")
+        assert container.state == "running"
+
+    def test_a_volume_over_dev(self, container: Container, tmp_path: Path) -> None:
+        with pytest.raises(InvalidInput, match="a volume takes the place"):
+            container.keep_alive(volumes=[Volume(str(tmp_path), "/dev")])
+
 
 class TestStop:
+    @pytest.mark.parametrize(
+        ("text", "number"),
+        [
+            ("", 15),
+            ("SIGINT", 2),
+            ("quit", 3),
+            ("9", 9),
+            ("SIGRTMIN+3", 37),
+            ("RTMAX-2", 62),
+            ("SIGNOTHING", 15),
+            ("77", 15),
+        ],
+    )
+    def test_signal_of_an_image(self, text: str, number: int) -> None:
+        assert stop_signal({"config": {"StopSignal": text}}) == number
+
     def test_asked_first(self, container: Container) -> None:
         container.start(["sh", "-c", "trap 'echo asked >/told; exit' TERM; echo >/ready; while :; do sleep 0.01; done"])
         wait_for(lambda: container.exec(["test", "-e", "/ready"]).returncode == 0)

@@ -3,7 +3,7 @@
 #ifndef LS_KEEPER_H
 #define LS_KEEPER_H
 
-/* The whole of a program, of which this is the entry point: no C library, no stack but a page, 20 KiB of memory. setup.py
+/* The whole of a program, of which this is the entry point: no C library, no stack but a page, 16 KiB of memory. setup.py
  * links it alone, as layerstore/_core/keeper.
  *
  * Processes whose parent has ended become its children, and are waited for. SIGTERM, SIGINT, SIGHUP or SIGQUIT end it: it

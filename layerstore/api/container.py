@@ -9,7 +9,7 @@ from functools import partial
 
 from layerstore.api import handles
 from layerstore.containers.containers import check_count
-from layerstore.errors import ProgramNotFound, Unsupported
+from layerstore.errors import Conflict, ProgramNotFound, Unsupported
 from layerstore.extents.operations import Operations
 from layerstore.naming import open_fd
 from layerstore.types import encode_path
@@ -579,15 +579,21 @@ class Container(Operations, handles.Handle):
             Conflict: others end the container again and again.
             NotFound, Unsupported, OSError: as `start`.
         """
-        from layerstore.containers import bundle, groups, keeping, processes
+        from layerstore.containers import bundle, groups, keeping, launching, processes
 
-        processes.check_args(args)
+        processes.check(args, encoding, errors)
         engine = self._engine
         runtime = engine.containers.runtime()
         directory = engine.layout.container(self.id)
         lock = engine.containers.joined(self.id, self.keep_alive)
+        part = None
         try:
-            spec = keeping.read_spec(directory)
+            with engine.containers.told_of_removal(self.row):
+                # Before the spec: one of another life of the container would not go with a group of this one.
+                part = groups.part(self.id) if runtime.starts_in_group else None
+                spec = keeping.read_spec(directory)
+            if part is None and runtime.starts_in_group and launching.GROUPED in spec.get("annotations", ()):
+                raise Conflict(f"container {self.id[:12]} was stopped meanwhile; try again")
             process = bundle.command_process(
                 spec,
                 self.image.config.document,
@@ -598,8 +604,9 @@ class Container(Operations, handles.Handle):
                 tty=tty,
             )
             self._check_program({**spec, "process": process})
-            part = groups.part(self.id) if runtime.starts_in_group else None
         except BaseException:
+            if part is not None:
+                part.close(ended=True)
             lock.__exit__()
             raise
         return processes.begin(

@@ -154,14 +154,15 @@ def command_process(
 
 
 def stop_signal(image_config: Mapping[str, Any]) -> int:
-    """The signal that asks a program of the image to end: SIGTERM, or what its config says. Raises `InvalidInput`."""
-    text = _text(_section(image_config, "config"), "StopSignal") or "SIGTERM"
-    if text.isdigit() and 0 < int(text) < signal.NSIG:
-        return int(text)
-    name = text.upper() if text.upper().startswith("SIG") else f"SIG{text.upper()}"
-    if name not in signal.Signals.__members__:
-        raise InvalidInput(f'the image asks for the signal "{text}" to stop it by, which there is not')
-    return signal.Signals[name]
+    """The signal that asks a program of the image to end: what its config says, else SIGTERM."""
+    text = _text(_section(image_config, "config"), "StopSignal").upper().removeprefix("SIG")
+    if re.fullmatch("[0-9]{1,2}", text):
+        number = int(text)
+    elif found := re.fullmatch(r"RT(MIN|MAX)([+-][0-9]{1,2})?", text):
+        number = signal.Signals[f"SIGRT{found[1]}"] + int(found[2] or 0)
+    else:
+        number = signal.Signals.__members__.get(f"SIG{text}", signal.SIGTERM)
+    return number if 0 < number < signal.NSIG else signal.SIGTERM
 
 
 def _section(document: Mapping[str, Any], field: str) -> Mapping[str, Any]:

@@ -38,7 +38,8 @@ NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}"
 _BATCH = 500
 _LOCKED_TOGETHER = 64
 _TRIES = 20
-_JOIN_SECONDS, _LOOK_SECONDS = 30.0, 0.002
+_JOIN_SECONDS, _LOOK_SECONDS = 10.0, 0.002
+_END_MS = 10_000
 _LOGS_OF = (
     "SELECT log FROM containers WHERE id = :id AND log IS NOT NULL "
     "UNION SELECT log FROM snapshots WHERE container_id = :id AND log IS NOT NULL"
@@ -604,6 +605,7 @@ class Containers:
 
         if not keeping.is_kept(self._layout.container(container)):
             return False
+        keeping.see_to_forgotten()
         with locks.command(self._layout, container, alone=True) as has_none:
             if not has_none:
                 return False
@@ -613,6 +615,7 @@ class Containers:
                     return False
                 self.runtime().delete(container, force=True)
             groups.remove([container], force=True)
+            keeping.remove_files(self._layout.container(container))
         return True
 
     def stop(self, container: str, number: int, timeout: float) -> None:
@@ -633,10 +636,11 @@ class Containers:
                     runtime.kill(container, number)
                     if not poll.poll(timeout * 1000):
                         runtime.kill(container, signal.SIGKILL)
-                        poll.poll()
+                        poll.poll(_END_MS)
                 finally:
                     close_fd(ended)
-        with locks.program(self._layout, container) as is_free:
+        # Another one may have begun something anew.
+        with contextlib.suppress(Conflict), locks.program(self._layout, container) as is_free:
             if is_free:  # else who waits for it clears away
                 self.forget_ended(container)
                 groups.remove([container], force=True)
@@ -671,8 +675,10 @@ class Containers:
     def write_bundle(self, container: str, spec: dict[str, Any], *, is_program: bool = True) -> str:
         """Make the container's directory an OCI bundle; returns it. `is_program`: its command is this from now on."""
         bundle = self._layout.container(container)
-        with about(f"{bundle}/config.json"), open(f"{bundle}/config.json", "w") as file:
+        # Who begins a command reads it at any time.
+        with about(f"{bundle}/config.json"), open(f"{bundle}/config.json.new", "w") as file:
             file.write(json.dumps(spec))
+        os.replace(f"{bundle}/config.json.new", f"{bundle}/config.json")
         if not is_program:
             return bundle
         with self._database.transaction(durable=False) as db:

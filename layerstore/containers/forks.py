@@ -97,6 +97,8 @@ class Forks:
         when there is no such snapshot, `OSError`.
         """
         check_name(name, "a snapshot")
+        with self._containers.told_of_removal(row):
+            snapshots.require(self._layout.container(row.id), name)
         if ended := self._containers.end_idle([row]):
             self._containers.unmount(ended)
 

@@ -159,9 +159,14 @@ def part(container: str) -> Part | None:
     name = f"{_PART}{os.urandom(8).hex()}"
     directory = -1
     try:
-        os.mkdir(name, 0o755, dir_fd=parent)
-        directory = os.open(name, _DIRECTORY, dir_fd=parent)
-        try_lock(directory)  # of nobody else's: the name is new
+        while directory < 0:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(name, 0o755, dir_fd=parent)
+            with contextlib.suppress(FileNotFoundError):  # who looks for what was left may take it for that
+                directory = os.open(name, _DIRECTORY, dir_fd=parent)
+            if directory >= 0 and not (try_lock(directory) and _is_still(parent, name, directory)):
+                close_fd(directory)
+                directory = -1
         tasks = []
         with contextlib.suppress(FileNotFoundError):
             tasks.append(os.open(f"{_PIDS}/{name_of(container)}/tasks", os.O_WRONLY | os.O_CLOEXEC))

@@ -6,21 +6,38 @@ not have any. It is confined as every program of that container.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 
 from layerstore._core import mount
 from layerstore.containers import groups
-from layerstore.errors import Unsupported
+from layerstore.errors import InvalidInput, Unsupported
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
+    from layerstore.containers.processes import Process
+
 KEEPER = "/dev/.init"
 """What the keeper is called in a container; no image has a /dev of its own there."""
 _PID_NAMESPACE = "/proc/{}/ns/pid"
+
+
+forgotten: list[Process] = []
+"""Commands that nobody has any more, and that ran then."""
+
+
+def see_to_forgotten() -> None:
+    """Take note of the ends of commands that nobody has any more: until then they count as running."""
+    for process in list(forgotten):
+        with contextlib.suppress(Exception):  # nobody to be told
+            process.poll()
+        if process.returncode is not None:
+            with contextlib.suppress(ValueError):  # another thread was faster
+                forgotten.remove(process)
 
 
 def shown(spec: dict[str, Any]) -> dict[str, Any]:
@@ -31,6 +48,10 @@ def shown(spec: dict[str, Any]) -> dict[str, Any]:
         raise Unsupported(
             "on this processor nothing keeps a container alive that runs no program: first start one that stays, as "
             "`sleep infinity`"
+        )
+    if any(each["type"] == "bind" and each["destination"] in ("/dev", KEEPER) for each in spec["mounts"]):
+        raise InvalidInput(
+            f"a volume takes the place of {KEEPER}, by which a container lives: start a program that stays"
         )
     options = ["bind", "ro", "nosuid", "nodev"]
     bind = {"destination": KEEPER, "type": "bind", "source": program, "options": options}
@@ -50,6 +71,14 @@ def read_spec(bundle: str) -> Mapping[str, Any]:
     with open(f"{bundle}/config.json", "rb") as file:
         spec: dict[str, Any] = json.load(file)
     return spec
+
+
+def remove_files(bundle: str) -> None:
+    """Remove what commands of killed callers have left in a bundle, while there are none."""
+    for name in os.listdir(bundle):
+        if name.startswith("command-"):
+            with contextlib.suppress(OSError):
+                os.unlink(f"{bundle}/{name}")
 
 
 def has_programs(container: str, first: int) -> bool:

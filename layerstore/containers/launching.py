@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from layerstore.containers.runtime import Runtime
 
 _REMOUNT = 'while read -r line; do :; done; exec "$0" -n -o remount,bind,nodev "$1"'
+GROUPED = "layerstore.group"
+"""Annotation of a container that has a control group."""
 _FILTER = "run.oci.seccomp_bpf_data"  # crun(1)
 
 
@@ -28,6 +30,8 @@ def complete(spec: dict[str, Any], confinement: Confinement, runtime: Runtime, c
     `directory` is where compiled filters are kept. Raises `Unsupported`, `OSError`.
     """
     _add_seccomp(spec, confinement, runtime, directory)
+    if confinement.has_group:
+        spec.setdefault("annotations", {})[GROUPED] = "yes"
     if not confinement.has_group:
         if not runtime.starts_in_group:
             raise Unsupported(f"{runtime.name} always makes control groups: without them, install crun")

@@ -6,6 +6,7 @@ for is the command's itself. What goes to and from other files is copied by a th
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import io
 import json
@@ -17,9 +18,10 @@ import time
 import warnings
 from subprocess import DEVNULL, PIPE, STDOUT, CompletedProcess, TimeoutExpired
 
+from layerstore.containers import keeping
 from layerstore.containers.standard_streams import Own, Streams, check_terminal, empty, private_null
 from layerstore.errors import Conflict, InvalidInput, LayerstoreError, ProgramNotFound
-from layerstore.naming import about, close_fd
+from layerstore.naming import about, close_fd, starting
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,8 +38,10 @@ if TYPE_CHECKING:
 
 _PIECE_BYTES = 1 << 16
 _LOOK_SECONDS = 0.0005
+_LOOK_MS = 100
 _FILES = ("json", "pid", "log")
 _KILLED = 128 + signal.SIGKILL
+_OF_RUNTIME = 255
 _STOPPED = ("No such process", "Broken pipe", "Connection reset")
 """What runtimes complain about when the first process of the container ends meanwhile."""
 STREAMS = ("stdin", "stdout", "stderr")
@@ -80,6 +84,7 @@ class Process:
         self._failure: BaseException | None = None
         self._copying: threading.Thread | None = None
         self._received: dict[IO[Any], list[bytes]] = {}
+        self._input: memoryview | None = None
         self._sent = 0
         self._runtime_pid = runtime.begin(container, files, streams.given, part)
         try:
@@ -87,12 +92,14 @@ class Process:
                 self._ended = os.pidfd_open(self._runtime_pid)
             if streams.copies:
                 self._copying = threading.Thread(target=self._copy, name="layerstore-streams", daemon=True)
-                self._copying.start()
+                with starting():
+                    self._copying.start()
             else:
                 streams.close()
         except BaseException:
             os.kill(self._runtime_pid, signal.SIGKILL)
             os.waitpid(self._runtime_pid, 0)
+            self._returncode = _KILLED
             raise
 
     def __repr__(self) -> str:
@@ -145,10 +152,14 @@ class Process:
         `TimeoutExpired` it can be called again, and nothing is lost.
         """
         end = None if timeout is None else time.monotonic() + timeout
-        data = memoryview(_encoded(self.stdin, input)) if input else memoryview(b"")
-        if data and self.stdin is None:
-            raise InvalidInput("there is no pipe to write the input to: ask for stdin=PIPE")
-        self._exchange(data, end, timeout)
+        if self._input is None:
+            data = memoryview(_encoded(self.stdin, input)) if input else memoryview(b"")
+            if data and self.stdin is None:
+                raise InvalidInput("there is no pipe to write the input to: ask for stdin=PIPE")
+            self._input = data
+        elif input:
+            raise InvalidInput("the input was given already, by the call that timed out")
+        self._exchange(self._input, end, timeout)
         if (status := self._status_within(_left(end))) is None:
             assert timeout is not None
             raise self._expired(timeout)
@@ -157,7 +168,7 @@ class Process:
 
     def send_signal(self, number: int) -> None:
         """Send a signal to it, not to what it has started. Nothing happens where it has ended."""
-        with contextlib.suppress(ProcessLookupError):
+        with contextlib.suppress(ProcessLookupError, FileNotFoundError):
             pid = self.pid
             fd = os.pidfd_open(pid)
             try:
@@ -177,7 +188,7 @@ class Process:
         with self._lock:
             if self._returncode is not None:
                 return
-            self._was_killed = True
+            self._was_killed = self._streams.gives_up = True
             if self._part is not None:
                 # A runtime that has not begun the command yet would begin it all the same.
                 self._part.end(self._runtime_pid if self._begun() else None)
@@ -204,7 +215,7 @@ class Process:
             return
         with contextlib.suppress(Exception):  # else nobody hears of it
             if self._status_within(0) is None:
-                _forgotten.append(self)
+                keeping.forgotten.append(self)
                 warnings.warn(f"{self!r} was forgotten while it ran", ResourceWarning, stacklevel=2, source=self)
 
     # For who watches it in another way
@@ -268,7 +279,10 @@ class Process:
 
     def _take_status(self) -> None:
         """Under the lock."""
-        status = os.waitstatus_to_exitcode(os.waitpid(self._runtime_pid, 0)[1])
+        try:
+            status = os.waitstatus_to_exitcode(os.waitpid(self._runtime_pid, 0)[1])
+        except ChildProcessError:  # where SIGCHLD is ignored the kernel keeps none
+            status = 0
         self._returncode = 128 - status if status < 0 else status
         try:
             if self._returncode not in (0, _KILLED) and not self._was_killed:
@@ -277,13 +291,13 @@ class Process:
                 self._part.close(ended=self._was_killed)
         finally:
             close_fd(self._ended)
-            for kind in _FILES:
-                with contextlib.suppress(OSError):
-                    os.unlink(f"{self._files}.{kind}")
+            _remove_files(self._files)
             self._release()
 
     def _why_not_begun(self) -> LayerstoreError | None:
         """None where it began, and has failed itself."""
+        if not os.path.exists(f"{self._files}.json"):  # all went with the container, and 255 is the runtime's
+            return _stopped(self._container, self.args) if self._returncode == _OF_RUNTIME else None
         try:
             with open(f"{self._files}.log", errors="replace") as file:
                 text = file.read(4096).strip()
@@ -318,7 +332,11 @@ class Process:
                 self._close_input()
         while outputs or writing >= 0:
             left = _left(end)
-            ready = poll.poll(None if left is None else max(0, left) * 1000)
+            # Of one that was killed another program of the container may hold the pipes.
+            pause_ms = _LOOK_MS if self._was_killed else None
+            ready = poll.poll(pause_ms if left is None else left * 1000)
+            if not ready and self._was_killed and self._has_ended(0):
+                break
             for fd, _ in ready:
                 if fd == writing:
                     if self._write(fd, data):
@@ -330,7 +348,7 @@ class Process:
                 else:
                     poll.unregister(fd)
                     outputs.pop(fd).close()
-            if not ready and left is not None and left <= 0:
+            if left is not None and left <= 0:
                 assert timeout is not None
                 raise self._expired(timeout)
 
@@ -366,19 +384,6 @@ class Process:
         return data
 
 
-_forgotten: list[Process] = []
-"""That nobody has any more, and that ran then: their ends are taken note of when another one begins."""
-
-
-def _see_to_forgotten() -> None:
-    for process in list(_forgotten):
-        with contextlib.suppress(Exception):  # nobody to be told
-            process.poll()
-        if process.returncode is not None:
-            with contextlib.suppress(ValueError):  # another thread was faster
-                _forgotten.remove(process)
-
-
 def begin(
     args: Sequence[str],
     process: Mapping[str, Any],
@@ -399,32 +404,32 @@ def begin(
 
     `release` is called when it has ended, or this fails. Raises `InvalidInput`, `OSError`.
     """
-    _see_to_forgotten()
+    keeping.see_to_forgotten()
     files = f"{directory}/command-{os.urandom(8).hex()}"
     own: dict[str, int] = {}
     streams: Streams | None = None
     try:
         with about(f"{files}.json"), open(f"{files}.json", "x") as file:
             json.dump(process, file)
+        is_pipe = stdin in (PIPE, DEVNULL, STDOUT)
+        check_terminal(None if is_pipe else _descriptor(stdin, 0), bool(process["terminal"]))
         given = _streams(stdin, stdout, stderr, directory, own)
-        check_terminal(given[0], bool(process["terminal"]))
         streams = Streams(*given, tty=bool(process["terminal"]))
-        try:
-            begun = Process(args, runtime, container, files, streams, part, release)
-        except FileNotFoundError as error:
-            if part is not None and part.has_gone():
-                raise _stopped(container, args) from error
-            raise
-    except BaseException:
+        begun = Process(args, runtime, container, files, streams, part, release)
+    except BaseException as error:
         if streams is not None:
             streams.close()
         for fd in own.values():
             close_fd(fd)
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(f"{files}.json")
-        if part is not None:
-            part.close(ended=True)
-        release()
+        _remove_files(files)
+        try:
+            if part is not None:
+                has_gone = part.has_gone()
+                part.close(ended=True)
+                if isinstance(error, OSError) and has_gone:
+                    raise _stopped(container, args) from error
+        finally:
+            release()
         raise
     for name, fd in own.items():
         mode = "wb" if name == "stdin" else "rb"
@@ -471,8 +476,13 @@ def asked_streams(
     return DEVNULL if stdin is None else stdin, PIPE, PIPE
 
 
-def check_args(args: Sequence[str]) -> None:
-    """Raise `InvalidInput` unless these are the arguments of a command."""
+def check(args: Sequence[str], encoding: str | None, errors: str | None) -> None:
+    """Raise `InvalidInput` unless these are the arguments of a command, and an encoding that Python knows."""
+    try:
+        codecs.lookup(encoding or "utf-8")
+        codecs.lookup_error(errors or "strict")
+    except LookupError as error:
+        raise InvalidInput(f"{error}") from None
     if isinstance(args, str | bytes):
         raise InvalidInput(f"args is a list of strings, not the string {args!r}; for a shell: ['sh', '-c', {args!r}]")
     if not args or not all(isinstance(one, str) and "\0" not in one for one in args):
@@ -492,16 +502,14 @@ def _streams(
                     raise InvalidInput(f"{name} cannot go to STDOUT; stderr can")
                 given.append(given[1])
                 continue
-            if asked is None:
-                given.append(number)
-            elif asked == PIPE:
+            if asked == PIPE:
                 read, write = os.pipe2(os.O_CLOEXEC)
                 own[name], end = (write, read) if name == "stdin" else (read, write)
                 given.append(Own(end))
             elif asked == DEVNULL:
                 given.append(Own(empty() if name == "stdin" else private_null(directory)))
             else:
-                given.append(asked if isinstance(asked, int) else asked.fileno())
+                given.append(_descriptor(asked, number))
             if isinstance(given[-1], Own):
                 lent.append(given[-1])
         return given[0], given[1], given[2]
@@ -509,6 +517,18 @@ def _streams(
         for one in lent:
             close_fd(one.fd)
         raise
+
+
+def _descriptor(asked: Stream, own: int) -> int:
+    if asked is None:
+        return own
+    return asked if isinstance(asked, int) else asked.fileno()
+
+
+def _remove_files(files: str) -> None:
+    for kind in _FILES:
+        with contextlib.suppress(OSError):
+            os.unlink(f"{files}.{kind}")
 
 
 def _left(end: float | None) -> float | None:
@@ -530,6 +550,8 @@ def _stopped(container: str, args: Sequence[str]) -> Conflict:
 def _failure(args: Sequence[str], text: str) -> LayerstoreError:
     # "2026-12-02T15:00:00.123456Z: ..." of crun
     told = text.splitlines()[-1].partition("Z: ")[2] or text
+    if "chdir" in told or "cwd" in told:
+        return InvalidInput(f"cannot begin {args[0]!r} in that directory: {told}")
     if "No such file or directory" in told or "not found" in told:
         return ProgramNotFound(f'exec: "{args[0]}": {told}')
     return LayerstoreError(f'cannot start "{args[0]}" in the container: {told}')

@@ -155,7 +155,7 @@ def restore(layout: Layout, container: str, name: str, check: Callable[[], None]
     """
     with _alone(layout, container) as directory, locks.mounting(layout, [container]):
         check()
-        _check(directory, name)
+        require(directory, name)
         upper = f"{_snapshot(directory, name)}/upper"
         if not exists(upper):
             return  # nothing was mounted since the last rollback, which was to this one
@@ -172,7 +172,7 @@ def restore(layout: Layout, container: str, name: str, check: Callable[[], None]
 def remove(layout: Layout, container: str, name: str) -> None:
     """Remove a snapshot. Raises `NotFound`, `Conflict`, `OSError`."""
     with _alone(layout, container) as directory:
-        _check(directory, name)
+        require(directory, name)
         removed = _garbage(directory)
         os.rename(_snapshot(directory, name), removed)
         _remove(directory, removed)
@@ -272,7 +272,8 @@ def _snapshot(directory: str, name: str) -> str:
     return f"{directory}/snapshots/{name}"
 
 
-def _check(directory: str, name: str) -> None:
+def require(directory: str, name: str) -> None:
+    """Raise `NotFound` where the container in that directory has no such snapshot."""
     if not exists(_snapshot(directory, name)):
         there = ", ".join(name for name, _ in listing(directory)) or "none"
         container = os.path.basename(directory)[:12]

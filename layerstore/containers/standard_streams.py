@@ -70,6 +70,8 @@ class Streams:
         self._outputs: list[_Output] = []
         self._lent: list[int] = []
         self.given: Sequence[int] = ()
+        self.gives_up = False
+        """What cannot be delivered at once, once the program has ended, is dropped."""
         for stream in {one for one in (stdin, stdout, stderr) if isinstance(one, Own)}:
             self._lent.append(stream.fd)
         try:
@@ -166,8 +168,9 @@ class Streams:
                 for output in self._outputs:
                     output.register(poll)
                 with about(_WHAT):
-                    ready = dict(poll.poll(None if any(output.waits for output in self._outputs) else 0))
-                if not ready:
+                    waits = not self.gives_up and any(output.waits for output in self._outputs)
+                    ready = dict(poll.poll(_LOOK_MS if waits else 0))
+                if not ready and not waits:
                     break
                 for output in self._outputs:
                     output.move(ready)
