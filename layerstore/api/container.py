@@ -139,10 +139,12 @@ class Container(Operations, handles.Handle):
 
         With the overlay driver, on a file system with reflink (XFS, btrfs, a pool) contents are shared and a fork costs
         the time of making its files again, about 20 µs for each changed file; without, it costs their bytes. This one
-        may be mounted and in use. A file that is being written is in the fork as it was at one moment, where contents
-        are shared; where they are copied, each write of that while may be in it or not. The tree is not of one moment:
-        of two files that are written one after the other, the fork may have the second write and not the first. Who
-        minds stops the container's programs meanwhile. What programs hold in memory is not in a fork.
+        may be mounted and in use. What runs in it stands still meanwhile, so that all of the fork is of one moment,
+        and then goes on. That does not hold for what other processes of the host write to its view, nor for programs
+        that crun runs without a control group: there a file that is being written is in the fork as it was at one
+        moment where contents are shared; where they are copied, each write of that while may be in it or not; and of
+        two files that are written one after the other, the fork may have the second write and not the first. What
+        programs hold in memory is not in a fork.
 
         Raises `Conflict` when `name` is taken, `InvalidInput` when it is no name, `NotFound` when this one was removed,
         `OSError`.

@@ -1,8 +1,8 @@
 """Containers: making, mounting, running and removing them, and what they changed (docs/containers.md).
 
 - `containers.py` has them in all: rows, directories, mounts, processes.
-- Forks and snapshots: `forks.py`, `snapshots.py` (directories); `writable.py` (of the extent driver:
-  docs/extent-driver.md).
+- Forks and snapshots: `forks.py`, `snapshots.py` (directories), `stillness.py` (what runs stops meanwhile);
+  `writable.py` (of the extent driver: docs/extent-driver.md).
 - What one changed (docs/commits.md): `upper.py` (the upper directory as entries and tar), `changes.py` (as `diff` tells
   it), `commits.py`, `copying.py` and `unpacking.py` (between host and container), `mounted.py` (the files of a mounted
   one).

@@ -662,7 +662,7 @@ class Containers:
         if not os.path.isdir(f"{self._layout.runtime}/{container}"):
             return False
         try:
-            return bool(self.runtime().state(container)["status"] == "running")
+            return self.runtime().state(container)["status"] in ("running", "paused")
         except NotFound:
             return False
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from functools import partial
 
 from layerstore._core.mount import container_make_many
 from layerstore.containers import snapshots
@@ -66,13 +67,18 @@ class Forks:
         """Returns as `snapshots.clone_upper`."""
         container_make_many(self._mounts.containers_fd, ids, 0o700, os.geteuid(), os.getegid(), 0)
         first, *others = (self._layout.container(container) for container in ids)
-        with snapshots.source(self._layout, origin) as fd:
+        with snapshots.source(self._layout, origin) as fd, self._still(origin):
             has_copied = snapshots.clone_upper(fd, first)
         # The others from the first, so that all are of one moment, and nothing waits for the disk twice.
         with snapshots.source(self._layout, ids[0]) as fd:
             for directory in others:
                 has_copied |= snapshots.clone_upper(fd, directory)
         return has_copied
+
+    def _still(self, container: str) -> contextlib.AbstractContextManager[None]:
+        from layerstore.containers.stillness import still
+
+        return still(self._layout, self._containers, container)
 
     def snapshot(self, row: ContainerRow, name: str) -> None:
         """Keep what a container is now under a name of its own; it may be mounted and in use (csrc/upper/clone_tree.h).
@@ -81,7 +87,7 @@ class Forks:
         """
         check_name(name, "a snapshot")
         with self._containers.told_of_removal(row):
-            snapshots.take(self._layout, row.id, name, durable=not row.volatile)
+            snapshots.take(self._layout, row.id, name, partial(self._still, row.id), durable=not row.volatile)
             self._containers.check(row)
 
     def snapshots(self, row: ContainerRow) -> list[Snapshot]:

@@ -32,9 +32,10 @@ _PLACES = ("/sys/fs/cgroup", "/sys/fs/cgroup/unified")  # of version 2, alone an
 _PIDS = "/sys/fs/cgroup/pids"  # of version 1
 _PREFIX = "layerstore-"
 _PART = "command-"
+_FREEZE = "cgroup.freeze"
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _READ_BYTES = 4096
-_FORCE_SECONDS, _PATIENCE_SECONDS, _LOOK_SECONDS = 10.0, 1.0, 0.002
+_FORCE_SECONDS, _FREEZE_SECONDS, _PATIENCE_SECONDS, _LOOK_SECONDS = 10.0, 10.0, 1.0, 0.002
 _PAUSES_SECONDS = (0.0002, 0.0005, 0.001, 0.002, 0.005, *(0.01,) * 1000)
 _OTHERWISE = (
     '; run as root of the host, or without a group: --cgroups disabled (cgroups="disabled"), where nothing limits the '
@@ -102,22 +103,16 @@ class Part:
 
     def _end_others(self, but: int) -> None:
         with contextlib.suppress(FileNotFoundError):  # Linux before 5.2
-            _write("cgroup.freeze", "1", self.directory)  # so that none makes another
+            _write(_FREEZE, "1", self.directory)  # so that none makes another
         try:
-            self._wait_until_frozen()
+            _wait_until_frozen(self.directory, _PATIENCE_SECONDS)  # one that waits for a disk cannot make another
             for pid in map(int, _read("cgroup.procs", self.directory).split()):
                 if pid != but:
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGKILL)
         finally:
             with contextlib.suppress(FileNotFoundError):
-                _write("cgroup.freeze", "0", self.directory)
-
-    def _wait_until_frozen(self) -> None:
-        """But not for one that waits for a disk, which cannot make another."""
-        end = time.monotonic() + _PATIENCE_SECONDS
-        while "frozen 0" in _read("cgroup.events", self.directory) and time.monotonic() < end:
-            time.sleep(_PAUSES_SECONDS[0])
+                _write(_FREEZE, "0", self.directory)
 
     def has_gone(self) -> bool:
         """Whether it was taken away with the group of the container."""
@@ -178,6 +173,75 @@ def part(container: str) -> Part | None:
             if fd >= 0:
                 close_fd(fd)
         raise
+
+
+class Freezer:
+    """The group of a container, to stop what is in it and have it go on. Closed at the end of its block."""
+
+    def __init__(self, container: str, directory: int) -> None:
+        self.file = os.open(_FREEZE, os.O_RDWR | os.O_CLOEXEC, dir_fd=directory)
+        """What "0" is written to for it to go on."""
+        self._container = container
+        self._directory = directory
+
+    def __enter__(self) -> Freezer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        close_fd(self.file)
+        close_fd(self._directory)
+
+    def is_frozen(self) -> bool:
+        """Whether somebody has stopped it already."""
+        return os.pread(self.file, 1, 0) == b"1"
+
+    def freeze(self) -> None:
+        """Stop every process, and wait until each has. Raises `Conflict` where one does not, `OSError`."""
+        with _unless_gone():
+            os.write(self.file, b"1")
+            if not _wait_until_frozen(self._directory, _FREEZE_SECONDS):
+                raise Conflict(
+                    f"a program of container {self._container[:12]} waits for a disk, and cannot be stopped; "
+                    "try again later"
+                )
+
+    def thaw(self) -> None:
+        """Have it go on. Nothing happens where the group has gone."""
+        with _unless_gone():
+            os.write(self.file, b"0")
+
+
+def freezer(container: str) -> Freezer | None:
+    """Of a container (its id); None where it has no group, or the kernel stops none (Linux before 5.2)."""
+    group = _open_group(container)
+    if group is None:
+        return None
+    try:
+        return Freezer(container, group)
+    except OSError as error:
+        close_fd(group)
+        if error.errno not in (errno.ENOENT, errno.ENODEV):
+            raise
+        return None
+
+
+@contextlib.contextmanager
+def _unless_gone() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENODEV):
+            raise
+
+
+def _wait_until_frozen(group: int, seconds: float) -> bool:
+    """Wait so long until every process of a group has stopped; whether they have."""
+    end = time.monotonic() + seconds
+    while "frozen 0" in _read("cgroup.events", group):
+        if time.monotonic() > end:
+            return False
+        time.sleep(_PAUSES_SECONDS[0])
+    return True
 
 
 def population(container: str, *, commands: bool) -> int | None:

@@ -170,6 +170,19 @@ class Runtime(Value):
                 raise
             raise NotFound(f'the program of the container "{container_id}" has ended') from None
 
+    def pause(self, container_id: str) -> None:
+        """Stop every process of a container, where the runtime made its control group."""
+        self._command(["pause", container_id], container_id)
+
+    def resume(self, container_id: str) -> None:
+        """Have those of a paused container go on."""
+        with contextlib.suppress(NotFound):
+            self._command(["resume", container_id], container_id)
+
+    def resuming(self, container_id: str) -> list[str]:
+        """The command that does `resume`."""
+        return [self.path, "--root", self.state_root, "resume", container_id]
+
     def delete(self, container_id: str, force: bool = False) -> None:
         """Remove what the runtime keeps of a container that has ended; with `force` end it first."""
         self._command(["delete", *(["--force"] if force else []), container_id], container_id)

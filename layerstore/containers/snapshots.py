@@ -31,6 +31,7 @@ from layerstore.trees.whiteouts import UUID
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
 
     from layerstore.store.layout import Layout
 
@@ -110,9 +111,12 @@ def _missing_is_removed(directory: str) -> Iterator[str]:
         raise NotFound(f"container {container} was removed; `layerstore ps` lists what is there") from None
 
 
-def take(layout: Layout, container: str, name: str, *, durable: bool) -> None:
+def take(
+    layout: Layout, container: str, name: str, still: Callable[[], AbstractContextManager[None]], *, durable: bool
+) -> None:
     """Make a snapshot of the upper directory as it is now. Raises `Conflict` when the name is taken, `OSError`.
 
+    still: in that block nothing writes to it.
     durable: what is in it is on the disk before its name is.
     """
     with _alone(layout, container) as directory:
@@ -122,7 +126,8 @@ def take(layout: Layout, container: str, name: str, *, durable: bool) -> None:
         try:
             os.mkdir(made, 0o700)
             with file_system(directory) as sync:
-                has_copied = _clone(directory, f"{made}/upper")
+                with still():
+                    has_copied = _clone(directory, f"{made}/upper")
                 with about(made), open(f"{made}/created", "x", opener=partial(os.open, mode=0o600)):
                     pass
                 if has_copied and durable:

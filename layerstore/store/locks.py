@@ -54,6 +54,7 @@ LOCKS = {
     "staging": (600.0, "the staging area"),
     "container": (30.0, "container"),
     "mounting": (30.0, "the mount of container"),
+    "still": (120.0, "the files of a running container, to read them"),
     "mounts": (120.0, "the mounts of the store"),
     "database": (300.0, "the line of those that write to the database"),
 }
@@ -478,6 +479,12 @@ def packs(layout: Layout) -> Lock:
 def staging(layout: Layout) -> Lock:
     """To take a staging directory and a pack number, or clear away what killed imports left."""
     return Lock("staging", layout.staging_lock, layout.run, exclusive=True)
+
+
+def still(layout: Layout, container: str) -> Lock:
+    """To stop the programs of a container while its files are read."""
+    directory = layout.container(container)
+    return Lock("still", directory, layout.run, exclusive=True, flags=os.O_RDONLY | os.O_DIRECTORY)
 
 
 def mounts(layout: Layout, *, alone: bool) -> Lock:

@@ -1,0 +1,97 @@
+"""Having nothing run in a container for a moment, so that what is read of it meanwhile is of one moment."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+from layerstore._core import mount
+from layerstore.containers import groups
+from layerstore.containers.runtime import find_program
+from layerstore.naming import about, close_fd, null_device
+from layerstore.store import locks
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from layerstore.containers.containers import Containers
+    from layerstore.containers.groups import Freezer
+    from layerstore.containers.runtime import Runtime
+    from layerstore.store.layout import Layout
+
+_GUARD = 'read -r done || exec "$@"'
+_GO_ON = ("/bin/sh", "-c", "echo 0")
+
+
+@contextlib.contextmanager
+def still(layout: Layout, containers: Containers, container: str) -> Iterator[None]:
+    """Have no program of a container (its id) run in the block; nothing happens where none does, or it is paused.
+
+    It goes on at the end of the block, and also where this process is killed in it. A program that crun runs without a
+    control group (`cgroups="disabled"`) goes on all the while. Raises `Conflict` where a program does not stop for
+    seconds, as it waits for a disk; `Unsupported`, `OSError`.
+    """
+    if not os.path.isdir(f"{layout.runtime}/{container}"):
+        yield
+        return
+    # Two at the same time: the first to end would have it go on under the other.
+    with locks.still(layout, container), contextlib.ExitStack() as stack:
+        if (freezer := groups.freezer(container)) is not None:
+            stack.enter_context(_frozen(freezer))
+        elif containers.is_running(container):
+            stack.enter_context(_paused(containers.runtime(), container))
+        yield
+
+
+@contextlib.contextmanager
+def _frozen(freezer: Freezer) -> Iterator[None]:
+    with freezer:
+        if freezer.is_frozen():
+            yield
+            return
+        with _guarded(_GO_ON, freezer.file):
+            try:
+                freezer.freeze()
+                yield
+            finally:
+                freezer.thaw()
+
+
+@contextlib.contextmanager
+def _paused(runtime: Runtime, container: str) -> Iterator[None]:
+    """By the runtime that made its control group."""
+    if runtime.starts_in_group or runtime.state(container)["status"] == "paused":
+        yield
+        return
+    with null_device() as nothing, _guarded(runtime.resuming(container), nothing):
+        runtime.pause(container)
+        try:
+            yield
+        finally:
+            runtime.resume(container)
+
+
+@contextlib.contextmanager
+def _guarded(otherwise: Sequence[str], output: int) -> Iterator[None]:
+    """Have a command be executed, with that output, should the block not come to its end: an error, or a kill."""
+    program = find_program("setsid")  # who kills the process group of the caller is not to kill the guard
+    argv = [*([program] if program else []), "/bin/sh", "-c", _GUARD, "sh", *otherwise]
+    with about("a pipe to a process of layerstore"):
+        read, write = os.pipe2(os.O_CLOEXEC)
+    try:
+        with null_device() as nothing:
+            pid = mount.spawn(argv, {}, "/", (read, output, nothing))
+    except BaseException:
+        close_fd(write)
+        raise
+    finally:
+        close_fd(read)
+    try:
+        yield
+        with contextlib.suppress(OSError):  # it was killed
+            os.write(write, b"done\n")
+    finally:
+        close_fd(write)
+        with contextlib.suppress(ChildProcessError):  # where SIGCHLD is ignored the kernel waits for it
+            os.waitpid(pid, 0)
