@@ -92,14 +92,11 @@ class Part:
         one would be left to this machine's init, which may wait for nobody (in a container). It takes a moment until
         they are gone. Nothing happens where the group has gone. Raises `OSError`.
         """
-        try:
+        with _unless_gone():
             if but is None:
                 _end_all(self.directory)
             else:
                 self._end_others(but)
-        except OSError as error:
-            if error.errno not in (errno.ENOENT, errno.ENODEV):
-                raise
 
     def _end_others(self, but: int) -> None:
         with contextlib.suppress(FileNotFoundError):  # Linux before 5.2
@@ -152,16 +149,17 @@ def part(container: str) -> Part | None:
     if parent is None:
         return None
     name = f"{_PART}{os.urandom(8).hex()}"
-    directory = -1
+    directory = None
     try:
-        while directory < 0:
-            with contextlib.suppress(FileExistsError):
+        while directory is None:
+            try:
                 os.mkdir(name, 0o755, dir_fd=parent)
-            with contextlib.suppress(FileNotFoundError):  # who looks for what was left may take it for that
-                directory = os.open(name, _DIRECTORY, dir_fd=parent)
-            if directory >= 0 and not (try_lock(directory) and _is_still(parent, name, directory)):
-                close_fd(directory)
-                directory = -1
+            except FileExistsError:
+                pass
+            except FileNotFoundError:  # the container was ended meanwhile
+                close_fd(parent)
+                return None
+            directory = _taken(parent, name)
         tasks = []
         with contextlib.suppress(FileNotFoundError):
             tasks.append(os.open(f"{_PIDS}/{name_of(container)}/tasks", os.O_WRONLY | os.O_CLOEXEC))
@@ -170,7 +168,7 @@ def part(container: str) -> Part | None:
         with contextlib.suppress(OSError):
             os.rmdir(name, dir_fd=parent)
         for fd in (directory, parent):
-            if fd >= 0:
+            if fd is not None:
                 close_fd(fd)
         raise
 
@@ -399,16 +397,25 @@ def _claim(root: int, name: str, container: str) -> int:
             with contextlib.suppress(FileNotFoundError):
                 _hold(root, container, force=False).remove()
             continue
-        # Who looks for what was left may take it for that, and then takes it away.
-        with contextlib.suppress(FileNotFoundError):
-            directory = os.open(name, _DIRECTORY, dir_fd=root)
-            try:
-                if try_lock(directory) and _is_still(root, name, directory):
-                    return directory
-            except BaseException:
-                close_fd(directory)
-                raise
-            close_fd(directory)
+        if (directory := _taken(root, name)) is not None:
+            return directory
+
+
+def _taken(parent: int, name: str) -> int | None:
+    """The directory of a group that was just made, held; None where who looks for what was left took it for that, and
+    away."""
+    try:
+        directory = os.open(name, _DIRECTORY, dir_fd=parent)
+    except FileNotFoundError:
+        return None
+    try:
+        if try_lock(directory) and _is_still(parent, name, directory):
+            return directory
+    except BaseException:
+        close_fd(directory)
+        raise
+    close_fd(directory)
+    return None
 
 
 def _hold(root: int, container: str, force: bool) -> Group:
