@@ -23,7 +23,8 @@ from waiting import wait_for
 from layerstore import Container, Store, Volume
 from layerstore._core import cgroup, mount
 from layerstore.containers import bundle, containers, groups, seccomp
-from layerstore.containers.confinement import CAPABILITIES, PIDS_LIMIT, confined
+from layerstore.containers.confinement import CAPABILITIES, confined
+from layerstore.containers.resources import PIDS_LIMIT, Resources
 from layerstore.containers.runtime import Runtime
 from layerstore.errors import Conflict, InvalidInput, NotFound, Unsupported
 
@@ -268,7 +269,8 @@ class TestGroup:
         container = store.create("box:1")
         code = (
             "import os, signal, sys; from layerstore.containers import groups; "
-            "from layerstore._core.mount import spawn; group = groups.make(sys.argv[1], 5, []); "
+            "from layerstore.containers.resources import Resources; "
+            "from layerstore._core.mount import spawn; group = groups.make(sys.argv[1], Resources(5), []); "
             "spawn(['/bin/sleep', '1000'], group_fd=group.directory, task_fds=group.tasks); "
             "os.kill(os.getpid(), signal.SIGKILL)"
         )
@@ -305,7 +307,7 @@ class TestGroup:
 
     def test_two_do_not_start_one_container(self, store: Store) -> None:
         container = store.create("box:1")
-        held = groups.make(container.id, -1, None)
+        held = groups.make(container.id, Resources(-1), None)
         with pytest.raises(Conflict, match="another process starts container"):
             container.run(["true"])
         with pytest.raises(Conflict, match="another process starts container"):
@@ -380,7 +382,7 @@ class TestGroup:
         container = store.create("box:1")
         meddle.fail(groups.os, "mkdir", errno.EROFS, ALWAYS)
         with pytest.raises(Unsupported, match=r"control group.*Read-only file system.*--cgroups disabled"):
-            groups.make(container.id, -1, None)
+            groups.make(container.id, Resources(-1), None)
 
     def test_where_the_hierarchy_is_mounted_nowhere(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(groups, "_PLACES", ())
@@ -392,8 +394,8 @@ class TestGroup:
         assert container.id not in groups.present()
 
     def test_without_the_controller(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(groups, "_PIDS", "/nowhere")
-        monkeypatch.setattr(groups, "_pass_on_pids", lambda _root: False)
+        monkeypatch.setattr(groups, "_HIERARCHIES", "/nowhere")
+        monkeypatch.setattr(groups, "_pass_on", lambda _root, _controllers: set())
         with pytest.raises(Unsupported, match="controller pids; --pids-limit -1"):
             run(store, "true")
         assert run(store, "true", pids_limit=-1)[0] == 0
@@ -423,7 +425,7 @@ class TestGroup:
             raise Unsupported(f"there is no runtime for {container}")
 
         container = store.create("box:1")
-        groups.make(container.id, -1, None).release()
+        groups.make(container.id, Resources(-1), None).release()
         with pytest.raises(Unsupported, match="no runtime"):
             groups.remove([container.id], unless=fails)
         groups.remove([container.id])
@@ -438,7 +440,7 @@ class TestGroup:
         try:
             groups._check_is_domain(fd)
             with pytest.raises(Unsupported, match=r"has processes of its own.*; --pids-limit -1"):
-                groups._pass_on_pids(fd)
+                groups._pass_on(fd, ["pids"])
             assert (tmp_path / "cgroup.subtree_control").read_text() == "\n"
             (tmp_path / "cgroup.type").write_text("domain threaded\n")
             with pytest.raises(Unsupported, match=r"type 'domain threaded'.*--cgroups disabled"):
@@ -450,11 +452,12 @@ class TestGroup:
     def test_where_that_of_version_1_may_not_be_changed(
         self, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        (tmp_path / "tasks").touch()
+        (tmp_path / "pids").mkdir()
+        (tmp_path / "pids/tasks").touch()
         subprocess.run(["mount", "--bind", tmp_path, tmp_path], check=True)
         try:
             subprocess.run(["mount", "-o", "remount,bind,ro", tmp_path], check=True)
-            monkeypatch.setattr(groups, "_PIDS", str(tmp_path))
+            monkeypatch.setattr(groups, "_HIERARCHIES", str(tmp_path))
             with pytest.raises(Unsupported, match=r"Read-only file system.*; --pids-limit -1"):
                 run(store, "true")
             assert run(store, "true", pids_limit=-1)[0] == 0
@@ -504,13 +507,14 @@ class TestGroup:
 import ctypes, os, sys
 from layerstore._core.mount import spawn
 from layerstore.containers import bundle, groups, seccomp
+from layerstore.containers.resources import Resources
 data = seccomp.compile_profile({refusing!r})
 class Program(ctypes.Structure):
     _fields_ = (("len", ctypes.c_ushort), ("filter", ctypes.c_char_p))
 libc = ctypes.CDLL(None, use_errno=True)
 assert libc.prctl(38, 1, 0, 0, 0) == 0
 assert libc.prctl(22, 2, ctypes.byref(Program(len(data) // 8, data))) == 0
-group = groups.make(sys.argv[1], 5, [])
+group = groups.make(sys.argv[1], Resources(5), [])
 pid = spawn(["/bin/cat", "/proc/self/cgroup"], group_fd=group.directory, task_fds=group.tasks)
 assert os.waitpid(pid, 0)[1] == 0
 group.remove()
@@ -600,7 +604,7 @@ class TestDevices:
     )
     def test_rules(self, tmp_path: Path, rules: list[tuple[str, int, int | None, str]], minors: list[int]) -> None:
         """By programs that read the devices 1:3 to 1:9, in a group with such rules."""
-        group = groups.make(f"test-{os.getpid()}", -1, rules)
+        group = groups.make(f"test-{os.getpid()}", Resources(-1), rules)
         fd = os.memfd_create("stream")
         try:
             script = "for n in null zero full random urandom; do (: </dev/$n) 2>&- && echo $n; done; :"
@@ -829,9 +833,27 @@ def test_what_processors_tell_of_their_heat_is_masked(
         ({"devices": ["/etc/passwd"]}, '"/etc/passwd" is no device; `-v`'),
         ({"pids_limit": 0}, "processes is 0: it is 1 or more, or -1"),
         ({"pids_limit": "7"}, "processes is '7'"),
+        ({"memory": "5m"}, "memory is '5m': it is 6m or more"),
+        ({"memory": "much"}, "memory is 'much': it is a number of bytes, or as 512m"),
+        ({"memory": -1}, "memory is -1: it is a number"),
+        ({"memory": "10m", "memory_swap": "9m"}, "together are '9m': that is less than the memory alone"),
+        ({"memory_swap": "9m"}, r"together are '9m': that needs a limit on memory as well \(--memory\)"),
+        ({"cpus": "0.001"}, "CPUs is '0.001': it is from 0.01 to"),
+        ({"cpus": 4096}, "CPUs is 4096: it is from 0.01 to"),
+        ({"cpus": "some"}, "CPUs is 'some': it is as 1.5"),
+        ({"cpu_shares": 1}, "CPU shares are 1: they are from 2 to 262144"),
+        ({"cpuset_cpus": "4095"}, "CPUs to run on are '4095': there are 0"),
+        ({"cpuset_cpus": "1-0"}, "CPUs to run on are '1-0': they are as 0-2,5"),
+        ({"cpuset_cpus": ""}, "CPUs to run on are '': they are as 0-2,5"),
+        ({"ulimits": ["files=7"]}, '"files=7" is not NAME=SOFT.*nofile'),
+        ({"ulimits": ["nofile"]}, '"nofile" is not NAME=SOFT'),
+        ({"ulimits": ["nofile=2:1"]}, '"nofile=2:1" has a soft limit that is more than the hard one'),
+        ({"ulimits": ["nofile=-1"]}, '"nofile=-1" is more than the [0-9]+ files that /proc/sys/fs/nr_open lets it be'),
+        ({"ulimits": "nofile=7"}, "ulimits is a list of strings"),
+        ({"cgroups": "disabled", "memory": "10m", "cpus": 1}, "nothing can hold --memory and --cpus where"),
         ({"cgroups": "split"}, "not 'split'"),
-        ({"cgroups": "disabled", "pids_limit": 7}, "nothing can limit processes to 7"),
-        ({"cgroups": "disabled", "pids_limit": PIDS_LIMIT}, f"nothing can limit processes to {PIDS_LIMIT}"),
+        ({"cgroups": "disabled", "pids_limit": 7}, "nothing can hold --pids-limit where"),
+        ({"cgroups": "disabled", "pids_limit": PIDS_LIMIT}, "nothing can hold --pids-limit where"),
         ({"cgroups": "disabled", "cap_add": ["MKNOD"]}, "CAP_MKNOD would let the container make every device"),
         ({"cgroups": "disabled", "cap_add": ["SYS_ADMIN"]}, "CAP_SYS_ADMIN would let the container mount its root"),
         ({"cgroups": "disabled", "devices": ["/dev/null:r"]}, 'nothing can keep /dev/null to "r"'),

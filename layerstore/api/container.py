@@ -446,6 +446,11 @@ class Container(Operations, handles.Handle):
             privileged: all capabilities, system calls and devices, /sys to be written, nothing of /proc masked: root in
                 it is root of the host.
             pids_limit: how many processes and threads it may have (2,048), or -1. The runtime that waits for it is one.
+            memory: the most memory of all its programs together, bytes or as "512m". Who takes more is killed.
+            memory_swap: memory and swap together; twice the memory where only that is given, or -1.
+            cpus: the most CPU time, as that of 1.5 CPUs. cpuset_cpus: those that it runs on, as "0-2,5". cpu_shares:
+                its weight when others want CPU time as well (1,024).
+            ulimits: limits of each process, as "nofile=1024:2048": docker's names, soft and hard, -1 for none.
             cgroups: "disabled" does without a control group, and so without limits. Device files cannot be opened then
                 but for those in /dev.
 

@@ -46,6 +46,39 @@ def add_options(parser: argparse.ArgumentParser, *, of: str, where: str) -> None
     )
 
 
+def add_limits(parser: argparse.ArgumentParser) -> None:
+    """How much the programs of a container may have, as docker has them."""
+    for options, metavar, text in (
+        (("-m", "--memory"), "SIZE", "the most memory of all its programs together, as 512m; who takes more is killed"),
+        (("--memory-swap",), "SIZE", "memory and swap together (default: twice the memory; -1: swap without a limit)"),
+        (("--cpus",), "N", "the most CPU time, as that of 1.5 CPUs"),
+        (("--cpuset-cpus",), "LIST", "the CPUs to run on, as 0-2,5"),
+    ):
+        parser.add_argument(*options, metavar=metavar, help=text)
+    parser.add_argument(
+        "--cpu-shares", type=int, metavar="N", help="its weight when others want CPU time as well (default: 1024)"
+    )
+    parser.add_argument(
+        "--ulimit",
+        action="append",
+        default=[],
+        metavar="NAME=SOFT[:HARD]",
+        help="a limit of each of its processes, as nofile=1024",
+    )
+
+
+def limits(args: argparse.Namespace) -> dict[str, Any]:
+    """What was given of `add_limits`, by the names that the functions of `Container` have for it."""
+    return {
+        "memory": args.memory,
+        "memory_swap": args.memory_swap,
+        "cpus": args.cpus,
+        "cpuset_cpus": args.cpuset_cpus,
+        "cpu_shares": args.cpu_shares,
+        "ulimits": args.ulimit,
+    }
+
+
 def given(args: argparse.Namespace) -> dict[str, Any]:
     """What was given, by the names that the functions of `Store` and `Container` have for it. Raises `InvalidInput`."""
     return {

@@ -51,6 +51,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--privileged", action="store_true", help="no confinement: root in the container is root of the host"
     )
     confining.add_options(parser, of="the program", where="the container")
+    confining.add_limits(parser)
     parser.add_argument("--name", help="a name for the container")
     parser.add_argument("image", metavar="IMAGE")
     parser.add_argument("args", metavar="ARG", nargs=argparse.REMAINDER, help="the command, instead of the image's own")
@@ -59,7 +60,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(store: Store, args: argparse.Namespace) -> int:
     if args.detach and (args.rm or args.tty or args.interactive):
         raise InvalidInput("--detach does not go with --rm, -i or -t")
-    confinement = confining.given(args)
+    confinement = confining.given(args) | confining.limits(args)
     command = args.args or None
     entrypoint = None if args.entrypoint is None else [args.entrypoint]
     container = store.create(args.image, name=args.name, volatile=args.rm)

@@ -12,5 +12,6 @@
 - A program: `runtime.py` (crun and runc), `standard_streams.py` (what it reads and prints), `launching.py` (what is
   added at its start).
 - Commands in one that lives: `processes.py` (as Python's `subprocess`), `keeping.py` (what keeps one alive).
-- What confines it: `confinement.py` (and docker's options that loosen it), `groups.py` (control groups), `seccomp.py`.
+- What confines it: `confinement.py` (and docker's options), `resources.py` (how much it may have), `groups.py` (control
+  groups), `seccomp.py`.
 """

@@ -89,7 +89,7 @@ def runtime_spec(
     `args` replace the image's Cmd; `entrypoint` replaces its Entrypoint and drops its Cmd. `env` ("NAME=value"),
     `workdir` and `user` have precedence over the image's. Mount points of `volumes` and the working directory are made
     in `rootfs` where they are missing. Without `hostname` it is the host's on the host's network, else "localhost".
-    Seccomp, device rules and the limit on processes are not in it.
+    Seccomp, device rules and the limits of control groups are not in it.
     Raises `InvalidInput` when the image or the call names no command, an unknown user, or an unusable path.
     """
     if network not in ("host", "none"):
@@ -115,6 +115,7 @@ def runtime_spec(
             "user": _user(identity),
             "capabilities": _capabilities(confinement.capabilities, identity.uid),
             "noNewPrivileges": confinement.no_new_privileges,
+            **({"rlimits": list(confinement.rlimits)} if confinement.rlimits else {}),
         },
         "linux": _linux(network, confinement),
     }

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import posixpath
+import re
 import stat
 
+from layerstore.containers.resources import PIDS_LIMIT, USUAL, Resources, resources
 from layerstore.errors import InvalidInput, Unsupported
 from layerstore.types import Value
 
@@ -25,11 +27,14 @@ if TYPE_CHECKING:
         devices: Sequence[str]
         privileged: bool
         pids_limit: int | None
+        memory: int | str | None
+        memory_swap: int | str | None
+        cpus: float | str | None
+        cpu_shares: int | None
+        cpuset_cpus: str | None
+        ulimits: Sequence[str]
         cgroups: Literal["enabled", "disabled"]
 
-
-PIDS_LIMIT = 2048
-"""How many processes and threads a container may have: podman's default."""
 
 # Docker's, but for CAP_MKNOD.
 CAPABILITIES = (
@@ -70,6 +75,14 @@ _USUAL_DEVICES: tuple[Rule, ...] = (
     ("c", 136, None, "rwm"),  # pts/*
 )
 
+# As docker calls them; RLIMIT_NAME of getrlimit(2).
+_ULIMITS = (
+    *("core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc", "rss", "rtprio"),
+    *("rttime", "sigpending", "stack"),
+)
+_INFINITY = 2**64 - 1
+_NR_OPEN = "/proc/sys/fs/nr_open"
+
 # Below /dev, what a privileged container has of its own (docker).
 _OWN_IN_DEV = (
     *("pts", "shm", "mqueue", "fd", "console"),
@@ -95,7 +108,7 @@ class Device(Value):
 class Confinement(Value):
     """How a container is confined.
 
-    `seccomp`: a profile for the runtime (`linux.seccomp`), "default" or "unconfined". `pids_limit`: -1 for none.
+    `seccomp`: a profile for the runtime (`linux.seccomp`), "default" or "unconfined". `rlimits`: as `process.rlimits`.
     `has_group`: it runs in a control group of its own.
     """
 
@@ -106,16 +119,18 @@ class Confinement(Value):
         no_new_privileges: bool = False,
         devices: tuple[Device, ...] = (),
         privileged: bool = False,
-        pids_limit: int = PIDS_LIMIT,
+        resources: Resources = USUAL,
         has_group: bool = True,
+        rlimits: tuple[dict[str, Any], ...] = (),
     ) -> None:
         self.capabilities = capabilities
         self.seccomp = seccomp
         self.no_new_privileges = no_new_privileges
         self.devices = devices
         self.privileged = privileged
-        self.pids_limit = pids_limit
+        self.resources = resources
         self.has_group = has_group
+        self.rlimits = rlimits
 
     @property
     def device_rules(self) -> list[Rule] | None:
@@ -137,6 +152,12 @@ def confined(
     devices: Sequence[str] = (),
     privileged: bool = False,
     pids_limit: int | None = None,
+    memory: int | str | None = None,
+    memory_swap: int | str | None = None,
+    cpus: float | str | None = None,
+    cpu_shares: int | None = None,
+    cpuset_cpus: str | None = None,
+    ulimits: Sequence[str] = (),
     cgroups: Literal["enabled", "disabled"] = "enabled",
 ) -> Confinement:
     """The confinement that docker's options of these names ask for; without any, the default.
@@ -148,6 +169,7 @@ def confined(
         ("cap_add", cap_add),
         ("cap_drop", cap_drop),
         ("devices", devices),
+        ("ulimits", ulimits),
     ):
         if isinstance(value, str):
             raise InvalidInput(f"{name} is a list of strings, not the string {value!r}")
@@ -155,8 +177,7 @@ def confined(
         raise InvalidInput(f'control groups are "enabled" or "disabled", not {cgroups!r}')
     if pids_limit is None:
         pids_limit = PIDS_LIMIT if cgroups == "enabled" else -1
-    if not isinstance(pids_limit, int) or (pids_limit < 1 and pids_limit != -1):
-        raise InvalidInput(f"the limit on processes is {pids_limit!r}: it is 1 or more, or -1 for none")
+    asked = resources(pids_limit, memory, memory_swap, cpus, cpu_shares, cpuset_cpus)
     capabilities = _capabilities(cap_add, cap_drop, privileged)
     profile, no_new_privileges = _security(security_opt)
     seccomp: dict[str, Any] | Literal["default", "unconfined"] = "unconfined" if privileged else "default"
@@ -173,8 +194,9 @@ def confined(
         no_new_privileges,
         (*chosen, *map(_device, devices)),
         privileged,
-        pids_limit,
+        asked,
         cgroups == "enabled",
+        _rlimits(ulimits),
     )
     if not result.has_group:
         _check_without_group(result)
@@ -183,8 +205,8 @@ def confined(
 
 def _check_without_group(asked: Confinement) -> None:
     """Nothing but the mounts keeps such a container from devices, so that it must not make device files."""
-    if asked.pids_limit != -1:
-        raise InvalidInput(f"nothing can limit processes to {asked.pids_limit} where control groups are disabled")
+    if limited := asked.resources.limited:
+        raise InvalidInput(f"nothing can hold {' and '.join(limited)} where control groups are disabled")
     if asked.privileged:
         return
     for name, means in (("CAP_MKNOD", "make every device"), ("CAP_SYS_ADMIN", "mount its root again, with devices")):
@@ -241,6 +263,25 @@ def _security(options: Iterable[str]) -> tuple[str | None, bool]:
         else:
             raise InvalidInput(f'the security option "{option}" is not known: {_SECURITY_OPTIONS}')
     return profile, no_new_privileges
+
+
+def _rlimits(texts: Iterable[str]) -> tuple[dict[str, Any], ...]:
+    """Of NAME=SOFT[:HARD] each, -1 for no limit; the last of a name counts."""
+    found = {}
+    for text in texts:
+        match = re.fullmatch(r"([a-z]+)=(-1|[0-9]+)(?::(-1|[0-9]+))?", text, re.ASCII)
+        if match is None or match[1] not in _ULIMITS:
+            raise InvalidInput(f'the ulimit "{text}" is not NAME=SOFT[:HARD], with a NAME of {", ".join(_ULIMITS)}')
+        soft, hard = (_INFINITY if value == "-1" else int(value) for value in (match[2], match[3] or match[2]))
+        if soft > hard or hard > _INFINITY:
+            raise InvalidInput(f'the ulimit "{text}" has a soft limit that is more than the hard one')
+        if match[1] == "nofile":
+            with open(_NR_OPEN) as file:
+                most = int(file.read())
+            if hard > most:
+                raise InvalidInput(f'the ulimit "{text}" is more than the {most} files that {_NR_OPEN} lets it be')
+        found[match[1]] = {"type": f"RLIMIT_{match[1].upper()}", "soft": soft, "hard": hard}
+    return tuple(found.values())
 
 
 def _device(text: str) -> Device:

@@ -2,7 +2,7 @@
 
 The group is of version 2 of control groups (Linux: Documentation/admin-guide/cgroup-v2.rst): it says who belongs to the
 container, ends them all at once, and holds its device rules. It lies below the root of the hierarchy, not below the
-caller's. Where that hierarchy has no controller for the number of processes, a second group in version 1's limits it.
+caller's. For each limit of which that hierarchy has no controller, a group of the same name lies in version 1's.
 
 Who makes or removes a group holds a lock on its directory (flock(2)), so that nobody takes away the group of a
 container that is about to start, and what a killed caller has left is known as such.
@@ -18,6 +18,7 @@ import time
 from functools import cache, partial
 
 from layerstore._core import cgroup
+from layerstore.containers.resources import PARENTS
 from layerstore.errors import Conflict, Unsupported
 from layerstore.naming import about, close_fd, fstat
 from layerstore.store.locks import release, try_lock
@@ -26,10 +27,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
+    from layerstore.containers.resources import Files, Resources
+
     Rule = tuple[str, int, int | None, str]
 
 _PLACES = ("/sys/fs/cgroup", "/sys/fs/cgroup/unified")  # of version 2, alone and beside version 1
-_PIDS = "/sys/fs/cgroup/pids"  # of version 1
+_HIERARCHIES = "/sys/fs/cgroup"  # of version 1, each by the name of its controller
 _PREFIX = "layerstore-"
 _PART = "command-"
 _FREEZE = "cgroup.freeze"
@@ -41,13 +44,22 @@ _OTHERWISE = (
     '; run as root of the host, or without a group: --cgroups disabled (cgroups="disabled"), where nothing limits the '
     "processes of the container"
 )
-_UNLIMITED = "--pids-limit -1 (pids_limit=-1) does without a limit"
+_UNLIMITED = {
+    "pids": "--pids-limit -1 (pids_limit=-1) does without a limit",
+    "memory": "leave out --memory",
+    "cpu": "leave out --cpus and --cpu-shares",
+    "cpuset": "leave out --cpuset-cpus",
+}
+"""What does without each controller."""
+_SWAP = ("memory.memsw.limit_in_bytes", "memory.swap.max")
+_OOM_EVENTS = ("memory.oom_control", "memory.events")
 
 
 class Group:
     """The group of a container, held: it is nobody else's until `release` or `remove`."""
 
-    def __init__(self, root: int, name: str, directory: int) -> None:
+    def __init__(self, root: int, name: str, directory: int, hierarchies: Iterable[str]) -> None:
+        """`hierarchies`: the directories of those of version 1 in which it may have a group."""
         self.directory = directory
         self.tasks: list[int] = []
         """Of the groups of version 1 that belong to it, the files that a thread enters them by."""
@@ -55,6 +67,7 @@ class Group:
         """It is not to be removed when its block ends (`launching.grouped`), as the container goes on."""
         self._root = root
         self._name = name
+        self._hierarchies = hierarchies
         self._holder = os.getpid()
 
     def release(self) -> None:
@@ -69,9 +82,10 @@ class Group:
         """End what is left in it and take it away. Raises `OSError` where that does not end."""
         try:
             # As long as the group of version 2 is there, all of it is its holder's.
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.isdir(beside := f"{_PIDS}/{self._name}"):
-                    _remove_when_empty(beside, None, self.directory)
+            for hierarchy in self._hierarchies:
+                with contextlib.suppress(FileNotFoundError):
+                    if os.path.isdir(beside := f"{hierarchy}/{self._name}"):
+                        _remove_when_empty(beside, None, self.directory)
             _remove_when_empty(self._name, self._root, self.directory)
         finally:
             self.release()
@@ -150,6 +164,7 @@ def part(container: str) -> Part | None:
         return None
     name = f"{_PART}{os.urandom(8).hex()}"
     directory = None
+    tasks: list[int] = []
     try:
         while directory is None:
             try:
@@ -160,14 +175,14 @@ def part(container: str) -> Part | None:
                 close_fd(parent)
                 return None
             directory = _taken(parent, name)
-        tasks = []
-        with contextlib.suppress(FileNotFoundError):
-            tasks.append(os.open(f"{_PIDS}/{name_of(container)}/tasks", os.O_WRONLY | os.O_CLOEXEC))
+        for hierarchy in _limiting():
+            with contextlib.suppress(FileNotFoundError):
+                tasks.append(os.open(f"{hierarchy}/{name_of(container)}/tasks", os.O_WRONLY | os.O_CLOEXEC))
         return Part(parent, name, directory, tasks)
     except BaseException:
         with contextlib.suppress(OSError):
             os.rmdir(name, dir_fd=parent)
-        for fd in (directory, parent):
+        for fd in (*tasks, directory, parent):
             if fd is not None:
                 close_fd(fd)
         raise
@@ -295,13 +310,78 @@ def _sweep(container: int) -> None:
                     close_fd(directory)
 
 
+class OomKills:
+    """How many processes of a container (its id) the kernel ends for want of memory, from now on until `close`."""
+
+    def __init__(self, container: str) -> None:
+        self._fd = open_oom_events(container)
+        self._before = self._counted = self._count(0)
+
+    def any(self) -> bool:
+        """Whether there was one; False where nothing counts them."""
+        self._counted = self._count(self._counted)
+        return self._counted > self._before
+
+    def _count(self, known: int) -> int:
+        try:
+            return known if self._fd is None else oom_kills(os.pread(self._fd, _READ_BYTES, 0).decode())
+        except OSError as error:
+            if error.errno != errno.ENODEV:  # the group has gone
+                raise
+            return known
+
+    def close(self) -> None:
+        if self._fd is not None:
+            close_fd(self._fd)
+        self._fd = None
+
+
+def open_oom_events(container: str) -> int | None:
+    """A descriptor of the file that counts the processes of a container (its id) which the kernel ended for want of
+    memory (`oom_kills`), as long as its group is there; None where nothing counts them. The caller closes it.
+    """
+    group = _open_group(container)
+    if group is not None:
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                return os.open(_OOM_EVENTS[1], os.O_RDONLY | os.O_CLOEXEC, dir_fd=group)
+        finally:
+            close_fd(group)
+    path = f"{_HIERARCHIES}/memory/{name_of(container)}/{_OOM_EVENTS[0]}"
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+
+
+def oom_kills(text: str) -> int:
+    """How many processes a file of `open_oom_events` says that the kernel ended."""
+    return sum(int(line.split()[1]) for line in text.splitlines() if line.startswith("oom_kill "))
+
+
+def _hierarchies(names: Iterable[str] | None = None) -> tuple[str, ...]:
+    """The directories of those of version 1's hierarchies: by their names, or all, in which runc makes groups."""
+    if names is None:
+        try:
+            names = sorted(os.listdir(_HIERARCHIES))
+        except FileNotFoundError:
+            return ()
+    return tuple(path for path in (f"{_HIERARCHIES}/{name}" for name in names) if os.path.exists(f"{path}/tasks"))
+
+
+@cache
+def _limiting() -> tuple[str, ...]:
+    """Those with a controller that containers are limited by."""
+    return _hierarchies(_UNLIMITED)
+
+
 def name_of(container: str) -> str:
     """What the group of a container (its id) is called, below the root of the hierarchy."""
     return _PREFIX + container
 
 
-def make(container: str, pids_limit: int, devices: Sequence[Rule] | None) -> Group:
-    """Make the group of a container (its id), with a limit on its processes (-1: none) and the devices that it may use
+def make(container: str, resources: Resources, devices: Sequence[Rule] | None) -> Group:
+    """Make the group of a container (its id), with what it may have of resources and the devices that it may use
     (None: all). What a killed caller has left of it is ended.
 
     Raises `Conflict` while another process starts or removes it, `Unsupported` where no group can be made, `OSError`.
@@ -310,8 +390,9 @@ def make(container: str, pids_limit: int, devices: Sequence[Rule] | None) -> Gro
     root = _open_root()
     try:
         _check_is_domain(root)
-        has_controller = pids_limit >= 0 and _pass_on_pids(root)
-        group = Group(root, name, _claim(root, name, container))
+        wanted = resources.files()
+        passed_on = _pass_on(root, wanted)
+        group = Group(root, name, _claim(root, name, container), _limiting())
     except BaseException:
         close_fd(root)
         raise
@@ -319,10 +400,11 @@ def make(container: str, pids_limit: int, devices: Sequence[Rule] | None) -> Gro
         if devices is not None:
             with _or_without_group():
                 cgroup.allow_devices(group.directory, devices)
-        if has_controller:
-            _write("pids.max", str(pids_limit), group.directory)
-        elif pids_limit >= 0:
-            group.tasks.append(_limited_beside(name, pids_limit))
+        for controller, (first, second) in wanted.items():
+            if controller in passed_on:
+                _limit(second, group.directory, None)
+            else:
+                group.tasks.append(_limited_beside(group, name, controller, first))
     except BaseException:
         group.remove()
         raise
@@ -430,7 +512,7 @@ def _hold(root: int, container: str, force: bool) -> Group:
             is_free = try_lock(directory)
             if is_free and _is_still(root, name, directory):
                 with about(root):
-                    return Group(os.dup(root), name, directory)
+                    return Group(os.dup(root), name, directory, _hierarchies())
         except BaseException:
             close_fd(directory)
             raise
@@ -498,37 +580,69 @@ def _type(root: int) -> str:
         return ""
 
 
-def _pass_on_pids(root: int) -> bool:
-    """Have the groups below the root be able to limit processes. False where version 1 has the controller for that.
+def _pass_on(root: int, controllers: Iterable[str]) -> set[str]:
+    """Have the groups below the root be able to limit by these controllers; returns those that version 1 has not.
 
     Where the root is the group of an outer container, with its processes in it, the kernel would make it threaded for
     that, and then no group below it could take a program.
     """
-    if "pids" in _read("cgroup.subtree_control", root).split():
-        return True
-    if "pids" not in _read("cgroup.controllers", root).split():
-        return False
+    passed_on = set(_read("cgroup.subtree_control", root).split())
+    wanted = set(controllers)
+    if wanted <= passed_on:
+        return wanted
+    missing = wanted & set(_read("cgroup.controllers", root).split()) - passed_on
+    if not missing:
+        return wanted & passed_on
+    names, otherwise = " and ".join(sorted(missing)), "; ".join(_UNLIMITED[name] for name in sorted(missing))
     if _type(root) and _read("cgroup.procs", root).strip():
         raise Unsupported(
-            "cannot have control groups limit processes: the root of the hierarchy has processes of its own, as in a "
-            f"container; {_UNLIMITED}"
+            f"cannot have control groups limit by {names}: the root of the hierarchy has processes of its own, as in a "
+            f"container; {otherwise}"
         )
     try:
-        _write("cgroup.subtree_control", "+pids", root)
+        _write("cgroup.subtree_control", " ".join(f"+{name}" for name in sorted(missing)), root)
     except OSError as error:
-        raise Unsupported(f"cannot have control groups limit processes ({error.strerror}); {_UNLIMITED}") from error
-    return True
+        raise Unsupported(f"cannot have control groups limit by {names} ({error.strerror}); {otherwise}") from error
+    return wanted & (passed_on | missing)
 
 
-def _limited_beside(name: str, pids_limit: int) -> int:
-    """Make the group of version 1 that limits processes; a descriptor of the file that a thread enters it by."""
-    if not os.path.exists(f"{_PIDS}/tasks"):
-        raise Unsupported(f"no control groups here limit processes: nothing has the controller pids; {_UNLIMITED}")
-    directory = f"{_PIDS}/{name}"
-    with _allowed(directory, f"; {_UNLIMITED}"), contextlib.suppress(FileExistsError):
-        os.mkdir(directory, 0o755)
-    _write(f"{directory}/pids.max", str(pids_limit), None)
+def _limited_beside(group: Group, name: str, controller: str, files: Files) -> int:
+    """Make a group of version 1 with a limit; a descriptor of the file that a thread enters it by."""
+    hierarchy, otherwise = f"{_HIERARCHIES}/{controller}", _UNLIMITED[controller]
+    if not os.path.exists(f"{hierarchy}/tasks"):
+        raise Unsupported(f"no control groups here have the controller {controller}; {otherwise}")
+    directory = f"{hierarchy}/{name}"
+    with _allowed(directory, f"; {otherwise}"):
+        try:
+            os.mkdir(directory, 0o755)
+        except FileExistsError:
+            # Another controller has the same hierarchy, or a killed runtime has left it.
+            if not any(os.path.samestat(fstat(fd), os.stat(f"{directory}/tasks")) for fd in group.tasks):
+                _remove_when_empty(directory, None, group.directory)
+                os.mkdir(directory, 0o755)
+    fd = os.open(directory, _DIRECTORY)
+    try:
+        _limit(files, fd, hierarchy)
+    finally:
+        close_fd(fd)
     return os.open(f"{directory}/tasks", os.O_WRONLY | os.O_CLOEXEC)
+
+
+def _limit(files: Files, directory: int, above: str | None) -> None:
+    """Write limits to the files of a group. Raises `Unsupported`, `OSError`."""
+    for name, text in files:
+        if text == PARENTS:
+            with open(f"{above}/{name}") as file:
+                text = file.read().strip()
+        try:
+            _write(name, text, directory)
+        except FileNotFoundError as error:
+            if name not in _SWAP:
+                raise Unsupported(f"this kernel cannot limit by {name}: its control groups have none") from error
+            raise Unsupported(
+                f"this kernel does not account for swap (no {name}): boot it with swapaccount=1, or leave swap without "
+                "a limit: --memory-swap -1 (memory_swap=-1)"
+            ) from error
 
 
 @contextlib.contextmanager

@@ -52,7 +52,7 @@ def grouped(confinement: Confinement, runtime: Runtime, container: str) -> Itera
     if not confinement.has_group or not runtime.starts_in_group:
         yield None
         return
-    group = groups.make(container, confinement.pids_limit, confinement.device_rules)
+    group = groups.make(container, confinement.resources, confinement.device_rules)
     try:
         yield group
     except BaseException:
@@ -110,7 +110,4 @@ def runtime_resources(confinement: Confinement) -> dict[str, Any]:
         for kind, major, minor, access in rules:
             known = {"major": major} if minor is None else {"major": major, "minor": minor}
             devices.append({"allow": True, "type": kind, **known, "access": access})
-    resources: dict[str, Any] = {"devices": devices}
-    if confinement.pids_limit >= 0:
-        resources["pids"] = {"limit": confinement.pids_limit}
-    return resources
+    return {"devices": devices, **confinement.resources.of_runtime()}

@@ -18,7 +18,7 @@ import time
 import warnings
 from subprocess import DEVNULL, PIPE, STDOUT, CompletedProcess, TimeoutExpired
 
-from layerstore.containers import keeping
+from layerstore.containers import groups, keeping
 from layerstore.containers.standard_streams import Own, Streams, check_terminal, empty, private_null
 from layerstore.errors import Conflict, InvalidInput, LayerstoreError, ProgramNotFound
 from layerstore.naming import about, close_fd, starting
@@ -86,7 +86,13 @@ class Process:
         self._received: dict[IO[Any], list[bytes]] = {}
         self._input: memoryview | None = None
         self._sent = 0
-        self._runtime_pid = runtime.begin(container, files, streams.given, part)
+        self._kills = groups.OomKills(container)
+        self._was_out_of_memory = False
+        try:
+            self._runtime_pid = runtime.begin(container, files, streams.given, part)
+        except BaseException:
+            self._kills.close()
+            raise
         try:
             with about("a command in a container"):
                 self._ended = os.pidfd_open(self._runtime_pid)
@@ -100,6 +106,7 @@ class Process:
             os.kill(self._runtime_pid, signal.SIGKILL)
             os.waitpid(self._runtime_pid, 0)
             self._returncode = _KILLED
+            self._kills.close()
             raise
 
     def __repr__(self) -> str:
@@ -110,6 +117,14 @@ class Process:
     def returncode(self) -> int | None:
         """Its exit status, 128 + N when signal N ended it; None as long as nobody has seen that it ended (`poll`)."""
         return self._returncode
+
+    @property
+    def oom_killed(self) -> bool:
+        """Whether the kernel has ended a process of the container for want of memory while it ran. The limit (`memory`)
+        is the container's, for all its commands together: of several that run at once, it may have been another's.
+        False where memory is not limited."""
+        with self._lock:
+            return self._was_out_of_memory if self._returncode is not None else self._kills.any()
 
     @property
     def pid(self) -> int:
@@ -283,13 +298,15 @@ class Process:
             status = os.waitstatus_to_exitcode(os.waitpid(self._runtime_pid, 0)[1])
         except ChildProcessError:  # where SIGCHLD is ignored the kernel keeps none
             status = 0
-        self._returncode = 128 - status if status < 0 else status
         try:
+            self._was_out_of_memory = self._kills.any()
+            self._returncode = 128 - status if status < 0 else status
             if self._returncode not in (0, _KILLED) and not self._was_killed:
                 self._failure = self._failure or self._why_not_begun()
             if self._part is not None:
                 self._part.close(ended=self._was_killed)
         finally:
+            self._kills.close()
             close_fd(self._ended)
             _remove_files(self._files)
             self._release()

@@ -1,0 +1,306 @@
+"""Limits of containers: each is reached for by a program, and holds."""
+
+import io
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from subprocess import PIPE
+
+import leftovers
+import pytest
+from images import docker_files, tar_of
+from test_commands import BOX, shell
+from test_containers import ROOT, root_only, runs
+from waiting import wait_for
+
+from layerstore import Container, Store
+from layerstore.containers import groups
+from layerstore.containers.resources import Resources, resources
+from layerstore.errors import Unsupported
+
+pytestmark = [pytest.mark.root, root_only, runs]
+
+HOG = ["busybox", "dd", "if=/dev/zero", "of=/dev/null", "bs=64M", "count=1"]
+KILLED = 137
+UNIFIED = next((Path(place) for place in groups._PLACES if Path(place, "cgroup.procs").exists()), None)
+
+
+@pytest.fixture(scope="module")
+def module_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    with Store(tmp_path_factory.mktemp("resources") / "store", create=True) as opened:
+        opened.load(io.BytesIO(tar_of(docker_files([BOX]))))
+        yield opened
+
+
+@pytest.fixture(params=["crun", "runc"])
+def store(module_store: Store, request: pytest.FixtureRequest) -> Iterator[Store]:
+    if request.param == "runc":
+        request.getfixturevalue("by_runc")
+    yield module_store
+    containers = module_store.containers()
+    module_store.remove(containers, force=True)
+    assert leftovers.control_groups({container.id for container in containers}) == []
+
+
+@pytest.fixture
+def container(store: Store) -> Container:
+    return store.create("box:1")
+
+
+def group_file(container: Container, controller: str, first: str, second: str) -> Path:
+    """A file of the container's group: of version 1, or version 2 where that has the controller."""
+    name = groups.name_of(container.id)
+    if Path(f"/sys/fs/cgroup/{controller}/tasks").exists():
+        return Path(f"/sys/fs/cgroup/{controller}/{name}/{first}")
+    assert UNIFIED is not None
+    return UNIFIED / name / second
+
+
+def cpu_seconds(container: Container) -> float:
+    """Of the container's group, by version 2, which counts without a controller; runc has one of version 1."""
+    if Path("/sys/fs/cgroup/cpuacct/tasks").exists():
+        path = Path(f"/sys/fs/cgroup/cpuacct/{groups.name_of(container.id)}/cpuacct.usage")
+        if path.exists():
+            return int(path.read_text()) / 1e9
+    assert UNIFIED is not None
+    return int((UNIFIED / groups.name_of(container.id) / "cpu.stat").read_text().split()[1]) / 1e6
+
+
+def throttled(container: Container) -> int:
+    """How many periods it was held back in."""
+    lines = group_file(container, "cpu", "cpu.stat", "cpu.stat").read_text().splitlines()
+    return int(next(line.split()[1] for line in lines if line.startswith("nr_throttled ")))
+
+
+class TestMemory:
+    def test_a_hog_is_killed_and_others_go_on(self, container: Container) -> None:
+        container.keep_alive(memory="32m")
+        assert int(group_file(container, "memory", "memory.limit_in_bytes", "memory.max").read_text()) == 32 << 20
+        beside = container.popen(["sleep", "1000"])
+        hog = container.popen(HOG, stdout=PIPE, stderr=PIPE)
+        hog.communicate()
+        assert (hog.returncode, hog.oom_killed) == (KILLED, True)
+        assert beside.poll() is None
+        after = container.popen(["busybox", "true"])
+        assert (after.wait(), after.oom_killed) == (0, False)
+        beside.kill()
+        beside.wait()
+
+    def test_what_a_shell_lost(self, container: Container) -> None:
+        container.keep_alive(memory=32 << 20)
+        command = container.popen(["sh", "-c", f"{' '.join(HOG)} 2>/dev/null; echo $?"], stdout=PIPE, text=True)
+        assert command.communicate()[0] == f"{KILLED}\n"
+        assert (command.returncode, command.oom_killed) == (0, True)
+
+    def test_a_program_that_is_run(self, container: Container) -> None:
+        assert container.run(HOG, memory="32m", stderr=os.memfd_create("nothing")) == KILLED
+        assert container.run(HOG, memory="128m", stderr=os.memfd_create("nothing")) == 0
+
+    def test_it_is_counted_for_as_long_as_the_group_is_there(self, container: Container) -> None:
+        container.start(["sleep", "1000"], memory="32m")
+        fd = groups.open_oom_events(container.id)
+        assert fd is not None
+        try:
+            assert groups.oom_kills(os.pread(fd, 4096, 0).decode()) == 0
+            container.exec(HOG, capture_output=True)
+            assert groups.oom_kills(os.pread(fd, 4096, 0).decode()) == 1
+            container.remove(force=True)
+            with pytest.raises(OSError, match="No such device"):
+                os.pread(fd, 4096, 0)
+        finally:
+            os.close(fd)
+        assert groups.open_oom_events(container.id) is None
+
+    def test_the_least(self, container: Container) -> None:
+        assert container.run(["true"], memory="6m") == 0
+
+    def test_with_swap(self, container: Container) -> None:
+        container.keep_alive(memory="32m", memory_swap="48m")
+        swap = group_file(container, "memory", "memory.memsw.limit_in_bytes", "memory.swap.max")
+        assert int(swap.read_text()) == (48 if "memsw" in swap.name else 16) << 20
+        container.stop()
+        container.keep_alive(memory="32m")
+        assert int(swap.read_text()) == (64 if "memsw" in swap.name else 32) << 20
+        container.stop()
+        container.keep_alive(memory="32m", memory_swap=-1)
+        assert swap.read_text() == "max\n" or int(swap.read_text()) > 1 << 60
+
+    def test_a_kill_is_no_want_of_memory(self, container: Container) -> None:
+        container.keep_alive(memory="32m")
+        command = container.popen(["sleep", "1000"])
+        assert command.pid
+        command.kill()
+        assert (command.wait(), command.oom_killed) == (KILLED, False)
+
+
+class TestCpus:
+    def test_a_spinner_is_held_back(self, container: Container) -> None:
+        container.start(["sh", "-c", "while :; do :; done"], cpus="0.1")
+        wait_for(lambda: throttled(container) >= 5)
+        # Of each period of 0.1 s at most 0.01, and what a scheduler gives in slices.
+        before, periods = cpu_seconds(container), throttled(container)
+        wait_for(lambda: throttled(container) >= periods + 10)
+        assert cpu_seconds(container) - before < 0.5 * (throttled(container) - periods) * 0.1
+
+    def test_for_commands_too(self, container: Container) -> None:
+        container.keep_alive(cpus=0.1)
+        spinner = container.popen(["sh", "-c", "while :; do :; done"])
+        wait_for(lambda: throttled(container) >= 5)
+        spinner.kill()
+        spinner.wait()
+
+    def test_those_that_it_runs_on(self, container: Container) -> None:
+        last = max(os.sched_getaffinity(0))
+        container.keep_alive(cpuset_cpus=str(last))
+        assert shell(container, "grep Cpus_allowed_list /proc/self/status").split()[1] == str(last)
+        process = container.popen(["sleep", "1000"])
+        assert os.sched_getaffinity(process.pid) == {last}
+        process.kill()
+        process.wait()
+
+    def test_shares(self, container: Container) -> None:
+        container.keep_alive(cpu_shares=2048)
+        found = group_file(container, "cpu", "cpu.shares", "cpu.weight")
+        assert found.read_text().strip() == ("2048" if found.name == "cpu.shares" else "79")
+
+
+class TestProcesses:
+    def test_a_fork_bomb_is_held_with_what_runs_beside_it(self, container: Container) -> None:
+        container.keep_alive(pids_limit=20)
+        held = group_file(container, "pids", "pids.current", "pids.current")
+        bomb = container.popen(["sh", "-c", "bomb() { bomb | bomb & }; bomb 2>/dev/null; sleep 1000"])
+        wait_for(lambda: int(held.with_name("pids.events").read_text().split()[1]) > 0)
+        assert int(held.read_text()) <= 20
+        container.stop(0)
+        bomb.wait()
+
+    def test_ulimits(self, container: Container) -> None:
+        script = "ulimit -n; ulimit -Hn; ulimit -c; ulimit -s"
+        ulimits = ["nofile=100", "core=0", "nofile=123:456", "stack=-1"]
+        container.keep_alive(ulimits=ulimits)
+        assert shell(container, script).split() == ["123", "456", "0", "unlimited"]
+        container.stop()
+        fd = os.memfd_create("output")
+        assert container.run(["sh", "-c", script], ulimits=ulimits, stdout=fd) == 0
+        assert os.pread(fd, 100, 0).split() == [b"123", b"456", b"0", b"unlimited"]
+
+
+def test_all_at_once(store: Store, container: Container) -> None:
+    """And what a killed caller leaves of them goes with the next start."""
+    every = {"memory": "32m", "cpus": 1, "cpuset_cpus": "0", "cpu_shares": 512, "ulimits": ["nofile=64"]}
+    container.start(["sleep", "1000"], **every)  # type: ignore[arg-type]
+    assert len(leftovers.control_groups({container.id})) >= (5 if Path("/sys/fs/cgroup/pids/tasks").exists() else 1)
+    container.kill()
+    wait_for(lambda: container.state != "running")
+    assert container.run(["true"]) == 0
+    assert leftovers.control_groups({container.id}) == []
+    container.start(["true"], **every)  # type: ignore[arg-type]
+    wait_for(lambda: container.state != "running")
+    store.collect_garbage()
+    assert leftovers.control_groups({container.id}) == []
+
+
+def test_without_a_controller(module_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    container = module_store.create("box:1")
+    limiting = groups._limiting()
+    monkeypatch.setattr(groups, "_HIERARCHIES", "/nowhere")
+    monkeypatch.setattr(groups, "_limiting", lambda: limiting)
+    monkeypatch.setattr(groups, "_pass_on", lambda _root, _controllers: {"pids"} if not limiting else set())
+    for controller, options in {
+        "memory": {"memory": "32m"},
+        "cpu": {"cpus": 1},
+        "cpuset": {"cpuset_cpus": "0"},
+    }.items():
+        with pytest.raises(Unsupported, match=f"no control groups here have the controller {controller}; leave out --"):
+            container.run(["true"], pids_limit=-1, **options)  # type: ignore[arg-type]
+    container.remove()
+    assert leftovers.control_groups({container.id}) == []
+
+
+def test_files_of_both_versions(tmp_path: Path) -> None:
+    """No machine has both, nor a controller in both: a directory stands for the group of version 2."""
+    every = resources(7, "32m", "48m", "1.5" if (os.cpu_count() or 1) > 1 else "1", 1024, "0")
+    files = every.files()
+    assert list(files) == ["pids", "memory", "cpu", "cpuset"]
+    fd = os.open(tmp_path, os.O_RDONLY)
+    try:
+        for _, second in files.values():
+            with pytest.raises(Unsupported, match=r"this kernel cannot limit by|does not account for swap"):
+                groups._limit(second, fd, None)
+            for name, _ in second:
+                (tmp_path / name).touch()
+            groups._limit(second, fd, None)
+    finally:
+        os.close(fd)
+    found = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert found.pop("cpu.max").split()[1] == "100000"
+    assert found == {
+        "pids.max": "7",
+        "memory.max": str(32 << 20),
+        "memory.swap.max": str(16 << 20),
+        "cpu.weight": "39",
+        "cpuset.cpus": "0",
+    }
+    assert Resources(-1).files() == {}
+    assert Resources(-1).of_runtime() == {}
+
+
+def test_controllers_are_passed_on_once(tmp_path: Path) -> None:
+    """To a root of version 2; a directory stands for it."""
+    texts = {"cgroup.controllers": "cpuset cpu memory pids\n", "cgroup.subtree_control": "pids\n"}
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
+    fd = os.open(tmp_path, os.O_RDONLY)
+    try:
+        assert groups._pass_on(fd, ["pids"]) == {"pids"}
+        assert (tmp_path / "cgroup.subtree_control").read_text() == "pids\n"
+        assert groups._pass_on(fd, ["pids", "memory", "hugetlb", "cpu"]) == {"pids", "memory", "cpu"}
+        assert (tmp_path / "cgroup.subtree_control").read_text() == "+cpu +memory"
+    finally:
+        os.close(fd)
+
+
+@pytest.mark.parametrize(
+    ("text", "kills"),
+    [
+        ("oom_kill_disable 0\nunder_oom 0\noom_kill 2\n", 2),
+        ("low 0\nhigh 0\nmax 9\noom 3\noom_kill 1\noom_group_kill 0\n", 1),
+        ("", 0),
+    ],
+)
+def test_what_counts_want_of_memory(text: str, kills: int) -> None:
+    assert groups.oom_kills(text) == kills
+
+
+@pytest.mark.parametrize(
+    ("given", "bytes_"),
+    [
+        ("512m", 512 << 20),
+        ("1.5G", 3 << 29),
+        ("8000000", 8000000),
+        ("64 MiB", 64 << 20),
+        (9 << 20, 9 << 20),
+        ("1gb", 1 << 30),
+    ],
+)
+def test_sizes(given: int | str, bytes_: int) -> None:
+    assert resources(-1, given).memory == bytes_
+
+
+def layerstore(store: Store, *args: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "layerstore", "--root", str(store.root), *args]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+
+
+def test_on_the_command_line(module_store: Store) -> None:
+    options = ["--memory", "32m", "--memory-swap", "-1", "--cpus", "0.5", "--cpuset-cpus", "0", "--cpu-shares", "512"]
+    options += ["--ulimit", "nofile=64", "--ulimit", "core=0"]
+    script = "ulimit -n; grep Cpus_allowed_list /proc/self/status"
+    assert layerstore(module_store, "run", "--rm", *options, "box:1", "sh", "-c", script).stdout.split() == [
+        *("64", "Cpus_allowed_list:", "0")
+    ]
+    assert layerstore(module_store, "run", "--rm", "-m", "32m", "box:1", *HOG).returncode == KILLED
+    bad = layerstore(module_store, "run", "--rm", "-m", "1k", "box:1", "true")
+    assert (bad.returncode, bad.stderr) == (125, "layerstore run: the limit on memory is '1k': it is 6m or more\n")
