@@ -16,6 +16,7 @@ from subprocess import CompletedProcess, TimeoutExpired
 from typing import TYPE_CHECKING, Any
 
 from layerstore.containers.processes import STREAMS, asked_streams
+from layerstore.errors import InvalidInput
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -137,7 +138,10 @@ class Process:
 
 
 async def popen(container: Container, args: Sequence[str], **options: Any) -> Process:
-    """Begin a command in a container. Arguments as for `Container.popen`, without `text`. Raises as that."""
+    """Begin a command in a container. Arguments as for `Container.popen`, without `text`, `encoding` and `errors`.
+    Raises as that."""
+    if text := sorted({"text", "encoding", "errors"} & options.keys()):
+        raise InvalidInput(f"{text[0]} does not go with asyncio, whose pipes are binary: decode what it gives")
     beginning = asyncio.ensure_future(asyncio.to_thread(container.popen, args, **options))
     try:
         command = await asyncio.shield(beginning)
@@ -166,7 +170,7 @@ async def exec(
     **options: Any,
 ) -> CompletedProcess[bytes]:
     """Run a command in a container and wait for it. Arguments, result and exceptions as for `Container.exec`, without
-    `text`. Where the task is cancelled the command is killed with all that it has started."""
+    `text`, `encoding` and `errors`. Where the task is cancelled the command is killed with all that it has started."""
     stdin, stdout, stderr = (options.get(name) for name in STREAMS)
     streams = asked_streams(stdin, stdout, stderr, input, capture_output)
     options.update(zip(STREAMS, streams, strict=True))

@@ -119,3 +119,9 @@ def test_refused(container: Container) -> None:
         run(aio.exec(container, ["nothing"]))
     with pytest.raises(InvalidInput, match="input does not go with stdin"):
         run(aio.exec(container, ["cat"], input=b"", stdin=DEVNULL))
+
+
+def test_pipes_are_binary(container: Container) -> None:
+    for options in ({"text": True}, {"encoding": "utf-8"}, {"errors": "replace"}):
+        with pytest.raises(InvalidInput, match="binary"):
+            run(aio.exec(container, ["true"], capture_output=True, **options))

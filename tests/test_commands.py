@@ -1,5 +1,6 @@
 """Commands in containers that live: `Container.exec` and `popen`, what keeps a container alive, and what ends it."""
 
+import contextlib
 import io
 import os
 import pty
@@ -23,6 +24,8 @@ from layerstore import Container, Store, Volume
 from layerstore.containers.bundle import stop_signal
 from layerstore.containers.runtime import find_runtime
 from layerstore.errors import Conflict, InvalidInput, NotFound, ProgramNotExecutable, ProgramNotFound, Unsupported
+from layerstore.store import locks
+from layerstore.store.layout import Layout
 
 pytestmark = [pytest.mark.root, root_only, runs]
 
@@ -590,3 +593,24 @@ class TestRunc:
             container.exec(["sh", "-c", "setsid sleep 1014 & sleep 1014"], timeout=1)
         assert sleepers(1014) == []
         assert container.exec(["true"]).returncode == 0
+
+
+def test_a_stop_takes_what_callers_left_that_were_killed(container: Container) -> None:
+    files = container.root.parent
+    for begin in (lambda: container.start(["sleep", "1000"]), container.keep_alive):
+        begin()
+        for name in ("command-0123.json", "command-0123.pid", ".null-0123"):
+            (files / name).touch()
+        container.stop(0)
+        assert not [*files.glob("command-*"), *files.glob(".null-*")]
+
+
+def test_a_stop_leaves_no_group_where_a_collection_looks_at_it(
+    container: Container, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    container.keep_alive()
+    with contextlib.ExitStack() as looking:
+        looking.enter_context(locks.program(Layout(container.root.parents[2]), container.id))
+        monkeypatch.setattr("layerstore.containers.containers.time.sleep", lambda _: looking.close())
+        container.stop(0)
+    assert leftovers.control_groups({container.id}) == []

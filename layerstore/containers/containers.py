@@ -525,6 +525,8 @@ class Containers:
     def forget_ended(self, container: str) -> None:
         """Make room for another program, where nobody else starts one: a container that is only kept alive is ended.
         Raises `Conflict` while one runs."""
+        from layerstore.containers import keeping
+
         if os.path.isdir(f"{self._layout.runtime}/{container}"):
             self._end_if_idle(container)
             if self.is_running(container):
@@ -533,6 +535,9 @@ class Containers:
                 self.runtime().delete(container)
             # A runtime that was killed as it began knows nothing of what it has made.
             remove_directory(self._layout.runtime, container)
+            with locks.command(self._layout, container, alone=True) as has_none:
+                if has_none:  # else who has one wants to know why it has ended
+                    keeping.remove_files(self._layout.container(container))
 
     @contextlib.contextmanager
     def starting(self, container: str) -> Iterator[None]:
@@ -623,8 +628,6 @@ class Containers:
         import select
         import signal
 
-        from layerstore.containers import groups
-
         runtime = self.runtime()
         with contextlib.suppress(NotFound, ProcessLookupError):
             state = runtime.state(container)
@@ -639,11 +642,21 @@ class Containers:
                         poll.poll(_END_MS)
                 finally:
                     close_fd(ended)
-        # Another one may have begun something anew.
+        end = time.monotonic() + _JOIN_SECONDS
+        # Who waited for it clears away first; or a collection looks at it.
+        while not self._cleared_away(container) and not self.is_running(container) and time.monotonic() < end:
+            time.sleep(_LOOK_SECONDS)
+
+    def _cleared_away(self, container: str) -> bool:
+        """Take away what is left of what ran. False while somebody else starts a program, or waits for its end."""
+        from layerstore.containers import groups
+
         with contextlib.suppress(Conflict), locks.program(self._layout, container) as is_free:
-            if is_free:  # else who waits for it clears away
-                self.forget_ended(container)
-                groups.remove([container], force=True)
+            if not is_free:
+                return False
+            self.forget_ended(container)
+            groups.remove([container], force=True)
+        return True
 
     def forget_groups(self) -> None:
         """Take away the control groups that killed processes have left of containers that do not run."""

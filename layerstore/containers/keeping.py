@@ -12,6 +12,7 @@ import os
 
 from layerstore._core import mount
 from layerstore.containers import groups
+from layerstore.containers.standard_streams import NULL_DEVICE
 from layerstore.errors import InvalidInput, Unsupported
 
 TYPE_CHECKING = False
@@ -76,7 +77,7 @@ def read_spec(bundle: str) -> Mapping[str, Any]:
 def remove_files(bundle: str) -> None:
     """Remove what commands of killed callers have left in a bundle, while there are none."""
     for name in os.listdir(bundle):
-        if name.startswith("command-"):
+        if name.startswith(("command-", NULL_DEVICE)):
             with contextlib.suppress(OSError):
                 os.unlink(f"{bundle}/{name}")
 

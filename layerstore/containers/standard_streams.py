@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     Sink: TypeAlias = int | Callable[[bytes], object] | "Own"
     """A descriptor, or a function that is called with what was written, or one for the program itself."""
 
+NULL_DEVICE = ".null-"
+"""How the name of a null device begins that a container has for a moment."""
 _WHAT = "the input and output of a container"
 _PIECE_BYTES = 1 << 16
 _SMALL_BYTES = 4096  # PIPE_BUF: what can be written without waiting when poll(2) says that something can
@@ -460,7 +462,7 @@ def _program(name: str) -> str:
 
 def private_null(directory: str) -> int:
     """A null device that is not the host's: its owner and mode may change."""
-    path = f"{directory}/.null-{os.urandom(8).hex()}"
+    path = f"{directory}/{NULL_DEVICE}{os.urandom(8).hex()}"
     try:
         os.mknod(path, stat.S_IFCHR | 0o666, _NULL)
         try:
