@@ -40,6 +40,7 @@ DEMO_ARGS ?=
 BITROT_ARGS ?=
 MANY_ARGS ?=
 HANDS_ARGS ?=
+CALLERS_ARGS ?=
 CRASH_ARGS ?=
 BENCH_ARGS ?=
 REV ?=
@@ -58,7 +59,7 @@ FUZZ_INSTRUMENT = -fsanitize=fuzzer-no-link $(FUZZ_COVERAGE)
 FUZZ_DIR ?= build/fuzz
 FUZZ_COVERAGE ?=
 
-.PHONY: help demo test peers campaign crash powerloss many hands bitrot faults hostile security lint format sanitize fuzz bench perf clean tsan fuzzed $(PACKAGES)
+.PHONY: help demo test peers campaign crash powerloss many hands callers bitrot faults hostile security lint format sanitize fuzz bench perf clean tsan fuzzed $(PACKAGES)
 .DELETE_ON_ERROR:
 
 help:
@@ -68,6 +69,7 @@ help:
 	@echo 'make campaign  random stacks of layers against models and the kernel, EXAMPLES ($(EXAMPLES)) for each test'
 	@echo 'make many      many processes and threads on one store, with everything beside them (MANY_ARGS=--help)'
 	@echo 'make hands     many hands on one container, with every verb and random kills (HANDS_ARGS=--help)'
+	@echo 'make callers   10,000 starts, with commands and stops, and SIGKILL of who calls them (CALLERS_ARGS=--help)'
 	@echo 'make bitrot    flips bits in the files of a store, checks, repairs and loads it again (BITROT_ARGS=--help)'
 	@echo 'make crash     kills operations at each of their system calls, and checks what is left (CRASH_ARGS=--help)'
 	@echo 'make faults    has system calls and allocations of operations fail, and checks what is left (FAULTS_ARGS=--help)'
@@ -100,6 +102,9 @@ many: packages-test $(STAMPS)/core
 
 hands: packages-test $(STAMPS)/core
 	PYTHONPATH=tests $(BIN)/python -m campaigns.hands $(HANDS_ARGS)
+
+callers: packages-test $(STAMPS)/core
+	PYTHONPATH=tests $(BIN)/python -m campaigns.callers $(CALLERS_ARGS)
 
 bitrot: packages-test $(STAMPS)/core
 	PYTHONPATH=tests $(BIN)/python -m campaigns.bitrot $(BITROT_ARGS)
