@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import deque
 from subprocess import CompletedProcess, TimeoutExpired
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +43,8 @@ class Process:
         self.stdout: asyncio.StreamReader | None = None
         self.stderr: asyncio.StreamReader | None = None
         self._end: asyncio.Task[int] | None = None
-        self._received: dict[asyncio.StreamReader, list[bytes]] = {}
+        self._received: dict[asyncio.StreamReader, deque[bytes]] = {}
+        self._tail_bytes: int | None = None
 
     def __repr__(self) -> str:
         return repr(self._command)
@@ -89,11 +91,20 @@ class Process:
         return self._output(self.stdout), self._output(self.stderr)
 
     async def _read(self, stream: asyncio.StreamReader | None) -> None:
-        while stream is not None and (piece := await stream.read(_PIECE_BYTES)):
-            self._received.setdefault(stream, []).append(piece)
+        if stream is None:
+            return
+        limit, received, size = self._tail_bytes, self._received.setdefault(stream, deque()), 0
+        while piece := await stream.read(_PIECE_BYTES):
+            received.append(piece)
+            size += len(piece)
+            while limit is not None and received and size - len(received[0]) >= limit:
+                size -= len(received.popleft())
 
     def _output(self, stream: asyncio.StreamReader | None) -> bytes | None:
-        return None if stream is None else b"".join(self._received.get(stream, ()))
+        if stream is None:
+            return None
+        output = b"".join(self._received.get(stream, ()))
+        return output if self._tail_bytes is None else output[max(0, len(output) - self._tail_bytes) :]
 
     async def _wait(self) -> int:
         loop, ended = asyncio.get_running_loop(), asyncio.Event()
@@ -167,14 +178,20 @@ async def exec(
     input: bytes | None = None,
     capture_output: bool = False,
     check: bool = False,
+    tail_bytes: int | None = None,
     **options: Any,
 ) -> CompletedProcess[bytes]:
     """Run a command in a container and wait for it. Arguments, result and exceptions as for `Container.exec`, without
-    `text`, `encoding` and `errors`. Where the task is cancelled the command is killed with all that it has started."""
+    `text`, `encoding` and `errors`. Where the task is cancelled the command is killed with all that it has started.
+
+    tail_bytes: keep of each output only the last bytes, so many; a command that prints without end takes no more memory
+    than that.
+    """
     stdin, stdout, stderr = (options.get(name) for name in STREAMS)
     streams = asked_streams(stdin, stdout, stderr, input, capture_output)
     options.update(zip(STREAMS, streams, strict=True))
     begun = await popen(container, args, **options)
+    begun._tail_bytes = tail_bytes
     reading = asyncio.ensure_future(begun.communicate(input))
     try:
         stdout, stderr = await asyncio.wait_for(asyncio.shield(reading), timeout)

@@ -51,6 +51,16 @@ def test_to_a_file(container: Container, tmp_path: Path) -> None:
     assert (tmp_path / "out").read_bytes() == b"text\n"
 
 
+def test_the_end_of_long_outputs(container: Container) -> None:
+    script = "head -c 1000000 /dev/zero; printf end; printf error >&2"
+    done = run(aio.exec(container, ["sh", "-c", script], capture_output=True, tail_bytes=5))
+    assert (done.stdout, done.stderr) == (b"\0\0end", b"error")
+    assert run(aio.exec(container, ["echo", "text"], capture_output=True, tail_bytes=0)).stdout == b""
+    with pytest.raises(subprocess.TimeoutExpired) as caught:
+        run(aio.exec(container, ["cat", "/dev/zero"], timeout=0.5, capture_output=True, tail_bytes=100_000))
+    assert caught.value.output == bytes(100_000)
+
+
 def test_many_at_once_without_a_thread_each(container: Container) -> None:
     async def answers() -> list[bytes | None]:
         command = ["sh", "-c", "read line; echo $line"]
