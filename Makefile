@@ -65,7 +65,7 @@ FUZZ_COVERAGE ?=
 help:
 	@echo 'make demo      the tutorial: build, rebuild and push an image, start 1,000 containers (DEMO_ARGS=--help)'
 	@echo 'make test      the tests, on all cores (PYTEST_ARGS="-k name"; with -n 0 one after another)'
-	@echo 'make peers     what docker, podman, containerd, skopeo, umoci and buildah make of our images, and we of theirs'
+	@echo 'make peers     what docker, podman, containerd, skopeo, umoci and buildah make of our images, and we of theirs; clients of users'
 	@echo 'make campaign  random stacks of layers against models and the kernel, EXAMPLES ($(EXAMPLES)) for each test'
 	@echo 'make many      many processes and threads on one store, with everything beside them (MANY_ARGS=--help)'
 	@echo 'make hands     many hands on one container, with every verb and random kills (HANDS_ARGS=--help)'
@@ -91,7 +91,7 @@ demo: packages-demo $(STAMPS)/core
 test: packages-test $(STAMPS)/core
 	$(BIN)/python -m pytest $(AT_ONCE) $(PYTEST_ARGS)
 
-peers: packages-test packages-peers $(STAMPS)/core
+peers: packages-test packages-peers $(STAMPS)/core $(STAMPS)/extra-peers
 	$(BIN)/python -m pytest -m peers $(PYTEST_ARGS)
 
 campaign: packages-test $(STAMPS)/core
@@ -185,8 +185,8 @@ $(STAMPS)/werror: $(C_CORE) $(VENV)/installed
 	LAYERSTORE_WERROR=1 $(BIN)/python setup.py -q build_clib --build-temp build/werror --build-clib build/werror
 	@touch $@
 
-$(STAMPS)/extra-fuzz: pyproject.toml $(VENV)/installed
-	@ci/install-extra $(BIN)/python fuzz
+$(STAMPS)/extra-fuzz $(STAMPS)/extra-peers: $(STAMPS)/extra-%: pyproject.toml $(VENV)/installed
+	@ci/install-extra $(BIN)/python $*
 	@touch $@
 
 # Beside the tree and not in it, so that no other target meets an instrumented core.
