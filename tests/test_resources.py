@@ -15,10 +15,10 @@ from test_commands import BOX, shell
 from test_containers import ROOT, root_only, runs
 from waiting import wait_for
 
-from layerstore import Container, Store
+from layerstore import Container, Store, Volume
 from layerstore.containers import groups
 from layerstore.containers.resources import Resources, resources
-from layerstore.errors import Unsupported
+from layerstore.errors import InvalidInput, Unsupported
 
 pytestmark = [pytest.mark.root, root_only, runs]
 
@@ -34,9 +34,14 @@ def module_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
         yield opened
 
 
-@pytest.fixture(params=["crun", "runc"])
-def store(module_store: Store, request: pytest.FixtureRequest) -> Iterator[Store]:
-    if request.param == "runc":
+@pytest.fixture(params=[False, pytest.param(True, marks=pytest.mark.needs_tool("runc"))], ids=["crun", "runc"])
+def is_runc(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param)
+
+
+@pytest.fixture
+def store(module_store: Store, request: pytest.FixtureRequest, is_runc: bool) -> Iterator[Store]:
+    if is_runc:
         request.getfixturevalue("by_runc")
     yield module_store
     containers = module_store.containers()
@@ -304,3 +309,104 @@ def test_on_the_command_line(module_store: Store) -> None:
     assert layerstore(module_store, "run", "--rm", "-m", "32m", "box:1", *HOG).returncode == KILLED
     bad = layerstore(module_store, "run", "--rm", "-m", "1k", "box:1", "true")
     assert (bad.returncode, bad.stderr) == (125, "layerstore run: the limit on memory is '1k': it is 6m or more\n")
+
+
+class TestMounts:
+    def test_a_root_that_is_read_only(self, container: Container, tmp_path: Path) -> None:
+        script = "touch /etc/x; touch /tmp/x /data/x /dev/shm/x && echo written; touch /dev/.init"
+        options: dict[str, object] = {"tmpfs": ["/tmp"], "volumes": [Volume(str(tmp_path), "/data")]}
+        container.keep_alive(read_only=True, **options)  # type: ignore[arg-type]
+        done = container.exec(["sh", "-c", script], capture_output=True, text=True)
+        assert done.stdout == "written\n"
+        assert [line.rpartition(": ")[2] for line in done.stderr.splitlines()] == ["Read-only file system"] * 2
+        container.stop()
+        fd = os.memfd_create("output")
+        container.run(["sh", "-c", script], read_only=True, stdout=fd, stderr=fd, **options)  # type: ignore[arg-type]
+        assert b"written" in os.pread(fd, 1000, 0)
+        assert (tmp_path / "x").exists()
+        assert container.run(["touch", "/etc/x"]) == 0
+
+    def test_in_memory(self, container: Container, is_runc: bool) -> None:
+        given = ["/one", "/two:size=1m,mode=0700,uid=7,exec", "/two/below:ro,size=50%", "/dev/shm:size=2m,nr_inodes=9"]
+        container.keep_alive(tmpfs=given)
+        lines = shell(container, "grep tmpfs /proc/mounts").splitlines()
+        found = {line.split()[1]: set(line.split()[3].split(",")) for line in lines}
+        assert found["/one"] >= {"rw", "nosuid", "nodev", "noexec"}
+        assert found["/two"] >= {"rw", "nosuid", "nodev", "size=1024k", "mode=700", "uid=7"}
+        assert "noexec" not in found["/two"]
+        assert found["/two/below"] >= {"ro", "noexec"}
+        assert next(set(line.split()[3].split(",")) for line in reversed(lines) if " /dev/shm " in line) >= {
+            *("size=2048k", "nr_inodes=9")
+        }
+        full = container.exec(["sh", "-c", "busybox dd if=/dev/zero of=/two/file bs=2M count=1"], capture_output=True)
+        assert b"No space left" in full.stderr
+        if not is_runc:  # before 1.2 it gives them the modes of the directories that they cover
+            assert shell(container, "busybox stat -c %a /one /two") == "1777\n700\n"
+
+    @pytest.mark.parametrize(("given", "blocks"), [({}, 64 << 20), ({"shm_size": "3m"}, 3 << 20)])
+    def test_shared_memory(self, container: Container, given: dict[str, str], blocks: int) -> None:
+        container.keep_alive(**given)  # type: ignore[arg-type]
+        size, unit = shell(container, "busybox stat -f -c '%b %S' /dev/shm").split()
+        assert int(size) * int(unit) == blocks
+
+    def test_two_in_one_place(self, container: Container, tmp_path: Path) -> None:
+        with pytest.raises(InvalidInput, match='two mounts want the place "/x"'):
+            container.keep_alive(tmpfs=["/x"], volumes=[Volume(str(tmp_path), "/x/")])
+
+
+def test_a_read_only_root_without_groups(module_store: Store) -> None:
+    """Where the root is mounted again, so that no device can be opened on it."""
+    container = module_store.create("box:1")
+    assert container.run(["sh", "-c", "! touch /etc/x 2>/dev/null"], cgroups="disabled", read_only=True) == 0
+    assert container.run(["touch", "/etc/x"], cgroups="disabled") == 0
+    container.remove()
+
+
+def test_mounts_and_names_on_the_command_line(
+    module_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "shown").mkdir()
+    (tmp_path / "shown/file").write_text("content")
+    (tmp_path / "env").write_bytes(b'\xef\xbb\xbf# a comment\n\n  A=1 "x" \nB=file\r\nHOME_OF\nNOBODY_SET\n')
+    mounts = [
+        f"type=bind,src={tmp_path}/shown,dst=/one,readonly",
+        "type=tmpfs,target=/two,tmpfs-size=1m,tmpfs-mode=750",
+    ]
+    options = [
+        *("-h", "some.name", "--env-file", f"{tmp_path}/env", "-e", "B=given", "--shm-size", "1m", "--read-only")
+    ]
+    options += [word for mount in mounts for word in ("--mount", mount)]
+    script = 'busybox hostname; echo "$A|$B|$HOME_OF|${NOBODY_SET-unset}"; cat /one/file; echo; touch /one/x /x 2>&1; '
+    monkeypatch.setenv("HOME_OF", "mine")
+    command = ["box:1", "sh", "-c", f"{script} busybox stat -c %a /two"]
+    done = layerstore(module_store, "run", "--rm", *options, *command)
+    lines = done.stdout.splitlines()
+    assert lines[:3] == ["some.name", '1 "x" |given|mine|unset', "content"]
+    assert [line.rpartition(": ")[2] for line in lines[3:5]] == ["Read-only file system"] * 2
+    assert lines[5:] == ["750"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--mount", "source=/etc,target=/x"], "the type 'volume' is not to be had: bind and tmpfs are"),
+        (["--mount", "type=bind,source=/etc"], "it needs target=PATH, absolute, and source="),
+        (["--mount", "type=tmpfs,target=x"], "it needs target=PATH, absolute\n"),
+        (["--mount", "type=tmpfs,target=/x,source=/etc"], "type=tmpfs has no 'source', it has target, tmpfs-mode"),
+        (["--mount", "type=tmpfs,target=/x,tmpfs-size=all"], 'has the option "size=all"'),
+        (["--mount", "type=bind,source=/etc,target=/x,readonly=maybe"], "readonly is true or false"),
+        (["--mount", "type=bind,source=/nowhere,target=/x"], "there is no /nowhere to bind"),
+        (["--env-file", "/nowhere"], "No such file"),
+        (["-h", "x" * 65], "is no name of at most 64 bytes"),
+    ],
+)
+def test_bad_options(module_store: Store, options: list[str], message: str) -> None:
+    done = layerstore(module_store, "run", "--rm", *options, "box:1", "true")
+    assert (done.returncode, message in done.stderr) == (125, True), done.stderr
+    assert module_store.containers() == []
+
+
+def test_a_file_that_sets_no_variables(module_store: Store, tmp_path: Path) -> None:
+    (tmp_path / "env").write_text("A=1\nB C=2\n")
+    done = layerstore(module_store, "run", "--env-file", str(tmp_path / "env"), "box:1", "true")
+    assert (done.returncode, "env, line 2: 'B C' is no name of a variable" in done.stderr) == (125, True)

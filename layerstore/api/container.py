@@ -451,6 +451,10 @@ class Container(Operations, handles.Handle):
             cpus: the most CPU time, as that of 1.5 CPUs. cpuset_cpus: those that it runs on, as "0-2,5". cpu_shares:
                 its weight when others want CPU time as well (1,024).
             ulimits: limits of each process, as "nofile=1024:2048": docker's names, soft and hard, -1 for none.
+            shm_size: of /dev/shm, bytes or as "64m" (64 MiB).
+            read_only: nothing of its root can be written, but what is mounted there.
+            tmpfs: file systems in memory, as "PATH" or "PATH:size=64m,mode=1777,exec"; noexec, nosuid and nodev unless
+                the options say otherwise.
             cgroups: "disabled" does without a control group, and so without limits. Device files cannot be opened then
                 but for those in /dev.
 

@@ -28,7 +28,11 @@ def parser_of(name: str, module: ModuleType) -> argparse.ArgumentParser:
     # Messages are in English: looking for a translation of each would load `locale`.
     argparse._ = str  # type: ignore[attr-defined]
     description = f"{module.__doc__}".strip()
-    parser = argparse.ArgumentParser(f"layerstore {name}", description=description, formatter_class=_formatter)
+    parser = argparse.ArgumentParser(
+        f"layerstore {name}", description=description, formatter_class=_formatter, add_help=False
+    )
+    help_options = getattr(module, "HELP", ("-h", "--help"))
+    parser.add_argument(*help_options, action="help", help="show this help message and exit")
     module.arguments(parser)
     return parser
 

@@ -10,6 +10,7 @@ from layerstore.store.layout import absolute
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Sequence
     from typing import Any
 
     from layerstore.api import Volume
@@ -65,6 +66,22 @@ def add_limits(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=SOFT[:HARD]",
         help="a limit of each of its processes, as nofile=1024",
     )
+    parser.add_argument("--shm-size", metavar="SIZE", help="of /dev/shm (default: 64m)")
+    parser.add_argument("--read-only", action="store_true", help="nothing of its root can be written")
+    parser.add_argument(
+        "--tmpfs",
+        action="append",
+        default=[],
+        metavar="PATH[:OPTIONS]",
+        help="a file system in memory, with options as size=64m,mode=1777,exec",
+    )
+    parser.add_argument(
+        "--mount",
+        action="append",
+        default=[],
+        metavar="type=bind|tmpfs,...",
+        help="type=bind,source=DIR,target=PATH[,readonly] or type=tmpfs,target=PATH[,tmpfs-size=N][,tmpfs-mode=MODE]",
+    )
 
 
 def limits(args: argparse.Namespace) -> dict[str, Any]:
@@ -76,6 +93,9 @@ def limits(args: argparse.Namespace) -> dict[str, Any]:
         "cpuset_cpus": args.cpuset_cpus,
         "cpu_shares": args.cpu_shares,
         "ulimits": args.ulimit,
+        "shm_size": args.shm_size,
+        "read_only": args.read_only,
+        "tmpfs": [*args.tmpfs, *filter(None, (_tmpfs(_fields(text), text) for text in args.mount))],
     }
 
 
@@ -83,11 +103,61 @@ def given(args: argparse.Namespace) -> dict[str, Any]:
     """What was given, by the names that the functions of `Store` and `Container` have for it. Raises `InvalidInput`."""
     return {
         "network": args.network,
-        "volumes": [_volume(text) for text in args.volume],
+        "volumes": [*map(_volume, args.volume), *_binds(getattr(args, "mount", ()))],
         "security_opt": args.security_opt,
         "pids_limit": args.pids_limit,
         "cgroups": args.cgroups,
     }
+
+
+_FIELDS = {
+    "bind": {"type", "source", "target", "readonly"},
+    "tmpfs": {"type", "target", "tmpfs-size", "tmpfs-mode"},
+}
+_ALIASES = {"src": "source", "dst": "target", "destination": "target", "ro": "readonly"}
+
+
+def _fields(text: str) -> dict[str, str]:
+    """Of docker's --mount: KEY=VALUE or KEY, with commas between. Raises `InvalidInput`."""
+    pairs = [field.partition("=")[::2] for field in text.split(",")]
+    fields = {_ALIASES.get(key, key): value for key, value in pairs}
+    known = _FIELDS.get(kind := fields.get("type", "volume"))
+    if known is None:
+        raise InvalidInput(f"--mount {text}: the type {kind!r} is not to be had: bind and tmpfs are")
+    if strangers := set(fields) - known:
+        raise InvalidInput(f"--mount {text}: type={kind} has no {min(strangers)!r}, it has {', '.join(sorted(known))}")
+    if not fields.get("target", "").startswith("/") or (kind == "bind" and not fields.get("source")):
+        raise InvalidInput(f"--mount {text}: it needs target=PATH, absolute{', and source=' * (kind == 'bind')}")
+    if fields.get("readonly", "") not in ("", "true", "1", "false", "0"):
+        raise InvalidInput(f"--mount {text}: readonly is true or false")
+    return fields
+
+
+def _binds(texts: Sequence[str]) -> list[Volume]:
+    from layerstore.api import Volume
+
+    found = []
+    for fields in map(_fields, texts):
+        if fields["type"] == "bind":
+            is_read_only = fields.get("readonly", "false") in ("", "true", "1")
+            found.append(Volume(_existing(fields["source"]), fields["target"], is_read_only))
+    return found
+
+
+def _tmpfs(fields: dict[str, str], text: str) -> str | None:
+    """As --tmpfs has it."""
+    if fields["type"] != "tmpfs":
+        return None
+    if ":" in fields["target"]:
+        raise InvalidInput(f"--mount {text}: the target of a tmpfs has no colon")
+    options = [f"{key.removeprefix('tmpfs-')}={fields[key]}" for key in ("tmpfs-size", "tmpfs-mode") if key in fields]
+    return f"{fields['target']}:{','.join(options)}"
+
+
+def _existing(source: str) -> str:
+    if not os.path.exists(source):
+        raise InvalidInput(f"there is no {source} to bind into the container; make it first")
+    return absolute(source)
 
 
 def _volume(text: str) -> Volume:
@@ -97,6 +167,4 @@ def _volume(text: str) -> Volume:
     target, _, mode = rest.partition(":")
     if not source or not target.startswith("/") or mode not in ("", "ro", "rw"):
         raise InvalidInput(f"{text!r} is not DIR:PATH or DIR:PATH:ro with an absolute PATH")
-    if not os.path.exists(source):
-        raise InvalidInput(f"there is no {source} to bind into the container; make it first")
-    return Volume(absolute(source), target, mode == "ro")
+    return Volume(_existing(source), target, mode == "ro")

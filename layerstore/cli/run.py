@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from layerstore.api import Store
 
 FAILURE_STATUS = 125
+HELP = ("--help",)  # -h is the name of the host, as docker has it
 STATUS_OF: dict[type[Exception], int] = {ProgramNotFound: 127, ProgramNotExecutable: 126}
 
 
@@ -28,6 +29,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="print the id and leave the program running; its output is lost",
     )
     starting.add_options(parser)
+    parser.add_argument("-h", "--hostname", metavar="NAME", help="what the host is called in the container")
     parser.add_argument(
         "--entrypoint", metavar="PROGRAM", help="the program, instead of the image's entrypoint and command"
     )
@@ -70,6 +72,7 @@ def run(store: Store, args: argparse.Namespace) -> int:
             "env": starting.environment(args),
             "workdir": args.workdir,
             "user": args.user,
+            "hostname": args.hostname,
             "cap_add": args.cap_add,
             "cap_drop": args.cap_drop,
             "devices": args.device,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+from layerstore.errors import InvalidInput
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
@@ -20,12 +22,38 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="K[=V]",
         help="set an environment variable (K alone: to the value that it has here)",
     )
+    parser.add_argument(
+        "--env-file",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="set those of a file, K[=V] a line; lines with # are passed over",
+    )
     parser.add_argument("-w", "--workdir", metavar="DIR", help="the working directory")
     parser.add_argument("-u", "--user", metavar="NAME|UID[:GROUP]", help="the user to run as")
 
 
 def environment(args: argparse.Namespace) -> list[str]:
-    """The variables that were asked for, as K=V."""
+    """The variables that were asked for, as K=V: those of files first, as the last of a name counts.
+
+    Raises `InvalidInput`, `OSError`.
+    """
+    asked = [text for path in args.env_file for text in _lines(path)] + args.env
     return [
-        text if "=" in text else f"{text}={os.environ[text]}" for text in args.env if "=" in text or text in os.environ
+        text if "=" in text else f"{text}={os.environ[text]}" for text in asked if "=" in text or text in os.environ
     ]
+
+
+def _lines(path: str) -> list[str]:
+    """docker's: a value is all that comes after the sign, with quotes and spaces."""
+    found = []
+    with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
+        for number, line in enumerate(file, 1):
+            text = line.rstrip("\n").removesuffix("\r").lstrip()
+            if not text or text.startswith("#"):
+                continue
+            name = text.partition("=")[0]
+            if not name or name.split() != [name]:
+                raise InvalidInput(f"{path}, line {number}: {name!r} is no name of a variable; it is K or K=V")
+            found.append(text)
+    return found

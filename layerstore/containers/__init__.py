@@ -7,8 +7,8 @@
   it), `commits.py`, `copying.py` and `unpacking.py` (between host and container), `mounted.py` (the files of a mounted
   one).
 - To the other driver: `moving.py`, `upper_writer.py` (an upper directory from entries).
-- A bundle for the runtime: `bundle.py`, `users.py` and `rootfs.py` (looked up in the image), `program.py` (whether the
-  program is there: exit statuses 126 and 127).
+- A bundle for the runtime: `bundle.py`, `tmpfs.py`, `users.py` and `rootfs.py` (looked up in the image), `program.py`
+  (whether the program is there: exit statuses 126 and 127).
 - A program: `runtime.py` (crun and runc), `standard_streams.py` (what it reads and prints), `launching.py` (what is
   added at its start).
 - Commands in one that lives: `processes.py` (as Python's `subprocess`), `keeping.py` (what keeps one alive).

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from typing import Any, Literal
 
     from layerstore.containers.confinement import Confinement
+    from layerstore.containers.tmpfs import Tmpfs
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -52,11 +53,12 @@ _MOUNTS = [
     ("/proc", "proc", "proc", ["noexec", "nodev"]),
     ("/dev", "tmpfs", "tmpfs", ["strictatime", "mode=755", "size=65536k"]),
     ("/dev/pts", "devpts", "devpts", ["noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]),
-    ("/dev/shm", "tmpfs", "shm", ["noexec", "nodev", "mode=1777", "size=65536k"]),
+    ("/dev/shm", "tmpfs", "shm", ["noexec", "nodev", "mode=1777"]),
     ("/dev/mqueue", "mqueue", "mqueue", ["noexec", "nodev"]),
     ("/sys", "sysfs", "sysfs", ["noexec", "nodev", "ro"]),
 ]
 
+_NAME_BYTES = 64  # sethostname(2)
 _HOST_NETWORK_FILES = ["/etc/resolv.conf", "/etc/hosts"]
 
 
@@ -96,16 +98,18 @@ def runtime_spec(
         raise InvalidInput(f'the network "{network}" is not known: "host" and "none" are')
     config = _section(image_config, "config")
     name = hostname or (os.uname().nodename if network == "host" else "localhost")
+    if "\0" in name or len(os.fsencode(name)) > _NAME_BYTES:
+        raise InvalidInput(f"the host name {name!r} is no name of at most {_NAME_BYTES} bytes")
     directory = _absolute(workdir or _text(config, "WorkingDir") or "/", "the working directory")
     with Rootfs(rootfs) as inside:
         identity = users.look_up(inside, _text(config, "User") if user is None else user)
-        mounts = _default_mounts(confinement.privileged) + _binds(inside, volumes, network)
+        mounts = _default_mounts(confinement) + _shown(inside, volumes, confinement.tmpfs, network)
         if directory != "/":
             inside.make_directory(directory)
     return {
         "ociVersion": "1.0.2",
         "hostname": name,
-        "root": {"path": absolute(rootfs), "readonly": False},
+        "root": {"path": absolute(rootfs), "readonly": confinement.read_only},
         "mounts": mounts,
         "process": {
             "terminal": tty,
@@ -233,34 +237,43 @@ def _user(identity: users.Identity) -> dict[str, Any]:
     return {"uid": identity.uid, "gid": identity.gid, "additionalGids": list(identity.additional_gids)}
 
 
-def _default_mounts(privileged: bool) -> list[dict[str, Any]]:
-    return [
-        {
-            "destination": path,
-            "type": kind,
-            "source": source,
-            "options": ["nosuid", *(option for option in options if not (privileged and option == "ro"))],
-        }
-        for path, kind, source, options in _MOUNTS
-    ]
+def _default_mounts(confinement: Confinement) -> list[dict[str, Any]]:
+    mounts = []
+    for path, kind, source, options in _MOUNTS:
+        given = ["nosuid", *(option for option in options if not (confinement.privileged and option == "ro"))]
+        if source == "shm":
+            given.append(f"size={confinement.shm_bytes}")
+        mounts.append({"destination": path, "type": kind, "source": source, "options": given})
+    return mounts
 
 
-def _binds(inside: Rootfs, volumes: Sequence[Volume], network: str) -> list[dict[str, Any]]:
-    """The bind mounts, parents first, after their mount points were made."""
-    wanted = {}
+def _shown(inside: Rootfs, volumes: Sequence[Volume], tmpfs: Sequence[Tmpfs], network: str) -> list[dict[str, Any]]:
+    """The mounts that were asked for, parents first, after their mount points were made."""
+    wanted: dict[str, Volume | Tmpfs] = {}
     if network == "host":
         wanted = {path: Volume(path, path, True) for path in _HOST_NETWORK_FILES if os.path.isfile(path)}
-    for volume in volumes:
-        target = _absolute(volume.target, "the target of a volume")
+    for given in volumes:
+        target = _absolute(given.target, "the target of a volume")
         if target == "/":
-            raise InvalidInput(f'the volume "{volume.source}" cannot cover the root of the container')
-        wanted[target] = volume
+            raise InvalidInput(f'the volume "{given.source}" cannot cover the root of the container')
+        wanted[target] = given
+    for one in tmpfs:
+        if one.target in wanted:
+            raise InvalidInput(f'two mounts want the place "{one.target}" in the container')
+        wanted[one.target] = one
+    parents = [*(posixpath.normpath(volume.target) for volume in volumes), *(one.target for one in tmpfs)]
     mounts = []
     for target, volume in sorted(wanted.items(), key=lambda item: item[0].count("/")):
+        is_below = any(target.startswith(f"{parent}/") for parent in parents)
+        if not isinstance(volume, Volume):
+            if not is_below:
+                inside.make_mount_point(target, directory=True)
+            mounts.append(volume.mount())
+            continue
         source = volume.source
         if not os.path.isabs(source) or not os.path.exists(source):
             raise InvalidInput(f'the source "{source}" of a volume is not an existing absolute path of the host')
-        if not _is_below_a_volume(target, volumes):
+        if not is_below:  # else the runtime makes its mount point: one in the root would be covered
             inside.make_mount_point(target, directory=os.path.isdir(source))
         holds_others = any(other.startswith(f"{target}/") for other in wanted)
         options = ["rbind", "rprivate", _read_only(source, holds_others) if volume.read_only else "rw"]
@@ -282,12 +295,6 @@ def _read_only(source: str, holds_others: bool) -> str:
         return "ro"
     major, minor = map(int, re.findall(r"\d+", os.uname().release)[:2])
     return "rro" if (major, minor) >= (5, 12) else "ro"
-
-
-def _is_below_a_volume(target: str, volumes: Sequence[Volume]) -> bool:
-    """Its mount point is then made by the runtime, in that volume: one in the root would be covered."""
-    parents = [posixpath.normpath(volume.target) for volume in volumes]
-    return any(target.startswith(f"{parent}/") for parent in parents)
 
 
 def _capabilities(given: tuple[str, ...], uid: int) -> dict[str, list[str]]:

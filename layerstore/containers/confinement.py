@@ -7,7 +7,7 @@ import posixpath
 import re
 import stat
 
-from layerstore.containers.resources import PIDS_LIMIT, USUAL, Resources, resources
+from layerstore.containers.resources import PIDS_LIMIT, USUAL, Resources, resources, size
 from layerstore.errors import InvalidInput, Unsupported
 from layerstore.types import Value
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from typing import Any, Literal, TypedDict
 
     from layerstore.containers.groups import Rule
+    from layerstore.containers.tmpfs import Tmpfs
 
     class Loosened(TypedDict, total=False):
         """The arguments of `confined` that callers pass on."""
@@ -33,8 +34,14 @@ if TYPE_CHECKING:
         cpu_shares: int | None
         cpuset_cpus: str | None
         ulimits: Sequence[str]
+        shm_size: int | str | None
+        read_only: bool
+        tmpfs: Sequence[str]
         cgroups: Literal["enabled", "disabled"]
 
+
+SHM_BYTES = 64 << 20
+"""What /dev/shm of a container holds: docker's default."""
 
 # Docker's, but for CAP_MKNOD.
 CAPABILITIES = (
@@ -109,7 +116,7 @@ class Confinement(Value):
     """How a container is confined.
 
     `seccomp`: a profile for the runtime (`linux.seccomp`), "default" or "unconfined". `rlimits`: as `process.rlimits`.
-    `has_group`: it runs in a control group of its own.
+    `has_group`: it runs in a control group of its own. `shm_bytes`: the size of /dev/shm. `read_only`: its root is.
     """
 
     def __init__(
@@ -122,6 +129,9 @@ class Confinement(Value):
         resources: Resources = USUAL,
         has_group: bool = True,
         rlimits: tuple[dict[str, Any], ...] = (),
+        shm_bytes: int = SHM_BYTES,
+        read_only: bool = False,
+        tmpfs: tuple[Tmpfs, ...] = (),
     ) -> None:
         self.capabilities = capabilities
         self.seccomp = seccomp
@@ -131,6 +141,9 @@ class Confinement(Value):
         self.resources = resources
         self.has_group = has_group
         self.rlimits = rlimits
+        self.shm_bytes = shm_bytes
+        self.read_only = read_only
+        self.tmpfs = tmpfs
 
     @property
     def device_rules(self) -> list[Rule] | None:
@@ -158,6 +171,9 @@ def confined(
     cpu_shares: int | None = None,
     cpuset_cpus: str | None = None,
     ulimits: Sequence[str] = (),
+    shm_size: int | str | None = None,
+    read_only: bool = False,
+    tmpfs: Sequence[str] = (),
     cgroups: Literal["enabled", "disabled"] = "enabled",
 ) -> Confinement:
     """The confinement that docker's options of these names ask for; without any, the default.
@@ -170,6 +186,7 @@ def confined(
         ("cap_drop", cap_drop),
         ("devices", devices),
         ("ulimits", ulimits),
+        ("tmpfs", tmpfs),
     ):
         if isinstance(value, str):
             raise InvalidInput(f"{name} is a list of strings, not the string {value!r}")
@@ -197,6 +214,9 @@ def confined(
         asked,
         cgroups == "enabled",
         _rlimits(ulimits),
+        SHM_BYTES if shm_size is None else _shm_bytes(shm_size),
+        read_only,
+        _tmpfs(tmpfs),
     )
     if not result.has_group:
         _check_without_group(result)
@@ -282,6 +302,21 @@ def _rlimits(texts: Iterable[str]) -> tuple[dict[str, Any], ...]:
                 raise InvalidInput(f'the ulimit "{text}" is more than the {most} files that {_NR_OPEN} lets it be')
         found[match[1]] = {"type": f"RLIMIT_{match[1].upper()}", "soft": soft, "hard": hard}
     return tuple(found.values())
+
+
+def _shm_bytes(given: int | str) -> int:
+    value = size(given, "the size of /dev/shm")
+    if not value:
+        raise InvalidInput(f"the size of /dev/shm is {given!r}: it is 1 or more")
+    return value
+
+
+def _tmpfs(texts: Sequence[str]) -> tuple[Tmpfs, ...]:
+    if not texts:
+        return ()
+    from layerstore.containers.tmpfs import tmpfs
+
+    return tuple(map(tmpfs, texts))
 
 
 def _device(text: str) -> Device:

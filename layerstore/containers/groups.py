@@ -340,18 +340,19 @@ def open_oom_events(container: str) -> int | None:
     """A descriptor of the file that counts the processes of a container (its id) which the kernel ended for want of
     memory (`oom_kills`), as long as its group is there; None where nothing counts them. The caller closes it.
     """
-    group = _open_group(container)
-    if group is not None:
-        try:
-            with contextlib.suppress(FileNotFoundError):
-                return os.open(_OOM_EVENTS[1], os.O_RDONLY | os.O_CLOEXEC, dir_fd=group)
-        finally:
-            close_fd(group)
-    path = f"{_HIERARCHIES}/memory/{name_of(container)}/{_OOM_EVENTS[0]}"
+    first, second = _OOM_EVENTS
+    beside = f"{_HIERARCHIES}/memory"
+    group = None
     try:
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        if beside in _limiting():
+            return os.open(f"{beside}/{name_of(container)}/{first}", os.O_RDONLY | os.O_CLOEXEC)
+        group = _open_group(container)
+        return None if group is None else os.open(second, os.O_RDONLY | os.O_CLOEXEC, dir_fd=group)
     except FileNotFoundError:
         return None
+    finally:
+        if group is not None:
+            close_fd(group)
 
 
 def oom_kills(text: str) -> int:
