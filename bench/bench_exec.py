@@ -1,4 +1,5 @@
-"""Commands in containers that live: `true` in one of 200, 50 at once, and the memory of one in which nothing runs."""
+"""Commands in containers that live: `true` in one of 200, beside crun, docker and podman; 50 at once; and the memory of
+one in which nothing runs."""
 
 from __future__ import annotations
 
@@ -9,24 +10,62 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-from bench.bench_run import TRUE, bare_sleepers, crun, memory_of_each
+from bench.bench_run import SLEEP, TRUE, bare_sleepers, crun, memory_of_each, memory_of_peer
 from bench.context import Context
 from bench.measure import Median, interleaved, seconds, split_ours
-from bench.rows import Row, at_most, durably, within
+from bench.peers import exec_by_api, timed
+from bench.rows import Row, at_most, durably, faster, known, within
 from layerstore import Container, Store
 
 MILLISECOND = 1e3
 LIVE, AT_ONCE, IDLE = 200, 50, 40
+LIVE_OF_PEERS = 20
+"""Containers of docker's and podman's each: it would take minutes to start 200, and their commands would be slower."""
 BARE = "bare crun exec"
 MEMORY_LIMIT_KIB = 300
+DURABLE = dict.fromkeys(("ours", "docker exec", "docker API"), "nothing is written")
 QUANTILES = 100
 
 
 def run(context: Context) -> list[Row]:
     if context.peers_only:
         return []
-    rows = [*in_one_of_many(context), *idle(context)]
-    return list(durably({"all": "nothing is written"}, rows))
+    daemons = durably(DURABLE, against_daemons(context))
+    return [*daemons, *durably({"all": "nothing is written"}, [*in_one_of_many(context), *idle(context)])]
+
+
+def against_daemons(context: Context) -> Iterator[Row]:
+    """By command, and from Python against their REST APIs: what a client asks for the outputs and the exit status."""
+    name = context.fixtures.recipe("debian").name
+    count = LIVE if not context.quick else 20
+    with contextlib.ExitStack() as stack:
+        store = stack.enter_context(context.store("debian"))
+        containers = stack.enter_context(live(store, context, count))
+        one = containers[count // 2]
+        by_command: dict[str, Callable[[], float]] = {
+            "ours": partial(timed, context.command(store.root, "exec", one.id, *TRUE))
+        }
+        by_api: dict[str, Callable[[], float]] = {"ours": partial(seconds, execute, one)}
+        for peer in filter(None, (context.docker(), context.podman())):
+            stack.enter_context(context.loaded(peer, "debian"))
+            running = stack.enter_context(peer.running(name, LIVE_OF_PEERS, SLEEP))
+            api = peer.api()
+            stack.callback(api.close)
+            theirs = running[LIVE_OF_PEERS // 2]
+            by_command[f"{peer.name} exec"] = partial(peer.exec, theirs, TRUE)
+            by_api[f"{peer.name} API"] = partial(seconds, exec_by_api, api, theirs, TRUE)
+        figures = []
+        for works in (by_command, by_api):
+            for work in works.values():
+                work()
+            found = interleaved(works, context.rounds(25))
+            figures.append({name: figure * MILLISECOND for name, figure in found.items()})
+    work = f"exec of true in one of {count} live containers, {LIVE_OF_PEERS} of each peer's"
+    (ours, commands), (from_python, apis) = map(split_ours, figures)
+    yield known(f"{work}, by command", "ms", ours, commands)
+    asked = {name: figure for name, figure in {**commands, **apis}.items() if name in ("docker exec", "podman API")}
+    yield faster(f"{work}, from Python, against docker's command and podman's API", "ms", from_python, asked, 8)
+    yield known(f"{work}, from Python, against APIs", "ms", from_python, apis)
 
 
 def in_one_of_many(context: Context) -> Iterator[Row]:
@@ -55,13 +94,17 @@ def in_one_of_many(context: Context) -> Iterator[Row]:
 
 
 def idle(context: Context) -> Iterator[Row]:
-    """Beside a container of crun's in which sleep runs."""
-    count = IDLE if not context.quick else 10
-    with context.store("debian") as store:
-        works = {
+    """Beside containers of others in which sleep runs, as they have none without a program."""
+    name, count = context.fixtures.recipe("debian").name, IDLE if not context.quick else 10
+    with contextlib.ExitStack() as stack:
+        store = stack.enter_context(context.store("debian"))
+        works: dict[str, Callable[[], float]] = {
             "bare crun with sleep": lambda: memory_of_each(count, bare_sleepers(context, count)),
             "ours": lambda: memory_of_each(count, live(store, context, count)),
         }
+        for peer in filter(None, (context.docker(), context.podman())):
+            stack.enter_context(context.loaded(peer, "debian"))
+            works[f"{peer.name} with sleep"] = partial(memory_of_peer, peer, name, min(count, LIVE_OF_PEERS))
         for work in works.values():
             work()  # what the kernel keeps once it has had so many
         ours, peers = split_ours(interleaved(works, context.rounds(5)))
