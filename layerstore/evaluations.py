@@ -144,6 +144,9 @@ class LayerstoreSandbox(SandboxEnvironment):
     @classmethod
     async def task_init(cls, task_name: str, config: BaseModel | str | None) -> None:
         """Pull the images that the store has not. Raises as `Store.pull`."""
+        if isinstance(config, str):
+            # inspect_ai takes an image's name for a file beside the task's, in whose directory it calls this alone.
+            _names[config] = config.removeprefix(f"{Path.cwd()}/")
         await anyio.to_thread.run_sync(_pull_missing, _resolved(config))
 
     @classmethod
@@ -294,6 +297,9 @@ class LayerstoreSandbox(SandboxEnvironment):
 _living: dict[str, Container] = {}
 """The containers of samples of this process, by their ids."""
 
+_names: dict[str, str] = {}
+"""Images by what inspect_ai has made of their names."""
+
 
 @functools.cache
 def _store(root: str) -> Store:
@@ -315,9 +321,7 @@ def _resolved(config: BaseModel | str | None) -> LayerstoreConfig:
         import yaml
 
         return LayerstoreConfig(**yaml.safe_load(path.read_text()))
-    # inspect_ai takes it for a file beside the task's, in whose directory this is called.
-    directory = f"{Path.cwd()}/"
-    return LayerstoreConfig(image=config.removeprefix(directory))
+    return LayerstoreConfig(image=_names.get(config, config))
 
 
 def _pull_missing(config: LayerstoreConfig) -> None:

@@ -3,7 +3,9 @@
 import asyncio
 import functools
 import importlib.util
+import re
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +16,7 @@ import pytest
 from test_commands import sleepers
 from test_containers import root_only, runs
 from test_project import examples, run_example
+from waiting import wait_for
 
 from layerstore import Store
 from layerstore.errors import InvalidInput, LayerstoreError, NotFound
@@ -117,12 +120,58 @@ async def test_named_environments(store: Store, tmp_path: Path) -> None:
     assert hash(read) != hash(config())
 
 
-async def test_the_image_in_short(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """inspect_ai makes a path of it, beside the task's file."""
-    async with Sample(IMAGE) as environments:
-        assert (await environments["default"].exec(["pwd"])).stdout == "/\n"
-    async with Sample(str(Path.cwd() / IMAGE)):
-        pass
+TASK = """
+from inspect_ai import Task, task
+from inspect_ai.dataset import Sample
+from inspect_ai.model import ModelOutput
+from inspect_ai.scorer import includes
+from inspect_ai.solver import solver
+from inspect_ai.util import sandbox
+
+@solver
+def work(command):
+    async def solve(state, generate):
+        state.output = ModelOutput.from_content("none", (await sandbox().exec(["sh", "-c", command])).stdout)
+        return state
+    return solve
+
+@task
+def it(command="cat note /from-setup"):
+    sample = Sample("", target="noted and set up", files={"note": "noted "}, setup="printf 'and set up' >/from-setup")
+    return Task([sample], solver=work(command), scorer=includes(), sandbox=("layerstore", "IMAGE"))
+"""
+
+
+@pytest.fixture
+def evaluated(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A command that evaluates a task whose file is in another directory, with an image by its name."""
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks/it.py").write_text(TASK.replace("IMAGE", IMAGE))
+    monkeypatch.chdir(tmp_path)
+    command = [sys.executable, "-m", "inspect_ai", "eval", "tasks/it.py", "--model", "mockllm/model"]
+    return [*command, "--display", "plain"]
+
+
+@pytest.mark.parametrize("override", [(), ("--sandbox", f"layerstore:{IMAGE}")])
+def test_by_the_command_line(evaluated: list[str], override: tuple[str, ...]) -> None:
+    done = subprocess.run([*evaluated, *override], capture_output=True, text=True, timeout=120)
+    assert re.search(r"accuracy\s+1\.0", done.stdout), done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(("number", "left"), [(signal.SIGINT, 0), (signal.SIGKILL, 1)])
+def test_an_evaluation_that_ends_early(evaluated: list[str], store: Store, number: signal.Signals, left: int) -> None:
+    with subprocess.Popen([*evaluated, "-T", "command=sleep 1033"], stdout=subprocess.PIPE) as process:
+        wait_for(lambda: sleepers(1033) != [] or process.poll() is not None, 60)
+        process.send_signal(number)
+        process.communicate(timeout=120)
+    assert len(store.containers()) == left
+    command = [sys.executable, "-m", "inspect_ai", "sandbox", "cleanup", "layerstore"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert f"containers removed: {left}" in done.stdout, done.stdout + done.stderr
+    assert sleepers(1033) == []
+
+
+async def test_without_an_image(store: Store) -> None:
     with pytest.raises(InvalidInput, match="which image"):
         await provider().task_init("startup", None)
 
