@@ -16,6 +16,7 @@ import functools
 import os
 import posixpath
 import shlex
+import signal
 from pathlib import Path
 from subprocess import CompletedProcess, TimeoutExpired
 from typing import Any, Literal, overload
@@ -45,7 +46,7 @@ _PREFIX = "inspect-"
 _FILE_SECONDS = 600
 _SYSTEM = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"}
 """For commands of our own: no program of the image's PATH takes the place of one of the system's."""
-_NOT_BEGUN, _NOT_FOUND = 126, 127
+_NOT_BEGUN, _NOT_FOUND, _KILLED = 126, 127, 128 + signal.SIGKILL
 _ERRORS = (
     *(errno.EACCES, errno.EISDIR, errno.ENOENT, errno.ENOTDIR, errno.EROFS, errno.ENOSPC, errno.EDQUOT),
     *(errno.EINVAL, errno.ELOOP, errno.ENAMETOOLONG, errno.EPERM),
@@ -128,7 +129,9 @@ class LayerstoreSandbox(SandboxEnvironment):
     def __init__(self, container: Container, asked: Environment, root: str) -> None:
         super().__init__()
         self.container = container
+        self._asked = asked
         self._root = root
+        self._reviving = asyncio.Lock()
         self._user = asked.user
         image = container.image.config.document.get("config") or {}
         self._directory = posixpath.join("/", asked.working_dir or image.get("WorkingDir") or "/")
@@ -272,14 +275,20 @@ class LayerstoreSandbox(SandboxEnvironment):
             aio.exec(self.container, command, input=given, capture_output=True, tail_bytes=tail_bytes, **options)
         )
         try:
-            return await asyncio.shield(running)
+            done = await asyncio.shield(running)
+            if done.returncode == _KILLED:
+                await self._revived()
+            return done
         except asyncio.CancelledError:
             # anyio cancels again whatever its task waits for, until that has ended.
             running.cancel()
             with anyio.CancelScope(shield=True):
                 await asyncio.gather(running, return_exceptions=True)
+                with contextlib.suppress(SandboxUnavailableError):
+                    await self._revived()
             raise
         except TimeoutExpired as expired:
+            await self._revived()
             error = TimeoutError(f"the command took longer than {expired.timeout} seconds")
             error.truncated_output = _text(expired.output) + _text(expired.stderr)  # type: ignore[attr-defined]
             raise error from None
@@ -290,6 +299,15 @@ class LayerstoreSandbox(SandboxEnvironment):
             return CompletedProcess(command, status, b"", text_of(error).encode())
         except LayerstoreError as error:
             raise SandboxUnavailableError(text_of(error)) from error
+
+    async def _revived(self) -> None:
+        """Where the container was killed with a command, have it live again with what it was given: the next command
+        would start it with the defaults. Raises `SandboxUnavailableError`."""
+        async with self._reviving:
+            try:
+                await anyio.to_thread.run_sync(_keep, self.container, self._asked)
+            except LayerstoreError as error:
+                raise SandboxUnavailableError(text_of(error)) from error
 
 
 # The work that is done in threads
@@ -339,17 +357,23 @@ def _start(config: LayerstoreConfig) -> dict[str, Container]:
         for name, asked in config.environments.items():
             container = store.create(asked.image, name=f"{_PREFIX}{sample}-{name}", volatile=True)
             made[name] = _living[container.id] = container
-            container.keep_alive(
-                env=asked.env,
-                workdir=asked.working_dir,
-                user=asked.user,
-                network=asked.network,
-                **asked.options,
-            )
+            _keep(container, asked)
     except BaseException:
         _remove(list(made.values()))
         raise
     return made
+
+
+def _keep(container: Container, asked: Environment) -> None:
+    """Have it live, unless it does."""
+    if container.state != "running":
+        container.keep_alive(
+            env=asked.env,
+            workdir=asked.working_dir,
+            user=asked.user,
+            network=asked.network,
+            **asked.options,
+        )
 
 
 def _remove(containers: list[Container]) -> None:

@@ -199,11 +199,35 @@ async def test_what_commands_do_wrong(store: Store) -> None:
             await sandbox.exec(["sh", "-c", "echo begun; setsid sleep 1031 & sleep 1031"], timeout=1)
         assert caught.value.truncated_output == "begun\n"  # type: ignore[attr-defined]
         assert sleepers(1031) == []
+        sleeping = asyncio.ensure_future(sandbox.exec(["sleep", "1031"]))
+        while not sleepers(1031):
+            await asyncio.sleep(0.01)
         sandbox.container.remove(force=True)
+        with pytest.raises(SandboxUnavailableError):
+            await sleeping
         with pytest.raises(SandboxUnavailableError):
             await sandbox.exec(["true"])
         with pytest.raises(ConnectionError):
             await sandbox.connection()
+
+
+@pytest.mark.needs_tool("runc")
+@pytest.mark.usefixtures("by_runc")
+async def test_a_container_that_ended_with_a_command_lives_on_as_it_was(store: Store) -> None:
+    """runc has no control group for a command, so that a time limit ends all that is in the container."""
+    asked = config(env={"A": "b"}, options={"hostname": "mine"})
+    async with Sample(asked) as environments:
+        sandbox = environments["default"]
+        show = ["sh", "-c", "echo $A; hostname"]
+        with pytest.raises(TimeoutError):
+            await sandbox.exec(["sleep", "1034"], timeout=1)
+        assert (await sandbox.exec(show)).stdout == "b\nmine\n"
+        sleeping = asyncio.ensure_future(sandbox.exec(["sleep", "1034"]))
+        while not sleepers(1034):
+            await asyncio.sleep(0.01)
+        sandbox.container.kill()
+        assert (await sleeping).returncode == 137
+        assert (await sandbox.exec(show)).stdout == "b\nmine\n"
 
 
 async def test_the_end_of_long_outputs(store: Store) -> None:
