@@ -39,6 +39,7 @@ NAMES = (
         "mount",
         "run",
         "exec",
+        "fork",
         "build",
         "startup",
         "read",
