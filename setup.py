@@ -27,12 +27,16 @@ COMMON = ["setup.py", *files("csrc/*/*.h")]
 # What Cython adds to modules, typed memoryviews above all: compiled once and not in each.
 SHARED = "layerstore._core._cython"
 
-KEEPER = "layerstore/_core/keeper"
-KEEPER_SOURCE = "csrc/mount/keeper.c"
-KEEPER_MACHINES = ("x86_64", "aarch64")
-KEEPER_COMPILE_ARGS = ["-std=gnu11", "-Os", "-g0", "-Wall", "-Wextra", "-ffreestanding", "-fno-pie"]
-KEEPER_COMPILE_ARGS += ["-fno-stack-protector", "-fno-asynchronous-unwind-tables"]
-KEEPER_LINK_ARGS = ["-static", "-nostdlib", "-no-pie", "-Wl,-e,ls_keeper", "-Wl,-s", "-Wl,--build-id=none"]
+# Programs of one unit, without a C library (csrc/mount/bare.h).
+PROGRAMS = ("keeper", "monitor")
+PROGRAM_MACHINES = ("x86_64", "aarch64")
+PROGRAM_COMPILE_ARGS = ["-std=gnu11", "-Os", "-g0", "-Wall", "-Wextra", "-ffreestanding", "-fno-pie"]
+PROGRAM_COMPILE_ARGS += [
+    "-fno-stack-protector",
+    "-fno-asynchronous-unwind-tables",
+    "-fno-tree-loop-distribute-patterns",
+]
+PROGRAM_LINK_ARGS = ["-static", "-nostdlib", "-no-pie", "-Wl,-s", "-Wl,--build-id=none", "-Wl,-z,noseparate-code"]
 
 compile_args = ["-std=gnu11", "-fvisibility=hidden", "-Wall", "-Wextra", "-pthread"]
 link_args = ["-pthread"]
@@ -92,26 +96,35 @@ class BuildExtensions(build_ext):
 
     def run(self) -> None:
         super().run()
-        if platform.machine() in KEEPER_MACHINES:
-            self.link_keeper(Path(KEEPER if self.inplace else f"{self.build_lib}/{KEEPER}"))
+        for name in self.programs():
+            self.link_program(name, Path(self.target_of(name)))
 
-    def link_keeper(self, target: Path) -> None:
-        """A program of one unit, without a C library (csrc/mount/keeper.h)."""
+    def programs(self) -> tuple[str, ...]:
+        return PROGRAMS if platform.machine() in PROGRAM_MACHINES else ()
+
+    def target_of(self, program: str) -> str:
+        path = f"layerstore/_core/{program}"
+        return path if self.inplace else f"{self.build_lib}/{path}"
+
+    def link_program(self, name: str, target: Path) -> None:
         objects = self.compiler.compile(
-            [KEEPER_SOURCE],
-            output_dir=f"{self.build_temp}/keeper",
+            [f"csrc/mount/{name}.c"],
+            output_dir=f"{self.build_temp}/programs",
             include_dirs=["csrc"],
-            extra_postargs=KEEPER_COMPILE_ARGS,
+            extra_postargs=PROGRAM_COMPILE_ARGS,
             depends=COMMON,
         )
         self.compiler.link_executable(
-            objects, target.name, output_dir=str(target.parent), extra_postargs=KEEPER_LINK_ARGS
+            objects,
+            target.name,
+            output_dir=str(target.parent),
+            extra_postargs=[*PROGRAM_LINK_ARGS, f"-Wl,-e,ls_{name}"],
         )
         target.chmod(0o755)  # for users of containers, whatever the umask is
 
     def get_outputs(self) -> list[str]:
-        has_keeper = platform.machine() in KEEPER_MACHINES and not self.inplace
-        return [*super().get_outputs(), *([f"{self.build_lib}/{KEEPER}"] if has_keeper else [])]
+        programs = () if self.inplace else self.programs()
+        return [*super().get_outputs(), *map(self.target_of, programs)]
 
 
 # Guarded for the processes of cythonize, which may import this file.

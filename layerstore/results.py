@@ -40,6 +40,27 @@ class HistoryEntry(Value):
     empty_layer: bool
 
 
+class Printed(Value):
+    """A line, or a part of one, that a container printed.
+
+    `data` ends with a newline where that was printed, `stream` is "stdout" or "stderr", `stamp` when it came, as RFC
+    3339 has it, in UTC with nanoseconds.
+    """
+
+    def __init__(self, data: bytes, stream: str, stamp: str) -> None:
+        self.data = data
+        self.stream = stream
+        self.stamp = stamp
+
+    @property
+    def time(self) -> float:
+        """`stamp` as seconds since 1970."""
+        from datetime import UTC, datetime
+
+        whole, _, fraction = self.stamp.removesuffix("Z").partition(".")
+        return datetime.fromisoformat(whole).replace(tzinfo=UTC).timestamp() + float(f"0.{fraction or 0}")
+
+
 class Snapshot(Value):
     """A moment of a container that it can be rolled back to; seconds since the epoch."""
 

@@ -184,7 +184,7 @@ FAILURES: list[tuple[tuple[str, ...], int, str]] = [
     (("run", "--device", "/no/where", "plain:1", "x"), 125, "/no/where"),
     (("run", "-v", "/etc", "plain:1", "x"), 125, "DIR:PATH"),
     (("run", "-v", "/no/where:/x", "plain:1", "x"), 125, "/no/where"),
-    (("run", "-d", "--rm", "plain:1", "x"), 125, "--detach"),
+    (("run", "-d", "-t", "plain:1", "x"), 125, "--detach"),
     (("ps", "--format", "yaml"), 2, "yaml"),
     (("rm", "nothing"), 1, "no container 'nothing'"),
     (("rm", "\udcff"), 1, "no container '\\udcff'"),
@@ -578,6 +578,23 @@ class TestContainers:
         assert "running" in cli("rm", one, status=1)
         assert "running" in cli("umount", one, status=1)
         assert cli("rm", "-f", one).strip() == one
+        assert cli.json("ps") == []
+
+    @runs
+    def test_what_is_kept_of_a_program_that_is_left_running(self, cli: Cli) -> None:
+        one = cli("run", "-d", "--name", "kept", "box:1", "sh", "-c", "echo out; exit 3").strip()
+        assert cli("wait", "kept", one) == "3\n3\n"
+        assert cli("logs", one) == "out\n"
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\S+Z out\n", cli("logs", "-t", "--tail", "2", "kept"))
+        assert cli("logs", "--since", "2999-01-01T00:00:00.123456789Z", "kept") == ""
+        assert "not a time" in cli("logs", "--since", "then", "kept", status=2)
+        cli("rm", "kept")
+
+    @runs
+    def test_what_an_agent_does_with_a_container(self, cli: Cli) -> None:
+        cli("run", "-d", "--name", "agent", "-w", "/tmp", "--rm", "box:1", "sleep", "2h")
+        assert cli("exec", "-w", "/etc", "-e", "K=V", "agent", "sh", "-c", "pwd; echo $K") == "/etc\nV\n"
+        cli("stop", "-t", "0", "agent")
         assert cli.json("ps") == []
 
     @runs

@@ -491,7 +491,7 @@ class TestGroup:
                 patch.setattr(groups, "remove", lambda *_args, **_options: None)
                 other.remove([other.container(container.id)], force=True)
 
-        meddle.after(Runtime, "start_detached", remove)
+        meddle.after(Runtime, "start_watched", remove)
         with pytest.raises(NotFound, match="was removed meanwhile"):
             container.start(["sleep", "1000"])
         assert control_groups() == []

@@ -638,7 +638,7 @@ class TestRun:
     ) -> None:
         """The runtime knows it, and it does not run yet."""
         container = store.create("box:1")
-        start, failed = Runtime.start_detached, []
+        start, failed = Runtime.start_watched, []
 
         def remove_first(*arguments: Any, **more: Any) -> int:
             with pytest.raises(Conflict, match="another process starts or ends a program") as caught:
@@ -647,7 +647,7 @@ class TestRun:
             return start(*arguments, **more)
 
         with monkeypatch.context() as patch:
-            patch.setattr(Runtime, "start_detached", remove_first)
+            patch.setattr(Runtime, "start_watched", remove_first)
             container.start(["sleep", "100"])
         assert failed
         assert container.state == "running"

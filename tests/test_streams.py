@@ -23,14 +23,13 @@ from typing import Any
 
 import pytest
 from images import docker_files, tar_of
-from leftovers import child_processes
 from meddling import ALWAYS, Meddling
 from test_containers import BOX, root_only, runs
 from waiting import wait_for
 
 from layerstore import Container, Store
 from layerstore.containers import standard_streams
-from layerstore.containers.standard_streams import Streams, detached
+from layerstore.containers.standard_streams import Streams
 
 LARGE = os.urandom(1 << 20) * 3
 WRITES = "busybox dd if=/dev/zero bs=65536 2>/dev/null"
@@ -146,11 +145,9 @@ echo told
     @pytest.mark.parametrize("user", ["1000", "0"])
     def test_nor_by_one_that_is_left_running(self, box: Container, files: list[Path], user: str) -> None:
         before = [owner_and_mode(path) for path in (*files, os.devnull)]
-        with files[1].open("ab") as out, files[2].open("ab") as err:
-            box.start(["sh", "-c", f"({self.ATTEMPTS}) 2>/dev/null; echo err >&2"], user=user, stdout=out, stderr=err)
-        wait_for(lambda: files[2].read_text() == "secret\nerr\n")
-        wait_for(lambda: box.state != "running")
-        assert files[1].read_text() == "secret\ntold\n"
+        box.start(["sh", "-c", f"({self.ATTEMPTS}) 2>/dev/null; echo err >&2"], user=user)
+        box.wait(20)
+        assert [piece.data for piece in box.logs()] == [b"told\n", b"err\n"]
         assert [owner_and_mode(path) for path in (*files, os.devnull)] == before
 
     @pytest.mark.parametrize("which", ["stdin", "stdout", "start"])
@@ -569,86 +566,3 @@ with Store({str(store.root)!r}) as store:
                 assert (root / "tmp/ended").exists() == script.startswith("cat")
         finally:
             container.remove(force=True)
-
-
-@root_only
-@runs
-class TestLeftRunning:
-    def test_an_output_without_a_file(self, box: Container) -> None:
-        """A null device of its own, and not of the store's file system for long."""
-        script = "echo x; ls -l /proc/1/fd >/tmp/fds; busybox stat -L -c %t:%T /proc/1/fd/2 >/tmp/kind; cat >/tmp/in"
-        box.start(["sh", "-c", script], user="1000")
-        wait_for(lambda: box.state != "running")
-        with box.mount() as root:
-            assert (root / "tmp/kind").read_text() == "1:3\n"
-            shown = (root / "tmp/fds").read_text()
-            assert (root / "tmp/in").read_bytes() == b""
-        assert shown.count("pipe:") == 1
-        assert [path.name for path in box.root.parent.iterdir() if path.name.startswith(".null")] == []
-
-    def test_where_no_device_can_be_made(self, box: Container, meddle: Meddling, tmp_path: Path) -> None:
-        before = owner_and_mode(os.devnull)
-        meddle.fail(os, "mknod", errno.EPERM, ALWAYS)
-        box.start(["sh", "-c", f"{WRITES} count=20 && echo >/tmp/wrote"], user="1000")
-        wait_for(lambda: box.state != "running")
-        with box.mount() as root:
-            assert (root / "tmp/wrote").exists()
-        assert owner_and_mode(os.devnull) == before
-
-    def test_files_are_written_after_the_caller_has_ended(self, store: Store, tmp_path: Path) -> None:
-        code = f"""
-import sys
-from layerstore import Store
-with Store({str(store.root)!r}) as store, open({str(tmp_path / "out")!r}, "wb") as out:
-    store.container("left").start(["sh", "-c", "read x </tmp/go; echo out; echo err >&2"], stdout=out, stderr=out)
-"""
-        container = store.create("box:1", name="left")
-        try:
-            with container.mount() as root:
-                os.mkfifo(root / "tmp/go")
-            subprocess.run([sys.executable, "-c", code], check=True, start_new_session=True)
-            (container.root / "tmp/go").write_text("x\n")
-            wait_for(lambda: (tmp_path / "out").read_text() == "out\nerr\n")
-            wait_for(lambda: container.state != "running")
-        finally:
-            container.remove(force=True)
-        wait_for(lambda: holders(tmp_path / "out") == [])
-
-    def test_what_copies_is_killed(self, box: Container, tmp_path: Path) -> None:
-        with (tmp_path / "out").open("wb") as out:
-            box.start(["sh", "-c", f"{WRITES}; exit $?"], stdout=out)
-        children = child_processes()
-        (copying,) = holders(tmp_path / "out")
-        assert copying not in children
-        assert os.getsid(copying) == copying
-        assert os.readlink(f"/proc/{copying}/cwd") == "/"
-        os.kill(copying, signal.SIGKILL)
-        wait_for(lambda: box.state != "running")
-
-    def test_a_program_that_cannot_be_started_leaves_none(self, box: Container, tmp_path: Path) -> None:
-        (tmp_path / "out").touch()
-        with (tmp_path / "out").open("wb") as out, detached(out.fileno(), None, str(tmp_path)) as given:
-            assert len(holders(tmp_path / "out")) == 1
-            assert given[1] != given[2]
-        wait_for(lambda: holders(tmp_path / "out") == [])
-
-    def test_without_the_programs_that_copy(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(os, "access", lambda *_: False)
-        before = descriptors()
-        with (
-            (tmp_path / "out").open("wb") as out,
-            pytest.raises(standard_streams.Unsupported, match=r"no setsid.*util-linux"),
-            detached(out.fileno(), None, str(tmp_path)),
-        ):
-            pass
-        assert descriptors() == before
-
-
-def holders(path: Path) -> list[int]:
-    """The other processes that have a file open."""
-    found = set()
-    for fd in Path("/proc").glob("[0-9]*/fd/*"):
-        with contextlib.suppress(OSError):
-            if os.readlink(fd) == str(path):
-                found.add(int(fd.parts[2]))
-    return sorted(found - {os.getpid()})

@@ -1,40 +1,19 @@
 #include "keeper.h"
 
-#include <linux/signal.h>
 #include <linux/time_types.h>
 #include <linux/wait.h>
 #include <stddef.h>
-#include <stdint.h>
-#include <sys/syscall.h>
+
+#include "bare.h"
 
 #if defined(__x86_64__) || defined(__aarch64__)
 
-/* Of the kernel, which has 64 signals. */
-static const uint64_t all_signals = ~(uint64_t)0;
+static const ls_bare_signals all_signals = LS_BARE_ALL_SIGNALS;
 static const struct __kernel_timespec look_again = {0, 5000000};
 
-/* A system call, with its negative error as the kernel gives it. */
 static long call(long number, long a, long b, long c, long d)
 {
-#ifdef __x86_64__
-	register long fourth __asm__("r10") = d;
-	long result;
-
-	__asm__ volatile("syscall"
-	                 : "=a"(result)
-	                 : "a"(number), "D"(a), "S"(b), "d"(c), "r"(fourth)
-	                 : "rcx", "r11", "memory");
-	return result;
-#else
-	register long which __asm__("x8") = number;
-	register long first __asm__("x0") = a;
-	register long second __asm__("x1") = b;
-	register long third __asm__("x2") = c;
-	register long fourth __asm__("x3") = d;
-
-	__asm__ volatile("svc 0" : "+r"(first) : "r"(which), "r"(second), "r"(third), "r"(fourth) : "memory");
-	return first;
-#endif
+	return ls_bare_call(number, a, b, c, d, 0);
 }
 
 static int is_to_end(long number)

@@ -103,21 +103,29 @@ static int enter_group(struct launch *launch)
 	return 0;
 }
 
-/* Sources below 3 that another target would overwrite are first copied out of the way. */
+/* Sources among the targets that another one would overwrite are first copied out of the way. */
 static int place_descriptors(struct launch *launch)
 {
-	int source[3];
+	int count = (int)launch->spawn->fd_count;
+	int source[LS_SPAWN_FDS];
 
-	for (int target = 0; target < 3; target++) {
+	for (int target = 0; target < count; target++) {
 		source[target] = launch->spawn->fds[target];
-		if (source[target] < 3 && source[target] != target)
-			source[target] = fcntl(source[target], F_DUPFD_CLOEXEC, 3);
+		if (source[target] < 0)
+			continue;
+		if (source[target] < count && source[target] != target)
+			source[target] = fcntl(source[target], F_DUPFD_CLOEXEC, count);
 		if (source[target] < 0)
 			return fail_step(launch, STEP_DESCRIPTORS, NULL);
 	}
-	for (int target = 0; target < 3; target++) {
-		int result = source[target] == target ? fcntl(target, F_SETFD, 0) : dup2(source[target], target);
+	for (int target = 0; target < count; target++) {
+		int result;
 
+		if (source[target] < 0) {
+			close(target);
+			continue;
+		}
+		result = source[target] == target ? fcntl(target, F_SETFD, 0) : dup2(source[target], target);
 		if (result < 0)
 			return fail_step(launch, STEP_DESCRIPTORS, NULL);
 	}
@@ -180,7 +188,7 @@ static int explain(const struct launch *launch, struct ls_error *err)
 		[STEP_NAMESPACE] = "make a mount namespace for",
 		[STEP_PROPAGATION] = "make the mount namespace private for",
 		[STEP_HIDE] = "hide a directory from",
-		[STEP_DESCRIPTORS] = "pass descriptors 0 to 2 to",
+		[STEP_DESCRIPTORS] = "pass descriptors to",
 		[STEP_TERMINAL] = "make descriptor 0 the controlling terminal of",
 		[STEP_DIRECTORY] = "change the directory for",
 		[STEP_EXEC] = "execute",

@@ -4,6 +4,7 @@ Paths are `str`, `bytes` or `os.PathLike`; descriptors belong to the caller. A c
 kernel or the privilege is missing, `InvalidInput` for a name that no directory can have, and `OSError` for the rest.
 """
 
+from libc.errno cimport errno
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 from libc.stdlib cimport calloc, free, malloc
 
@@ -59,12 +60,25 @@ cdef extern from "mount/inside.h" nogil:
     int ls_open_inside(int root_fd, const char *path, int flags, int links, int *fd, ls_error *err)
 
 
+cdef extern from "mount/fscontext.h" nogil:
+    int ls_mount_detached_read_only(const char *path)
+
+
+cdef extern from "<sys/inotify.h>" nogil:
+    int inotify_init1(int flags)
+    int inotify_add_watch(int fd, const char *path, unsigned int mask)
+    int IN_CLOEXEC, IN_NONBLOCK
+    unsigned int IN_MODIFY, IN_CREATE, IN_MOVED_TO, IN_DELETE_SELF
+
+
 cdef extern from "mount/spawn.h" nogil:
+    int LS_SPAWN_FDS
     struct ls_spawn_request "ls_spawn":
         const char *const *argv
         const char *const *envp
         const char *cwd
-        int fds[3]
+        const int *fds
+        size_t fd_count
         int private_mounts
         const char *const *hide
         int group_fd
@@ -295,7 +309,7 @@ def spawn(argv, env=None, cwd=None, fds=(0, 1, 2), bint private_mounts=False,
     """Start the program at the path argv[0] and return its process id, to be waited for by the caller.
 
     This process is not copied (vfork semantics). `env` None is this process's environment; `fds` become descriptors
-    0 to 2, every other one must be close-on-exec, as Python's are. `private_mounts` gives it a mount namespace of its own,
+    0, 1, 2 and so on, -1 being none; every other one must be close-on-exec, as Python's are. `private_mounts` gives it a mount namespace of its own,
     where an empty tmpfs covers each directory in `hide` that exists. It starts in the control group of version 2 with the
     directory `group_fd`, if one is given, and in those of version 1 whose files "tasks" are `task_fds`. `controlling_terminal` makes it lead a session
     on the terminal that is its descriptor 0. `read_only_program` executes it through a read-only mount of its file, where
@@ -309,7 +323,10 @@ def spawn(argv, env=None, cwd=None, fds=(0, 1, 2), bint private_mounts=False,
     cdef Strings environment
     cdef Strings hidden = Strings(hide)
     cdef Descriptors tasks = Descriptors(task_fds)
+    cdef Descriptors placed = Descriptors(fds)
     cdef bytes directory = b"" if cwd is None else c_string(cwd)
+    if not 3 <= placed.count <= LS_SPAWN_FDS:
+        raise InvalidInput(f"a program gets 3 to {LS_SPAWN_FDS} descriptors, not {placed.count}")
     if not arguments.count:
         raise InvalidInput("a program to start needs at least its own path as an argument")
     pairs = os.environb if env is None else env
@@ -320,10 +337,35 @@ def spawn(argv, env=None, cwd=None, fds=(0, 1, 2), bint private_mounts=False,
     request.cwd = NULL
     if cwd is not None:
         request.cwd = directory
-    request.fds[0], request.fds[1], request.fds[2] = fds
+    request.fds, request.fd_count = placed.array, placed.count
     request.private_mounts, request.controlling_terminal = private_mounts, controlling_terminal
     request.read_only_program = read_only_program
     with nogil:
         status = ls_spawn_start(&request, &pid, &err)
     check(status, &err)
     return pid
+
+
+def open_read_only(path) -> int:
+    """A descriptor of a program by which it can be executed as from a read-only mount (Linux 5.12); -1 where that is not
+    to be had."""
+    cdef bytes name = c_string(path)
+    cdef const char *c_name = name
+    cdef int fd
+    with nogil:
+        fd = ls_mount_detached_read_only(c_name)
+    return fd
+
+
+def watch(path) -> int:
+    """A descriptor that can be read, without waiting, after a file, or one of a directory, was written to, made or put
+    into place (inotify(7)). It belongs to the caller. Raises `OSError`."""
+    cdef bytes name = c_string(path)
+    cdef int fd = inotify_init1(IN_CLOEXEC | IN_NONBLOCK)
+    if fd < 0:
+        raise OSError(errno, os.strerror(errno), "inotify")
+    if inotify_add_watch(fd, name, IN_MODIFY | IN_CREATE | IN_MOVED_TO | IN_DELETE_SELF) < 0:
+        error = OSError(errno, os.strerror(errno), os.fsdecode(name))
+        os.close(fd)
+        raise error
+    return fd

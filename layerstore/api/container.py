@@ -11,7 +11,7 @@ from layerstore.api import handles
 from layerstore.containers.containers import check_count
 from layerstore.errors import Conflict, ProgramNotFound, Unsupported
 from layerstore.extents.operations import Operations
-from layerstore.naming import open_fd
+from layerstore.naming import close_fd, open_fd
 from layerstore.types import encode_path
 
 TYPE_CHECKING = False
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from layerstore.containers.runtime import Runtime
     from layerstore.containers.writable import WritableContainers
     from layerstore.extents.writable_layers import Layer
-    from layerstore.results import Change, Snapshot
+    from layerstore.results import Change, Printed, Snapshot
     from layerstore.store.pieces import Piece
     from layerstore.trees.entries import Clone, Entry
 
@@ -469,6 +469,7 @@ class Container(Operations, handles.Handle):
             OSError: also where the output cannot be written (a full disk), after the program has ended, which gets
                 SIGPIPE then. That its reader has gone is no failure.
         """
+        from layerstore.containers import program_records
         from layerstore.containers.confinement import confined
 
         confinement = confined(**loosened)
@@ -476,8 +477,10 @@ class Container(Operations, handles.Handle):
         with self._engine.containers.starting(self.id), self._mounted():
             spec = self._spec(args, entrypoint, env, workdir, user, tty, network, volumes, hostname, confinement)
             fds = [_descriptor(file, own) for own, file in enumerate((stdin, stdout, stderr))]
-            with self._launched(spec, confinement, runtime) as (bundle, group):
-                return runtime.run(bundle, self.id, group, stdin=fds[0], stdout=fds[1], stderr=fds[2], tty=tty)
+            with self._launched(spec, confinement, runtime) as (bundle, group), program_records.kept(bundle) as keep:
+                return runtime.run(
+                    bundle, self.id, group, stdin=fds[0], stdout=fds[1], stderr=fds[2], tty=tty, ended=keep
+                )
 
     def start(
         self,
@@ -490,25 +493,46 @@ class Container(Operations, handles.Handle):
         network: Literal["host", "none"] = "none",
         volumes: Sequence[Volume] = (),
         hostname: str | None = None,
-        stdout: int | BinaryIO | None = None,
-        stderr: int | BinaryIO | None = None,
+        auto_remove: bool = False,
         **loosened: Unpack[Loosened],
     ) -> int:
         """Start a program in the container and leave it running; returns the id of its first process.
 
-        Arguments as for `run`; standard input is empty, output goes nowhere unless a file is given. To a file a process
-        of the host copies (cat(1), in a session of its own) for as long as the program lives, also after this process
-        has ended; what was printed last may come a moment after the program's end. Where that is killed, or the disk is
-        full, the program gets SIGPIPE. The container stays mounted; `kill` ends the program, `remove` the container.
-        Raises as `run`.
+        Arguments as for `run`; standard input is empty. What it prints is kept (`logs`), and how it ends (`wait`), by a
+        small process of the host, its monitor, which goes on when this one has ended. Where that is killed, the program
+        gets SIGPIPE as it prints the next time, and nobody sees its end. The container stays mounted; `stop` and `kill`
+        end the program, `remove` the container. With `auto_remove` the monitor removes the container at the program's
+        end. Raises as `run`.
         """
+        from layerstore.containers import groups, program_records
         from layerstore.containers.confinement import confined
 
         confinement = confined(**loosened)
-        out, err = (None if file is None else _descriptor(file, 1) for file in (stdout, stderr))
-        with self._engine.containers.starting(self.id), self._mounted(keep=True):
+        then = self._removal() if auto_remove else ()
+        with self._engine.containers.starting(self.id) as lock, self._mounted(keep=True):
             spec = self._spec(args, entrypoint, env, workdir, user, False, network, volumes, hostname, confinement)
-            return self._left_running(spec, confinement, out, err)
+
+            def watched(runtime: Runtime, bundle: str, group: Group | None) -> int:
+                events = groups.open_oom_events(self.id)
+                try:
+                    with program_records.begun(bundle) as record:
+                        return runtime.start_watched(
+                            bundle, self.id, group, record=record, lock=lock, events=events, then=then
+                        )
+                finally:
+                    if events is not None:
+                        close_fd(events)
+
+            return self._left_running(spec, confinement, watched)
+
+    def _removal(self) -> list[str]:
+        """A command that removes it by force, from this process's modules."""
+        import sys
+
+        arguments = ["--root", os.path.abspath(self._engine.layout.root), "rm", "--force", self.id]
+        path = [os.path.abspath(directory) for directory in sys.path]
+        script = f"import sys; sys.path[:] = {path!r}; from layerstore import cli; cli.main()"
+        return [sys.executable, "-I", "-c", script, *arguments]
 
     def keep_alive(
         self,
@@ -535,20 +559,23 @@ class Container(Operations, handles.Handle):
         with self._engine.containers.starting(self.id), self._mounted(keep=True):
             keeper = [keeping.KEEPER]
             spec = self._spec(keeper, [], env, workdir, user, False, network, volumes, hostname, confinement)
-            self._left_running(keeping.shown(spec), confinement, None, None, is_program=False)
+
+            def kept(runtime: Runtime, bundle: str, group: Group | None) -> int:
+                return runtime.start_detached(bundle, self.id, group)
+
+            self._left_running(keeping.shown(spec), confinement, kept, is_program=False)
 
     def _left_running(
         self,
         spec: dict[str, Any],
         confinement: Confinement,
-        stdout: int | None,
-        stderr: int | None,
+        start: Callable[[Runtime, str, Group | None], int],
         *,
         is_program: bool = True,
     ) -> int:
         runtime = self._engine.containers.runtime()
         with self._launched(spec, confinement, runtime, is_program=is_program) as (bundle, group):
-            pid = runtime.start_detached(bundle, self.id, group, stdout=stdout, stderr=stderr)
+            pid = start(runtime, bundle, group)
             # A removal by force may have come before the group.
             self._engine.containers.check(self.row)
             if group is not None:
@@ -708,6 +735,42 @@ class Container(Operations, handles.Handle):
         is_kept = keeping.is_kept(self._engine.layout.container(self.id))
         number = signal.SIGTERM if is_kept else stop_signal(self.image.config.document)
         containers.stop(self.id, number, timeout)
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait until the program that was started last has ended; its exit status, 128 + N when signal N ended it.
+
+        The status of one that has ended already is kept. Raises `subprocess.TimeoutExpired` after `timeout` seconds,
+        `NotFound` where no program was started, or the container is removed, `LayerstoreError` where nobody saw its
+        end: its monitor, or who ran it, was killed, or the machine was started anew.
+        """
+        from layerstore.containers.program_records import Ending
+
+        self._engine.containers.check(self.row)
+        with Ending(self._engine.layout.container(self.id)) as ending:
+            record = ending.wait(timeout)
+        if record is None:
+            from subprocess import TimeoutExpired
+
+            assert timeout is not None
+            raise TimeoutExpired(json.loads(self.row.command or "[]"), timeout)
+        return record.known_status()
+
+    def logs(self, *, follow: bool = False, since: float | None = None, tail: int | None = None) -> Iterator[Printed]:
+        """What programs that were started with `start` printed, in the order in which it came.
+
+        About the last 16 to 32 MiB are kept, of all programs until the container is removed.
+
+        Args:
+            follow: go on with what is printed from now on, until the program ends.
+            since: only what came at that time, seconds since 1970, or later.
+            tail: of what there is, only that many lines.
+
+        Raises `NotFound` where the container was removed, `OSError`.
+        """
+        from layerstore.containers import program_logs
+
+        self._engine.containers.check(self.row)
+        return program_logs.printed(self._engine.layout.container(self.id), follow=follow, since=since, tail=tail)
 
     def kill(self, number: int = 9) -> None:
         """Send a signal (SIGKILL) to its first process. Raises `NotFound` when nothing runs in it."""

@@ -53,6 +53,8 @@ COMMANDS = {
     "umount": "unmount containers",
     "run": "run a program in a new container",
     "exec": "run a command in a container",
+    "wait": "wait for the ends of containers' programs",
+    "logs": "show what a container's programs printed",
     "stop": "stop containers",
     "ps": "list containers",
     "rm": "remove containers",

@@ -135,6 +135,34 @@ def parse_duration(text: str) -> float:
     return float(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}[match[2]]
 
 
+def parse_moment(text: str) -> float:
+    """An argument that is a time, seconds since 1970: in RFC 3339, as a number of seconds, or how long ago."""
+    import argparse
+    import re
+    import time
+    from datetime import UTC, datetime
+
+    if re.fullmatch(r"[0-9]+(\.[0-9]*)?", text, re.ASCII):
+        return float(text)
+    if parts := re.fullmatch(r"(?:([0-9]+)h)?(?:([0-9]+)m)?(?:([0-9.]+)s)?", text, re.ASCII):
+        return time.time() - sum(
+            float(part or 0) * unit for part, unit in zip(parts.groups(), (3600, 60, 1), strict=True)
+        )
+    try:
+        # Python reads six digits of a second; docker's times and ours have nine.
+        then = datetime.fromisoformat(re.sub(r"(\.[0-9]{6})[0-9]+", r"\1", text))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a time; give 2026-12-02T10:00:00Z, seconds since 1970, or 10m for ten minutes ago"
+        ) from None
+    return (then if then.tzinfo else then.replace(tzinfo=UTC)).timestamp()
+
+
+def parse_lines(text: str) -> int | None:
+    """An argument that is a number of lines; None for "all"."""
+    return None if text == "all" else int(text)
+
+
 def duration(seconds: float) -> str:
     """A length of time as `parse_duration` takes it."""
     units = ((86400, "d"), (3600, "h"), (60, "m"))

@@ -26,7 +26,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "-d",
         "--detach",
         action="store_true",
-        help="print the id and leave the program running; its output is lost",
+        help="print the id and leave the program running; `logs` has its output, `wait` its end",
     )
     starting.add_options(parser)
     parser.add_argument("-h", "--hostname", metavar="NAME", help="what the host is called in the container")
@@ -60,8 +60,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(store: Store, args: argparse.Namespace) -> int:
-    if args.detach and (args.rm or args.tty or args.interactive):
-        raise InvalidInput("--detach does not go with --rm, -i or -t")
+    if args.detach and (args.tty or args.interactive):
+        raise InvalidInput("--detach does not go with -i or -t: `exec -it` has a terminal in a container that runs")
     confinement = confining.given(args) | confining.limits(args)
     command = args.args or None
     entrypoint = None if args.entrypoint is None else [args.entrypoint]
@@ -79,7 +79,7 @@ def run(store: Store, args: argparse.Namespace) -> int:
             "privileged": args.privileged,
         } | confinement
         if args.detach:
-            container.start(command, **options)
+            container.start(command, auto_remove=args.rm, **options)
             print(container.id)
             return 0
         with null_device() as nothing:

@@ -11,7 +11,8 @@ import time
 from functools import partial
 
 from layerstore._core.mount import container_make_many, container_remove_many
-from layerstore.errors import Conflict, InvalidInput, NotFound, Unsupported
+from layerstore.containers import program_records
+from layerstore.errors import Conflict, InvalidInput, LayerstoreError, NotFound, Unsupported
 from layerstore.extents import log_rows
 from layerstore.naming import about, close_fd, exists, fstat
 from layerstore.store import boot, locks
@@ -540,15 +541,18 @@ class Containers:
                     keeping.remove_files(self._layout.container(container))
 
     @contextlib.contextmanager
-    def starting(self, container: str) -> Iterator[None]:
+    def starting(self, container: str) -> Iterator[int]:
         """A program is started in the block, and nobody else's: neither its bundle nor its control group is another's.
+        The descriptor of the lock for that.
 
         Raises `Conflict` while one runs or is started.
         """
-        with locks.program(self._layout, container) as is_held:
+        lock = locks.program(self._layout, container)
+        with lock as is_held:
             if is_held:
                 self.forget_ended(container)
-                yield
+                program_records.see_out(self._layout.container(container))
+                yield lock.fileno()
             elif self.is_running(container):
                 raise _runs(container)
             else:
@@ -642,6 +646,7 @@ class Containers:
                         poll.poll(_END_MS)
                 finally:
                     close_fd(ended)
+        program_records.see_out(self._layout.container(container))
         end = time.monotonic() + _JOIN_SECONDS
         # Who waited for it clears away first; or a collection looks at it.
         while not self._cleared_away(container) and not self.is_running(container) and time.monotonic() < end:
@@ -759,7 +764,15 @@ class Containers:
         """End what runs in them, and have the runtime forget what has ended."""
         for row in self._known(rows):
             with contextlib.suppress(NotFound):
-                self.runtime().delete(row.id, force=True)
+                try:
+                    self.runtime().delete(row.id, force=True)
+                except NotFound:
+                    raise
+                except LayerstoreError:  # its monitor does it at the same moment
+                    program_records.see_out(self._layout.container(row.id))
+                    self.runtime().delete(row.id, force=True)
+        for row in rows:
+            program_records.see_out(self._layout.container(row.id))
 
     def _remove(self, rows: Sequence[ContainerRow], force: bool) -> list[str]:
         """Under the locks of the containers. Returns the logs that nobody needs any more."""

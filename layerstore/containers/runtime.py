@@ -13,9 +13,9 @@ import signal
 import time
 
 from layerstore._core import mount
-from layerstore.containers.standard_streams import Streams, check_terminal, detached
+from layerstore.containers.standard_streams import Streams, check_terminal, empty, private_null
 from layerstore.errors import LayerstoreError, NotFound, Unsupported
-from layerstore.naming import close_fd, fstat, null_device
+from layerstore.naming import about, close_fd, closing_fd, fstat, null_device
 from layerstore.store.layout import absolute
 from layerstore.store.pieces import read_at
 from layerstore.types import Value
@@ -23,6 +23,7 @@ from layerstore.types import Value
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
     from types import FrameType
     from typing import Any
 
@@ -37,6 +38,8 @@ HYBRID = "/sys/fs/cgroup/unified"
 _FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 _OF_THE_TERMINAL = (signal.SIGINT, signal.SIGQUIT)
 _AGAIN_SECONDS = 0.05
+LOG_BYTES = 16 << 20
+"""The most that a file of a container's output has; there are two."""
 
 
 def find_runtime(name: str | None, state_root: str | os.PathLike[str]) -> Runtime:
@@ -84,12 +87,14 @@ class Runtime(Value):
         stdout: Sink = 1,
         stderr: Sink = 2,
         tty: bool = False,
+        ended: Callable[[int], object] = int,
     ) -> int:
-        """Run a container to its end and return its exit status (128 + N when signal N ended it).
+        """Run a container to its end, and return its exit status (128 + N when signal N ended it).
 
         crun starts in `group`, and the container with it; runc makes one itself, as the bundle says.
         `stdin`, `stdout` and `stderr` are descriptors, None for no input, or functions that take the output; see
-        `Streams`. With `tty` stdin must be a terminal, which the runtime connects to the container's.
+        `Streams`. With `tty` stdin must be a terminal, which the runtime connects to the container's. `ended` is called
+        with the status, before what the container printed last is delivered.
         Called in the main thread, signals that reach this process meanwhile go to the container. Nothing of the
         container is left, also where this is interrupted or a function raises. Raises `OSError` as `Streams.finish`.
         """
@@ -107,8 +112,10 @@ class Runtime(Value):
             if status < 0:  # the runtime itself was killed, and so could not clean up
                 with contextlib.suppress(NotFound):
                     self.delete(container_id, force=True)
+            status = 128 - status if status < 0 else status
+            ended(status)
             streams.finish()
-        return 128 - status if status < 0 else status
+        return status
 
     def _end(self, container_id: str, pid: int) -> None:
         """Kill what runs in a container, until the runtime that waits for it has ended, and wait for that."""
@@ -124,14 +131,11 @@ class Runtime(Value):
         bundle_dir: str | os.PathLike[str],
         container_id: str,
         group: Group | None = None,
-        *,
-        stdout: int | None,
-        stderr: int | None,
     ) -> int:
         """Start a container without waiting for it and return the process id of its first process.
 
-        `group` as for `run`. Its input is empty, its output goes to the descriptors as `detached` says, and it has
-        no terminal: the bundle's `process.terminal` must be false. `delete` it after its end.
+        `group` as for `run`. Its input is empty, what it prints goes nowhere, and it has no terminal: the bundle's
+        `process.terminal` must be false. `delete` it after its end.
         """
         from pathlib import Path
 
@@ -140,15 +144,78 @@ class Runtime(Value):
         arguments = [*self._options, "--log", str(log), "run", "--detach", "--pid-file", str(pid_file)]
         try:
             arguments += ["--bundle", os.fspath(bundle_dir), container_id]
-            with detached(stdout, stderr, os.fspath(bundle_dir)) as given:
-                pid = self._spawn(arguments, given, group)
+            with (
+                closing_fd(empty()) as nothing,
+                closing_fd(private_null(os.fspath(bundle_dir))) as nowhere,
+            ):
+                pid = self._spawn(arguments, (nothing, nowhere, nowhere), group)
             if _wait(pid):
-                text = log.read_text(errors="replace").strip() if log.exists() else "it did not say why"
-                raise LayerstoreError(f'{self.name} cannot start the container "{container_id}": {text}')
+                raise self._failure(container_id, log)
             return int(pid_file.read_text())
         finally:
             pid_file.unlink(missing_ok=True)
             log.unlink(missing_ok=True)
+
+    def start_watched(
+        self,
+        bundle_dir: str | os.PathLike[str],
+        container_id: str,
+        group: Group | None = None,
+        *,
+        record: int,
+        lock: int,
+        events: int | None = None,
+        log_bytes: int = LOG_BYTES,
+        then: Sequence[str] = (),
+    ) -> int:
+        """As `start_detached`, by a monitor (csrc/mount/monitor.h), which goes on without this process.
+
+        It keeps what the container prints in the bundle's files `log` and `log.1`, of at most `log_bytes` each, and its
+        end in `record`, a descriptor of `program_records.begun`; with it what the descriptor `events` has then. It
+        holds the descriptor `lock` until the container has started, and executes `then`, a program and its arguments,
+        after the container's end.
+        """
+        from pathlib import Path
+
+        monitor = f"{os.path.dirname(mount.__file__)}/monitor"
+        if not os.path.exists(monitor):
+            raise Unsupported("on this processor nothing watches a program that is left running; run it, and wait")
+        log = Path(bundle_dir, "runtime.log")
+        hide = HYBRID if self.name == "crun" and mount.is_mounted(HYBRID) else ""
+        command = [self.path, "--root", self.state_root, *self._options, "--log", str(log), "run", "--detach"]
+        command += ["--pid-file", "pid", "--bundle", os.fspath(bundle_dir), container_id, ""]
+        with about("the start of a container"):
+            heard, told = os.pipe2(os.O_CLOEXEC)
+        program = mount.open_read_only(self.path) if self.name == "crun" else -1
+        try:
+            with null_device() as nothing:
+                fds = [nothing] * 3 + [
+                    told,
+                    record,
+                    program,
+                    -1 if events is None else events,
+                    -1 if group is None else group.directory,
+                    lock,
+                ]
+                fds += () if group is None else group.tasks
+                argv = [monitor, str(log_bytes), str(len(fds)), hide, *command, *then]
+                pid = mount.spawn(argv, {"PATH": _SEARCH_PATH}, bundle_dir, fds)
+            close_fd(told)
+            told = -1
+            _wait(pid)  # it goes on in a child of its own
+            status, _, first = os.read(heard, 64).decode().partition(" ")
+            if status != "0":
+                raise self._failure(container_id, log)
+            return int(first)
+        finally:
+            for fd in (heard, told, program):
+                if fd >= 0:
+                    close_fd(fd)
+            log.unlink(missing_ok=True)
+
+    def _failure(self, container_id: str, log: Path) -> LayerstoreError:
+        text = log.read_text(errors="replace").strip() if log.exists() else "it did not say why"
+        return LayerstoreError(f'{self.name} cannot start the container "{container_id}": {text}')
 
     def begin(self, container_id: str, files: str, fds: Sequence[int], part: Part | None) -> int:
         """Begin a command in a container that runs, and return the process id of the runtime, which ends with the

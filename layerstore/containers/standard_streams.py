@@ -2,7 +2,7 @@
 
 No file of the caller's gets into a container: a runtime gives the files of descriptors 0 to 2 to the program's user
 (fchown), and the program can open them again by /proc/self/fd, for what they were not given for. `Streams` copies in
-the thread that waits for the program, `detached` by a program of the host.
+the thread that waits for the program.
 
 A file of the caller's is shared with others, so none of its flags change; and nothing waits for a reader or writer of
 one while there is something else to copy: to and from pipes splice(2) takes a flag for that, a terminal is opened
@@ -410,38 +410,33 @@ def check_terminal(stdin: int | Own | None, tty: bool) -> None:
         raise InvalidInput("the input device is not a TTY: run without a terminal, or from one")
 
 
-@contextlib.contextmanager
-def detached(stdout: int | None, stderr: int | None, directory: str) -> Iterator[Sequence[int]]:
-    """Three descriptors for a program that goes on without this process: an empty input, and outputs that go nowhere
-    (None) or to a file of the caller's.
-
-    Nowhere is a null device of its own, made in `directory` for a moment. To a file cat(1) copies, a process of about 1
-    MB in a session of its own (setsid(1)), which ends with what it copies for. Where it is killed, or cannot write any
-    more, the program gets SIGPIPE. Raises `Unsupported` where these are not installed, `OSError`.
-    """
-    sinks = [stdout] if _are_one(stdout, stderr) else [stdout, stderr]
-    ends: list[int] = []
+def private_null(directory: str) -> int:
+    """A null device that is not the host's: its owner and mode may change."""
+    path = f"{directory}/{NULL_DEVICE}{os.urandom(8).hex()}"
     try:
-        ends.append(empty())
-        ends += [private_null(directory) if sink is None else _relayed(sink) for sink in sinks]
-        yield ends[0], ends[1], ends[-1]
-    finally:
-        for end in ends:
-            close_fd(end)
+        os.mknod(path, stat.S_IFCHR | 0o666, _NULL)
+        try:
+            return os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        finally:
+            os.unlink(path)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EACCES):  # no right to make one, a file system mounted with nodev
+            raise
+    return _drained()
 
 
-def _relayed(sink: int) -> int:
-    """The end of a pipe of which the content comes to a file as long as anybody has it."""
+def _drained() -> int:
+    """The end of a pipe of which cat(1), in a session of its own (setsid(1)), reads what anybody writes to it."""
     programs = [_program(name) for name in ("setsid", "cat")]
     with about(_WHAT):
         read, write = os.pipe2(os.O_CLOEXEC)
     try:
         with null_device() as nothing:
             # It forks, so that the copying is no child of this process, and ends.
-            pid = mount.spawn([programs[0], "--fork", programs[1]], {}, "/", (read, sink, nothing))
+            pid = mount.spawn([programs[0], "--fork", programs[1]], {}, "/", (read, nothing, nothing))
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         if status:
-            raise OSError(errno.EAGAIN, "cannot start a process that copies the output", programs[0])
+            raise OSError(errno.EAGAIN, "cannot start a process that reads the output", programs[0])
     except BaseException:
         close_fd(write)
         raise
@@ -455,25 +450,9 @@ def _program(name: str) -> str:
         if os.access(path := f"{directory}/{name}", os.X_OK):
             return path
     raise Unsupported(
-        f"there is no {name}, which the output of a program that is left running needs: install util-linux and "
-        "coreutils, or give it no file"
+        f"there is no {name}, which a program that is to print to nowhere needs where no device can be made: install "
+        "util-linux and coreutils"
     )
-
-
-def private_null(directory: str) -> int:
-    """A null device that is not the host's: its owner and mode may change."""
-    path = f"{directory}/{NULL_DEVICE}{os.urandom(8).hex()}"
-    try:
-        os.mknod(path, stat.S_IFCHR | 0o666, _NULL)
-        try:
-            return os.open(path, os.O_RDWR | os.O_CLOEXEC)
-        finally:
-            os.unlink(path)
-    except OSError as error:
-        if error.errno not in (errno.EPERM, errno.EACCES):  # no right to make one, a file system mounted with nodev
-            raise
-    with null_device() as nothing:
-        return _relayed(nothing)
 
 
 def empty() -> int:

@@ -16,20 +16,24 @@ _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 def is_new(layout: Layout) -> bool:
     """Whether the machine was started since `note` was last called. False where the kernel does not say."""
     try:
-        with open(_BOOT_ID, "rb") as file:
-            current = file.read()
+        now = current()
     except OSError:
         return False
     try:
         with open(layout.boot, "rb") as file, about(layout.boot):
-            return file.read() != current
+            return file.read() != now
     except FileNotFoundError:
         return True
 
 
 def note(layout: Layout) -> None:
     """What is to be done after a start of the machine was done. Raises `OSError`."""
-    with about(_BOOT_ID), open(_BOOT_ID, "rb") as file:
-        current = file.read()
+    now = current()
     with durable.replacing(layout.boot) as fd, about(layout.boot):
-        write_at(fd, current, 0)
+        write_at(fd, now, 0)
+
+
+def current() -> bytes:
+    """What tells this start of the machine from others, a line. Raises `OSError`."""
+    with about(_BOOT_ID), open(_BOOT_ID, "rb") as file:
+        return file.read()

@@ -662,6 +662,10 @@ class Containers:
         self._note = Note(self._kinds[-1], self._layout.run, not self._is_alone) if self._is_noted else None
         return is_held
 
+    def fileno(self) -> int:
+        """The descriptor that holds them: whoever else has it holds them, too, until this lets go."""
+        return self._fd
+
     def _take(self, fd: int) -> bool:
         places = sorted((4 * _place(container), container) for container in self._ids)
         # One rank of all, and then the next, or two that take several could wait for each other.
