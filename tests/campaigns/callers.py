@@ -116,7 +116,6 @@ class Caller:
         self.board = board
         self.journal = journal
         self.output = root.parent / f"output-{lane}"
-        """What a command writes to; what a container prints goes to another file, as it may go on."""
         self.store: Store
 
     def work(self) -> None:
@@ -127,7 +126,8 @@ class Caller:
 
     def turn(self) -> None:
         self.board.put(self.lane, "since", time.monotonic())
-        what = self.draw.choices((self.own, self.of_the_dead, self.collect, self.start_many), (60, 30, 5, 5))[0]
+        whats = (self.own, self.of_the_dead, self.collect, self.start_many, self.start_and_forget)
+        what = self.draw.choices(whats, (55, 30, 5, 5, 5))[0]
         try:
             what()
         except BaseException:
@@ -138,8 +138,8 @@ class Caller:
     def own(self) -> None:
         """All of a container that nobody else has."""
         container = self.create()
-        begin = self.draw.choice((self.keep_alive, self.start, self.start_with_output, self.run, self.nothing))
-        begin(container)
+        begins = (self.keep_alive, self.start, self.start_printing, self.start_to_its_end, self.run, self.nothing)
+        self.draw.choice(begins)(container)
         for _ in range(self.draw.randrange(1, 5)):
             self.execute(container)
         group = f"{_CGROUPS}/unified/layerstore-{container.id}"
@@ -206,10 +206,24 @@ class Caller:
         self.board.count(self.lane, "starts")
         container.start(SLEEP)
 
-    def start_with_output(self, container: Container) -> None:
+    def start_printing(self, container: Container) -> None:
         self.board.count(self.lane, "starts")
-        with (self.root.parent / f"printed-{self.lane}").open("wb") as output:
-            container.start(["/bin/sh", "-c", "while :; do echo line; sleep 0.05; done"], stdout=output)
+        container.start(["/bin/sh", "-c", "while :; do echo line; sleep 0.05; done"])
+        self.expect(next(container.logs(follow=True)).data, b"line\n")
+
+    def start_to_its_end(self, container: Container) -> None:
+        self.board.count(self.lane, "starts")
+        container.start(["/bin/sh", "-c", "echo last; exit 4"])
+        self.expect(container.wait(PATIENCE_SECONDS / 2), 4)
+        self.expect([printed.data for printed in container.logs()][-1], b"last\n")
+
+    def start_and_forget(self) -> None:
+        """It is removed when its program ends."""
+        self.board.count(self.lane, "starts")
+        self.board.count(self.lane, "stops")
+        container = self.create()
+        self.journal_removal([container])
+        container.start([BUSYBOX, "sleep", "0.01"], auto_remove=True)
 
     def run(self, container: Container) -> None:
         self.board.count(self.lane, "starts")
