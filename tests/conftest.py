@@ -34,7 +34,8 @@ REQUIRE_ALL = os.environ.get("LAYERSTORE_REQUIRE_ALL") == "1"
 # Other workers of pytest-xdist run beside this process, or beside the one that started it.
 IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
 MAY_SKIP = re.compile(
-    r"this CPU|this architecture|this Python|no hybrid control groups|has reflink already"  # what another machine runs
+    # What another machine runs.
+    r"this CPU|this architecture|this Python|no hybrid control groups|has reflink already|XFS has no quotas"
 )
 LEFT = pytest.StashKey[set[str]]()
 

@@ -2,6 +2,7 @@
 
 import io
 import os
+import pty
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from subprocess import PIPE
 import leftovers
 import pytest
 from images import docker_files, tar_of
+from pools import upper_of
 from test_commands import BOX, shell
 from test_containers import ROOT, root_only, runs
 from waiting import wait_for
@@ -18,7 +20,7 @@ from waiting import wait_for
 from layerstore import Container, Store, Volume
 from layerstore.containers import groups
 from layerstore.containers.resources import Resources, resources
-from layerstore.errors import InvalidInput, Unsupported
+from layerstore.errors import InvalidInput, ProgramNotFound, Unsupported
 
 pytestmark = [pytest.mark.root, root_only, runs]
 
@@ -181,11 +183,14 @@ class TestProcesses:
         container.stop(0)
         bomb.wait()
 
-    def test_ulimits(self, container: Container) -> None:
+    def test_ulimits(self, container: Container, is_runc: bool) -> None:
         script = "ulimit -n; ulimit -Hn; ulimit -c; ulimit -s"
         ulimits = ["nofile=100", "core=0", "nofile=123:456", "stack=-1"]
         container.keep_alive(ulimits=ulimits)
-        assert shell(container, script).split() == ["123", "456", "0", "unlimited"]
+        # runc before 1.2 may take what it has raised for itself for the command's own soft limit.
+        soft = {"123", "456"} if is_runc else {"123"}
+        found = shell(container, script).split()
+        assert (found[0] in soft, found[1:]) == (True, ["456", "0", "unlimited"])
         container.stop()
         fd = os.memfd_create("output")
         assert container.run(["sh", "-c", script], ulimits=ulimits, stdout=fd) == 0
@@ -410,3 +415,63 @@ def test_a_file_that_sets_no_variables(module_store: Store, tmp_path: Path) -> N
     (tmp_path / "env").write_text("A=1\nB C=2\n")
     done = layerstore(module_store, "run", "--env-file", str(tmp_path / "env"), "box:1", "true")
     assert (done.returncode, "env, line 2: 'B C' is no name of a variable" in done.stderr) == (125, True)
+
+
+class TestInit:
+    def test_status(self, store: Store, container: Container) -> None:
+        for script, status in {"exit 7": 7, "kill -9 $$": 137, "exec busybox true": 0}.items():
+            assert container.run(["sh", "-c", script], init=True) == status
+        assert container.run(["true"], init=True, user="1000", env=["PATH=/nowhere:/bin"]) == 0
+        assert container.run(["bin/true"], init=True) == 0
+        with pytest.raises(ProgramNotFound):
+            container.run(["nothing"], init=True)
+        assert store.container(container.id).inspect()["Command"] == ["bin/true"]
+
+    def test_what_it_leaves_is_waited_for(self, container: Container) -> None:
+        leaves = ["sh", "-c", "(busybox sh -c 'until test -e /go; do sleep 0.01; done' &); exec sleep 1000"]
+        zombies = "cat /proc/[0-9]*/stat | grep -c ') Z'; true"
+        container.start(leaves, init=True)
+        wait_for(lambda: int(shell(container, "ls -d /proc/[0-9]* | wc -l")) >= 6)
+        shell(container, "busybox touch /go")
+        wait_for(lambda: int(shell(container, "ls -d /proc/[0-9]* | wc -l")) == 5)
+        assert shell(container, zombies) == "0\n"
+        assert shell(container, "busybox tr '\\0' ' ' </proc/1/cmdline").startswith("/dev/.init sh -c")
+        container.stop(0)
+        shell(container, "busybox rm /go")
+        container.start(leaves)
+        wait_for(lambda: int(shell(container, "ls -d /proc/[0-9]* | wc -l")) >= 5)
+        shell(container, "busybox touch /go")
+        wait_for(lambda: shell(container, zombies) == "1\n")
+
+    def test_signals(self, container: Container) -> None:
+        container.start(
+            ["sh", "-c", "trap 'echo >/got; exit' TERM; echo >/ready; while :; do sleep 0.01; done"], init=True
+        )
+        wait_for(lambda: container.exec(["test", "-e", "/ready"]).returncode == 0)
+        container.stop()
+        assert (upper_of(container) / "got").exists()
+
+    def test_one_signal_of_a_terminal(self, container: Container) -> None:
+        script = "n=0; trap 'n=$((n+1))' INT; echo ready; while [ $n = 0 ]; do sleep 0.01; done; sleep 0.1; echo had $n"
+        outer, inner = pty.openpty()
+        try:
+            command = [sys.executable, "-c", "import sys; from layerstore import Store; sys.exit(Store(sys.argv[1])."]
+            command[-1] += "container(sys.argv[2]).run(['sh', '-c', sys.argv[3]], tty=True, init=True))"
+            arguments = [str(container._engine.layout.root), container.id, script]
+            begun = subprocess.Popen([*command, *arguments], stdin=inner, stdout=inner, stderr=inner, cwd=ROOT)
+            text = b""
+            while b"ready" not in text:
+                text += os.read(outer, 1000)
+            os.write(outer, b"\x03")
+            while b"had" not in text:
+                text += os.read(outer, 1000)
+            assert b"had 1" in text
+            assert begun.wait() == 0
+        finally:
+            os.close(outer)
+            os.close(inner)
+
+    def test_kept_alive(self, container: Container) -> None:
+        container.keep_alive(init=True)
+        assert shell(container, "echo ran") == "ran\n"
+        container.umount()

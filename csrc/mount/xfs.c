@@ -29,19 +29,31 @@ struct growth {
 #define GET_GEOMETRY _IOR('X', 100, struct geometry)
 #define GROW_DATA _IOW('X', 110, struct growth)
 
-int ls_xfs_mount(const char *device, const char *target, struct ls_error *err)
+static int mount_xfs(const char *device, const char *target, int quotas, struct ls_error *err)
 {
 	struct ls_fscontext context = {.fd = -1, .type = "xfs", .what = "the pool on", .subject = device};
 	int status = ls_fscontext_open(&context, err);
 
 	if (!status)
 		status = ls_fscontext_string(&context, "source", device, err);
+	if (!status && quotas)
+		status = ls_fscontext_flag(&context, "prjquota", err);
 	if (!status)
 		status = ls_fscontext_create(&context, err);
 	if (!status)
 		status = ls_fscontext_attach(&context, MOUNT_ATTR_NODEV | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOATIME,
 		                             AT_FDCWD, target, err);
 	ls_fscontext_close(&context);
+	return status;
+}
+
+int ls_xfs_mount(const char *device, const char *target, int quotas, struct ls_error *err)
+{
+	int status = mount_xfs(device, target, quotas, err);
+
+	/* A kernel without CONFIG_XFS_QUOTA refuses the option. */
+	if (quotas && status == LS_SYSTEM && err->sys_errno == EINVAL)
+		status = mount_xfs(device, target, 0, err);
 	return status;
 }
 

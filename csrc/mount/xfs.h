@@ -6,8 +6,9 @@
 
 #include "base/status.h"
 
-/* Mount the XFS on a block device at the directory `target` (nodev, nosuid, noatime). */
-int ls_xfs_mount(const char *device, const char *target, struct ls_error *err);
+/* Mount the XFS on a block device at the directory `target` (nodev, nosuid, noatime); with project quotas where
+ * `quotas` asks for them and the kernel's XFS has them. */
+int ls_xfs_mount(const char *device, const char *target, int quotas, struct ls_error *err);
 
 /* Let the file system of the open directory grow to the size of its device, `size` bytes, while it is in use. Already
  * that large is fine; to shrink is LS_INVALID. */

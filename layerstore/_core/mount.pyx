@@ -70,6 +70,9 @@ cdef extern from "<sys/inotify.h>" nogil:
     int IN_CLOEXEC, IN_NONBLOCK
     unsigned int IN_MODIFY, IN_CREATE, IN_MOVED_TO, IN_DELETE_SELF
 
+cdef extern from "mount/quota.h" nogil:
+    int ls_project_of(int fd, uint32_t *project, ls_error *err)
+
 
 cdef extern from "mount/spawn.h" nogil:
     int LS_SPAWN_FDS
@@ -369,3 +372,11 @@ def watch(path) -> int:
         os.close(fd)
         raise error
     return fd
+
+
+def project_of(int fd) -> int:
+    """The project of an open file or directory, by which its blocks are counted (csrc/mount/quota.h); 0 for none."""
+    cdef ls_error err
+    cdef uint32_t project = 0
+    check(ls_project_of(fd, &project, &err), &err)
+    return project

@@ -1,10 +1,10 @@
-"""Loop devices and the XFS of a pool (csrc/mount/loop.h, csrc/mount/xfs.h).
+"""Loop devices, the XFS of a pool, and project quotas (csrc/mount/loop.h, csrc/mount/xfs.h, csrc/mount/quota.h).
 
 Paths are `str`, `bytes` or `os.PathLike`; descriptors belong to the caller. A call raises `Unsupported` where the
 privilege, a device or the kernel's XFS is missing, and `OSError` for the rest.
 """
 
-from libc.stdint cimport uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 
 from layerstore._core.mount cimport c_string
 from layerstore._core.status cimport check, ls_error
@@ -20,9 +20,18 @@ cdef extern from "mount/loop.h" nogil:
     int ls_loop_resize(const ls_loop *loop, ls_error *err)
 
 cdef extern from "mount/xfs.h" nogil:
-    int ls_xfs_mount(const char *device, const char *target, ls_error *err)
+    int ls_xfs_mount(const char *device, const char *target, int quotas, ls_error *err)
     int ls_xfs_grow(int fd, uint64_t size, ls_error *err)
     int ls_trim(int fd, uint64_t *trimmed, ls_error *err)
+
+cdef extern from "mount/quota.h" nogil:
+    struct ls_project_usage:
+        uint64_t limit_bytes
+        uint64_t used_bytes
+        uint64_t files
+    int ls_project_set(int fd, uint32_t project, int inherits, ls_error *err)
+    int ls_project_get_usage "ls_project_usage"(int fd, uint32_t project, ls_project_usage *usage, ls_error *err)
+    int ls_project_limit(int fd, uint32_t project, uint64_t bytes, ls_error *err)
 
 cdef extern from "unistd.h" nogil:
     int c_close "close"(int fd)
@@ -90,8 +99,8 @@ def attach_loop(int image_fd) -> Loop:
     return made
 
 
-def mount_xfs(device, target) -> None:
-    """Mount the XFS on a block device at the directory `target`."""
+def mount_xfs(device, target, bint quotas=False) -> None:
+    """Mount the XFS on a block device at the directory `target`, with project quotas if the kernel has them."""
     cdef ls_error err
     cdef int status
     cdef bytes device_path = c_string(device)
@@ -99,7 +108,7 @@ def mount_xfs(device, target) -> None:
     cdef const char *c_device = device_path
     cdef const char *c_target = target_path
     with nogil:
-        status = ls_xfs_mount(c_device, c_target, &err)
+        status = ls_xfs_mount(c_device, c_target, quotas, &err)
     check(status, &err)
 
 
@@ -121,3 +130,26 @@ def trim(int fd) -> int:
         status = ls_trim(fd, &trimmed, &err)
     check(status, &err)
     return trimmed
+
+
+def project_set(int fd, uint32_t project, bint inherits) -> None:
+    """Give an open file or directory to a project; with `inherits`, what is made in the directory from now on, too."""
+    cdef ls_error err
+    check(ls_project_set(fd, project, inherits, &err), &err)
+
+
+def project_usage(int fd, uint32_t project) -> tuple[int, int, int]:
+    """What a project may take of the file system of an open file (bytes; 0: no limit), what it takes, in how many files.
+
+    Raises `Unsupported` where that has no project quotas.
+    """
+    cdef ls_error err
+    cdef ls_project_usage usage
+    check(ls_project_get_usage(fd, project, &usage, &err), &err)
+    return usage.limit_bytes, usage.used_bytes, usage.files
+
+
+def project_limit(int fd, uint32_t project, uint64_t limit_bytes) -> None:
+    """Limit a project, to whole KiB. Raises as `project_usage`."""
+    cdef ls_error err
+    check(ls_project_limit(fd, project, limit_bytes, &err), &err)

@@ -455,6 +455,8 @@ class Container(Operations, handles.Handle):
             read_only: nothing of its root can be written, but what is mounted there.
             tmpfs: file systems in memory, as "PATH" or "PATH:size=64m,mode=1777,exec"; noexec, nosuid and nodev unless
                 the options say otherwise.
+            init: a small process of ours is the first one: it starts the program, sends it the signals that it gets
+                itself, and waits for what the program leaves.
             cgroups: "disabled" does without a control group, and so without limits. Device files cannot be opened then
                 but for those in /dev.
 
@@ -832,8 +834,10 @@ class Container(Operations, handles.Handle):
         self, spec: dict[str, Any], confinement: Confinement, runtime: Runtime, *, is_program: bool = True
     ) -> Iterator[tuple[str, Group | None]]:
         """The bundle that this makes of a spec, and the control group that the runtime starts it in."""
-        from layerstore.containers import launching
+        from layerstore.containers import keeping, launching
 
+        if confinement.has_init and is_program:
+            spec = keeping.under_init(spec)
         launching.complete(spec, confinement, runtime, self.id, self._engine.layout.run)
         bundle = self._engine.containers.write_bundle(self.id, spec, is_program=is_program)
         with launching.grouped(confinement, runtime, self.id) as group:

@@ -818,12 +818,24 @@ class Store(handles.Handle):
 
         @overload
         def create(
-            self, image: Image | str, *, name: str | None = None, volatile: bool = False, driver: Driver = "overlay"
+            self,
+            image: Image | str,
+            *,
+            name: str | None = None,
+            volatile: bool = False,
+            driver: Driver = "overlay",
+            disk_size: int | str | None = None,
         ) -> Container: ...
 
         @overload
         def create(
-            self, image: Image | str, *, count: int, volatile: bool = False, driver: Driver = "overlay"
+            self,
+            image: Image | str,
+            *,
+            count: int,
+            volatile: bool = False,
+            driver: Driver = "overlay",
+            disk_size: int | str | None = None,
         ) -> list[Container]: ...
 
     def create(
@@ -834,6 +846,7 @@ class Store(handles.Handle):
         name: str | None = None,
         volatile: bool = False,
         driver: Driver = "overlay",
+        disk_size: int | str | None = None,
     ) -> Container | list[Container]:
         """Make a container, or `count` of them as a list: all or none. They are not mounted yet.
 
@@ -844,9 +857,13 @@ class Store(handles.Handle):
         unmounting does not flush the store's file system. It is for containers that need not outlive the machine;
         remove them after a power loss.
 
+        disk_size: how much each may write to disk, bytes or as "1g"; a fork of it as much again. Programs get ENOSPC
+        then. It needs project quotas (docs/limits.md), else it is `Unsupported`.
+
         Raises `NotFound`, `Conflict` when `name` is taken, `InvalidInput` when it is no name, `OSError`.
         """
         check_count(count, name)
+        disk_bytes = _disk_bytes(disk_size, driver)
         found = self._engine.resolve(image)
         shown = image if isinstance(image, str) else next(iter(found.names), found.short_id)
         if driver == "extent":
@@ -862,7 +879,7 @@ class Store(handles.Handle):
             except CorruptError as error:
                 error.add_note(f"image {shown} is damaged")
                 raise
-            rows = self._engine.containers.create(found.id, shown, chain, count or 1, name, volatile)
+            rows = self._engine.containers.create(found.id, shown, chain, count or 1, name, volatile, disk_bytes)
         else:
             raise InvalidInput(f"there is no driver {driver!r}; it is 'overlay' or 'extent'")
         made = [Container(self._engine, row) for row in rows]
@@ -894,3 +911,15 @@ class Store(handles.Handle):
     def states(self, containers: Sequence[Container]) -> list[str]:
         """Of each: "created", "mounted" or "running"."""
         return self._engine.containers.states([container.row for container in containers])
+
+
+def _disk_bytes(given: int | str | None, driver: str) -> int | None:
+    if given is None:
+        return None
+    from layerstore.containers.resources import size
+
+    if driver == "extent":
+        raise Unsupported("the extent driver has no limit on disk; the overlay driver has")
+    if not (value := size(given, "the size of a container's disk")):
+        raise InvalidInput("the size of a container's disk is 0: it is 1 or more")
+    return value

@@ -67,6 +67,11 @@ def add_limits(parser: argparse.ArgumentParser) -> None:
         help="a limit of each of its processes, as nofile=1024",
     )
     parser.add_argument("--shm-size", metavar="SIZE", help="of /dev/shm (default: 64m)")
+    parser.add_argument(
+        "--init",
+        action="store_true",
+        help="have an init start the program, send it signals, and wait for what it leaves",
+    )
     parser.add_argument("--read-only", action="store_true", help="nothing of its root can be written")
     parser.add_argument(
         "--tmpfs",
@@ -84,6 +89,26 @@ def add_limits(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_storage(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--storage-opt",
+        action="append",
+        default=[],
+        metavar="size=SIZE",
+        help="the most that the container may write to disk (needs project quotas: docs/limits.md)",
+    )
+
+
+def disk_size(args: argparse.Namespace) -> str | None:
+    """What was given of `add_storage`. Raises `InvalidInput`."""
+    size = None
+    for text in args.storage_opt:
+        name, _, size = text.partition("=")
+        if name != "size" or not size:
+            raise InvalidInput(f"--storage-opt {text} is not to be had: size=SIZE is")
+    return size
+
+
 def limits(args: argparse.Namespace) -> dict[str, Any]:
     """What was given of `add_limits`, by the names that the functions of `Container` have for it."""
     return {
@@ -95,6 +120,7 @@ def limits(args: argparse.Namespace) -> dict[str, Any]:
         "ulimits": args.ulimit,
         "shm_size": args.shm_size,
         "read_only": args.read_only,
+        "init": args.init,
         "tmpfs": [*args.tmpfs, *filter(None, (_tmpfs(_fields(text), text) for text in args.mount))],
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from layerstore.cli import confining
 from layerstore.errors import InvalidInput
 
 TYPE_CHECKING = False
@@ -18,6 +19,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--volatile", action="store_true", help="never sync what is written in them: fast, lost with power"
     )
     parser.add_argument("--name", help="a name for the container")
+    confining.add_storage(parser)
     parser.add_argument(
         "--driver",
         choices=("overlay", "extent"),
@@ -29,10 +31,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(store: Store, args: argparse.Namespace) -> int:
     if args.count is not None and args.name is not None:
         raise InvalidInput("--name goes with one container only, so not with --count")
+    size = confining.disk_size(args)
     if args.count is None:
-        made = [store.create(args.image, name=args.name, volatile=args.volatile, driver=args.driver)]
+        made = [store.create(args.image, name=args.name, volatile=args.volatile, driver=args.driver, disk_size=size)]
     else:
-        made = store.create(args.image, count=args.count, volatile=args.volatile, driver=args.driver)
+        made = store.create(args.image, count=args.count, volatile=args.volatile, driver=args.driver, disk_size=size)
     for container in made:
         print(container.id)
     return 0

@@ -1,6 +1,8 @@
 """Show a store's pool, let it grow, give its free space back to the host, or detach it.
 
 SIZE is the whole size, not what is added. It says how far the pool may grow: the host's disk is used as the pool fills.
+`quotas` detaches it, and has it count from then on what each container writes, for limits on their disks
+(--storage-opt). To make and remove files takes longer then.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    actions = ("show", "grow", "trim", "detach")
+    actions = ("show", "grow", "trim", "detach", "quotas")
     parser.add_argument("action", nargs="?", choices=actions, default="show", help="what to do (default: show)")
     parser.add_argument("size_bytes", nargs="?", type=output.parse_size, metavar="SIZE", help="for grow, e.g. 64G")
     output.add_format(parser)
@@ -36,6 +38,8 @@ def run(store: Store, args: argparse.Namespace) -> int:
     elif args.action == "trim":
         print(f"{output.size(pool.trim())} given back")
     else:
+        if args.action == "quotas":
+            pool.ask_for_quotas()
         _detach(store, pool)
     return 0
 

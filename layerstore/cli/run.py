@@ -54,6 +54,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     confining.add_options(parser, of="the program", where="the container")
     confining.add_limits(parser)
+    confining.add_storage(parser)
     parser.add_argument("--name", help="a name for the container")
     parser.add_argument("image", metavar="IMAGE")
     parser.add_argument("args", metavar="ARG", nargs=argparse.REMAINDER, help="the command, instead of the image's own")
@@ -65,7 +66,7 @@ def run(store: Store, args: argparse.Namespace) -> int:
     confinement = confining.given(args) | confining.limits(args)
     command = args.args or None
     entrypoint = None if args.entrypoint is None else [args.entrypoint]
-    container = store.create(args.image, name=args.name, volatile=args.rm)
+    container = store.create(args.image, name=args.name, volatile=args.rm, disk_size=confining.disk_size(args))
     try:
         options = {
             "entrypoint": entrypoint,

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         shm_size: int | str | None
         read_only: bool
         tmpfs: Sequence[str]
+        init: bool
         cgroups: Literal["enabled", "disabled"]
 
 
@@ -117,6 +118,7 @@ class Confinement(Value):
 
     `seccomp`: a profile for the runtime (`linux.seccomp`), "default" or "unconfined". `rlimits`: as `process.rlimits`.
     `has_group`: it runs in a control group of its own. `shm_bytes`: the size of /dev/shm. `read_only`: its root is.
+    `has_init`: its first process is an init of ours.
     """
 
     def __init__(
@@ -132,6 +134,7 @@ class Confinement(Value):
         shm_bytes: int = SHM_BYTES,
         read_only: bool = False,
         tmpfs: tuple[Tmpfs, ...] = (),
+        has_init: bool = False,
     ) -> None:
         self.capabilities = capabilities
         self.seccomp = seccomp
@@ -144,6 +147,7 @@ class Confinement(Value):
         self.shm_bytes = shm_bytes
         self.read_only = read_only
         self.tmpfs = tmpfs
+        self.has_init = has_init
 
     @property
     def device_rules(self) -> list[Rule] | None:
@@ -174,6 +178,7 @@ def confined(
     shm_size: int | str | None = None,
     read_only: bool = False,
     tmpfs: Sequence[str] = (),
+    init: bool = False,
     cgroups: Literal["enabled", "disabled"] = "enabled",
 ) -> Confinement:
     """The confinement that docker's options of these names ask for; without any, the default.
@@ -217,6 +222,7 @@ def confined(
         SHM_BYTES if shm_size is None else _shm_bytes(shm_size),
         read_only,
         _tmpfs(tmpfs),
+        init,
     )
     if not result.has_group:
         _check_without_group(result)

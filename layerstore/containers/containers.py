@@ -10,7 +10,7 @@ import re
 import time
 from functools import partial
 
-from layerstore._core.mount import container_make_many, container_remove_many
+from layerstore._core.mount import container_make_many, container_remove_many, project_of
 from layerstore.containers import program_records
 from layerstore.errors import Conflict, InvalidInput, LayerstoreError, NotFound, Unsupported
 from layerstore.extents import log_rows
@@ -153,8 +153,12 @@ class Containers:
         count: int,
         name: str | None,
         volatile: bool,
+        disk_bytes: int | None = None,
     ) -> list[ContainerRow]:
-        """Make `count` containers; all of them or none. Raises `Conflict` when `name` is taken, `OSError`."""
+        """Make `count` containers; all of them or none, each of which may write `disk_bytes`.
+
+        Raises `Conflict` when `name` is taken, `Unsupported` where that cannot be limited, `OSError`.
+        """
         if name is not None:
             check_name(name, "a container")
         now = time.time()
@@ -163,10 +167,10 @@ class Containers:
             for _ in range(count)
         ]
         with locks.garbage(self._layout, again=True):
-            self._make(rows, chain)
+            self._make(rows, chain, disk_bytes)
         return rows
 
-    def _make(self, rows: Sequence[ContainerRow], chain: Chain) -> None:
+    def _make(self, rows: Sequence[ContainerRow], chain: Chain, disk_bytes: int | None) -> None:
         """The directories and rows of new containers, alike but for their ids."""
         ids = [row.id for row in rows]
         # Directories first: a row never names a container that is not there.
@@ -177,8 +181,13 @@ class Containers:
             for container in ids:
                 with contextlib.suppress(OSError):  # one that this user may not set, or this file system not have
                     os.setxattr(self.upper(container), attribute, value)
-        with self.or_none(ids), self._database.transaction(durable=False) as db:
-            insert_rows(db, rows)
+        with self.or_none(ids):
+            if disk_bytes is not None:
+                from layerstore.containers import quotas
+
+                quotas.limit(self._mounts.containers_fd, ids, disk_bytes)
+            with self._database.transaction(durable=False) as db:
+                insert_rows(db, rows)
 
     def forget_lost(self) -> None:
         """After a start of the machine: forget the containers that a power cut has left without their directories.
@@ -336,6 +345,10 @@ class Containers:
             self._check_views(ids)
             if borrows:
                 self._borrow(ids)
+            if project_of(self._mounts.containers_fd):
+                from layerstore.containers import quotas
+
+                quotas.hold(self._mounts.containers_fd, ids)
             self._mounts.mount(chain, ids, volatile=volatile)
             if not borrows:
                 self._keep(ids)
@@ -699,9 +712,11 @@ class Containers:
         os.replace(f"{bundle}/config.json.new", f"{bundle}/config.json")
         if not is_program:
             return bundle
+        from layerstore.containers import keeping
+
         with self._database.transaction(durable=False) as db:
             db.execute(
-                "UPDATE containers SET command = ? WHERE id = ?", (json.dumps(spec["process"]["args"]), container)
+                "UPDATE containers SET command = ? WHERE id = ?", (json.dumps(keeping.program_of(spec)), container)
             )
         return bundle
 

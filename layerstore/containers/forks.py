@@ -7,7 +7,7 @@ import os
 import time
 from functools import partial
 
-from layerstore._core.mount import container_make_many
+from layerstore._core.mount import container_make_many, project_of
 from layerstore.containers import snapshots
 from layerstore.containers.containers import ContainerRow, check_name, insert_rows
 from layerstore.errors import Conflict
@@ -66,6 +66,7 @@ class Forks:
     def _clone(self, origin: str, ids: list[str]) -> bool:
         """Returns as `snapshots.clone_upper`."""
         container_make_many(self._mounts.containers_fd, ids, 0o700, os.geteuid(), os.getegid(), 0)
+        self._limit(origin, ids)
         first, *others = (self._layout.container(container) for container in ids)
         with snapshots.source(self._layout, origin) as fd, self._still(origin):
             has_copied = snapshots.clone_upper(fd, first)
@@ -74,6 +75,14 @@ class Forks:
             for directory in others:
                 has_copied |= snapshots.clone_upper(fd, directory)
         return has_copied
+
+    def _limit(self, origin: str, ids: list[str]) -> None:
+        """Forks may write as much to disk as what they start from, each."""
+        if project_of(self._mounts.containers_fd):
+            from layerstore.containers import quotas
+
+            if (limit := quotas.limit_of(self._mounts.containers_fd, origin)) is not None:
+                quotas.limit(self._mounts.containers_fd, ids, limit)
 
     def _still(self, container: str) -> contextlib.AbstractContextManager[None]:
         from layerstore.containers.stillness import still

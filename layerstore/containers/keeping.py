@@ -52,11 +52,24 @@ def shown(spec: dict[str, Any]) -> dict[str, Any]:
         )
     if any(each["type"] == "bind" and each["destination"] in ("/dev", KEEPER) for each in spec["mounts"]):
         raise InvalidInput(
-            f"a volume takes the place of {KEEPER}, by which a container lives: start a program that stays"
+            f"a volume takes the place of {KEEPER}, by which a container lives: start a program that stays, and no init"
         )
     options = ["bind", "ro", "nosuid", "nodev"]
     bind = {"destination": KEEPER, "type": "bind", "source": program, "options": options}
     return {**spec, "mounts": [*spec["mounts"], bind]}
+
+
+def under_init(spec: dict[str, Any]) -> dict[str, Any]:
+    """A spec whose program is started by the keeper, which waits for what it leaves and sends it signals. Raises as
+    `shown`."""
+    process = spec["process"]
+    return shown({**spec, "process": {**process, "args": [KEEPER, *process["args"]]}})
+
+
+def program_of(spec: Mapping[str, Any]) -> list[str]:
+    """The arguments of a spec's program, without an init."""
+    args: list[str] = spec["process"]["args"]
+    return args[1:] if args[0] == KEEPER and len(args) > 1 else args
 
 
 def is_kept(bundle: str) -> bool:

@@ -14,7 +14,7 @@ import contextlib
 import os
 from functools import partial
 
-from layerstore._core.mount import container_make_many, container_remove_many
+from layerstore._core.mount import container_make_many, container_remove_many, project_of
 from layerstore.containers import snapshots
 from layerstore.containers.containers import ContainerRow
 from layerstore.containers.forks import check_unused
@@ -82,6 +82,15 @@ class Moves:
 
     def _remove_directory(self, name: str) -> None:
         container_remove_many(self._mounts.containers_fd, [name])
+
+    def _check_unlimited(self, row: ContainerRow) -> None:
+        if project_of(self._mounts.containers_fd):
+            from layerstore.containers import quotas
+
+            if quotas.limit_of(self._mounts.containers_fd, row.id) is not None:
+                raise Unsupported(
+                    f"container {row.id[:12]} has a limit on its disk, which the extent driver cannot hold"
+                )
 
     # To the overlay driver
 
@@ -155,6 +164,7 @@ class Moves:
     # To the extent driver
 
     def _to_extent(self, row: ContainerRow) -> None:
+        self._check_unlimited(row)
         from layerstore.extents.recording import Recorder
 
         with self._containers.starting(row.id):  # nobody else does, and what has ended is forgotten

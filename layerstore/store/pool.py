@@ -53,6 +53,7 @@ class Pool:
         self.image = f"{root}/{POOL_NAME}.img"
         self.target = f"{root}/{POOL_NAME}"
         self._lock = f"{root}/{POOL_NAME}.lock"
+        self._quotas = f"{root}/{POOL_NAME}.quotas"
         self._unfinished = f"{root}/.{POOL_NAME}.img.new"
 
     def _locked(self, *, alone: bool) -> locks.Lock:
@@ -89,7 +90,7 @@ class Pool:
             raise Conflict(
                 f"there is a store without a pool at {self._root}; make one with a pool in another directory"
             )
-        own = {os.path.basename(path) for path in (self.image, self.target, self._lock, self._unfinished)}
+        own = {os.path.basename(path) for path in (self.image, self.target, self._lock, self._quotas, self._unfinished)}
         strangers = names - own - {"lost+found"}
         if strangers:
             raise InvalidInput(
@@ -139,7 +140,7 @@ class Pool:
             return
         os.makedirs(self.target, mode=0o700, exist_ok=True)
         with self._loop() as loop:
-            pool.mount_xfs(loop.path, self.target)
+            pool.mount_xfs(loop.path, self.target, exists(self._quotas))
 
     def _loop(self) -> pool.Loop:
         """The file's loop device. There is never a second one: two XFS on one file would destroy each other."""
@@ -163,6 +164,10 @@ class Pool:
                     raise
                 return False
             return True
+
+    def ask_for_quotas(self) -> None:
+        """Have it mounted with project quotas whenever it is attached from now on, on kernels that have them."""
+        durable.write_file(self._quotas, b"")
 
     def grow(self, size_bytes: int) -> None:
         """Let the attached pool grow to `size_bytes` (rounded down to whole MiB) while it is in use.
