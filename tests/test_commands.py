@@ -407,6 +407,16 @@ class TestProcess:
             os.close(theirs)
 
 
+    def test_ends_with_the_runtime_that_waits_for_it(self, container: Container) -> None:
+        """Which the kernel may take to end for want of memory."""
+        process = container.popen(["sh", "-c", "sleep 1019 & sleep 1019"])
+        wait_for(lambda: len(sleepers(1019)) == 2)
+        os.kill(process._runtime_pid, signal.SIGKILL)
+        assert process.wait() == 137
+        assert sleepers(1019) == []
+        assert container.exec(["true"]).returncode == 0
+
+
 class TestAtRest:
     """A container in which nothing but the keeper is."""
 

@@ -304,7 +304,10 @@ class Process:
             if self._returncode not in (0, _KILLED) and not self._was_killed:
                 self._failure = self._failure or self._why_not_begun()
             if self._part is not None:
-                self._part.close(ended=self._was_killed)
+                # The runtime was killed, as for want of memory: nobody waits for the command any more.
+                if is_orphan := status < 0 and not self._was_killed:
+                    self._part.end(None)
+                self._part.close(ended=self._was_killed or is_orphan)
         finally:
             self._kills.close()
             close_fd(self._ended)
