@@ -40,6 +40,7 @@ NAMES = (
         "run",
         "exec",
         "fork",
+        "bounds",
         "build",
         "startup",
         "read",
