@@ -19,7 +19,7 @@ from layerstore import Container, Store
 
 MILLISECOND = 1e3
 LIVE, AT_ONCE, IDLE = 200, 50, 40
-LIVE_OF_PEERS = 20
+LIVE_OF_PEERS, IDLE_OF_PEERS = 20, 10
 """Containers of docker's and podman's each: it would take minutes to start 200, and their commands would be slower."""
 BARE = "bare crun exec"
 MEMORY_LIMIT_KIB = 300
@@ -104,7 +104,7 @@ def idle(context: Context) -> Iterator[Row]:
         }
         for peer in filter(None, (context.docker(), context.podman())):
             stack.enter_context(context.loaded(peer, "debian"))
-            works[f"{peer.name} with sleep"] = partial(memory_of_peer, peer, name, min(count, LIVE_OF_PEERS))
+            works[f"{peer.name} with sleep"] = partial(memory_of_peer, peer, name, IDLE_OF_PEERS)
         for work in works.values():
             work()  # what the kernel keeps once it has had so many
         ours, peers = split_ours(interleaved(works, context.rounds(5)))

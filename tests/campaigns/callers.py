@@ -200,7 +200,8 @@ class Caller:
 
     def keep_alive(self, container: Container) -> None:
         self.board.count(self.lane, "starts")
-        container.keep_alive(pids_limit=self.draw.choice((64, 2048)))
+        limits = ({}, {"pids_limit": 64}, {"memory": "64m", "cpus": 0.5}, {"cpuset_cpus": "0", "pids_limit": -1})
+        container.keep_alive(**self.draw.choice(limits))  # type: ignore[arg-type]  # as it has them
 
     def start(self, container: Container) -> None:
         self.board.count(self.lane, "starts")
@@ -484,6 +485,8 @@ class Campaign:
                 if kept := [name for name in files if name.startswith(("command-", ".null-"))]:
                     lost.append(f"after the stop container {container.id} has {kept}")
             running = {container.id for container in containers if container.state == "running"}
+        with contextlib.suppress(AssertionError):  # then it is told below
+            wait_for(lambda: self._reap() or not self._strangers(running), 5)
         lost += [f"after all stops there is the group {path}" for path in self._groups()]
         lost += [f"after all stops there is process {pid}: {text}" for pid, text in self._strangers(running).items()]
         return lost
