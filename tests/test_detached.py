@@ -376,11 +376,10 @@ class Direct:
     def __call__(self, script: str, *then: str, events: int = -1, status: int = 0) -> str:
         """The line that the starter gets."""
         runtime = self.directory / "runtime"
-        # The shell that is left behind is the container.
+        # The shell that is left behind is the container; none where the start fails.
         (self.directory / "record").unlink(missing_ok=True)
-        runtime.write_text(
-            f"#!/bin/sh\n(until test -e record; do sleep 0.01; done; {script}) &\necho $! >pid\nexit {status}\n"
-        )
+        container = f"(until test -e record; do sleep 0.01; done; {script}) &\necho $! >pid\n"
+        runtime.write_text(f"#!/bin/sh\n{'' if status else container}exit {status}\n")
         runtime.chmod(0o755)
         read, write = os.pipe()
         with program_records.begun(str(self.directory)) as fd, open(os.devnull, "r+b", 0) as null:
