@@ -406,7 +406,6 @@ class TestProcess:
             os.close(ours)
             os.close(theirs)
 
-
     def test_ends_with_the_runtime_that_waits_for_it(self, container: Container) -> None:
         """Which the kernel may take to end for want of memory."""
         process = container.popen(["sh", "-c", "sleep 1019 & sleep 1019"])
