@@ -53,6 +53,8 @@ PATIENCE_SECONDS = 60
 """How long one turn of a caller may take."""
 SETTLE_SECONDS = 15
 """How long it may take until runtimes have ended whose callers were killed."""
+SLOW_SECONDS = 8
+"""How long a command and a stop may take where nobody else does anything."""
 BETWEEN_KILLS_SECONDS = 0.08
 SLACK_BYTES = 256 << 10
 INSIDE = "LAYERSTORE_CALLERS_INSIDE"
@@ -435,7 +437,7 @@ class Campaign:
                 os.kill(pid, signal.SIGKILL)
 
     def _reap(self) -> None:
-        """Wait for callers that have ended, and for what they left: this process is the first one here."""
+        """Wait for callers that have ended."""
         with contextlib.suppress(ChildProcessError):
             while (pid := os.waitpid(-1, os.WNOHANG)[0]) != 0:
                 for lane in [lane for lane, process in self._processes.items() if process == pid]:
@@ -474,10 +476,14 @@ class Campaign:
             there = {container.id for container in containers}
             lost += [f"container {id}" for id in self.journal.noted("made") if id not in removed and id not in there]
             for container in containers:
+                begin = time.monotonic()
                 done = container.exec(["/bin/echo", "here"], capture_output=True, text=True)
                 if done.stdout != "here\n":
                     lost.append(f"a command in container {container.id}: {done}")
+                middle = time.monotonic()
                 container.stop(0)
+                if (slow := time.monotonic() - begin) > SLOW_SECONDS:
+                    lost.append(f"a command and a stop of {container.id} took {middle - begin:.1f} of {slow:.1f} s")
                 if container.state == "running":
                     told = self._of_container(container.id)
                     lost.append(f"a stop of container {container.id}: it is {container.state}, with {told}")
@@ -598,10 +604,10 @@ def _has_gone(group: str) -> bool:
 
 
 def _processes() -> dict[int, str]:
-    """Every process of this namespace but this one, which is the first: its id, and its command."""
+    """Every process of this namespace but this one and the first: its id, and its command."""
     found = {}
     for path in Path("/proc").iterdir():
-        if path.name.isdigit() and int(path.name) != os.getpid():
+        if path.name.isdigit() and int(path.name) not in (1, os.getpid()):
             with contextlib.suppress(OSError):
                 if text := (path / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace"):
                     found[int(path.name)] = text
@@ -638,6 +644,20 @@ def enter_namespaces() -> None:
     os.execvpe(command[0], command, {**os.environ, INSIDE: "1"})
 
 
+def beside_init() -> None:
+    """Go on in a child, while the first process of the namespace waits for all that lose their parent, as a machine's
+    init does: as long as nobody does, the container that they were in has not ended."""
+    child = os.fork()
+    if not child:
+        return
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: os.kill(child, number))
+    while True:
+        pid, status = os.wait()
+        if pid == child:
+            os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         prog="callers", description="Starts, commands and stops, with kills of the callers."
@@ -650,6 +670,7 @@ def main() -> int:
     options = parser.parse_args()
     if INSIDE not in os.environ:
         enter_namespaces()
+    beside_init()
     os.environ["LAYERSTORE_STRICT_LOCKS"] = "1"
     seed = random.randrange(10**6) if options.seed is None else options.seed
     print(f"== --starts {options.starts} --processes {options.processes} --seed {seed}", flush=True)
