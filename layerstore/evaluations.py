@@ -92,7 +92,7 @@ class Environment(BaseModel):
     user: str | None = None
     working_dir: str | None = None
     env: dict[str, str] = {}
-    network: Literal["none", "host"] = "none"
+    network: Literal["none", "private", "host"] = "none"
     options: dict[str, Any] = {}
 
     def __hash__(self) -> int:

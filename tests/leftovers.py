@@ -44,4 +44,4 @@ def child_processes() -> dict[int, str]:
 def control_groups(of: Collection[str] | None = None) -> list[str]:
     """The control groups of containers, of whatever store or of those with these ids."""
     found = (path for place in ("", "*/") for path in Path("/sys/fs/cgroup").glob(f"{place}layerstore-*"))
-    return [str(path) for path in found if of is None or path.name.removeprefix("layerstore-") in of]
+    return [str(path) for path in found if of is None or path.name[11:].partition(".")[0] in of]

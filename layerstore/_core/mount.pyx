@@ -30,6 +30,10 @@ cdef extern from "mount/mount.h" nogil:
     int ls_syncfs(int fd, ls_error *err)
 
 
+cdef extern from "mount/network.h" nogil:
+    int ls_network_make(int *fd, ls_error *err)
+
+
 cdef extern from "mount/overlay.h" nogil:
     struct ls_overlay_lowers:
         const int *lower
@@ -303,6 +307,19 @@ def open_inside(int root_fd, path, int flags, bint links=True) -> int:
     cdef const char *c_path = encoded
     with nogil:
         status = ls_open_inside(root_fd, c_path, flags, links, &fd, &err)
+    check(status, &err)
+    return fd
+
+
+def network_make() -> int:
+    """A descriptor of a new network namespace, which lasts as long as that or a process in it; the caller's to close.
+
+    Raises `Unsupported` without the privilege, `OSError`.
+    """
+    cdef ls_error err
+    cdef int status, fd = -1
+    with nogil:
+        status = ls_network_make(&fd, &err)
     check(status, &err)
     return fd
 

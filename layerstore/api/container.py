@@ -421,7 +421,7 @@ class Container(Operations, handles.Handle):
         workdir: str | None = None,
         user: str | None = None,
         tty: bool = False,
-        network: Literal["host", "none"] = "none",
+        network: Literal["host", "none", "private"] = "none",
         volumes: Sequence[Volume] = (),
         hostname: str | None = None,
         stdin: int | BinaryIO | None = None,
@@ -435,7 +435,8 @@ class Container(Operations, handles.Handle):
             args: the arguments, in place of the image's command.
             entrypoint: in place of the image's entrypoint and command.
             env: `K=V` strings or a mapping, added to the image's environment.
-            network: "none", or "host" for the host's, which shows its abstract sockets, too.
+            network: "none"; "private", one of its own with a way out by pasta(1), and nothing of the host's; or "host"
+                for the host's, which shows its abstract sockets, too.
             stdin, stdout, stderr: descriptors or files with one; None is the caller's own. The program has pipes (with
                 `tty` a terminal) of its own: no program gets at these files. What it prints is delivered when this
                 returns. What it did not read of a file is read by who reads that next; of a pipe or socket that it did
@@ -457,6 +458,7 @@ class Container(Operations, handles.Handle):
                 the options say otherwise.
             init: a small process of ours is the first one: it starts the program, sends it the signals that it gets
                 itself, and waits for what the program leaves.
+            ports: ports of the host that lead to those of a private network, as "[ADDRESS:]HOST:CONTAINER[/udp]".
             cgroups: "disabled" does without a control group, and so without limits. Device files cannot be opened then
                 but for those in /dev.
 
@@ -479,7 +481,11 @@ class Container(Operations, handles.Handle):
         with self._engine.containers.starting(self.id), self._mounted():
             spec = self._spec(args, entrypoint, env, workdir, user, tty, network, volumes, hostname, confinement)
             fds = [_descriptor(file, own) for own, file in enumerate((stdin, stdout, stderr))]
-            with self._launched(spec, confinement, runtime) as (bundle, group), program_records.kept(bundle) as keep:
+            with (
+                self._launched(spec, confinement, runtime, network) as started,
+                program_records.kept(started.bundle) as keep,
+            ):
+                bundle, group = started.bundle, started.group
                 return runtime.run(
                     bundle, self.id, group, stdin=fds[0], stdout=fds[1], stderr=fds[2], tty=tty, ended=keep
                 )
@@ -492,7 +498,7 @@ class Container(Operations, handles.Handle):
         env: Sequence[str] | Mapping[str, str] = (),
         workdir: str | None = None,
         user: str | None = None,
-        network: Literal["host", "none"] = "none",
+        network: Literal["host", "none", "private"] = "none",
         volumes: Sequence[Volume] = (),
         hostname: str | None = None,
         auto_remove: bool = False,
@@ -514,18 +520,19 @@ class Container(Operations, handles.Handle):
         with self._engine.containers.starting(self.id) as lock, self._mounted(keep=True):
             spec = self._spec(args, entrypoint, env, workdir, user, False, network, volumes, hostname, confinement)
 
-            def watched(runtime: Runtime, bundle: str, group: Group | None) -> int:
+            def watched(runtime: Runtime, started: _Started) -> int:
+                bundle, group = started.bundle, started.group
                 events = groups.open_oom_events(self.id)
                 try:
                     with program_records.begun(bundle) as record:
                         return runtime.start_watched(
-                            bundle, self.id, group, record=record, lock=lock, events=events, then=then
+                            bundle, self.id, group, record=record, lock=lock, events=events, then=then or started.ending
                         )
                 finally:
                     if events is not None:
                         close_fd(events)
 
-            return self._left_running(spec, confinement, watched)
+            return self._left_running(spec, confinement, network, watched)
 
     def _removal(self) -> list[str]:
         """A command that removes it by force, from this process's modules."""
@@ -542,7 +549,7 @@ class Container(Operations, handles.Handle):
         env: Sequence[str] | Mapping[str, str] = (),
         workdir: str | None = None,
         user: str | None = None,
-        network: Literal["host", "none"] = "none",
+        network: Literal["host", "none", "private"] = "none",
         volumes: Sequence[Volume] = (),
         hostname: str | None = None,
         **loosened: Unpack[Loosened],
@@ -562,26 +569,26 @@ class Container(Operations, handles.Handle):
             keeper = [keeping.KEEPER]
             spec = self._spec(keeper, [], env, workdir, user, False, network, volumes, hostname, confinement)
 
-            def kept(runtime: Runtime, bundle: str, group: Group | None) -> int:
-                return runtime.start_detached(bundle, self.id, group)
+            def kept(runtime: Runtime, started: _Started) -> int:
+                return runtime.start_detached(started.bundle, self.id, started.group)
 
-            self._left_running(keeping.shown(spec), confinement, kept, is_program=False)
+            self._left_running(keeping.shown(spec), confinement, network, kept, is_program=False)
 
     def _left_running(
         self,
         spec: dict[str, Any],
         confinement: Confinement,
-        start: Callable[[Runtime, str, Group | None], int],
+        network: str,
+        start: Callable[[Runtime, _Started], int],
         *,
         is_program: bool = True,
     ) -> int:
         runtime = self._engine.containers.runtime()
-        with self._launched(spec, confinement, runtime, is_program=is_program) as (bundle, group):
-            pid = start(runtime, bundle, group)
+        with self._launched(spec, confinement, runtime, network, is_program=is_program) as started:
+            pid = start(runtime, started)
             # A removal by force may have come before the group.
             self._engine.containers.check(self.row)
-            if group is not None:
-                group.stays = True
+            started.stays = True
             return pid
 
     def popen(
@@ -804,14 +811,19 @@ class Container(Operations, handles.Handle):
         workdir: str | None,
         user: str | None,
         tty: bool,
-        network: Literal["host", "none"],
+        network: Literal["host", "none", "private"],
         volumes: Sequence[Volume],
         hostname: str | None,
         confinement: Confinement,
     ) -> dict[str, Any]:
         from layerstore.containers import program
-        from layerstore.containers.bundle import runtime_spec
+        from layerstore.containers.bundle import Volume, runtime_spec
 
+        if network == "private":
+            from layerstore.containers import networks
+
+            files = networks.write_files(self._engine.layout.container(self.id), hostname or self.id[:12])
+            volumes = [*(Volume(source, path) for path, source in files.items()), *volumes]
         spec = runtime_spec(
             self.image.config.document,
             self._engine.containers.root(self.id),
@@ -823,7 +835,7 @@ class Container(Operations, handles.Handle):
             tty=tty,
             network=network,
             volumes=volumes,
-            hostname=hostname or self.id[:12] if network == "none" else hostname,
+            hostname=hostname if network == "host" else hostname or self.id[:12],
             confinement=confinement,
         )
         program.check(spec)
@@ -831,17 +843,35 @@ class Container(Operations, handles.Handle):
 
     @contextlib.contextmanager
     def _launched(
-        self, spec: dict[str, Any], confinement: Confinement, runtime: Runtime, *, is_program: bool = True
-    ) -> Iterator[tuple[str, Group | None]]:
-        """The bundle that this makes of a spec, and the control group that the runtime starts it in."""
+        self, spec: dict[str, Any], confinement: Confinement, runtime: Runtime, network: str, *, is_program: bool = True
+    ) -> Iterator[_Started]:
+        """What a runtime is to be given to start what a spec says."""
         from layerstore.containers import keeping, launching
 
         if confinement.has_init and is_program:
             spec = keeping.under_init(spec)
         launching.complete(spec, confinement, runtime, self.id, self._engine.layout.run)
-        bundle = self._engine.containers.write_bundle(self.id, spec, is_program=is_program)
-        with launching.grouped(confinement, runtime, self.id) as group:
-            yield bundle, group
+        with (
+            launching.grouped(confinement, runtime, self.id) as group,
+            launching.networked(spec, network, confinement.ports, self.id) as own,
+        ):
+            bundle = self._engine.containers.write_bundle(self.id, spec, is_program=is_program)
+            started = _Started(bundle, group, () if own is None else own.ending)
+            yield started
+            for each in (group, own):
+                if each is not None:
+                    each.stays = started.stays
+
+
+class _Started:
+    """A bundle, and the control group that the runtime starts it in; whether it `stays` when its block has ended.
+    `ending` is a command for after the program's end."""
+
+    def __init__(self, bundle: str, group: Group | None, ending: Sequence[str]) -> None:
+        self.bundle = bundle
+        self.group = group
+        self.ending = ending
+        self.stays = False
 
 
 class _Mounted:

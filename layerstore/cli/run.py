@@ -34,7 +34,17 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--entrypoint", metavar="PROGRAM", help="the program, instead of the image's entrypoint and command"
     )
     parser.add_argument(
-        "--network", choices=("host", "none"), default="none", help="none (default), or host for the host's network"
+        "--network",
+        choices=("none", "private", "host"),
+        help="none (default); private, with a way out by pasta, and nothing of the host's; or the host's own",
+    )
+    parser.add_argument(
+        "-p",
+        "--publish",
+        action="append",
+        default=[],
+        metavar="[ADDRESS:]HOST:PORT[/udp]",
+        help="have a port of the host lead to one of the program; the network is private then",
     )
     parser.add_argument(
         "--cap-add", action="append", default=[], metavar="NAME", help="add a capability, or ALL of them"
@@ -78,7 +88,10 @@ def run(store: Store, args: argparse.Namespace) -> int:
             "cap_drop": args.cap_drop,
             "devices": args.device,
             "privileged": args.privileged,
+            "ports": args.publish,
         } | confinement
+        if args.network is None:
+            options["network"] = "private" if args.publish else "none"
         if args.detach:
             container.start(command, auto_remove=args.rm, **options)
             print(container.id)

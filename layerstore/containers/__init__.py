@@ -13,5 +13,5 @@
   added at its start), `program_records.py` (how it ended), `program_logs.py` (what one that was left running printed).
 - Commands in one that lives: `processes.py` (as Python's `subprocess`), `keeping.py` (what keeps one alive).
 - What confines it: `confinement.py` (and docker's options), `resources.py` (how much it may have), `groups.py` (control
-  groups), `quotas.py` (disk), `seccomp.py`.
+  groups), `quotas.py` (disk), `seccomp.py`, `networks.py` (a network of its own).
 """

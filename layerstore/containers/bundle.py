@@ -81,7 +81,7 @@ def runtime_spec(
     workdir: str | None = None,
     user: str | None = None,
     tty: bool = False,
-    network: Literal["host", "none"] = "none",
+    network: Literal["host", "none", "private"] = "none",
     volumes: Sequence[Volume] = (),
     hostname: str | None = None,
     confinement: Confinement = DEFAULT,
@@ -91,11 +91,13 @@ def runtime_spec(
     `args` replace the image's Cmd; `entrypoint` replaces its Entrypoint and drops its Cmd. `env` ("NAME=value"),
     `workdir` and `user` have precedence over the image's. Mount points of `volumes` and the working directory are made
     in `rootfs` where they are missing. Without `hostname` it is the host's on the host's network, else "localhost".
-    Seccomp, device rules and the limits of control groups are not in it.
+    Seccomp, device rules, the limits of control groups and the files of a private network are not in it.
     Raises `InvalidInput` when the image or the call names no command, an unknown user, or an unusable path.
     """
-    if network not in ("host", "none"):
-        raise InvalidInput(f'the network "{network}" is not known: "host" and "none" are')
+    if network not in ("host", "none", "private"):
+        raise InvalidInput(f'the network "{network}" is not known: "host", "none" and "private" are')
+    if confinement.ports and network != "private":
+        raise InvalidInput(f'ports are published of a "private" network only, not with "{network}"')
     config = _section(image_config, "config")
     name = hostname or (os.uname().nodename if network == "host" else "localhost")
     if "\0" in name or len(os.fsencode(name)) > _NAME_BYTES:
@@ -306,7 +308,7 @@ def _capabilities(given: tuple[str, ...], uid: int) -> dict[str, list[str]]:
 
 def _linux(network: str, confinement: Confinement) -> dict[str, Any]:
     namespaces = ["pid", "ipc", "uts", "mount", "cgroup"]
-    if network == "none":
+    if network != "host":
         namespaces.append("network")
     linux: dict[str, Any] = {
         "namespaces": [{"type": kind} for kind in namespaces],

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from typing import Any, Literal, TypedDict
 
     from layerstore.containers.groups import Rule
+    from layerstore.containers.networks import Port
     from layerstore.containers.tmpfs import Tmpfs
 
     class Loosened(TypedDict, total=False):
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
         tmpfs: Sequence[str]
         init: bool
         cgroups: Literal["enabled", "disabled"]
+        ports: Sequence[str]
 
 
 SHM_BYTES = 64 << 20
@@ -119,6 +121,7 @@ class Confinement(Value):
     `seccomp`: a profile for the runtime (`linux.seccomp`), "default" or "unconfined". `rlimits`: as `process.rlimits`.
     `has_group`: it runs in a control group of its own. `shm_bytes`: the size of /dev/shm. `read_only`: its root is.
     `has_init`: its first process is an init of ours.
+    `ports`: of a private network, those that the host's lead to.
     """
 
     def __init__(
@@ -135,6 +138,7 @@ class Confinement(Value):
         read_only: bool = False,
         tmpfs: tuple[Tmpfs, ...] = (),
         has_init: bool = False,
+        ports: tuple[Port, ...] = (),
     ) -> None:
         self.capabilities = capabilities
         self.seccomp = seccomp
@@ -148,6 +152,7 @@ class Confinement(Value):
         self.read_only = read_only
         self.tmpfs = tmpfs
         self.has_init = has_init
+        self.ports = ports
 
     @property
     def device_rules(self) -> list[Rule] | None:
@@ -180,6 +185,7 @@ def confined(
     tmpfs: Sequence[str] = (),
     init: bool = False,
     cgroups: Literal["enabled", "disabled"] = "enabled",
+    ports: Sequence[str] = (),
 ) -> Confinement:
     """The confinement that docker's options of these names ask for; without any, the default.
 
@@ -192,6 +198,7 @@ def confined(
         ("devices", devices),
         ("ulimits", ulimits),
         ("tmpfs", tmpfs),
+        ("ports", ports),
     ):
         if isinstance(value, str):
             raise InvalidInput(f"{name} is a list of strings, not the string {value!r}")
@@ -223,6 +230,7 @@ def confined(
         read_only,
         _tmpfs(tmpfs),
         init,
+        tuple(map(_port, ports)),
     )
     if not result.has_group:
         _check_without_group(result)
@@ -323,6 +331,12 @@ def _tmpfs(texts: Sequence[str]) -> tuple[Tmpfs, ...]:
     from layerstore.containers.tmpfs import tmpfs
 
     return tuple(map(tmpfs, texts))
+
+
+def _port(text: str) -> Port:
+    from layerstore.containers.networks import port
+
+    return port(text)
 
 
 def _device(text: str) -> Device:

@@ -539,7 +539,7 @@ class Containers:
     def forget_ended(self, container: str) -> None:
         """Make room for another program, where nobody else starts one: a container that is only kept alive is ended.
         Raises `Conflict` while one runs."""
-        from layerstore.containers import keeping
+        from layerstore.containers import groups, keeping
 
         if os.path.isdir(f"{self._layout.runtime}/{container}"):
             self._end_if_idle(container)
@@ -549,6 +549,7 @@ class Containers:
                 self.runtime().delete(container)
             # A runtime that was killed as it began knows nothing of what it has made.
             remove_directory(self._layout.runtime, container)
+            groups.remove([container], force=True)
             with locks.command(self._layout, container, alone=True) as has_none:
                 if has_none:  # else who has one wants to know why it has ended
                     keeping.remove_files(self._layout.container(container))

@@ -35,6 +35,7 @@ _PLACES = ("/sys/fs/cgroup", "/sys/fs/cgroup/unified")  # of version 2, alone an
 _HIERARCHIES = "/sys/fs/cgroup"  # of version 1, each by the name of its controller
 _PREFIX = "layerstore-"
 _PART = "command-"
+_ASIDE = ".aside"
 _FREEZE = "cgroup.freeze"
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _READ_BYTES = 4096
@@ -87,8 +88,53 @@ class Group:
                     if os.path.isdir(beside := f"{hierarchy}/{self._name}"):
                         _remove_when_empty(beside, None, self.directory)
             _remove_when_empty(self._name, self._root, self.directory)
+            _remove_aside(self._root, self._name)
         finally:
             self.release()
+
+
+class Aside:
+    """A group beside a container's, for what serves it, which ends with the block that made it unless it `stays`."""
+
+    def __init__(self, directory: int) -> None:
+        self.directory = directory
+        self.stays = False
+
+
+@contextlib.contextmanager
+def aside(container: str) -> Iterator[Aside]:
+    """Make such a group; where it stays, it ends where the group of the container (its id) is removed.
+
+    By who holds the container's lock of programs. Raises `Unsupported` where no group can be made, `OSError`.
+    """
+    name = name_of(container)
+    root = _open_root()
+    made = None
+    try:
+        _check_is_domain(root)
+        _remove_aside(root, name)
+        with _allowed(name + _ASIDE, _OTHERWISE):
+            os.mkdir(name + _ASIDE, 0o755, dir_fd=root)
+        made = Aside(os.open(name + _ASIDE, _DIRECTORY, dir_fd=root))
+        yield made
+    finally:
+        try:
+            if made is None or not made.stays:
+                _remove_aside(root, name)
+        finally:
+            if made is not None:
+                close_fd(made.directory)
+            close_fd(root)
+
+
+def _remove_aside(root: int, name: str) -> None:
+    """End what is in the group beside the one of that name, if there is one, and take it away. Raises `OSError`."""
+    with contextlib.suppress(FileNotFoundError):
+        directory = os.open(name + _ASIDE, _DIRECTORY, dir_fd=root)
+        try:
+            _remove_when_empty(name + _ASIDE, root, directory)
+        finally:
+            close_fd(directory)
 
 
 class Part:
@@ -425,17 +471,21 @@ def remove(containers: Iterable[str], *, force: bool = False, unless: Callable[[
         return
     try:
         for container in containers:
-            with contextlib.suppress(FileNotFoundError):
+            try:
                 group = _hold(root, container, force)
-                try:
-                    is_used = unless is not None and unless(container)
-                except BaseException:
-                    group.release()
-                    raise
-                if is_used:
-                    group.release()
-                else:
-                    group.remove()
+            except FileNotFoundError:  # its runtime has made that
+                if unless is None or not unless(container):
+                    _remove_aside(root, name_of(container))
+                continue
+            try:
+                is_used = unless is not None and unless(container)
+            except BaseException:
+                group.release()
+                raise
+            if is_used:
+                group.release()
+            else:
+                group.remove()
     finally:
         close_fd(root)
 
@@ -448,7 +498,8 @@ def present() -> list[str]:
         return []
     try:
         with about(root):
-            return [name.removeprefix(_PREFIX) for name in os.listdir(root) if name.startswith(_PREFIX)]
+            names = [name for name in os.listdir(root) if name.startswith(_PREFIX)]
+        return sorted({name.removeprefix(_PREFIX).removesuffix(_ASIDE) for name in names})
     finally:
         close_fd(root)
 

@@ -5,17 +5,18 @@ from __future__ import annotations
 import contextlib
 import os
 
-from layerstore.containers import groups, seccomp
+from layerstore.containers import groups, networks, seccomp
 from layerstore.containers.runtime import find_program
 from layerstore.errors import Unsupported
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from typing import Any
 
     from layerstore.containers.confinement import Confinement
     from layerstore.containers.groups import Group
+    from layerstore.containers.networks import Network, Port
     from layerstore.containers.runtime import Runtime
 
 _REMOUNT = 'while read -r line; do :; done; exec "$0" -n -o remount,bind,nodev "$1"'
@@ -62,6 +63,19 @@ def grouped(confinement: Confinement, runtime: Runtime, container: str) -> Itera
         group.release()
     else:
         group.remove()
+
+
+@contextlib.contextmanager
+def networked(spec: dict[str, Any], network: str, ports: Sequence[Port], container: str) -> Iterator[Network | None]:
+    """The network of a container's own, if it is to have a "private" one, for the block that starts it and waits for
+    its end. The spec names it then. Raises as `networks.private`."""
+    if network != "private":
+        yield None
+        return
+    with networks.private(container, ports) as made:
+        (namespace,) = (one for one in spec["linux"]["namespaces"] if one["type"] == "network")
+        namespace["path"] = made.path
+        yield made
 
 
 def _refuse_devices(spec: dict[str, Any]) -> None:
