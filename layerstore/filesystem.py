@@ -241,7 +241,7 @@ class ContainerFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec h
             return self.store.container(name), f"/{inner}"
         except (NotFound, InvalidInput):
             raise FileNotFoundError(
-                errno.ENOENT, "no container of this name; `layerstore ps` lists them", path
+                errno.ENOENT, "no container of this name; `layerstore ps -a` lists them", path
             ) from None
 
     def _make_parent(self, container: Container, inner: str) -> None:

@@ -131,7 +131,7 @@ class TestHelp:
     def test_a_reader_that_goes_away(self, cli: Cli) -> None:
         with Store(cli.root) as store:
             store.create("plain:1", count=3000)
-        command = f"{sys.executable} -m layerstore ps -q | head -n 1; exit ${{PIPESTATUS[0]}}"
+        command = f"{sys.executable} -m layerstore ps -aq | head -n 1; exit ${{PIPESTATUS[0]}}"
         done = subprocess.run(["bash", "-c", command], env=cli.environment, capture_output=True)
         assert (done.returncode, done.stderr) == (141, b"")
         assert len(done.stdout.split()) == 1
@@ -234,7 +234,7 @@ def test_interrupted(empty: Cli) -> None:
     "command", sorted(set(COMMANDS) - {"init", "load", "import", "build", "pull", "receive", "login", "logout"})
 )
 def test_without_a_store(empty: Cli, command: str) -> None:
-    counts = {"tag": 2, "cat": 2, "cp": 2, "exec": 2, "snapshot": 2, "rollback": 2, "sync": 2}
+    counts = {"tag": 2, "rename": 2, "cat": 2, "cp": 2, "exec": 2, "snapshot": 2, "rollback": 2, "sync": 2}
     counts |= dict.fromkeys(("gc", "ps", "images", "pool", "prune", "system", "tiering"), 0)
     more = {"move": ["--driver", "extent"], "system": ["df"]}
     args = ["x", "y"][: counts.get(command, 1)] + more.get(command, [])
@@ -485,22 +485,76 @@ class TestContainers:
         ids = cli("create", "--count", "3", "plain:1").split()
         named = cli("create", "--name", "web", "plain:1").strip()
         assert all(len(one) == 64 for one in ids)
-        rows = cli.json("ps")
+        rows = cli.json("ps", "-a")
         assert rows[0]["CONTAINER ID"] == named
         assert {row["STATUS"] for row in rows} == {"created"}
-        assert cli("ps", "-q").split() == [row["CONTAINER ID"] for row in rows]
-        line = cli("ps").splitlines()[1]
+        assert cli("ps", "-aq").split() == [row["CONTAINER ID"] for row in rows]
+        line = cli("ps", "-a").splitlines()[1]
         assert line.startswith(named[:12]) and line.endswith("web")
         assert cli("rm", "web", ids[0][:20]).split() == [named, ids[0]]
         cli("create", "--name", "web", "plain:1")
         assert "'web'" in cli("create", "--name", "web", "plain:1", status=1)
         assert set(cli("rm", "--all").split()) >= set(ids[1:])
-        assert cli.json("ps") == []
+        assert cli.json("ps", "-a") == []
+
+    def test_ps_as_docker_has_it(self, cli: Cli) -> None:
+        first, second = (cli("create", "--name", name, "plain:1").strip() for name in ("first", "second"))
+        third = cli("create", "box:1").strip()
+        assert cli("ps", "-q") == ""
+        assert cli("ps", "-lq") == f"{third}\n"
+        assert cli("ps", "-qn", "2").split() == [third, second]
+        assert cli("ps", "-qn", "9").split() == cli("ps", "-qa").split() == [third, second, first]
+        assert "at least 1" in cli("ps", "-n", "0", status=1)
+        line = cli("ps", "-a", "--no-trunc").splitlines()[1]
+        assert line.startswith(third) and "Created" in line
+        assert cli.json("ps", "-as")[0]["SIZE"] > 0
+        for filters, found in (
+            (["name=^fir"], [first]),
+            (["name=first", "name=sec"], [second, first]),
+            (["name=first", "ancestor=box:1"], []),
+            (["ancestor=box:1"], [third]),
+            ([f"id={second[:20]}"], [second]),
+            (["status=created"], [third, second, first]),
+            (["status=exited"], []),
+        ):
+            given = [word for text in filters for word in ("--filter", text)]
+            assert cli("ps", "-aq", *given).split() == found
+        assert cli("ps", "-q", "-f", "name=first") == ""
+        assert "status=" in cli("ps", "-f", "nothing=1", status=1)
+        assert "name=(" in cli("ps", "-f", "name=(", status=1)
+
+    @runs
+    def test_ps_tells_how_programs_ended(self, cli: Cli) -> None:
+        cli("run", "--name", "ended", "box:1", "sh", "-c", "exit 3", status=3)
+        one = cli("run", "-d", "--name", "left", "box:1", "sleep", "100").strip()
+        assert cli("ps", "-q") == f"{one}\n"
+        assert re.search(r"Up (\d+ seconds?|just now)  ", cli("ps"))
+        assert re.search(r"Exited \(3\) (\d+ seconds? ago|just now)  ", cli("ps", "-a"))
+        assert cli.json("ps", "-f", "status=exited")[0]["EXIT STATUS"] == 3
+        assert [row["NAME"] for row in cli.json("ps", "-f", "exited=3", "-f", "exited=4")] == ["ended"]
+        assert cli.json("ps", "-f", "exited=4") == []
+        cli("stop", "-t", "0", one)
+        assert "Exited (137)" in cli("ps", "-a", "-f", "name=left")
+        assert cli("ps", "-q") == ""
+        cli("rm", "-a")
+
+    def test_rename(self, cli: Cli) -> None:
+        one, _ = cli("create", "--name", "one", "plain:1").strip(), cli("create", "--name", "two", "plain:1")
+        assert cli("rename", "one", "other") == ""
+        assert cli("rename", "other", "other") == ""
+        assert cli("ps", "-aq", "-f", "name=other") == f"{one}\n"
+        assert "no container" in cli("rename", "one", "three", status=1)
+        assert "'two'" in cli("rename", "other", "two", status=1)
+        assert "not a name" in cli("rename", "other", "/x", status=1)
+        with Store(cli.root) as store:
+            container = store.container("other")
+            container.set_name("one")
+            assert container.name == "one" == store.container(one).name
 
     def test_a_container_named_twice(self, cli: Cli) -> None:
         one = cli("create", "plain:1").strip()
         cli("rm", one, one[:10])
-        assert cli.json("ps") == []
+        assert cli.json("ps", "-a") == []
 
     def test_diff(self, cli: Cli) -> None:
         one = cli("create", "plain:1").strip()
@@ -523,7 +577,7 @@ class TestContainers:
         roots = cli("mount", *ids).splitlines()
         assert [Path(root).parent.name for root in roots] == ids
         assert (Path(roots[1]) / "second").read_bytes() == b"2"
-        assert {row["STATUS"] for row in cli.json("ps")} == {"mounted"}
+        assert {row["STATUS"] for row in cli.json("ps", "-a")} == {"mounted"}
         with open(Path(roots[0]) / "second"):
             text = cli("umount", "-a", status=1)
             assert text.startswith("layerstore umount: ") and "force" in text
@@ -543,7 +597,7 @@ class TestContainers:
         (tmp_path / "f").write_text("host\n")
         assert cli("run", "--rm", "-v", f"{tmp_path}:/v:ro", "box:1", "cat", "/v/f") == "host\n"
         assert cli("run", "--rm", "box:1", status=3) == ""
-        assert cli.json("ps") == []
+        assert cli.json("ps", "-a") == []
 
     @runs
     def test_run_is_confined_unless_loosened(self, cli: Cli) -> None:
@@ -568,7 +622,7 @@ class TestContainers:
     def test_run_keeps_the_container(self, cli: Cli) -> None:
         cli("run", "--name", "kept", "box:1", "touch", "/made")
         assert cli("diff", "kept") == "A /made\n"
-        assert cli.json("ps")[0]["COMMAND"] == ["touch", "/made"]
+        assert cli.json("ps", "-a")[0]["COMMAND"] == ["touch", "/made"]
         assert "kept" in cli("run", "--name", "kept", "box:1", "true", status=125)
 
     @runs
@@ -578,7 +632,7 @@ class TestContainers:
         assert "running" in cli("rm", one, status=1)
         assert "running" in cli("umount", one, status=1)
         assert cli("rm", "-f", one).strip() == one
-        assert cli.json("ps") == []
+        assert cli.json("ps", "-a") == []
 
     @runs
     def test_what_is_kept_of_a_program_that_is_left_running(self, cli: Cli) -> None:
@@ -595,14 +649,14 @@ class TestContainers:
         cli("run", "-d", "--name", "agent", "-w", "/tmp", "--rm", "box:1", "sleep", "2h")
         assert cli("exec", "-w", "/etc", "-e", "K=V", "agent", "sh", "-c", "pwd; echo $K") == "/etc\nV\n"
         cli("stop", "-t", "0", "agent")
-        assert cli.json("ps") == []
+        assert cli.json("ps", "-a") == []
 
     @runs
     def test_run_failures_leave_no_container(self, cli: Cli) -> None:
         assert "no command" in cli("run", "plain:1", status=125)
         assert "alice" in cli("run", "-u", "alice", "box:1", "true", status=125)
         assert "TTY" in cli("run", "-t", "box:1", "true", status=125)
-        assert cli.json("ps") == []
+        assert cli.json("ps", "-a") == []
 
     @runs
     @pytest.mark.parametrize(
@@ -613,4 +667,4 @@ class TestContainers:
         """As docker: 127 for one that is not there, 126 for one that cannot be executed; no container is left."""
         for command in (["--rm"], [], ["-d"]):
             assert f'exec: "{program}": ' in cli("run", *command, "box:1", program, status=status)
-        assert cli.json("ps") == []
+        assert cli.json("ps", "-a") == []

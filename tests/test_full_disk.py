@@ -83,7 +83,7 @@ def test_what_needs_no_room_works(disk: Path) -> None:
         for _ in range(2):
             status, out, err = command(disk, "images")
             assert (status, "other" in out, err) == (0, True, "")
-        assert command(disk, "ps", "-q")[0] == 0
+        assert command(disk, "ps", "-aq")[0] == 0
 
 
 @case("a disk that is full or nearly full", "told, with the file that needs room; no SIGBUS")

@@ -64,7 +64,7 @@ def test_help_loads_nothing_of_note() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [("images", "-q"), ("ps", "-q"), ("create", "--volatile", "plain:1"), ("tag", "plain:1", "other:1")]
+    "arguments", [("images", "-q"), ("ps", "-aq"), ("create", "--volatile", "plain:1"), ("tag", "plain:1", "other:1")]
 )
 def test_commands_load_what_they_need(store: Path, arguments: tuple[str, ...]) -> None:
     loaded = modules_of(["--root", store, *arguments])

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from layerstore.containers.forks import Forks
     from layerstore.containers.groups import Group
     from layerstore.containers.processes import Process, Stream
+    from layerstore.containers.program_records import Record
     from layerstore.containers.runtime import Runtime
     from layerstore.containers.writable import WritableContainers
     from layerstore.extents.writable_layers import Layer
@@ -90,6 +91,19 @@ class Container(Operations, handles.Handle):
     def state(self) -> str:
         """ "created", "mounted" or "running"."""
         return self._engine.containers.states([self.row])[0]
+
+    @property
+    def program(self) -> Record | None:
+        """What is known of the program that was started last, and how it ended; None where none was. Commands are no
+        such programs."""
+        from layerstore.containers import program_records
+
+        return program_records.read(self._engine.layout.container(self.id))
+
+    def set_name(self, name: str) -> None:
+        """Give it another name. Raises `InvalidInput` where it is none, `Conflict` where another container has it,
+        `NotFound`."""
+        self.row = self._engine.containers.rename(self.row, name)
 
     def mount(self) -> _Mounted:
         """Mount it; the result is the path of its view, and as a context manager unmounts it at the end.

@@ -57,6 +57,7 @@ COMMANDS = {
     "logs": "show what a container's programs printed",
     "stop": "stop containers",
     "ps": "list containers",
+    "rename": "give a container another name",
     "rm": "remove containers",
     "diff": "show what a container changed, or compare two images",
     "commit": "make an image of a container",

@@ -240,7 +240,7 @@ class Containers:
         query = f"SELECT {_COLUMNS} FROM containers WHERE id = ?"
         row = self._database.read().execute(query, (container,)).fetchone()
         if row is None:
-            raise NotFound(f"container {container[:12]} was removed; `layerstore ps` lists what is there")
+            raise NotFound(f"container {container[:12]} was removed; `layerstore ps -a` lists what is there")
         return ContainerRow(*row)
 
     def check(self, row: ContainerRow, db: Connection | None = None) -> None:
@@ -267,7 +267,7 @@ class Containers:
             query = f"SELECT {_COLUMNS} FROM containers WHERE id >= ? AND id < ? LIMIT 2"
             rows = self._database.read().execute(query, (text, text + "g")).fetchall()
         if not rows:
-            raise NotFound(f"there is no container {text!r}; `layerstore ps` lists them")
+            raise NotFound(f"there is no container {text!r}; `layerstore ps -a` lists them")
         if len(rows) > 1:
             raise InvalidInput(f"more than one container's id begins with {text!r}; give more digits")
         return ContainerRow(*rows[0])
@@ -676,6 +676,17 @@ class Containers:
             self.forget_ended(container)
             groups.remove([container], force=True)
         return True
+
+    def rename(self, row: ContainerRow, name: str) -> ContainerRow:
+        """Raises `InvalidInput` where it is no name, `Conflict` where another container has it, `NotFound`."""
+        check_name(name, "a container")
+        with self._database.transaction() as db:
+            self.check(row, db)
+            found = db.execute("SELECT id FROM containers WHERE name = ?", (name,)).fetchone()
+            if found is not None and found[0] != row.id:
+                raise Conflict(f"there is a container named {name!r} already; `layerstore rm {name}` first")
+            db.execute("UPDATE containers SET name = ? WHERE id = ?", (name, row.id))
+        return self.row(row.id)
 
     def forget_groups(self) -> None:
         """Take away the control groups that killed processes have left of containers that do not run."""

@@ -108,7 +108,7 @@ def _missing_is_removed(directory: str) -> Iterator[str]:
         if exists(directory):
             raise
         container = os.path.basename(directory)[:12]
-        raise NotFound(f"container {container} was removed; `layerstore ps` lists what is there") from None
+        raise NotFound(f"container {container} was removed; `layerstore ps -a` lists what is there") from None
 
 
 def take(

@@ -65,7 +65,7 @@ class WritableContainers:
                 with self._database.transaction(durable=False) as db:
                     if parent is not None and not db.execute(_EXISTS, (parent.id,)).fetchone():
                         raise NotFound(
-                            f"container {parent.id[:12]} was removed or moved; `layerstore ps` lists what is there"
+                            f"container {parent.id[:12]} was removed or moved; `layerstore ps -a` lists what is there"
                         )
                     log_rows.insert(db, [str(row.log) for row in rows], dict([base]) if base else {})
                     insert_rows(db, rows)

@@ -265,7 +265,7 @@ class Layer:
     def _current_log(self) -> str:
         row = self._database.read().execute("SELECT log FROM containers WHERE id = ?", (self.container,)).fetchone()
         if row is None:
-            raise NotFound(f"container {self.container[:12]} was removed; `layerstore ps` lists what is there")
+            raise NotFound(f"container {self.container[:12]} was removed; `layerstore ps -a` lists what is there")
         if row[0] is None:
             raise Unsupported(f"container {self.container[:12]} was moved to the overlay driver; open it again")
         return str(row[0])

@@ -823,7 +823,7 @@ class CommandLine(Operation):
             ["load", "-i", str(place.inputs / "newer.tar")],
             ["tag", "app:1", "second:1"],
             ["create", "--name", "one", "app:1"],
-            ["ps"],
+            ["ps", "-a"],
             ["cat", "app:1", "/app"],
             ["commit", "box", "made:1"],
             ["rm", "one"],

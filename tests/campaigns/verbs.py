@@ -629,7 +629,7 @@ class Hand:
 
     def inspect(self) -> None:
         if self.by_command():
-            self.command("ps")
+            self.command("ps", "-a")
             return
         container = self.box()
         container.inspect()
