@@ -168,9 +168,9 @@ FAILURES: list[tuple[tuple[str, ...], int, str]] = [
     (("tag", "plain:1", "Bad Name"), 1, "Bad Name"),
     (("rmi", "nothing"), 1, "no image 'nothing'"),
     (("create", "nothing"), 1, "no image 'nothing'"),
-    (("create", "plain:1", "--count", "0"), 1, "count"),
-    (("create", "plain:1", "--count", "many"), 2, "many"),
-    (("create", "plain:1", "--count", "2", "--name", "x"), 1, "--name goes with one container"),
+    (("create", "--count", "0", "plain:1"), 1, "count"),
+    (("create", "--count", "many", "plain:1"), 2, "many"),
+    (("create", "--count", "2", "--name", "x", "plain:1"), 1, "--name goes with one container"),
     (("mount", "nothing"), 1, "no container 'nothing'"),
     (("mount",), 1, "--all"),
     (("umount", "nothing"), 1, "no container 'nothing'"),
@@ -537,6 +537,42 @@ class TestContainers:
         assert "Exited (137)" in cli("ps", "-a", "-f", "name=left")
         assert cli("ps", "-q") == ""
         cli("rm", "-a")
+
+    @runs
+    def test_start_what_was_created(self, cli: Cli, tmp_path: Path) -> None:
+        (tmp_path / "shown").write_text("text\n")
+        script = "echo $A $(pwd); cat /v/shown; touch /new 2>/dev/null || exit 4"
+        options = ("-e", "A=b", "-w", "/tmp", "-v", f"{tmp_path}:/v:ro", "--read-only", "-m", "64m")
+        one = cli("create", "--name", "one", *options, "box:1", "sh", "-c", script).strip()
+        assert cli.json("ps", "-a")[0]["STATUS"] == "created"
+        for name in ("one", one[:12]):
+            assert cli("start", name) == f"{name}\n"
+            assert cli("wait", "one") == "4\n"
+        assert cli("logs", "one").count("b /tmp\ntext\n") == 2
+        cli("create", "--name", "own", "box:1")
+        cli("start", "own")
+        assert cli("wait", "own") == "3\n"  # as the image's own command
+        (Path(cli.root) / "containers" / one / "start.json").write_bytes(b"")
+        assert "lost with power" in cli("start", "one", status=1)
+        cli("rm", "-a")
+
+    @runs
+    def test_start_what_was_run(self, cli: Cli) -> None:
+        cli("run", "--name", "one", "-e", "A=3", "box:1", "sh", "-c", "echo out; exit $A", status=3)
+        cli("run", "-d", "--name", "two", "--network", "host", "box:1", "sleep", "1051")
+        cli("start", "one", "two")
+        assert cli("wait", "one") == "3\n"
+        assert cli("logs", "one") == "out\n"
+        cli("stop", "-t", "0", "two")
+        cli("start", "two")
+        assert cli("exec", "two", "ls", "/sys/class/net").split() != ["lo"]
+        cli("rm", "-f", "one", "two")
+
+    def test_create_refuses_what_cannot_be_started(self, cli: Cli) -> None:
+        assert "lots" in cli("create", "-m", "lots", "plain:1", "true", status=1)
+        assert "driver" in cli("create", "--driver", "extent", "plain:1", "true", status=1)
+        assert "no input" in cli("create", "-i", "plain:1", "true", status=1)
+        assert cli.json("ps", "-a") == []
 
     def test_rename(self, cli: Cli) -> None:
         one, _ = cli("create", "--name", "one", "plain:1").strip(), cli("create", "--name", "two", "plain:1")

@@ -548,6 +548,42 @@ class Container(Operations, handles.Handle):
 
             return self._left_running(spec, confinement, network, watched)
 
+    def prepare(self, args: Sequence[str] | None = None, **options: Any) -> None:
+        """Keep the arguments that `start_prepared` is to give to `start`; nothing is started.
+
+        Forks of the container do not have them. Raises `InvalidInput`, `Unsupported` with the extent driver, `OSError`.
+        """
+        from layerstore.containers import program_records
+        from layerstore.containers.confinement import confined
+
+        if self.row.driver != "overlay":
+            raise Unsupported(f"container {self.id[:12]} is of the {self.row.driver} driver, which runs no programs")
+        of_start = {"entrypoint", "env", "workdir", "user", "network", "volumes", "hostname"}
+        confined(**{name: value for name, value in options.items() if name not in of_start})
+        # A profile by its name is of the directory that the caller is in.
+        security = [
+            f"seccomp={os.path.abspath(path)}" if name == "seccomp" and path != "unconfined" else text
+            for text, (name, _, path) in ((text, text.partition("=")) for text in options.get("security_opt", ()))
+        ]
+        kept = {
+            **options,
+            "security_opt": security,
+            "args": None if args is None else list(args),
+            "volumes": [vars(volume) for volume in options.get("volumes", ())],
+        }
+        program_records.write_options(self._engine.layout.container(self.id), kept)
+
+    def start_prepared(self) -> int:
+        """`start` with what `prepare` was given last, else the image's own command. Raises as `start`, and
+        `LayerstoreError` where a power cut took what was kept."""
+        from layerstore.containers import program_records
+        from layerstore.containers.bundle import Volume
+
+        self._engine.containers.check(self.row)
+        kept = program_records.read_options(self._engine.layout.container(self.id))
+        volumes = [Volume(**volume) for volume in kept.pop("volumes", ())]
+        return self.start(kept.pop("args", None), volumes=volumes, **kept)
+
     def _removal(self) -> list[str]:
         """A command that removes it by force, from this process's modules."""
         import sys

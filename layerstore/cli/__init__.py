@@ -55,6 +55,7 @@ COMMANDS = {
     "exec": "run a command in a container",
     "wait": "wait for the ends of containers' programs",
     "logs": "show what a container's programs printed",
+    "start": "start what containers were made for, and leave it running",
     "stop": "stop containers",
     "ps": "list containers",
     "rename": "give a container another name",

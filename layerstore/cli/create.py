@@ -1,41 +1,60 @@
-"""Make containers from an image and print their ids. They take almost no space until something is written."""
+"""Make containers from an image and print their ids. They take almost no space until something is written.
+
+`start` starts the command that is given here, or the image's own, with these options (docs/security.md)."""
 
 from __future__ import annotations
 
+import argparse
+
 from layerstore.cli import confining
+from layerstore.cli.run import HELP, add_program, options
 from layerstore.errors import InvalidInput
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import argparse
-
     from layerstore.api import Store
+
+__all__ = ("HELP", "arguments", "run")
+
+_UNSAID: tuple[object, ...] = (None, False, [], "none", "enabled")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("image", metavar="IMAGE")
     parser.add_argument("--count", type=int, metavar="N", help="how many (default: 1)")
     parser.add_argument(
         "--volatile", action="store_true", help="never sync what is written in them: fast, lost with power"
     )
     parser.add_argument("--name", help="a name for the container")
-    confining.add_storage(parser)
+    add_program(parser)
     parser.add_argument(
         "--driver",
         choices=("overlay", "extent"),
         default="overlay",
         help="overlay: to be mounted and run programs (default); extent: to be worked on from Python, without root",
     )
+    parser.add_argument("image", metavar="IMAGE")
+    parser.add_argument("args", metavar="ARG", nargs=argparse.REMAINDER, help="the command, instead of the image's own")
 
 
 def run(store: Store, args: argparse.Namespace) -> int:
     if args.count is not None and args.name is not None:
         raise InvalidInput("--name goes with one container only, so not with --count")
+    if args.tty or args.interactive:
+        raise InvalidInput("a program that `start` leaves running has no input: leave out -i and -t")
+    given = options(args)
+    # Where nothing is said, the image's own command is started: no file is needed for that.
+    is_prepared = bool(args.args) or any(value not in _UNSAID for value in given.values())
     size = confining.disk_size(args)
     if args.count is None:
         made = [store.create(args.image, name=args.name, volatile=args.volatile, driver=args.driver, disk_size=size)]
     else:
         made = store.create(args.image, count=args.count, volatile=args.volatile, driver=args.driver, disk_size=size)
+    try:
+        for container in made if is_prepared else ():
+            container.prepare(args.args or None, **given)
+    except BaseException:
+        store.remove(made)
+        raise
     for container in made:
         print(container.id)
     return 0

@@ -13,6 +13,8 @@ from layerstore.naming import null_device
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from layerstore.api import Store
 
 FAILURE_STATUS = 125
@@ -28,6 +30,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="print the id and leave the program running; `logs` has its output, `wait` its end",
     )
+    add_program(parser)
+    parser.add_argument("--name", help="a name for the container")
+    parser.add_argument("image", metavar="IMAGE")
+    parser.add_argument("args", metavar="ARG", nargs=argparse.REMAINDER, help="the command, instead of the image's own")
+
+
+def add_program(parser: argparse.ArgumentParser) -> None:
+    """Options of a program that is the container's first."""
     starting.add_options(parser)
     parser.add_argument("-h", "--hostname", metavar="NAME", help="what the host is called in the container")
     parser.add_argument(
@@ -65,40 +75,45 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     confining.add_options(parser, of="the program", where="the container")
     confining.add_limits(parser)
     confining.add_storage(parser)
-    parser.add_argument("--name", help="a name for the container")
-    parser.add_argument("image", metavar="IMAGE")
-    parser.add_argument("args", metavar="ARG", nargs=argparse.REMAINDER, help="the command, instead of the image's own")
+
+
+def options(args: argparse.Namespace) -> dict[str, Any]:
+    """What was given of `add_program`, by the names that `Container.run` and `start` have for it. Raises
+    `InvalidInput`."""
+    given = {
+        "entrypoint": None if args.entrypoint is None else [args.entrypoint],
+        "env": starting.environment(args),
+        "workdir": args.workdir,
+        "user": args.user,
+        "hostname": args.hostname,
+        "cap_add": args.cap_add,
+        "cap_drop": args.cap_drop,
+        "devices": args.device,
+        "privileged": args.privileged,
+        "ports": args.publish,
+    }
+    given |= confining.given(args) | confining.limits(args)
+    if args.network is None:
+        given["network"] = "private" if args.publish else "none"
+    return given
 
 
 def run(store: Store, args: argparse.Namespace) -> int:
     if args.detach and (args.tty or args.interactive):
         raise InvalidInput("--detach does not go with -i or -t: `exec -it` has a terminal in a container that runs")
-    confinement = confining.given(args) | confining.limits(args)
+    given = options(args)
     command = args.args or None
-    entrypoint = None if args.entrypoint is None else [args.entrypoint]
     container = store.create(args.image, name=args.name, volatile=args.rm, disk_size=confining.disk_size(args))
     try:
-        options = {
-            "entrypoint": entrypoint,
-            "env": starting.environment(args),
-            "workdir": args.workdir,
-            "user": args.user,
-            "hostname": args.hostname,
-            "cap_add": args.cap_add,
-            "cap_drop": args.cap_drop,
-            "devices": args.device,
-            "privileged": args.privileged,
-            "ports": args.publish,
-        } | confinement
-        if args.network is None:
-            options["network"] = "private" if args.publish else "none"
+        if not args.rm:
+            container.prepare(command, **given)
         if args.detach:
-            container.start(command, auto_remove=args.rm, **options)
+            container.start(command, auto_remove=args.rm, **given)
             print(container.id)
             return 0
         with null_device() as nothing:
             stdin = None if args.interactive or args.tty else nothing
-            status = container.run(command, tty=args.tty, stdin=stdin, **options)
+            status = container.run(command, tty=args.tty, stdin=stdin, **given)
     except BaseException as error:
         from layerstore.containers.standard_streams import Undelivered
 

@@ -9,6 +9,7 @@ What a power cut takes of it is not told either.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import select
 import time
@@ -23,9 +24,11 @@ from layerstore.types import Value
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from typing import Any
 
 NAME = "record"
 NEW = "record.new"
+_OPTIONS = "start.json"
 _FILE_BYTES = 4096
 _EVENTS_BYTES = 1 << 16
 _LOOK_MS = 100
@@ -88,6 +91,26 @@ def kept(directory: str) -> Iterator[Callable[[int], None]]:
 def _write(fd: int, text: str) -> None:
     with about(fd):
         os.write(fd, text.encode())
+
+
+def write_options(directory: str, options: dict[str, Any]) -> None:
+    """Keep what a program is to be started with. What a power cut leaves of it is no JSON. Raises `OSError`."""
+    path = f"{directory}/{_OPTIONS}"
+    with about(path), open(f"{path}.new", "w") as file:
+        json.dump(options, file)
+    os.replace(f"{path}.new", path)
+
+
+def read_options(directory: str) -> dict[str, Any]:
+    """Empty where nothing was kept. Raises `LayerstoreError` where a power cut took it, `OSError`."""
+    try:
+        with open(f"{directory}/{_OPTIONS}", "rb") as file:
+            options: dict[str, Any] = json.load(file)
+    except FileNotFoundError:
+        return {}
+    except ValueError:
+        raise LayerstoreError("what the container was to be started with was lost with power; create another") from None
+    return options
 
 
 def read(directory: str) -> Record | None:
