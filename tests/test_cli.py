@@ -550,6 +550,9 @@ class TestContainers:
             assert cli("wait", "one") == "4\n"
         assert cli("logs", "one").count("b /tmp\ntext\n") == 2
         cli("create", "--name", "own", "box:1")
+        cli("mount", "own")
+        cli("exec", "own", "true")
+        assert cli("ps", "-q", "-f", "name=own") != ""  # without its program
         cli("start", "own")
         assert cli("wait", "own") == "3\n"  # as the image's own command
         (Path(cli.root) / "containers" / one / "start.json").write_bytes(b"")

@@ -21,7 +21,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(store: Store, args: argparse.Namespace) -> int:
     for name in args.containers:
         container = store.container(name)
-        if container.state != "running":
+        # Commands may have left it running without its program.
+        program = container.program
+        if program is None or not program.is_watched:
             container.start_prepared()
         print(name)
     return 0
