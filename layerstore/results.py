@@ -61,6 +61,29 @@ class Printed(Value):
         return datetime.fromisoformat(whole).replace(tzinfo=UTC).timestamp() + float(f"0.{fraction or 0}")
 
 
+class Running(Value):
+    """A process in a container: its ids on this machine, CPU time, when it was started (seconds since 1970), and its
+    command with the arguments."""
+
+    pid: int
+    ppid: int
+    uid: int
+    cpu_seconds: float
+    started: float
+    threads: int
+    command: list[str]
+
+
+class Stats(Value):
+    """What a container takes: CPU time since its start, memory now and at most (the machine's where it has no limit),
+    processes and threads. Memory is its control group's, else what its processes have, shared pages in shares."""
+
+    cpu_seconds: float
+    memory_bytes: int
+    memory_limit_bytes: int
+    pids: int
+
+
 class Snapshot(Value):
     """A moment of a container that it can be rolled back to; seconds since the epoch."""
 

@@ -18,6 +18,7 @@ import pytest
 from images import CREATED, docker_files, tar_of
 from layer_model import Entry, write_tar
 from test_containers import BOX, BUSYBOX, PLAIN, mounts_below
+from waiting import wait_for
 
 from layerstore import Store
 from layerstore._core import mount
@@ -689,6 +690,43 @@ class TestContainers:
         assert cli("exec", "-w", "/etc", "-e", "K=V", "agent", "sh", "-c", "pwd; echo $K") == "/etc\nV\n"
         cli("stop", "-t", "0", "agent")
         assert cli.json("ps", "-a") == []
+
+    @runs
+    def test_a_life(self, cli: Cli) -> None:
+        one = cli("create", "--name", "one", "-e", "A=b", "box:1", "sh", "-c", "echo $A; exec sleep 1036").strip()
+        assert cli("start", "one") == "one\n"
+        wait_for(lambda: cli("logs", "one") == "b\n")
+        assert "Up" in cli("ps")
+        assert "sleep 1036" in cli("top", "one")
+        assert "CONTAINER ID" in cli("stats", "--no-stream")
+        assert cli("pause", "one") == "one\n"
+        assert "(Paused)" in cli("ps")
+        assert "paused" in cli("exec", "one", "true", status=125)
+        assert cli("unpause", one[:12]) == f"{one[:12]}\n"
+        assert cli("rename", "one", "two") == ""
+        assert cli("kill", "-s", "KILL", "two") == "two\n"
+        assert cli("wait", "two") == "137\n"
+        assert "Exited (137)" in cli("ps", "-a", "--no-trunc")
+        assert cli("ps", "-q", "--filter", "status=exited") == f"{one}\n"
+        assert cli("ps", "-q", "--filter", "status=running") == ""
+        assert cli("ps", "-q", "-l", "--filter", "exited=137", "-f", "name=tw", "-f", "ancestor=box:1") == f"{one}\n"
+        assert "--filter" in cli("ps", "--filter", "nothing", status=1)
+        assert cli.json("ps", "-a", "-s")[0]["EXIT STATUS"] == 137
+        assert "no signal" in cli("kill", "-s", "NONE", "two", status=2)
+
+    @runs
+    def test_attached(self, cli: Cli) -> None:
+        script = "trap 'echo asked; exit 6' TERM; while :; do echo goes; sleep 0.01; done"
+        cli("run", "-d", "--name", "one", "box:1", "sh", "-c", script)
+        command = [sys.executable, "-m", "layerstore", "attach", "one"]
+        with subprocess.Popen(command, env=cli.environment, stdout=subprocess.PIPE, text=True) as attached:
+            assert attached.stdout is not None
+            first = attached.stdout.readline()
+            attached.send_signal(signal.SIGTERM)
+            rest = attached.stdout.read()
+        assert (first, rest.splitlines()[-1]) == ("goes\n", "asked")
+        assert attached.returncode == 6
+        assert "nothing runs" in cli("attach", "one", status=1)
 
     @runs
     def test_run_failures_leave_no_container(self, cli: Cli) -> None:

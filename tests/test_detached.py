@@ -24,7 +24,7 @@ from layerstore import Container, Store
 from layerstore._core import mount
 from layerstore.containers import program_logs, program_records
 from layerstore.containers.runtime import Runtime
-from layerstore.errors import LayerstoreError, NotFound
+from layerstore.errors import Conflict, LayerstoreError, NotFound
 from layerstore.results import Printed
 
 pytestmark = [pytest.mark.root, root_only, runs]
@@ -364,6 +364,126 @@ store.container("left").start(["sleep", "1029"], auto_remove={removes})
             container.remove(force=True)
             assert monitors(store.root) == []
             assert sleepers(1030) == []
+
+
+COUNTING = "i=0; while :; do i=$((i+1)); echo $i >/count; done"
+
+
+def count(container: Container) -> str:
+    return (container.root / "count").read_text()
+
+
+def still(container: Container) -> bool:
+    before = count(container)
+    time.sleep(0.1)
+    return before == count(container)
+
+
+class TestPausing:
+    @pytest.mark.usefixtures("each_runtime")
+    def test_it_stands_still_and_goes_on(self, container: Container) -> None:
+        shell(container, COUNTING)
+        wait_for((container.root / "count").exists)
+        container.pause()
+        assert container.state == "paused"
+        assert still(container)
+        with pytest.raises(Conflict, match="paused already"):
+            container.pause()
+        container.unpause()
+        assert container.state == "running"
+        before = count(container)
+        wait_for(lambda: count(container) != before)
+        with pytest.raises(Conflict, match="not paused"):
+            container.unpause()
+
+    @pytest.mark.usefixtures("each_runtime")
+    @pytest.mark.parametrize("how", ["stop", "kill", "remove"])
+    def test_it_can_be_ended(self, store: Store, container: Container, how: str) -> None:
+        shell(container, "trap 'exit 3' TERM; echo >/ready; while :; do sleep 0.01; done")
+        wait_for((container.root / "ready").exists)
+        container.pause()
+        if how == "stop":
+            container.stop(20)
+            assert container.wait(20) == 3
+        elif how == "kill":
+            container.kill(signal.SIGTERM)
+            assert container.wait(20) == 3
+        else:
+            container.remove(force=True)
+            assert store.containers() == []
+
+    @pytest.mark.usefixtures("each_runtime")
+    def test_no_command_begins(self, container: Container) -> None:
+        shell(container, "exec sleep 1031")
+        container.pause()
+        with pytest.raises(Conflict, match="is paused; `layerstore unpause"):
+            container.exec(["true"])
+        container.unpause()
+        assert container.exec(["true"]).returncode == 0
+
+    def test_it_stays_paused_through_a_fork(self, store: Store, container: Container) -> None:
+        shell(container, COUNTING)
+        wait_for((container.root / "count").exists)
+        container.pause()
+        container.fork()
+        assert container.state == "paused"
+        assert still(container)
+
+    def test_a_fork_is_no_pause(self, container: Container) -> None:
+        """Commands that begin meanwhile wait for it."""
+        shell(container, "exec sleep 1032")
+        failed: list[Exception] = []
+
+        def run() -> None:
+            try:
+                for _ in range(20):
+                    container.exec(["true"], check=True)
+            except Exception as error:
+                failed.append(error)
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        while thread.is_alive():
+            container.snapshot("one")
+            container.remove_snapshot("one")
+        thread.join()
+        assert failed == []
+
+    def test_where_nothing_runs(self, container: Container) -> None:
+        with pytest.raises(NotFound, match="nothing runs"):
+            container.pause()
+        with pytest.raises(NotFound):
+            container.top()
+        with pytest.raises(NotFound):
+            container.stats()
+
+
+class TestWhatRuns:
+    @pytest.mark.usefixtures("each_runtime")
+    def test_processes(self, container: Container) -> None:
+        before = time.time() - 1
+        first = shell(container, "sleep 1033 & exec sleep 1034")
+        wait_for(lambda: len(container.top()) == 2)
+        nowhere = subprocess.DEVNULL
+        with container.popen(["sleep", "1035"], stdin=nowhere, stdout=nowhere, stderr=nowhere) as command:
+            wait_for(lambda: [one.command for one in container.top()].count(["sleep", "1035"]) == 1)
+            found = {one.pid: one for one in container.top()}
+            entered = command.pid
+            command.kill()
+        assert found[first].command == ["sleep", "1034"]
+        assert found[entered].command == ["sleep", "1035"]
+        assert [one.command for one in found.values() if one.ppid == first] == [["sleep", "1033"]]
+        assert all(before <= one.started <= time.time() + 1 for one in found.values())
+
+    @pytest.mark.parametrize("limit", [None, 64 << 20])
+    def test_what_it_takes(self, container: Container, limit: int | None) -> None:
+        shell(container, "while :; do :; done", **({} if limit is None else {"memory": limit}))
+        wait_for(lambda: container.stats().cpu_seconds > 0.2)
+        stats = container.stats()
+        assert stats.pids == 1
+        assert 0 < stats.memory_bytes < 64 << 20
+        machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        assert stats.memory_limit_bytes == (limit or machine)
 
 
 class Direct:

@@ -9,7 +9,7 @@ from functools import partial
 
 from layerstore.api import handles
 from layerstore.containers.containers import check_count
-from layerstore.errors import Conflict, ProgramNotFound, Unsupported
+from layerstore.errors import Conflict, NotFound, ProgramNotFound, Unsupported
 from layerstore.extents.operations import Operations
 from layerstore.naming import close_fd, open_fd
 from layerstore.types import encode_path
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from layerstore.containers.runtime import Runtime
     from layerstore.containers.writable import WritableContainers
     from layerstore.extents.writable_layers import Layer
-    from layerstore.results import Change, Printed, Snapshot
+    from layerstore.results import Change, Printed, Running, Snapshot, Stats
     from layerstore.store.pieces import Piece
     from layerstore.trees.entries import Clone, Entry
 
@@ -89,7 +89,7 @@ class Container(Operations, handles.Handle):
 
     @property
     def state(self) -> str:
-        """ "created", "mounted" or "running"."""
+        """ "created", "mounted", "running" or "paused"; `program` says how what ran last has ended."""
         return self._engine.containers.states([self.row])[0]
 
     @property
@@ -673,10 +673,10 @@ class Container(Operations, handles.Handle):
         Raises:
             InvalidInput: args is a string, or empty; no such user; an argument is none.
             ProgramNotFound, ProgramNotExecutable: the program is not in the container, or no program for that user.
-            Conflict: others end the container again and again.
+            Conflict: the container is paused, or others end it again and again.
             NotFound, Unsupported, OSError: as `start`.
         """
-        from layerstore.containers import bundle, groups, keeping, launching, processes
+        from layerstore.containers import bundle, groups, keeping, launching, processes, stillness
 
         processes.check(args, encoding, errors)
         engine = self._engine
@@ -689,6 +689,8 @@ class Container(Operations, handles.Handle):
                 # Before the spec: one of another life of the container would not go with a group of this one.
                 part = groups.part(self.id) if runtime.starts_in_group else None
                 spec = keeping.read_spec(directory)
+            if stillness.is_paused(engine.layout, engine.containers, self.id):
+                raise Conflict(f"container {self.id[:12]} is paused; `layerstore unpause {self.id[:12]}` first")
             if part is None and runtime.starts_in_group and launching.GROUPED in spec.get("annotations", ()):
                 raise Conflict(f"container {self.id[:12]} was stopped meanwhile; try again")
             process = bundle.command_process(
@@ -832,8 +834,47 @@ class Container(Operations, handles.Handle):
         return program_logs.printed(self._engine.layout.container(self.id), follow=follow, since=since, tail=tail)
 
     def kill(self, number: int = 9) -> None:
-        """Send a signal (SIGKILL) to its first process. Raises `NotFound` when nothing runs in it."""
+        """Send a signal (SIGKILL) to its first process; one that is paused goes on. Raises `NotFound` when nothing runs
+        in it."""
+        from layerstore.containers import stillness
+
         self._engine.containers.runtime().kill(self.id, number)
+        stillness.unpause(self._engine.layout, self._engine.containers, self.id)
+
+    def pause(self) -> None:
+        """Stop every program in it until `unpause`, `stop` or `kill`; no command begins meanwhile.
+
+        Raises `NotFound` where nothing runs in it, `Conflict` where it is paused already, or a program cannot be
+        stopped as it waits for a disk, `Unsupported` without a control group, `OSError`.
+        """
+        from layerstore.containers import stillness
+
+        stillness.pause(self._engine.layout, self._engine.containers, self.id)
+
+    def unpause(self) -> None:
+        """Have its programs go on. Raises `Conflict` where it is not paused, `OSError`."""
+        from layerstore.containers import stillness
+
+        if not stillness.unpause(self._engine.layout, self._engine.containers, self.id):
+            raise Conflict(f"container {self.id[:12]} is not paused")
+
+    def top(self) -> list[Running]:
+        """The processes in it, also those of commands. Raises `NotFound` where nothing runs in it."""
+        from layerstore.containers import observing
+
+        return observing.running(self._first())
+
+    def stats(self) -> Stats:
+        """What it takes at this moment. Raises `NotFound` where nothing runs in it."""
+        from layerstore.containers import observing
+
+        return observing.stats(self.id, self._first())
+
+    def _first(self) -> int:
+        state = self._engine.containers.runtime().state(self.id)
+        if state["status"] == "stopped":
+            raise NotFound(f"the program of container {self.id[:12]} has ended")
+        return int(state["pid"])
 
     def inspect(self) -> dict[str, Any]:
         """What is known of the container."""

@@ -909,7 +909,7 @@ class Store(handles.Handle):
         self._engine.remove([container.row for container in containers], force=force)
 
     def states(self, containers: Sequence[Container]) -> list[str]:
-        """Of each: "created", "mounted" or "running"."""
+        """Of each: "created", "mounted", "running" or "paused"."""
         return self._engine.containers.states([container.row for container in containers])
 
 

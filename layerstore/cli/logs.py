@@ -10,8 +10,10 @@ from layerstore.cli import output
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Iterable
 
     from layerstore.api import Store
+    from layerstore.results import Printed
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,13 +30,18 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(store: Store, args: argparse.Namespace) -> int:
+    show(store.container(args.container).logs(follow=args.follow, since=args.since, tail=args.tail), args.timestamps)
+    return 0
+
+
+def show(pieces: Iterable[Printed], timestamps: bool) -> None:
+    """Print what a container printed, as it comes."""
     outputs = {"stdout": sys.stdout.buffer, "stderr": sys.stderr.buffer}
     begun: set[str] = set()
-    for piece in store.container(args.container).logs(follow=args.follow, since=args.since, tail=args.tail):
+    for piece in pieces:
         file = outputs[piece.stream]
-        if args.timestamps and piece.stream not in begun:
+        if timestamps and piece.stream not in begun:
             file.write(f"{piece.stamp} ".encode())
         file.write(piece.data)
         file.flush()
         (begun.discard if piece.data.endswith(b"\n") else begun.add)(piece.stream)
-    return 0

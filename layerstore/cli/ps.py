@@ -36,7 +36,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="KEY=VALUE",
         help="id= (its beginning), name= (a regular expression), ancestor= (the image), status= (created, mounted, "
-        "running, exited) or exited= (the exit status); one of those of a key, and all keys",
+        "running, paused, exited) or exited= (the exit status); one of those of a key, and all keys",
     )
     parser.add_argument("--no-trunc", action="store_true", help="show ids and commands in full")
     output.add_format(parser)

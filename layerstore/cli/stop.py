@@ -1,5 +1,5 @@
-"""Stop containers, and print their ids: their first process is asked to end (SIGTERM, or the image's STOPSIGNAL), and
-killed with all others when it does not. What they wrote stays."""
+"""Stop containers, and print their names as they were given: their first process is asked to end (SIGTERM, or the
+image's STOPSIGNAL), and killed with all others when it does not. What they wrote stays."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(store: Store, args: argparse.Namespace) -> int:
-    for container in [store.container(name) for name in args.containers]:
-        container.stop(args.time)
-        print(container.id)
+    for name in args.containers:
+        store.container(name).stop(args.time)
+        print(name)
     return 0

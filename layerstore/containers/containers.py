@@ -529,10 +529,16 @@ class Containers:
         return [row for row in rows if row.id in names]
 
     def states(self, rows: Sequence[ContainerRow]) -> list[str]:
-        """Of each: "created", "mounted" or "running"."""
+        """Of each: "created", "mounted", "running" or "paused"."""
+        from layerstore.containers import stillness
+
         running = {row.id for row in self._known(rows) if self.is_running(row.id)}
         return [
-            "running" if row.id in running else "mounted" if is_mounted else "created"
+            ("paused" if stillness.is_paused(self._layout, self, row.id) else "running")
+            if row.id in running
+            else "mounted"
+            if is_mounted
+            else "created"
             for row, is_mounted in zip(rows, self.mounted(rows), strict=True)
         ]
 
@@ -646,6 +652,8 @@ class Containers:
         import select
         import signal
 
+        from layerstore.containers import stillness
+
         runtime = self.runtime()
         with contextlib.suppress(NotFound, ProcessLookupError):
             state = runtime.state(container)
@@ -655,6 +663,7 @@ class Containers:
                     poll = select.poll()
                     poll.register(ended, select.POLLIN)
                     runtime.kill(container, number)
+                    stillness.unpause(self._layout, self, container)
                     if not poll.poll(timeout * 1000):
                         runtime.kill(container, signal.SIGKILL)
                         poll.poll(_END_MS)
@@ -789,9 +798,12 @@ class Containers:
 
     def _end(self, rows: Sequence[ContainerRow]) -> None:
         """End what runs in them, and have the runtime forget what has ended."""
+        from layerstore.containers import stillness
+
         for row in self._known(rows):
             with contextlib.suppress(NotFound):
                 try:
+                    stillness.unpause(self._layout, self, row.id)
                     self.runtime().delete(row.id, force=True)
                 except NotFound:
                     raise

@@ -422,6 +422,29 @@ def _limiting() -> tuple[str, ...]:
     return _hierarchies(_UNLIMITED)
 
 
+def counted(container: str, first: str, second: str) -> float | None:
+    """What the group of a container (its id) of version 1, else of version 2, says in a file of that name: a number of
+    bytes, or of seconds of CPU time; None where neither does, or there is no limit."""
+    group = None
+    with contextlib.suppress(OSError):
+        controller = first.partition(".")[0]
+        with open(f"{_HIERARCHIES}/{controller}/{name_of(container)}/{first}") as file:
+            value = float(file.read())
+            return value / 1e9 if controller == "cpuacct" else value
+    try:
+        group = _open_group(container)
+        text = "" if group is None else _read(second, group)
+    except OSError:
+        return None
+    finally:
+        if group is not None:
+            close_fd(group)
+    if second == "cpu.stat":
+        values = dict(line.split() for line in text.splitlines())
+        return int(values["usage_usec"]) / 1e6 if "usage_usec" in values else None
+    return float(text) if text.strip().isdigit() else None
+
+
 def name_of(container: str) -> str:
     """What the group of a container (its id) is called, below the root of the hierarchy."""
     return _PREFIX + container

@@ -98,10 +98,14 @@ def remove_files(bundle: str) -> None:
 def has_programs(container: str, first: int) -> bool:
     """Whether a container that lives has processes but its first one, of which this is the process id."""
     found = groups.population(container, commands=True)
-    if found is None:
-        namespace = _namespace(str(first))
-        found = sum(_namespace(pid) == namespace for pid in filter(str.isdigit, os.listdir("/proc")))
-    return found > 1
+    return (len(processes(first)) if found is None else found) > 1
+
+
+def processes(first: int) -> list[int]:
+    """The process ids, on this machine, of what is in the container that has this one as its first."""
+    namespace = _namespace(str(first))
+    found = (pid for pid in os.listdir("/proc") if pid.isdigit() and _namespace(pid) == namespace)
+    return [] if namespace is None else sorted(map(int, found))
 
 
 def _namespace(pid: str) -> str | None:

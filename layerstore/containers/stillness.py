@@ -8,6 +8,7 @@ import os
 from layerstore._core import mount
 from layerstore.containers import groups
 from layerstore.containers.runtime import find_program
+from layerstore.errors import Conflict, NotFound, Unsupported
 from layerstore.naming import about, close_fd, null_device
 from layerstore.store import locks
 
@@ -95,3 +96,61 @@ def _guarded(otherwise: Sequence[str], output: int) -> Iterator[None]:
         close_fd(write)
         with contextlib.suppress(ChildProcessError):  # where SIGCHLD is ignored the kernel waits for it
             os.waitpid(pid, 0)
+
+
+def pause(layout: Layout, containers: Containers, container: str) -> None:
+    """Stop every program of a container until `unpause`.
+
+    Raises `NotFound` where nothing runs in it, `Conflict` where it is paused or a program does not stop, `Unsupported`
+    without a control group, `OSError`.
+    """
+    if not containers.is_running(container):
+        raise NotFound(f"nothing runs in container {container[:12]} that could be paused")
+    with locks.still(layout, container):
+        if _is_paused(containers, container):
+            raise Conflict(f"container {container[:12]} is paused already")
+        if not (runtime := containers.runtime()).starts_in_group:
+            runtime.pause(container)
+            return
+        if (freezer := groups.freezer(container)) is None:
+            raise Unsupported("only a container with a control group of version 2 can be paused")
+        with freezer:
+            try:
+                freezer.freeze()
+            except BaseException:
+                freezer.thaw()
+                raise
+
+
+def unpause(layout: Layout, containers: Containers, container: str) -> bool:
+    """Have a paused container go on; False where it was not paused. Raises `OSError`."""
+    if not is_paused(layout, containers, container):
+        return False
+    with locks.still(layout, container):
+        if not (runtime := containers.runtime()).starts_in_group:
+            runtime.resume(container)
+        elif (freezer := groups.freezer(container)) is not None:
+            with freezer:
+                freezer.thaw()
+    return True
+
+
+def is_paused(layout: Layout, containers: Containers, container: str) -> bool:
+    """Whether a container is paused, and not only held for the moment of a fork, which is waited for."""
+    if not _is_paused(containers, container):
+        return False
+    with locks.still(layout, container):
+        return _is_paused(containers, container)
+
+
+def _is_paused(containers: Containers, container: str) -> bool:
+    if not os.path.isdir(f"{containers.runtime().state_root}/{container}"):
+        return False
+    if not (runtime := containers.runtime()).starts_in_group:
+        with contextlib.suppress(NotFound):
+            return bool(runtime.state(container)["status"] == "paused")
+        return False
+    if (freezer := groups.freezer(container)) is None:
+        return False
+    with freezer:
+        return freezer.is_frozen()
