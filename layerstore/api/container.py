@@ -942,11 +942,11 @@ class Container(Operations, handles.Handle):
         if confinement.has_init and is_program:
             spec = keeping.under_init(spec)
         launching.complete(spec, confinement, runtime, self.id, self._engine.layout.run)
-        with (
-            launching.grouped(confinement, runtime, self.id) as group,
-            launching.networked(spec, network, confinement.ports, self.id) as own,
-        ):
+        with contextlib.ExitStack() as stack:
+            own = stack.enter_context(launching.networked(spec, network, confinement.ports, self.id))
+            # Before the group, which keeps a removal by force waiting.
             bundle = self._engine.containers.write_bundle(self.id, spec, is_program=is_program)
+            group = stack.enter_context(launching.grouped(confinement, runtime, self.id))
             started = _Started(bundle, group, () if own is None else own.ending)
             yield started
             for each in (group, own):

@@ -112,7 +112,7 @@ def aside(container: str) -> Iterator[Aside]:
     made = None
     try:
         _check_is_domain(root)
-        _remove_aside(root, name)
+        remove([container])  # what a killed caller has left
         with _allowed(name + _ASIDE, _OTHERWISE):
             os.mkdir(name + _ASIDE, 0o755, dir_fd=root)
         made = Aside(os.open(name + _ASIDE, _DIRECTORY, dir_fd=root))
