@@ -292,6 +292,7 @@ class TestItsEnd:
 
     def test_the_machine_was_started_anew(self, store: Store, container: Container) -> None:
         shell(container, "exec sleep 1028")
+        wait_for(lambda: len(monitors(store.root)) == 1)  # those of other tests may be about to end
         (monitor,) = monitors(store.root)
         os.kill(monitor, signal.SIGKILL)
         container.kill()

@@ -148,7 +148,10 @@ def evaluated(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     (tmp_path / "tasks").mkdir()
     (tmp_path / "tasks/it.py").write_text(TASK.replace("IMAGE", IMAGE))
     monkeypatch.chdir(tmp_path)
-    command = [sys.executable, "-m", "inspect_ai", "eval", "tasks/it.py", "--model", "mockllm/model"]
+    # A shell may have had SIGINT ignored, which Python would keep.
+    start = "import runpy, signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    start += "sys.argv[0] = 'inspect'; runpy.run_module('inspect_ai', run_name='__main__')"
+    command = [sys.executable, "-c", start, "eval", "tasks/it.py", "--model", "mockllm/model"]
     return [*command, "--display", "plain"]
 
 

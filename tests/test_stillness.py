@@ -32,7 +32,8 @@ done"""
 """Writes a number to all files, one after the other, and then the next number."""
 
 HOLDER = """if True:
-    import sys, time
+    import signal, sys, time
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have had it ignored
     import layerstore
     from layerstore.containers import runtime
     from layerstore.containers.stillness import still
