@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from waiting import wait_for
 
 from layerstore import Container, Store
 from layerstore._core import mount
@@ -32,6 +33,9 @@ def pool_store(directory: Path) -> Iterator[Store]:
             pytest.skip("the file system of the tests has reflink already: no pool is made")
         yield store
         store.remove(store.containers(), force=True)
+    pool = store.pool
+    # On a busy machine something may have had a file of it open at that moment; then it stays until it is asked again.
+    wait_for(lambda: not os.path.ismount(pool.target) or pool.detach())
 
 
 @contextmanager
