@@ -110,7 +110,7 @@ class TestHelp:
 
     def test_help_starts_fast(self) -> None:
         """Nothing is imported for it that takes time."""
-        code = "import sys; from layerstore.cli import run; run(['--help']); print(*sys.modules)"
+        code = "import sys; from layerstore.cli import execute; execute(['--help']); print(*sys.modules)"
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, cwd=ROOT, text=True)
         slow = {"argparse", "json", "sqlite3", "pathlib", "subprocess", "layerstore.api", "layerstore._core.index"}
         assert set(done.stdout.splitlines()[-1].split()) & slow == set()

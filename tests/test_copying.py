@@ -20,7 +20,7 @@ from layer_model import Entry, write_tar
 from test_cli import Cli
 
 from layerstore import Container, Store
-from layerstore.cli import run as run_command
+from layerstore.cli import execute as run_command
 from layerstore.errors import InvalidInput, Unsupported
 
 CAPABILITY = b"\x01\x00\x00\x02\x00\x04\x00\x00" + bytes(12)

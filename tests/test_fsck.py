@@ -453,7 +453,7 @@ def test_others_import_while_a_store_is_checked(root: Path) -> None:
 
 
 def test_the_command(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from layerstore.cli import run
+    from layerstore.cli import execute as run
 
     assert run(["--root", str(root), "fsck"]) == 0
     assert capsys.readouterr().out.startswith("18 contents, 1.43MB compared, ")

@@ -28,7 +28,7 @@ from waiting import wait_for
 from layerstore import Container, Store
 from layerstore._core import log as kinds
 from layerstore._core.log import Record
-from layerstore.containers import moving
+from layerstore.containers import moving, snapshots
 from layerstore.containers.containers import Containers
 from layerstore.errors import Conflict, InvalidInput, NotFound, Unsupported
 from layerstore.extents import recording
@@ -719,6 +719,23 @@ class TestToTheExtentDriver:
             assert (view / "more").read_bytes() == b"more"
         container.move("extent")
         assert container.read_bytes("/more") == b"more"
+
+    def test_mounted_meanwhile_and_another_move_begun(self, store: Store, meddle: Meddling) -> None:
+        container = store.create("base:1")
+        with container.mount() as view:
+            (view / "new").write_bytes(b"new")
+
+        def use() -> None:
+            again = store.container(container.id)
+            with again.mount() as view:
+                (view / "more").write_bytes(b"more")
+            snapshots.begin_move(store.layout, container.id, lambda: None)
+
+        meddle.before(durable, "sync_directory", use)
+        with pytest.raises(Conflict, match="was used while it was being moved; nothing was done"):
+            container.move("extent")
+        with container.mount() as view:
+            assert (view / "more").read_bytes() == b"more"
 
     @pytest.mark.parametrize("what", ["snapshot", "remove_snapshot", "rollback", "fork", "mount"])
     def test_used_by_others(self, store: Store, meddle: Meddling, what: str) -> None:

@@ -553,7 +553,7 @@ def test_a_repair_looks_at_everything(root: Path) -> None:
 
 
 def test_the_command_repairs(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from layerstore.cli import run
+    from layerstore.cli import execute as run
 
     flip(one(root, "chains/*.erofs"), 2000)
     assert run(["--root", str(root), "fsck", "--repair"]) == 0

@@ -38,7 +38,7 @@ OURS_TO_LOAD_AN_IMAGE = {
 
 def modules_of(arguments: Sequence[object]) -> set[str]:
     """What a command has loaded when it ends, what a bare Python loads left out."""
-    code = "import sys; bare = set(sys.modules); from layerstore.cli import run; status = run(sys.argv[1:])\n"
+    code = "import sys; bare = set(sys.modules); from layerstore.cli import execute; status = execute(sys.argv[1:])\n"
     show = "print(*set(sys.modules) - bare, file=sys.stderr); sys.exit(status)"
     command = [sys.executable, "-c", code + show, *map(str, arguments)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

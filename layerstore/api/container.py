@@ -591,7 +591,9 @@ class Container(Operations, handles.Handle):
         arguments = ["--root", os.path.abspath(self._engine.layout.root), "rm", "--force", self.id]
         path = [os.path.abspath(directory) for directory in sys.path]
         script = f"import sys; sys.path[:] = {path!r}; from layerstore import cli; cli.main()"
-        return [sys.executable, "-I", "-c", script, *arguments]
+        # The monitor gives it no environment; without what this process was linked with its modules may not load.
+        linked = [f"{name}={os.environ[name]}" for name in ("LD_PRELOAD", "LD_LIBRARY_PATH") if name in os.environ]
+        return [*(["/usr/bin/env", *linked] if linked else []), sys.executable, "-I", "-c", script, *arguments]
 
     def keep_alive(
         self,

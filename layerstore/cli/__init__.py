@@ -110,7 +110,7 @@ def _usage() -> str:
 def main() -> NoReturn:
     """The program: run the command that it was called with, and end."""
     gc.disable()  # until everything is loaded: it takes a twentieth of a short command's time, and finds nothing
-    status = run(sys.argv[1:])
+    status = execute(sys.argv[1:])
     try:
         sys.stderr.flush()
     except OSError:
@@ -135,7 +135,7 @@ def _end_by_signals() -> None:
         signal.signal(number, interrupt)
 
 
-def run(argv: Sequence[str]) -> int:
+def execute(argv: Sequence[str]) -> int:
     """Run one command; returns the exit status (2 for a wrong command line, 1 for a failure).
 
     What it printed is flushed. The store that it opened is left to the end of the process, to which SIGTERM and SIGHUP

@@ -173,7 +173,7 @@ class Moves:
         os.makedirs(self._layout.logs, mode=0o700, exist_ok=True)
         check = partial(check_unused, self._containers, row, _IN_USE)
         check()
-        states = snapshots.begin_move(self._layout, row.id, check)
+        states, work = snapshots.begin_move(self._layout, row.id, check)
         recorder = Recorder(self._layout, row.chain_id, self._layers.image_tree(row.image_id))
         made: dict[str, Recorded] = {}
         undo = partial(_unlink, self._layout, made)
@@ -189,7 +189,7 @@ class Moves:
                 raise _changed(row) from error
             durable.sync_directory(self._layout.logs)
             self._log_of(self._database.read(), row)
-            with snapshots.end_move(self._layout, row.id, states, check) as is_same:
+            with snapshots.end_move(self._layout, row.id, states, work, check) as is_same:
                 if not is_same:
                     raise _changed(row)
                 self._say_extent(row, states, made)

@@ -235,9 +235,9 @@ def make(directory: str, name: str, created_seconds: float) -> str:
     return f"{made}/upper"
 
 
-def begin_move(layout: Layout, container: str, check: Callable[[], None]) -> list[State]:
-    """What a container is and was: its snapshots, oldest first, and at last itself. `end_move` knows whether it was
-    mounted since.
+def begin_move(layout: Layout, container: str, check: Callable[[], None]) -> tuple[list[State], tuple[int, int]]:
+    """What a container is and was: its snapshots, oldest first, and at last itself; and by what `end_move` knows whether
+    it was mounted since, or another move began.
 
     `check` raises where the container is mounted. Raises `NotFound`, `Conflict`, `OSError`.
     """
@@ -248,11 +248,13 @@ def begin_move(layout: Layout, container: str, check: Callable[[], None]) -> lis
         os.rename(f"{directory}/work", emptied)
         os.mkdir(f"{directory}/work", 0o700)
         _remove(directory, emptied)
-        return _states(directory)
+        return _states(directory), _work(directory)
 
 
 @contextlib.contextmanager
-def end_move(layout: Layout, container: str, states: list[State], check: Callable[[], None]) -> Iterator[bool]:
+def end_move(
+    layout: Layout, container: str, states: list[State], work: tuple[int, int], check: Callable[[], None]
+) -> Iterator[bool]:
     """Whether the container was neither mounted since `begin_move` nor has other snapshots or is another one: so it
     stays in the block.
 
@@ -260,7 +262,13 @@ def end_move(layout: Layout, container: str, states: list[State], check: Callabl
     """
     with _alone(layout, container) as directory, locks.mounting(layout, [container]):
         check()
-        yield not os.listdir(f"{directory}/work") and _states(directory) == states
+        yield _work(directory) == work and _states(directory) == states
+
+
+def _work(directory: str) -> tuple[int, int]:
+    """Another one with each work directory that is made, and with each mount that uses it."""
+    status = os.stat(f"{directory}/work")
+    return status.st_ino, status.st_ctime_ns
 
 
 def _states(directory: str) -> list[State]:

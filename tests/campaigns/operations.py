@@ -853,7 +853,7 @@ def _command(place: Place, words: Sequence[str], store: Store) -> None:
             try:
                 os.dup2(output, 1)
                 os.dup2(messages, 2)
-                status = cli.run(["--root", str(place.store), *words])
+                status = cli.execute(["--root", str(place.store), *words])
                 sys.stderr.flush()
             finally:
                 os._exit(status)

@@ -15,7 +15,7 @@ from hostile import Pipe, Place, source, tree_of
 from images import Image
 
 from layerstore import Container
-from layerstore.cli import run as run_command
+from layerstore.cli import execute as run_command
 from layerstore.containers import users
 from layerstore.containers.rootfs import Rootfs
 from layerstore.errors import InvalidInput, LayerstoreError, LimitExceeded
