@@ -325,7 +325,9 @@ class Process:
             text = ""
         if not text and self._begun():
             return None
-        if text and not any(sign in text for sign in _STOPPED):
+        # Where its group has gone, another life of the container is what runs now.
+        is_of_this_life = self._part is None or not self._part.has_gone()
+        if text and is_of_this_life and not any(sign in text for sign in _STOPPED):
             with contextlib.suppress(LayerstoreError):
                 if self._runtime.state(self._container)["status"] == "running":
                     return _failure(self.args, text)

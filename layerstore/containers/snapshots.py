@@ -236,8 +236,8 @@ def make(directory: str, name: str, created_seconds: float) -> str:
 
 
 def begin_move(layout: Layout, container: str, check: Callable[[], None]) -> tuple[list[State], tuple[int, int]]:
-    """What a container is and was: its snapshots, oldest first, and at last itself; and by what `end_move` knows whether
-    it was mounted since, or another move began.
+    """What a container is and was: its snapshots, oldest first, and at last itself; and by what `end_move` knows
+    whether it was mounted since, or another move began.
 
     `check` raises where the container is mounted. Raises `NotFound`, `Conflict`, `OSError`.
     """
