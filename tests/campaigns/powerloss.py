@@ -267,7 +267,7 @@ def work(template_file: Path, kind: str, log_file: Path, seed: int, count: int, 
     template = pickle.loads(template_file.read_bytes())
     os.environ["SOURCE_DATE_EPOCH"] = EPOCH
     # A pool is in many states at the same time, of one UUID.
-    pool_mounts.mount_xfs = lambda device, target: logged_disk.mount(device, Path(target), "xfs")
+    pool_mounts.mount_xfs = lambda device, target, quotas: logged_disk.mount(device, Path(target), "xfs")
     log = Log(log_file)
     chosen = states(log, log.moment_of("begin"), random.Random(seed), count)
     size = -(-len(chosen) // parts)
