@@ -329,7 +329,8 @@ class Process:
         is_of_this_life = self._part is None or not self._part.has_gone()
         if text and is_of_this_life and not any(sign in text for sign in _STOPPED):
             with contextlib.suppress(LayerstoreError):
-                if self._runtime.state(self._container)["status"] == "running":
+                state = self._runtime.state(self._container)
+                if state["status"] == "running" and _has_mounts(state["pid"]):
                     return _failure(self.args, text)
         return _stopped(self._container, self.args)
 
@@ -577,6 +578,15 @@ def _failure(args: Sequence[str], text: str) -> LayerstoreError:
     if "No such file or directory" in told or "not found" in told:
         return ProgramNotFound(f'exec: "{args[0]}": {told}')
     return LayerstoreError(f'cannot start "{args[0]}" in the container: {told}')
+
+
+def _has_mounts(pid: int) -> bool:
+    """Whether a process has them still; one that is ending has not, long before it counts as ended."""
+    try:
+        os.readlink(f"/proc/{pid}/ns/mnt")
+    except OSError:
+        return False
+    return True
 
 
 def _parent_of(pid: int) -> int:
