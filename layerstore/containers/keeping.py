@@ -89,7 +89,10 @@ def read_spec(bundle: str) -> Mapping[str, Any]:
 
 def remove_files(bundle: str) -> None:
     """Remove what commands of killed callers have left in a bundle, while there are none."""
-    for name in os.listdir(bundle):
+    names: list[str] = []
+    with contextlib.suppress(FileNotFoundError):  # the container was removed
+        names = os.listdir(bundle)
+    for name in names:
         if name.startswith(("command-", NULL_DEVICE)):
             with contextlib.suppress(OSError):
                 os.unlink(f"{bundle}/{name}")

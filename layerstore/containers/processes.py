@@ -331,7 +331,10 @@ class Process:
             with contextlib.suppress(LayerstoreError):
                 state = self._runtime.state(self._container)
                 if state["status"] == "running" and _has_mounts(state["pid"]):
-                    return _failure(self.args, text)
+                    failure = _failure(self.args, text)
+                    # One that is there was looked for in a container that was about to begin or to end.
+                    if not (isinstance(failure, ProgramNotFound) and _has_file(state["pid"], self.args[0])):
+                        return failure
         return _stopped(self._container, self.args)
 
     # Its pipes
@@ -587,6 +590,10 @@ def _has_mounts(pid: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def _has_file(pid: int, program: str) -> bool:
+    return program.startswith("/") and os.path.lexists(f"/proc/{pid}/root{program}")
 
 
 def _parent_of(pid: int) -> int:
