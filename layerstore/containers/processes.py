@@ -44,6 +44,7 @@ _KILLED = 128 + signal.SIGKILL
 _OF_RUNTIME = 255
 _STOPPED = ("No such process", "Broken pipe", "Connection reset")
 """What runtimes complain about when the first process of the container ends meanwhile."""
+_NOT_FOUND = "not found in $PATH"
 STREAMS = ("stdin", "stdout", "stderr")
 
 
@@ -330,11 +331,10 @@ class Process:
         if text and is_of_this_life and not any(sign in text for sign in _STOPPED):
             with contextlib.suppress(LayerstoreError):
                 state = self._runtime.state(self._container)
-                if state["status"] == "running" and _has_mounts(state["pid"]):
-                    failure = _failure(self.args, text)
-                    # One that is there was looked for in a container that was about to begin or to end.
-                    if not (isinstance(failure, ProgramNotFound) and _has_file(state["pid"], self.args[0])):
-                        return failure
+                is_running = state["status"] == "running" and _has_mounts(state["pid"])
+                # A program that is there was looked for in a container that was about to begin or to end.
+                if is_running and not (_NOT_FOUND in text and _has_file(state["pid"], self.args[0])):
+                    return _failure(self.args, text)
         return _stopped(self._container, self.args)
 
     # Its pipes
