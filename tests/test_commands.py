@@ -614,6 +614,25 @@ def test_a_stop_takes_what_callers_left_that_were_killed(container: Container) -
         assert not [*files.glob("command-*"), *files.glob(".null-*")]
 
 
+@pytest.mark.parametrize("forced", [False, True])
+def test_the_end_of_what_a_killed_caller_froze(container: Container, forced: bool) -> None:
+    """He was about to kill a command that took too long."""
+    with container.popen(["sleep", "1016"], stdout=DEVNULL) as process:
+        wait_for(lambda: process.pid)
+        for group in leftovers.control_groups({container.id}):
+            for path in Path(group).glob("command-*/cgroup.freeze"):
+                path.write_text("1")
+                wait_for(lambda path=path: "frozen 1" in (path.parent / "cgroup.events").read_text())
+        begin = time.monotonic()
+        if forced:
+            container.remove(force=True)
+        else:
+            container.stop(0)
+        assert time.monotonic() - begin < 8, "else it waits for what is frozen, and then gives up"
+    assert process.returncode in (137, 143)
+    assert sleepers(1016) == []
+
+
 def test_a_stop_leaves_no_group_where_a_collection_looks_at_it(
     container: Container, monkeypatch: pytest.MonkeyPatch
 ) -> None:

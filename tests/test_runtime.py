@@ -21,7 +21,7 @@ from layerstore.containers.bundle import Volume, runtime_spec
 from layerstore.containers.rootfs import Rootfs
 from layerstore.containers.runtime import Runtime, find_runtime
 from layerstore.containers.users import look_up
-from layerstore.errors import InvalidInput, LayerstoreError, NotFound, Unsupported
+from layerstore.errors import Conflict, InvalidInput, LayerstoreError, NotFound, Unsupported
 
 BUSYBOX = Path("/bin/busybox")
 APPLETS = "cat chmod cut dd env false grep head id ip ls mkdir mknod mount pwd sh sleep sort stty touch true tty wc"
@@ -513,6 +513,18 @@ sys.exit(Runtime({box.runtime.path!r}, {box.runtime.state_root!r}).run({str(box.
         name = box.write(["/no/such/program"])
         with pytest.raises(LayerstoreError, match=r"/no/such/program"):
             box.runtime.start_detached(box.bundle, name)
+
+    @pytest.mark.parametrize("said", ["", "it broke"])
+    def test_detached_and_killed_as_it_begins(self, box: Box, tmp_path: Path, said: str) -> None:
+        """As by a removal by force in another process; what it could say comes before."""
+        program = tmp_path / box.runtime.name
+        logs = 'while [ "$1" != --log ]; do shift; done; echo it broke >"$2"\n' if said else ""
+        program.write_text(f"#!/bin/sh\n{logs}kill -9 $$\n")
+        program.chmod(0o755)
+        runtime = Runtime(str(program), box.runtime.state_root)
+        with pytest.raises(LayerstoreError, match=said or "was killed while it started") as caught:
+            runtime.start_detached(box.bundle, "x")
+        assert isinstance(caught.value, Conflict) != bool(said)
 
     @pytest.mark.skipif(not os.path.ismount("/sys/fs/cgroup/unified"), reason="no hybrid control groups here")
     def test_hidden_directory_stays_clean(self, box: Box) -> None:

@@ -16,6 +16,7 @@ import tarfile
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -835,13 +836,14 @@ def test_a_file_that_is_written_all_the_time(container: Container) -> None:
         changed = Upper(container)
         sizes = set()
         with opened(changed.path) as fd:
-            for _ in range(1500):
+            for turn in count():
                 written = b"".join(upper.tar_pieces(fd, changed.index, changed.contents))
                 events = list(walk([written]))
                 data = b"".join(event.data for event in events if isinstance(event, Data))
                 assert data == b"x" * len(data)
                 sizes.add(len(data))
-        assert len(sizes) > 5
+                if turn >= 1500 and len(sizes) > 5:
+                    break
     finally:
         writer.kill()
         writer.wait()

@@ -652,7 +652,7 @@ class Containers:
         import select
         import signal
 
-        from layerstore.containers import stillness
+        from layerstore.containers import groups, stillness
 
         runtime = self.runtime()
         with contextlib.suppress(NotFound, ProcessLookupError):
@@ -664,6 +664,7 @@ class Containers:
                     poll.register(ended, select.POLLIN)
                     runtime.kill(container, number)
                     stillness.unpause(self._layout, self, container)
+                    groups.thaw_parts(container)
                     if not poll.poll(timeout * 1000):
                         runtime.kill(container, signal.SIGKILL)
                         poll.poll(_END_MS)

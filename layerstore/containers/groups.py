@@ -284,6 +284,22 @@ def freezer(container: str) -> Freezer | None:
         return None
 
 
+def thaw_parts(container: str) -> None:
+    """Have commands of a container (its id) go on that were stopped to be killed, by one who was killed himself: the
+    first process of a container ends when the runtimes of its commands have waited for them. Raises `OSError`."""
+    group = _open_group(container)
+    if group is None:
+        return
+    try:
+        with _unless_gone():
+            for name in os.listdir(group):
+                if name.startswith(_PART):
+                    with _unless_gone():
+                        _write(f"{name}/{_FREEZE}", "0", group)
+    finally:
+        close_fd(group)
+
+
 @contextlib.contextmanager
 def _unless_gone() -> Iterator[None]:
     try:

@@ -14,7 +14,7 @@ import time
 
 from layerstore._core import mount
 from layerstore.containers.standard_streams import Streams, check_terminal, empty, private_null
-from layerstore.errors import LayerstoreError, NotFound, Unsupported
+from layerstore.errors import Conflict, LayerstoreError, NotFound, Unsupported
 from layerstore.naming import about, close_fd, closing_fd, fstat, null_device
 from layerstore.store.layout import absolute
 from layerstore.store.pieces import read_at
@@ -149,8 +149,8 @@ class Runtime(Value):
                 closing_fd(private_null(os.fspath(bundle_dir))) as nowhere,
             ):
                 pid = self._spawn(arguments, (nothing, nowhere, nowhere), group)
-            if _wait(pid):
-                raise self._failure(container_id, log)
+            if status := _wait(pid):
+                raise self._failure(container_id, log, status)
             return int(pid_file.read_text())
         finally:
             pid_file.unlink(missing_ok=True)
@@ -205,7 +205,7 @@ class Runtime(Value):
             _wait(pid)  # it goes on in a child of its own
             status, _, first = os.read(heard, 64).decode().partition(" ")
             if status != "0":
-                raise self._failure(container_id, log)
+                raise self._failure(container_id, log, 128 - int(status))
             return int(first)
         finally:
             for fd in (heard, told, program):
@@ -213,9 +213,17 @@ class Runtime(Value):
                     close_fd(fd)
             log.unlink(missing_ok=True)
 
-    def _failure(self, container_id: str, log: Path) -> LayerstoreError:
-        text = log.read_text(errors="replace").strip() if log.exists() else "it did not say why"
-        return LayerstoreError(f'{self.name} cannot start the container "{container_id}": {text}')
+    def _failure(self, container_id: str, log: Path, status: int) -> LayerstoreError:
+        """Of a runtime that has ended so: with what it says in its log, or -N by signal N."""
+        text = log.read_text(errors="replace").strip() if log.exists() else ""
+        if status == -signal.SIGKILL and not text:
+            return Conflict(
+                f'{self.name} was killed while it started the container "{container_id}": another process ends that, '
+                "or it may have too little memory; try again, or give it more"
+            )
+        return LayerstoreError(
+            f'{self.name} cannot start the container "{container_id}": {text or "it does not say why"}'
+        )
 
     def begin(self, container_id: str, files: str, fds: Sequence[int], part: Part | None) -> int:
         """Begin a command in a container that runs, and return the process id of the runtime, which ends with the

@@ -55,6 +55,8 @@ SETTLE_SECONDS = 15
 """How long it may take until runtimes have ended whose callers were killed."""
 SLOW_SECONDS = 8
 """How long a command and a stop may take where nobody else does anything."""
+STOPPED = (128 + signal.SIGTERM, 128 + signal.SIGKILL)
+"""How a command ends where another caller stops its container."""
 BETWEEN_KILLS_SECONDS = 0.08
 SLACK_BYTES = 256 << 10
 INSIDE = "LAYERSTORE_CALLERS_INSIDE"
@@ -266,24 +268,25 @@ class Caller:
         if self.by_command():
             output = self.command("exec", container.id, BUSYBOX, "echo", text)
         else:
-            output = container.exec([BUSYBOX, "echo", text], capture_output=True, check=True).stdout
+            done = container.exec([BUSYBOX, "echo", text], capture_output=True)
+            output = None if done.returncode in STOPPED else done.stdout
         self.expect(output, f"{text}\n".encode(), None)
 
     def status(self, container: Container) -> None:
         done = container.exec(["/bin/sh", "-c", "exit 5"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-        self.expect(done.returncode, 5, 137)  # or who has stopped it
+        self.expect(done.returncode, 5, *STOPPED)
 
     def filter(self, container: Container) -> None:
         data = self.draw.randbytes(200_000)
         done = container.exec(["/bin/cat"], input=data, capture_output=True)
-        self.expect(done.returncode, 0, 137)
+        self.expect(done.returncode, 0, *STOPPED)
         if done.returncode == 0:
             self.expect(done.stdout, data)
 
     def to_file(self, container: Container) -> None:
         with self.output.open("w+b") as output, open(os.devnull, "rb") as nothing:
             done = container.exec(["/bin/echo", "written"], stdin=nothing, stdout=output, stderr=output)
-            self.expect(done.returncode, 0, 137)
+            self.expect(done.returncode, 0, *STOPPED)
             if done.returncode == 0:
                 self.expect(self.output.read_bytes(), b"written\n")
 
@@ -292,7 +295,7 @@ class Caller:
         script = "setsid sleep 1000 & sleep 1000"
         with contextlib.suppress(subprocess.TimeoutExpired):
             done = container.exec(["/bin/sh", "-c", script], capture_output=True, timeout=self.draw.uniform(0, 0.1))
-            self.expect(done.returncode, 137)
+            self.expect(done.returncode, *STOPPED)
 
     def leave(self, container: Container) -> None:
         """It has started something that stays."""
@@ -301,7 +304,7 @@ class Caller:
     def terminate(self, container: Container) -> None:
         with container.popen(SLEEP, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as process:
             self.draw.choice((process.terminate, process.kill))()
-        self.expect(process.returncode, 143, 137)
+        self.expect(process.returncode, *STOPPED)
 
     def expect(self, found: object, *wanted: object) -> None:
         if found not in wanted:
