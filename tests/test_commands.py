@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from subprocess import DEVNULL, PIPE, STDOUT
+from typing import Any
 
 import leftovers
 import pytest
@@ -22,6 +23,7 @@ from waiting import wait_for
 
 from layerstore import Container, Store, Volume
 from layerstore.containers.bundle import stop_signal
+from layerstore.containers.containers import Containers
 from layerstore.containers.runtime import find_runtime
 from layerstore.errors import Conflict, InvalidInput, NotFound, ProgramNotExecutable, ProgramNotFound, Unsupported
 from layerstore.store import locks
@@ -176,6 +178,28 @@ class TestExec:
         with pytest.raises(ProgramNotFound):
             container.exec(["nothing"])
         container.stop()
+
+    @pytest.mark.parametrize("begin", ["start", "keep_alive"])
+    def test_a_start_in_a_view_that_is_unmounted_by_force(
+        self, container: Container, monkeypatch: pytest.MonkeyPatch, begin: str
+    ) -> None:
+        """At the last moment: the runtime would take the directory that it was mounted on."""
+        write = Containers.write_bundle
+
+        def unmounted(*given: Any, **options: Any) -> str:
+            Store(container.root.parents[2]).container(container.id).umount(force=True)
+            return write(*given, **options)
+
+        monkeypatch.setattr(Containers, "write_bundle", unmounted)
+        with pytest.raises(Conflict, match="unmounted by force while it started; try again"):
+            if begin == "keep_alive":
+                container.keep_alive()
+            else:
+                getattr(container, begin)(["sleep", "1017"])
+        assert container.state == "created"
+        assert sleepers(1017) == []
+        monkeypatch.undo()
+        assert shell(container, "echo here") == "here\n"
 
     def test_of_a_container_that_has_gone(self, store: Store, container: Container) -> None:
         container.exec(["true"])

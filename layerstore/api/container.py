@@ -9,9 +9,9 @@ from functools import partial
 
 from layerstore.api import handles
 from layerstore.containers.containers import check_count
-from layerstore.errors import Conflict, NotFound, ProgramNotFound, Unsupported
+from layerstore.errors import Conflict, LayerstoreError, NotFound, ProgramNotFound, Unsupported
 from layerstore.extents.operations import Operations
-from layerstore.naming import close_fd, open_fd
+from layerstore.naming import close_fd, fstat, open_fd
 from layerstore.types import encode_path
 
 TYPE_CHECKING = False
@@ -492,7 +492,7 @@ class Container(Operations, handles.Handle):
 
         confinement = confined(**loosened)
         runtime = self._engine.containers.runtime()
-        with self._engine.containers.starting(self.id), self._mounted():
+        with self._engine.containers.starting(self.id), self._mounted_to_start():
             spec = self._spec(args, entrypoint, env, workdir, user, tty, network, volumes, hostname, confinement)
             fds = [_descriptor(file, own) for own, file in enumerate((stdin, stdout, stderr))]
             with (
@@ -531,7 +531,7 @@ class Container(Operations, handles.Handle):
 
         confinement = confined(**loosened)
         then = self._removal() if auto_remove else ()
-        with self._engine.containers.starting(self.id) as lock, self._mounted(keep=True):
+        with self._engine.containers.starting(self.id) as lock, self._mounted_to_start(keep=True) as root:
             spec = self._spec(args, entrypoint, env, workdir, user, False, network, volumes, hostname, confinement)
 
             def watched(runtime: Runtime, started: _Started) -> int:
@@ -546,7 +546,7 @@ class Container(Operations, handles.Handle):
                     if events is not None:
                         close_fd(events)
 
-            return self._left_running(spec, confinement, network, watched)
+            return self._left_running(spec, confinement, network, root, watched)
 
     def prepare(self, args: Sequence[str] | None = None, **options: Any) -> None:
         """Keep the arguments that `start_prepared` is to give to `start`; nothing is started.
@@ -617,31 +617,50 @@ class Container(Operations, handles.Handle):
         from layerstore.containers.confinement import confined
 
         confinement = confined(**loosened)
-        with self._engine.containers.starting(self.id), self._mounted(keep=True):
+        with self._engine.containers.starting(self.id), self._mounted_to_start(keep=True) as root:
             keeper = [keeping.KEEPER]
             spec = self._spec(keeper, [], env, workdir, user, False, network, volumes, hostname, confinement)
 
             def kept(runtime: Runtime, started: _Started) -> int:
                 return runtime.start_detached(started.bundle, self.id, started.group)
 
-            self._left_running(keeping.shown(spec), confinement, network, kept, is_program=False)
+            self._left_running(keeping.shown(spec), confinement, network, root, kept, is_program=False)
 
     def _left_running(
         self,
         spec: dict[str, Any],
         confinement: Confinement,
         network: str,
+        root: int,
         start: Callable[[Runtime, _Started], int],
         *,
         is_program: bool = True,
     ) -> int:
+        """`root`: a descriptor of the root of its view."""
         runtime = self._engine.containers.runtime()
         with self._launched(spec, confinement, runtime, network, is_program=is_program) as started:
             pid = start(runtime, started)
-            # A removal by force may have come before the group.
+            # A removal by force may have come before the group, and an unmount by force before the runtime.
             self._engine.containers.check(self.row)
+            with contextlib.suppress(FileNotFoundError):  # it has ended
+                self._check_is_view(f"/proc/{pid}/root/", root)
             started.stays = True
             return pid
+
+    @contextlib.contextmanager
+    def _mounted_to_start(self, *, keep: bool = False) -> Iterator[int]:
+        """As `_mounted`; `Conflict` where something failed since it was unmounted by force meanwhile."""
+        with self._mounted(keep=keep) as root:
+            try:
+                yield root
+            except LayerstoreError:
+                self._check_is_view(self.root, root)
+                raise
+
+    def _check_is_view(self, path: str | Path, root: int) -> None:
+        """Raise `Conflict` unless a path is in the view with that root, `FileNotFoundError`."""
+        if os.stat(path).st_dev != fstat(root).st_dev:
+            raise Conflict(f"container {self.id[:12]} was unmounted by force while it started; try again")
 
     def popen(
         self,
