@@ -127,6 +127,26 @@ class TestExec:
         capabilities = shell(container, "cat /proc/self/status", user="7").partition("CapEff:\t")[2][:16]
         assert int(capabilities, 16) == 0
 
+    def test_what_the_container_was_made_with_holds(self, store: Store, container: Container, tmp_path: Path) -> None:
+        (tmp_path / "there").touch()
+        container.prepare(
+            ["sleep", "1018"], memory=48 << 20, env=["KEPT=1"], volumes=[Volume(str(tmp_path), "/v", False)]
+        )
+        for _ in range(2):
+            assert shell(container, "echo $KEPT; ls /v") == "1\nthere\n"
+            assert container.stats().memory_limit_bytes == 48 << 20
+            assert sleepers(1018) == []
+            container.stop(0)
+        # By the commands.
+        arguments = ["--root", str(container.root.parents[2])]
+        call = [sys.executable, "-m", "layerstore", *arguments]
+        made = subprocess.check_output([*call, "create", "--memory", "48m", "box:1"], text=True).strip()
+        try:
+            subprocess.run([*call, "exec", made, "true"], check=True)
+            assert store.container(made).stats().memory_limit_bytes == 48 << 20
+        finally:
+            subprocess.run([*call, "rm", "--force", made], check=True, stdout=DEVNULL)
+
     def test_check(self, container: Container) -> None:
         with pytest.raises(subprocess.CalledProcessError) as caught:
             container.exec(["sh", "-c", "echo why; exit 4"], capture_output=True, check=True)

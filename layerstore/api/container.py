@@ -14,6 +14,9 @@ from layerstore.extents.operations import Operations
 from layerstore.naming import close_fd, fstat, open_fd
 from layerstore.types import encode_path
 
+_OF_PROGRAM = ("args", "entrypoint")
+"""What `prepare` keeps that says which program is started, and not how."""
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -551,7 +554,8 @@ class Container(Operations, handles.Handle):
     def prepare(self, args: Sequence[str] | None = None, **options: Any) -> None:
         """Keep the arguments that `start_prepared` is to give to `start`; nothing is started.
 
-        Forks of the container do not have them. Raises `InvalidInput`, `Unsupported` with the extent driver, `OSError`.
+        A command that makes the container live (`exec`) does so with them, too, but for the program. Forks of the
+        container do not have them. Raises `InvalidInput`, `Unsupported` with the extent driver, `OSError`.
         """
         from layerstore.containers import program_records
         from layerstore.containers.confinement import confined
@@ -576,13 +580,20 @@ class Container(Operations, handles.Handle):
     def start_prepared(self) -> int:
         """`start` with what `prepare` was given last, else the image's own command. Raises as `start`, and
         `LayerstoreError` where a power cut took what was kept."""
+        kept = self._prepared()
+        return self.start(kept.pop("args", None), **kept)
+
+    def _prepared(self) -> dict[str, Any]:
+        """What `prepare` was given last, by the names of the arguments of `start`."""
         from layerstore.containers import program_records
         from layerstore.containers.bundle import Volume
 
         self._engine.containers.check(self.row)
         kept = program_records.read_options(self._engine.layout.container(self.id))
-        volumes = [Volume(**volume) for volume in kept.pop("volumes", ())]
-        return self.start(kept.pop("args", None), volumes=volumes, **kept)
+        return {**kept, "volumes": [Volume(**volume) for volume in kept.get("volumes", ())]}
+
+    def _keep_alive_as_prepared(self) -> None:
+        self.keep_alive(**{name: value for name, value in self._prepared().items() if name not in _OF_PROGRAM})
 
     def _removal(self) -> list[str]:
         """A command that removes it by force, from this process's modules."""
@@ -608,10 +619,11 @@ class Container(Operations, handles.Handle):
     ) -> None:
         """Have it live without a program of its own, for commands (`exec`, `popen`), until `stop`.
 
-        They do that by themselves, with the defaults, where nothing runs in it; call this for other options. Arguments
-        as for `run`; commands have this environment, directory and user unless they are given others. Its first process
-        is one of 16 KiB, which waits for what commands leave, and ends with `stop`. As long as nothing else runs in it,
-        `umount`, `remove`, `rollback`, `run` and `start` end it, too. Raises as `start`.
+        They do that by themselves where nothing runs in it, with what `prepare` was given, else the defaults; call this
+        for other options. Arguments as for `run`; commands have this environment, directory and user unless they are
+        given others. Its first process is one of 16 KiB, which waits for what commands leave, and ends with `stop`.
+        As long as nothing else runs in it, `umount`, `remove`, `rollback`, `run` and `start` end it, too. Raises as
+        `start`.
         """
         from layerstore.containers import keeping
         from layerstore.containers.confinement import confined
@@ -679,8 +691,9 @@ class Container(Operations, handles.Handle):
     ) -> Process:
         """Begin a command in the container, beside whatever runs in it, in the manner of `subprocess.Popen`.
 
-        Where nothing runs in it, it is made to live first, as by `keep_alive`, and goes on living. The command is
-        confined as the container is. Any number may run at once, of any process and thread.
+        Where nothing runs in it, it is made to live first, as by `keep_alive` with the limits, volumes and all else
+        that `prepare` was given, and goes on living. The command is confined as the container is. Any number may run at
+        once, of any process and thread.
 
         Args:
             args: the program and its arguments, a list; neither the image's entrypoint nor a shell comes before it.
@@ -703,7 +716,7 @@ class Container(Operations, handles.Handle):
         engine = self._engine
         runtime = engine.containers.runtime()
         directory = engine.layout.container(self.id)
-        lock = engine.containers.joined(self.id, self.keep_alive)
+        lock = engine.containers.joined(self.id, self._keep_alive_as_prepared)
         part = None
         try:
             with engine.containers.told_of_removal(self.row):
