@@ -729,6 +729,40 @@ class TestContainers:
         assert "nothing runs" in cli("attach", "one", status=1)
 
     @runs
+    def test_attached_to_one_that_is_removed_with_its_end(self, cli: Cli) -> None:
+        """Also where whoever reads the output is slower than the removal."""
+        script = "while ! test -e /go; do echo goes; sleep 0.01; done; busybox seq 1 50000; exit 5"
+        cli("run", "-d", "--rm", "--name", "one", "box:1", "sh", "-c", script)
+        command = [sys.executable, "-m", "layerstore", "attach", "one"]
+        with subprocess.Popen(command, env=cli.environment, stdout=subprocess.PIPE, text=True) as attached:
+            assert attached.stdout is not None
+            assert attached.stdout.readline() == "goes\n"
+            cli("exec", "one", "touch", "/go")
+            wait_for(lambda: cli("ps", "-aq") == "")
+            assert attached.stdout.read().splitlines()[-1] == "50000"
+        assert attached.returncode == 5
+
+    @runs
+    def test_started_and_attached(self, cli: Cli) -> None:
+        script = "echo begins; echo err >&2; test -e /once && exit 4; touch /once; trap 'echo asked; exit 6' INT; "
+        cli("create", "--name", "one", "box:1", "sh", "-c", f"{script} echo goes; while :; do sleep 0.01; done")
+        command = [sys.executable, "-m", "layerstore", "start", "-a", "one"]
+        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        with subprocess.Popen(command, env=cli.environment, text=True, **streams) as attached:
+            assert attached.stdout is not None and attached.stderr is not None
+            assert [attached.stdout.readline() for _ in "12"] == ["begins\n", "goes\n"]
+            attached.send_signal(signal.SIGINT)
+            assert attached.stdout.read() == "asked\n"
+            assert attached.stderr.read() == "err\n"
+        assert attached.returncode == 6
+        # What was printed before is not shown again.
+        assert subprocess.run(command, env=cli.environment, capture_output=True).stdout == b"begins\n"
+        assert cli("start", "--attach", "one", status=4) == "err\n"
+        cli("create", "--name", "two", "box:1", "nothing")
+        assert "not found" in cli("start", "-a", "two", status=127)
+        assert "one container" in cli("start", "-a", "one", "two", status=1)
+
+    @runs
     def test_run_failures_leave_no_container(self, cli: Cli) -> None:
         assert "no command" in cli("run", "plain:1", status=125)
         assert "alice" in cli("run", "-u", "alice", "box:1", "true", status=125)

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from layerstore.containers.forks import Forks
     from layerstore.containers.groups import Group
     from layerstore.containers.processes import Process, Stream
-    from layerstore.containers.program_records import Record
+    from layerstore.containers.program_records import Ending, Record
     from layerstore.containers.runtime import Runtime
     from layerstore.containers.writable import WritableContainers
     from layerstore.extents.writable_layers import Layer
@@ -838,10 +838,7 @@ class Container(Operations, handles.Handle):
         `NotFound` where no program was started, or the container is removed, `LayerstoreError` where nobody saw its
         end: its monitor, or who ran it, was killed, or the machine was started anew.
         """
-        from layerstore.containers.program_records import Ending
-
-        self._engine.containers.check(self.row)
-        with Ending(self._engine.layout.container(self.id)) as ending:
+        with self.ending() as ending:
             record = ending.wait(timeout)
         if record is None:
             from subprocess import TimeoutExpired
@@ -849,6 +846,14 @@ class Container(Operations, handles.Handle):
             assert timeout is not None
             raise TimeoutExpired(json.loads(self.row.command or "[]"), timeout)
         return record.known_status()
+
+    def ending(self) -> Ending:
+        """The end of the program that was started last, to be waited for beside other things: a context manager with
+        descriptors (`fds`) to be polled. Raises `NotFound` as `wait`, `OSError`."""
+        from layerstore.containers.program_records import Ending
+
+        self._engine.containers.check(self.row)
+        return Ending(self._engine.layout.container(self.id))
 
     def logs(self, *, follow: bool = False, since: float | None = None, tail: int | None = None) -> Iterator[Printed]:
         """What programs that were started with `start` printed, in the order in which it came.

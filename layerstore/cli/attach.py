@@ -10,7 +10,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
 
-    from layerstore.api import Store
+    from layerstore.api import Container, Store
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,14 +19,21 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(store: Store, args: argparse.Namespace) -> int:
-    import signal
-
-    from layerstore.cli import logs
-    from layerstore.errors import Conflict, NotFound
+    from layerstore.errors import Conflict
 
     container = store.container(args.container)
     if container.state not in ("running", "paused"):
         raise Conflict(f"nothing runs in container {args.container}; `layerstore logs` has what was printed")
+    return follow(container, time.time(), has_proxy=not args.no_sig_proxy)
+
+
+def follow(container: Container, since: float, *, has_proxy: bool = True) -> int:
+    """Print what its program prints from that time on, seconds since 1970; the exit status. Signals go to the program
+    where `has_proxy`. Raises as `Container.wait` and `logs`."""
+    import signal
+
+    from layerstore.cli import logs
+    from layerstore.errors import NotFound
 
     def forward(number: int, _frame: object) -> None:
         try:
@@ -34,8 +41,12 @@ def run(store: Store, args: argparse.Namespace) -> int:
         except NotFound:
             raise KeyboardInterrupt(number) from None
 
-    if not args.no_sig_proxy:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
-            signal.signal(number, forward)
-    logs.show(container.logs(follow=True, since=time.time()), timestamps=False)
-    return container.wait()
+    # Before its output: one that is removed with its end is not there any more after that.
+    with container.ending() as ending:
+        if has_proxy:
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+                signal.signal(number, forward)
+        logs.show(container.logs(follow=True, since=since), timestamps=False)
+        record = ending.wait(None)
+    assert record is not None
+    return record.known_status()
