@@ -1,8 +1,9 @@
-"""Commands in containers for asyncio: `Container.popen` and `exec` without a thread that waits for each command.
+"""Containers for asyncio: `Container.popen`, `exec` and `wait` without a thread that waits for each end.
 
     from layerstore import aio
 
     done = await aio.exec(container, ["make", "test"], timeout=60, capture_output=True)
+    status = await aio.wait(container)
 
 Beginning a command takes a thread of the event loop's for some milliseconds. From then on the loop watches the
 command's end (pidfd_open(2)) and its pipes. Only files that are no pipes are copied to and from by a thread.
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections import deque
 from subprocess import CompletedProcess, TimeoutExpired
 from typing import TYPE_CHECKING, Any
@@ -214,3 +216,23 @@ async def exec(
     if check:
         done.check_returncode()
     return done
+
+
+async def wait(container: Container, timeout: float | None = None) -> int:
+    """Wait until the program that was started last in a container has ended; its exit status. Arguments, result and
+    exceptions as for `Container.wait`. Nothing is left, and the program goes on, where the task is cancelled."""
+    loop, changed = asyncio.get_running_loop(), asyncio.Event()
+    with container.ending() as ending:
+        try:
+            async with asyncio.timeout(timeout):
+                for fd in ending.fds:
+                    loop.add_reader(fd, changed.set)
+                while (record := ending.ended()) is None:
+                    await changed.wait()
+                    changed.clear()
+        except TimeoutError:
+            raise TimeoutExpired(json.loads(container.row.command or "[]"), timeout or 0) from None
+        finally:  # before they are closed
+            for fd in ending.fds:
+                loop.remove_reader(fd)
+    return record.known_status()

@@ -1,6 +1,8 @@
-"""Commands in containers for asyncio. What a command is, tests/test_commands.py has."""
+"""Commands in containers, and their ends, for asyncio. What a command is, tests/test_commands.py has, and what is kept
+of a program's end tests/test_detached.py."""
 
 import asyncio
+import os
 import subprocess
 import threading
 from collections.abc import Coroutine, Iterator
@@ -14,7 +16,7 @@ from test_commands import sleepers
 from test_containers import root_only, runs
 
 from layerstore import Container, Store, aio
-from layerstore.errors import InvalidInput, ProgramNotFound
+from layerstore.errors import InvalidInput, NotFound, ProgramNotFound
 
 pytestmark = [pytest.mark.root, root_only, runs]
 module_store, store = test_commands.module_store, test_commands.store
@@ -135,3 +137,79 @@ def test_pipes_are_binary(container: Container) -> None:
     for options in ({"text": True}, {"encoding": "utf-8"}, {"errors": "replace"}):
         with pytest.raises(InvalidInput, match="binary"):
             run(aio.exec(container, ["true"], capture_output=True, **options))
+
+
+WAITING = ["sh", "-c", "while ! test -e /go; do sleep 0.01; done; exit $0"]
+
+
+def test_the_end_of_a_container(container: Container) -> None:
+    with pytest.raises(NotFound, match="no program was started"):
+        run(aio.wait(container))
+    container.start([*WAITING, "3"])
+
+    async def several() -> list[int]:
+        tasks = [asyncio.ensure_future(aio.wait(container, timeout)) for timeout in (None, 20)]
+        cancelled = asyncio.ensure_future(aio.wait(container))
+        await asyncio.sleep(0)
+        (container.root / "go").touch()
+        cancelled.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await cancelled
+        assert threading.active_count() == threads
+        return await asyncio.gather(*tasks)
+
+    threads = threading.active_count()
+    assert run(several()) == [3, 3]
+    assert [run(aio.wait(container)), run(aio.wait(container, 0))] == [3, 3]
+
+
+def test_an_end_between_looks(container: Container, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever happens before the event loop watches is seen."""
+    container.start([*WAITING, "4"])
+
+    async def ended() -> int:
+        loop = asyncio.get_running_loop()
+        add_reader = loop.add_reader
+
+        def late(*args: Any) -> None:
+            (container.root / "go").touch()
+            container.wait(20)
+            add_reader(*args)
+
+        monkeypatch.setattr(loop, "add_reader", late)
+        return await asyncio.wait_for(aio.wait(container), 20)
+
+    assert run(ended()) == 4
+
+
+@pytest.mark.parametrize("how", ["times out", "is cancelled"])
+def test_a_wait_that_ends_before_leaves_nothing(container: Container, how: str) -> None:
+    container.start(["sleep", "1023"])
+
+    async def ends() -> None:
+        before = set(os.listdir("/proc/self/fd"))
+        waiting = asyncio.ensure_future(aio.wait(container, 0.05 if how == "times out" else None))
+        await asyncio.sleep(0)
+        assert set(os.listdir("/proc/self/fd")) > before
+        if how == "is cancelled":
+            waiting.cancel()
+        with pytest.raises((subprocess.TimeoutExpired, asyncio.CancelledError)):
+            await waiting
+        assert set(os.listdir("/proc/self/fd")) == before
+        assert len(asyncio.get_running_loop()._selector.get_map()) == 1  # type: ignore[attr-defined]
+
+    run(ends())
+    assert container.state == "running"
+    container.stop(0)
+    assert run(aio.wait(container)) == 137
+
+
+def test_many_ends(store: Store) -> None:
+    many = store.create("box:1", count=10)
+    for number, each in enumerate(many):
+        each.start(["sh", "-c", f"exit {number}"])
+
+    async def statuses() -> list[int]:
+        return await asyncio.gather(*map(aio.wait, many))
+
+    assert run(statuses()) == list(range(10))
