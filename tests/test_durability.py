@@ -17,6 +17,7 @@ from layer_model import Entry, write_tar
 from meddling import ALWAYS, Meddling
 
 from layerstore import Container, Store
+from layerstore.containers import program_records
 from layerstore.errors import CorruptError
 from layerstore.extents import log as extents_log
 from layerstore.store import boot, db, durable
@@ -68,6 +69,17 @@ class TestFailedSync:
             container.fork() if what == "fork" else store.create("app:1", driver="extent")
         assert len(store.containers()) == 1
         assert len(list((store.root / "logs").iterdir())) == 1
+
+    def test_of_what_a_container_is_to_be_started_with(self, store: Store, meddle: Meddling) -> None:
+        load(store)
+        container, volatile = store.create("app:1"), store.create("app:1", volatile=True)
+        container.prepare(["first"])
+        meddle.fail(os, "fsync", REFUSED, ALWAYS)
+        with pytest.raises(OSError, match="the disk says no"):
+            container.prepare(["second"])
+        assert program_records.read_options(str(container.root.parent))["args"] == ["first"]
+        assert list(container.root.parent.glob(".*")) == []
+        volatile.prepare(["second"])
 
 
 class TestLogOfAContainer:

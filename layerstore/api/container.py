@@ -552,7 +552,8 @@ class Container(Operations, handles.Handle):
             return self._left_running(spec, confinement, network, root, watched)
 
     def prepare(self, args: Sequence[str] | None = None, **options: Any) -> None:
-        """Keep the arguments that `start_prepared` is to give to `start`; nothing is started.
+        """Keep the arguments that `start_prepared` is to give to `start`; nothing is started. They are on the disk on
+        return, unless the container is `volatile`.
 
         A command that makes the container live (`exec`) does so with them, too, but for the program. Forks of the
         container do not have them. Raises `InvalidInput`, `Unsupported` with the extent driver, `OSError`.
@@ -575,7 +576,8 @@ class Container(Operations, handles.Handle):
             "args": None if args is None else list(args),
             "volumes": [vars(volume) for volume in options.get("volumes", ())],
         }
-        program_records.write_options(self._engine.layout.container(self.id), kept)
+        directory = self._engine.layout.container(self.id)
+        program_records.write_options(directory, kept, durable=not self.row.volatile)
 
     def start_prepared(self) -> int:
         """`start` with what `prepare` was given last, else the image's own command. Raises as `start`, and

@@ -18,6 +18,7 @@ from layerstore._core import mount
 from layerstore.errors import LayerstoreError, NotFound
 from layerstore.naming import about, close_fd, closing_fd, open_fd
 from layerstore.store import boot
+from layerstore.store.durable import write_file, write_whole
 from layerstore.store.locks import try_lock
 from layerstore.types import Value
 
@@ -93,12 +94,11 @@ def _write(fd: int, text: str) -> None:
         os.write(fd, text.encode())
 
 
-def write_options(directory: str, options: dict[str, Any]) -> None:
-    """Keep what a program is to be started with. What a power cut leaves of it is no JSON. Raises `OSError`."""
-    path = f"{directory}/{_OPTIONS}"
-    with about(path), open(f"{path}.new", "w") as file:
-        json.dump(options, file)
-    os.replace(f"{path}.new", path)
+def write_options(directory: str, options: dict[str, Any], *, durable: bool) -> None:
+    """Keep what a program is to be started with; on the disk on return where `durable`, else a power cut may leave what
+    is no JSON. Raises `OSError`."""
+    write = write_file if durable else write_whole
+    write(f"{directory}/{_OPTIONS}", json.dumps(options).encode())
 
 
 def read_options(directory: str) -> dict[str, Any]:
