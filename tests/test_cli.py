@@ -185,7 +185,7 @@ FAILURES: list[tuple[tuple[str, ...], int, str]] = [
     (("run", "--device", "/no/where", "plain:1", "x"), 125, "/no/where"),
     (("run", "-v", "/etc", "plain:1", "x"), 125, "DIR:PATH"),
     (("run", "-v", "/no/where:/x", "plain:1", "x"), 125, "/no/where"),
-    (("run", "-d", "-t", "plain:1", "x"), 125, "--detach"),
+    (("run", "-d", "-t", "plain:1", "x"), 125, "left running"),
     (("ps", "--format", "yaml"), 2, "yaml"),
     (("rm", "nothing"), 1, "no container 'nothing'"),
     (("rm", "\udcff"), 1, "no container '\\udcff'"),
@@ -575,7 +575,8 @@ class TestContainers:
     def test_create_refuses_what_cannot_be_started(self, cli: Cli) -> None:
         assert "lots" in cli("create", "-m", "lots", "plain:1", "true", status=1)
         assert "driver" in cli("create", "--driver", "extent", "plain:1", "true", status=1)
-        assert "no input" in cli("create", "-i", "plain:1", "true", status=1)
+        assert "exec -i -t" in cli("create", "-i", "plain:1", "true", status=1)
+        assert "exec -i -t" in cli("run", "-d", "-t", "plain:1", "true", status=125)
         assert cli.json("ps", "-a") == []
 
     def test_rename(self, cli: Cli) -> None:

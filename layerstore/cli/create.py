@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import argparse
 
-from layerstore.cli import confining
+from layerstore.cli import confining, starting
 from layerstore.cli.run import HELP, add_program, options
 from layerstore.errors import InvalidInput
 
@@ -39,8 +39,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(store: Store, args: argparse.Namespace) -> int:
     if args.count is not None and args.name is not None:
         raise InvalidInput("--name goes with one container only, so not with --count")
-    if args.tty or args.interactive:
-        raise InvalidInput("a program that `start` leaves running has no input: leave out -i and -t")
+    starting.check_left_running(args)
     given = options(args)
     # Where nothing is said, the image's own command is started: no file is needed for that.
     is_prepared = bool(args.args) or any(value not in _UNSAID for value in given.values())

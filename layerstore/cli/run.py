@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 
 from layerstore.cli import confining, starting
-from layerstore.errors import InvalidInput, ProgramNotExecutable, ProgramNotFound
+from layerstore.errors import ProgramNotExecutable, ProgramNotFound
 from layerstore.naming import null_device
 
 TYPE_CHECKING = False
@@ -99,8 +99,8 @@ def options(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def run(store: Store, args: argparse.Namespace) -> int:
-    if args.detach and (args.tty or args.interactive):
-        raise InvalidInput("--detach does not go with -i or -t: `exec -it` has a terminal in a container that runs")
+    if args.detach:
+        starting.check_left_running(args)
     given = options(args)
     command = args.args or None
     container = store.create(args.image, name=args.name, volatile=args.rm, disk_size=confining.disk_size(args))

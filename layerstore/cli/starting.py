@@ -33,6 +33,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-u", "--user", metavar="NAME|UID[:GROUP]", help="the user to run as")
 
 
+def check_left_running(args: argparse.Namespace) -> None:
+    """Raise `InvalidInput` where more was asked for than a program has that is left running."""
+    if args.interactive or args.tty:
+        raise InvalidInput(
+            "a program that is left running has no input and no terminal: leave out -i and -t; "
+            "`layerstore exec -i -t CONTAINER COMMAND` has both, in any container that was created or runs"
+        )
+
+
 def environment(args: argparse.Namespace) -> list[str]:
     """The variables that were asked for, as K=V: those of files first, as the last of a name counts.
 
