@@ -114,6 +114,7 @@ class TestWhatIsKept:
         assert container.wait(20) == 128 + signal.SIGKILL
         assert container.wait(0) == 128 + signal.SIGKILL
 
+    @pytest.mark.usefixtures("each_runtime")
     def test_out_of_memory(self, container: Container) -> None:
         shell(container, "exec busybox dd if=/dev/zero of=/dev/null bs=100M", memory="16m")
         assert container.wait(20) == 128 + signal.SIGKILL
@@ -126,6 +127,21 @@ class TestWhatIsKept:
         assert container.run(["sh", "-c", "exit 5"]) == 5
         assert container.wait() == 5
         assert record(container).finished is not None
+        hog = ["busybox", "dd", "if=/dev/zero", "of=/dev/null", "bs=100M"]
+        for command, killed in ((hog, True), (["true"], False)):
+            container.run(command, memory="16m")
+            assert record(container).oom_killed == killed
+            assert container.inspect()["Program"]["OOMKilled"] == killed
+
+    @pytest.mark.needs_tool("runc")
+    @pytest.mark.usefixtures("by_runc")
+    def test_what_counts_memory_goes_where_nothing_is_started(
+        self, container: Container, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with monkeypatch.context() as patch, pytest.raises(LayerstoreError, match="cannot start the container"):
+            patch.setattr(Runtime, "_options", ["--no-such-option"])
+            shell(container, "exit 9", memory="16m")
+        assert leftovers.control_groups({container.id}) == []
 
     def test_nothing_was_started(self, container: Container) -> None:
         with pytest.raises(NotFound, match="no program was started"):

@@ -11,7 +11,7 @@ from layerstore.api import handles
 from layerstore.containers.containers import check_count
 from layerstore.errors import Conflict, LayerstoreError, NotFound, ProgramNotFound, Unsupported
 from layerstore.extents.operations import Operations
-from layerstore.naming import close_fd, fstat, open_fd
+from layerstore.naming import fstat, open_fd
 from layerstore.types import encode_path
 
 _OF_PROGRAM = ("args", "entrypoint")
@@ -490,7 +490,7 @@ class Container(Operations, handles.Handle):
             OSError: also where the output cannot be written (a full disk), after the program has ended, which gets
                 SIGPIPE then. That its reader has gone is no failure.
         """
-        from layerstore.containers import program_records
+        from layerstore.containers import groups, program_records
         from layerstore.containers.confinement import confined
 
         confinement = confined(**loosened)
@@ -500,7 +500,8 @@ class Container(Operations, handles.Handle):
             fds = [_descriptor(file, own) for own, file in enumerate((stdin, stdout, stderr))]
             with (
                 self._launched(spec, confinement, runtime, network) as started,
-                program_records.kept(started.bundle) as keep,
+                groups.oom_events(self.id) as events,
+                program_records.kept(started.bundle, events) as keep,
             ):
                 bundle, group = started.bundle, started.group
                 return runtime.run(
@@ -539,15 +540,10 @@ class Container(Operations, handles.Handle):
 
             def watched(runtime: Runtime, started: _Started) -> int:
                 bundle, group = started.bundle, started.group
-                events = groups.open_oom_events(self.id)
-                try:
-                    with program_records.begun(bundle) as record:
-                        return runtime.start_watched(
-                            bundle, self.id, group, record=record, lock=lock, events=events, then=then or started.ending
-                        )
-                finally:
-                    if events is not None:
-                        close_fd(events)
+                with groups.oom_events(self.id) as events, program_records.begun(bundle) as record:
+                    return runtime.start_watched(
+                        bundle, self.id, group, record=record, lock=lock, events=events, then=then or started.ending
+                    )
 
             return self._left_running(spec, confinement, network, root, watched)
 
@@ -918,19 +914,31 @@ class Container(Operations, handles.Handle):
         return int(state["pid"])
 
     def inspect(self) -> dict[str, Any]:
-        """What is known of the container."""
+        """What is known of the container. `Program` is what is known of the one that was started last (`program`), None
+        where none was."""
         from datetime import UTC, datetime
 
-        state = self.state
+        def moment(seconds: float) -> str:
+            return datetime.fromtimestamp(seconds, UTC).isoformat()
+
+        state, program = self.state, self.program
         return {
             "Id": self.id,
             "Name": self.name,
             "Image": self.row.image_id,
             "ImageName": self.row.image_name,
             "Driver": self.row.driver,
-            "Created": datetime.fromtimestamp(self.row.created_seconds, UTC).isoformat(),
+            "Created": moment(self.row.created_seconds),
             "Command": json.loads(self.row.command) if self.row.command else None,
             "State": state,
+            "Program": program
+            and {
+                "StartedAt": moment(program.started),
+                "FinishedAt": None if program.finished is None else moment(program.finished),
+                "ExitCode": program.status,
+                "OOMKilled": program.oom_killed,
+                "LostBytes": program.lost_bytes,
+            },
             "Root": str(self.root) if state != "created" else None,
             "Upper": self._engine.containers.upper(self.id) if self.row.driver == "overlay" else None,
         }

@@ -18,7 +18,7 @@ import time
 from functools import cache, partial
 
 from layerstore._core import cgroup
-from layerstore.containers.resources import PARENTS
+from layerstore.containers.resources import PARENTS, Resources
 from layerstore.errors import Conflict, Unsupported
 from layerstore.naming import about, close_fd, fstat
 from layerstore.store.locks import release, try_lock
@@ -27,7 +27,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from layerstore.containers.resources import Files, Resources
+    from layerstore.containers.resources import Files
 
     Rule = tuple[str, int, int | None, str]
 
@@ -417,6 +417,17 @@ def open_oom_events(container: str) -> int | None:
             close_fd(group)
 
 
+@contextlib.contextmanager
+def oom_events(container: str) -> Iterator[int | None]:
+    """`open_oom_events` for a block."""
+    fd = open_oom_events(container)
+    try:
+        yield fd
+    finally:
+        if fd is not None:
+            close_fd(fd)
+
+
 def oom_kills(text: str) -> int:
     """How many processes a file of `open_oom_events` says that the kernel ended."""
     return sum(int(line.split()[1]) for line in text.splitlines() if line.startswith("oom_kill "))
@@ -495,6 +506,16 @@ def make(container: str, resources: Resources, devices: Sequence[Rule] | None) -
         group.remove()
         raise
     return group
+
+
+def make_counting(container: str, memory: int) -> bool:
+    """Make those groups of a container (its id) in which its memory is counted, for a runtime that makes groups itself,
+    and takes these: what they count can be read from the start on (`open_oom_events`). False where it makes none that
+    would tell later whose they are: version 2 of control groups is not mounted. Raises as `make`."""
+    if not any(os.path.exists(f"{path}/cgroup.subtree_control") for path in _PLACES):
+        return False
+    make(container, Resources(-1, memory), None).release()
+    return True
 
 
 def remove(containers: Iterable[str], *, force: bool = False, unless: Callable[[str], bool] | None = None) -> None:

@@ -50,8 +50,15 @@ def grouped(confinement: Confinement, runtime: Runtime, container: str) -> Itera
 
     Raises `Conflict` while another process has it, `Unsupported` where there can be none, `OSError`.
     """
+    memory = confinement.resources.memory
     if not confinement.has_group or not runtime.starts_in_group:
-        yield None
+        is_counted = confinement.has_group and memory is not None and groups.make_counting(container, memory)
+        try:
+            yield None
+        except BaseException:
+            if is_counted:
+                groups.remove([container], force=True)
+            raise
         return
     group = groups.make(container, confinement.resources, confinement.device_rules)
     try:

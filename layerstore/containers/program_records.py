@@ -80,13 +80,20 @@ def begun(directory: str) -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def kept(directory: str) -> Iterator[Callable[[int], None]]:
+def kept(directory: str, events: int | None) -> Iterator[Callable[[int], None]]:
     """The record of a program that this process waits for in the block; a function that is to be called with its exit
-    status. Raises `OSError`."""
+    status, and adds what the descriptor `events` has then (`groups.open_oom_events`). Raises `OSError`."""
     with begun(directory) as fd:
         _write(fd, f"monitor {os.getpid()}\nstarted {time.time():.9f}\n")
         os.replace(f"{directory}/{NEW}", f"{directory}/{NAME}")
-        yield lambda status: _write(fd, f"exited {status} {time.time():.9f}\n")
+        yield lambda status: _write(fd, f"{_text(events)}\nexited {status} {time.time():.9f}\n")
+
+
+def _text(events: int | None) -> str:
+    """Empty where its group has gone."""
+    with contextlib.suppress(OSError):
+        return "" if events is None else os.pread(events, _FILE_BYTES, 0).decode().rstrip()
+    return ""
 
 
 def _write(fd: int, text: str) -> None:
