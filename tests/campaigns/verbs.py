@@ -414,6 +414,19 @@ class Hand:
         container = self.box("overlay")
         self.command("stop", "-t", "0", container.id) if self.by_command() else container.stop(self.draw.choice((0, 1)))
 
+    def pause(self) -> None:
+        """For a moment. What others have in it stands still meanwhile, and nobody begins anything."""
+        container = self.box("overlay")
+        try:
+            self.command("pause", container.id) if self.by_command() else container.pause()
+            time.sleep(self.draw.uniform(0, 0.2))
+        finally:  # also where the command was killed
+            unpause(container)
+
+    def unpause(self) -> None:
+        container = self.box("overlay")
+        self.command("unpause", container.id) if self.by_command() else container.unpause()
+
     # Reading
 
     def commit(self) -> None:
@@ -721,7 +734,7 @@ class Hand:
 
 VERBS = {
     **{"mount": 6, "umount": 5, "umount-force": 1, "write": 10, "run": 3, "start": 2, "kill": 2, "commit": 8},
-    **{"exec": 5, "stop": 1},
+    **{"exec": 5, "stop": 1, "pause": 2, "unpause": 1},
     **{"diff": 3, "export": 4, "entries": 3, "copy-in": 4, "copy-out": 2, "unpack": 3, "fork": 4, "again": 2},
     **{"snapshot": 3, "snapshots": 1, "rollback": 4, "remove-snapshot": 1, "move": 4, "inspect": 2, "rm": 2},
     **{"rm-force": 1, "tag": 1, "rmi": 3, "save": 1, "gc": 1, "prune": 1, "fsck": 1, "freeze": 1, "thaw": 1},
@@ -761,9 +774,18 @@ def work(options: Options) -> int:
 
     while not stop.exists():
         first.attempt("open", opened)
+    with Store(options.root) as store:
+        for container in store.containers():  # whoever was killed left them so, and others wait for what is in them
+            unpause(container)
     for hand in hands:
         shutil.rmtree(hand.own)
     return 0
+
+
+def unpause(container: Container) -> None:
+    """Unless somebody else did."""
+    with contextlib.suppress(Conflict):
+        container.unpause()
 
 
 def making(name: str) -> list[str]:
