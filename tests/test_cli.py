@@ -686,6 +686,27 @@ class TestContainers:
         cli("rm", "kept")
 
     @runs
+    def test_how_much_is_kept(self, cli: Cli) -> None:
+        options = ("--log-opt", "max-size=20k", "--log-opt", "max-file=2")
+        script = "busybox seq 1 5000; echo end; exit 3"
+
+        def kept() -> int:
+            assert cli("wait", "one") == "3\n"
+            assert cli("logs", "--tail", "1", "one") == "end\n"
+            return sum(path.stat().st_size for path in (Path(cli.root) / "containers" / one).glob("log*"))
+
+        one = cli("run", "-d", "--name", "one", *options, "box:1", "sh", "-c", script).strip()
+        assert 16 << 10 < kept() <= 40 << 10
+        cli("exec", "one", "true")  # which lives without a program, and so without its log
+        cli("start", "one")
+        assert 16 << 10 < kept() <= 40 << 10
+        assert cli("run", "--rm", *options, "box:1", "echo", "seen") == "seen\n"
+        for wrong in ("max-size=lots", "max-file=2", "max-file=x", "compress=true"):
+            assert "max-size" in cli("create", "--log-opt", wrong, "box:1", status=1)
+        assert "32k or more" in cli("create", "--log-opt", "max-size=31k", "box:1", status=1)
+        assert cli("ps", "-aq") == f"{one}\n"
+
+    @runs
     def test_what_an_agent_does_with_a_container(self, cli: Cli) -> None:
         cli("run", "-d", "--name", "agent", "-w", "/tmp", "--rm", "box:1", "sleep", "2h")
         assert cli("exec", "-w", "/etc", "-e", "K=V", "agent", "sh", "-c", "pwd; echo $K") == "/etc\nV\n"

@@ -14,8 +14,8 @@ from layerstore.extents.operations import Operations
 from layerstore.naming import fstat, open_fd
 from layerstore.types import encode_path
 
-_OF_PROGRAM = ("args", "entrypoint")
-"""What `prepare` keeps that says which program is started, and not how."""
+_OF_PROGRAM = ("args", "entrypoint", "log_bytes")
+"""What `prepare` keeps that is of the program alone, and of no container that lives without one."""
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -520,6 +520,7 @@ class Container(Operations, handles.Handle):
         volumes: Sequence[Volume] = (),
         hostname: str | None = None,
         auto_remove: bool = False,
+        log_bytes: int | str | None = None,
         **loosened: Unpack[Loosened],
     ) -> int:
         """Start a program in the container and leave it running; returns the id of its first process.
@@ -528,21 +529,24 @@ class Container(Operations, handles.Handle):
         small process of the host, its monitor, which goes on when this one has ended. Where that is killed, the program
         gets SIGPIPE as it prints the next time, and nobody sees its end. The container stays mounted; `stop` and `kill`
         end the program, `remove` the container. With `auto_remove` the monitor removes the container at the program's
-        end. Raises as `run`.
+        end. `log_bytes` is the most of its output that is kept, bytes or as "10m" (32 MiB, and not less than 32 KiB);
+        the oldest half goes where there is more. Raises as `run`.
         """
-        from layerstore.containers import groups, program_records
+        from layerstore.containers import groups, program_logs, program_records
         from layerstore.containers.confinement import confined
 
         confinement = confined(**loosened)
+        limit = {} if log_bytes is None else {"log_bytes": program_logs.file_bytes(log_bytes)}
         then = self._removal() if auto_remove else ()
         with self._engine.containers.starting(self.id) as lock, self._mounted_to_start(keep=True) as root:
             spec = self._spec(args, entrypoint, env, workdir, user, False, network, volumes, hostname, confinement)
 
             def watched(runtime: Runtime, started: _Started) -> int:
                 bundle, group = started.bundle, started.group
+                after = then or started.ending
                 with groups.oom_events(self.id) as events, program_records.begun(bundle) as record:
                     return runtime.start_watched(
-                        bundle, self.id, group, record=record, lock=lock, events=events, then=then or started.ending
+                        bundle, self.id, group, record=record, lock=lock, events=events, then=after, **limit
                     )
 
             return self._left_running(spec, confinement, network, root, watched)
@@ -554,12 +558,14 @@ class Container(Operations, handles.Handle):
         A command that makes the container live (`exec`) does so with them, too, but for the program. Forks of the
         container do not have them. Raises `InvalidInput`, `Unsupported` with the extent driver, `OSError`.
         """
-        from layerstore.containers import program_records
+        from layerstore.containers import program_logs, program_records
         from layerstore.containers.confinement import confined
 
         if self.row.driver != "overlay":
             raise Unsupported(f"container {self.id[:12]} is of the {self.row.driver} driver, which runs no programs")
-        of_start = {"entrypoint", "env", "workdir", "user", "network", "volumes", "hostname"}
+        of_start = {"entrypoint", "env", "workdir", "user", "network", "volumes", "hostname", "log_bytes"}
+        if options.get("log_bytes") is not None:
+            program_logs.file_bytes(options["log_bytes"])
         confined(**{name: value for name, value in options.items() if name not in of_start})
         # A profile by its name is of the directory that the caller is in.
         security = [
@@ -856,7 +862,7 @@ class Container(Operations, handles.Handle):
     def logs(self, *, follow: bool = False, since: float | None = None, tail: int | None = None) -> Iterator[Printed]:
         """What programs that were started with `start` printed, in the order in which it came.
 
-        About the last 16 to 32 MiB are kept, of all programs until the container is removed.
+        About the last 16 to 32 MiB are kept, or as `start` was told, of all programs until the container is removed.
 
         Args:
             follow: go on with what is printed from now on, until the program ends.

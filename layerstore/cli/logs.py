@@ -1,5 +1,5 @@
 """Print what those programs of a container printed that were left running (`run -d`, `start`): standard output as
-standard output, errors as errors. The last 16 MB or more are kept."""
+standard output, errors as errors. The last 16 MB or more are kept, or what --log-opt said."""
 
 from __future__ import annotations
 

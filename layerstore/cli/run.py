@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 
 from layerstore.cli import confining, starting
-from layerstore.errors import ProgramNotExecutable, ProgramNotFound
+from layerstore.errors import InvalidInput, ProgramNotExecutable, ProgramNotFound
 from layerstore.naming import null_device
 
 TYPE_CHECKING = False
@@ -57,6 +57,13 @@ def add_program(parser: argparse.ArgumentParser) -> None:
         help="have a port of the host lead to one of the program; the network is private then",
     )
     parser.add_argument(
+        "--log-opt",
+        action="append",
+        default=[],
+        metavar="max-size=SIZE|max-file=N",
+        help="keep so much of its output where it is left running: N times SIZE (default: 32m once)",
+    )
+    parser.add_argument(
         "--cap-add", action="append", default=[], metavar="NAME", help="add a capability, or ALL of them"
     )
     parser.add_argument(
@@ -91,11 +98,26 @@ def options(args: argparse.Namespace) -> dict[str, Any]:
         "devices": args.device,
         "privileged": args.privileged,
         "ports": args.publish,
+        "log_bytes": _log_bytes(args.log_opt),
     }
     given |= confining.given(args) | confining.limits(args)
     if args.network is None:
         given["network"] = "private" if args.publish else "none"
     return given
+
+
+def _log_bytes(texts: list[str]) -> int | None:
+    from layerstore.containers.resources import size
+
+    given = dict(text.partition("=")[::2] for text in texts)
+    for name, value in given.items():
+        if name not in ("max-size", "max-file") or (name == "max-file" and (not value.isdecimal() or int(value) < 1)):
+            raise InvalidInput(f"--log-opt {name}={value} is not to be had: max-size=SIZE and max-file=N are")
+    if not given:
+        return None
+    if "max-size" not in given:
+        raise InvalidInput("--log-opt max-file=N says how often max-size=SIZE is kept: give that, too")
+    return size(given["max-size"], "--log-opt max-size") * int(given.get("max-file", 1))
 
 
 def run(store: Store, args: argparse.Namespace) -> int:
@@ -111,6 +133,7 @@ def run(store: Store, args: argparse.Namespace) -> int:
             container.start(command, auto_remove=args.rm, **given)
             print(container.id)
             return 0
+        given.pop("log_bytes")  # nothing is kept of what is seen
         with null_device() as nothing:
             stdin = None if args.interactive or args.tty else nothing
             status = container.run(command, tty=args.tty, stdin=stdin, **given)

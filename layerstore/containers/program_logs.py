@@ -7,7 +7,8 @@ import contextlib
 import os
 
 from layerstore.containers import program_records
-from layerstore.errors import NotFound
+from layerstore.containers.resources import size
+from layerstore.errors import InvalidInput, NotFound
 from layerstore.naming import about, close_fd
 from layerstore.results import Printed
 
@@ -17,6 +18,16 @@ if TYPE_CHECKING:
 
 _LOG, _OLDER = "log", "log.1"
 _PIECE_BYTES = 1 << 16
+_FILES = 2
+_LEAST_BYTES = _FILES << 14
+
+
+def file_bytes(log_bytes: int | str) -> int:
+    """The most that each file may have where all have at most `log_bytes`, a number or as "10m". Raises
+    `InvalidInput`."""
+    if (most := size(log_bytes, "the limit on what is kept of an output")) < _LEAST_BYTES:
+        raise InvalidInput(f"the limit on what is kept of an output is {log_bytes!r}: it is 32k or more")
+    return most // _FILES
 
 
 def printed(directory: str, *, follow: bool, since: float | None, tail: int | None) -> Iterator[Printed]:
