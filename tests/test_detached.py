@@ -153,8 +153,9 @@ class TestWhatIsKept:
 
     def test_a_wait_that_is_too_long(self, container: Container) -> None:
         shell(container, "read x </nowhere; exec sleep 1022")
-        with pytest.raises(subprocess.TimeoutExpired):
+        with pytest.raises(subprocess.TimeoutExpired) as caught:
             container.wait(0.01)
+        assert (caught.value.cmd[0], caught.value.timeout) == ("sh", 0.01)
         container.stop(0)
 
     def test_many_who_wait(self, container: Container) -> None:

@@ -857,6 +857,7 @@ class Container(Operations, handles.Handle):
         from layerstore.containers.program_records import Ending
 
         self._engine.containers.check(self.row)
+        self.row = self._engine.containers.row(self.id)  # with the command that was started
         return Ending(self._engine.layout.container(self.id))
 
     def logs(self, *, follow: bool = False, since: float | None = None, tail: int | None = None) -> Iterator[Printed]:
