@@ -173,7 +173,7 @@ class ImageUsage(Value):
 
 class ContainerUsage(Value):
     """What a container takes: the bytes on disk of its writable layer and snapshots. A log that forks share counts for
-    each whose present state or snapshot began in it."""
+    each whose present state or snapshot began in it, a frozen upper for each that stands on it."""
 
     container_id: str
     name: str | None

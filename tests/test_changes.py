@@ -187,9 +187,10 @@ def attribute(path: Path, name: str) -> bytes | None:
         return None
 
 
-def judged(container: Container) -> list[tuple[str, str]]:
+def judged(container: Container, upper: Path | None = None) -> list[tuple[str, str]]:
+    """`upper`: what its upper directory and those it stands on are together, where it stands on any."""
     judge = Judge(container.image.index())
-    judge.directory(Path(container.inspect()["Upper"]), b"", b"")
+    judge.directory(upper or Path(container.inspect()["Upper"]), b"", b"")
     return [(kind, "/" + decode_path(path)) for path, kind in sorted(judge.found.items())]
 
 

@@ -461,7 +461,7 @@ class TestWhileOneIsRead:
         self, loaded: Store, container: Container, meddle: Meddling, verb: str
     ) -> None:
         """Its files may be on their way out."""
-        module, name = (changes, "changes") if verb == "diff" else (snapshots, "clone_upper")
+        module, name = (changes, "changes") if verb == "diff" else (snapshots, "clone_frozen")
 
         def move() -> None:
             with transaction(loaded.layout) as db:

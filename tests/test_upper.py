@@ -33,6 +33,7 @@ from test_changes import judged, said
 
 from layerstore import Container, Store
 from layerstore._core import mount
+from layerstore._core.clone import join_trees
 from layerstore._core.hashing import blake3
 from layerstore._core.index import Index, merge
 from layerstore._core.layer import build_layer
@@ -41,6 +42,7 @@ from layerstore._core.tar import Entry as Read
 from layerstore._core.upper import UpperWalk, changes
 from layerstore.containers import upper
 from layerstore.errors import CorruptError, InvalidInput, LimitExceeded
+from layerstore.store import frozen
 from layerstore.trees.entries import Entry, is_left_out
 from layerstore.trees.tarring import tar_pieces
 
@@ -111,17 +113,31 @@ class Upper:
     def __init__(self, container: Container) -> None:
         self.index = container.image.index()
         self.contents = container._engine.contents
+        self.layout = container._engine.layout
         self.path = container.inspect()["Upper"]
 
+    @contextmanager
+    def opened(self) -> Iterator[list[int]]:
+        with opened(os.path.dirname(self.path)) as fd, frozen.opened(self.layout, fd) as fds:
+            yield fds
+
+    def joined(self) -> Path:
+        """What they are together, as one."""
+        made = Path(self.layout.root, "joined")
+        made.mkdir()
+        with self.opened() as fds, opened(made) as fd:
+            join_trees(fds, fd)
+        return made
+
     def entries(self) -> list[Entry]:
-        with opened(self.path) as fd:
-            return list(upper.entries(fd, self.index, self.contents))
+        with self.opened() as fds:
+            return list(upper.entries(fds, self.index, self.contents))
 
     def tar(self, **more: Any) -> bytes:
         """Written in C, and the same of the entries."""
-        with opened(self.path) as fd:
-            written = b"".join(upper.tar_pieces(fd, self.index, self.contents, **more))
-            assert written == b"".join(tar_pieces(upper.entries(fd, self.index, self.contents), **more))
+        with self.opened() as fds:
+            written = b"".join(upper.tar_pieces(fds, self.index, self.contents, **more))
+            assert written == b"".join(tar_pieces(upper.entries(fds, self.index, self.contents), **more))
         return written
 
     def applied(self, tar: bytes) -> Index:
@@ -273,8 +289,8 @@ def check(container: Container, root: Path, image: Tree) -> None:
     written = changed.tar()
     applied = changed.applied(written)
     applied.verify()
-    with opened(changed.path) as fd:
-        entries = list(upper.entries(fd, changed.index, changed.contents))
+    with changed.opened() as fds:
+        entries = list(upper.entries(fds, changed.index, changed.contents))
         assert_same_trees(indexed_tree(applied), shown, image, [entry.path for entry in entries])
         assert_canonical(entries, image)
         for entry in entries:
@@ -283,7 +299,13 @@ def check(container: Container, root: Path, image: Tree) -> None:
             if entry.lower is not None:
                 record = changed.index.record(entry.lower)
                 assert (record.size, stat.S_IFMT(record.mode)) == (entry.size, stat.S_IFREG)
-    assert said(container) == judged(container)
+    joined = changed.joined()
+    try:
+        assert said(container) == judged(container, joined)
+        with opened(joined) as fd:
+            assert b"".join(upper.tar_pieces([fd], changed.index, changed.contents)) == written
+    finally:
+        shutil.rmtree(joined)
 
 
 # Random changes
@@ -321,6 +343,39 @@ def test_random_changes(store: Store, image: Tree, draw: random.Random, steps: l
             assert Upper(container).tar() == tar, "it is another when it is not mounted"
     finally:
         container.remove(force=True)
+
+
+@settings(max_examples=EXAMPLES // 4, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.randoms(use_true_random=False), st.lists(st.sampled_from([1, 2, 4, 8, 20]), min_size=2, max_size=8))
+def test_random_changes_of_a_stack(store: Store, image: Tree, draw: random.Random, steps: list[int]) -> None:
+    """What was changed so far is frozen each time, and shows as it did."""
+    made = [container := store.create("tree:1")]
+    done: list[str] = []
+    try:
+        for number, count in enumerate(steps):
+            with container.mount() as root:
+                operations = Operations(root, draw)
+                for _ in range(count):
+                    operations.step()
+                done += [*operations.done, "and"]
+                shown = mounted_tree(root)
+            tar = Upper(container).tar()
+            if draw.random() < 0.5:
+                container.snapshot(f"s{number}")
+            else:
+                made.append(container := container.fork())
+            with container.mount() as root:
+                try:
+                    now = mounted_tree(root)
+                    assert_same_trees(now, shown, now)
+                    check(container, root, image)
+                    assert Upper(container).tar() == tar, "it is another when it is frozen"
+                except AssertionError as error:
+                    error.add_note(f"after {' '.join(done)}")
+                    raise
+    finally:
+        store.remove(made, force=True)
+    assert os.listdir(store.layout.frozen) == []
 
 
 # Each rule
@@ -630,7 +685,7 @@ def test_sources_read_what_is_there(container: Container) -> None:
         (root / name).write_bytes(b"0123456789")
     changed = Upper(container)
     with opened(changed.path) as fd:
-        sources = {entry.path: entry.source for entry in upper.entries(fd, changed.index, changed.contents)}
+        sources = {entry.path: entry.source for entry in upper.entries([fd], changed.index, changed.contents)}
         with open(root / "grows", "ab") as file:
             file.write(b"more")
         (root / "goes").unlink()
@@ -669,12 +724,12 @@ def test_large_files_are_asked_for_in_order(container: Container) -> None:
 
     changed = Upper(container)
     with opened(changed.path) as fd:
-        written = b"".join(upper.tar_pieces(fd, changed.index, changed.contents, clone))
+        written = b"".join(upper.tar_pieces([fd], changed.index, changed.contents, clone))
     assert asked == [131_073, 200_000]
     assert written == changed.tar()
     asked.clear()
     with opened(changed.path) as fd:
-        assert written == b"".join(tar_pieces(upper.entries(fd, changed.index, changed.contents), clone))
+        assert written == b"".join(tar_pieces(upper.entries([fd], changed.index, changed.contents), clone))
     assert asked == [131_073, 200_000]
 
 
@@ -684,7 +739,7 @@ def test_pieces_are_of_a_moderate_size(container: Container) -> None:
     (container.root / "large").write_bytes(b"y" * 5_000_000)
     changed = Upper(container)
     with opened(changed.path) as fd:
-        sizes = [len(piece) for piece in upper.tar_pieces(fd, changed.index, changed.contents)]
+        sizes = [len(piece) for piece in upper.tar_pieces([fd], changed.index, changed.contents)]
     assert len(sizes) > 5
     assert all(1 << 20 <= size < 6 << 20 for size in sizes[:-1])
 
@@ -703,7 +758,7 @@ def clone_some(container: Container, pool: Path) -> None:
         (root / "cut").write_bytes(b"c" * 200_000)
         changed = Upper(container)
         with opened(changed.path) as fd, open(pool / "one", "w+b", 0) as one, open(pool / "two", "w+b", 0) as two:
-            sources = {entry.path: entry.source for entry in upper.entries(fd, changed.index, changed.contents)}
+            sources = {entry.path: entry.source for entry in upper.entries([fd], changed.index, changed.contents)}
             with open(root / "big", "ab") as file:
                 file.write(b"more")
             os.truncate(root / "cut", 5)
@@ -719,7 +774,7 @@ def test_no_clone_where_it_cannot(container: Container, tmp_path: Path) -> None:
     # In memory, so that no file system can share it.
     target = os.memfd_create("target")
     with opened(changed.path) as fd:
-        source = {entry.path: entry.source for entry in upper.entries(fd, changed.index, changed.contents)}[b"big"]
+        source = {entry.path: entry.source for entry in upper.entries([fd], changed.index, changed.contents)}[b"big"]
         assert source is not None
         assert not source.clone_to(target)
     assert os.fstat(target).st_size == 0
@@ -742,9 +797,9 @@ def test_a_container_in_use(store: Store, image: Tree) -> None:
             with opened(changed.path) as fd:
                 for _ in range(60):
                     container.diff()
-                    for entry in upper.entries(fd, changed.index, changed.contents):
+                    for entry in upper.entries([fd], changed.index, changed.contents):
                         assert entry.is_whiteout() or stat.S_IFMT(entry.mode)
-                    written = b"".join(upper.tar_pieces(fd, changed.index, changed.contents))
+                    written = b"".join(upper.tar_pieces([fd], changed.index, changed.contents))
                     changed.applied(written).verify()
         finally:
             stop.set()
@@ -837,7 +892,7 @@ def test_a_file_that_is_written_all_the_time(container: Container) -> None:
         sizes = set()
         with opened(changed.path) as fd:
             for turn in count():
-                written = b"".join(upper.tar_pieces(fd, changed.index, changed.contents))
+                written = b"".join(upper.tar_pieces([fd], changed.index, changed.contents))
                 events = list(walk([written]))
                 data = b"".join(event.data for event in events if isinstance(event, Data))
                 assert data == b"x" * len(data)
@@ -879,7 +934,7 @@ class TestByHand:
         index = chain(*(image or IMAGE))
         nothing: Any = None  # no content is read
         with opened(top) as fd:
-            return told(upper.entries(fd, index, nothing)), changes(index, fd)
+            return told(upper.entries([fd], index, nothing)), changes(index, [fd])
 
     def test_a_redirect_that_leads_nowhere(self, top: Path) -> None:
         for name, redirect in (("a", "/nowhere"), ("b", "nowhere"), ("c", "/file"), ("e", "x" * 5000)):
@@ -955,7 +1010,7 @@ class TestByHand:
         kept = [TarEntry("file", f"{i}", data=b"x") for i in range(4990, 5000)]
         index = chain(*kept)
         with opened(top) as fd:
-            reading = UpperWalk(index, fd)
+            reading = UpperWalk(index, [fd])
             count = reading.read()
             assert 4000 < count < 4990
             for name, make in (
@@ -995,7 +1050,7 @@ class TestByHand:
         code = (
             "import os, sys; from layerstore._core.index import Index; from layerstore._core.upper import changes\n"
             "fd = os.open(sys.argv[1], os.O_RDONLY); index = Index(sys.stdin.buffer.read())\n"
-            "print(len(changes(index, fd)))"
+            "print(len(changes(index, [fd])))"
         )
         command = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", "inject=openat2:error=EAGAIN:when=1+"]
         command += [sys.executable, "-c", code, str(top)]
@@ -1016,7 +1071,7 @@ class TestByHand:
             os.close(os.open(f"{i}", os.O_CREAT | os.O_WRONLY, dir_fd=here))
         os.close(here)
         with opened(top) as fd:
-            reading = UpperWalk(chain(*IMAGE), fd)
+            reading = UpperWalk(chain(*IMAGE), [fd])
             assert reading.read() > 4000
             (top / "d").rename(top / "elsewhere")
             with pytest.raises(OSError, match="cannot read what a container changed"):
@@ -1034,7 +1089,7 @@ class TestByHand:
         (top / "b").write_bytes(b"123456")
         with opened(top) as fd:
             before = len(os.listdir("/proc/self/fd"))
-            reading = UpperWalk(chain(*IMAGE), fd, 4)
+            reading = UpperWalk(chain(*IMAGE), [fd], 4)
             assert (reading.read(), reading.read()) == (2, 1)
             large = reading.large()
             assert large is not None
@@ -1047,7 +1102,7 @@ class TestByHand:
         index = chain(*IMAGE)
         nothing: Any = None
         with opened("/sys/kernel/mm/transparent_hugepage") as fd:
-            events = list(walk([b"".join(upper.tar_pieces(fd, index, nothing))]))
+            events = list(walk([b"".join(upper.tar_pieces([fd], index, nothing))]))
         sizes = {event.path: event.size for event in events if isinstance(event, Read)}
         assert 0 < sizes[b"enabled"] < 100
 
@@ -1055,9 +1110,9 @@ class TestByHand:
         layer = Index(build_layer(write_tar(list(IMAGE)), KEY)[0])
         with opened(top) as fd:
             with pytest.raises(InvalidInput, match="the index of a chain"):
-                changes(layer, fd)
+                changes(layer, [fd])
             with pytest.raises(InvalidInput, match="the index of a chain"):
-                UpperWalk(layer, fd)
+                UpperWalk(layer, [fd])
 
     def test_depth_costs_no_descriptors(self, top: Path) -> None:
         """On the way up, too: each directory has a file behind the next one."""
@@ -1095,12 +1150,12 @@ class TestByHand:
             self.both(top)
         index = chain(*IMAGE)
         with opened(top) as fd, pytest.raises(LimitExceeded, match=r"more than 4096 bytes"):
-            changes(index, fd)
+            changes(index, [fd])
 
     def test_it_is_not_there_any_more(self, top: Path) -> None:
         with opened(top) as fd:
             top.rmdir()
-            assert changes(chain(*IMAGE), fd) == []
+            assert changes(chain(*IMAGE), [fd]) == []
 
     @pytest.mark.skipif(not MKFS, reason="mkfs.ext4 is not installed; ci/packages.txt says e2fsprogs")
     def test_a_file_system_that_does_not_tell_types(self, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ struct container_paths {
 	char upper[NAME_MAX + sizeof("/upper")];
 	char work[NAME_MAX + sizeof("/work")];
 	char root[NAME_MAX + sizeof("/root")];
+	char lower[NAME_MAX + sizeof("/lower")];
 };
 
 int ls_container_check_name(const char *name, struct ls_error *err)
@@ -35,6 +36,7 @@ static int find_paths(struct container_paths *paths, const char *name, struct ls
 	snprintf(paths->upper, sizeof(paths->upper), "%s/upper", name);
 	snprintf(paths->work, sizeof(paths->work), "%s/work", name);
 	snprintf(paths->root, sizeof(paths->root), "%s/root", name);
+	snprintf(paths->lower, sizeof(paths->lower), "%s/lower", name);
 	return LS_OK;
 }
 
@@ -64,14 +66,22 @@ static int set_attributes(int containers_fd, const char *path, const struct ls_d
 
 static void remove_container(int containers_fd, const char *name, const struct container_paths *paths)
 {
+	unlinkat(containers_fd, paths->lower, 0);
 	unlinkat(containers_fd, paths->upper, AT_REMOVEDIR);
 	unlinkat(containers_fd, paths->work, AT_REMOVEDIR);
 	unlinkat(containers_fd, paths->root, AT_REMOVEDIR);
 	unlinkat(containers_fd, name, AT_REMOVEDIR);
 }
 
+static int link_stack(int containers_fd, const char *stack, const char *path, struct ls_error *err)
+{
+	if (!stack || !linkat(containers_fd, stack, containers_fd, path, 0))
+		return LS_OK;
+	return ls_fail_errno(err, "cannot have \"%s\" name what \"%s\" does", LS_SHOWN_TEXT(path), LS_SHOWN_TEXT(stack));
+}
+
 static int make_container(int containers_fd, const char *name, const struct ls_directory_attributes *upper,
-                          struct ls_error *err)
+                          const char *stack, struct ls_error *err)
 {
 	struct container_paths paths;
 	int status = find_paths(&paths, name, err);
@@ -81,7 +91,9 @@ static int make_container(int containers_fd, const char *name, const struct ls_d
 	status = make_directory(containers_fd, name, err);
 	if (status)
 		return status; /* one that exists already is not ours to remove */
-	status = make_directory(containers_fd, paths.upper, err);
+	status = link_stack(containers_fd, stack, paths.lower, err);
+	if (!status)
+		status = make_directory(containers_fd, paths.upper, err);
 	if (!status)
 		status = make_directory(containers_fd, paths.work, err);
 	if (!status)
@@ -94,12 +106,12 @@ static int make_container(int containers_fd, const char *name, const struct ls_d
 }
 
 int ls_container_make_many(int containers_fd, const char *const *names, size_t n,
-                           const struct ls_directory_attributes *upper, struct ls_error *err)
+                           const struct ls_directory_attributes *upper, const char *stack, struct ls_error *err)
 {
 	struct container_paths paths;
 
 	for (size_t i = 0; i < n; i++) {
-		int status = make_container(containers_fd, names[i], upper, err);
+		int status = make_container(containers_fd, names[i], upper, stack, err);
 
 		if (!status)
 			continue;
@@ -133,6 +145,28 @@ static int add_own_layer(struct ls_fscontext *context, const char *key, int cont
 	return status;
 }
 
+/* The container's frozen uppers, above what others share with it. */
+static int add_stack(struct ls_fscontext *context, int containers_fd, const char *link, struct ls_error *err)
+{
+	char names[PATH_MAX], path[sizeof("../frozen/") + NAME_MAX], *rest = names, *name;
+	ssize_t length = readlinkat(containers_fd, link, names, sizeof(names) - 1);
+	int status = LS_OK;
+
+	if (length < 0 && errno == ENOENT)
+		return LS_OK;
+	if (length < 0)
+		return ls_fail_errno(err, "cannot read the link \"%s\" of a container", LS_SHOWN_TEXT(link));
+	names[length] = '\0';
+	while (!status && (name = strsep(&rest, "/"))) {
+		status = ls_container_check_name(name, err);
+		if (status)
+			break;
+		snprintf(path, sizeof(path), "../frozen/%s", name);
+		status = add_own_layer(context, "lowerdir+", containers_fd, path, err);
+	}
+	return status;
+}
+
 static int configure_overlay(struct ls_fscontext *context, int containers_fd, const struct container_paths *paths,
                              const struct ls_overlay_lowers *lowers, int volatile_upper, struct ls_error *err)
 {
@@ -144,6 +178,8 @@ static int configure_overlay(struct ls_fscontext *context, int containers_fd, co
 		status = ls_fscontext_string(context, "redirect_dir", "on", err);
 	if (!status && volatile_upper)
 		status = ls_fscontext_flag(context, "volatile", err);
+	if (!status)
+		status = add_stack(context, containers_fd, paths->lower, err);
 	if (!status)
 		status = add_layers(context, "lowerdir+", lowers->lower, lowers->lower_count, err);
 	if (!status)

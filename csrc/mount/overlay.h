@@ -28,12 +28,14 @@ struct ls_directory_attributes {
 };
 
 /* Make the directories names[i]/{upper,work,root} below the directory `containers_fd` (mode 0700 for names[i], work
- * and root; `upper` of the attributes given). All or nothing: on an error what was made is removed again. */
+ * and root; `upper` of the attributes given). `stack`, or NULL, is a link relative to that directory of which each gets another
+ * name, names[i]/lower, before it gets its upper. All or nothing: on an error what was made is removed again. */
 int ls_container_make_many(int containers_fd, const char *const *names, size_t n,
-                           const struct ls_directory_attributes *upper, struct ls_error *err);
+                           const struct ls_directory_attributes *upper, const char *stack, struct ls_error *err);
 
 /* Mount an overlay (metacopy=on, redirect_dir=on, xino left to the kernel; the name as its source) on names[i]/root
- * with upper and work beside it, for each of `n` names, in one call. Stops at the first error; *done says how many
+ * with upper and work beside it, and above the lowers given what the symbolic link names[i]/lower names, if there is one:
+ * directories in "frozen" beside `containers_fd`, top first, separated by '/'; for each of `n` names, in one call. Stops at the first error; *done says how many
  * were mounted (they stay). EBUSY-safe: a name whose root is a mount point already is passed over and counted as
  * done. `volatile_upper`: nothing written is ever synced, neither by fsync nor by unmounting, which otherwise syncs the
  * upper's whole file system. */

@@ -11,6 +11,7 @@
 #include "hash/siphash.h"
 #include "upper.h"
 #include "upper_attributes.h"
+#include "upper_names.h"
 #include "upper_walk.h"
 
 #define BATCH_BYTES ((size_t)1 << 20)
@@ -43,6 +44,7 @@ struct ls_upper {
 	struct first_name *first;
 	size_t first_capacity;
 	struct ls_table first_numbers; /* of `first`, by device and inode */
+	struct upper_names several;
 };
 
 /* ---- inodes with several names ---- */
@@ -175,10 +177,17 @@ static int find_link(struct ls_upper *upper, struct ls_upper_entry *entry, struc
 /* Whether an item that has one name is what the chain has at its path, contents apart. */
 static int is_unchanged(struct ls_upper *upper, const struct upper_item *item, int *unchanged, struct ls_error *err)
 {
+	const struct stat *own = &upper->attributes.status;
+	int has_several = 0, status;
+
 	*unchanged = 0;
-	if (item->base == LS_NONE || upper->attributes.status.st_nlink > 1)
+	if (item->base == LS_NONE)
 		return LS_OK;
-	return upper_is_record(&upper->reader, &upper->attributes, item->base, unchanged, err);
+	status = upper_is_record(&upper->reader, &upper->attributes, item->base, unchanged, err);
+	if (!status && *unchanged && own->st_nlink > 1)
+		status = upper_names_several(&upper->several, &upper->walk, own, &has_several, err);
+	*unchanged &= !has_several;
+	return status;
 }
 
 /* A directory is an entry where it is not the chain's with the chain's attributes. One that replaces it is opaque, and
@@ -186,24 +195,27 @@ static int is_unchanged(struct ls_upper *upper, const struct upper_item *item, i
 static int enter_directory(struct ls_upper *upper, const struct upper_item *item, int fd, struct ls_error *err)
 {
 	struct upper_walk *walk = &upper->walk;
-	struct ls_upper_entry entry = describe(&upper->attributes);
+	struct upper_attributes *attributes = &upper->attributes;
+	struct ls_upper_entry entry = describe(attributes);
+	struct upper_places places;
 	uint32_t origin;
-	int is_pending = 0;
-	int status =
-	    upper_walk_origin(walk, item, upper->attributes.is_opaque, &upper->attributes.redirect, &origin, err);
-	int is_merged = !status && origin != LS_NONE && origin == item->base;
+	int is_pending = 0, is_merged;
+	int status = upper_walk_merge(walk, item, fd, &attributes->is_opaque, &attributes->redirect, &places, &origin, err);
 
+	if (status)
+		return status;
+	is_merged = origin != LS_NONE && origin == item->base;
 	if (is_merged)
-		status = upper_is_record(&upper->reader, &upper->attributes, origin, &is_pending, err);
+		status = upper_is_record(&upper->reader, attributes, origin, &is_pending, err);
 	if (!status && !is_pending) {
 		entry.is_opaque = !is_merged && upper_is_directory(walk, item->base);
 		status = emit(upper, &entry, err);
 	}
 	if (status) {
-		close(fd);
+		upper_places_free(&places);
 		return status;
 	}
-	status = upper_walk_enter(walk, fd, origin, is_merged ? origin : LS_NONE, err);
+	status = upper_walk_enter(walk, &places, origin, is_merged ? origin : LS_NONE, err);
 	if (!status)
 		upper_walk_top(walk)->is_pending = is_pending;
 	return status;
@@ -315,18 +327,53 @@ static int fail_metacopy(const struct ls_upper *upper, struct ls_error *err)
 	               LS_SHOWN(upper->walk.path, upper->walk.path_length), LS_SHOWN(redirect->text, redirect->length));
 }
 
-/* Of a file whose attributes alone are in the upper directory, find the record that has its content. */
-static int find_lower(const struct ls_upper *upper, const struct upper_item *item, struct ls_upper_entry *entry,
+/* The content is in the file that the descriptor is of, in an upper at `path`, which is freed here. */
+static int say_where(struct ls_upper *upper, struct ls_upper_entry *entry, int fd, size_t layer, char *path,
+                     struct ls_error *err)
+{
+	struct ls_bytes *own = &entry->content.path;
+	struct stat status;
+
+	entry->content.layer = layer;
+	if (layer && path) {
+		own->length = strlen(path);
+		own->bytes = ls_arena_copy(&upper->arena, path, own->length);
+	}
+	free(path);
+	if (layer && !own->bytes)
+		return upper_out_of_memory(err);
+	if (fstat(fd, &status))
+		return upper_walk_fail(&upper->walk, err);
+	entry->content.device = status.st_dev;
+	entry->content.inode = status.st_ino;
+	entry->size = (uint64_t)status.st_size;
+	return LS_OK;
+}
+
+/* Of a file whose attributes alone are in the upper directory, find what has its content: a file of an upper below, which
+ * *fd becomes, or a record. */
+static int find_lower(struct ls_upper *upper, const struct upper_item *item, struct ls_upper_entry *entry, int *fd,
                       struct ls_error *err)
 {
 	const struct ls_record *records = upper->walk.index->records;
+	struct upper_places places;
+	size_t layer = upper_walk_layer(&upper->walk, item);
 	int status;
 
 	if (!upper->attributes.is_metacopy)
-		return LS_OK;
-	status = upper_walk_follow(&upper->walk, item, &upper->attributes.redirect, &entry->lower, err);
+		return say_where(upper, entry, *fd, layer, layer ? upper_walk_place_path(&upper->walk, item) : NULL, err);
+	status = upper_walk_content(&upper->walk, item, &upper->attributes.redirect, &places, &entry->lower, err);
 	if (status)
 		return status;
+	if (places.count) {
+		close(*fd);
+		*fd = places.at[0].fd;
+		places.at[0].fd = -1;
+		status = say_where(upper, entry, *fd, places.at[0].layer, places.at[0].path, err);
+		places.at[0].path = NULL;
+		upper_places_free(&places);
+		return status;
+	}
 	if (entry->lower == LS_NONE || !S_ISREG(records[entry->lower].mode))
 		return fail_metacopy(upper, err);
 	entry->size = records[entry->lower].size;
@@ -352,7 +399,7 @@ static int take_opened(struct ls_upper *upper, const struct upper_item *item, in
 	if (status)
 		return status;
 	entry = describe(&upper->attributes);
-	status = find_lower(upper, item, &entry, err);
+	status = find_lower(upper, item, &entry, fd, err);
 	if (!status)
 		status = is_unchanged(upper, item, &unchanged, err);
 	if (!status && unchanged)
@@ -393,6 +440,7 @@ static int take_from_chain(struct ls_upper *upper, const struct upper_item *item
 	struct upper_walk *walk = &upper->walk;
 	const struct ls_record *record = &walk->index->records[item->origin];
 	int closed = -1, is_directory = S_ISDIR(record->mode);
+	struct upper_places none = {0};
 	struct ls_upper_entry entry;
 	int status;
 
@@ -407,7 +455,7 @@ static int take_from_chain(struct ls_upper *upper, const struct upper_item *item
 		status = emit(upper, &entry, err);
 	if (status || !is_directory)
 		return status;
-	return upper_walk_enter(walk, -1, item->origin, LS_NONE, err);
+	return upper_walk_enter(walk, &none, item->origin, LS_NONE, err);
 }
 
 /* ---- the walk ---- */
@@ -457,7 +505,7 @@ static int take_root(struct ls_upper *upper, struct ls_error *err)
 	struct upper_walk *walk = &upper->walk;
 	struct ls_upper_entry entry;
 	int unchanged = 0;
-	int status = upper_read_attributes(&upper->reader, upper_walk_top(walk)->fd, &upper->attributes, err);
+	int status = upper_read_attributes(&upper->reader, upper_walk_top(walk)->places.at[0].fd, &upper->attributes, err);
 
 	if (!status)
 		status = upper_is_record(&upper->reader, &upper->attributes, 0, &unchanged, err);
@@ -494,8 +542,8 @@ int ls_upper_next(struct ls_upper *upper, struct ls_upper_entry **entries, size_
 	return status;
 }
 
-int ls_upper_open(struct ls_upper **out, const struct ls_index *index, int upper_fd, int with_contents,
-                  size_t whole_bytes, struct ls_error *err)
+int ls_upper_open(struct ls_upper **out, const struct ls_index *index, const int *uppers, size_t upper_count,
+                  int with_contents, size_t whole_bytes, struct ls_error *err)
 {
 	struct ls_upper *upper = calloc(1, sizeof(*upper));
 	int status;
@@ -514,7 +562,7 @@ int ls_upper_open(struct ls_upper **out, const struct ls_index *index, int upper
 	if (!upper->reader.names || !upper->reader.value)
 		status = upper_out_of_memory(err);
 	else
-		status = upper_walk_begin(&upper->walk, index, upper_fd, 0, err);
+		status = upper_walk_begin(&upper->walk, index, uppers, upper_count, 0, err);
 	if (status) {
 		ls_upper_close(upper);
 		return status;
@@ -534,6 +582,7 @@ void ls_upper_close(struct ls_upper *upper)
 	free(upper->entries);
 	free(upper->first);
 	ls_table_free(&upper->first_numbers);
+	upper_names_free(&upper->several);
 	free(upper->reader.names);
 	free(upper->reader.value);
 	free(upper);

@@ -155,7 +155,7 @@ static int read_target(const struct upper_reader *reader, int directory_fd, cons
 int upper_read_special(const struct upper_reader *reader, const struct upper_item *item,
                        struct upper_attributes *attributes, struct ls_error *err)
 {
-	int directory_fd = upper_walk_top(reader->walk)->fd;
+	int directory_fd = upper_walk_fd(reader->walk, item);
 	struct ls_subject subject;
 	int status = LS_OK;
 

@@ -47,8 +47,9 @@ static int read_attribute(const struct upper_walk *walk, int fd, const char *nam
 	return upper_walk_fail(walk, err);
 }
 
-static int find_origin(const struct upper_walk *walk, const struct upper_item *item, int fd, uint32_t *origin,
-                       struct ls_error *err)
+/* Takes over the descriptor. */
+static int merge(const struct upper_walk *walk, const struct upper_item *item, int fd, struct upper_places *places,
+                 uint32_t *origin, struct ls_error *err)
 {
 	struct upper_redirect redirect = {.length = 0};
 	char opaque;
@@ -59,29 +60,31 @@ static int find_origin(const struct upper_walk *walk, const struct upper_item *i
 	if (!status && !is_opaque)
 		status = read_attribute(walk, fd, LS_OVERLAY_REDIRECT, redirect.text, sizeof(redirect.text),
 		                        &redirect.length, err);
-	return status ? status : upper_walk_origin(walk, item, is_opaque, &redirect, origin, err);
+	if (status) {
+		close(fd);
+		return status;
+	}
+	return upper_walk_merge(walk, item, fd, &is_opaque, &redirect, places, origin, err);
 }
 
 static int enter(struct changes *changes, const struct upper_item *item, struct ls_error *err)
 {
 	struct upper_walk *walk = &changes->walk;
 	uint32_t base = upper_is_directory(walk, item->base) ? item->base : LS_NONE;
+	struct upper_places places = {0};
 	uint32_t origin = item->origin;
-	int fd = -1, status = LS_OK;
+	int fd, status = LS_OK;
 
 	if (item->type != UPPER_ABSENT) {
 		status = upper_walk_open_directory(walk, item, &fd, err);
 		if (status == UPPER_CHANGED)
 			return LS_OK;
 		if (!status)
-			status = find_origin(walk, item, fd, &origin, err);
-		if (status) {
-			if (fd >= 0)
-				close(fd);
+			status = merge(walk, item, fd, &places, &origin, err);
+		if (status)
 			return status;
-		}
 	}
-	return upper_walk_enter(walk, fd, origin, base, err);
+	return upper_walk_enter(walk, &places, origin, base, err);
 }
 
 static int step(struct changes *changes, struct ls_error *err)
@@ -96,10 +99,11 @@ static int step(struct changes *changes, struct ls_error *err)
 	return item->is_inside ? enter(changes, item, err) : tell_item(changes, item, err);
 }
 
-int ls_upper_changes(const struct ls_index *index, int upper_fd, struct ls_buffer *out, struct ls_error *err)
+int ls_upper_changes(const struct ls_index *index, const int *uppers, size_t upper_count, struct ls_buffer *out,
+                     struct ls_error *err)
 {
 	struct changes changes = {.out = out};
-	int status = upper_walk_begin(&changes.walk, index, upper_fd, 1, err);
+	int status = upper_walk_begin(&changes.walk, index, uppers, upper_count, 1, err);
 
 	while (!status && changes.walk.depth)
 		status = step(&changes, err);

@@ -2,10 +2,12 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/openat2.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 #include "base/bytes.h"
@@ -17,6 +19,9 @@
 #define NAMES_BYTES 65536
 /* Directories that are open at once; a deeper tree costs opening those above again, and not the process's descriptors. */
 #define OPEN_DIRECTORIES 64
+#define LEAST_OPEN 4
+/* As many as a number of a place can tell. */
+#define MOST_UPPERS 255
 /* How often to look a path up that renames anywhere on the machine keep the kernel from being sure of. */
 #define MAX_RACES 1024
 
@@ -52,15 +57,17 @@ static int look_up(const struct upper_walk *walk, uint32_t directory, const char
 	return status;
 }
 
-int upper_walk_follow(const struct upper_walk *walk, const struct upper_item *item,
-                      const struct upper_redirect *redirect, uint32_t *origin, struct ls_error *err)
+/* The record of the chain that shows through the item, a name of the directory on top, when it has this redirect;
+ * LS_NONE where that leads nowhere. */
+static int follow(const struct upper_walk *walk, const struct upper_item *item, const struct upper_redirect *redirect,
+                  uint32_t *origin, struct ls_error *err)
 {
 	const char *text = redirect->text;
 	size_t length = redirect->length;
 	uint32_t above = upper_walk_top(walk)->origin;
 
 	*origin = item->origin;
-	if (!length)
+	if (!length || !walk->index)
 		return LS_OK;
 	*origin = LS_NONE;
 	/* An absolute redirect counts from the root, another one replaces the last component (overlayfs.rst). */
@@ -73,17 +80,244 @@ int upper_walk_follow(const struct upper_walk *walk, const struct upper_item *it
 	return look_up(walk, 0, text, length, origin, err);
 }
 
-int upper_walk_origin(const struct upper_walk *walk, const struct upper_item *item, int is_opaque,
-                      const struct upper_redirect *redirect, uint32_t *origin, struct ls_error *err)
+/* ---- the uppers below ---- */
+
+void upper_places_free(struct upper_places *places)
 {
+	for (size_t i = 0; i < places->count; i++) {
+		if (places->at[i].fd >= 0)
+			close(places->at[i].fd);
+		free(places->at[i].path);
+	}
+	free(places->at);
+	*places = (struct upper_places){0};
+}
+
+/* Takes over the descriptor and the path, whatever comes of it. */
+static int add_place(struct upper_places *places, int fd, size_t layer, char *path, struct ls_error *err)
+{
+	struct upper_place *grown = realloc(places->at, (places->count + 1) * sizeof(*grown));
+
+	if (grown)
+		places->at = grown;
+	if (!grown || (layer && !path)) {
+		close(fd);
+		free(path);
+		return upper_out_of_memory(err);
+	}
+	places->at[places->count++] = (struct upper_place){.fd = fd, .layer = layer, .path = path};
+	return LS_OK;
+}
+
+static char *path_below(const char *directory, const char *name)
+{
+	size_t length = directory ? strlen(directory) : 0;
+	char *path = malloc(length + strlen(name) + 2);
+
+	if (path)
+		sprintf(path, "%s%s%s", length ? directory : "", length ? "/" : "", name);
+	return path;
+}
+
+char *upper_walk_place_path(const struct upper_walk *walk, const struct upper_item *item)
+{
+	return path_below(upper_walk_top(walk)->places.at[item->place].path, item->name);
+}
+
+/* Without O_NOATIME the container would see that its files were read; only their owner may ask for it. */
+static int open_at(int directory_fd, const char *name, int flags)
+{
+	int fd;
+
+	flags |= O_RDONLY | O_NOFOLLOW | O_CLOEXEC;
+	fd = openat(directory_fd, name, flags | O_NOATIME);
+	return fd < 0 && errno == EPERM ? openat(directory_fd, name, flags) : fd;
+}
+
+/* A search through the uppers as ovl_lookup() of Linux, fs/overlayfs/namei.c, does it. */
+struct search {
+	const struct upper_walk *walk;
+	int of_directory;
+	struct upper_redirect *name; /* what the next upper is asked for */
+	int is_renamed;              /* it is no longer the item's own name */
+	int is_stopped;              /* nothing further down shows */
+	int has_content;             /* what was found is a file with its content */
+	struct upper_places *found;
+};
+
+/* One attribute of overlayfs; length 0 where there is none. */
+static int read_mark(const struct search *search, int fd, const char *name, struct upper_redirect *value,
+                     struct ls_error *err)
+{
+	ssize_t length = fgetxattr(fd, name, value->text, sizeof(value->text));
+
+	value->length = length < 0 ? 0 : (size_t)length;
+	if (length >= 0 || errno == ENODATA || errno == ERANGE || errno == EOPNOTSUPP)
+		return LS_OK;
+	return upper_walk_fail(search->walk, err);
+}
+
+/* A component of the name has a redirect; `after` bytes of the name follow the component, which has `length`. */
+static int rename_to(struct search *search, const struct upper_redirect *redirect, size_t length, size_t after,
+                     struct ls_error *err)
+{
+	struct upper_redirect *name = search->name;
+	size_t before = redirect->text[0] == '/' ? 0 : name->length - after - length;
+
+	if (before + redirect->length + after >= sizeof(name->text))
+		return ls_fail(err, LS_LIMIT, "a directory of the container was moved from a path that is too long");
+	memmove(name->text + before + redirect->length, name->text + name->length - after, after);
+	memcpy(name->text + before, redirect->text, redirect->length);
+	name->length = before + redirect->length + after;
+	search->is_renamed = 1;
+	return LS_OK;
+}
+
+/* Look at one component: *fd is what it is, -1 where there is nothing that counts. */
+static int look_at(struct search *search, int directory_fd, const char *component, size_t after, int *fd,
+                   struct ls_error *err)
+{
+	struct upper_redirect mark;
+	struct stat status;
+	int result, is_directory, is_opaque = 0;
+
+	*fd = -1;
+	if (fstatat(directory_fd, component, &status, AT_SYMLINK_NOFOLLOW))
+		return errno == ENOENT || errno == ENAMETOOLONG ? LS_OK : upper_walk_fail(search->walk, err);
+	is_directory = S_ISDIR(status.st_mode);
+	if (!is_directory && !(S_ISREG(status.st_mode) && !after && !search->of_directory))
+		return search->is_stopped = 1, LS_OK;
+	if (is_directory && !after && !search->of_directory)
+		return search->is_stopped = 1, LS_OK;
+	*fd = open_at(directory_fd, component, is_directory ? O_DIRECTORY : O_NONBLOCK);
+	if (*fd < 0)
+		return upper_walk_fail(search->walk, err);
+	result = read_mark(search, *fd, is_directory ? LS_OVERLAY_OPAQUE : LS_OVERLAY_METACOPY, &mark, err);
+	if (is_directory) {
+		is_opaque = mark.length == 1 && mark.text[0] == 'y';
+		search->is_stopped |= is_opaque;
+	} else {
+		search->has_content = !result && fgetxattr(*fd, LS_OVERLAY_METACOPY, NULL, 0) < 0;
+		search->is_stopped = search->has_content;
+	}
+	if (result || is_opaque || search->has_content)
+		return result;
+	result = read_mark(search, *fd, LS_OVERLAY_REDIRECT, &mark, err);
+	if (result || !mark.length)
+		return result;
+	/* What it was moved from shows also in a directory that is opaque. */
+	search->is_stopped &= mark.text[0] != '/';
+	return rename_to(search, &mark, strlen(component), after, err);
+}
+
+/* Look for the name in one upper, from the directory `place` of it; of an absolute name from its root. */
+static int look_in(struct search *search, const struct upper_place *place, struct ls_error *err)
+{
+	char path[LS_INDEX_MAX_PATH_BYTES + 1], *at = path, *whole;
+	int directory_fd = place->fd, fd = -1, status = LS_OK, is_file;
+
+	if (search->name->length > LS_INDEX_MAX_PATH_BYTES)
+		return LS_OK;
+	memcpy(path, search->name->text, search->name->length);
+	path[search->name->length] = '\0';
+	at += strspn(at, "/");
+	whole = path_below(place->path, at);
+	while (*at && !status) {
+		char *end = strchrnul(at, '/');
+		size_t after = strlen(end);
+
+		*end = '\0';
+		status = look_at(search, directory_fd, at, after, &fd, err);
+		if (directory_fd != place->fd)
+			close(directory_fd);
+		directory_fd = fd;
+		if (fd < 0 || !after)
+			break;
+		at = end + 1;
+	}
+	is_file = !search->of_directory;
+	if (status || fd < 0 || (is_file && !search->has_content)) {
+		if (fd >= 0)
+			close(fd);
+		free(whole);
+		return status;
+	}
+	return add_place(search->found, fd, place->layer, whole, err);
+}
+
+/* Search the uppers below the item's. */
+static int search_below(struct search *search, const struct upper_item *item, struct ls_error *err)
+{
+	const struct upper_walk *walk = search->walk;
+	const struct upper_places *places = &upper_walk_top(walk)->places, *roots = &walk->frames[0].places;
+	size_t next = (size_t)item->place + 1, layer = upper_walk_layer(walk, item);
+	int status = LS_OK;
+
+	if (roots->count == 1)
+		return LS_OK;
+	if (!search->name->length) {
+		memcpy(search->name->text, item->name, item->length);
+		search->name->length = item->length;
+	} else {
+		search->is_renamed = 1;
+	}
+	while (!status && !search->is_stopped) {
+		const struct upper_place *place;
+
+		if (search->name->text[0] == '/') {
+			if (++layer >= roots->count)
+				break;
+			place = &roots->at[layer];
+		} else {
+			if (next == places->count)
+				break;
+			place = &places->at[next++];
+			layer = place->layer;
+		}
+		status = look_in(search, place, err);
+	}
+	if (!search->is_renamed)
+		search->name->length = 0;
+	return status;
+}
+
+int upper_walk_merge(const struct upper_walk *walk, const struct upper_item *item, int fd, int *is_opaque,
+                     struct upper_redirect *redirect, struct upper_places *places, uint32_t *origin,
+                     struct ls_error *err)
+{
+	struct search search = {.walk = walk, .of_directory = 1, .name = redirect, .is_stopped = *is_opaque};
+	size_t layer = upper_walk_layer(walk, item);
 	int status;
 
 	*origin = LS_NONE;
-	if (is_opaque)
-		return LS_OK;
-	status = upper_walk_follow(walk, item, redirect, origin, err);
+	*places = (struct upper_places){0};
+	search.found = places;
+	status = add_place(places, fd, layer, layer ? upper_walk_place_path(walk, item) : NULL, err);
+	if (!status)
+		status = search_below(&search, item, err);
+	*is_opaque = search.is_stopped;
+	if (!status && !search.is_stopped)
+		status = follow(walk, item, redirect, origin, err);
 	if (!status && !upper_is_directory(walk, *origin))
 		*origin = LS_NONE;
+	if (status)
+		upper_places_free(places);
+	return status;
+}
+
+int upper_walk_content(const struct upper_walk *walk, const struct upper_item *item, struct upper_redirect *redirect,
+                       struct upper_places *places, uint32_t *origin, struct ls_error *err)
+{
+	struct search search = {.walk = walk, .name = redirect, .found = places};
+	int status;
+
+	*origin = LS_NONE;
+	*places = (struct upper_places){0};
+	status = search_below(&search, item, err);
+	if (!status && !search.is_stopped)
+		status = follow(walk, item, redirect, origin, err);
+	if (status)
+		upper_places_free(places);
 	return status;
 }
 
@@ -116,14 +350,15 @@ static int compare_by_path(const void *left, const void *right)
 	return order;
 }
 
-static int append_name(struct upper_frame *frame, const struct dirent64 *entry, struct ls_error *err)
+static int append_name(struct upper_frame *frame, size_t place, const struct dirent64 *entry, struct ls_error *err)
 {
 	const char *name = entry->d_name;
+	char head[2] = {(char)place, (char)entry->d_type};
 	int status;
 
 	if (ls_is_dots(name, strlen(name)))
 		return LS_OK;
-	status = ls_buffer_append(&frame->names, &entry->d_type, 1, err);
+	status = ls_buffer_append(&frame->names, head, sizeof(head), err);
 	if (!status)
 		status = ls_buffer_append(&frame->names, name, strlen(name) + 1, err);
 	frame->count += !status;
@@ -131,12 +366,12 @@ static int append_name(struct upper_frame *frame, const struct dirent64 *entry, 
 }
 
 /* A directory that was removed meanwhile is empty. */
-static int read_names(const struct upper_walk *walk, struct upper_frame *frame, struct ls_error *err)
+static int read_names(const struct upper_walk *walk, struct upper_frame *frame, size_t place, struct ls_error *err)
 {
 	int status = LS_OK;
 
 	while (!status) {
-		long length = syscall(SYS_getdents64, frame->fd, walk->names, NAMES_BYTES);
+		long length = syscall(SYS_getdents64, frame->places.at[place].fd, walk->names, NAMES_BYTES);
 
 		if (length < 0 && errno != ENOENT)
 			return upper_walk_fail(walk, err);
@@ -145,7 +380,7 @@ static int read_names(const struct upper_walk *walk, struct upper_frame *frame, 
 		for (long at = 0; at < length && !status;) {
 			const struct dirent64 *entry = (const struct dirent64 *)(walk->names + at);
 
-			status = append_name(frame, entry, err);
+			status = append_name(frame, place, entry, err);
 			at += entry->d_reclen;
 		}
 	}
@@ -157,11 +392,32 @@ int upper_walk_set_type(const struct upper_walk *walk, struct upper_item *item, 
 	struct stat status;
 
 	item->type = DT_WHT;
-	if (fstatat(upper_walk_top(walk)->fd, item->name, &status, AT_SYMLINK_NOFOLLOW))
+	if (fstatat(upper_walk_fd(walk, item), item->name, &status, AT_SYMLINK_NOFOLLOW))
 		return ls_has_changed(errno) ? LS_OK : upper_walk_fail(walk, err);
 	if (!ls_is_overlay_whiteout(status.st_mode, status.st_rdev))
 		item->type = (uint8_t)IFTODT(status.st_mode);
 	return LS_OK;
+}
+
+static int compare_by_place(const void *left, const void *right)
+{
+	int order = compare_by_name(left, right);
+
+	return order ? order : ((const struct upper_item *)left)->place - ((const struct upper_item *)right)->place;
+}
+
+/* Of each name the topmost. */
+static void drop_hidden(struct upper_frame *frame)
+{
+	size_t kept = 0;
+
+	if (frame->places.count < 2)
+		return;
+	qsort(frame->items, frame->count, sizeof(*frame->items), compare_by_place);
+	for (size_t i = 0; i < frame->count; i++)
+		if (!i || compare_by_name(&frame->items[i], &frame->items[kept - 1]))
+			frame->items[kept++] = frame->items[i];
+	frame->count = kept;
 }
 
 /* The names of the upper directory as items. */
@@ -170,15 +426,18 @@ static int take_names(const struct upper_walk *walk, struct upper_frame *frame, 
 	const char *at = (const char *)frame->names.bytes;
 	int status = LS_OK;
 
-	for (size_t i = 0; i < frame->count && !status; i++) {
+	for (size_t i = 0; i < frame->count; i++) {
 		struct upper_item *item = &frame->items[i];
 
-		*item = (struct upper_item){.name = at + 1, .type = (uint8_t)at[0], .origin = LS_NONE, .base = LS_NONE};
+		*item = (struct upper_item){.name = at + 2, .type = (uint8_t)at[1], .origin = LS_NONE, .base = LS_NONE};
+		item->place = (uint8_t)at[0];
 		item->length = (uint16_t)strlen(item->name);
-		at += item->length + 2;
-		if (item->type == DT_CHR || item->type == DT_UNKNOWN)
-			status = upper_walk_set_type(walk, item, err);
+		at += item->length + 3;
 	}
+	drop_hidden(frame);
+	for (size_t i = 0; i < frame->count && !status; i++)
+		if (frame->items[i].type == DT_CHR || frame->items[i].type == DT_UNKNOWN)
+			status = upper_walk_set_type(walk, &frame->items[i], err);
 	return status;
 }
 
@@ -298,69 +557,73 @@ static void free_frame(struct upper_frame *frame)
 {
 	free(frame->items);
 	ls_buffer_free(&frame->names);
-	if (frame->fd >= 0)
-		close(frame->fd);
+	upper_places_free(&frame->places);
 }
 
-/* The root's descriptor stays open, as the others are found from it again. */
+/* The root's descriptors stay open, as the others are found from them again. */
 static int close_one(struct upper_walk *walk, struct ls_error *err)
 {
-	struct upper_frame *frame;
+	size_t most = walk->depth ? OPEN_DIRECTORIES / walk->frames[0].places.count : 0;
+	struct upper_places *places;
 	struct stat status;
 
-	if (walk->depth <= OPEN_DIRECTORIES)
+	most = most > LEAST_OPEN ? most : LEAST_OPEN;
+	if (walk->depth <= most)
 		return LS_OK;
-	frame = &walk->frames[walk->depth - OPEN_DIRECTORIES];
-	if (frame->fd < 0)
-		return LS_OK;
-	if (fstat(frame->fd, &status))
-		return upper_walk_fail(walk, err);
-	frame->device = status.st_dev;
-	frame->inode = status.st_ino;
-	close(frame->fd);
-	frame->fd = -1;
+	places = &walk->frames[walk->depth - most].places;
+	for (size_t i = 0; i < places->count && places->at[i].fd >= 0; i++) {
+		struct upper_place *place = &places->at[i];
+
+		if (fstat(place->fd, &status))
+			return upper_walk_fail(walk, err);
+		place->device = status.st_dev;
+		place->inode = status.st_ino;
+		close(place->fd);
+		place->fd = -1;
+	}
 	return LS_OK;
 }
 
-int upper_walk_enter(struct upper_walk *walk, int fd, uint32_t origin, uint32_t base, struct ls_error *err)
+int upper_walk_enter(struct upper_walk *walk, struct upper_places *places, uint32_t origin, uint32_t base,
+                     struct ls_error *err)
 {
 	struct upper_frame *frame;
 	int status = ls_array_reserve(&walk->frames, &walk->capacity, walk->depth + 1, sizeof(*frame),
 	                              "directories that a container changed", err);
 
-	if (!status && fd >= 0)
+	if (!status && places->count)
 		status = close_one(walk, err);
 	if (status) {
-		if (fd >= 0)
-			close(fd);
+		upper_places_free(places);
 		return status;
 	}
 	frame = &walk->frames[walk->depth++];
 	*frame = (struct upper_frame){
-	    .in_upper = fd >= 0, .fd = fd, .origin = origin, .base = base, .path_length = walk->path_length};
-	if (fd >= 0)
-		status = read_names(walk, frame, err);
+	    .places = *places, .origin = origin, .base = base, .path_length = walk->path_length};
+	*places = (struct upper_places){0};
+	for (size_t i = 0; i < frame->places.count && !status; i++)
+		status = read_names(walk, frame, i, err);
 	return status ? status : make_items(walk, frame, err);
 }
 
-static int open_again(struct upper_walk *walk, struct upper_frame *frame, struct ls_error *err)
+static int open_again(struct upper_walk *walk, struct upper_place *place, struct ls_error *err)
 {
 	char path[LS_INDEX_MAX_PATH_BYTES + 1];
 	struct stat status;
 
-	walk->path_length = frame->path_length;
-	memcpy(path, walk->path, frame->path_length);
-	path[frame->path_length] = '\0';
-	frame->fd = ls_open_resolved(walk->frames[0].fd, path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW,
+	memcpy(path, walk->path, walk->path_length);
+	path[walk->path_length] = '\0';
+	place->fd = ls_open_resolved(walk->frames[0].places.at[place->layer].fd, place->path ? place->path : path,
+	                             O_RDONLY | O_DIRECTORY | O_NOFOLLOW,
 	                             RESOLVE_NO_SYMLINKS | RESOLVE_BENEATH | RESOLVE_NO_XDEV, MAX_RACES);
-	if (frame->fd < 0 && errno == EAGAIN)
+	if (place->fd < 0 && errno == EAGAIN)
 		return ls_fail_errno(err,
 		                     "cannot open a container's \"/%s\" again, as something was renamed at each of %d "
 		                     "tries; try again when less goes on",
 		                     LS_SHOWN(walk->path, walk->path_length), MAX_RACES);
-	if (frame->fd < 0 || fstat(frame->fd, &status))
+	if (place->fd < 0 || fstat(place->fd, &status))
 		return upper_walk_fail(walk, err);
-	if (status.st_dev == frame->device && status.st_ino == frame->inode)
+	if (status.st_dev == place->device && status.st_ino == place->inode)
 		return LS_OK;
 	errno = ESTALE;
 	return upper_walk_fail(walk, err);
@@ -369,12 +632,19 @@ static int open_again(struct upper_walk *walk, struct upper_frame *frame, struct
 int upper_walk_leave(struct upper_walk *walk, struct ls_error *err)
 {
 	struct upper_frame *above;
+	int status = LS_OK;
 
 	free_frame(&walk->frames[--walk->depth]);
 	if (!walk->depth)
 		return LS_OK;
 	above = upper_walk_top(walk);
-	return above->in_upper && above->fd < 0 ? open_again(walk, above, err) : LS_OK;
+	for (size_t i = 0; i < above->places.count && !status; i++) {
+		if (above->places.at[i].fd >= 0)
+			continue;
+		walk->path_length = above->path_length;
+		status = open_again(walk, &above->places.at[i], err);
+	}
+	return status;
 }
 
 int upper_walk_next(struct upper_walk *walk, struct upper_item **item, struct ls_error *err)
@@ -397,14 +667,9 @@ int upper_walk_next(struct upper_walk *walk, struct upper_item **item, struct ls
 	return LS_OK;
 }
 
-/* Without O_NOATIME the container would see that its files were read; only their owner may ask for it. */
 int upper_walk_open(const struct upper_walk *walk, const struct upper_item *item, int flags)
 {
-	int directory_fd = upper_walk_top(walk)->fd, fd;
-
-	flags |= O_RDONLY | O_NOFOLLOW | O_CLOEXEC;
-	fd = openat(directory_fd, item->name, flags | O_NOATIME);
-	return fd < 0 && errno == EPERM ? openat(directory_fd, item->name, flags) : fd;
+	return open_at(upper_walk_fd(walk, item), item->name, flags);
 }
 
 int upper_walk_open_directory(const struct upper_walk *walk, const struct upper_item *item, int *fd,
@@ -416,23 +681,42 @@ int upper_walk_open_directory(const struct upper_walk *walk, const struct upper_
 	return ls_has_changed(errno) ? UPPER_CHANGED : upper_walk_fail(walk, err);
 }
 
-int upper_walk_begin(struct upper_walk *walk, const struct ls_index *index, int upper_fd, int by_path,
-                     struct ls_error *err)
+/* Other descriptors, as reading moves them. */
+static int open_roots(const struct upper_walk *walk, const int *uppers, size_t count, struct upper_places *roots,
+                      struct ls_error *err)
 {
-	int fd;
+	for (size_t i = 0; i < count; i++) {
+		int fd = openat(uppers[i], ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+		int status = fd < 0 ? upper_walk_fail(walk, err) : add_place(roots, fd, i, i ? strdup("") : NULL, err);
+
+		if (status) {
+			upper_places_free(roots);
+			return status;
+		}
+	}
+	return LS_OK;
+}
+
+int upper_walk_begin(struct upper_walk *walk, const struct ls_index *index, const int *uppers, size_t upper_count,
+                     int by_path, struct ls_error *err)
+{
+	struct upper_places roots = {0};
+	uint32_t root = index ? 0 : LS_NONE;
+	int status;
 
 	*walk = (struct upper_walk){.index = index, .by_path = by_path};
-	if (index->header->kind != LS_INDEX_CHAIN || !index->header->record_count || !S_ISDIR(index->records[0].mode))
+	if (index && (index->header->kind != LS_INDEX_CHAIN || !index->header->record_count ||
+	              !S_ISDIR(index->records[0].mode)))
 		return ls_fail(err, LS_INVALID,
 		               "what a container changed is told of the index of a chain, not a layer");
+	if (!upper_count || upper_count > MOST_UPPERS)
+		return ls_fail(err, LS_INVALID, "%zu upper directories are no stack of 1 to %d", upper_count,
+		               MOST_UPPERS);
 	walk->names = malloc(NAMES_BYTES);
 	if (!walk->names)
 		return upper_out_of_memory(err);
-	/* Another descriptor, as reading moves it. */
-	fd = openat(upper_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	if (fd < 0)
-		return upper_walk_fail(walk, err);
-	return upper_walk_enter(walk, fd, 0, 0, err);
+	status = open_roots(walk, uppers, upper_count, &roots, err);
+	return status ? status : upper_walk_enter(walk, &roots, root, root, err);
 }
 
 void upper_walk_end(struct upper_walk *walk)

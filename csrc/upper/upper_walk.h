@@ -1,4 +1,7 @@
-/* The walk of an upper directory beside the tree of the chain. Private to this folder. */
+/* The walk of an upper directory, or of a stack of them, beside the tree of the chain. Private to this folder.
+ *
+ * Of a stack a name is what the topmost upper that has it says; a directory that several have is one, as overlayfs merges
+ * them: down to the first that is opaque, or where the name is none of a directory, by way of each one's redirect. */
 #ifndef LS_UPPER_WALK_H
 #define LS_UPPER_WALK_H
 
@@ -20,8 +23,24 @@ struct upper_item {
 	uint16_t length;
 	uint8_t type;
 	uint8_t is_inside; /* stands for what is in the directory, which a walk by path comes to later */
+	uint8_t place;     /* of the directory's, which one has the name */
 	uint32_t origin;   /* the chain's record that shows, or would show, through this name; LS_NONE */
 	uint32_t base;     /* the chain's record at the item's path, which it replaces or keeps; LS_NONE */
+};
+
+/* A directory in one of the uppers. */
+struct upper_place {
+	int fd;       /* -1 while too many are open */
+	size_t layer; /* of which upper: 0 is the topmost */
+	dev_t device; /* of one that is not open */
+	ino_t inode;
+	char *path; /* in that upper; NULL in the topmost, where it is the walk's */
+};
+
+/* What is one directory to the container, top first. */
+struct upper_places {
+	struct upper_place *at;
+	size_t count;
 };
 
 /* One directory on the way down. Where origin and base are the same, the names are the upper directory's alone; else also
@@ -29,18 +48,15 @@ struct upper_item {
 struct upper_frame {
 	struct upper_item *items;
 	size_t count, next;
-	struct ls_buffer names; /* of the upper directory: each its type and its name with a NUL */
-	int in_upper;           /* the upper directory has it */
-	int fd;                 /* of the upper directory; -1 while too many are open */
-	dev_t device;           /* of one that is not open */
-	ino_t inode;
-	int is_pending; /* an entry only if there is one below */
+	struct ls_buffer names; /* of the upper directory: each its place, its type and its name with a NUL */
+	struct upper_places places; /* none where only the chain has it */
+	int is_pending;             /* an entry only if there is one below */
 	uint32_t origin, base;
 	size_t path_length;
 };
 
 struct upper_walk {
-	const struct ls_index *index;
+	const struct ls_index *index; /* NULL: of the uppers alone */
 	int by_path; /* in the order of whole paths, what is in a directory not right behind it */
 	struct upper_frame *frames;
 	size_t depth, capacity;
@@ -55,9 +71,9 @@ struct upper_redirect {
 	char text[LS_INDEX_MAX_PATH_BYTES];
 };
 
-/* Stand at the root, whose descriptor stays the caller's. End a walk that did not begin, too. */
-int upper_walk_begin(struct upper_walk *walk, const struct ls_index *index, int upper_fd, int by_path,
-                     struct ls_error *err);
+/* Stand at the root of the uppers, top first, whose descriptors stay the caller's. End a walk that did not begin, too. */
+int upper_walk_begin(struct upper_walk *walk, const struct ls_index *index, const int *uppers, size_t upper_count,
+                     int by_path, struct ls_error *err);
 void upper_walk_end(struct upper_walk *walk);
 
 static inline struct upper_frame *upper_walk_top(const struct upper_walk *walk)
@@ -69,9 +85,21 @@ static inline struct upper_frame *upper_walk_top(const struct upper_walk *walk)
  * leaves the directory. */
 int upper_walk_next(struct upper_walk *walk, struct upper_item **item, struct ls_error *err);
 
-/* Go down into the directory at the walk's path: `fd`, which is the walk's from here on, or -1 where only the chain has
+static inline int upper_walk_fd(const struct upper_walk *walk, const struct upper_item *item)
+{
+	return upper_walk_top(walk)->places.at[item->place].fd;
+}
+
+static inline size_t upper_walk_layer(const struct upper_walk *walk, const struct upper_item *item)
+{
+	return upper_walk_top(walk)->places.at[item->place].layer;
+}
+
+/* Go down into the directory at the walk's path: `places`, which are the walk's from here on, none where only the chain has
  * it. `origin` and `base` are directories of the chain or LS_NONE. */
-int upper_walk_enter(struct upper_walk *walk, int fd, uint32_t origin, uint32_t base, struct ls_error *err);
+int upper_walk_enter(struct upper_walk *walk, struct upper_places *places, uint32_t origin, uint32_t base,
+                     struct ls_error *err);
+void upper_places_free(struct upper_places *places);
 int upper_walk_leave(struct upper_walk *walk, struct ls_error *err);
 
 /* Open the item for reading; a descriptor, or -1 with errno. The second: a directory, LS_OK, UPPER_CHANGED or LS_SYSTEM. */
@@ -82,14 +110,22 @@ int upper_walk_open_directory(const struct upper_walk *walk, const struct upper_
 /* Ask the kernel for the type of an item. */
 int upper_walk_set_type(const struct upper_walk *walk, struct upper_item *item, struct ls_error *err);
 
-/* The record of the chain that shows through the item, a name of the directory on top, when it has this redirect;
- * LS_NONE where that leads nowhere. */
-int upper_walk_follow(const struct upper_walk *walk, const struct upper_item *item,
-                      const struct upper_redirect *redirect, uint32_t *origin, struct ls_error *err);
+/* What is below an item in the uppers, and then in the chain. `redirect` and `is_opaque` are the item's own, and become
+ * what the whole stack says of the chain: where it is found there, and that nothing of it shows.
+ *
+ * Of a directory: itself, `fd`, which is the places' whatever comes of it, and those that it is merged with; the
+ * chain's directory that shows through, or LS_NONE. */
+int upper_walk_merge(const struct upper_walk *walk, const struct upper_item *item, int fd, int *is_opaque,
+                     struct upper_redirect *redirect, struct upper_places *places, uint32_t *origin,
+                     struct ls_error *err);
 
-/* The same for a directory, of which only a directory of the chain shows through. */
-int upper_walk_origin(const struct upper_walk *walk, const struct upper_item *item, int is_opaque,
-                      const struct upper_redirect *redirect, uint32_t *origin, struct ls_error *err);
+/* Of a file that has its attributes alone: the file of a lower upper that has the content, or none and the record of the
+ * chain, LS_NONE where that leads nowhere. */
+int upper_walk_content(const struct upper_walk *walk, const struct upper_item *item, struct upper_redirect *redirect,
+                       struct upper_places *places, uint32_t *origin, struct ls_error *err);
+
+/* Where an item is in its upper, for the caller to free; NULL where there is no memory. */
+char *upper_walk_place_path(const struct upper_walk *walk, const struct upper_item *item);
 
 /* LS_SYSTEM with the present errno, naming the walk's path; LS_NO_MEMORY. */
 int upper_walk_fail(const struct upper_walk *walk, struct ls_error *err);

@@ -12,7 +12,13 @@ class Features(NamedTuple):
 
 def mount_erofs(image: _Path, device: _Path | None, target: _Path) -> None: ...
 def container_make_many(
-    containers_fd: int, names: Sequence[str], mode: int, uid: int, gid: int, mtime_ns: int
+    containers_fd: int,
+    names: Sequence[str],
+    mode: int,
+    uid: int,
+    gid: int,
+    mtime_ns: int,
+    stack: _Path | None = None,
 ) -> None: ...
 def container_remove_many(containers_fd: int, names: Sequence[str]) -> None: ...
 def overlay_mount_many(

@@ -49,7 +49,7 @@ cdef extern from "mount/overlay.h" nogil:
         uint32_t mtime_nanoseconds
 
     int ls_container_make_many(int containers_fd, const char *const *names, size_t n,
-                               const ls_directory_attributes *upper, ls_error *err)
+                               const ls_directory_attributes *upper, const char *stack, ls_error *err)
     int ls_overlay_mount_many(int containers_fd, const char *const *names, size_t n,
                               const ls_overlay_lowers *lowers, int volatile_upper, size_t *done, ls_error *err)
     int ls_umount_many(int containers_fd, const char *const *names, size_t n, int lazy, ls_error *err)
@@ -137,9 +137,6 @@ cdef class Strings:
 cdef class Descriptors:
     """A C array of file descriptors, alive as long as this object."""
 
-    cdef int *array
-    cdef size_t count
-
     def __cinit__(self, descriptors):
         cdef size_t i
         self.count = len(descriptors)
@@ -174,8 +171,12 @@ def mount_erofs(image, device, target) -> None:
     check(status, &err)
 
 
-def container_make_many(int containers_fd, names, uint32_t mode, uint32_t uid, uint32_t gid, mtime_ns) -> None:
+def container_make_many(
+    int containers_fd, names, uint32_t mode, uint32_t uid, uint32_t gid, mtime_ns, stack=None
+) -> None:
     """Make `name`/{upper,work,root} below the directory `containers_fd` for each name; all or nothing.
+
+    `stack`: a link of another one's, relative to that directory, that each gets as `name`/lower (csrc/mount/overlay.h).
 
     Each `upper` gets the permission bits, owner and modification time (nanoseconds since 1970) given: an overlay
     shows its upper's own attributes at its root.
@@ -184,11 +185,15 @@ def container_make_many(int containers_fd, names, uint32_t mode, uint32_t uid, u
     cdef int status
     cdef Strings strings = Strings(names)
     cdef ls_directory_attributes upper
+    cdef bytes stack_path = b"" if stack is None else c_string(stack)
+    cdef const char *c_stack = NULL
+    if stack is not None:
+        c_stack = stack_path
     seconds, nanoseconds = divmod(mtime_ns, 1_000_000_000)
     upper.mode, upper.uid, upper.gid = mode, uid, gid
     upper.mtime_seconds, upper.mtime_nanoseconds = seconds, nanoseconds
     with nogil:
-        status = ls_container_make_many(containers_fd, strings.array, strings.count, &upper, &err)
+        status = ls_container_make_many(containers_fd, strings.array, strings.count, &upper, c_stack, &err)
     check(status, &err)
 
 

@@ -9,6 +9,7 @@ from libc.string cimport memcpy, memset
 
 from layerstore._core.buffer cimport ls_buffer, ls_buffer_free, ls_bytes, ls_xattr
 from layerstore._core.index cimport LS_NONE, Index, ls_index
+from layerstore._core.mount cimport Descriptors
 from layerstore._core.status cimport check, ls_error
 from layerstore._core.tar_writer cimport TarWriter, ls_tar_writer
 
@@ -18,10 +19,16 @@ cdef extern from "<sys/sysmacros.h>" nogil:
 
 
 cdef extern from "upper/upper_changes.h" nogil:
-    int ls_upper_changes(const ls_index *index, int upper_fd, ls_buffer *changes, ls_error *err)
+    int ls_upper_changes(const ls_index *index, const int *uppers, size_t upper_count, ls_buffer *changes,
+                         ls_error *err)
 
 
 cdef extern from "upper/upper.h" nogil:
+    struct ls_upper_content:
+        uint64_t device, inode
+        size_t layer
+        ls_bytes path
+
     struct ls_upper_entry:
         ls_bytes path
         uint32_t mode, uid, gid
@@ -34,15 +41,15 @@ cdef extern from "upper/upper.h" nogil:
         bint is_opaque
         uint64_t size
         uint32_t lower
-        uint64_t device, inode
+        ls_upper_content content
         ls_bytes bytes
         int fd
 
     struct ls_upper:
         pass
 
-    int ls_upper_open(ls_upper **upper, const ls_index *index, int upper_fd, bint with_contents, size_t whole_bytes,
-                      ls_error *err)
+    int ls_upper_open(ls_upper **upper, const ls_index *index, const int *uppers, size_t upper_count,
+                      bint with_contents, size_t whole_bytes, ls_error *err)
     void ls_upper_close(ls_upper *upper)
     int ls_upper_next(ls_upper *upper, ls_upper_entry **entries, size_t *count, ls_error *err)
 
@@ -51,20 +58,21 @@ cdef extern from "upper/upper_tar.h" nogil:
     int ls_upper_write(const ls_upper_entry *entries, size_t count, ls_tar_writer *writer, ls_error *err)
 
 
-def changes(Index index not None, int upper_fd):
+def changes(Index index not None, uppers):
     """(kind, path) of every path added ("A"), changed ("C") or deleted ("D"), sorted by the bytes of the path.
 
-    upper_fd: the upper directory. path: absolute, str with surrogateescape. See csrc/upper/upper.h for what is told.
+    uppers: the descriptors of the upper directory and of what is stacked below it, top first. path: absolute, str with surrogateescape. See csrc/upper/upper.h for what is told.
     Raises `InvalidInput` for the index of a layer, `LimitExceeded` for a path of more than 4,096 bytes, `OSError`.
     """
     cdef ls_error err
     cdef int status
     cdef ls_buffer out
+    cdef Descriptors fds = Descriptors(uppers)
 
     memset(&out, 0, sizeof(out))
     try:
         with nogil:
-            status = ls_upper_changes(&index.index, upper_fd, &out, &err)
+            status = ls_upper_changes(&index.index, fds.array, fds.count, &out, &err)
         check(status, &err)
         return _changes(out.bytes, out.length)
     finally:
@@ -86,7 +94,7 @@ cdef list _changes(const uint8_t *at, size_t left):
 
 _FIELDS = (
     *("path", "mode", "uid", "gid", "mtime_ns", "rdev", "target", "link", "xattrs", "is_opaque", "size", "lower"),
-    *("content", "identity"),
+    *("content", "identity", "layer", "place"),
 )
 
 
@@ -94,7 +102,8 @@ class UpperEntry(namedtuple("UpperEntry", _FIELDS)):
     """An entry as layerstore/trees/entries.py says.
 
     content: the number of the content of `lower` in the index of the chain, None where it is empty.
-    identity: (st_dev, st_ino) of the upper directory's file.
+    identity: (st_dev, st_ino) of the upper directory's file that has the content.
+    layer, place: which of the upper directories that is in, and its path there.
     """
 
     __slots__ = ()
@@ -115,12 +124,18 @@ cdef class UpperWalk:
     cdef Index index
     cdef list contents
 
-    def __cinit__(self, Index index not None, int upper_fd, whole_bytes=None):
+    def __cinit__(self, Index index not None, uppers, whole_bytes=None):
         cdef ls_error err
+        cdef Descriptors fds = Descriptors(uppers)
 
         self.index = index
         self.whole_bytes = 0 if whole_bytes is None else whole_bytes
-        check(ls_upper_open(&self.upper, &index.index, upper_fd, whole_bytes is not None, self.whole_bytes, &err), &err)
+        check(
+            ls_upper_open(
+                &self.upper, &index.index, fds.array, fds.count, whole_bytes is not None, self.whole_bytes, &err
+            ),
+            &err,
+        )
 
     def __dealloc__(self):
         ls_upper_close(self.upper)
@@ -161,7 +176,9 @@ cdef class UpperWalk:
             size=entry.size,
             lower=None if entry.lower == LS_NONE else entry.lower,
             content=self._content(entry),
-            identity=(entry.device, entry.inode),
+            identity=(entry.content.device, entry.content.inode),
+            layer=entry.content.layer,
+            place=_bytes(entry.content.path if entry.content.layer else entry.path),
         )
 
     cdef object _content(self, const ls_upper_entry *entry):

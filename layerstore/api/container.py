@@ -11,7 +11,7 @@ from layerstore.api import handles
 from layerstore.containers.containers import check_count
 from layerstore.errors import Conflict, LayerstoreError, NotFound, ProgramNotFound, Unsupported
 from layerstore.extents.operations import Operations
-from layerstore.naming import fstat, open_fd
+from layerstore.naming import fstat
 from layerstore.types import encode_path
 
 _OF_PROGRAM = ("args", "entrypoint", "log_bytes")
@@ -237,8 +237,8 @@ class Container(Operations, handles.Handle):
         from layerstore.containers import changes
 
         index = self.image.index()
-        with self._upper() as fd:
-            found = changes.changes(fd, index)
+        with self._uppers() as fds:
+            found = changes.changes(fds, index)
         self._engine.containers.check(self.row)  # else it was being removed, and this may be a part of it
         return found
 
@@ -383,19 +383,21 @@ class Container(Operations, handles.Handle):
             yield root
 
     @contextlib.contextmanager
-    def _upper(self, *, lasting: bool = False) -> Iterator[int]:
-        """The upper directory, which is neither rolled back nor removed meanwhile; see `snapshots.source`. Raises
-        `NotFound` or `Conflict` where it was, by force, or moved.
+    def _uppers(self, *, lasting: bool = False) -> Iterator[list[int]]:
+        """The upper directory and those that it stands on, which are neither rolled back nor removed meanwhile; see
+        `snapshots.source`. Raises `NotFound` or `Conflict` where they were, by force, or moved.
 
         What needs another lock of the store (an index, contents) is opened before."""
         from layerstore.containers import snapshots
+        from layerstore.store import frozen
 
+        layout = self._engine.layout
         with (
             self._engine.containers.told_of_removal(self.row),
-            snapshots.source(self._engine.layout, self.id, lasting=lasting) as directory,
-            open_fd("upper", os.O_RDONLY | os.O_DIRECTORY, dir_fd=directory) as fd,
+            snapshots.source(layout, self.id, lasting=lasting) as directory,
+            frozen.opened(layout, directory) as fds,
         ):
-            yield fd
+            yield fds
 
     @contextlib.contextmanager
     def _changed(self) -> Iterator[Iterator[Entry]]:
@@ -408,8 +410,8 @@ class Container(Operations, handles.Handle):
         from layerstore.containers import upper
 
         index, contents = self.image.index(), self._engine.contents
-        with self._upper(lasting=True) as fd:
-            yield upper.entries(fd, index, contents)
+        with self._uppers(lasting=True) as fds:
+            yield upper.entries(fds, index, contents)
         self._engine.containers.check(self.row)  # else it was being removed, and these may be a part of it
 
     def _layer_tar(self) -> tuple[Callable[[Clone], Iterator[Piece]], contextlib.AbstractContextManager[object]]:
@@ -425,7 +427,7 @@ class Container(Operations, handles.Handle):
         index, contents, stack = self.image.index(), self._engine.contents, contextlib.ExitStack()
 
         def tar(clone: Clone) -> Iterator[Piece]:
-            return upper.tar_pieces(stack.enter_context(self._upper()), index, contents, clone)
+            return upper.tar_pieces(stack.enter_context(self._uppers()), index, contents, clone)
 
         return tar, stack
 

@@ -655,8 +655,8 @@ class Store(handles.Handle):
         self._engine.containers.forget_groups()
         with contextlib.suppress(Unsupported):  # whoever may not unmount
             self._engine.containers.release_unused()
-        collected = garbage.collect(self._engine.store, self._engine.chains, derived_limit_bytes)
         self._engine.forks.clear()
+        collected = garbage.collect(self._engine.store, self._engine.chains, derived_limit_bytes)
         Steps(self._engine.store).sweep()
         if self.pool is not None:
             self.pool.trim()

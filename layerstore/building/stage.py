@@ -378,8 +378,8 @@ class StageBuild:
             self._tree = None
             index, contents = shop.index(state.diff_ids), shop.store.contents
             if shop.epoch is not None:
-                return self._staged.add(upper.entries(fd, index, contents))
-            return self._staged.add_tar(lambda clone: upper.tar_pieces(fd, index, contents, clone))
+                return self._staged.add(upper.entries([fd], index, contents))
+            return self._staged.add_tar(lambda clone: upper.tar_pieces([fd], index, contents, clone))
 
     def _mounts(
         self, stack: contextlib.ExitStack, wanted: Sequence[tuple[Mount, list[Entry] | None]]

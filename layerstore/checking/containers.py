@@ -12,6 +12,7 @@ from layerstore.errors import CorruptError, Unsupported
 from layerstore.extents import log_rows
 from layerstore.extents.log import chain_bytes
 from layerstore.naming import about, fstat, open_fd
+from layerstore.store import frozen
 from layerstore.store.locks import mounting, try_lock
 
 TYPE_CHECKING = False
@@ -67,7 +68,11 @@ def _needs(catalog: Catalog) -> list[tuple[str, int, str]]:
 
 def _lost_directories(layout: Layout, container: str) -> list[str]:
     path = layout.container(container)
-    return [name for name in ("upper", "root") if not os.path.isdir(f"{path}/{name}")]
+    lost = [name for name in ("upper", "root") if not os.path.isdir(f"{path}/{name}")]
+    if "upper" in lost and os.path.isdir(f"{path}/fresh"):
+        lost.remove("upper")  # whoever uses it next finishes what was interrupted
+    stood_on = sorted(set().union(*frozen.stacks(path)))
+    return lost + [f"frozen/{name}" for name in stood_on if not os.path.isdir(frozen.path(layout, name))]
 
 
 def _check_log(

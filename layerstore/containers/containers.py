@@ -15,7 +15,7 @@ from layerstore.containers import program_records
 from layerstore.errors import Conflict, InvalidInput, LayerstoreError, NotFound, Unsupported
 from layerstore.extents import log_rows
 from layerstore.naming import about, close_fd, exists, fstat
-from layerstore.store import boot, locks
+from layerstore.store import boot, frozen, locks
 from layerstore.store.last_use import note_use
 from layerstore.store.layout import make_private
 from layerstore.store.removal import remove_directory
@@ -209,15 +209,15 @@ class Containers:
                 raise
 
     def _is_there(self, container: str) -> bool:
-        """Whether it has an upper directory, perhaps one that a rollback was putting in the place of another; also
-        where that cannot be seen."""
+        """Whether it has an upper directory, perhaps one that was being put in the place of another; also where that
+        cannot be seen."""
         try:
             names = os.listdir(self._layout.container(container))
         except FileNotFoundError:
             return False
         except OSError:
             return True
-        return "upper" in names or any(name.partition(".")[0] == "before" for name in names)
+        return "upper" in names or any(name.partition(".")[0] in ("before", "fresh") for name in names)
 
     @contextlib.contextmanager
     def or_none(self, ids: Sequence[str]) -> Iterator[None]:
@@ -829,6 +829,7 @@ class Containers:
             self._database.sync()
         # A container is a use of its image for as long as it is there.
         note_use(self._layout, {row.image_id for row in rows})
+        stood_on = self._stacks(rows)
         try:
             container_remove_many(self._mounts.containers_fd, [row.id for row in rows])
         except OSError as error:
@@ -836,7 +837,17 @@ class Containers:
             if error.errno != errno.ENOTEMPTY:
                 raise
         self._keep(row.id for row in rows)
+        for names in stood_on:
+            frozen.release(self._layout, names)
         return gone
+
+    def _stacks(self, rows: Sequence[ContainerRow]) -> set[tuple[str, ...]]:
+        """What these and their snapshots stand on."""
+        found: set[tuple[str, ...]] = set()
+        for row in rows:
+            if row.driver == "overlay":
+                found.update(frozen.stacks(self._layout.container(row.id)))
+        return found
 
     @contextlib.contextmanager
     def told_of_removal(self, row: ContainerRow) -> Iterator[None]:

@@ -11,7 +11,9 @@ from layerstore._core.mount import container_make_many, project_of
 from layerstore.containers import snapshots
 from layerstore.containers.containers import ContainerRow, check_name, insert_rows
 from layerstore.errors import Conflict
-from layerstore.store import durable, locks
+from layerstore.naming import fstat, open_fd
+from layerstore.store import durable, frozen, locks
+from layerstore.store.removal import remove_directory
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -52,29 +54,62 @@ class Forks:
         with (
             self._containers.told_of_removal(row),
             locks.garbage(self._layout, again=True),
-            durable.file_system(self._layout.containers) as sync,
             self._containers.or_none(ids),
         ):
-            if self._clone(row.id, ids) and not row.volatile:
-                sync()  # its row may be durable at any moment, and nothing is to be missing from it then
+            if not self._fork_at_rest(row, ids):
+                self._fork_in_use(row, ids)
             with self._database.transaction(durable=False) as db:
                 # A removal or a move changes the row first: as long as it has not, nothing was missing.
                 self._containers.check(row, db)
                 insert_rows(db, rows)
         return rows
 
-    def _clone(self, origin: str, ids: list[str]) -> bool:
-        """Returns as `snapshots.clone_upper`."""
-        container_make_many(self._mounts.containers_fd, ids, 0o700, os.geteuid(), os.getegid(), 0)
-        self._limit(origin, ids)
-        first, *others = (self._layout.container(container) for container in ids)
-        with snapshots.source(self._layout, origin) as fd, self._still(origin):
-            has_copied = snapshots.clone_upper(fd, first)
-        # The others from the first, so that all are of one moment, and nothing waits for the disk twice.
-        with snapshots.source(self._layout, ids[0]) as fd:
-            for directory in others:
-                has_copied |= snapshots.clone_upper(fd, directory)
-        return has_copied
+    def _fork_at_rest(self, row: ContainerRow, ids: list[str]) -> bool:
+        """Freeze it and make the directories of forks that stand on that. False where it is in use, or read."""
+        with locks.container_if_free(self._layout, row.id) as is_free:
+            if not is_free:
+                return False
+            directory = snapshots.repaired(self._layout, row.id)
+            with locks.mounting(self._layout, [row.id]):
+                if not self._is_at_rest(row):
+                    return False
+                is_stacked = snapshots.freeze(self._layout, directory, is_volatile=row.volatile, always=False)
+            self._make(row, ids, f"{directory}/upper", f"{row.id}/lower" if is_stacked else None)
+        return True
+
+    def _fork_in_use(self, row: ContainerRow, ids: list[str]) -> None:
+        """Freeze a clone of it and make the directories of forks that stand on that."""
+        beside = f"{ids[0]}.{os.urandom(8).hex()}"
+        made = self._layout.container(beside)
+        try:
+            os.mkdir(made, 0o700)
+            with snapshots.source(self._layout, row.id) as fd, durable.file_system(made) as sync:
+                if snapshots.is_frozen(self._layout, self._layout.container(row.id)):
+                    self._make(row, ids, self._containers.upper(row.id), f"{row.id}/lower")
+                    return
+                with self._still(row.id):
+                    has_copied = snapshots.clone_frozen(self._layout, fd, made)
+                if has_copied and not row.volatile:
+                    sync()  # its row may be durable at any moment, and nothing is to be missing from it then
+            frozen.keep_low(self._layout, f"{made}/lower", f"{made}/joined", is_volatile=row.volatile)
+            (top, *_) = frozen.stack(f"{made}/lower")
+            self._make(row, ids, frozen.path(self._layout, top), f"{beside}/lower")
+        finally:
+            remove_directory(self._layout.containers, beside)
+
+    def _make(self, origin: ContainerRow, ids: list[str], like: str, stack: str | None) -> None:
+        """Directories of forks whose uppers are empty, with the attributes of that one, on what a link names."""
+        with open_fd(like, os.O_RDONLY | os.O_DIRECTORY) as fd:
+            status, xattrs = fstat(fd), snapshots.root_xattrs(fd)
+        attributes = (status.st_mode & 0o7777, status.st_uid, status.st_gid, status.st_mtime_ns)
+        container_make_many(self._mounts.containers_fd, ids, *attributes, stack)
+        for attribute, value in xattrs.items():
+            for container in ids:
+                os.setxattr(self._containers.upper(container), attribute, value)
+        self._limit(origin.id, ids)
+
+    def _is_at_rest(self, row: ContainerRow) -> bool:
+        return self._containers.states([row]) == ["created"]
 
     def _limit(self, origin: str, ids: list[str]) -> None:
         """Forks may write as much to disk as what they start from, each."""
@@ -96,7 +131,8 @@ class Forks:
         """
         check_name(name, "a snapshot")
         with self._containers.told_of_removal(row):
-            snapshots.take(self._layout, row.id, name, partial(self._still, row.id), durable=not row.volatile)
+            at_rest, still = partial(self._is_at_rest, row), partial(self._still, row.id)
+            snapshots.take(self._layout, row.id, name, at_rest, still, is_volatile=row.volatile)
             self._containers.check(row)
 
     def snapshots(self, row: ContainerRow) -> list[Snapshot]:
@@ -123,7 +159,7 @@ class Forks:
 
         check()
         with self._containers.told_of_removal(row):
-            snapshots.restore(self._layout, row.id, name, check)
+            snapshots.restore(self._layout, row.id, name, check, is_volatile=row.volatile)
 
     def remove_snapshot(self, row: ContainerRow, name: str) -> None:
         """Remove a snapshot. Raises `NotFound` when there is none of that name, `OSError`."""

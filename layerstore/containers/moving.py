@@ -22,7 +22,7 @@ from layerstore.errors import Conflict, InvalidInput, NotFound, Unsupported
 from layerstore.extents import log_rows
 from layerstore.extents.log import LogMissing
 from layerstore.naming import open_fd
-from layerstore.store import durable, locks
+from layerstore.store import durable, frozen, locks
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -175,15 +175,15 @@ class Moves:
         check()
         states, work = snapshots.begin_move(self._layout, row.id, check)
         recorder = Recorder(self._layout, row.chain_id, self._layers.image_tree(row.image_id))
-        made: dict[str, Recorded] = {}
+        made: dict[tuple[str, ...], Recorded] = {}
         undo = partial(_unlink, self._layout, made)
         removed = f"{row.id}.{os.urandom(8).hex()}"
         with self._or_none(row, undo):
             try:
                 with snapshots.source(self._layout, row.id):
-                    for _, _, upper, _ in states:
-                        if upper not in made:
-                            made[upper] = _record(recorder, upper, share=len(states) > 1)
+                    for _, _, uppers, _ in states:
+                        if uppers not in made:
+                            made[uppers] = _record(recorder, uppers, share=len(states) > 1)
             except FileNotFoundError as error:
                 self._log_of(self._database.read(), row)
                 raise _changed(row) from error
@@ -196,15 +196,18 @@ class Moves:
                 # Whoever waits for the lock, or has found the container before, is not to find it any more.
                 os.rename(directory, self._layout.container(removed))
         with contextlib.suppress(OSError):  # it is garbage
+            stood_on = frozen.stacks(self._layout.container(removed))
             container_remove_many(self._mounts.containers_fd, [removed])
+            for names in stood_on:
+                frozen.release(self._layout, names)
 
-    def _say_extent(self, row: ContainerRow, states: list[State], made: dict[str, Recorded]) -> None:
+    def _say_extent(self, row: ContainerRow, states: list[State], made: dict[tuple[str, ...], Recorded]) -> None:
         with self._database.transaction() as db:
             self._log_of(db, row)
             for recorded in made.values():
                 log_rows.insert(db, [recorded.log], recorded.uses)
-            for name, created, upper, _ in states:
-                log, length, _ = made[upper]
+            for name, created, uppers, _ in states:
+                log, length, _ = made[uppers]
                 if name is None:
                     db.execute("UPDATE containers SET driver = 'extent', log = ? WHERE id = ?", (log, row.id))
                 else:
@@ -227,12 +230,13 @@ def _write_upper(tree: Tree, upper: str, made: Made | None) -> None:
     write_upper(entries(tree), tree.table.image.index, upper, made)
 
 
-def _record(recorder: Recorder, upper: str, *, share: bool) -> Recorded:
+def _record(recorder: Recorder, uppers: tuple[str, ...], *, share: bool) -> Recorded:
     from layerstore.containers.upper import entries
 
-    with open_fd(upper, os.O_RDONLY | os.O_DIRECTORY) as fd:
-        return recorder.record(entries(fd, recorder.image.index, recorder.image.contents), share=share)
+    with contextlib.ExitStack() as held:
+        fds = [held.enter_context(open_fd(upper, os.O_RDONLY | os.O_DIRECTORY)) for upper in uppers]
+        return recorder.record(entries(fds, recorder.image.index, recorder.image.contents), share=share)
 
 
-def _unlink(layout: Layout, made: dict[str, Recorded]) -> None:
+def _unlink(layout: Layout, made: dict[tuple[str, ...], Recorded]) -> None:
     log_rows.unlink(layout, [recorded.log for recorded in made.values()])

@@ -1,21 +1,27 @@
 """Snapshots of a container of the overlay driver, and rolling back: directories, and no rows.
 
     containers/<id>/upper                      what the kernel writes to
-    containers/<id>/snapshots/<name>/upper     a clone of it (csrc/upper/clone_tree.h)
+    containers/<id>/lower                      what that stands on (containers/frozen.py)
+    containers/<id>/snapshots/<name>/lower     what the container was: a stack of frozen uppers
     containers/<id>/snapshots/<name>/created   an empty file of the time at which it was made
-    containers/<id>/before, before.<name>      the upper that a rollback is replacing; with a name: that snapshot's
+    containers/<id>/fresh, lower.new           the upper and the stack that take the place of those that are there
     containers/<id>/removed/<random>           garbage, and snapshots that are being made
 
-Rolling back moves the snapshot's directory into the place of the upper one, so that it takes two renames whatever is in
-them. A snapshot without `upper` therefore is the upper directory as it is now; before the container is mounted, and so
-before anything can change it, it is cloned back (`settle`). At most one snapshot is in that state.
+A container at rest is frozen: its upper becomes the topmost of what it stands on, and it goes on in a fresh one. So do
+a snapshot and a fork of it, at the cost of some names, whatever is in it. Of a container in use a clone of its upper is
+frozen (csrc/upper/clone_tree.h). Rolling back gives it the snapshot's stack, and a fresh upper.
 
-Each step leaves what `_repair` finishes or undoes.
+**Where there is an upper, it is that of the stack that `lower` names.** Each change has a moment without: before it
+nothing is done, after it the rest is found and done by whoever comes next (`_repair`).
+
+Snapshots that earlier versions made have `upper`, a clone, and no `lower`; one that was rolled back to is the upper
+directory as it is now and has neither, until the container is mounted and it is cloned back (`settle`).
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from functools import partial
 
@@ -23,10 +29,10 @@ from layerstore._core.clone import clone_tree
 from layerstore._core.mount import container_remove_many
 from layerstore.errors import Conflict, NotFound
 from layerstore.naming import about, close_fd, exists, open_fd
-from layerstore.store import locks
+from layerstore.store import frozen, locks
 from layerstore.store.durable import file_system
 from layerstore.store.layout import make_private
-from layerstore.trees.whiteouts import UUID
+from layerstore.trees.whiteouts import OVERLAY
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,28 +41,21 @@ if TYPE_CHECKING:
 
     from layerstore.store.layout import Layout
 
-    State = tuple[str | None, float, str, int]
-    """A snapshot's name, None for what the container is now; when it was made; its upper directory, and what inode that
-    is."""
+    State = tuple[str | None, float, tuple[str, ...], int]
+    """A snapshot's name, None for what the container is now; when it was made; its upper directories, top first, and
+    what inode the first is."""
 
-_UUID_BYTES = 16
+_CHANGING = ("fresh", "lower.new")
 
 
-def clone_upper(source_fd: int, target: str) -> bool:
-    """Clone the upper directory of the container's directory `source_fd` to another container's directory `target`.
+def clone_frozen(layout: Layout, source_fd: int, beside: str) -> bool:
+    """Have the link `beside`/lower, in an empty directory, name a frozen clone of what a container is now: of the upper
+    of its directory `source_fd`, on what that stands on. Raises `OSError`.
 
-    It gets its name when it is whole. Returns whether it has to be synced for what has its name to be whole after a
-    power cut: what is shared is on the disk before the name is.
-
-    The clone is another overlay to the kernel: it does not keep the identity that the first mount gave its original
-    (overlayfs.rst, "UUID"). Raises `OSError`.
+    Returns whether it has to be synced for what is in it to be whole after a power cut.
     """
-    made = f"{target}/made"
-    has_copied = clone_tree(source_fd, "upper", source_fd, made)
-    with contextlib.suppress(OSError):  # never mounted, or no file system or user for such an attribute
-        if os.getxattr(made, UUID):
-            os.setxattr(made, UUID, os.urandom(_UUID_BYTES))
-    os.rename(made, f"{target}/upper")
+    has_copied = clone_tree(source_fd, "upper", source_fd, f"{beside}/upper")
+    frozen.add(layout, f"{beside}/upper", f"{beside}/lower", f"/proc/self/fd/{source_fd}/lower")
     return has_copied
 
 
@@ -80,7 +79,7 @@ def source(layout: Layout, container: str, *, lasting: bool = False) -> Iterator
 def is_whole(directory: str) -> bool:
     """Whether `make_whole` has nothing to do. Raises `OSError`."""
     names = os.listdir(directory)
-    return "work" in names and not any(map(_is_before, names))
+    return "work" in names and not any(_is_before(name) or name in _CHANGING for name in names)
 
 
 def make_whole(layout: Layout, container: str) -> None:
@@ -100,6 +99,13 @@ def _alone(layout: Layout, container: str) -> Iterator[str]:
         yield directory
 
 
+def repaired(layout: Layout, container: str) -> str:
+    """A container's directory, whole, for whoever has its lock alone. Raises `NotFound`, `OSError`."""
+    with _missing_is_removed(layout.container(container)) as directory:
+        _repair(directory)
+        return directory
+
+
 @contextlib.contextmanager
 def _missing_is_removed(directory: str) -> Iterator[str]:
     try:
@@ -111,13 +117,86 @@ def _missing_is_removed(directory: str) -> Iterator[str]:
         raise NotFound(f"container {container} was removed; `layerstore ps -a` lists what is there") from None
 
 
-def take(
-    layout: Layout, container: str, name: str, still: Callable[[], AbstractContextManager[None]], *, durable: bool
-) -> None:
-    """Make a snapshot of the upper directory as it is now. Raises `Conflict` when the name is taken, `OSError`.
+def freeze(layout: Layout, directory: str, *, is_volatile: bool, always: bool) -> bool:
+    """Freeze what a container at rest is, and have it go on in a fresh upper; nothing where it has not changed since.
+    Returns whether it stands on something then, which with `always` it does.
 
-    still: in that block nothing writes to it.
-    durable: what is in it is on the disk before its name is.
+    The caller holds the locks of the container, alone, and of its mount; and it is whole. Raises `OSError`.
+    """
+    settle(directory)
+    upper = f"{directory}/upper"
+    if is_frozen(layout, directory):
+        return True
+    if not always and not os.listdir(upper) and not frozen.stack(f"{directory}/lower"):
+        return False
+    _make_fresh(directory, upper)
+    frozen.add(layout, upper, f"{directory}/lower.new", f"{directory}/lower")
+    _go_on(directory)
+    frozen.keep_low(layout, f"{directory}/lower", _garbage(directory), is_volatile=is_volatile)
+    _forget_empty(directory)
+    return True
+
+
+def is_frozen(layout: Layout, directory: str) -> bool:
+    """Whether a container is what it stands on, and nothing else. Raises `OSError`."""
+    names, upper = frozen.stack(f"{directory}/lower"), f"{directory}/upper"
+    return bool(names and not os.listdir(upper) and _attributes(upper) == _attributes(frozen.path(layout, names[0])))
+
+
+def _attributes(path: str) -> tuple[object, ...]:
+    """Of the root of a view: its upper's own."""
+    with open_fd(path, os.O_RDONLY | os.O_DIRECTORY) as fd, about(path):
+        status = os.fstat(fd)
+        return status.st_mode, status.st_uid, status.st_gid, status.st_mtime_ns, root_xattrs(fd)
+
+
+def root_xattrs(fd: int) -> dict[str, bytes]:
+    """The attributes of an upper that the root of its view shows. Raises `OSError`."""
+    try:
+        names = os.listxattr(fd)
+    except OSError as error:
+        if error.errno != errno.EOPNOTSUPP:
+            raise
+        return {}
+    return {name: os.getxattr(fd, name) for name in names if not name.startswith(os.fsdecode(OVERLAY))}
+
+
+def _make_fresh(directory: str, like: str) -> None:
+    """Make an empty upper with the attributes of that one."""
+    made = f"{directory}/fresh"
+    with open_fd(like, os.O_RDONLY | os.O_DIRECTORY) as source, about(made):
+        status = os.fstat(source)
+        os.mkdir(made, 0o700)
+        os.chown(made, status.st_uid, status.st_gid)
+        os.chmod(made, status.st_mode & 0o7777)
+        for name, value in root_xattrs(source).items():
+            os.setxattr(made, name, value)
+        os.utime(made, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def _go_on(directory: str) -> None:
+    """The upper that was there is away: have the new stack, and a fresh upper on it."""
+    with contextlib.suppress(FileNotFoundError):
+        os.rename(f"{directory}/lower.new", f"{directory}/lower")
+        # Of two names of the same link, both stay.
+        os.unlink(f"{directory}/lower.new")
+    os.rename(f"{directory}/fresh", f"{directory}/upper")
+
+
+def take(
+    layout: Layout,
+    container: str,
+    name: str,
+    is_at_rest: Callable[[], bool],
+    still: Callable[[], AbstractContextManager[None]],
+    *,
+    is_volatile: bool,
+) -> None:
+    """Make a snapshot of what a container is now; at rest it is frozen. Raises `Conflict` when the name is taken,
+    `OSError`.
+
+    still: in that block no program of it writes. Unless it is volatile, what is in the snapshot is on the disk before
+    its name is.
     """
     with _alone(layout, container) as directory:
         if exists(_snapshot(directory, name)):
@@ -125,19 +204,37 @@ def take(
         made = _garbage(directory)
         try:
             os.mkdir(made, 0o700)
-            with file_system(directory) as sync:
-                with still():
-                    has_copied = _clone(directory, f"{made}/upper")
-                with about(made), open(f"{made}/created", "x", opener=partial(os.open, mode=0o600)):
-                    pass
-                if has_copied and durable:
-                    sync()
+            _have_frozen(layout, directory, made, is_at_rest, still, is_volatile)
+            with about(made), open(f"{made}/created", "x", opener=partial(os.open, mode=0o600)):
+                pass
             with contextlib.suppress(FileExistsError):
                 os.mkdir(f"{directory}/snapshots", 0o700)
             os.rename(made, _snapshot(directory, name))
         except BaseException:
             _remove(directory, made)
             raise
+
+
+def _have_frozen(
+    layout: Layout,
+    directory: str,
+    made: str,
+    is_at_rest: Callable[[], bool],
+    still: Callable[[], AbstractContextManager[None]],
+    is_volatile: bool,
+) -> None:
+    """Have the link `made`/lower name what the container is now."""
+    with locks.mounting(layout, [os.path.basename(directory)]):
+        if is_at_rest():
+            freeze(layout, directory, is_volatile=is_volatile, always=True)
+            os.link(f"{directory}/lower", f"{made}/lower", follow_symlinks=False)
+            return
+    with file_system(directory) as sync, open_fd(directory, os.O_RDONLY | os.O_DIRECTORY) as fd:
+        with still():
+            has_copied = clone_frozen(layout, fd, made)
+        if has_copied and not is_volatile:
+            sync()
+    frozen.keep_low(layout, f"{made}/lower", f"{made}/joined", is_volatile=is_volatile)
 
 
 def listing(directory: str) -> list[tuple[str, float]]:
@@ -153,34 +250,38 @@ def listing(directory: str) -> list[tuple[str, float]]:
     return sorted(found, key=lambda one: (one[1], one[0]))
 
 
-def restore(layout: Layout, container: str, name: str, check: Callable[[], None]) -> None:
-    """Put the upper directory of a snapshot in the place of the present one, which becomes garbage.
+def restore(layout: Layout, container: str, name: str, check: Callable[[], None], *, is_volatile: bool) -> None:
+    """Have the container be what a snapshot is; its present upper becomes garbage.
 
     `check` raises where the container is mounted, which it cannot be from then on. Raises `NotFound`, `Conflict`.
     """
     with _alone(layout, container) as directory, locks.mounting(layout, [container]):
         check()
         require(directory, name)
-        upper = f"{_snapshot(directory, name)}/upper"
-        if not exists(upper):
+        if _current(directory) == name:
             return  # nothing was mounted since the last rollback, which was to this one
-        current = _current(directory)
-        before = f"{directory}/before" if current is None else f"{directory}/before.{current}"
-        os.rename(f"{directory}/upper", before)
-        os.rename(upper, f"{directory}/upper")
-        _finish(directory, os.path.basename(before))
-        # What the kernel keeps in it belongs to the upper directory that was there.
-        os.rename(f"{directory}/work", _garbage(directory))
-        os.mkdir(f"{directory}/work", 0o700)
+        settle(directory)
+        snapshot = _snapshot(directory, name)
+        if exists(f"{snapshot}/upper"):  # of an earlier version
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(f"{snapshot}/lower")
+            frozen.add(layout, f"{snapshot}/upper", f"{snapshot}/lower", None)
+        frozen.keep_low(layout, f"{snapshot}/lower", _garbage(directory), is_volatile=is_volatile)
+        (top, *_) = frozen.stack(f"{snapshot}/lower")
+        _make_fresh(directory, frozen.path(layout, top))
+        os.link(f"{snapshot}/lower", f"{directory}/lower.new", follow_symlinks=False)
+        os.rename(f"{directory}/upper", _garbage(directory))
+        _go_on(directory)
 
 
 def remove(layout: Layout, container: str, name: str) -> None:
     """Remove a snapshot. Raises `NotFound`, `Conflict`, `OSError`."""
     with _alone(layout, container) as directory:
         require(directory, name)
-        removed = _garbage(directory)
+        removed, names = _garbage(directory), frozen.stack(f"{_snapshot(directory, name)}/lower")
         os.rename(_snapshot(directory, name), removed)
         _remove(directory, removed)
+        frozen.release(layout, names)
 
 
 def settle(directory: str) -> None:
@@ -203,7 +304,7 @@ def settle(directory: str) -> None:
 
 
 def _clone(directory: str, target: str) -> bool:
-    """Returns as `clone_upper`."""
+    """Whether it has to be synced for what is in it to be whole after a power cut."""
     with open_fd(directory, os.O_RDONLY | os.O_DIRECTORY) as fd:
         return clone_tree(fd, "upper", fd, target)
 
@@ -248,7 +349,7 @@ def begin_move(layout: Layout, container: str, check: Callable[[], None]) -> tup
         os.rename(f"{directory}/work", emptied)
         os.mkdir(f"{directory}/work", 0o700)
         _remove(directory, emptied)
-        return _states(directory), _work(directory)
+        return _states(layout, directory), _work(directory)
 
 
 @contextlib.contextmanager
@@ -262,7 +363,7 @@ def end_move(
     """
     with _alone(layout, container) as directory, locks.mounting(layout, [container]):
         check()
-        yield _work(directory) == work and _states(directory) == states
+        yield _work(directory) == work and _states(layout, directory) == states
 
 
 def _work(directory: str) -> tuple[int, int]:
@@ -271,14 +372,18 @@ def _work(directory: str) -> tuple[int, int]:
     return status.st_ino, status.st_ctime_ns
 
 
-def _states(directory: str) -> list[State]:
+def _states(layout: Layout, directory: str) -> list[State]:
     found: list[State] = []
-    upper = f"{directory}/upper"
+    own = (f"{directory}/upper", *_frozen(layout, directory))
     for name, created in listing(directory):
-        own = f"{_snapshot(directory, name)}/upper"
-        shown = own if exists(own) else upper
-        found.append((name, created, shown, os.stat(shown).st_ino))
-    return [*found, (None, 0.0, upper, os.stat(upper).st_ino)]
+        snapshot = _snapshot(directory, name)
+        shown = (f"{snapshot}/upper",) if exists(f"{snapshot}/upper") else _frozen(layout, snapshot) or own
+        found.append((name, created, shown, os.stat(shown[0]).st_ino))
+    return [*found, (None, 0.0, own, os.stat(own[0]).st_ino)]
+
+
+def _frozen(layout: Layout, directory: str) -> tuple[str, ...]:
+    return tuple(frozen.path(layout, name) for name in frozen.stack(f"{directory}/lower"))
 
 
 def _snapshot(directory: str, name: str) -> str:
@@ -294,21 +399,31 @@ def require(directory: str, name: str) -> None:
 
 
 def _current(directory: str) -> str | None:
-    """The snapshot that the upper directory still is, without a change."""
+    """The snapshot that the upper directory still is, without a change, in a store of an earlier version."""
     for name, _ in listing(directory):
-        if not exists(f"{_snapshot(directory, name)}/upper"):
+        snapshot = _snapshot(directory, name)
+        if not exists(f"{snapshot}/upper") and not os.path.lexists(f"{snapshot}/lower"):
             return name
     return None
 
 
 def _repair(directory: str) -> None:
-    """Finish or undo a rollback that was interrupted."""
-    for name in os.listdir(directory):
-        if _is_before(name):
+    """Finish or undo what was interrupted."""
+    names = os.listdir(directory)
+    for name in names:
+        if _is_before(name):  # a rollback of an earlier version
             if exists(f"{directory}/upper"):
                 _finish(directory, name)
             else:
                 os.rename(f"{directory}/{name}", f"{directory}/upper")
+    if any(name in _CHANGING for name in names):
+        if exists(f"{directory}/upper"):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(f"{directory}/lower.new")
+            with contextlib.suppress(FileNotFoundError):
+                os.rmdir(f"{directory}/fresh")
+        else:
+            _go_on(directory)
     with contextlib.suppress(FileExistsError):
         os.mkdir(f"{directory}/work", 0o700)
 
@@ -333,5 +448,9 @@ def _garbage(directory: str) -> str:
 def _remove(directory: str, path: str) -> None:
     with open_fd(f"{directory}/removed", os.O_RDONLY | os.O_DIRECTORY) as fd:
         container_remove_many(fd, [os.path.basename(path)])
+    _forget_empty(directory)
+
+
+def _forget_empty(directory: str) -> None:
     with contextlib.suppress(OSError):
         os.rmdir(f"{directory}/removed")

@@ -1,4 +1,5 @@
-"""What a container of the overlay driver changed, as entries of a layer and as its tar: read from its upper directory.
+"""What a container of the overlay driver changed, as entries of a layer and as its tar: read from its upper directory,
+and from the frozen ones that it stands on.
 
 csrc/upper/upper.h says how an upper directory is read, layerstore/trees/entries.py what its entries are. The upper
 directory's own attributes are those of the container's root.
@@ -25,7 +26,7 @@ from layerstore.types import decode_path
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from layerstore._core.index import Index
     from layerstore._core.upper import UpperEntry
@@ -37,23 +38,23 @@ if TYPE_CHECKING:
 _REPLACED = "the container put a file of its image here while it was read; stop what runs in it, or try again"
 
 
-def entries(upper_fd: int, index: Index, contents: ContentStore) -> Iterator[Entry]:
-    """The entries of the upper directory `upper_fd`, against the chain that `index` is of.
+def entries(uppers: Sequence[int], index: Index, contents: ContentStore) -> Iterator[Entry]:
+    """The entries of an upper directory and of those it stands on (`frozen.opened`), against the chain of `index`.
 
     contents: has the contents of the chain. What an entry's content is read from opens the file only then, so that
-    `upper_fd` must still be open; one that has become another file is an `OSError` (ESTALE).
+    `uppers` must still be open; one that has become another file is an `OSError` (ESTALE).
 
     The container may be in use (csrc/upper/upper.h). Raises `LimitExceeded` for a path of more than 4,096 bytes,
     `CorruptError` for a damaged upper directory, `OSError`. Not for two threads at once.
     """
-    walk = UpperWalk(index, upper_fd)
+    walk = UpperWalk(index, uppers)
     while count := walk.read():
         for i in range(count):
             found = walk[i]
             entry = _entry(found)
             if entry.is_file() and entry.link is None and entry.size:
                 stored = _stored(found, index, contents)
-                entry.source = _UpperFile(upper_fd, found) if stored is None else stored
+                entry.source = _UpperFile(uppers, found) if stored is None else stored
             yield entry
 
 
@@ -86,13 +87,15 @@ def present(tree: Iterable[Entry]) -> Iterator[Entry]:
                 lost.add(entry.path)
 
 
-def tar_pieces(upper_fd: int, index: Index, contents: ContentStore, clone: Clone | None = None) -> Iterator[Piece]:
-    """The bytes of `trees.tarring.tar_pieces(entries(upper_fd, index, contents), clone)`, made many entries at a time.
+def tar_pieces(
+    uppers: Sequence[int], index: Index, contents: ContentStore, clone: Clone | None = None
+) -> Iterator[Piece]:
+    """The bytes of `trees.tarring.tar_pieces(entries(uppers, index, contents), clone)`, made many entries at a time.
 
     The size of a file is that of what was read of it. Raises as both.
     """
     writer = TarWriter()
-    walk = UpperWalk(index, upper_fd, PACK_THRESHOLD_BYTES)
+    walk = UpperWalk(index, uppers, PACK_THRESHOLD_BYTES)
     while walk.read():
         wanted = walk.wanted()
         if wanted:
@@ -139,8 +142,8 @@ def _stored(found: UpperEntry, index: Index, contents: ContentStore) -> StoredCo
 class _UpperFile:
     """The content of a file of an upper directory, opened when it is read."""
 
-    def __init__(self, upper_fd: int, found: UpperEntry) -> None:
-        self._upper_fd = upper_fd
+    def __init__(self, uppers: Sequence[int], found: UpperEntry) -> None:
+        self._uppers = uppers
         self._found = found
 
     def pieces(self) -> Iterator[Piece]:
@@ -157,6 +160,10 @@ class _UpperFile:
 
         Raises `_Gone`, `OSError`.
         """
+        if self._found.layer:  # nobody changes it
+            with self._opened() as entry.source:
+                yield True
+            return
         with self._at(entry.path) as fd:
             status = fstat(fd)
             _take_attributes(entry, fd, status)
@@ -166,7 +173,7 @@ class _UpperFile:
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[OpenFile]:
-        with self._at(self._found.path) as fd:
+        with self._at(self._found.place) as fd:
             status = fstat(fd)
             if not self._is(status) or not stat.S_ISREG(status.st_mode):
                 raise _Gone(self._found.path)
@@ -178,7 +185,7 @@ class _UpperFile:
     @contextlib.contextmanager
     def _at(self, path: bytes) -> Iterator[int]:
         try:
-            fd = open_inside(self._upper_fd, path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            fd = open_inside(self._uppers[self._found.layer], path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO):
                 raise _Gone(path) from error

@@ -29,7 +29,7 @@ from layerstore.errors import RELOAD, CorruptError, LayerstoreError
 from layerstore.layers.imports import clear_abandoned, clear_abandoned_cold
 from layerstore.naming import exists
 from layerstore.results import Frozen
-from layerstore.store import durable, locks, own_names
+from layerstore.store import durable, frozen, locks, own_names
 from layerstore.store.cold_packs import LIST, ColdPack, is_cold
 from layerstore.store.contents import Pack
 from layerstore.store.db import UNUSED_CHAINS, Database
@@ -281,6 +281,7 @@ def _remove_files(store: OpenStore, objects: dict[str, set[str]], packs: set[str
             with locks.containers_to_remove(store.layout, [name], waits=False) as is_held:
                 if is_held:
                     _remove_directory(store.layout.containers, name)
+    frozen.sweep(store.layout)
     for name in own_names.own(store.layout.runtime, own_names.CONTAINERS):
         if name not in containers:
             _remove_directory(store.layout.runtime, name)

@@ -19,7 +19,7 @@ import numpy as np
 from layerstore.chains.derived import without_mounting
 from layerstore.results import ContainerUsage, ImageUsage, Part, Usage
 from layerstore.space.places import LayerContents, Places
-from layerstore.store import locks
+from layerstore.store import frozen, locks
 from layerstore.types import ChainId, DiffId, ImageId, digest_hex
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def usage(store: OpenStore, chains: Chains, states: Callable[[], dict[str, str]]
     """See `layerstore.Store.usage`; `states` gives that of each container by its id."""
     with locks.garbage(store.layout):
         read = store.database.read().execute
-        containers = _containers(store, states())
+        containers, counted_again = _containers(store, states())
         rows = read("SELECT image_id, chain_id FROM images ORDER BY stored_seconds DESC, image_id").fetchall()
         forest = Forest(rows, chain_rows(store.database))
         places = Places(store.layout, store.contents)
@@ -103,7 +103,7 @@ def usage(store: OpenStore, chains: Chains, states: Callable[[], dict[str, str]]
             parts={
                 "images": Part(len(images), len(in_use), kept.hot_bytes, idle),
                 "cold": Part(len(frozen), len(frozen & in_use), kept.cold_bytes, kept.dead_cold_bytes),
-                "containers": _containers_part(containers),
+                "containers": _containers_part(containers, counted_again),
                 "derived": _derived(store.layout),
                 "build cache": _whole(store.layout.builds),
                 "downloads": _whole(store.layout.downloads),
@@ -229,7 +229,8 @@ def _active(forest: Forest, layers: LayerContents, kept: Kept, in_use: Collectio
     return int(kept.hot[np.unique(number[is_active[of]])].sum())
 
 
-def _containers(store: OpenStore, states: dict[str, str]) -> list[ContainerUsage]:
+def _containers(store: OpenStore, states: dict[str, str]) -> tuple[list[ContainerUsage], int]:
+    """And the bytes of frozen uppers that several of them stand on, each time but the first."""
     read = store.database.read().execute
     logs: dict[str, set[str]] = {}
     for container, log in read(
@@ -238,25 +239,28 @@ def _containers(store: OpenStore, states: dict[str, str]) -> list[ContainerUsage
     ):
         logs.setdefault(container, set()).add(log)
     query = "SELECT id, name, image_id, image_name, driver FROM containers ORDER BY created_seconds DESC, id"
-    return [
-        ContainerUsage(
-            container,
-            name,
-            image,
-            image_name,
-            states.get(container, "created"),
-            sum(_bytes_of(store.layout.log(log)) for log in logs.get(container, ()))
-            if driver == "extent"
-            else _tree_bytes(store.layout.container(container), {"root", "work"}),
-        )
-        for container, name, image, image_name, driver in read(query).fetchall()
-    ]
+    found, frozen_bytes, counted_again = [], dict[str, int](), 0
+    for container, name, image, image_name, driver in read(query).fetchall():
+        if driver == "extent":
+            size = sum(_bytes_of(store.layout.log(log)) for log in logs.get(container, ()))
+        else:
+            directory = store.layout.container(container)
+            size = _tree_bytes(directory, {"root", "work"})
+            for upper in set().union(*frozen.stacks(directory)):
+                if upper in frozen_bytes:
+                    counted_again += frozen_bytes[upper]
+                else:
+                    frozen_bytes[upper] = _tree_bytes(frozen.path(store.layout, upper))
+                size += frozen_bytes[upper]
+        state = states.get(container, "created")
+        found.append(ContainerUsage(container, name, image, image_name, state, size))
+    return found, counted_again
 
 
-def _containers_part(containers: list[ContainerUsage]) -> Part:
+def _containers_part(containers: list[ContainerUsage], counted_again: int) -> Part:
     idle = [container.size_bytes for container in containers if container.state == "created"]
-    total = sum(container.size_bytes for container in containers)
-    return Part(len(containers), len(containers) - len(idle), total, sum(idle))
+    total = sum(container.size_bytes for container in containers) - counted_again
+    return Part(len(containers), len(containers) - len(idle), total, min(total, sum(idle)))
 
 
 def _derived(layout: Layout) -> Part:
@@ -288,6 +292,7 @@ def _files(store: OpenStore, live: Collection[DiffId]) -> tuple[Part, int]:
     keep[store.layout.containers] = {
         container for (container,) in read("SELECT id FROM containers WHERE driver = 'overlay'")
     }
+    keep[store.layout.frozen] = _stood_on(store.layout)
     keep[store.layout.cold] = {str(number) for (number,) in read("SELECT number FROM cold_packs")}
     keep[store.layout.logs] = {log for (log,) in read("SELECT id FROM logs")}
     count = needed = dead = 0
@@ -299,6 +304,16 @@ def _files(store: OpenStore, live: Collection[DiffId]) -> tuple[Part, int]:
                 elif directory in (store.layout.layers, store.layout.blobs):
                     count, needed = count + 1, needed + _bytes_of(entry.path)
     return Part(count, count, needed, 0), dead
+
+
+def _stood_on(layout: Layout) -> set[str]:
+    """The frozen uppers that somebody stands on."""
+    found = set()
+    with contextlib.suppress(FileNotFoundError), os.scandir(layout.frozen) as entries:
+        for entry in entries:
+            if entry.name.endswith(frozen.NAME_ENDING) and entry.stat(follow_symlinks=False).st_nlink > 1:
+                found.add(entry.name.removesuffix(frozen.NAME_ENDING))
+    return found
 
 
 def _bytes_of(path: str) -> int:

@@ -7,6 +7,7 @@
   on a full disk).
 - Contents: `contents.py` (finding, reading, verifying), `cold_packs.py` (cold packs), `records.py` (what is packed),
   `pieces.py` (by the piece), `zstd.py`.
+- Uppers that many containers stand on: `frozen.py` (docs/forks.md).
 - Durable files: `durable.py`, `clearing.py` (clearing away what was begun), `spool.py` (what is on its way here),
   `sealed.py` (documents that say their own digest), `reflink.py` (files that share content), `removal.py` (directories
   in which something may be mounted).

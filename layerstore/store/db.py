@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 
 SET_NAME = "INSERT INTO names VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET image_id = excluded.image_id"
 """Gives an image (id, second) a name (first); one that another image has moves to it."""
@@ -132,8 +132,10 @@ CREATE TABLE cold_packs (number INTEGER PRIMARY KEY);
 CREATE TABLE frozen (image_id TEXT PRIMARY KEY REFERENCES images ON DELETE CASCADE) WITHOUT ROWID;
 INSERT INTO counters VALUES ('cold_packs', 0);
 """
-_STEPS = {0: _SCHEMA, 2: _LOGS, 3: _BLOBS, 4: _CHECKS, 5: _COLD}
-"""What is done to a database of that version. The one of version 1 is not read any more."""
+_NOTHING = "SELECT 0"
+_STEPS = {0: _SCHEMA, 2: _LOGS, 3: _BLOBS, 4: _CHECKS, 5: _COLD, 6: _NOTHING}
+"""What is done to a database of that version. The one of version 1 is not read any more. From version 7 on containers
+may stand on frozen uppers, of which earlier versions of layerstore know nothing."""
 
 
 class _Cursor(sqlite3.Cursor):

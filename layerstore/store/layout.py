@@ -78,6 +78,7 @@ class Layout:
         self.layers = f"{self.root}/layers"
         self.chains = f"{self.root}/chains"
         self.containers = f"{self.root}/containers"
+        self.frozen = f"{self.root}/frozen"
         self.logs = f"{self.root}/logs"
         self.blobs = f"{self.root}/blobs/sha256"
         self.run = f"{self.root}/run"
@@ -272,5 +273,5 @@ class Layout:
 
     def _own_names(self) -> set[str]:
         database = (self.database + ending for ending in ("", "-wal", "-shm"))
-        own = (*self._directories(), self.format, self.cold, self.builds, self.quarantine, *database)
+        own = (*self._directories(), self.format, self.frozen, self.cold, self.builds, self.quarantine, *database)
         return {path.removeprefix(f"{self.root}/").partition("/")[0] for path in own}

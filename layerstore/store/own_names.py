@@ -27,6 +27,7 @@ LAYERS = _names(rf"{_HEX}{{64}}\.(?:index|recipe)")
 CHAINS = _names(rf"{_HEX}{{64}}\.(?:index|erofs|json)")
 BLOBS = re.compile(rf"{_HEX}{{64}}")
 CONTAINERS = re.compile(rf"{_HEX}{{64}}(?:\.{_HEX}{{16}})?")
+FROZEN = re.compile(rf"{_HEX}{{12}}(?:\.name|\.below)?")
 LOGS = _names(rf"{_HEX}{{32}}")
 DOWNLOADS = re.compile(rf"{_HEX}{{64}}|{_HEX}{{16}}\.private")
 STAGING = re.compile(rf"{_HEX}{{16}}|tmp[a-z0-9_]{{8}}")
@@ -60,6 +61,7 @@ def strangers(layout: Layout) -> list[str]:
         layout.chains: CHAINS,
         layout.blobs: BLOBS,
         layout.containers: CONTAINERS,
+        layout.frozen: FROZEN,
         layout.logs: LOGS,
         layout.downloads: DOWNLOADS,
         layout.staging: STAGING,
