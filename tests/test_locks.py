@@ -450,6 +450,7 @@ class TestWhileOneIsRead:
         upper = f"{loaded.layout.container(container.id)}/upper"
         # It has come so far; the rest of the directory is there still.
         monkeypatch.setattr(containers, "container_remove_many", lambda *_: shutil.rmtree(upper))
+        container.mount()
         meddle.before(
             snapshots, "clone_tree", lambda: in_thread(lambda: loaded.remove([container], force=True)).result()
         )
@@ -461,7 +462,7 @@ class TestWhileOneIsRead:
         self, loaded: Store, container: Container, meddle: Meddling, verb: str
     ) -> None:
         """Its files may be on their way out."""
-        module, name = (changes, "changes") if verb == "diff" else (snapshots, "clone_frozen")
+        module, name = (changes, "changes") if verb == "diff" else (snapshots, "freeze")
 
         def move() -> None:
             with transaction(loaded.layout) as db:
