@@ -26,7 +26,7 @@ from test_containers import BOX, runs
 from waiting import wait_for
 
 from layerstore import Container, Store
-from layerstore._core.clone import join_trees
+from layerstore._core.clone import clone_tree, join_trees
 from layerstore._core.files import punch_holes
 from layerstore.containers import snapshots
 from layerstore.errors import Conflict, InvalidInput, NotFound
@@ -448,6 +448,169 @@ class TestSnapshots:
         container.start(["/bin/sleep", "60"])
         with pytest.raises(Conflict, match="running"):
             container.rollback("one")
+
+
+def step(container: Container, number: int) -> None:
+    """Add a file, change one and remove one."""
+    with container.mount() as view:
+        (view / f"at{number}").write_bytes(b"%d" % number)
+        (view / "state").write_bytes(b"%d" % number)
+        (view / f"at{number - 5}").unlink(missing_ok=True)
+
+
+def shows_step(view: Path, number: int) -> None:
+    assert (view / "state").read_bytes() == b"%d" % number
+    there = {f"at{n}" for n in range(max(0, number - 4), number + 1)}
+    assert {name for name in os.listdir(view) if name.startswith("at")} == there
+
+
+class TestStacks:
+    def test_they_stay_low_and_each_snapshot_as_it_was(self, store: Store) -> None:
+        container = store.create("base:1")
+        with container.mount() as view:
+            for number in range(500):
+                (view / f"file{number}").write_bytes(b"file")
+        made = 40
+        for number in range(made):
+            step(container, number)
+            container.snapshot(f"s{number}")
+            assert len(frozen.stack(f"{directory_of(container)}/lower")) <= 5
+        # The first files were not joined each time.
+        uppers = [entry.path for entry in os.scandir(store.layout.frozen) if not entry.is_symlink()]
+        assert sum(os.path.exists(f"{upper}/file0") for upper in uppers) == 1
+        for number in (*range(0, made, 7), made - 1):
+            container.rollback(f"s{number}")
+            with container.mount() as view:
+                shows_step(view, number)
+                (view / "junk").write_bytes(b"junk")
+        for number in range(made - 1):
+            container.remove_snapshot(f"s{number}")
+        container.rollback(f"s{made - 1}")
+        store.collect_garbage()
+        names = frozen.stack(f"{directory_of(container)}/lower")
+        assert {name.partition(".")[0] for name in os.listdir(store.layout.frozen)} == set(names)
+
+    def test_of_one_in_use_they_stay_low_too(self, store: Store) -> None:
+        at = store.create("base:1")
+        for number in range(12):
+            at.mount()
+            (at.root / "state").write_bytes(b"%d" % number)
+            (at.root / f"at{number}").write_bytes(b"")
+            at = at.fork()
+            assert len(frozen.stack(f"{directory_of(at)}/lower")) <= 5
+        with at.mount() as view:
+            assert (view / "state").read_bytes() == b"11"
+            assert all((view / f"at{number}").exists() for number in range(12))
+
+    def test_nothing_is_copied(self, store: Store) -> None:
+        origin = store.create("base:1")
+        with origin.mount() as view:
+            (view / "new").write_bytes(b"new")
+        inode = (upper_of(origin) / "new").stat().st_ino
+        forks = origin.fork(count=3)
+        again = origin.fork()
+        (frozen_one,) = frozen.stack(f"{directory_of(origin)}/lower")
+        assert Path(frozen.path(store.layout, frozen_one), "new").stat().st_ino == inode
+        assert all(frozen.stack(f"{directory_of(one)}/lower") == [frozen_one] for one in (*forks, again))
+        assert all(os.listdir(upper_of(one)) == [] for one in (origin, *forks, again))
+
+    def test_what_nobody_stands_on_goes_with_the_last(self, store: Store) -> None:
+        origin = store.create("base:1")
+        with origin.mount() as view:
+            (view / "new").write_bytes(b"new")
+        fork = origin.fork()
+        origin.remove()
+        with fork.mount() as view:
+            assert (view / "new").read_bytes() == b"new"
+        fork.snapshot("one")
+        fork.rollback("one")
+        fork.remove()
+        assert os.listdir(store.layout.frozen) == []
+
+    def test_the_root_of_a_view(self, store: Store) -> None:
+        """Its attributes are the upper's own."""
+        container = store.create("base:1")
+        container.snapshot("clean")
+        with container.mount() as view:
+            os.chmod(view, 0o2711)
+            os.chown(view, 3, 4)
+            os.setxattr(view, "user.own", b"1")
+            os.utime(view, ns=(0, 123_456_789))
+        fork = container.fork()
+        container.snapshot("changed")
+        container.rollback("clean")
+        with container.mount() as view:
+            assert view.stat().st_mode & 0o7777 != 0o2711 and os.listxattr(view) == []
+        container.rollback("changed")
+        for one in (container, fork, container.fork()):
+            with one.mount() as view:
+                status = view.stat()
+                assert (status.st_mode & 0o7777, status.st_uid, status.st_gid) == (0o2711, 3, 4)
+                assert (status.st_mtime_ns, os.getxattr(view, "user.own")) == (123_456_789, b"1")
+            assert [change.path for change in one.diff()] == []
+
+    def test_one_that_is_lost_is_told(self, store: Store) -> None:
+        container = store.create("base:1")
+        container.snapshot("one")
+        (name,) = frozen.stack(f"{directory_of(container)}/lower")
+        shutil.rmtree(frozen.path(store.layout, name))
+        assert [damage.detail for damage in store.check(quick=True).damages] == [f"it has no directory frozen/{name}"]
+        container.remove()
+        assert not store.check(quick=True).damages
+
+    def test_usage_counts_it_once(self, store: Store) -> None:
+        origin = store.create("base:1")
+        with origin.mount() as view:
+            (view / "new").write_bytes(LARGE)
+        forks = origin.fork(count=5)
+        usage = store.usage()
+        sizes = {one.container_id: one.size_bytes for one in usage.containers}
+        assert all(sizes[one.id] >= len(LARGE) for one in (origin, *forks))
+        assert len(LARGE) <= usage.parts["containers"].size_bytes < 2 * len(LARGE)
+
+
+def as_an_earlier_version_left_it(container: Container, *, is_current: bool) -> None:
+    """A container without a stack, with a snapshot "one": a clone, or the upper directory itself."""
+    made = directory_of(container) / "snapshots/one"
+    made.mkdir(parents=True)
+    (made / "created").touch()
+    if not is_current:
+        with open_fd(directory_of(container), os.O_RDONLY) as fd:
+            clone_tree(fd, "upper", fd, f"{made}/upper")
+
+
+@pytest.mark.parametrize("is_current", [False, True])
+@pytest.mark.parametrize("first", ["mount", "fork", "snapshot", "rollback", "diff", "move"])
+def test_a_snapshot_of_an_earlier_version(store: Store, is_current: bool, first: str) -> None:
+    container = store.create("base:1")
+    with container.mount() as view:
+        change(view)
+        shown = told(view)
+    before = said(container)
+    as_an_earlier_version_left_it(container, is_current=is_current)
+    if first == "move":
+        container.move("extent")
+        container.move("overlay")
+    elif first in ("snapshot", "rollback"):
+        getattr(container, first)("two" if first == "snapshot" else "one")
+    else:
+        use = getattr(container, first)()
+        if first == "fork":
+            assert said(use) == before
+    container.umount()
+    with container.mount() as view:
+        (view / "new").write_bytes(b"other")
+        (view / "junk").write_bytes(b"junk")
+    assert {one.name for one in container.snapshots()} == {"one"} | ({"two"} if first == "snapshot" else set())
+    for name in [one.name for one in container.snapshots()]:
+        container.rollback(name)
+        if first != "move":
+            assert said(container) == before
+        with container.mount() as view:
+            assert {path: one[8] for path, one in told(view).items()} == {path: one[8] for path, one in shown.items()}
+            (view / "junk").write_bytes(b"junk")
+    store.collect_garbage()
+    assert parts(container) == {"root", "upper", "work"}
 
 
 KILLED = """if True:

@@ -154,9 +154,11 @@ class Container(Operations, handles.Handle):
         Where this process does not write to it, it reads in its log where the last operation ends: 4 ms for 10,000
         changed files.
 
-        With the overlay driver, on a file system with reflink (XFS, btrfs, a pool) contents are shared and a fork costs
-        the time of making its files again, about 20 µs for each changed file; without, it costs their bytes. This one
-        may be mounted and in use. What runs in it stands still meanwhile, so that all of the fork is of one moment,
+        With the overlay driver, of one that is at rest (not mounted, and read by nobody) nothing is copied: both go on
+        from what is frozen, which takes the same time whatever was changed (docs/forks.md). One that is mounted is
+        cloned, but for what was frozen before: on a file system with reflink (XFS, btrfs, a pool) contents are shared
+        and it costs the time of making its files again, about 20 µs for each; without, it costs their bytes. What runs
+        in it stands still meanwhile, so that all of the fork is of one moment,
         and then goes on. That does not hold for what other processes of the host write to its view, nor for programs
         that crun runs without a control group: there a file that is being written is in the fork as it was at one
         moment where contents are shared; where they are copied, each write of that while may be in it or not; and of

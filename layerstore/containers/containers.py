@@ -373,7 +373,7 @@ class Containers:
         held: set[str] = set()
         while True:
             stack.enter_context(locks.mounting(self._layout, ids))
-            found = {id for id in ids if self._has_snapshots(id)}
+            found = {id for id in ids if self._may_be_snapshot(id)}
             if not found:
                 return
             from layerstore.containers import snapshots
@@ -391,8 +391,10 @@ class Containers:
             stack.enter_context(locks.containers(self._layout, found))
             held = found
 
-    def _has_snapshots(self, container: str) -> bool:
-        return exists(f"{self._layout.container(container)}/snapshots")
+    def _may_be_snapshot(self, container: str) -> bool:
+        """Whether its upper may be a snapshot's, as earlier versions left it."""
+        directory = self._layout.container(container)
+        return exists(f"{directory}/snapshots") and not os.path.lexists(f"{directory}/lower")
 
     # A mount for the time of one's use
 

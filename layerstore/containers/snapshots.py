@@ -26,7 +26,7 @@ import os
 from functools import partial
 
 from layerstore._core.clone import clone_tree
-from layerstore._core.mount import container_remove_many
+from layerstore._core.mount import container_remove_many, project_of
 from layerstore.errors import Conflict, NotFound
 from layerstore.naming import about, close_fd, exists, open_fd
 from layerstore.store import frozen, locks
@@ -129,12 +129,17 @@ def freeze(layout: Layout, directory: str, *, is_volatile: bool, always: bool) -
         return True
     if not always and not os.listdir(upper) and not frozen.stack(f"{directory}/lower"):
         return False
-    _make_fresh(directory, upper)
+    _make_fresh(directory, upper, keeps_project=True)
     frozen.add(layout, upper, f"{directory}/lower.new", f"{directory}/lower")
     _go_on(directory)
-    frozen.keep_low(layout, f"{directory}/lower", _garbage(directory), is_volatile=is_volatile)
-    _forget_empty(directory)
+    _keep_low(layout, directory, f"{directory}/lower", is_volatile)
     return True
+
+
+def _keep_low(layout: Layout, directory: str, link: str, is_volatile: bool) -> None:
+    if frozen.is_high(link):
+        frozen.keep_low(layout, link, _garbage(directory), is_volatile=is_volatile)
+        _forget_empty(directory)
 
 
 def is_frozen(layout: Layout, directory: str) -> bool:
@@ -161,8 +166,9 @@ def root_xattrs(fd: int) -> dict[str, bytes]:
     return {name: os.getxattr(fd, name) for name in names if not name.startswith(os.fsdecode(OVERLAY))}
 
 
-def _make_fresh(directory: str, like: str) -> None:
-    """Make an empty upper with the attributes of that one."""
+def _make_fresh(directory: str, like: str, *, keeps_project: bool = False) -> None:
+    """Make an empty upper with the attributes of that one. keeps_project: what that has counts on, of a limit
+    (containers/quotas.py)."""
     made = f"{directory}/fresh"
     with open_fd(like, os.O_RDONLY | os.O_DIRECTORY) as source, about(made):
         status = os.fstat(source)
@@ -171,7 +177,16 @@ def _make_fresh(directory: str, like: str) -> None:
         os.chmod(made, status.st_mode & 0o7777)
         for name, value in root_xattrs(source).items():
             os.setxattr(made, name, value)
+        if keeps_project and (project := project_of(source)):
+            _give_to_project(made, project)
         os.utime(made, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def _give_to_project(directory: str, project: int) -> None:
+    from layerstore._core.pool import project_set
+
+    with open_fd(directory, os.O_RDONLY | os.O_DIRECTORY) as fd:
+        project_set(fd, project, True)
 
 
 def _go_on(directory: str) -> None:
@@ -266,7 +281,7 @@ def restore(layout: Layout, container: str, name: str, check: Callable[[], None]
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(f"{snapshot}/lower")
             frozen.add(layout, f"{snapshot}/upper", f"{snapshot}/lower", None)
-        frozen.keep_low(layout, f"{snapshot}/lower", _garbage(directory), is_volatile=is_volatile)
+        _keep_low(layout, directory, f"{snapshot}/lower", is_volatile)
         (top, *_) = frozen.stack(f"{snapshot}/lower")
         _make_fresh(directory, frozen.path(layout, top))
         os.link(f"{snapshot}/lower", f"{directory}/lower.new", follow_symlinks=False)
@@ -400,6 +415,8 @@ def require(directory: str, name: str) -> None:
 
 def _current(directory: str) -> str | None:
     """The snapshot that the upper directory still is, without a change, in a store of an earlier version."""
+    if os.path.lexists(f"{directory}/lower"):
+        return None
     for name, _ in listing(directory):
         snapshot = _snapshot(directory, name)
         if not exists(f"{snapshot}/upper") and not os.path.lexists(f"{snapshot}/lower"):

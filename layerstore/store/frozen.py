@@ -94,19 +94,23 @@ def add(layout: Layout, tree: str, link: str, below: str | None) -> None:
     os.rename(tree, path(layout, name))
 
 
+def is_high(link: str) -> bool:
+    """Whether lookups feel the stack that a link names. Raises `OSError`."""
+    return len(stack(link)) > _MOST
+
+
 def keep_low(layout: Layout, link: str, made: str, *, is_volatile: bool) -> None:
     """Where what a link names is too high a stack, have it name a lower one that shows the same; `made` and
     `<link>.new` are for use meanwhile, and garbage after a crash. Raises `OSError`.
 
     What others stand on stays as it is. That there is no room for it, or a path too long, is no failure.
     """
-    names = stack(link)
-    if len(names) <= _MOST:
+    if not is_high(link):
         return
     with contextlib.suppress(FileNotFoundError):
         os.unlink(f"{link}.new")
     try:
-        _join(layout, names, link, made, is_volatile)
+        _join(layout, stack(link), link, made, is_volatile)
     except LimitExceeded:
         pass
     except OSError as error:
