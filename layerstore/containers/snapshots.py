@@ -126,6 +126,7 @@ def freeze(layout: Layout, directory: str, *, is_volatile: bool, always: bool) -
     settle(directory)
     upper = f"{directory}/upper"
     if is_frozen(layout, directory):
+        _keep_low(layout, directory, f"{directory}/lower", is_volatile)
         return True
     if not always and not os.listdir(upper) and not frozen.stack(f"{directory}/lower"):
         return False

@@ -45,10 +45,14 @@ def stack(link: str, dir_fd: int | None = None) -> list[str]:
 
 
 def stacks(directory: str) -> set[tuple[str, ...]]:
-    """What the container with that directory, and its snapshots, stand on. Raises `OSError`."""
+    """What the container with that directory, and its snapshots, stand on. Raises `OSError`.
+
+    A snapshot that has its upper still stands on nothing: what its link names is being made (`add`).
+    """
     links = [f"{directory}/lower"]
     with contextlib.suppress(FileNotFoundError):
-        links += [f"{directory}/snapshots/{name}/lower" for name in os.listdir(f"{directory}/snapshots")]
+        snapshots = [f"{directory}/snapshots/{name}" for name in os.listdir(f"{directory}/snapshots")]
+        links += [f"{snapshot}/lower" for snapshot in snapshots if not os.path.isdir(f"{snapshot}/upper")]
     return {tuple(names) for link in links if (names := stack(link))}
 
 

@@ -713,6 +713,43 @@ class RollbackOverlay(Rollback):
     driver = "overlay"
 
 
+class Stack(Operation):
+    """Of a container that stands on frozen uppers as far up as they stay: one more, which has the topmost joined; a fork;
+    back to the lowest; the rest is garbage."""
+
+    name = "stack-overlay"
+    needs = frozenset({"root", "mount"})
+
+    def before(self, given: "Given") -> None:
+        given.load("app")
+        box = given.box("overlay")
+        for level in range(5):
+            with box.mount() as root:
+                (root / "own" / str(level)).write_text("of this level")
+                (root / "data/a").chmod(0o600 + level)
+                (root / "own/small").rename(root / "own/taken")
+                (root / "own/taken").rename(root / "own/small")
+                (root / (f"data{level - 1}" if level else "own/deep")).rename(root / f"data{level}")
+                if level:
+                    (root / "own" / str(level - 1)).unlink()
+            box.umount()
+            if level < 4:
+                box.snapshot(f"level{level}")
+
+    def steps(self, place: Place) -> Sequence[Step]:
+        def without(store: Store, names: Sequence[str]) -> None:
+            for name in {snapshot.name for snapshot in box(store).snapshots()} & set(names):
+                box(store).remove_snapshot(name)
+
+        return [
+            Step(lambda store: box(store).snapshot("last"), durable=False),
+            Step(lambda store: box(store).fork(name="fork"), durable=False),
+            Step(lambda store: box(store).rollback("level1"), durable=False),
+            Step(partial(without, names=["level2"]), durable=False),
+            Step(partial(without, names=["last"]), durable=False),
+        ]
+
+
 class Commit(Operation):
     name = "commit-extent"
     driver: ClassVar[str] = "extent"

@@ -27,6 +27,7 @@ from layerstore.trees.entries import Entry
 State = dict[str, tuple[str, ...]]
 
 _ID = re.compile(r"[0-9a-f]{64}")
+_FROZEN = re.compile(r"[0-9a-f]{12}")
 _BLOCK_BYTES = 4096
 _LOCK_THAT_STAYS = re.compile(r"run/[a-z]+\.lock|builds/.*lock")
 
@@ -252,6 +253,8 @@ def _without_made_up(name: str) -> str:
         return "logs/*" if rest else top
     if top == "containers":
         return _ID.sub("*", name)
+    if top == "frozen":
+        return _FROZEN.sub("*", name)
     if top in ("packs", "cold"):
         return re.sub(r"\d+", "*", name)
     return re.sub(r"^digests\.\d+", "digests.*", name)
