@@ -76,21 +76,6 @@ static void pop(struct join *join)
 
 /* ---- marks ---- */
 
-static int read_redirect(const struct join *join, int fd, struct upper_redirect *redirect)
-{
-	ssize_t length = fgetxattr(fd, LS_OVERLAY_REDIRECT, redirect->text, sizeof(redirect->text));
-
-	redirect->length = length < 0 ? 0 : (size_t)length;
-	return length >= 0 || errno == ENODATA || errno == ERANGE || errno == EOPNOTSUPP ? LS_OK : fail(join);
-}
-
-static int is_opaque(int fd)
-{
-	char value;
-
-	return fgetxattr(fd, LS_OVERLAY_OPAQUE, &value, 1) == 1 && value == 'y';
-}
-
 /* Have an attribute be that, or not be there where `value` is NULL. */
 static int set_mark(const struct join *join, int fd, const char *name, const void *value, size_t length)
 {
@@ -192,10 +177,13 @@ static int take_metacopy(struct join *join, const struct upper_item *item, int f
 	struct upper_redirect own, redirect;
 	struct upper_places places;
 	uint32_t origin;
-	int status = read_redirect(join, fd, &own);
+	ssize_t length;
+	int status =
+	    upper_walk_mark(&join->walk, fd, LS_OVERLAY_REDIRECT, own.text, sizeof(own.text), &length, join->clone.err);
 
 	if (status)
 		return status;
+	own.length = length == UPPER_NO_MARK ? 0 : (size_t)length;
 	redirect = own;
 	status = upper_walk_content(&join->walk, item, &redirect, &places, &origin, join->clone.err);
 	if (status)
@@ -213,29 +201,27 @@ static int take_metacopy(struct join *join, const struct upper_item *item, int f
 static int take_file(struct join *join, const struct upper_item *item)
 {
 	int fd = upper_walk_open(&join->walk, item, O_NONBLOCK), status;
+	ssize_t length;
 
 	if (fd < 0)
 		return fail(join);
-	status = fgetxattr(fd, LS_OVERLAY_METACOPY, NULL, 0) < 0 ? link_item(join, item) : take_metacopy(join, item, fd);
+	status = upper_walk_mark(&join->walk, fd, LS_OVERLAY_METACOPY, NULL, 0, &length, join->clone.err);
+	if (!status)
+		status = length == UPPER_NO_MARK ? link_item(join, item) : take_metacopy(join, item, fd);
 	close(fd);
 	return status;
 }
 
 static int enter(struct join *join, const struct upper_item *item)
 {
-	struct upper_redirect redirect = {.length = 0};
-	struct upper_places places = {0};
+	struct upper_redirect redirect;
+	struct upper_places places;
 	uint32_t origin;
 	int hides, made, fd, status = upper_walk_open_directory(&join->walk, item, &fd, join->clone.err);
 
 	if (status)
 		return status == UPPER_CHANGED ? fail(join) : status;
-	hides = is_opaque(fd);
-	if (!hides && (status = read_redirect(join, fd, &redirect))) {
-		close(fd);
-		return status;
-	}
-	status = upper_walk_merge(&join->walk, item, fd, &hides, &redirect, &places, &origin, join->clone.err);
+	status = upper_walk_merge_own(&join->walk, item, fd, &hides, &redirect, &places, &origin, join->clone.err);
 	if (status)
 		return status;
 	made = mkdirat(target_fd(join), item->name, 0700)
@@ -263,8 +249,8 @@ static int leave(struct join *join)
 	if (!result)
 		result = set_mark(join, target->fd, LS_OVERLAY_OPAQUE, target->is_opaque ? "y" : NULL, 1);
 	if (!result && target->redirect && !target->is_opaque)
-		result = set_mark(join, target->fd, LS_OVERLAY_REDIRECT, target->redirect->text,
-		                  target->redirect->length);
+		result =
+		    set_mark(join, target->fd, LS_OVERLAY_REDIRECT, target->redirect->text, target->redirect->length);
 	else if (!result)
 		result = set_mark(join, target->fd, LS_OVERLAY_REDIRECT, NULL, 0);
 	pop(join);
@@ -307,8 +293,11 @@ static int join_all(struct join *join, const int *uppers, size_t count, int targ
 
 int ls_join_trees(const int *uppers, size_t count, int target_fd, int *has_copied, struct ls_error *err)
 {
-	struct ls_clone_shared shared = {
-	    .source = "frozen", .target_fd = target_fd, .target = ".", .links_lock = PTHREAD_MUTEX_INITIALIZER, .links_fd = -1};
+	struct ls_clone_shared shared = {.source = "frozen",
+	                                 .target_fd = target_fd,
+	                                 .target = ".",
+	                                 .links_lock = PTHREAD_MUTEX_INITIALIZER,
+	                                 .links_fd = -1};
 	struct join join = {.clone = {.shared = &shared, .err = err}};
 	int status;
 

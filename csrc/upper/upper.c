@@ -200,7 +200,8 @@ static int enter_directory(struct ls_upper *upper, const struct upper_item *item
 	struct upper_places places;
 	uint32_t origin;
 	int is_pending = 0, is_merged;
-	int status = upper_walk_merge(walk, item, fd, &attributes->is_opaque, &attributes->redirect, &places, &origin, err);
+	int status =
+	    upper_walk_merge(walk, item, fd, &attributes->is_opaque, &attributes->redirect, &places, &origin, err);
 
 	if (status)
 		return status;
@@ -361,7 +362,8 @@ static int find_lower(struct ls_upper *upper, const struct upper_item *item, str
 	int status;
 
 	if (!upper->attributes.is_metacopy)
-		return say_where(upper, entry, *fd, layer, layer ? upper_walk_place_path(&upper->walk, item) : NULL, err);
+		return say_where(upper, entry, *fd, layer, layer ? upper_walk_place_path(&upper->walk, item) : NULL,
+		                 err);
 	status = upper_walk_content(&upper->walk, item, &upper->attributes.redirect, &places, &entry->lower, err);
 	if (status)
 		return status;
@@ -505,7 +507,8 @@ static int take_root(struct ls_upper *upper, struct ls_error *err)
 	struct upper_walk *walk = &upper->walk;
 	struct ls_upper_entry entry;
 	int unchanged = 0;
-	int status = upper_read_attributes(&upper->reader, upper_walk_top(walk)->places.at[0].fd, &upper->attributes, err);
+	int status =
+	    upper_read_attributes(&upper->reader, upper_walk_top(walk)->places.at[0].fd, &upper->attributes, err);
 
 	if (!status)
 		status = upper_is_record(&upper->reader, &upper->attributes, 0, &unchanged, err);

@@ -41,10 +41,10 @@ struct ls_upper_entry {
 	int is_opaque;
 	uint64_t size;  /* of a regular file */
 	uint32_t lower; /* the chain's record that has the content; LS_NONE: the upper directory's file has it */
-	uint64_t device, inode; /* of that file; of the first in an upper that has several names */
+	uint64_t device, inode;          /* of that file; of the first in an upper that has several names */
 	struct ls_upper_content content; /* where `lower` has none */
-	struct ls_bytes bytes;  /* the content, where it was read; for the caller to set where `lower` has it */
-	int fd;                 /* that file, open, where its content was to be read and is too large; else -1 */
+	struct ls_bytes bytes; /* the content, where it was read; for the caller to set where `lower` has it */
+	int fd;                /* that file, open, where its content was to be read and is too large; else -1 */
 };
 
 struct ls_upper;

@@ -35,52 +35,21 @@ static int tell_item(struct changes *changes, const struct upper_item *item, str
 	return item->base == LS_NONE ? LS_OK : tell(changes, 'D', err);
 }
 
-/* An attribute's length, 0 where there is none, or one that is longer than any that overlayfs gives. */
-static int read_attribute(const struct upper_walk *walk, int fd, const char *name, char *value, size_t capacity,
-                          size_t *length, struct ls_error *err)
-{
-	ssize_t got = fgetxattr(fd, name, value, capacity);
-
-	*length = got < 0 ? 0 : (size_t)got;
-	if (got >= 0 || errno == ENODATA || errno == ERANGE || errno == EOPNOTSUPP)
-		return LS_OK;
-	return upper_walk_fail(walk, err);
-}
-
-/* Takes over the descriptor. */
-static int merge(const struct upper_walk *walk, const struct upper_item *item, int fd, struct upper_places *places,
-                 uint32_t *origin, struct ls_error *err)
-{
-	struct upper_redirect redirect = {.length = 0};
-	char opaque;
-	size_t length = 0;
-	int status = read_attribute(walk, fd, LS_OVERLAY_OPAQUE, &opaque, sizeof(opaque), &length, err);
-	int is_opaque = length == sizeof(opaque) && opaque == 'y';
-
-	if (!status && !is_opaque)
-		status = read_attribute(walk, fd, LS_OVERLAY_REDIRECT, redirect.text, sizeof(redirect.text),
-		                        &redirect.length, err);
-	if (status) {
-		close(fd);
-		return status;
-	}
-	return upper_walk_merge(walk, item, fd, &is_opaque, &redirect, places, origin, err);
-}
-
 static int enter(struct changes *changes, const struct upper_item *item, struct ls_error *err)
 {
 	struct upper_walk *walk = &changes->walk;
 	uint32_t base = upper_is_directory(walk, item->base) ? item->base : LS_NONE;
+	struct upper_redirect redirect;
 	struct upper_places places = {0};
 	uint32_t origin = item->origin;
-	int fd, status = LS_OK;
+	int fd, is_opaque, status = LS_OK;
 
 	if (item->type != UPPER_ABSENT) {
 		status = upper_walk_open_directory(walk, item, &fd, err);
 		if (status == UPPER_CHANGED)
 			return LS_OK;
 		if (!status)
-			status = merge(walk, item, fd, &places, &origin, err);
+			status = upper_walk_merge_own(walk, item, fd, &is_opaque, &redirect, &places, &origin, err);
 		if (status)
 			return status;
 	}

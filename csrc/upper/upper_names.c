@@ -47,19 +47,14 @@ static int count(struct upper_names *names, const struct stat *status, struct ls
 
 static int enter(struct upper_walk *walk, const struct upper_item *item, struct ls_error *err)
 {
-	struct upper_redirect redirect = {.length = 0};
-	struct upper_places places = {0};
+	struct upper_redirect redirect;
+	struct upper_places places;
 	uint32_t origin;
-	ssize_t length;
-	char value;
 	int is_opaque, fd, status = upper_walk_open_directory(walk, item, &fd, err);
 
 	if (status)
 		return status == UPPER_CHANGED ? LS_OK : status;
-	is_opaque = fgetxattr(fd, LS_OVERLAY_OPAQUE, &value, 1) == 1 && value == 'y';
-	length = is_opaque ? 0 : fgetxattr(fd, LS_OVERLAY_REDIRECT, redirect.text, sizeof(redirect.text));
-	redirect.length = length < 0 ? 0 : (size_t)length;
-	status = upper_walk_merge(walk, item, fd, &is_opaque, &redirect, &places, &origin, err);
+	status = upper_walk_merge_own(walk, item, fd, &is_opaque, &redirect, &places, &origin, err);
 	return status ? status : upper_walk_enter(walk, &places, LS_NONE, LS_NONE, err);
 }
 

@@ -145,16 +145,33 @@ struct search {
 	struct upper_places *found;
 };
 
-/* One attribute of overlayfs; length 0 where there is none. */
-static int read_mark(const struct search *search, int fd, const char *name, struct upper_redirect *value,
-                     struct ls_error *err)
+int upper_walk_mark(const struct upper_walk *walk, int fd, const char *name, void *value, size_t capacity,
+                    ssize_t *length, struct ls_error *err)
 {
-	ssize_t length = fgetxattr(fd, name, value->text, sizeof(value->text));
-
-	value->length = length < 0 ? 0 : (size_t)length;
-	if (length >= 0 || errno == ENODATA || errno == ERANGE || errno == EOPNOTSUPP)
+	*length = fgetxattr(fd, name, value, capacity);
+	if (*length >= 0 || errno == ENODATA || errno == ERANGE || errno == EOPNOTSUPP)
 		return LS_OK;
-	return upper_walk_fail(search->walk, err);
+	return upper_walk_fail(walk, err);
+}
+
+static int read_opaque(const struct upper_walk *walk, int fd, int *is_opaque, struct ls_error *err)
+{
+	char value = 0;
+	ssize_t length;
+	int status = upper_walk_mark(walk, fd, LS_OVERLAY_OPAQUE, &value, sizeof(value), &length, err);
+
+	*is_opaque = length == sizeof(value) && value == 'y';
+	return status;
+}
+
+static int read_redirect(const struct upper_walk *walk, int fd, struct upper_redirect *redirect, struct ls_error *err)
+{
+	ssize_t length;
+	int status =
+	    upper_walk_mark(walk, fd, LS_OVERLAY_REDIRECT, redirect->text, sizeof(redirect->text), &length, err);
+
+	redirect->length = length == UPPER_NO_MARK ? 0 : (size_t)length;
+	return status;
 }
 
 /* A component of the name has a redirect; `after` bytes of the name follow the component, which has `length`. */
@@ -179,6 +196,7 @@ static int look_at(struct search *search, int directory_fd, const char *componen
 {
 	struct upper_redirect mark;
 	struct stat status;
+	ssize_t length;
 	int result, is_directory, is_opaque = 0;
 
 	*fd = -1;
@@ -192,17 +210,17 @@ static int look_at(struct search *search, int directory_fd, const char *componen
 	*fd = open_at(directory_fd, component, is_directory ? O_DIRECTORY : O_NONBLOCK);
 	if (*fd < 0)
 		return upper_walk_fail(search->walk, err);
-	result = read_mark(search, *fd, is_directory ? LS_OVERLAY_OPAQUE : LS_OVERLAY_METACOPY, &mark, err);
 	if (is_directory) {
-		is_opaque = mark.length == 1 && mark.text[0] == 'y';
+		result = read_opaque(search->walk, *fd, &is_opaque, err);
 		search->is_stopped |= is_opaque;
 	} else {
-		search->has_content = !result && fgetxattr(*fd, LS_OVERLAY_METACOPY, NULL, 0) < 0;
+		result = upper_walk_mark(search->walk, *fd, LS_OVERLAY_METACOPY, NULL, 0, &length, err);
+		search->has_content = !result && length == UPPER_NO_MARK;
 		search->is_stopped = search->has_content;
 	}
 	if (result || is_opaque || search->has_content)
 		return result;
-	result = read_mark(search, *fd, LS_OVERLAY_REDIRECT, &mark, err);
+	result = read_redirect(search->walk, *fd, &mark, err);
 	if (result || !mark.length)
 		return result;
 	/* What it was moved from shows also in a directory that is opaque. */
@@ -302,6 +320,21 @@ int upper_walk_merge(const struct upper_walk *walk, const struct upper_item *ite
 		*origin = LS_NONE;
 	if (status)
 		upper_places_free(places);
+	return status;
+}
+
+int upper_walk_merge_own(const struct upper_walk *walk, const struct upper_item *item, int fd, int *is_opaque,
+                         struct upper_redirect *redirect, struct upper_places *places, uint32_t *origin,
+                         struct ls_error *err)
+{
+	int status = read_opaque(walk, fd, is_opaque, err);
+
+	redirect->length = 0;
+	if (!status && !*is_opaque)
+		status = read_redirect(walk, fd, redirect, err);
+	if (!status)
+		return upper_walk_merge(walk, item, fd, is_opaque, redirect, places, origin, err);
+	close(fd);
 	return status;
 }
 
@@ -598,8 +631,8 @@ int upper_walk_enter(struct upper_walk *walk, struct upper_places *places, uint3
 		return status;
 	}
 	frame = &walk->frames[walk->depth++];
-	*frame = (struct upper_frame){
-	    .places = *places, .origin = origin, .base = base, .path_length = walk->path_length};
+	*frame =
+	    (struct upper_frame){.places = *places, .origin = origin, .base = base, .path_length = walk->path_length};
 	*places = (struct upper_places){0};
 	for (size_t i = 0; i < frame->places.count && !status; i++)
 		status = read_names(walk, frame, i, err);
@@ -705,8 +738,8 @@ int upper_walk_begin(struct upper_walk *walk, const struct ls_index *index, cons
 	int status;
 
 	*walk = (struct upper_walk){.index = index, .by_path = by_path};
-	if (index && (index->header->kind != LS_INDEX_CHAIN || !index->header->record_count ||
-	              !S_ISDIR(index->records[0].mode)))
+	if (index &&
+	    (index->header->kind != LS_INDEX_CHAIN || !index->header->record_count || !S_ISDIR(index->records[0].mode)))
 		return ls_fail(err, LS_INVALID,
 		               "what a container changed is told of the index of a chain, not a layer");
 	if (!upper_count || upper_count > MOST_UPPERS)

@@ -6,6 +6,7 @@
 #define LS_UPPER_WALK_H
 
 #include <sys/stat.h>
+#include <sys/types.h>
 
 #include "base/buffer.h"
 #include "index/index.h"
@@ -48,7 +49,7 @@ struct upper_places {
 struct upper_frame {
 	struct upper_item *items;
 	size_t count, next;
-	struct ls_buffer names; /* of the upper directory: each its place, its type and its name with a NUL */
+	struct ls_buffer names;     /* of the upper directory: each its place, its type and its name with a NUL */
 	struct upper_places places; /* none where only the chain has it */
 	int is_pending;             /* an entry only if there is one below */
 	uint32_t origin, base;
@@ -57,7 +58,7 @@ struct upper_frame {
 
 struct upper_walk {
 	const struct ls_index *index; /* NULL: of the uppers alone */
-	int by_path; /* in the order of whole paths, what is in a directory not right behind it */
+	int by_path;                  /* in the order of whole paths, what is in a directory not right behind it */
 	struct upper_frame *frames;
 	size_t depth, capacity;
 	char *names;        /* as the kernel gives them */
@@ -110,14 +111,23 @@ int upper_walk_open_directory(const struct upper_walk *walk, const struct upper_
 /* Ask the kernel for the type of an item. */
 int upper_walk_set_type(const struct upper_walk *walk, struct upper_item *item, struct ls_error *err);
 
+/* One attribute of overlayfs: its length, also where `capacity` is 0 and no value is wanted; UPPER_NO_MARK where there is
+ * none, or one that is longer than any that overlayfs gives. */
+#define UPPER_NO_MARK (-1)
+int upper_walk_mark(const struct upper_walk *walk, int fd, const char *name, void *value, size_t capacity,
+                    ssize_t *length, struct ls_error *err);
+
 /* What is below an item in the uppers, and then in the chain. `redirect` and `is_opaque` are the item's own, and become
  * what the whole stack says of the chain: where it is found there, and that nothing of it shows.
  *
  * Of a directory: itself, `fd`, which is the places' whatever comes of it, and those that it is merged with; the
- * chain's directory that shows through, or LS_NONE. */
+ * chain's directory that shows through, or LS_NONE. The second reads the item's own from it first. */
 int upper_walk_merge(const struct upper_walk *walk, const struct upper_item *item, int fd, int *is_opaque,
                      struct upper_redirect *redirect, struct upper_places *places, uint32_t *origin,
                      struct ls_error *err);
+int upper_walk_merge_own(const struct upper_walk *walk, const struct upper_item *item, int fd, int *is_opaque,
+                         struct upper_redirect *redirect, struct upper_places *places, uint32_t *origin,
+                         struct ls_error *err);
 
 /* Of a file that has its attributes alone: the file of a lower upper that has the content, or none and the record of the
  * chain, LS_NONE where that leads nowhere. */

@@ -714,8 +714,8 @@ class RollbackOverlay(Rollback):
 
 
 class Stack(Operation):
-    """Of a container that stands on frozen uppers as far up as they stay: one more, which has the topmost joined; a fork;
-    back to the lowest; the rest is garbage."""
+    """Of a container that stands on as many frozen uppers as stay, as a fork does on some: one more, which has them
+    joined; back to the lowest; what nobody stands on is garbage; a fork."""
 
     name = "stack-overlay"
     needs = frozenset({"root", "mount"})
@@ -735,6 +735,8 @@ class Stack(Operation):
             box.umount()
             if level < 4:
                 box.snapshot(f"level{level}")
+            if level == 2:
+                box.fork(name="sibling")
 
     def steps(self, place: Place) -> Sequence[Step]:
         def without(store: Store, names: Sequence[str]) -> None:
@@ -743,10 +745,10 @@ class Stack(Operation):
 
         return [
             Step(lambda store: box(store).snapshot("last"), durable=False),
-            Step(lambda store: box(store).fork(name="fork"), durable=False),
             Step(lambda store: box(store).rollback("level1"), durable=False),
             Step(partial(without, names=["level2"]), durable=False),
             Step(partial(without, names=["last"]), durable=False),
+            Step(lambda store: box(store).fork(name="fork"), durable=False),
         ]
 
 
