@@ -100,7 +100,7 @@ def told(top: Path) -> dict[str, object]:
             content = (path.read_bytes(), data_ranges(path))
         elif stat.S_ISLNK(status.st_mode):
             content = os.readlink(path)
-        # Overlayfs keeps one more name of its whiteouts, elsewhere.
+        # Overlayfs keeps one more name of its whiteouts, elsewhere; their time says nothing.
         is_whiteout = stat.S_ISCHR(status.st_mode) and status.st_rdev == 0
         links = 0 if stat.S_ISDIR(status.st_mode) or is_whiteout else status.st_nlink
         same = name if stat.S_ISDIR(status.st_mode) else first.setdefault(status.st_ino, name)
@@ -109,7 +109,7 @@ def told(top: Path) -> dict[str, object]:
             status.st_mode,
             status.st_uid,
             status.st_gid,
-            status.st_mtime_ns,
+            0 if is_whiteout else status.st_mtime_ns,
             links,
             same,
             rdev,

@@ -1,15 +1,19 @@
 """Forks, snapshots and rollback of containers of the overlay driver, on a pool and on the tests' own file system."""
 
 import contextlib
+import errno
 import io
 import os
 import random
+import resource
 import shutil
 import signal
+import stat
 import struct
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -29,7 +33,7 @@ from layerstore import Container, Store
 from layerstore._core.clone import clone_tree, join_trees
 from layerstore._core.files import punch_holes
 from layerstore.containers import snapshots
-from layerstore.errors import Conflict, InvalidInput, NotFound
+from layerstore.errors import Conflict, InvalidInput, LimitExceeded, NotFound
 from layerstore.naming import open_fd
 from layerstore.store import frozen, locks
 
@@ -567,6 +571,126 @@ class TestStacks:
         sizes = {one.container_id: one.size_bytes for one in usage.containers}
         assert all(sizes[one.id] >= len(LARGE) for one in (origin, *forks))
         assert len(LARGE) <= usage.parts["containers"].size_bytes < 2 * len(LARGE)
+        assert usage.parts["containers"].reclaimable_bytes == usage.parts["containers"].size_bytes
+        with forks[0].mount():
+            part = store.usage().parts["containers"]
+            assert part.reclaimable_bytes < len(LARGE) <= part.size_bytes
+
+    def test_usage_counts_once_what_was_joined(self, store: Store) -> None:
+        container = store.create("base:1")
+        with container.mount() as view:
+            (view / "new").write_bytes(LARGE)
+        for number in range(7):
+            step(container, number)
+            container.snapshot(f"s{number}")
+        stood_on = {name for names in frozen.stacks(directory_of(container)) for name in names}
+        assert sum(os.path.exists(frozen.path(store.layout, name) + "/new") for name in stood_on) > 1
+        usage = store.usage()
+        assert len(LARGE) <= usage.containers[0].size_bytes < 2 * len(LARGE)
+        assert len(LARGE) <= usage.parts["containers"].size_bytes < 2 * len(LARGE)
+
+    def test_those_that_cannot_be_joined(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Snapshots are made up to a limit, which a deeper path than a layer may have keeps them from being under."""
+        container = store.create("base:1")
+        monkeypatch.setattr(frozen, "_HIGHEST", 9)
+        with container.mount() as view, contextlib.ExitStack() as opened:
+            at = opened.enter_context(open_fd(str(view), os.O_RDONLY))
+            for _ in range(18):
+                os.mkdir("L" * 250, dir_fd=at)
+                at = opened.enter_context(open_fd("L" * 250, os.O_RDONLY, dir_fd=at))
+        for number in range(9):
+            container.snapshot(f"s{number}")
+            step(container, number)
+        before = frozen.stack(f"{directory_of(container)}/lower")
+        for ask in (partial(container.snapshot, "more"), container.fork):
+            with pytest.raises(LimitExceeded, match="is too long, so that"):
+                ask()
+        assert frozen.stack(f"{directory_of(container)}/lower") == before and len(before) == 9
+        with container.mount() as view:
+            shows_step(view, 8)
+            with pytest.raises(LimitExceeded, match="no more can be stacked; stop it"):
+                container.fork()
+            shutil.rmtree(view / ("L" * 250))
+        container.rollback("s1")
+        with container.mount() as view:
+            shows_step(view, 0)
+        container.remove()
+        store.collect_garbage()
+        assert os.listdir(store.layout.frozen) == []
+
+    def test_no_room_for_another_on_it(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A link can have so many names only: the next stand on an empty upper on it."""
+        monkeypatch.setattr(frozen, "_MOST_USES", 8)
+        origin = store.create("base:1")
+        step(origin, 0)
+        forks = [origin.fork() for _ in range(20)]
+        with origin.mount():
+            forks += [origin.fork() for _ in range(10)]
+        links = [entry.path for entry in os.scandir(store.layout.frozen) if entry.name.endswith(frozen.NAME_ENDING)]
+        assert len(links) > 3 and all(os.lstat(link).st_nlink <= 9 for link in links)
+        for one in (origin, *forks):
+            with one.mount() as view:
+                shows_step(view, 0)
+        store.remove([origin, *forks])
+        assert os.listdir(store.layout.frozen) == []
+
+    def test_deeper_than_descriptors(self, store: Store) -> None:
+        container = store.create("base:1")
+        for number in range(3):
+            step(container, number)
+            container.snapshot(f"s{number}")
+        with container.mount() as view:
+            at = view
+            for _ in range(400):
+                at /= "d"
+                at.mkdir()
+            (at / "file").write_bytes(b"deep")
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 200, limits[1]))
+        try:
+            for number in range(3, 5):
+                step(container, number)
+                container.snapshot(f"s{number}")
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        assert len(frozen.stack(f"{directory_of(container)}/lower")) < 4
+        with container.mount() as view:
+            assert (view / "/".join(["d"] * 400) / "file").read_bytes() == b"deep"
+
+
+@pytest.mark.parametrize("kind", ["file", "link", "whiteout"])
+def test_joined_is_what_can_have_no_more_names(tmp_path: Path, kind: str) -> None:
+    upper, joined = tmp_path / "upper", tmp_path / "joined"
+    for made in (upper, joined):
+        made.mkdir()
+    first = upper / "first"
+    if kind == "file":
+        first.write_bytes(LARGE)
+        os.setxattr(first, "user.own", b"1")
+    elif kind == "link":
+        first.symlink_to("target")
+    else:
+        os.mknod(first, stat.S_IFCHR, 0)
+    (upper / "second").hardlink_to(first) if kind != "link" else os.link(first, upper / "second", follow_symlinks=False)
+    other = tmp_path / "others"
+    other.mkdir()
+    try:
+        for number in range(66_000):
+            os.link(first, other / str(number), follow_symlinks=False)
+        pytest.skip("files of this file system can have more names than a test makes")
+    except OSError as error:
+        assert error.errno == errno.EMLINK
+    with open_fd(str(upper), os.O_RDONLY) as fd, open_fd(str(joined), os.O_RDONLY) as target:
+        assert join_trees([fd], target) == (kind == "file")
+    for name in ("first", "second"):
+        status = (joined / name).lstat()
+        assert (status.st_mode, status.st_rdev) == (first.lstat().st_mode, first.lstat().st_rdev)
+        assert status.st_ino == (joined / "first").lstat().st_ino or kind == "link"
+        assert status.st_ino != first.lstat().st_ino
+    if kind == "file":
+        assert (joined / "second").read_bytes() == LARGE and os.getxattr(joined / "second", "user.own") == b"1"
+    elif kind == "link":
+        assert os.readlink(joined / "second") == "target"
 
 
 def as_an_earlier_version_left_it(container: Container, *, is_current: bool) -> None:

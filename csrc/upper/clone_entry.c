@@ -235,10 +235,24 @@ static int set_special_attributes(struct ls_clone *clone, int source_dir, int ta
 	return utimensat(target_dir, name, times, AT_SYMLINK_NOFOLLOW);
 }
 
+int ls_clone_special_anew(struct ls_clone *clone, int source_dir, int target_dir, const char *name,
+                          const struct stat *status)
+{
+	if (make_special(source_dir, target_dir, name, status)) {
+		/* readlinkat(2) of what is no link any more, or nothing. */
+		return errno == EINVAL || errno == ENOENT ? LS_CLONE_CHANGED : ls_clone_fail(clone, name);
+	}
+	if (!set_special_attributes(clone, source_dir, target_dir, name, status))
+		return LS_OK;
+	if (!ls_has_changed(errno))
+		return ls_clone_fail(clone, name);
+	return unlinkat(target_dir, name, 0) ? ls_clone_fail(clone, name) : LS_CLONE_CHANGED;
+}
+
 static int clone_special(struct ls_clone *clone, int source_dir, int target_dir, const char *name)
 {
 	struct stat status;
-	int linked;
+	int linked, result;
 
 	if (fstatat(source_dir, name, &status, AT_SYMLINK_NOFOLLOW))
 		return ls_has_changed(errno) ? LS_CLONE_CHANGED : ls_clone_fail(clone, name);
@@ -247,15 +261,11 @@ static int clone_special(struct ls_clone *clone, int source_dir, int target_dir,
 	linked = link_known(clone->shared, &status, target_dir, name);
 	if (linked > 0)
 		return LS_OK;
-	if (linked < 0 || make_special(source_dir, target_dir, name, &status)) {
-		/* readlinkat(2) of what is no link any more, or nothing. */
-		return errno == EINVAL || errno == ENOENT ? LS_CLONE_CHANGED : ls_clone_fail(clone, name);
-	}
-	if (set_special_attributes(clone, source_dir, target_dir, name, &status)) {
-		if (!ls_has_changed(errno))
-			return ls_clone_fail(clone, name);
-		return unlinkat(target_dir, name, 0) ? ls_clone_fail(clone, name) : LS_CLONE_CHANGED;
-	}
+	if (linked < 0)
+		return ls_clone_fail(clone, name);
+	result = ls_clone_special_anew(clone, source_dir, target_dir, name, &status);
+	if (result)
+		return result;
 	return remember(clone->shared, &status, target_dir, name) ? ls_clone_fail(clone, name) : LS_OK;
 }
 

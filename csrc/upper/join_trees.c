@@ -14,9 +14,12 @@
 #include "clone_entry.h"
 #include "upper_walk.h"
 
+/* Directories that are made and open at once, besides the root. */
+#define OPEN_TARGETS 32
+
 /* A directory that is made, one for each that the walk is in. */
 struct target {
-	int fd;
+	int fd; /* -1 while too many are open */
 	int is_opaque;
 	struct upper_redirect *redirect; /* NULL: none */
 };
@@ -33,7 +36,8 @@ struct join {
 	struct ls_clone clone;
 	struct target *targets;
 	size_t depth, capacity;
-	void *made; /* of tsearch(3) */
+	void *made;     /* of tsearch(3) */
+	char *whiteout; /* one that was made, by its path */
 };
 
 static int fail(const struct join *join)
@@ -59,19 +63,38 @@ static int push(struct join *join, int fd, int is_opaque, const struct upper_red
 		else
 			status = upper_out_of_memory(join->clone.err);
 	}
-	if (status)
+	if (status) {
 		close(fd);
-	else
-		join->targets[join->depth++] = target;
-	return status;
+		return status;
+	}
+	join->targets[join->depth++] = target;
+	if (join->depth > OPEN_TARGETS + 1) {
+		struct target *above = &join->targets[join->depth - 1 - OPEN_TARGETS];
+
+		close(above->fd);
+		above->fd = -1;
+	}
+	return LS_OK;
 }
 
 static void pop(struct join *join)
 {
 	struct target *target = &join->targets[--join->depth];
 
-	close(target->fd);
+	if (target->fd >= 0)
+		close(target->fd);
 	free(target->redirect);
+}
+
+/* Have the directory in which the topmost is made be open again: nobody else changes what is made. */
+static int open_parent(const struct join *join)
+{
+	struct target *parent = join->depth > 1 ? &join->targets[join->depth - 2] : NULL;
+
+	if (!parent || parent->fd >= 0)
+		return LS_OK;
+	parent->fd = openat(target_fd(join), "..", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	return parent->fd < 0 ? fail(join) : LS_OK;
 }
 
 /* ---- marks ---- */
@@ -126,12 +149,34 @@ static int remember(struct join *join, const struct stat *status)
 	return upper_out_of_memory(join->clone.err);
 }
 
-/* Another name of what there is. */
-static int link_item(struct join *join, const struct upper_item *item)
+/* A name that hides what is below. Whiteouts are names of one inode, as the kernel's are. */
+static int hide(struct join *join, const struct upper_item *item)
 {
-	if (!linkat(upper_walk_fd(&join->walk, item), item->name, target_fd(join), item->name, 0))
+	if (join->whiteout) {
+		if (!linkat(join->targets[0].fd, join->whiteout, target_fd(join), item->name, 0))
+			return LS_OK;
+		if (errno != EMLINK)
+			return fail(join);
+		free(join->whiteout);
+		join->whiteout = NULL;
+	}
+	if (mknodat(target_fd(join), item->name, S_IFCHR, 0))
+		return fail(join);
+	join->whiteout = strndup(join->walk.path, join->walk.path_length);
+	return join->whiteout ? LS_OK : upper_out_of_memory(join->clone.err);
+}
+
+/* Another name of what is no file; where that can have no more, something like it. */
+static int take_special(struct join *join, const struct upper_item *item)
+{
+	int from = upper_walk_fd(&join->walk, item);
+	struct stat status;
+
+	if (!linkat(from, item->name, target_fd(join), item->name, 0))
 		return LS_OK;
-	return fail(join);
+	if (errno != EMLINK || fstatat(from, item->name, &status, AT_SYMLINK_NOFOLLOW))
+		return fail(join);
+	return ls_clone_special_anew(&join->clone, from, target_fd(join), item->name, &status) ? fail(join) : LS_OK;
 }
 
 /* The attributes of a file, and the content of another, or none and where below the stack that is. */
@@ -172,6 +217,15 @@ static int make_anew(struct join *join, const struct upper_item *item, int sourc
 	return result ? result : remember(join, &status);
 }
 
+/* Another name of a file; where that can have no more, a file like it. */
+static int link_file(struct join *join, const struct upper_item *item, int fd, int content,
+                     const struct upper_redirect *redirect)
+{
+	if (!linkat(upper_walk_fd(&join->walk, item), item->name, target_fd(join), item->name, 0))
+		return LS_OK;
+	return errno == EMLINK ? make_anew(join, item, fd, content, redirect) : fail(join);
+}
+
 static int take_metacopy(struct join *join, const struct upper_item *item, int fd)
 {
 	struct upper_redirect own, redirect;
@@ -193,13 +247,14 @@ static int take_metacopy(struct join *join, const struct upper_item *item, int f
 	else if (redirect.length != own.length || memcmp(redirect.text, own.text, own.length))
 		status = make_anew(join, item, fd, -1, &redirect);
 	else
-		status = link_item(join, item);
+		status = link_file(join, item, fd, -1, &own);
 	upper_places_free(&places);
 	return status;
 }
 
 static int take_file(struct join *join, const struct upper_item *item)
 {
+	const struct upper_redirect none = {.length = 0};
 	int fd = upper_walk_open(&join->walk, item, O_NONBLOCK), status;
 	ssize_t length;
 
@@ -207,7 +262,7 @@ static int take_file(struct join *join, const struct upper_item *item)
 		return fail(join);
 	status = upper_walk_mark(&join->walk, fd, LS_OVERLAY_METACOPY, NULL, 0, &length, join->clone.err);
 	if (!status)
-		status = length == UPPER_NO_MARK ? link_item(join, item) : take_metacopy(join, item, fd);
+		status = length == UPPER_NO_MARK ? link_file(join, item, fd, fd, &none) : take_metacopy(join, item, fd);
 	close(fd);
 	return status;
 }
@@ -253,6 +308,8 @@ static int leave(struct join *join)
 		    set_mark(join, target->fd, LS_OVERLAY_REDIRECT, target->redirect->text, target->redirect->length);
 	else if (!result)
 		result = set_mark(join, target->fd, LS_OVERLAY_REDIRECT, NULL, 0);
+	if (!result)
+		result = open_parent(join);
 	pop(join);
 	return result ? result : upper_walk_leave(&join->walk, join->clone.err);
 }
@@ -271,8 +328,10 @@ static int step(struct join *join)
 		return enter(join, item);
 	case DT_REG:
 		return take_file(join, item);
+	case DT_WHT:
+		return hide(join, item);
 	default:
-		return link_item(join, item);
+		return take_special(join, item);
 	}
 }
 
@@ -311,6 +370,7 @@ int ls_join_trees(const int *uppers, size_t count, int target_fd, int *has_copie
 	upper_walk_end(&join.walk);
 	tdestroy(join.made, free);
 	free(join.targets);
+	free(join.whiteout);
 	free(join.clone.names);
 	*has_copied = atomic_load(&shared.has_copied);
 	return status;

@@ -73,8 +73,10 @@ class Forks:
             with locks.mounting(self._layout, [row.id]):
                 if not self._is_at_rest(row):
                     return False
-                is_stacked = snapshots.freeze(self._layout, directory, is_volatile=row.volatile, always=False)
-            self._make(row, ids, f"{directory}/upper", f"{row.id}/lower" if is_stacked else None)
+                is_stacked = snapshots.freeze(
+                    self._layout, directory, is_volatile=row.volatile, always=False, uses=len(ids)
+                )
+                self._make(row, ids, f"{directory}/upper", f"{row.id}/lower" if is_stacked else None)
         return True
 
     def _fork_in_use(self, row: ContainerRow, ids: list[str]) -> None:
@@ -84,14 +86,16 @@ class Forks:
         try:
             os.mkdir(made, 0o700)
             with snapshots.source(self._layout, row.id) as fd, durable.file_system(made) as sync:
-                if snapshots.is_frozen(self._layout, self._layout.container(row.id)):
+                directory = self._layout.container(row.id)
+                if snapshots.is_frozen(self._layout, directory) and frozen.has_room(f"{directory}/lower", len(ids)):
                     self._make(row, ids, self._containers.upper(row.id), f"{row.id}/lower")
                     return
                 with self._still(row.id):
                     has_copied = snapshots.clone_frozen(self._layout, fd, made)
                 if has_copied and not row.volatile:
                     sync()  # its row may be durable at any moment, and nothing is to be missing from it then
-            frozen.keep_low(self._layout, f"{made}/lower", f"{made}/joined", is_volatile=row.volatile)
+            if frozen.is_high(f"{made}/lower"):
+                frozen.keep_low(self._layout, f"{made}/lower", f"{made}/joined", is_volatile=row.volatile)
             (top, *_) = frozen.stack(f"{made}/lower")
             self._make(row, ids, frozen.path(self._layout, top), f"{beside}/lower")
         finally:

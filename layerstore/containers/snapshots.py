@@ -1,7 +1,7 @@
 """Snapshots of a container of the overlay driver, and rolling back: directories, and no rows.
 
     containers/<id>/upper                      what the kernel writes to
-    containers/<id>/lower                      what that stands on (containers/frozen.py)
+    containers/<id>/lower                      what that stands on (store/frozen.py)
     containers/<id>/snapshots/<name>/lower     what the container was: a stack of frozen uppers
     containers/<id>/snapshots/<name>/created   an empty file of the time at which it was made
     containers/<id>/fresh, lower.new           the upper and the stack that take the place of those that are there
@@ -83,7 +83,7 @@ def is_whole(directory: str) -> bool:
 
 
 def make_whole(layout: Layout, container: str) -> None:
-    """Finish or undo a rollback that was interrupted. Raises `NotFound`, `Conflict`, `OSError`."""
+    """Finish or undo what was interrupted. Raises `NotFound`, `Conflict`, `OSError`."""
     with _alone(layout, container):
         pass
 
@@ -117,30 +117,32 @@ def _missing_is_removed(directory: str) -> Iterator[str]:
         raise NotFound(f"container {container} was removed; `layerstore ps -a` lists what is there") from None
 
 
-def freeze(layout: Layout, directory: str, *, is_volatile: bool, always: bool) -> bool:
+def freeze(layout: Layout, directory: str, *, is_volatile: bool, always: bool, uses: int = 1) -> bool:
     """Freeze what a container at rest is, and have it go on in a fresh upper; nothing where it has not changed since.
     Returns whether it stands on something then, which with `always` it does.
 
-    The caller holds the locks of the container, alone, and of its mount; and it is whole. Raises `OSError`.
+    uses: so many are about to stand on it too. The caller holds the locks of the container, alone, and of its mount;
+    and it is whole. Raises `LimitExceeded`, `OSError`.
     """
     settle(directory)
-    upper = f"{directory}/upper"
-    if is_frozen(layout, directory):
-        _keep_low(layout, directory, f"{directory}/lower", is_volatile)
+    upper, lower = f"{directory}/upper", f"{directory}/lower"
+    if is_frozen(layout, directory) and frozen.has_room(lower, uses):
         return True
+    if frozen.is_full(lower):
+        _keep_low(layout, directory, lower, is_volatile)
     if not always and not os.listdir(upper) and not frozen.stack(f"{directory}/lower"):
         return False
     _make_fresh(directory, upper, keeps_project=True)
-    frozen.add(layout, upper, f"{directory}/lower.new", f"{directory}/lower")
+    frozen.add(layout, upper, f"{directory}/lower.new", lower)
     _go_on(directory)
-    _keep_low(layout, directory, f"{directory}/lower", is_volatile)
+    if frozen.is_high(lower):
+        _keep_low(layout, directory, lower, is_volatile)
     return True
 
 
 def _keep_low(layout: Layout, directory: str, link: str, is_volatile: bool) -> None:
-    if frozen.is_high(link):
-        frozen.keep_low(layout, link, _garbage(directory), is_volatile=is_volatile)
-        _forget_empty(directory)
+    frozen.keep_low(layout, link, _garbage(directory), is_volatile=is_volatile)
+    _forget_empty(directory)
 
 
 def is_frozen(layout: Layout, directory: str) -> bool:
@@ -194,7 +196,7 @@ def _go_on(directory: str) -> None:
     """The upper that was there is away: have the new stack, and a fresh upper on it."""
     with contextlib.suppress(FileNotFoundError):
         os.rename(f"{directory}/lower.new", f"{directory}/lower")
-        # Of two names of the same link, both stay.
+        # Where both are names of the same link, rename(2) did nothing.
         os.unlink(f"{directory}/lower.new")
     os.rename(f"{directory}/fresh", f"{directory}/upper")
 
@@ -250,7 +252,8 @@ def _have_frozen(
             has_copied = clone_frozen(layout, fd, made)
         if has_copied and not is_volatile:
             sync()
-    frozen.keep_low(layout, f"{made}/lower", f"{made}/joined", is_volatile=is_volatile)
+    if frozen.is_high(f"{made}/lower"):
+        frozen.keep_low(layout, f"{made}/lower", f"{made}/joined", is_volatile=is_volatile)
 
 
 def listing(directory: str) -> list[tuple[str, float]]:
@@ -282,7 +285,8 @@ def restore(layout: Layout, container: str, name: str, check: Callable[[], None]
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(f"{snapshot}/lower")
             frozen.add(layout, f"{snapshot}/upper", f"{snapshot}/lower", None)
-        _keep_low(layout, directory, f"{snapshot}/lower", is_volatile)
+        if frozen.is_high(f"{snapshot}/lower"):
+            _keep_low(layout, directory, f"{snapshot}/lower", is_volatile)
         (top, *_) = frozen.stack(f"{snapshot}/lower")
         _make_fresh(directory, frozen.path(layout, top))
         os.link(f"{snapshot}/lower", f"{directory}/lower.new", follow_symlinks=False)

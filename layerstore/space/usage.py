@@ -85,7 +85,7 @@ def usage(store: OpenStore, chains: Chains, states: Callable[[], dict[str, str]]
     """See `layerstore.Store.usage`; `states` gives that of each container by its id."""
     with locks.garbage(store.layout):
         read = store.database.read().execute
-        containers, counted_again = _containers(store, states())
+        containers, containers_part = _containers(store, states())
         rows = read("SELECT image_id, chain_id FROM images ORDER BY stored_seconds DESC, image_id").fetchall()
         forest = Forest(rows, chain_rows(store.database))
         places = Places(store.layout, store.contents)
@@ -103,7 +103,7 @@ def usage(store: OpenStore, chains: Chains, states: Callable[[], dict[str, str]]
             parts={
                 "images": Part(len(images), len(in_use), kept.hot_bytes, idle),
                 "cold": Part(len(frozen), len(frozen & in_use), kept.cold_bytes, kept.dead_cold_bytes),
-                "containers": _containers_part(containers, counted_again),
+                "containers": containers_part,
                 "derived": _derived(store.layout),
                 "build cache": _whole(store.layout.builds),
                 "downloads": _whole(store.layout.downloads),
@@ -229,8 +229,7 @@ def _active(forest: Forest, layers: LayerContents, kept: Kept, in_use: Collectio
     return int(kept.hot[np.unique(number[is_active[of]])].sum())
 
 
-def _containers(store: OpenStore, states: dict[str, str]) -> tuple[list[ContainerUsage], int]:
-    """And the bytes of frozen uppers that several of them stand on, each time but the first."""
+def _containers(store: OpenStore, states: dict[str, str]) -> tuple[list[ContainerUsage], Part]:
     read = store.database.read().execute
     logs: dict[str, set[str]] = {}
     for container, log in read(
@@ -239,28 +238,38 @@ def _containers(store: OpenStore, states: dict[str, str]) -> tuple[list[Containe
     ):
         logs.setdefault(container, set()).add(log)
     query = "SELECT id, name, image_id, image_name, driver FROM containers ORDER BY created_seconds DESC, id"
-    found, frozen_bytes, counted_again = [], dict[str, int](), 0
+    found, uppers, all_frozen, used_frozen, total, used = [], _FrozenUppers(store.layout), set[str](), set[str](), 0, 0
     for container, name, image, image_name, driver in read(query).fetchall():
+        stood_on: set[str] = set()
         if driver == "extent":
-            size = sum(_bytes_of(store.layout.log(log)) for log in logs.get(container, ()))
+            own = sum(_bytes_of(store.layout.log(log)) for log in logs.get(container, ()))
         else:
             directory = store.layout.container(container)
-            size = _tree_bytes(directory, {"root", "work"})
-            for upper in set().union(*frozen.stacks(directory)):
-                if upper in frozen_bytes:
-                    counted_again += frozen_bytes[upper]
-                else:
-                    frozen_bytes[upper] = _tree_bytes(frozen.path(store.layout, upper))
-                size += frozen_bytes[upper]
+            own, stood_on = _tree_bytes(directory, {"root", "work"}), set().union(*frozen.stacks(directory))
         state = states.get(container, "created")
-        found.append(ContainerUsage(container, name, image, image_name, state, size))
-    return found, counted_again
+        found.append(ContainerUsage(container, name, image, image_name, state, own + uppers.bytes_of(stood_on)))
+        total, all_frozen = total + own, all_frozen | stood_on
+        if state != "created":
+            used, used_frozen = used + own, used_frozen | stood_on
+    total, used = total + uppers.bytes_of(all_frozen), used + uppers.bytes_of(used_frozen)
+    return found, Part(len(found), sum(one.state != "created" for one in found), total, total - used)
 
 
-def _containers_part(containers: list[ContainerUsage], counted_again: int) -> Part:
-    idle = [container.size_bytes for container in containers if container.state == "created"]
-    total = sum(container.size_bytes for container in containers) - counted_again
-    return Part(len(containers), len(containers) - len(idle), total, min(total, sum(idle)))
+class _FrozenUppers:
+    """What frozen uppers take on disk. Those that were joined have files in common."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._sizes: dict[str, tuple[int, dict[int, int]]] = {}
+
+    def bytes_of(self, names: set[str]) -> int:
+        """Of so many together."""
+        for name in names - self._sizes.keys():
+            self._sizes[name] = _tree_sizes(frozen.path(self._layout, name))
+        linked: dict[int, int] = {}
+        for name in names:
+            linked |= self._sizes[name][1]
+        return sum(self._sizes[name][0] for name in names) + sum(linked.values())
 
 
 def _derived(layout: Layout) -> Part:
@@ -325,8 +334,14 @@ def _bytes_of(path: str) -> int:
 
 def _tree_bytes(path: str, without: Collection[str] = ()) -> int:
     """What is on the disk at and below a path, hard links once."""
+    total, linked = _tree_sizes(path, without)
+    return total + sum(linked.values())
+
+
+def _tree_sizes(path: str, without: Collection[str] = ()) -> tuple[int, dict[int, int]]:
+    """What is on the disk at and below a path: what has one name, and by its inode what has several."""
     total = _bytes_of(path)
-    seen: set[int] = set()
+    linked: dict[int, int] = {}
     waiting = [path]
     while waiting:
         directory = waiting.pop()
@@ -343,10 +358,9 @@ def _tree_bytes(path: str, without: Collection[str] = ()) -> int:
                 except FileNotFoundError:
                     continue
                 if status.st_nlink > 1 and not entry.is_dir(follow_symlinks=False):
-                    if status.st_ino in seen:
-                        continue
-                    seen.add(status.st_ino)
+                    linked[status.st_ino] = status.st_blocks * 512
+                    continue
                 total += status.st_blocks * 512
                 if entry.is_dir(follow_symlinks=False):
                     waiting.append(entry.path)
-    return total
+    return total, linked

@@ -30,10 +30,15 @@ if TYPE_CHECKING:
 
 NAME_ENDING, BELOW_ENDING = ".name", ".below"
 _MOST = 4
-"""So many may be stacked; lookups feel each."""
+"""So many may be stacked; lookups feel each. Where joining fails, more are."""
+_HIGHEST = 200
+"""No more are stacked: the kernel and the walk of a stack have limits of their own."""
 _LEAST_KEPT = 2
+"""So many may stay below those that are joined, where joining them would cost much."""
 _DISPROPORTION, _SMALL = 4, 64
 """One of more entries than so many times those above it, and some, is not joined with them."""
+_MOST_USES = 60_000
+"""So many names a link may have; ext4 allows 65,000, btrfs 65,535."""
 
 
 def stack(link: str, dir_fd: int | None = None) -> list[str]:
@@ -80,8 +85,13 @@ def opened(layout: Layout, directory_fd: int) -> Iterator[list[int]]:
 
 def add(layout: Layout, tree: str, link: str, below: str | None) -> None:
     """Have the directory `tree` be a frozen upper on what the link `below` names, which may be none; `link` is made,
-    and names it. The directory is moved last. Raises `OSError`."""
+    and names it. The directory is moved last. Raises `LimitExceeded`, `OSError`."""
     rest = [] if below is None else stack(below)
+    if len(rest) >= _HIGHEST:
+        raise LimitExceeded(
+            f"this container stands on {len(rest)} frozen uppers, and no more can be stacked; stop it, then fork it or "
+            "take a snapshot: that says why they cannot be joined"
+        )
     while True:
         name = os.urandom(6).hex()
         os.symlink("/".join([name, *rest]), link)
@@ -98,38 +108,49 @@ def add(layout: Layout, tree: str, link: str, below: str | None) -> None:
     os.rename(tree, path(layout, name))
 
 
+def has_room(link: str, uses: int) -> bool:
+    """Whether so many more may stand on what a link names. Raises `OSError`."""
+    return os.lstat(link).st_nlink + uses <= _MOST_USES
+
+
 def is_high(link: str) -> bool:
-    """Whether lookups feel the stack that a link names. Raises `OSError`."""
-    return len(stack(link)) > _MOST
+    """Whether a stack is to be made lower now. Raises `OSError`.
 
-
-def keep_low(layout: Layout, link: str, made: str, *, is_volatile: bool) -> None:
-    """Where what a link names is too high a stack, have it name a lower one that shows the same; `made` and
-    `<link>.new` are for use meanwhile, and garbage after a crash. Raises `OSError`.
-
-    What others stand on stays as it is. That there is no room for it, or a path too long, is no failure.
+    The fifth upper has them joined; where that failed, the 6th, 8th, 12th, 20th and so on do.
     """
-    if not is_high(link):
-        return
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(f"{link}.new")
+    above = len(stack(link)) - _MOST
+    return above > 0 and above & (above - 1) == 0
+
+
+def is_full(link: str) -> bool:
+    """Whether nothing can be put on a stack. Raises `OSError`."""
+    return len(stack(link)) >= _HIGHEST
+
+
+def keep_low(layout: Layout, link: str, beside: str, *, is_volatile: bool) -> None:
+    """Have a link name a lower stack that shows the same.
+
+    beside: a directory that is made for the time; after a crash it is garbage. What others stand on stays as it is.
+    That there is no room for it, or a path too long, is no failure as long as more can be stacked.
+    Raises `LimitExceeded`, `OSError`.
+    """
+    must = is_full(link)
+    os.mkdir(beside, 0o700)
     try:
-        _join(layout, stack(link), link, made, is_volatile)
-    except LimitExceeded:
-        pass
-    except OSError as error:
-        if error.errno not in (errno.EMLINK, errno.EMFILE, errno.ENOSPC, errno.EDQUOT):
+        _join(layout, stack(link), link, beside, is_volatile)
+    except (LimitExceeded, OSError):
+        if must:
             raise
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(f"{link}.new")
-    parent, name = os.path.split(made)
-    remove_directory(parent, name)
+    finally:
+        parent, name = os.path.split(beside)
+        remove_directory(parent, name)
 
 
-def _join(layout: Layout, names: list[str], link: str, made: str, is_volatile: bool) -> None:
+def _join(layout: Layout, names: list[str], link: str, beside: str, is_volatile: bool) -> None:
     from layerstore._core.clone import join_trees
 
     count = _to_join(layout, names)
+    made, joined = f"{beside}/upper", f"{beside}/lower"
     os.mkdir(made, 0o700)
     with contextlib.ExitStack() as held:
         flags = os.O_RDONLY | os.O_DIRECTORY
@@ -137,8 +158,8 @@ def _join(layout: Layout, names: list[str], link: str, made: str, is_volatile: b
         sync = held.enter_context(durable.file_system(made))
         if join_trees(uppers, held.enter_context(open_fd(made, flags))) and not is_volatile:
             sync()
-    add(layout, made, f"{link}.new", _path_of_name(layout, names[count]) if count < len(names) else None)
-    os.rename(f"{link}.new", link)
+    add(layout, made, joined, _path_of_name(layout, names[count]) if count < len(names) else None)
+    os.rename(joined, link)
     release(layout, names)
 
 
@@ -156,15 +177,24 @@ def _to_join(layout: Layout, names: list[str]) -> int:
 
 
 def _entries(directory: str, most: int | None) -> int:
-    """How many there are below a directory; any number above `most` where there are more than that."""
+    """How many there are below a directory; any number above `most` where there are more than that.
+
+    Raises `LimitExceeded`, `OSError`.
+    """
     count = 0
     waiting = [directory]
     while waiting and (most is None or count <= most):
-        with os.scandir(waiting.pop()) as entries:
-            for entry in entries:
-                count += 1
-                if entry.is_dir(follow_symlinks=False):
-                    waiting.append(entry.path)
+        try:
+            with os.scandir(waiting.pop()) as entries:
+                for entry in entries:
+                    count += 1
+                    if entry.is_dir(follow_symlinks=False):
+                        waiting.append(entry.path)
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
+                raise
+            why = "a path of this container is too long, so that the uppers that it stands on cannot be joined"
+            raise LimitExceeded(f"{why}; remove or rename it") from error
     return count
 
 
