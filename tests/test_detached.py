@@ -1,6 +1,7 @@
 """Programs that are left running: what their monitor keeps of what they print and how they end, and who is killed when.
 The judges are crun, runc, and busybox in the containers."""
 
+import errno
 import io
 import os
 import re
@@ -16,6 +17,7 @@ from pathlib import Path
 import leftovers
 import pytest
 from images import docker_files, tar_of
+from meddling import Meddling
 from test_commands import BOX, sleepers
 from test_containers import root_only, runs
 from waiting import wait_for
@@ -330,6 +332,45 @@ class TestItsEnd:
             thread.join()
         assert [one.wait(60) for one in many] == list(range(20))
         assert [texts(one) for one in many] == [f"{number}\n".encode() for number in range(20)]
+
+
+class TestForks:
+    def test_they_are_started_as_what_they_come_from(self, container: Container) -> None:
+        container.prepare(["sh", "-c", "echo $A; exec sleep $A"], env={"A": "1037"}, read_only=True)
+        first, second = container.fork(2)
+        container.prepare(["false"])
+        for fork in (first, second, second.fork()):
+            fork.start_prepared()
+            wait_for(lambda of=fork: texts(of) == b"1037\n")  # type: ignore[misc]
+            fork.stop(0)
+            done = fork.exec(["sh", "-c", "echo $A; echo >/new"], capture_output=True, text=True)
+            assert (done.returncode, done.stdout) == (1, "1037\n")
+        container.start_prepared()
+        assert container.wait(20) == 1
+
+    def test_of_one_that_was_given_nothing(self, container: Container) -> None:
+        assert program_records.read_options(str(container.fork().root.parent)) == {}
+
+    def test_a_port_leads_to_one_container(self, container: Container) -> None:
+        container.prepare(["true"], network="private", ports=["127.0.0.1:18080:80"])
+        for fork in container.fork(2):
+            kept = program_records.read_options(str(fork.root.parent))
+            assert (kept["args"], kept["network"], kept["ports"]) == (["true"], "private", [])
+        assert program_records.read_options(str(container.root.parent))["ports"] != []
+
+    def test_where_there_are_too_many_links(self, container: Container, meddle: Meddling) -> None:
+        container.prepare(["true"])
+        meddle.fail(os, "link", errno.EMLINK)
+        fork = container.fork()
+        assert program_records.read_options(str(fork.root.parent))["args"] == ["true"]
+
+    def test_one_that_cannot_have_it_is_not_made(self, store: Store, container: Container, meddle: Meddling) -> None:
+        container.prepare(["true"], network="private", ports=["127.0.0.1:18080:80"])
+        meddle.fail(os, "fsync", OSError(errno.EIO, "the disk says no"))
+        with pytest.raises(OSError, match="the disk says no"):
+            container.fork(2)
+        assert [one.id for one in store.containers()] == [container.id]
+        assert os.listdir(store.root / "containers") == [container.id]
 
 
 class TestAKilledStarter:

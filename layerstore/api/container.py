@@ -559,8 +559,9 @@ class Container(Operations, handles.Handle):
         """Keep the arguments that `start_prepared` is to give to `start`; nothing is started. They are on the disk on
         return, unless the container is `volatile`.
 
-        A command that makes the container live (`exec`) does so with them, too, but for the program. Forks of the
-        container do not have them. Raises `InvalidInput`, `Unsupported` with the extent driver, `OSError`.
+        A command that makes the container live (`exec`) does so with them, too, but for the program. Forks that are
+        made later have them as well, but for `ports`: one of the host leads to one container. Raises `InvalidInput`,
+        `Unsupported` with the extent driver, `OSError`.
         """
         from layerstore.containers import program_logs, program_records
         from layerstore.containers.confinement import confined

@@ -1,5 +1,7 @@
 """Make containers that start as copies of a container as it is now, and print their ids. The extent driver copies
-nothing. The overlay driver copies what the container changed, as clones where the file system has reflink."""
+nothing. The overlay driver copies what the container changed, as clones where the file system has reflink.
+
+`start` starts in them what it starts in that container, without its published ports."""
 
 from __future__ import annotations
 

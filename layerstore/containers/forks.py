@@ -10,6 +10,7 @@ from functools import partial
 from layerstore._core.mount import container_make_many, project_of
 from layerstore.containers import snapshots
 from layerstore.containers.containers import ContainerRow, check_name, insert_rows
+from layerstore.containers.program_records import carry_options
 from layerstore.errors import Conflict
 from layerstore.naming import fstat, open_fd
 from layerstore.store import durable, frozen, locks
@@ -58,6 +59,8 @@ class Forks:
         ):
             if not self._fork_at_rest(row, ids):
                 self._fork_in_use(row, ids)
+            directories = [self._layout.container(container) for container in ids]
+            carry_options(self._layout.container(row.id), directories, durable=not row.volatile)
             with self._database.transaction(durable=False) as db:
                 # A removal or a move changes the row first: as long as it has not, nothing was missing.
                 self._containers.check(row, db)

@@ -24,7 +24,7 @@ from layerstore.types import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from typing import Any
 
 NAME = "record"
@@ -118,6 +118,26 @@ def read_options(directory: str) -> dict[str, Any]:
     except ValueError:
         raise LayerstoreError("what the container was to be started with was lost with power; create another") from None
     return options
+
+
+def carry_options(origin: str, directories: Sequence[str], *, durable: bool) -> None:
+    """Have others be started with what one is to be started with, but without its ports: one of the host leads to one
+    container. Raises as `read_options` and `write_options`."""
+    options = read_options(origin)
+    if not options:
+        return
+    for directory in directories:
+        if options.get("ports") or not _is_linked(f"{origin}/{_OPTIONS}", f"{directory}/{_OPTIONS}"):
+            write_options(directory, {**options, "ports": []}, durable=durable)
+
+
+def _is_linked(path: str, other: str) -> bool:
+    """Give a file another name; False where it has too many, or this file system knows none."""
+    try:
+        os.link(path, other)
+    except OSError:
+        return False
+    return True
 
 
 def read(directory: str) -> Record | None:
