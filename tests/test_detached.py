@@ -26,7 +26,7 @@ from layerstore import Container, Store
 from layerstore._core import mount
 from layerstore.containers import program_logs, program_records
 from layerstore.containers.runtime import Runtime
-from layerstore.errors import Conflict, LayerstoreError, NotFound
+from layerstore.errors import Conflict, InvalidInput, LayerstoreError, NotFound, Unsupported
 from layerstore.results import Printed
 
 pytestmark = [pytest.mark.root, root_only, runs]
@@ -332,6 +332,32 @@ class TestItsEnd:
             thread.join()
         assert [one.wait(60) for one in many] == list(range(20))
         assert [texts(one) for one in many] == [f"{number}\n".encode() for number in range(20)]
+
+
+class TestPrepared:
+    """What containers are to be started with is there with them."""
+
+    def test_many(self, store: Store) -> None:
+        many = store.create("box:1", count=3, prepared={"args": ["sh", "-c", "exit $A"], "env": {"A": "5"}})
+        many[0].prepare(["sh", "-c", "exit 6"])
+        for one in many:
+            one.start_prepared()
+        assert [one.wait(20) for one in many] == [6, 5, 5]
+
+    def test_none_is_there_without_it(self, store: Store, meddle: Meddling) -> None:
+        for call in ("fsync", "rename"):
+            meddle.fail(os, call, OSError(errno.EIO, "the disk says no"))
+            with pytest.raises(OSError, match="the disk says no"):
+                store.create("box:1", name="one", prepared={"args": ["true"]})
+            assert store.containers() == []
+            assert os.listdir(store.root / "containers") == []
+
+    def test_wrong_ones(self, store: Store) -> None:
+        with pytest.raises(InvalidInput, match="memory"):
+            store.create("box:1", prepared={"memory": "lots"})
+        with pytest.raises(Unsupported, match="extent driver"):
+            store.create("box:1", driver="extent", prepared={})
+        assert store.containers() == []
 
 
 class TestForks:

@@ -557,34 +557,18 @@ class Container(Operations, handles.Handle):
 
     def prepare(self, args: Sequence[str] | None = None, **options: Any) -> None:
         """Keep the arguments that `start_prepared` is to give to `start`; nothing is started. They are on the disk on
-        return, unless the container is `volatile`.
+        return, unless the container is `volatile`. `Store.create(prepared=)` makes a container that has them.
 
         A command that makes the container live (`exec`) does so with them, too, but for the program. Forks that are
         made later have them as well, but for `ports`: one of the host leads to one container. Raises `InvalidInput`,
         `Unsupported` with the extent driver, `OSError`.
         """
-        from layerstore.containers import program_logs, program_records
-        from layerstore.containers.confinement import confined
+        from layerstore.containers import program_records
 
         if self.row.driver != "overlay":
             raise Unsupported(f"container {self.id[:12]} is of the {self.row.driver} driver, which runs no programs")
-        of_start = {"entrypoint", "env", "workdir", "user", "network", "volumes", "hostname", "log_bytes"}
-        if options.get("log_bytes") is not None:
-            program_logs.file_bytes(options["log_bytes"])
-        confined(**{name: value for name, value in options.items() if name not in of_start})
-        # A profile by its name is of the directory that the caller is in.
-        security = [
-            f"seccomp={os.path.abspath(path)}" if name == "seccomp" and path != "unconfined" else text
-            for text, (name, _, path) in ((text, text.partition("=")) for text in options.get("security_opt", ()))
-        ]
-        kept = {
-            **options,
-            "security_opt": security,
-            "args": None if args is None else list(args),
-            "volumes": [vars(volume) for volume in options.get("volumes", ())],
-        }
-        directory = self._engine.layout.container(self.id)
-        program_records.write_options(directory, kept, durable=not self.row.volatile)
+        directory, kept = self._engine.layout.container(self.id), program_records.options_of(args, options)
+        program_records.write_options([directory], kept, durable=not self.row.volatile)
 
     def start_prepared(self) -> int:
         """`start` with what `prepare` was given last, else the image's own command. Raises as `start`, and

@@ -825,6 +825,7 @@ class Store(handles.Handle):
             volatile: bool = False,
             driver: Driver = "overlay",
             disk_size: int | str | None = None,
+            prepared: Mapping[str, Any] | None = None,
         ) -> Container: ...
 
         @overload
@@ -836,6 +837,7 @@ class Store(handles.Handle):
             volatile: bool = False,
             driver: Driver = "overlay",
             disk_size: int | str | None = None,
+            prepared: Mapping[str, Any] | None = None,
         ) -> list[Container]: ...
 
     def create(
@@ -847,6 +849,7 @@ class Store(handles.Handle):
         volatile: bool = False,
         driver: Driver = "overlay",
         disk_size: int | str | None = None,
+        prepared: Mapping[str, Any] | None = None,
     ) -> Container | list[Container]:
         """Make a container, or `count` of them as a list: all or none. They are not mounted yet.
 
@@ -860,10 +863,12 @@ class Store(handles.Handle):
         disk_size: how much each may write to disk, bytes or as "1g"; a fork of it as much again. Programs get ENOSPC
         then. It needs project quotas (docs/limits.md), else it is `Unsupported`.
 
+        prepared: what `Container.prepare` is to be given, by name; no container is there without it.
+
         Raises `NotFound`, `Conflict` when `name` is taken, `InvalidInput` when it is no name, `OSError`.
         """
         check_count(count, name)
-        disk_bytes = _disk_bytes(disk_size, driver)
+        disk_bytes, options = _disk_bytes(disk_size, driver), _options(prepared, driver)
         found = self._engine.resolve(image)
         shown = image if isinstance(image, str) else next(iter(found.names), found.short_id)
         if driver == "extent":
@@ -879,7 +884,9 @@ class Store(handles.Handle):
             except CorruptError as error:
                 error.add_note(f"image {shown} is damaged")
                 raise
-            rows = self._engine.containers.create(found.id, shown, chain, count or 1, name, volatile, disk_bytes)
+            rows = self._engine.containers.create(
+                found.id, shown, chain, count or 1, name, volatile, disk_bytes, options
+            )
         else:
             raise InvalidInput(f"there is no driver {driver!r}; it is 'overlay' or 'extent'")
         made = [Container(self._engine, row) for row in rows]
@@ -911,6 +918,17 @@ class Store(handles.Handle):
     def states(self, containers: Sequence[Container]) -> list[str]:
         """Of each: "created", "mounted", "running" or "paused"."""
         return self._engine.containers.states([container.row for container in containers])
+
+
+def _options(prepared: Mapping[str, Any] | None, driver: str) -> dict[str, Any] | None:
+    if prepared is None:
+        return None
+    from layerstore.containers import program_records
+
+    if driver == "extent":
+        raise Unsupported("containers of the extent driver run no programs; those of the overlay driver do")
+    options = dict(prepared)
+    return program_records.options_of(options.pop("args", None), options)
 
 
 def _disk_bytes(given: int | str | None, driver: str) -> int | None:

@@ -43,17 +43,16 @@ def run(store: Store, args: argparse.Namespace) -> int:
     given = options(args)
     # Where nothing is said, the image's own command is started: no file is needed for that.
     is_prepared = bool(args.args) or any(value not in _UNSAID for value in given.values())
-    size = confining.disk_size(args)
+    alike = {
+        "volatile": args.volatile,
+        "driver": args.driver,
+        "disk_size": confining.disk_size(args),
+        "prepared": {"args": args.args or None, **given} if is_prepared else None,
+    }
     if args.count is None:
-        made = [store.create(args.image, name=args.name, volatile=args.volatile, driver=args.driver, disk_size=size)]
+        made = [store.create(args.image, name=args.name, **alike)]
     else:
-        made = store.create(args.image, count=args.count, volatile=args.volatile, driver=args.driver, disk_size=size)
-    try:
-        for container in made if is_prepared else ():
-            container.prepare(args.args or None, **given)
-    except BaseException:
-        store.remove(made)
-        raise
+        made = store.create(args.image, count=args.count, **alike)
     for container in made:
         print(container.id)
     return 0

@@ -125,10 +125,14 @@ def run(store: Store, args: argparse.Namespace) -> int:
         starting.check_left_running(args)
     given = options(args)
     command = args.args or None
-    container = store.create(args.image, name=args.name, volatile=args.rm, disk_size=confining.disk_size(args))
+    container = store.create(
+        args.image,
+        name=args.name,
+        volatile=args.rm,
+        disk_size=confining.disk_size(args),
+        prepared=None if args.rm else {"args": command, **given},
+    )
     try:
-        if not args.rm:
-            container.prepare(command, **given)
         if args.detach:
             container.start(command, auto_remove=args.rm, **given)
             print(container.id)

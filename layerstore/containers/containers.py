@@ -154,8 +154,10 @@ class Containers:
         name: str | None,
         volatile: bool,
         disk_bytes: int | None = None,
+        options: Mapping[str, Any] | None = None,
     ) -> list[ContainerRow]:
-        """Make `count` containers; all of them or none, each of which may write `disk_bytes`.
+        """Make `count` containers; all of them or none, each of which may write `disk_bytes` and has the `options` of
+        `program_records.options_of`.
 
         Raises `Conflict` when `name` is taken, `Unsupported` where that cannot be limited, `OSError`.
         """
@@ -167,10 +169,12 @@ class Containers:
             for _ in range(count)
         ]
         with locks.garbage(self._layout, again=True):
-            self._make(rows, chain, disk_bytes)
+            self._make(rows, chain, disk_bytes, options)
         return rows
 
-    def _make(self, rows: Sequence[ContainerRow], chain: Chain, disk_bytes: int | None) -> None:
+    def _make(
+        self, rows: Sequence[ContainerRow], chain: Chain, disk_bytes: int | None, options: Mapping[str, Any] | None
+    ) -> None:
         """The directories and rows of new containers, alike but for their ids."""
         ids = [row.id for row in rows]
         # Directories first: a row never names a container that is not there.
@@ -186,6 +190,9 @@ class Containers:
                 from layerstore.containers import quotas
 
                 quotas.limit(self._mounts.containers_fd, ids, disk_bytes)
+            if options is not None:
+                directories = [self._layout.container(container) for container in ids]
+                program_records.write_options(directories, options, durable=not rows[0].volatile)
             with self._database.transaction(durable=False) as db:
                 insert_rows(db, rows)
 

@@ -24,12 +24,13 @@ from layerstore.types import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from typing import Any
 
 NAME = "record"
 NEW = "record.new"
 _OPTIONS = "start.json"
+_OF_START = {"entrypoint", "env", "workdir", "user", "network", "volumes", "hostname", "log_bytes"}
 _FILE_BYTES = 4096
 _EVENTS_BYTES = 1 << 16
 _LOOK_MS = 100
@@ -101,11 +102,55 @@ def _write(fd: int, text: str) -> None:
         os.write(fd, text.encode())
 
 
-def write_options(directory: str, options: dict[str, Any], *, durable: bool) -> None:
-    """Keep what a program is to be started with; on the disk on return where `durable`, else a power cut may leave what
-    is no JSON. Raises `OSError`."""
+def options_of(args: Sequence[str] | None, options: Mapping[str, Any]) -> dict[str, Any]:
+    """What is kept of the arguments of `Container.start`. Raises `InvalidInput` where they are none."""
+    from layerstore.containers import program_logs
+    from layerstore.containers.confinement import confined
+
+    if options.get("log_bytes") is not None:
+        program_logs.file_bytes(options["log_bytes"])
+    confined(**{name: value for name, value in options.items() if name not in _OF_START})
+    # A profile by its name is of the directory that the caller is in.
+    security = [
+        f"seccomp={os.path.abspath(path)}" if name == "seccomp" and path != "unconfined" else text
+        for text, (name, _, path) in ((text, text.partition("=")) for text in options.get("security_opt", ()))
+    ]
+    return {
+        **options,
+        "security_opt": security,
+        "args": None if args is None else list(args),
+        "volumes": [vars(volume) for volume in options.get("volumes", ())],
+    }
+
+
+def write_options(
+    directories: Sequence[str], options: Mapping[str, Any], *, durable: bool, file: str | None = None
+) -> None:
+    """Keep what programs of containers are to be started with, which `file` has already if it is given; on the disk on
+    return where `durable`, else a power cut may leave what is no JSON. Raises `OSError`."""
     write = write_file if durable else write_whole
-    write(f"{directory}/{_OPTIONS}", json.dumps(options).encode())
+    for directory in directories:
+        path = f"{directory}/{_OPTIONS}"
+        if file is None or not _is_linked(file, path):
+            write(path, json.dumps(options).encode())
+            file = path
+
+
+def carry_options(origin: str, directories: Sequence[str], *, durable: bool) -> None:
+    """Have others be started with what one is to be started with, but without its ports: one of the host leads to one
+    container. Raises as `read_options` and `write_options`."""
+    if options := read_options(origin):
+        file = None if options.get("ports") else f"{origin}/{_OPTIONS}"
+        write_options(directories, {**options, "ports": []}, durable=durable, file=file)
+
+
+def _is_linked(file: str, path: str) -> bool:
+    """Give a file another name; False where it has too many, or this file system knows none."""
+    try:
+        os.link(file, path)
+    except OSError:
+        return False
+    return True
 
 
 def read_options(directory: str) -> dict[str, Any]:
@@ -118,26 +163,6 @@ def read_options(directory: str) -> dict[str, Any]:
     except ValueError:
         raise LayerstoreError("what the container was to be started with was lost with power; create another") from None
     return options
-
-
-def carry_options(origin: str, directories: Sequence[str], *, durable: bool) -> None:
-    """Have others be started with what one is to be started with, but without its ports: one of the host leads to one
-    container. Raises as `read_options` and `write_options`."""
-    options = read_options(origin)
-    if not options:
-        return
-    for directory in directories:
-        if options.get("ports") or not _is_linked(f"{origin}/{_OPTIONS}", f"{directory}/{_OPTIONS}"):
-            write_options(directory, {**options, "ports": []}, durable=durable)
-
-
-def _is_linked(path: str, other: str) -> bool:
-    """Give a file another name; False where it has too many, or this file system knows none."""
-    try:
-        os.link(path, other)
-    except OSError:
-        return False
-    return True
 
 
 def read(directory: str) -> Record | None:
