@@ -211,7 +211,8 @@ class Container(Operations, handles.Handle):
         image can say of a file, so every time is that of modification. Contents that are the image's are not copied;
         others are, once, and made durable, so it takes time for what the container and its snapshots changed. To the
         overlay driver only root can move one. A `volatile` container may be moved; the extent driver has no use for
-        that, and it counts again when the container is moved back.
+        that, and it counts again when the container is moved back. What it is to be started with (`prepare`), and what
+        is kept of programs that ran in it, is gone with a move to the extent driver.
 
         All or nothing: it is one or the other whenever this process is killed, and what it was, or was to be, on the
         other side is given back by `collect_garbage`. Other `Container` objects of it are of no use then: ask
