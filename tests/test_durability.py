@@ -15,6 +15,7 @@ import pytest
 from images import Image, docker_files, tar_of
 from layer_model import Entry, write_tar
 from meddling import ALWAYS, Meddling
+from test_containers import root_only
 
 from layerstore import Container, Store
 from layerstore.containers import program_records
@@ -49,14 +50,17 @@ class TestFailedSync:
         load(store)
         assert opened == [False]
 
+    @root_only
     @pytest.mark.parametrize("what", ["fork", "snapshot"])
     def test_of_a_copy(self, store: Store, meddle: Meddling, what: str) -> None:
+        """Of a container in use; one at rest is not copied."""
         load(store)
         container = store.create("app:1")
-        (Path(container.inspect()["Upper"]) / "just written").write_bytes(b"and on no disk yet")
-        meddle.fail(durable, "syncfs", REFUSED, ALWAYS)
-        with pytest.raises(OSError, match="the disk says no"):
-            container.fork() if what == "fork" else container.snapshot("s")
+        with container.mount() as root:
+            (root / "just written").write_bytes(b"and on no disk yet")
+            meddle.fail(durable, "syncfs", REFUSED, ALWAYS)
+            with pytest.raises(OSError, match="the disk says no"):
+                container.fork() if what == "fork" else container.snapshot("s")
         assert len(store.containers()) == 1
         assert container.snapshots() == []
 
