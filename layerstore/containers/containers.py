@@ -648,13 +648,22 @@ class Containers:
             if not has_none:
                 return False
             with contextlib.suppress(NotFound):
-                state = self.runtime().state(container)
-                if state["status"] == "running" and keeping.has_programs(container, state["pid"]):
+                if self._has_programs(container):
                     return False
                 self.runtime().delete(container, force=True)
             groups.remove([container], force=True)
             keeping.remove_files(self._layout.container(container))
         return True
+
+    def _has_programs(self, container: str) -> bool:
+        """Whether a container that is kept alive has other processes but its first one. Raises `NotFound`."""
+        from layerstore.containers import groups, keeping
+
+        found = groups.population(container, commands=True)
+        if found is not None:
+            return found > 1
+        state = self.runtime().state(container)
+        return state["status"] == "running" and len(keeping.processes(state["pid"])) > 1
 
     def stop(self, container: str, number: int, timeout: float) -> None:
         """Send its first process a signal, wait for its end, and kill it after `timeout` seconds."""

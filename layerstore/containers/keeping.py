@@ -11,7 +11,6 @@ import json
 import os
 
 from layerstore._core import mount
-from layerstore.containers import groups
 from layerstore.containers.standard_streams import NULL_DEVICE
 from layerstore.errors import InvalidInput, Unsupported
 
@@ -96,12 +95,6 @@ def remove_files(bundle: str) -> None:
         if name.startswith(("command-", NULL_DEVICE)):
             with contextlib.suppress(OSError):
                 os.unlink(f"{bundle}/{name}")
-
-
-def has_programs(container: str, first: int) -> bool:
-    """Whether a container that lives has processes but its first one, of which this is the process id."""
-    found = groups.population(container, commands=True)
-    return (len(processes(first)) if found is None else found) > 1
 
 
 def processes(first: int) -> list[int]:
