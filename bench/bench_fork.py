@@ -324,7 +324,7 @@ def of_one_that_runs(context: Context) -> Iterator[Row]:
                 writer = Writer(one_moment.open_told(told / "gaps"), process)
                 writer.wait_for(2 * one_moment.PLACES)
                 works: dict[str, Callable[[], float]] = {
-                    CLONE: partial(writer.clone, store, container),
+                    CLONE: partial(writer.clone, container),
                     "ours": partial(writer.fork, container),
                 }
                 ours, peers = split_ours(interleaved(works, context.rounds(25)))
@@ -379,9 +379,9 @@ class Writer:
         made.remove()
         return stopped * MILLISECOND
 
-    def clone(self, store: Store, container: Container) -> float:
-        """The time of cloning what it changes, while it is stopped."""
-        target = f"{store.root}/clone-{time.monotonic_ns()}"
+    def clone(self, container: Container) -> float:
+        """The time of cloning what it changes, in the same pool, while it is stopped."""
+        target = f"{container.root.parent}/clone-{time.monotonic_ns()}"
         self._process.send_signal(signal.SIGSTOP)
         try:
             return seconds(cloned, container.inspect()["Upper"], target) * MILLISECOND

@@ -245,7 +245,7 @@ def test_files_of_both_versions(tmp_path: Path) -> None:
     finally:
         os.close(fd)
     found = {path.name: path.read_text() for path in tmp_path.iterdir()}
-    assert found.pop("cpu.max").split()[1] == "100000"
+    assert found.pop("cpu.max").split()[1] == "20000"
     assert found == {
         "pids.max": "7",
         "memory.max": str(32 << 20),
@@ -253,6 +253,10 @@ def test_files_of_both_versions(tmp_path: Path) -> None:
         "cpu.weight": "39",
         "cpuset.cpus": "0",
     }
+    assert [dict(Resources(-1, cpus=cpus).files()["cpu"][1])["cpu.max"] for cpus in (0.01, 0.05)] == [
+        "1000 100000",
+        "1000 20000",
+    ]
     assert Resources(-1).files() == {}
     assert Resources(-1).of_runtime() == {}
 

@@ -25,7 +25,9 @@ PARENTS = ""
 """Written to a file: what the group above has there."""
 
 _LEAST_MEMORY_BYTES = 6 << 20
-_PERIOD_US = 100_000
+_PERIODS_US = (20_000, 100_000)
+"""In which a share of the CPUs is counted: the first in which it is no less than the kernel takes. In a long one a
+container that has used its share up has held the others up for as long."""
 _LEAST_QUOTA_US = 1000
 _SHARES = (2, 262_144)
 _ONLINE = "/sys/devices/system/cpu/online"
@@ -82,8 +84,8 @@ class Resources(Value):
         if self.cpus is not None or self.cpu_shares is not None:
             first, second = [], []
             if self.cpus is not None:
-                first += [("cpu.cfs_period_us", f"{_PERIOD_US}"), ("cpu.cfs_quota_us", f"{self._quota_us}")]
-                second += [("cpu.max", f"{self._quota_us} {_PERIOD_US}")]
+                first += [("cpu.cfs_period_us", f"{self._period_us}"), ("cpu.cfs_quota_us", f"{self._quota_us}")]
+                second += [("cpu.max", f"{self._quota_us} {self._period_us}")]
             if self.cpu_shares is not None:
                 first += [("cpu.shares", f"{self.cpu_shares}")]
                 least, most = _SHARES
@@ -99,7 +101,7 @@ class Resources(Value):
         """As `linux.resources`, for a runtime that makes the groups itself."""
         cpu = {
             "quota": self._quota_us if self.cpus is not None else None,
-            "period": _PERIOD_US if self.cpus is not None else None,
+            "period": self._period_us if self.cpus is not None else None,
             "shares": self.cpu_shares,
             "cpus": self.cpuset,
         }
@@ -112,9 +114,14 @@ class Resources(Value):
         return {kind: of for kind, of in known.items() if of}
 
     @property
+    def _period_us(self) -> int:
+        assert self.cpus is not None
+        return next(period for period in _PERIODS_US if self.cpus * period >= _LEAST_QUOTA_US)
+
+    @property
     def _quota_us(self) -> int:
         assert self.cpus is not None
-        return int(self.cpus * _PERIOD_US)
+        return int(self.cpus * self._period_us)
 
 
 USUAL = Resources()
@@ -177,7 +184,7 @@ def _cpus(given: float | str) -> float:
         value = float(given)
     except (TypeError, ValueError):
         raise InvalidInput(f"the number of CPUs is {given!r}: it is as 1.5") from None
-    if not _LEAST_QUOTA_US / _PERIOD_US <= value <= there:
+    if not _LEAST_QUOTA_US / _PERIODS_US[-1] <= value <= there:
         raise InvalidInput(f"the number of CPUs is {given!r}: it is from 0.01 to {there}, as there are no more")
     return value
 

@@ -9,7 +9,7 @@ from layerstore._core import mount
 from layerstore.containers import groups
 from layerstore.containers.runtime import find_program
 from layerstore.errors import Conflict, NotFound, Unsupported
-from layerstore.naming import about, close_fd, null_device
+from layerstore.naming import about, null_device
 from layerstore.store import locks
 
 TYPE_CHECKING = False
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from layerstore.containers.runtime import Runtime
     from layerstore.store.layout import Layout
 
-_GUARD = 'read -r done || exec "$@"'
+_GUARD = 'echo >&0; read -r done || exec "$@"'
 _GO_ON = ("/bin/sh", "-c", "echo 0")
 
 
@@ -76,26 +76,24 @@ def _paused(runtime: Runtime, container: str) -> Iterator[None]:
 @contextlib.contextmanager
 def _guarded(otherwise: Sequence[str], output: int) -> Iterator[None]:
     """Have a command be executed, with that output, should the block not come to its end: an error, or a kill."""
+    import socket
+
     program = find_program("setsid")  # who kills the process group of the caller is not to kill the guard
     argv = [*([program] if program else []), "/bin/sh", "-c", _GUARD, "sh", *otherwise]
-    with about("a pipe to a process of layerstore"):
-        read, write = os.pipe2(os.O_CLOEXEC)
-    try:
-        with null_device() as nothing:
-            pid = mount.spawn(argv, {}, "/", (read, output, nothing))
-    except BaseException:
-        close_fd(write)
-        raise
-    finally:
-        close_fd(read)
-    try:
-        yield
-        with contextlib.suppress(OSError):  # it was killed
-            os.write(write, b"done\n")
-    finally:
-        close_fd(write)
-        with contextlib.suppress(ChildProcessError):  # where SIGCHLD is ignored the kernel waits for it
-            os.waitpid(pid, 0)
+    with about("a socket to a process of layerstore"):
+        ours, its = socket.socketpair()
+    with ours:
+        with its, null_device() as nothing:
+            pid = mount.spawn(argv, {}, "/", (its.fileno(), output, nothing))
+        try:
+            ours.recv(1)  # it has started, and takes no time of the block's
+            yield
+            with contextlib.suppress(OSError):  # it was killed
+                ours.send(b"done\n")
+        finally:
+            ours.close()
+            with contextlib.suppress(ChildProcessError):  # where SIGCHLD is ignored the kernel waits for it
+                os.waitpid(pid, 0)
 
 
 def pause(layout: Layout, containers: Containers, container: str) -> None:
