@@ -1,11 +1,12 @@
-"""The pages that tell of results: docs/benchmarks.md, and the figures of README.md, of the newest complete run."""
+"""The pages that tell of results: docs/benchmarks.md, and the figures of README.md, of the newest complete run, and of
+runs of some benchmarks that were made since."""
 
 from __future__ import annotations
 
 import fnmatch
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,16 @@ IN_README = (
     "sync to a store that has the version before, *: bytes both ways",
     "cut * MB of files of an image, 16 KiB on average",
     "BLAKE3, *",
+    "exec of true in one of *",
+    "50 of them at once, from Python",
+    "memory of a live container *",
+    "fork of a container with * changed files, ready to use, *",
+    "rollback of a container with * changed files, ready to use, *",
+    "snapshot, exec that writes, rollback *",
+    "100 forks of a container at rest, *",
+    "looking up its files, * after * snapshots",
+    "of * forks of a container that writes *",
+    "how long a fork stops *",
 )
 """The work of the rows that the README shows; "*" is anything."""
 
@@ -71,46 +82,74 @@ def newest(results: Path = RESULTS) -> Result:
     raise FileNotFoundError(f"{results} has no results of a complete run; run `make bench` first")
 
 
+def since(result: Result, results: Path = RESULTS) -> list[Result]:
+    """The runs of some benchmarks after a complete one, oldest first; of a benchmark the newest."""
+    found: list[Result] = []
+    seen: set[str] = set()
+    for path in sorted(results.glob("*.json"), reverse=True):
+        run: Result = json.loads(path.read_text())
+        names = set(run.get("benchmarks", ()))
+        if run["date"] > result["date"] and not run["quick"] and not names <= seen:
+            found.insert(0, run)
+            seen |= names
+    return found
+
+
 def write(results: Path = RESULTS) -> None:
     """Write both pages anew from the newest results."""
     result = newest(results)
-    PAGE.write_text(page(result))
-    README.write_text(with_figures(README.read_text(), result))
+    later = since(result, results)
+    PAGE.write_text(page(result, later))
+    README.write_text(with_figures(README.read_text(), result, later))
     print(f"bench: wrote {PAGE} and the figures of {README}", file=sys.stderr)
 
 
-def page(result: Result) -> str:
-    about = result["machine"]
-    versions = ", ".join(f"{name} {version}" for name, version in about["packages"].items())
+def page(result: Result, later: Sequence[Result] = ()) -> str:
+    sections = "".join(f"\n## {', '.join(run['benchmarks'])}\n\n{made(run, 'Run')}\n{rows(run)}" for run in later)
     return f"""# Benchmarks
 
-Made by `make bench` on {result["date"][:10]} at commit {result["commit"]}:
-{about["processor"]}, {about["cores"]} cores, Linux {about["kernel"]}, Python {about["python"]}; {versions}.
+{made(result, "Made by `make bench`")}
 The stores of all are on one loop-mounted {result["file_system"]} with a journal.
 Figures are medians. "Runs" says of how many runs, "min–max" gives the least and the greatest of them.
 "peer / ours" is the fastest peer over ours: above 1, ours is the better one.
 "Durable on return" is what each has on the disk when its time ends.
 `bench/README.md` says what each line measures, and whose rounds alternate.
-{not_recorded(result)}
-{markdown(result["rows"])}
-
+{rows(result)}
 ![The time of a lookup by the number of layers, log-log](lookup-by-depth.svg)
-"""
+{sections}"""
 
 
-def with_figures(readme: str, result: Result) -> str:
-    """The text of README.md with the figures of the result."""
+def made(result: Result, by: str) -> str:
+    about = result["machine"]
+    versions = ", ".join(f"{name} {version}" for name, version in about["packages"].items())
+    return (
+        f"{by} on {result['date'][:10]} at commit {result['commit']}:\n"
+        f"{about['processor']}, {about['cores']} cores, Linux {about['kernel']}, Python {about['python']}; {versions}."
+    )
+
+
+def rows(result: Result) -> str:
+    return f"{not_recorded(result)}\n{markdown(result['rows'])}\n"
+
+
+def with_figures(readme: str, result: Result, later: Sequence[Result] = ()) -> str:
+    """The text of README.md with the figures of the results."""
     before, _, rest = readme.partition(BEGIN)
     _, _, after = rest.partition(END)
-    return before + BEGIN + figures(result) + END + after
+    return before + BEGIN + figures(result, later) + END + after
 
 
-def figures(result: Result) -> str:
-    shown = [row for row in result["rows"] if any(fnmatch.fnmatchcase(row["work"], work) for work in IN_README)]
-    return f"""Run on {result["date"][:10]} at commit {result["commit"]}.
-{not_recorded(result)}
-{markdown(shown)}
-"""
+def figures(result: Result, later: Sequence[Result] = ()) -> str:
+    return "".join(
+        f"Run on {run['date'][:10]} at commit {run['commit']}.\n{not_recorded(run)}\n{markdown(shown(run))}\n"
+        + ("\n" if run is not (result, *later)[-1] else "")
+        for run in (result, *later)
+        if shown(run)
+    )
+
+
+def shown(result: Result) -> list[Any]:
+    return [row for row in result["rows"] if any(fnmatch.fnmatchcase(row["work"], work) for work in IN_README)]
 
 
 def not_recorded(result: Result) -> str:

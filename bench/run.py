@@ -221,11 +221,14 @@ def commit() -> str:
 
 
 def write_results(rows: list[report.Kept], options: argparse.Namespace) -> None:
-    """The JSON of every run; the pages that tell of it, and their picture, only of a complete one."""
+    """The JSON of every run; the pages that tell of it, and their picture, only of a complete one.
+
+    Of others `--render` writes the pages, where they are to tell of it.
+    """
     now = datetime.datetime.now(datetime.UTC)
     complete = is_complete(options)
     about = {"date": now.isoformat(timespec="seconds"), "commit": commit(), "file_system": options.file_system}
-    runs = {"quick": options.quick, "complete": complete}
+    runs = {"quick": options.quick, "complete": complete, "benchmarks": options.names}
     result = {**about, **runs, "machine": machine(), "rows": rows}
     options.results.mkdir(parents=True, exist_ok=True)
     path = options.results / f"{now:%Y-%m-%dT%H%M%S}.json"

@@ -93,6 +93,30 @@ def test_the_newest_results_are_those_of_a_complete_run(tmp_path: Path) -> None:
         pages.newest(tmp_path)
 
 
+def test_runs_since_a_complete_one_are_told_too(tmp_path: Path) -> None:
+    """Of a benchmark the newest; not one that was quick, nor one before."""
+    runs: dict[str, dict[str, Any]] = {
+        "1": {"benchmarks": ["exec"], "complete": False},
+        "2": {"complete": True},
+        "3": {"benchmarks": ["exec"], "complete": False},
+        "4": {"benchmarks": ["exec", "fork"], "complete": False},
+        "5": {"benchmarks": ["fork"], "complete": False, "quick": True},
+        "6": {"benchmarks": ["build"], "complete": False},
+    }
+    for day, about in runs.items():
+        text = json.dumps(result([OLD], commit=f"c{day}", date=f"2026-12-0{day}T00:00:00+00:00", **about))
+        (tmp_path / f"{day}.json").write_text(text)
+    newest = pages.newest(tmp_path)
+    later = pages.since(newest, tmp_path)
+    assert [run["commit"] for run in later] == ["c4", "c6"]
+    page = pages.page(newest, later)
+    assert page.index("commit c2") < page.index("## exec, fork") < page.index("commit c4") < page.index("## build")
+    assert "c3" not in page and "c5" not in page and "c1" not in page
+    shown = {**OLD, "work": "exec of true in one of 200 live containers, from Python"}
+    figures = pages.figures({**newest, "rows": []}, [{**later[0], "rows": [shown]}, later[1]])
+    assert shown["work"] in figures and "commit c4" in figures and "c6" not in figures and "c2" not in figures
+
+
 def test_only_the_figures_of_a_readme_are_written() -> None:
     shown = {**OLD, "work": "import the 245 MB Debian image, gzip, by command"}
     readme = f"before\n{pages.BEGIN}old\n{pages.END}after\n"
@@ -105,10 +129,11 @@ def test_only_the_figures_of_a_readme_are_written() -> None:
 def test_pages_tell_of_the_newest_results() -> None:
     """`python -m bench.run --render` writes them; a complete run does it too."""
     newest, readme = pages.newest(), pages.README.read_text()
-    assert pages.PAGE.read_text() == pages.page(newest)
+    later = pages.since(newest)
+    assert pages.PAGE.read_text() == pages.page(newest, later)
     assert readme.count(pages.BEGIN) == readme.count(pages.END) == 1
-    assert readme == pages.with_figures(readme, newest)
-    by_hand = readme.replace(pages.figures(newest), "")
+    assert readme == pages.with_figures(readme, newest, later)
+    by_hand = readme.replace(pages.figures(newest, later), "")
     assert "| peer / ours |" not in by_hand and not re.search(r"^\| -", by_hand, re.MULTILINE)
 
 

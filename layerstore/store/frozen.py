@@ -164,7 +164,8 @@ def _join(layout: Layout, names: list[str], link: str, beside: str, is_volatile:
 
 
 def _to_join(layout: Layout, names: list[str]) -> int:
-    """How many, from the top: so many that few stay, and those below them that are not much larger."""
+    """How many, from the top. All but the lowest two are; these only where they are not much larger than those above:
+    else each join would link the many entries of a large one again."""
     total = 0
     for at, name in enumerate(names):
         is_free = at >= len(names) - _LEAST_KEPT
