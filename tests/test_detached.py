@@ -255,10 +255,16 @@ def small_logs(size: int) -> Iterator[None]:
         defaults["log_bytes"] = before
 
 
+def the_monitor(store: Store) -> int:
+    wait_for(lambda: len(monitors(store.root)) == 1)  # those of other tests may be about to end
+    (monitor,) = monitors(store.root)
+    return monitor
+
+
 class TestItsEnd:
     def test_it_is_nobodys_child(self, store: Store, container: Container) -> None:
         shell(container, "exec sleep 1024")
-        (monitor,) = monitors(store.root)
+        monitor = the_monitor(store)
         assert monitor not in leftovers.child_processes()
         assert os.getsid(monitor) == monitor
         assert {os.readlink(f"/proc/{monitor}/fd/{number}") for number in range(3)} == {os.devnull}
@@ -300,7 +306,7 @@ class TestItsEnd:
 
     def test_a_killed_monitor(self, store: Store, container: Container) -> None:
         shell(container, "while echo x; do sleep 0.01; done")
-        (monitor,) = monitors(store.root)
+        monitor = the_monitor(store)
         os.kill(monitor, signal.SIGKILL)
         with pytest.raises(LayerstoreError, match="who waited for it was killed"):
             container.wait(20)
@@ -311,8 +317,7 @@ class TestItsEnd:
 
     def test_the_machine_was_started_anew(self, store: Store, container: Container) -> None:
         shell(container, "exec sleep 1028")
-        wait_for(lambda: len(monitors(store.root)) == 1)  # those of other tests may be about to end
-        (monitor,) = monitors(store.root)
+        monitor = the_monitor(store)
         os.kill(monitor, signal.SIGKILL)
         container.kill()
         path = container.root.parent / "record"

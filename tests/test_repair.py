@@ -262,7 +262,7 @@ DATABASES: dict[str, Callable[[Path], object]] = {
     "a column": lambda path: change(path, lambda data: data.__setitem__(data.index(b"containers (") + 17, ord("j"))),
     "a cell of the logs": lambda path: change(path, lambda data: data.__setitem__(4096 * 14 + 9, 0)),
     "its end": lambda path: cut(path, 8192),
-    "its version": lambda path: flip(path, 63),
+    "its version": lambda path: flip(path, 63, 3),
     "its counter": lambda path: flip(path, 27),
     "a type of a page": lambda path: flip(path, 4096 * 8, 2),
     "nothing left": lambda path: change(path, lambda data: data.clear()),
