@@ -349,6 +349,16 @@ class TestPrepared:
             one.start_prepared()
         assert [one.wait(20) for one in many] == [6, 5, 5]
 
+    def test_usage_counts_it_once(self, store: Store) -> None:
+        def total() -> int:
+            return store.usage().parts["containers"].size_bytes
+
+        alone, before = store.create("box:1", prepared={"args": ["true"]}), total()
+        store.remove([alone])
+        store.create("box:1", count=10, prepared={"args": ["true"]})
+        file = (store.containers()[0].root.parent / "start.json").stat()
+        assert total() == 10 * before - 9 * file.st_blocks * 512
+
     def test_none_is_there_without_it(self, store: Store, meddle: Meddling) -> None:
         for call in ("fsync", "rename"):
             meddle.fail(os, call, OSError(errno.EIO, "the disk says no"))
@@ -360,6 +370,9 @@ class TestPrepared:
     def test_wrong_ones(self, store: Store) -> None:
         with pytest.raises(InvalidInput, match="memory"):
             store.create("box:1", prepared={"memory": "lots"})
+        for wrong in ({"args": "sleep 5"}, {"args": [b"true"]}, {"entrypoint": "sh"}, {"tty": True}):
+            with pytest.raises(InvalidInput, match=next(iter(wrong))):
+                store.create("box:1", prepared=wrong)
         with pytest.raises(Unsupported, match="extent driver"):
             store.create("box:1", driver="extent", prepared={})
         assert store.containers() == []

@@ -20,6 +20,7 @@ from waiting import wait_for
 from layerstore import Container, Store
 from layerstore.containers.runtime import find_runtime
 from layerstore.containers.stillness import still
+from layerstore.errors import Unsupported
 
 pytestmark = [pytest.mark.root, root_only, runs]
 
@@ -126,6 +127,23 @@ def test_it_goes_on_when_the_caller_is_killed(container: Container, runtime: str
         assert holder.stdout.readline() == "still\n"
         assert numbers(container) == numbers(container)
         os.killpg(holder.pid, number)
+    goes_on(container)
+
+
+def test_of_one_that_is_paused(container: Container) -> None:
+    container.pause()
+    fork = container.fork()
+    assert container.state == "paused"
+    with fork.mount() as view:
+        check_is_of_one_moment(view / "rounds")
+    container.unpause()
+    goes_on(container)
+
+
+def test_nothing_is_frozen_without_a_guard(container: Container, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("layerstore.containers.stillness._GUARD", "exit 1")
+    with pytest.raises(Unsupported, match="ended as it started"):
+        container.fork()
     goes_on(container)
 
 

@@ -77,7 +77,8 @@ static int link_stack(int containers_fd, const char *stack, const char *path, st
 {
 	if (!stack || !linkat(containers_fd, stack, containers_fd, path, 0))
 		return LS_OK;
-	return ls_fail_errno(err, "cannot have \"%s\" name what \"%s\" does", LS_SHOWN_TEXT(path), LS_SHOWN_TEXT(stack));
+	return ls_fail_errno(err, "cannot have \"%s\" name what \"%s\" does", LS_SHOWN_TEXT(path),
+	                     LS_SHOWN_TEXT(stack));
 }
 
 static int make_container(int containers_fd, const char *name, const struct ls_directory_attributes *upper,

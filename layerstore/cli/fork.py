@@ -1,5 +1,5 @@
-"""Make containers that start as copies of a container as it is now, and print their ids. The extent driver copies
-nothing. The overlay driver copies what the container changed, as clones where the file system has reflink.
+"""Make containers that start from what a container is now, and print their ids. Nothing is copied; but of a container
+of the overlay driver that is in use what it changed is, as clones where the file system has reflink.
 
 `start` starts in them what it starts in that container, without its published ports."""
 

@@ -1,6 +1,8 @@
 """Change the driver of a container; its snapshots come along. A container of the overlay driver can be mounted and run
 programs. One of the extent driver is worked on from Python, without root or a mount. Nothing happens where it has that
 driver already.
+
+What `create` or `run` was given for a later `start` does not come along, nor what was kept of a program's output.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Start containers, and leave them running: what was given to `create`, or to the last `run`, with the options that it
 had there. Prints the names as they were given; `logs` has the output, `wait` the end.
 
-With -a it shows what the program prints, until it ends, and exits with its status, as `attach` does."""
+With -a it shows what the program prints, until it ends, and exits with its status, as `attach` does. What is printed
+faster than it is shown is lost where it is more than is kept (32 MiB, or --log-opt)."""
 
 from __future__ import annotations
 

@@ -509,10 +509,17 @@ def check(args: Sequence[str], encoding: str | None, errors: str | None) -> None
         codecs.lookup_error(errors or "strict")
     except LookupError as error:
         raise InvalidInput(f"{error}") from None
-    if isinstance(args, str | bytes):
-        raise InvalidInput(f"args is a list of strings, not the string {args!r}; for a shell: ['sh', '-c', {args!r}]")
-    if not args or not all(isinstance(one, str) and "\0" not in one for one in args):
+    if not args:
         raise InvalidInput(f"args is a list of strings, the program first, not {args!r}")
+    check_strings("args", args)
+
+
+def check_strings(name: str, args: Sequence[str]) -> None:
+    """Raise `InvalidInput` unless these can be arguments of a program."""
+    if isinstance(args, str | bytes):
+        raise InvalidInput(f"{name} is a list of strings, not the string {args!r}; for a shell: ['sh', '-c', {args!r}]")
+    if not all(isinstance(one, str) and "\0" not in one for one in args):
+        raise InvalidInput(f"{name} is a list of strings, the program first, not {args!r}")
 
 
 def _streams(

@@ -19,14 +19,15 @@ if TYPE_CHECKING:
 _LOG, _OLDER = "log", "log.1"
 _PIECE_BYTES = 1 << 16
 _FILES = 2
-_LEAST_BYTES = _FILES << 14
+_LEAST_BYTES, _MOST_BYTES = _FILES << 14, 1 << 60
 
 
 def file_bytes(log_bytes: int | str) -> int:
     """The most that each file may have where all have at most `log_bytes`, a number or as "10m". Raises
     `InvalidInput`."""
-    if (most := size(log_bytes, "the limit on what is kept of an output")) < _LEAST_BYTES:
-        raise InvalidInput(f"the limit on what is kept of an output is {log_bytes!r}: it is 32k or more")
+    most = size(log_bytes, "the limit on what is kept of an output")
+    if not _LEAST_BYTES <= most <= _MOST_BYTES:
+        raise InvalidInput(f"the limit on what is kept of an output is {log_bytes!r}: it is from 32k to 1024p")
     return most // _FILES
 
 

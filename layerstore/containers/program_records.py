@@ -18,7 +18,7 @@ from layerstore._core import mount
 from layerstore.errors import LayerstoreError, NotFound
 from layerstore.naming import about, close_fd, closing_fd, open_fd
 from layerstore.store import boot
-from layerstore.store.durable import write_file, write_whole
+from layerstore.store.durable import file_system, write_file, write_whole
 from layerstore.store.locks import try_lock
 from layerstore.types import Value
 
@@ -104,9 +104,18 @@ def _write(fd: int, text: str) -> None:
 
 def options_of(args: Sequence[str] | None, options: Mapping[str, Any]) -> dict[str, Any]:
     """What is kept of the arguments of `Container.start`. Raises `InvalidInput` where they are none."""
-    from layerstore.containers import program_logs
-    from layerstore.containers.confinement import confined
+    import inspect
 
+    from layerstore.containers import processes, program_logs
+    from layerstore.containers.confinement import confined
+    from layerstore.errors import InvalidInput
+
+    known = {*_OF_START, *inspect.signature(confined).parameters}
+    if unknown := sorted(options.keys() - known):
+        raise InvalidInput(f"a container is not started with {unknown[0]!r}; with args, {', '.join(sorted(known))}")
+    for name in ("args", "entrypoint"):
+        if (command := args if name == "args" else options.get(name)) is not None:
+            processes.check_strings(name, command)
     if options.get("log_bytes") is not None:
         program_logs.file_bytes(options["log_bytes"])
     confined(**{name: value for name, value in options.items() if name not in _OF_START})
@@ -126,14 +135,20 @@ def options_of(args: Sequence[str] | None, options: Mapping[str, Any]) -> dict[s
 def write_options(
     directories: Sequence[str], options: Mapping[str, Any], *, durable: bool, file: str | None = None
 ) -> None:
-    """Keep what programs of containers are to be started with, which `file` has already if it is given; on the disk on
-    return where `durable`, else a power cut may leave what is no JSON. Raises `OSError`."""
+    """Keep what programs of containers are to be started with; on the disk on return where `durable`, else a power cut
+    may leave what is no JSON. What `file` has already, if it is given, gets other names, which are not synced. Raises
+    `OSError`."""
     write = write_file if durable else write_whole
-    for directory in directories:
-        path = f"{directory}/{_OPTIONS}"
-        if file is None or not _is_linked(file, path):
-            write(path, json.dumps(options).encode())
-            file = path
+    is_written = False
+    with contextlib.ExitStack() as stack:
+        sync = stack.enter_context(file_system(directories[0])) if durable and len(directories) > 1 else None
+        for directory in directories:
+            path = f"{directory}/{_OPTIONS}"
+            if file is None or not _is_linked(file, path):
+                write(path, json.dumps(options).encode())
+                file, is_written = path, True
+        if sync and is_written:
+            sync()
 
 
 def carry_options(origin: str, directories: Sequence[str], *, durable: bool) -> None:

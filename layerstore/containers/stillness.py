@@ -38,10 +38,12 @@ def still(layout: Layout, containers: Containers, container: str) -> Iterator[No
         return
     # Two at the same time: the first to end would have it go on under the other.
     with locks.still(layout, container), contextlib.ExitStack() as stack:
-        if (freezer := groups.freezer(container)) is not None:
+        runtime = containers.runtime()
+        if not runtime.starts_in_group:
+            if containers.is_running(container):
+                stack.enter_context(_paused(runtime, container))
+        elif (freezer := groups.freezer(container)) is not None:
             stack.enter_context(_frozen(freezer))
-        elif containers.is_running(container):
-            stack.enter_context(_paused(containers.runtime(), container))
         yield
 
 
@@ -62,7 +64,7 @@ def _frozen(freezer: Freezer) -> Iterator[None]:
 @contextlib.contextmanager
 def _paused(runtime: Runtime, container: str) -> Iterator[None]:
     """By the runtime that made its control group."""
-    if runtime.starts_in_group or runtime.state(container)["status"] == "paused":
+    if runtime.state(container)["status"] == "paused":
         yield
         return
     with null_device() as nothing, _guarded(runtime.resuming(container), nothing):
@@ -86,7 +88,8 @@ def _guarded(otherwise: Sequence[str], output: int) -> Iterator[None]:
         with its, null_device() as nothing:
             pid = mount.spawn(argv, {}, "/", (its.fileno(), output, nothing))
         try:
-            ours.recv(1)  # it has started, and takes no time of the block's
+            if not ours.recv(1):  # else it has started, and takes no time of the block's
+                raise Unsupported("the process that is to have a container go on ended as it started; try again")
             yield
             with contextlib.suppress(OSError):  # it was killed
                 ours.send(b"done\n")

@@ -238,20 +238,25 @@ def _containers(store: OpenStore, states: dict[str, str]) -> tuple[list[Containe
     ):
         logs.setdefault(container, set()).add(log)
     query = "SELECT id, name, image_id, image_name, driver FROM containers ORDER BY created_seconds DESC, id"
-    found, uppers, all_frozen, used_frozen, total, used = [], _FrozenUppers(store.layout), set[str](), set[str](), 0, 0
+    found, uppers, all_frozen, used_frozen = [], _FrozenUppers(store.layout), set[str](), set[str]()
+    total, used, linked, used_linked = 0, 0, dict[int, int](), dict[int, int]()
     for container, name, image, image_name, driver in read(query).fetchall():
-        stood_on: set[str] = set()
+        stood_on, shared = set[str](), dict[int, int]()
         if driver == "extent":
             own = sum(_bytes_of(store.layout.log(log)) for log in logs.get(container, ()))
         else:
             directory = store.layout.container(container)
-            own, stood_on = _tree_bytes(directory, {"root", "work"}), set().union(*frozen.stacks(directory))
+            (own, shared), stood_on = _tree_sizes(directory, {"root", "work"}), set().union(*frozen.stacks(directory))
         state = states.get(container, "created")
-        found.append(ContainerUsage(container, name, image, image_name, state, own + uppers.bytes_of(stood_on)))
+        size = own + sum(shared.values()) + uppers.bytes_of(stood_on)
+        found.append(ContainerUsage(container, name, image, image_name, state, size))
         total, all_frozen = total + own, all_frozen | stood_on
+        linked |= shared
         if state != "created":
             used, used_frozen = used + own, used_frozen | stood_on
-    total, used = total + uppers.bytes_of(all_frozen), used + uppers.bytes_of(used_frozen)
+            used_linked |= shared
+    total += sum(linked.values()) + uppers.bytes_of(all_frozen)
+    used += sum(used_linked.values()) + uppers.bytes_of(used_frozen)
     return found, Part(len(found), sum(one.state != "created" for one in found), total, total - used)
 
 
