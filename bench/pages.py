@@ -140,9 +140,8 @@ def with_figures(readme: str, result: Result, later: Sequence[Result] = ()) -> s
 
 
 def figures(result: Result, later: Sequence[Result] = ()) -> str:
-    return "".join(
+    return "\n".join(
         f"Run on {run['date'][:10]} at commit {run['commit']}.\n{not_recorded(run)}\n{markdown(shown(run))}\n"
-        + ("\n" if run is not (result, *later)[-1] else "")
         for run in (result, *later)
         if shown(run)
     )

@@ -171,12 +171,14 @@ static int take_special(struct join *join, const struct upper_item *item)
 {
 	int from = upper_walk_fd(&join->walk, item);
 	struct stat status;
+	int result;
 
 	if (!linkat(from, item->name, target_fd(join), item->name, 0))
 		return LS_OK;
 	if (errno != EMLINK || fstatat(from, item->name, &status, AT_SYMLINK_NOFOLLOW))
 		return fail(join);
-	return ls_clone_special_anew(&join->clone, from, target_fd(join), item->name, &status) ? fail(join) : LS_OK;
+	result = ls_clone_special_anew(&join->clone, from, target_fd(join), item->name, &status);
+	return result == LS_CLONE_CHANGED ? fail(join) : result;
 }
 
 /* The attributes of a file, and the content of another, or none and where below the stack that is. */

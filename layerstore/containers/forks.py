@@ -13,7 +13,7 @@ from layerstore.containers.containers import ContainerRow, check_name, insert_ro
 from layerstore.containers.program_records import carry_options
 from layerstore.errors import Conflict
 from layerstore.naming import fstat, open_fd
-from layerstore.store import durable, frozen, locks
+from layerstore.store import frozen, locks
 from layerstore.store.removal import remove_directory
 
 TYPE_CHECKING = False
@@ -88,17 +88,13 @@ class Forks:
         made = self._layout.container(beside)
         try:
             os.mkdir(made, 0o700)
-            with snapshots.source(self._layout, row.id) as fd, durable.file_system(made) as sync:
+            with snapshots.source(self._layout, row.id) as fd:
                 directory = self._layout.container(row.id)
                 if snapshots.is_frozen(self._layout, directory) and frozen.has_room(f"{directory}/lower", len(ids)):
                     self._make(row, ids, self._containers.upper(row.id), f"{row.id}/lower")
                     return
-                with self._still(row.id):
-                    has_copied = snapshots.clone_frozen(self._layout, fd, made)
-                if has_copied and not row.volatile:
-                    sync()  # its row may be durable at any moment, and nothing is to be missing from it then
-            if frozen.is_high(f"{made}/lower"):
-                frozen.keep_low(self._layout, f"{made}/lower", f"{made}/joined", is_volatile=row.volatile)
+                still = partial(self._still, row.id)
+                snapshots.clone_frozen(self._layout, fd, made, still, is_volatile=row.volatile)
             (top, *_) = frozen.stack(f"{made}/lower")
             self._make(row, ids, frozen.path(self._layout, top), f"{beside}/lower")
         finally:

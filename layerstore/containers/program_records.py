@@ -104,13 +104,11 @@ def _write(fd: int, text: str) -> None:
 
 def options_of(args: Sequence[str] | None, options: Mapping[str, Any]) -> dict[str, Any]:
     """What is kept of the arguments of `Container.start`. Raises `InvalidInput` where they are none."""
-    import inspect
-
     from layerstore.containers import processes, program_logs
     from layerstore.containers.confinement import confined
     from layerstore.errors import InvalidInput
 
-    known = {*_OF_START, *inspect.signature(confined).parameters}
+    known = {*_OF_START, *confined.__annotations__} - {"return"}
     if unknown := sorted(options.keys() - known):
         raise InvalidInput(f"a container is not started with {unknown[0]!r}; with args, {', '.join(sorted(known))}")
     for name in ("args", "entrypoint"):

@@ -48,15 +48,23 @@ if TYPE_CHECKING:
 _CHANGING = ("fresh", "lower.new")
 
 
-def clone_frozen(layout: Layout, source_fd: int, beside: str) -> bool:
+def clone_frozen(
+    layout: Layout, source_fd: int, beside: str, still: Callable[[], AbstractContextManager[None]], *, is_volatile: bool
+) -> None:
     """Have the link `beside`/lower, in an empty directory, name a frozen clone of what a container is now: of the upper
-    of its directory `source_fd`, on what that stands on. Raises `OSError`.
+    of its directory `source_fd`, on what that stands on. Raises `LimitExceeded`, `OSError`.
 
-    Returns whether it has to be synced for what is in it to be whole after a power cut.
+    still: in that block no program of it writes. Unless it is volatile, what was copied is on the disk on return: who
+    stands on it may be there after a power cut.
     """
-    has_copied = clone_tree(source_fd, "upper", source_fd, f"{beside}/upper")
-    frozen.add(layout, f"{beside}/upper", f"{beside}/lower", f"/proc/self/fd/{source_fd}/lower")
-    return has_copied
+    with file_system(beside) as sync:
+        with still():
+            has_copied = clone_tree(source_fd, "upper", source_fd, f"{beside}/upper")
+            frozen.add(layout, f"{beside}/upper", f"{beside}/lower", f"/proc/self/fd/{source_fd}/lower")
+        if has_copied and not is_volatile:
+            sync()
+    if frozen.is_high(f"{beside}/lower"):
+        frozen.keep_low(layout, f"{beside}/lower", f"{beside}/joined", is_volatile=is_volatile)
 
 
 @contextlib.contextmanager
@@ -247,13 +255,8 @@ def _have_frozen(
             freeze(layout, directory, is_volatile=is_volatile, always=True)
             os.link(f"{directory}/lower", f"{made}/lower", follow_symlinks=False)
             return
-    with file_system(directory) as sync, open_fd(directory, os.O_RDONLY | os.O_DIRECTORY) as fd:
-        with still():
-            has_copied = clone_frozen(layout, fd, made)
-        if has_copied and not is_volatile:
-            sync()
-    if frozen.is_high(f"{made}/lower"):
-        frozen.keep_low(layout, f"{made}/lower", f"{made}/joined", is_volatile=is_volatile)
+    with open_fd(directory, os.O_RDONLY | os.O_DIRECTORY) as fd:
+        clone_frozen(layout, fd, made, still, is_volatile=is_volatile)
 
 
 def listing(directory: str) -> list[tuple[str, float]]:
